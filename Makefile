@@ -1,0 +1,46 @@
+# One command each.  Every target does its own set-up; set-up is quick when nothing changed.
+.PHONY: help setup setup-dev demo test test-all test-unit test-fresh lint bench launcher peers clean
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python3
+PYTEST := $(PYTHON) -m pytest -p no:cacheprovider
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## packages, .venv with the four commands, the launcher
+	@tools/setup.sh run
+
+setup-dev:  ## set-up, and what tests and linters need
+	@tools/setup.sh dev
+
+demo: setup  ## start an engine in a network of its own, run a container, show what the kernel shows, clean up
+	@$(PYTHON) -I tools/demo.py
+
+test: setup-dev  ## the gate: linters, unit, golden, system, clients, peers, attacks, faults
+	@$(PYTEST) -m 'not slow' tests
+
+test-all: setup-dev  ## the gate and the tests marked slow
+	@$(PYTEST) tests
+
+test-unit: setup-dev  ## what needs no root, on all cores
+	@$(PYTEST) -n auto tests/unit tests/golden
+
+test-fresh: setup-dev  ## the demo and the gate in a new minimal Debian, from a clone of this checkout
+	@$(PYTHON) -I tools/fresh.py
+
+lint: setup-dev  ## ruff, mypy --strict, import rules, import budget
+	@$(PYTEST) -q tests/unit/house
+
+bench: setup-dev  ## Corten beside its peers, in one run
+	@$(PYTHON) bench/run.py
+
+peers: setup-dev  ## fetch the peers that tests and bench drive (into .cache/peers)
+	@PYTHONPATH=tests $(PYTHON) -m support.peers
+
+launcher:  ## build/launcher/corten-launch
+	@$(MAKE) --no-print-directory -C launcher
+
+clean:  ## remove what was built; the caches of peers and images stay
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache
+	find src tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
