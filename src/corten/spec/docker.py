@@ -1,12 +1,14 @@
 """The bodies of Docker API requests as frozen values.
 
-Sources: Docker Engine API description v1.51 (`ContainerConfig`, `HostConfig`, `Resources`, `NetworkingConfig`,
-`EndpointSettings`, `Mount`, `ExecConfig`, `ExecStartConfig`, ContainerUpdate); decoding rules are those of Go's
-encoding/json, with which dockerd reads them: keys match in any case, null means "not given", unknown keys are
-ignored (here their names are kept, so that none is ignored in silence), numbers are integers of 64 bits.
+Sources: Docker Engine API description v1.51 (`ContainerConfig`, `HostConfig`, `Resources`,
+`NetworkingConfig`, `EndpointSettings`, `Mount`, `ExecConfig`, `ExecStartConfig`, ContainerUpdate);
+decoding rules are those of Go's encoding/json, with which dockerd reads them: keys match in any case, null
+means "not given", unknown keys are ignored (here their names are kept, so that none is ignored in
+silence), numbers are integers of 64 bits.
 
-`None` and an empty list differ where Go's nil and empty slice differ: `Entrypoint: []` resets the image's entry
-point, `MaskedPaths: []` masks nothing, and inspect shows what was sent.  Parsing is in `spec.docker_parse`.
+`None` and an empty list differ where Go's nil and empty slice differ: `Entrypoint: []` resets the image's
+entry point, `MaskedPaths: []` masks nothing, and inspect shows what was sent.  Parsing is in
+`spec.docker_parse`.
 """
 
 from __future__ import annotations
