@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 level=${1:-run}
 
 run_packages="python3 python3-venv ca-certificates gcc libc6-dev make iproute2 libseccomp2 libnftables1 busybox-static"
-dev_packages="git procps strace debootstrap nftables iptables xz-utils psmisc"
+dev_packages="git procps psmisc strace debootstrap nftables iptables xz-utils libdevmapper1.02.1 libsubid4 libgpgme11 libglib2.0-0 libyajl2"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }

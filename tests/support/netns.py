@@ -1,0 +1,67 @@
+"""A network namespace per test engine: what runs in it cannot touch the machine's links, routes and firewall.
+
+Commands enter it by nsenter(1), never by `ip netns exec`, which mounts another /sys and hides the cgroups.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from support import paths
+
+RUN = Path("/run/netns")
+_NAME = re.compile(rf"{paths.PREFIX}(\d+)-[0-9a-f]+")
+
+
+class NetNs:
+    """`corten-test-<pid>-<random>` with lo up, until `close` (or the end of the with block)."""
+
+    def __init__(self) -> None:
+        self.name = f"{paths.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        self.run(["ip", "link", "set", "lo", "up"])
+
+    @property
+    def path(self) -> Path:
+        """The file that nsenter and setns take."""
+        return RUN / self.name
+
+    @property
+    def enter(self) -> list[str]:
+        """What to put before an argv."""
+        return ["nsenter", f"--net={self.path}", "--"]
+
+    def run(self, argv: Sequence[str], *, timeout: float = 30) -> str:
+        """Runs a command inside, returns its stdout; raises CalledProcessError."""
+        done = subprocess.run([*self.enter, *argv], check=True, stdout=subprocess.PIPE, text=True, timeout=timeout)
+        return done.stdout
+
+    def close(self) -> None:
+        """Deletes the name; the kernel drops the namespace with its last process."""
+        if self.path.exists():
+            subprocess.run(["ip", "netns", "delete", self.name], check=True)
+
+    def __enter__(self) -> NetNs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def remove_abandoned() -> list[str]:
+    """Deletes the namespaces of test runs that were killed; returns their names."""
+    gone = []
+    for path in RUN.glob(f"{paths.PREFIX}*") if RUN.exists() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and not Path("/proc", match.group(1)).exists():
+            subprocess.run(["ip", "netns", "delete", path.name], check=True)
+            gone.append(path.name)
+    return gone

@@ -1,0 +1,29 @@
+"""Where things are: the checkout, its commands, the cache of what tests fetch, and a short temporary folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMANDS = REPOSITORY / ".venv" / "bin"
+
+PREFIX = "corten-test-"  # every netns, cgroup and folder that a test makes starts so: the leak check looks for it
+
+
+def cache(*parts: str) -> Path:
+    """A folder below $CORTEN_TEST_CACHE, by default `.cache` of the checkout; made when missing."""
+    folder = Path(os.environ.get("CORTEN_TEST_CACHE") or REPOSITORY / ".cache").joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def scratch(kind: str) -> Path:
+    """A new folder `/tmp/corten-test-<kind>-…` with mode 0755; the caller removes it.
+
+    Short, because dockerd and containerd bind sockets by full path (unix(7): 108 bytes).
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir="/tmp"))  # noqa: S108
+    folder.chmod(0o755)
+    return folder

@@ -1,0 +1,207 @@
+"""The real programs that tests drive, run beneath and measure beside: Debian's packages, unpacked, not installed.
+
+Installing them would start services and edit the machine's firewall.  Each suite has an apt of its own (lists,
+cache, sources below the cache folder), so that the machine's apt is left alone.  Fetched once; a lock makes several
+test runs wait for each other.  The shared libraries that the binaries need are in tools/setup.sh, level dev.
+
+Run as a program (`make peers`) it fetches everything and prints the versions.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import paths
+
+MIRROR = os.environ.get("CORTEN_TEST_MIRROR", "http://deb.debian.org/debian")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# suite: packages.  20.10 is the speed peer, 26.1 the reference for answers and texts.
+PACKAGES = {
+    "bookworm": (
+        *("docker.io", "containerd", "runc", "crun", "tini"),
+        *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
+        *("netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
+    ),
+    "trixie": ("docker.io", "containerd", "docker-cli"),
+}
+
+# name: (suite, path in the unpacked tree, argument that prints the version)
+BINARIES = {
+    "dockerd-20.10": ("bookworm", "usr/sbin/dockerd", "--version"),
+    "dockerd-26.1": ("trixie", "usr/sbin/dockerd", "--version"),
+    "containerd-1.6": ("bookworm", "usr/bin/containerd", "--version"),
+    "containerd-1.7": ("trixie", "usr/bin/containerd", "--version"),
+    "docker-cli": ("trixie", "usr/bin/docker", "--version"),
+    "runc": ("bookworm", "usr/sbin/runc", "--version"),
+    "crun": ("bookworm", "usr/bin/crun", "--version"),
+    "ctr": ("bookworm", "usr/bin/ctr", "--version"),
+    "tini": ("bookworm", "usr/bin/tini-static", "--version"),
+    "podman": ("bookworm", "usr/bin/podman", "--version"),
+    "conmon": ("bookworm", "usr/bin/conmon", "--version"),
+    "buildah": ("bookworm", "usr/bin/buildah", "--version"),
+    "skopeo": ("bookworm", "usr/bin/skopeo", "--version"),
+    "umoci": ("bookworm", "usr/bin/umoci", "--version"),
+    "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
+}
+
+
+class PeerMissing(Exception):
+    """A peer could not be fetched: a failure of the run, never a skip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One suite's unpacked packages."""
+
+    suite: str
+    root: Path
+
+    @property
+    def search_path(self) -> str:
+        """A PATH that finds the tree's programs first."""
+        return f"{self.root}/usr/sbin:{self.root}/usr/bin"
+
+
+def tree(suite: str) -> Tree:
+    """The unpacked packages of `suite`, fetched when something of PACKAGES is not there yet."""
+    folder = paths.cache("peers", suite)
+    with locked(folder):
+        missing = [name for name in PACKAGES[suite] if not (folder / "done" / name).exists()]
+        if missing:
+            _fetch(suite, folder, missing)
+    return Tree(suite, folder / "root")
+
+
+@functools.cache
+def binary(name: str) -> Path:
+    """The absolute path of a program of BINARIES."""
+    suite, inside, _ = BINARIES[name]
+    path = tree(suite).root / inside
+    if not path.exists():
+        raise PeerMissing(f"{name}: no {inside} in the packages of {suite}")
+    return path
+
+
+@functools.cache
+def docker_cli() -> Path:
+    """The docker CLI: 28.x when one is on PATH, else Debian 13's."""
+    found = shutil.which("docker")
+    if found and re.match(r"Docker version 2[89]\.", _output([found, "--version"])):
+        return Path(found)
+    return binary("docker-cli")
+
+
+def crun_for_hybrid() -> Path:
+    """crun, wrapped: it refuses hybrid cgroups in which v2 has a controller, so v2 is unmounted in a namespace of its own."""
+    wrapper = paths.cache("peers") / "crun-hybrid"
+    text = (
+        "#!/bin/sh\n"
+        "exec unshare --mount --propagation private sh -c "
+        f"'umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" \"$@\"' {binary('crun')} \"$@\"\n"
+    )
+    if not wrapper.exists() or wrapper.read_text() != text:
+        fresh = wrapper.with_suffix(f".{os.getpid()}")
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.rename(wrapper)
+    return wrapper
+
+
+def versions() -> dict[str, str]:
+    """name: version of every peer that is in the cache already (fetches nothing)."""
+    found = {}
+    for name, (suite, inside, argument) in BINARIES.items():
+        path = paths.cache("peers", suite) / "root" / inside
+        if path.exists():
+            match = re.search(r"\d+\.\d+[.\w~+-]*", _output([str(path), argument]))
+            found[name] = match.group() if match else "unknown"
+    return found
+
+
+def _output(argv: Sequence[str]) -> str:
+    done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
+    return done.stdout
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `<folder>/.lock` exclusively."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(suite: str, folder: Path, names: Sequence[str]) -> None:
+    """Downloads and unpacks packages, each marked in `done/` when it is complete."""
+    download_packages(suite, names, folder / "deb")
+    for name in names:
+        (package,) = (folder / "deb").glob(f"{name}_*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, folder / "root"], check=True)
+        package.unlink()
+        (folder / "done").mkdir(exist_ok=True)
+        (folder / "done" / name).touch()
+
+
+def download_packages(suite: str, names: Sequence[str], into: Path) -> None:
+    """`apt-get download` from a suite that need not be the machine's own."""
+    into.mkdir(parents=True, exist_ok=True)
+    for old in into.glob("*.deb"):
+        old.unlink()
+    options = _apt_options(suite)
+    for command in (["update"], ["download", *names]):
+        done = subprocess.run(
+            ["apt-get", "-q", *options, *command], check=False, cwd=into, capture_output=True, text=True, timeout=900
+        )
+        if done.returncode != 0:
+            raise PeerMissing(f"apt-get {' '.join(command)} ({suite}): {done.stderr.strip()}")
+
+
+def _apt_options(suite: str) -> list[str]:
+    """Options that give apt lists, cache and sources of its own, with no package installed."""
+    home = paths.cache("apt", suite)
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (home / part).mkdir(parents=True, exist_ok=True)
+    sources = home / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n")
+    settings = {
+        "Dir::State": home / "state",
+        "Dir::Cache": home / "cache",
+        "Dir::State::status": "/dev/null",
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferencesparts": "-",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
+    }
+    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+
+def main() -> int:
+    """Fetches every suite, checks that each binary runs here, prints name and version."""
+    for suite in PACKAGES:
+        tree(suite)
+    found = versions()
+    for name in BINARIES:
+        print(f"{name:16} {found.get(name, 'missing'):28} {binary(name)}")
+    print(f"{'docker':16} {_output([str(docker_cli()), '--version']).strip():28} {docker_cli()}")
+    broken = [name for name in BINARIES if found.get(name, "unknown") == "unknown"]
+    if broken:
+        print(f"peers: cannot run: {', '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

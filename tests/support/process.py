@@ -1,0 +1,163 @@
+"""Programs that a test keeps running, and what they leave behind: processes, mounts, cgroups."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class NotReady(Exception):
+    """A program ended, or did not come up in time; the text has the end of its log."""
+
+
+class Daemon:
+    """A process with its own session and a log file."""
+
+    def __init__(self, argv: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.argv = [str(word) for word in argv]
+        self.log = log
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                env=None if env is None else dict(env),
+            )
+
+    @property
+    def pid(self) -> int:
+        """The pid of the program (nsenter and unshare exec, so it is the daemon's own)."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended; reaps it when it has."""
+        return self._process.poll() is None
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 30) -> None:
+        """Polls `ready`; raises NotReady when the program ends first or the time (seconds) is over."""
+        end = time.monotonic() + timeout
+        while not ready():
+            if not self.is_running():
+                raise NotReady(f"{self.argv}: ended with {self._process.returncode} before {what}\n{self.log_tail()}")
+            if time.monotonic() > end:
+                raise NotReady(f"{self.argv}: no {what} after {timeout} s\n{self.log_tail()}")
+            time.sleep(0.01)
+
+    def stop(self, signum: int = signal.SIGTERM, timeout: float = 20) -> int:
+        """Signals it and waits; SIGKILL when the time (seconds) is over.  The return code."""
+        if self.is_running():
+            self._process.send_signal(signum)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait(timeout)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether `pid` runs: zombies count as dead."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def processes(mark: str) -> Iterator[int]:
+    """Pids whose command line has `mark` in it, this process and zombies left out."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if mark.encode() in command:
+            yield int(entry.name)
+
+
+def kill_all(mark: str, timeout: float = 10) -> list[int]:
+    """SIGKILLs every process with `mark` in its command line and waits; the pids.
+
+    `mark` must be a random path of the caller's own: nothing else may match.
+    """
+    assert len(mark) >= 16, f"{mark!r} is too short to be somebody's own"
+    killed = list(processes(mark))
+    for pid in killed:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    wait_for(lambda: not any(is_alive(pid) for pid in killed), f"death of {killed}", timeout)
+    return killed
+
+
+def wait_for(ready: Callable[[], bool], what: str, timeout: float = 10) -> None:
+    """Polls `ready` every 10 ms; AssertionError naming `what` when the time (seconds) is over."""
+    end = time.monotonic() + timeout
+    while not ready():
+        assert time.monotonic() < end, f"no {what} after {timeout} s"
+        time.sleep(0.01)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Mount points of this mount namespace at or below `folder`, the deepest first."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in reversed(points) if point == str(folder) or point.startswith(f"{folder}/")]
+
+
+def unmount_below(folder: Path) -> list[str]:
+    """Detaches everything that is mounted at or below `folder`."""
+    found = mounts_below(folder)
+    for point in found:
+        subprocess.run(["umount", "--lazy", point], check=False)
+    return found
+
+
+def cgroups_named(mark: str) -> list[Path]:
+    """Every cgroup directory, of any hierarchy, whose own name has `mark` in it or that lies below one."""
+    found = []
+    for base, _, _ in os.walk(CGROUPS):
+        if mark in base:
+            found.append(Path(base))
+    return found
+
+
+def remove_cgroups(mark: str) -> list[Path]:
+    """Kills what is in the cgroups of `mark` and removes them, the deepest first."""
+    found = sorted(cgroups_named(mark), key=lambda path: len(path.parts), reverse=True)
+    for path in found:
+        _empty(path)
+    for path in found:
+        wait_for(lambda path=path: _removed(path), f"end of {path}")  # type: ignore[misc]
+    return found
+
+
+def _empty(cgroup: Path) -> None:
+    for pid in (cgroup / "cgroup.procs").read_text().split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _removed(cgroup: Path) -> bool:
+    try:
+        cgroup.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
