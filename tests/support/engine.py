@@ -22,7 +22,7 @@ START_SECONDS = 15
 class CortenEngine(DockerClient):
     """cortend under `folder`; a context manager that ends with `destroy`.
 
-    `config` becomes daemon.json.  The folder's name (`corten-test-engine-…`) is in every path of the engine, so that
+    `config` becomes daemon.json.  The folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that
     all its processes can be told by their command lines.
     """
 

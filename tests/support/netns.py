@@ -5,7 +5,6 @@ Commands enter it by nsenter(1), never by `ip netns exec`, which mounts another 
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import subprocess
@@ -23,7 +22,7 @@ class NetNs:
     """`corten-test-<pid>-<random>` with lo up, until `close` (or the end of the with block)."""
 
     def __init__(self) -> None:
-        self.name = f"{paths.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
+        self.name = f"{paths.mark()}{secrets.token_hex(3)}"
         subprocess.run(["ip", "netns", "add", self.name], check=True)
         self.run(["ip", "link", "set", "lo", "up"])
 

@@ -19,11 +19,16 @@ def cache(*parts: str) -> Path:
     return folder
 
 
+def mark() -> str:
+    """What stands in the name of everything that this test process makes."""
+    return f"{PREFIX}{os.getpid()}-"
+
+
 def scratch(kind: str) -> Path:
-    """A new folder `/tmp/corten-test-<kind>-…` with mode 0755; the caller removes it.
+    """A new folder `/tmp/corten-test-<pid>-<kind>-…` with mode 0755; the caller removes it.
 
     Short, because dockerd and containerd bind sockets by full path (unix(7): 108 bytes).
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix=f"{mark()}{kind}-", dir="/tmp"))  # noqa: S108
     folder.chmod(0o755)
     return folder
