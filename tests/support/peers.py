@@ -102,14 +102,24 @@ def docker_cli() -> Path:
     return binary("docker-cli")
 
 
+# crun refuses hybrid cgroups in which v2 has a controller, so v2 is unmounted in a namespace of its own; and 1.8 knows
+# no bundle that calls itself 1.1 or 1.2, as that of dockerd 26.1 does.
+_CRUN = """\
+#!/bin/sh
+bundle=
+for word; do
+    [ "$bundle" != next ] || bundle=$word
+    [ "$word" != --bundle ] || bundle=next
+done
+[ -z "$bundle" ] || sed -i 's/"ociVersion":"1\\.[12]\\.[0-9]"/"ociVersion":"1.0.2"/' "$bundle/config.json"
+exec unshare --mount --propagation private sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$0" "$@"' {crun} "$@"
+"""
+
+
 def crun_for_hybrid() -> Path:
-    """crun, wrapped: it refuses hybrid cgroups in which v2 has a controller, so v2 is unmounted in a namespace of its own."""
+    """crun in a wrapper that lets it run here, beneath any dockerd."""
     wrapper = paths.cache("peers") / "crun-hybrid"
-    text = (
-        "#!/bin/sh\n"
-        "exec unshare --mount --propagation private sh -c "
-        f"'umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" \"$@\"' {binary('crun')} \"$@\"\n"
-    )
+    text = _CRUN.format(crun=binary("crun"))
     if not wrapper.exists() or wrapper.read_text() != text:
         fresh = wrapper.with_suffix(f".{os.getpid()}")
         fresh.write_text(text)
