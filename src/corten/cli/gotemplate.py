@@ -1,0 +1,321 @@
+"""The part of Go's text/template that `--format` uses: fields, pipes, range, if, with, variables and functions.
+
+A template is parsed into nodes and rendered over JSON values.  Go's documentation of text/template rules; the
+functions `json`, `join`, `upper`, `lower`, `title`, `split`, `truncate`, `pad`, `println` are Docker's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corten import errors
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+(?:\.\d+)?)|(?P<assign>:=|=)"""
+    r"""|(?P<field>(?:\$\w*)?(?:\.\w+)+|\$\w*|\.)|(?P<name>\w+)|(?P<mark>[|(),]))"""
+)
+_ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    tokens: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`if`, `with` or `range`, with its pipeline and both bodies."""
+
+    word: str
+    tokens: tuple[tuple[str, str], ...]
+    body: tuple[Any, ...]
+    otherwise: tuple[Any, ...]
+
+
+class Template:
+    """A parsed template.  Raises `InvalidArgument` (`template parsing error: …`) when it does not parse."""
+
+    def __init__(self, source: str) -> None:
+        self._nodes, stop = _parse(_split(source))
+        if stop:
+            raise _parse_error(f"unexpected {{{{{stop}}}}}")
+
+    def render(self, value: Any) -> str:
+        """The text for one value.  Raises `InvalidArgument` for an unknown function or a field of a non-object."""
+        return "".join(_render(self._nodes, _Scope(value, {"$": value})))
+
+
+@dataclass(slots=True)
+class _Scope:
+    dot: Any
+    variables: dict[str, Any]
+
+
+def _parse_error(text: str) -> errors.InvalidArgument:
+    return errors.InvalidArgument(f"template parsing error: template: :1: {text}")
+
+
+def _tokens(source: str) -> tuple[tuple[str, str], ...]:
+    found, at = [], 0
+    source = source.rstrip()
+    while at < len(source):
+        match = _TOKEN.match(source, at)
+        if match is None:
+            raise _parse_error(f"unexpected {source[at:]!r} in operand")
+        found.append((str(match.lastgroup), match.group(str(match.lastgroup))))
+        at = match.end()
+    return tuple(found)
+
+
+def _split(source: str) -> Iterator[Text | Action]:
+    at, trim = 0, False
+    for match in _ACTION.finditer(source):
+        text = source[at : match.start()]
+        text = text.lstrip() if trim else text
+        yield Text(text.rstrip() if match.group(1) else text)
+        if not match.group(2).strip().startswith("/*"):
+            yield Action(_tokens(match.group(2)))
+        at, trim = match.end(), bool(match.group(3))
+    rest = source[at:]
+    if "{{" in rest:
+        raise _parse_error("unclosed action")
+    yield Text(rest.lstrip() if trim else rest)
+
+
+def _parse(parts: Iterator[Text | Action]) -> tuple[tuple[Any, ...], str]:
+    nodes: list[Any] = []
+    for part in parts:
+        if isinstance(part, Text):
+            nodes.append(part)
+            continue
+        word = part.tokens[0][1] if part.tokens and part.tokens[0][0] == "name" else ""
+        if word in ("if", "with", "range"):
+            nodes.append(_parse_block(word, part.tokens[1:], parts))
+        elif word in ("end", "else"):
+            return tuple(nodes), " ".join(token for _, token in part.tokens)
+        elif not part.tokens:
+            raise _parse_error("missing value for command")
+        else:
+            nodes.append(part)
+    return tuple(nodes), ""
+
+
+def _parse_block(word: str, tokens: Sequence[tuple[str, str]], parts: Iterator[Text | Action]) -> Block:
+    body, stop = _parse(parts)
+    otherwise: tuple[Any, ...] = ()
+    if stop.startswith("else if "):
+        otherwise = (_parse_block("if", _tokens(stop.removeprefix("else if ")), parts),)
+    elif stop == "else":
+        otherwise, stop = _parse(parts)
+    if not stop:
+        raise _parse_error("unexpected EOF")
+    return Block(word, tuple(tokens), body, otherwise)
+
+
+def _render(nodes: Sequence[Any], scope: _Scope) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, Text):
+            yield node.text
+        elif isinstance(node, Action):
+            names, tokens = _assignment(node.tokens)
+            value = _pipeline(tokens, scope)
+            if names:
+                scope.variables[names[0]] = value
+            else:
+                yield go_text(value)
+        else:
+            yield from _render_block(node, scope)
+
+
+def _render_block(block: Block, scope: _Scope) -> Iterator[str]:
+    names, tokens = _assignment(block.tokens)
+    value = _pipeline(tokens, scope)
+    if block.word == "range":
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value or ()))
+        for key, item in sorted(pairs) if isinstance(value, dict) else pairs:
+            bound = dict(zip(names, (key, item) if len(names) == 2 else (item,), strict=False))
+            yield from _render(block.body, _Scope(item, {**scope.variables, **bound}))
+        if not pairs:
+            yield from _render(block.otherwise, scope)
+    elif _truth(value):
+        bound = {names[0]: value} if names else {}
+        dot = value if block.word == "with" else scope.dot
+        yield from _render(block.body, _Scope(dot, {**scope.variables, **bound}))
+    else:
+        yield from _render(block.otherwise, scope)
+
+
+def _assignment(tokens: Sequence[tuple[str, str]]) -> tuple[list[str], Sequence[tuple[str, str]]]:
+    for index, (kind, _) in enumerate(tokens):
+        if kind == "assign":
+            return [text for kind, text in tokens[:index] if kind == "field"], tokens[index + 1 :]
+    return [], tokens
+
+
+def _pipeline(tokens: Sequence[tuple[str, str]], scope: _Scope) -> Any:
+    stream = list(tokens)
+    value = _command(stream, scope, [])
+    while stream and stream[0][1] == "|":
+        stream.pop(0)
+        value = _command(stream, scope, [value])
+    return value
+
+
+def _command(stream: list[tuple[str, str]], scope: _Scope, piped: list[Any]) -> Any:
+    name = ""
+    if stream and stream[0][0] == "name" and stream[0][1] not in _CONSTANTS:
+        name = stream.pop(0)[1]
+    args = []
+    while stream and stream[0][1] not in ("|", ")"):
+        args.append(_operand(stream, scope))
+    if not name:
+        if len(args) != 1:
+            raise _parse_error("can't give argument to non-function")
+        return args[0]
+    function = _FUNCTIONS.get(name)
+    if function is None:
+        raise _parse_error(f'function "{name}" not defined')
+    try:
+        return function(*args, *piped)
+    except (TypeError, IndexError, KeyError, ValueError) as error:
+        raise errors.InvalidArgument(f"template: :1: error calling {name}: {error}") from error
+
+
+def _operand(stream: list[tuple[str, str]], scope: _Scope) -> Any:
+    kind, text = stream.pop(0)
+    if kind == "string":
+        return text[1:-1] if text[0] == "`" else json.loads(text)
+    if kind == "number":
+        return float(text) if "." in text else int(text)
+    if kind == "name":
+        return _CONSTANTS[text] if text in _CONSTANTS else _command([(kind, text)], scope, [])
+    if kind == "field":
+        return _field(text, scope)
+    if text == "(":
+        value = _pipeline_until_close(stream, scope)
+        while stream and stream[0][0] == "field" and stream[0][1].startswith("."):
+            value = _walk(value, stream.pop(0)[1])
+        return value
+    raise _parse_error(f"unexpected {text!r} in operand")
+
+
+def _pipeline_until_close(stream: list[tuple[str, str]], scope: _Scope) -> Any:
+    value = _command(stream, scope, [])
+    while stream and stream[0][1] == "|":
+        stream.pop(0)
+        value = _command(stream, scope, [value])
+    if not stream:
+        raise _parse_error("unclosed left paren")
+    stream.pop(0)
+    return value
+
+
+def _field(text: str, scope: _Scope) -> Any:
+    if not text.startswith("$"):
+        return _walk(scope.dot, text)
+    name, dot, rest = text.partition(".")
+    if name not in scope.variables:
+        raise _parse_error(f'undefined variable "{name}"')
+    return _walk(scope.variables[name], dot + rest)
+
+
+def _walk(value: Any, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif value is not None:
+            raise errors.InvalidArgument(
+                f"template: :1: executing at <{path}>: can't evaluate field {name} in type {type(value).__name__}"
+            )
+    return value
+
+
+def _truth(value: Any) -> bool:
+    return bool(value)
+
+
+def go_text(value: Any) -> str:
+    """A JSON value as Go's fmt `%v` prints it."""
+    if value is None:
+        return "<no value>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + " ".join(go_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{go_text(value[key])}" for key in sorted(value)) + "]"
+    return str(value)
+
+
+def _index(value: Any, *keys: Any) -> Any:
+    for key in keys:
+        value = (value or {}).get(key, "") if isinstance(value, dict) or value is None else value[key]
+    return value
+
+
+def _printf(form: str, *args: Any) -> str:
+    values = iter(args)
+
+    def one(match: re.Match[str]) -> str:
+        if match.group(0) == "%%":
+            return "%"
+        value = next(values, "%!(MISSING)")
+        verb = match.group(2)
+        if verb in "vs":
+            return ("%" + match.group(1) + "s") % go_text(value)
+        if verb == "q":
+            return json.dumps(go_text(value))
+        return str(("%" + match.group(1) + verb) % value)
+
+    return re.sub(r"%([-+ 0#]*\d*(?:\.\d+)?)([vsqdxXofgetTc%])", one, form)
+
+
+def _equal(first: Any, *others: Any) -> bool:
+    return any(first == other for other in others)
+
+
+def _last_or_first(stop: bool) -> Callable[..., Any]:
+    def choose(*values: Any) -> Any:
+        for value in values:
+            if _truth(value) == stop:
+                return value
+        return values[-1]
+
+    return choose
+
+
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "nil": None}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "json": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False),
+    "join": lambda items, by: by.join(go_text(item) for item in items or ()),
+    "split": lambda text, by: text.split(by),
+    "upper": lambda text: text.upper(),
+    "lower": lambda text: text.lower(),
+    "title": lambda text: text.title(),
+    "truncate": lambda text, length: text[:length],
+    "pad": lambda text, left, right: " " * left + text + " " * right,
+    "println": lambda *args: " ".join(go_text(arg) for arg in args) + "\n",
+    "print": lambda *args: "".join(go_text(arg) for arg in args),
+    "printf": _printf,
+    "index": _index,
+    "slice": lambda value, start=0, end=None: value[start:end],
+    "len": lambda value: len(value or ()),
+    "eq": _equal,
+    "ne": lambda first, second: first != second,
+    "lt": lambda first, second: first < second,
+    "le": lambda first, second: first <= second,
+    "gt": lambda first, second: first > second,
+    "ge": lambda first, second: first >= second,
+    "not": lambda value: not _truth(value),
+    "and": _last_or_first(stop=False),
+    "or": _last_or_first(stop=True),
+}

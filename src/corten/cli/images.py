@@ -1,0 +1,242 @@
+"""Verbs on images."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import click
+
+from corten import errors
+from corten.cli.command import Command, Failure, daemon_error, operands
+from corten.cli.session import Session, pass_session
+from corten.cli.table import ellipsis, filters, write_rows
+from corten.cli.units import ago, human_size
+
+_COLUMNS = (
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+)
+_HISTORY = (
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+)
+
+
+@click.command("images", cls=Command, operands="[OPTIONS] [REPOSITORY[:TAG]]", at_most=1, help="List images")
+@click.option("-a", "--all", "all_", is_flag=True, help="Show all images (default hides intermediate images)")
+@click.option("--digests", is_flag=True, help="Show digests")
+@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--no-trunc", is_flag=True, help="Don't truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@operands()
+@pass_session
+def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None:
+    """Lists images."""
+    wanted = [*given["filter_"], *(f"reference={name}" for name in operands)]
+    query = {"all": given["all_"], "digests": given["digests"], "filters": filters(wanted)}
+    found = session.client.json("GET", "/images/json", query=query)
+    rows = [row for item in found for row in _rows(item, no_trunc=given["no_trunc"])]
+    if given["quiet"] and not given["form"]:
+        for image_id in dict.fromkeys(row["ID"] for row in rows):
+            print(image_id)
+        return
+    columns = (*_COLUMNS[:2], ("Digest", "DIGEST"), *_COLUMNS[2:]) if given["digests"] else _COLUMNS
+    write_rows(rows, columns, form=given["form"], headings={"CreatedAt": "CREATED AT", "Digest": "DIGEST"})
+
+
+def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
+    common = {
+        "ID": item["Id"] if no_trunc else item["Id"].removeprefix("sha256:")[:12],
+        "CreatedSince": ago(item["Created"]),
+        "CreatedAt": datetime.fromtimestamp(item["Created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z"),
+        "Size": human_size(item["Size"]),
+        "Digest": next((d.partition("@")[2] for d in item.get("RepoDigests") or ()), "<none>"),
+    }
+    rows = []
+    for tag in item.get("RepoTags") or ["<none>:<none>"]:
+        repository, _, name = tag.rpartition(":")
+        rows.append({**common, "Repository": repository, "Tag": name})
+    return rows
+
+
+@click.command(
+    "history",
+    cls=Command,
+    operands="[OPTIONS] IMAGE",
+    at_least=1,
+    at_most=1,
+    help="Show the history of an image",
+)
+@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("-H", "--human/--no-human", default=True, help="Print sizes and dates in human readable format")
+@click.option("--no-trunc", is_flag=True, help="Don't truncate output")
+@click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@operands()
+@pass_session
+def history(
+    session: Session, /, operands: tuple[str, ...], form: str, human: bool, no_trunc: bool, quiet: bool
+) -> None:
+    """Shows the history of an image."""
+    rows = []
+    for item in session.client.json("GET", f"/images/{operands[0]}/history"):
+        created_by = item["CreatedBy"].replace("\t", " ")
+        at = datetime.fromtimestamp(item["Created"]).astimezone().isoformat() if item["Created"] else "N/A"
+        rows.append(
+            {
+                "ID": item["Id"] if no_trunc else item["Id"].removeprefix("sha256:")[:12],
+                "CreatedSince": (ago(item["Created"]) if item["Created"] else "N/A") if human else at,
+                "CreatedAt": at,
+                "CreatedBy": created_by if no_trunc else ellipsis(created_by, 45),
+                "Size": human_size(item["Size"]) if human else str(item["Size"]),
+                "Comment": item["Comment"],
+            }
+        )
+    if quiet and not form:
+        print("\n".join(row["ID"] for row in rows))
+        return
+    write_rows(rows, _HISTORY, form=form, headings={"CreatedAt": "CREATED AT"})
+
+
+@click.command(
+    "tag",
+    cls=Command,
+    operands="SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
+    at_least=2,
+    at_most=2,
+    help="Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE",
+)
+@operands()
+@pass_session
+def tag(session: Session, /, operands: tuple[str, ...]) -> None:
+    """Names an image."""
+    source, target = operands
+    repository, name = split_tag(target)
+    session.client.json("POST", f"/images/{source}/tag", query={"repo": repository, "tag": name})
+
+
+def split_tag(reference: str) -> tuple[str, str]:
+    """(`host:5000/name`, `tag`); the tag is empty when there is none."""
+    head, slash, last = reference.rpartition("/")
+    name, _, found = last.partition(":")
+    return head + slash + name, found
+
+
+@click.command("rmi", cls=Command, operands="[OPTIONS] IMAGE [IMAGE...]", at_least=1, help="Remove one or more images")
+@click.option("-f", "--force", is_flag=True, help="Force removal of the image")
+@click.option("--no-prune", is_flag=True, help="Do not delete untagged parents")
+@operands()
+@pass_session
+def rmi(session: Session, /, operands: tuple[str, ...], force: bool, no_prune: bool) -> None:
+    """Removes images."""
+    failed = []
+    for name in operands:
+        try:
+            answer = session.client.json("DELETE", f"/images/{name}", query={"force": force, "noprune": no_prune})
+        except errors.CortenError as error:
+            if not (force and isinstance(error, errors.NotFound)):
+                failed.append(daemon_error(error).message)
+            continue
+        for item in answer:
+            print(f"Deleted: {item['Deleted']}" if "Deleted" in item else f"Untagged: {item['Untagged']}")
+    if failed:
+        raise Failure("\n".join(failed))
+
+
+@click.command("load", cls=Command, operands="[OPTIONS]", at_most=0, help="Load an image from a tar archive or STDIN")
+@click.option("-i", "--input", "input_", help="Read from tar archive file, instead of STDIN")
+@click.option("-q", "--quiet", is_flag=True, help="Suppress the load output")
+@click.option("--platform", multiple=True, help="Load only the given platform(s)")
+@operands()
+@pass_session
+def load(
+    session: Session, /, operands: tuple[str, ...], input_: str | None, quiet: bool, platform: tuple[str, ...]
+) -> None:
+    """Loads images."""
+    if input_ is None and sys.stdin.isatty():
+        raise Failure("requested load from stdin, but stdin is empty")
+    with _opened(input_) as file:
+        for line in session.client.stream("POST", "/images/load", query={"quiet": quiet}, body=file):
+            _print_progress(line)
+
+
+@click.command(
+    "import",
+    cls=Command,
+    operands="[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
+    at_least=1,
+    at_most=2,
+    help="Import the contents from a tarball to create a filesystem image",
+)
+@click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
+@click.option("-m", "--message", default="", help="Set commit message for imported image")
+@click.option("--platform", default="", help="Set platform if server is multi-platform capable")
+@operands()
+@pass_session
+def import_(
+    session: Session, /, operands: tuple[str, ...], change: tuple[str, ...], message: str, platform: str
+) -> None:
+    """Makes an image of a root file system."""
+    source = operands[0]
+    repository, name = split_tag(operands[1]) if len(operands) > 1 else ("", "")
+    query: dict[str, Any] = {
+        "fromSrc": "-",
+        "repo": repository,
+        "tag": name,
+        "message": message,
+        "platform": platform,
+    }
+    if change:
+        query["changes"] = "\n".join(change)
+    with _opened(None if source == "-" else source) as file:
+        for line in session.client.stream("POST", "/images/create", query=query, body=file):
+            _print_progress(line)
+
+
+def _opened(path: str | None) -> Any:
+    if path is None:
+        return contextlib.nullcontext(sys.stdin.buffer)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise Failure(f"open {path}: {(error.strerror or '').lower()}") from None
+
+
+def _print_progress(line: Mapping[str, Any]) -> None:
+    if "error" in line:
+        raise Failure(str(line["error"]))
+    if "stream" in line:
+        sys.stdout.write(line["stream"])
+    elif line.get("status") and not line.get("progressDetail"):
+        print(line["status"])
+    sys.stdout.flush()
+
+
+@click.command("prune", cls=Command, operands="[OPTIONS]", at_most=0, help="Remove unused images")
+@click.option("-a", "--all", "all_", is_flag=True, help="Remove all unused images, not just dangling ones")
+@click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
+@click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
+@operands()
+@pass_session
+def prune(session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool) -> None:
+    """Removes unused images."""
+    what = "all images without at least one container associated to them" if all_ else "all dangling images"
+    if not force:
+        print(f"WARNING! This will remove {what}.")
+        if input("Are you sure you want to continue? [y/N] ").strip().lower() not in ("y", "yes"):
+            return
+    wanted = [*filter_, *(["dangling=false"] if all_ else [])]
+    answer = session.client.json("POST", "/images/prune", query={"filters": filters(wanted)})
+    for item in answer.get("ImagesDeleted") or ():
+        print(f"deleted: {item['Deleted']}" if "Deleted" in item else f"untagged: {item['Untagged']}")
+    print(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0, 4)}")

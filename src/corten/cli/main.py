@@ -1,0 +1,159 @@
+"""The `corten` command: Docker's verbs over the engine's socket.
+
+Commands are loaded when they are called, so that `corten ps` pays for `ps` alone (design.md §7).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from corten import __version__, errors
+from corten.cli.command import Failure, daemon_error
+from corten.cli.session import Session
+from corten.cli.transport import default_host
+
+_C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
+
+# verb → (module, attribute)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "attach": (_R, "attach"),
+    "create": (_R, "create"),
+    "events": (_S, "events"),
+    "exec": (_R, "exec_"),
+    "history": (_I, "history"),
+    "images": (_I, "images"),
+    "import": (_I, "import_"),
+    "info": (_S, "info"),
+    "inspect": (_S, "inspect"),
+    "kill": (_C, "kill"),
+    "load": (_I, "load"),
+    "logs": (_C, "logs"),
+    "pause": (_C, "pause"),
+    "port": (_C, "port"),
+    "ps": ("corten.cli.ps", "ps"),
+    "rename": (_C, "rename"),
+    "restart": (_C, "restart"),
+    "rm": (_C, "rm"),
+    "rmi": (_I, "rmi"),
+    "run": (_R, "run"),
+    "start": (_R, "start"),
+    "stop": (_C, "stop"),
+    "tag": (_I, "tag"),
+    "top": (_C, "top"),
+    "trace": ("corten.cli.trace", "trace"),
+    "unpause": (_C, "unpause"),
+    "version": (_S, "version"),
+    "wait": (_C, "wait"),
+}
+# group → {verb in the group: the top-level verb, or its own (module, attribute)}
+GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
+    "container": {
+        **{verb: verb for verb in ("attach", "create", "exec", "kill", "logs", "pause", "port", "rename", "restart")},
+        **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "wait")},
+        "ls": "ps",
+        "list": "ps",
+        "ps": "ps",
+        "inspect": (_S, "inspect_container"),
+        "prune": (_C, "prune"),
+    },
+    "image": {
+        "history": "history",
+        "import": "import",
+        "inspect": (_S, "inspect_image"),
+        "load": "load",
+        "ls": "images",
+        "list": "images",
+        "prune": (_I, "prune"),
+        "rm": "rmi",
+        "tag": "tag",
+    },
+    "system": {"events": "events", "info": "info"},
+}
+
+
+def _load(module: str, attribute: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def __init__(self, *args: Any, table: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*self.table, *(GROUPS if ctx.parent is None else ())])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.table:
+            return _load(*self.table[cmd_name])
+        if ctx.parent is None and cmd_name in GROUPS:
+            table = {
+                verb: COMMANDS[where] if isinstance(where, str) else where for verb, where in GROUPS[cmd_name].items()
+            }
+            return LazyGroup(cmd_name, table=table, help=f"Manage {cmd_name}s")
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        command = self.get_command(ctx, args[0])
+        if command is None:
+            path = f"{ctx.command_path} {args[0]}"
+            raise Failure(f"corten: unknown command: {path}\n\nRun '{ctx.command_path} --help' for more information", 1)
+        return args[0], command, args[1:]
+
+
+@click.pass_context
+def _root(ctx: click.Context, host: str | None, debug: bool, show_version: bool) -> None:
+    if show_version:
+        print(f"Corten version {__version__}")
+        ctx.exit()
+    ctx.obj = Session(
+        host or default_host(), is_default=host is None and default_host().endswith("/run/corten/corten.sock")
+    )
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def root() -> LazyGroup:
+    """The program's command tree."""
+    return LazyGroup(
+        "corten",
+        table=COMMANDS,
+        callback=_root,
+        invoke_without_command=True,
+        help="A container engine, compatible with Docker",
+        context_settings={"help_option_names": ["--help"]},
+        params=[
+            click.Option(["-H", "--host"], help="Engine socket to connect to"),
+            click.Option(["-D", "--debug"], is_flag=True, help="Enable debug mode"),
+            click.Option(["-v", "--version", "show_version"], is_flag=True, help="Print version information and quit"),
+        ],
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command; the exit code is Docker's."""
+    try:
+        result = root().main(args=argv[1:], prog_name="corten", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except Failure as failure:
+        failure.show()
+        return failure.status
+    except errors.CortenError as error:
+        daemon_error(error).show()
+        return 1
+    except click.ClickException as error:
+        print(error.format_message(), file=sys.stderr)
+        return 125
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return 141

@@ -1,0 +1,362 @@
+"""The flags of `run` and `create`, and the request body of `POST /containers/create` that they make.
+
+One table: flag, kind, help.  The words are those of `docker run --help`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from corten import errors
+from corten.cli.mounts import parse_mount, parse_volume
+from corten.cli.ports import parse_ports
+from corten.cli.units import parse_bytes, parse_duration_ns
+
+# (flags, kind, help): kind is bool, str, int, float, list
+FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("--add-host",), "list", "Add a custom host-to-IP mapping (host:ip)"),
+    (("--annotation",), "list", "Add an annotation to the container"),
+    (("-a", "--attach"), "list", "Attach to STDIN, STDOUT or STDERR"),
+    (("--blkio-weight",), "int", "Block IO (relative weight), between 10 and 1000"),
+    (("--cap-add",), "list", "Add Linux capabilities"),
+    (("--cap-drop",), "list", "Drop Linux capabilities"),
+    (("--cgroup-parent",), "str", "Optional parent cgroup for the container"),
+    (("--cgroupns",), "str", "Cgroup namespace to use (host|private)"),
+    (("--cidfile",), "str", "Write the container ID to the file"),
+    (("--cpu-period",), "int", "Limit CPU CFS period"),
+    (("--cpu-quota",), "int", "Limit CPU CFS quota"),
+    (("-c", "--cpu-shares"), "int", "CPU shares (relative weight)"),
+    (("--cpus",), "float", "Number of CPUs"),
+    (("--cpuset-cpus",), "str", "CPUs in which to allow execution (0-3, 0,1)"),
+    (("--cpuset-mems",), "str", "MEMs in which to allow execution (0-3, 0,1)"),
+    (("--device",), "list", "Add a host device to the container"),
+    (("--device-cgroup-rule",), "list", "Add a rule to the cgroup allowed devices list"),
+    (("--dns",), "list", "Set custom DNS servers"),
+    (("--dns-option",), "list", "Set DNS options"),
+    (("--dns-search",), "list", "Set custom DNS search domains"),
+    (("--domainname",), "str", "Container NIS domain name"),
+    (("--entrypoint",), "str", "Overwrite the default ENTRYPOINT of the image"),
+    (("-e", "--env"), "list", "Set environment variables"),
+    (("--env-file",), "list", "Read in a file of environment variables"),
+    (("--expose",), "list", "Expose a port or a range of ports"),
+    (("--gpus",), "str", "GPU devices to add to the container"),
+    (("--group-add",), "list", "Add additional groups to join"),
+    (("--health-cmd",), "str", "Command to run to check health"),
+    (("--health-interval",), "str", "Time between running the check"),
+    (("--health-retries",), "int", "Consecutive failures needed to report unhealthy"),
+    (("--health-start-interval",), "str", "Time between running the check during the start period"),
+    (("--health-start-period",), "str", "Start period before health-retries countdown"),
+    (("--health-timeout",), "str", "Maximum time to allow one check to run"),
+    (("-h", "--hostname"), "str", "Container host name"),
+    (("--init",), "bool", "Run an init inside the container that forwards signals and reaps processes"),
+    (("-i", "--interactive"), "bool", "Keep STDIN open even if not attached"),
+    (("--ip",), "str", "IPv4 address"),
+    (("--ip6",), "str", "IPv6 address"),
+    (("--ipc",), "str", "IPC mode to use"),
+    (("--isolation",), "str", "Container isolation technology"),
+    (("-l", "--label"), "list", "Set meta data on a container"),
+    (("--label-file",), "list", "Read in a line delimited file of labels"),
+    (("--link",), "list", "Add link to another container"),
+    (("--log-driver",), "str", "Logging driver for the container"),
+    (("--log-opt",), "list", "Log driver options"),
+    (("--mac-address",), "str", "Container MAC address"),
+    (("-m", "--memory"), "str", "Memory limit"),
+    (("--memory-reservation",), "str", "Memory soft limit"),
+    (("--memory-swap",), "str", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap"),
+    (("--memory-swappiness",), "int", "Tune container memory swappiness (0 to 100)"),
+    (("--mount",), "list", "Attach a filesystem mount to the container"),
+    (("--name",), "str", "Assign a name to the container"),
+    (("--network", "--net"), "list", "Connect a container to a network"),
+    (("--network-alias",), "list", "Add network-scoped alias for the container"),
+    (("--no-healthcheck",), "bool", "Disable any container-specified HEALTHCHECK"),
+    (("--oom-kill-disable",), "bool", "Disable OOM Killer"),
+    (("--oom-score-adj",), "int", "Tune host's OOM preferences (-1000 to 1000)"),
+    (("--pid",), "str", "PID namespace to use"),
+    (("--pids-limit",), "int", "Tune container pids limit (set -1 for unlimited)"),
+    (("--platform",), "str", "Set platform if server is multi-platform capable"),
+    (("--privileged",), "bool", "Give extended privileges to this container"),
+    (("-p", "--publish"), "list", "Publish a container's port(s) to the host"),
+    (("-P", "--publish-all"), "bool", "Publish all exposed ports to random ports"),
+    (("--pull",), "str", "Pull image before running (always, missing, never)"),
+    (("-q", "--quiet"), "bool", "Suppress the pull output"),
+    (("--read-only",), "bool", "Mount the container's root filesystem as read only"),
+    (("--restart",), "str", "Restart policy to apply when a container exits"),
+    (("--rm",), "bool", "Automatically remove the container and its associated anonymous volumes"),
+    (("--runtime",), "str", "Runtime to use for this container"),
+    (("--security-opt",), "list", "Security Options"),
+    (("--shm-size",), "str", "Size of /dev/shm"),
+    (("--stop-signal",), "str", "Signal to stop the container"),
+    (("--stop-timeout",), "int", "Timeout (in seconds) to stop a container"),
+    (("--storage-opt",), "list", "Storage driver options for the container"),
+    (("--sysctl",), "list", "Sysctl options"),
+    (("--tmpfs",), "list", "Mount a tmpfs directory"),
+    (("-t", "--tty"), "bool", "Allocate a pseudo-TTY"),
+    (("--ulimit",), "list", "Ulimit options"),
+    (("-u", "--user"), "str", "Username or UID (format: <name|uid>[:<group|gid>])"),
+    (("--userns",), "str", "User namespace to use"),
+    (("--uts",), "str", "UTS namespace to use"),
+    (("-v", "--volume"), "list", "Bind mount a volume"),
+    (("--volume-driver",), "str", "Optional volume driver for the container"),
+    (("--volumes-from",), "list", "Mount volumes from the specified container(s)"),
+    (("-w", "--workdir"), "str", "Working directory inside the container"),
+)
+_CLICK_KINDS: dict[str, dict[str, Any]] = {
+    "bool": {"is_flag": True},
+    "str": {"type": str},
+    "int": {"type": int},
+    "float": {"type": str},
+    "list": {"multiple": True},
+}
+
+
+def create_flags(extra: Sequence[tuple[tuple[str, ...], str, str]] = ()) -> list[click.Option]:
+    """click's options for `create`, and `run` with its extra ones."""
+    return [
+        click.Option(
+            [*flags, flags[-1].lstrip("-").replace("-", "_")] if len(flags) > 2 else list(flags),
+            help=text,
+            **_CLICK_KINDS[kind],
+        )
+        for flags, kind, text in (*FLAGS, *extra)
+    ]
+
+
+def create_request(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
+    """The body of ContainerCreate.  Raises `InvalidArgument` in the words of Docker's CLI."""
+    host, config = _host_config(given), _config(given, image, command)
+    exposed, bindings = parse_ports(given["publish"])
+    exposed |= {_port_key(port): {} for port in given["expose"]}
+    _put(config, "ExposedPorts", exposed)
+    _put(host, "PortBindings", bindings)
+    networks = _networking(given, host)
+    return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": networks}}
+
+
+def _config(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
+    attach = {stream.lower() for stream in given["attach"]}
+    stdin = given["interactive"]
+    foreground = not given.get("detach")
+    config: dict[str, Any] = {
+        "Image": image,
+        "Hostname": given["hostname"] or "",
+        "Domainname": given["domainname"] or "",
+        "User": given["user"] or "",
+        "AttachStdin": foreground and ((stdin and not attach) or "stdin" in attach),
+        "AttachStdout": foreground and (not attach or "stdout" in attach),
+        "AttachStderr": foreground and (not attach or "stderr" in attach),
+        "Tty": given["tty"],
+        "OpenStdin": stdin,
+        "StdinOnce": foreground and stdin,
+        "Env": environment(given["env"], given["env_file"]),
+        "WorkingDir": given["workdir"] or "",
+        "Labels": _labels(given["label"], given["label_file"]),
+    }
+    _put(config, "Cmd", list(command))
+    _put(config, "StopSignal", given["stop_signal"])
+    if given["stop_timeout"] is not None:
+        config["StopTimeout"] = given["stop_timeout"]
+    if given["entrypoint"] is not None:
+        config["Entrypoint"] = [given["entrypoint"]]
+    _put(config, "Healthcheck", _health(given))
+    return config
+
+
+def _health(given: Mapping[str, Any]) -> dict[str, Any]:
+    if given["no_healthcheck"]:
+        return {"Test": ["NONE"]}
+    health: dict[str, Any] = {}
+    _put(health, "Test", ["CMD-SHELL", given["health_cmd"]] if given["health_cmd"] else None)
+    for field, name in (
+        ("Interval", "health_interval"),
+        ("Timeout", "health_timeout"),
+        ("StartPeriod", "health_start_period"),
+        ("StartInterval", "health_start_interval"),
+    ):
+        _put(health, field, parse_duration_ns(given[name]) if given[name] else None)
+    _put(health, "Retries", given["health_retries"])
+    return health
+
+
+# HostConfig fields that are the flag's value, or one function of it
+_HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("CapAdd", "cap_add", list),
+    ("CapDrop", "cap_drop", list),
+    ("CgroupParent", "cgroup_parent", str),
+    ("CgroupnsMode", "cgroupns", str),
+    ("ContainerIDFile", "cidfile", str),
+    ("CpuPeriod", "cpu_period", int),
+    ("CpuQuota", "cpu_quota", int),
+    ("CpuShares", "cpu_shares", int),
+    ("CpusetCpus", "cpuset_cpus", str),
+    ("CpusetMems", "cpuset_mems", str),
+    ("BlkioWeight", "blkio_weight", int),
+    ("DeviceCgroupRules", "device_cgroup_rule", list),
+    ("Dns", "dns", list),
+    ("DnsOptions", "dns_option", list),
+    ("DnsSearch", "dns_search", list),
+    ("ExtraHosts", "add_host", list),
+    ("GroupAdd", "group_add", list),
+    ("IpcMode", "ipc", str),
+    ("Isolation", "isolation", str),
+    ("Links", "link", list),
+    ("Memory", "memory", parse_bytes),
+    ("MemoryReservation", "memory_reservation", parse_bytes),
+    ("MemorySwap", "memory_swap", parse_bytes),
+    ("MemorySwappiness", "memory_swappiness", int),
+    ("OomKillDisable", "oom_kill_disable", bool),
+    ("OomScoreAdj", "oom_score_adj", int),
+    ("PidMode", "pid", str),
+    ("PidsLimit", "pids_limit", int),
+    ("Privileged", "privileged", bool),
+    ("PublishAllPorts", "publish_all", bool),
+    ("ReadonlyRootfs", "read_only", bool),
+    ("AutoRemove", "rm", bool),
+    ("Runtime", "runtime", str),
+    ("ShmSize", "shm_size", parse_bytes),
+    ("UTSMode", "uts", str),
+    ("UsernsMode", "userns", str),
+    ("VolumeDriver", "volume_driver", str),
+    ("VolumesFrom", "volumes_from", list),
+    ("Init", "init", bool),
+)
+
+
+def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    host: dict[str, Any] = {}
+    for field, name, convert in _HOST_FIELDS:
+        value = given[name]
+        if value not in (None, "", (), False):
+            host[field] = convert(value)
+    _put(host, "NanoCpus", _nano_cpus(given["cpus"]))
+    _put(host, "SecurityOpt", [_security_option(option) for option in given["security_opt"]])
+    _put(host, "Sysctls", dict(_pairs(given["sysctl"])))
+    _put(host, "StorageOpt", dict(_pairs(given["storage_opt"])))
+    _put(host, "Annotations", dict(_pairs(given["annotation"])))
+    _put(host, "Ulimits", [_ulimit(text) for text in given["ulimit"]])
+    _put(host, "Devices", [_device(text) for text in given["device"]])
+    _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
+    _put(host, "Binds", [parse_volume(text) for text in given["volume"]])
+    _put(host, "Mounts", [parse_mount(text) for text in given["mount"]])
+    _put(host, "RestartPolicy", _restart_policy(given["restart"] or ""))
+    if given["log_driver"] or given["log_opt"]:
+        host["LogConfig"] = {"Type": given["log_driver"] or "", "Config": dict(_pairs(given["log_opt"]))}
+    if given["gpus"]:
+        host["DeviceRequests"] = [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]
+    return host
+
+
+def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any]:
+    networks = list(given["network"])
+    host["NetworkMode"] = networks[0] if networks else "default"
+    endpoint: dict[str, Any] = {}
+    _put(endpoint, "Aliases", list(given["network_alias"]))
+    _put(endpoint, "MacAddress", given["mac_address"])
+    addresses = {"IPv4Address": given["ip"], "IPv6Address": given["ip6"]}
+    _put(endpoint, "IPAMConfig", {key: value for key, value in addresses.items() if value})
+    wanted: dict[str, Any] = {name: {} for name in networks[1:]}
+    return ({host["NetworkMode"]: endpoint} if endpoint or wanted else {}) | wanted
+
+
+def environment(values: Iterable[str], files: Iterable[str]) -> list[str]:
+    """`KEY=VALUE` strings; a bare `KEY` takes the value from our own environment, or is left out."""
+    result = []
+    for line in [line for path in files for line in _file_lines(path)] + list(values):
+        name, equals, _ = line.partition("=")
+        if not name:
+            raise errors.InvalidArgument(f"invalid environment variable: {line}")
+        if equals:
+            result.append(line)
+        elif name in os.environ:
+            result.append(f"{name}={os.environ[name]}")
+    return result
+
+
+def _file_lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\r\n").lstrip() for line in file]
+    except OSError as error:
+        raise errors.InvalidArgument(f"open {path}: {(error.strerror or '').lower()}") from error
+    for line in lines:
+        name = line.partition("=")[0]
+        if not line.startswith("#") and line and (not name or re.search(r"\s", name)):
+            raise errors.InvalidArgument(f"invalid env file ({path}): variable '{name}' contains whitespaces")
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _labels(values: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    return dict(_pairs([line for path in files for line in _file_lines(path)] + list(values)))
+
+
+def _pairs(values: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, _, value in (text.partition("=") for text in values)]
+
+
+def _put(target: dict[str, Any], field: str, value: Any) -> None:
+    if value not in (None, "", (), [], {}):
+        target[field] = value
+
+
+def _nano_cpus(text: str | None) -> int:
+    try:
+        return round(float(text) * 1e9) if text else 0
+    except ValueError:
+        raise errors.InvalidArgument(
+            f'invalid argument "{text}" for "--cpus" flag: failed to parse {text} as a rational number'
+        ) from None
+
+
+def _security_option(option: str) -> str:
+    name, _, value = option.partition("=")
+    if name != "seccomp" or value in ("unconfined", "builtin"):
+        return option
+    try:
+        with open(value, encoding="utf-8") as file:
+            return f"seccomp={file.read()}"
+    except OSError as error:
+        raise errors.InvalidArgument(
+            f"opening seccomp profile ({value}) failed: open {value}: {(error.strerror or '').lower()}"
+        ) from error
+
+
+def _ulimit(text: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(\w+)=(-?\d+)(?::(-?\d+))?", text)
+    if match is None:
+        raise errors.InvalidArgument(f'invalid argument "{text}" for "--ulimit" flag: invalid ulimit argument: {text}')
+    soft = int(match.group(2))
+    hard = int(match.group(3)) if match.group(3) else soft
+    if hard != -1 and (soft > hard or soft == -1):
+        raise errors.InvalidArgument(
+            f'invalid argument "{text}" for "--ulimit" flag: '
+            f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+        )
+    return {"Name": match.group(1), "Soft": soft, "Hard": hard}
+
+
+def _device(text: str) -> dict[str, str]:
+    parts = text.split(":")
+    host, inside, access = parts[0], parts[0], "rwm"
+    if len(parts) == 2:
+        is_access = bool(re.fullmatch(r"[rwm]{1,3}", parts[1]))
+        inside, access = (host, parts[1]) if is_access else (parts[1], access)
+    elif len(parts) == 3:
+        inside, access = parts[1], parts[2]
+    if len(parts) > 3 or not host or not re.fullmatch(r"[rwm]{1,3}", access):
+        raise errors.InvalidArgument(f"invalid device specification: {text}")
+    return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
+
+
+def _restart_policy(text: str) -> dict[str, Any]:
+    name, colon, count = text.partition(":")
+    if colon and not count.lstrip("-").isdigit():
+        raise errors.InvalidArgument("invalid restart policy format: maximum retry count must be an integer")
+    return {"Name": name, "MaximumRetryCount": int(count) if count else 0} if name else {}
+
+
+def _port_key(port: str) -> str:
+    return port if "/" in port else f"{port}/tcp"

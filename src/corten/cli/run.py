@@ -1,0 +1,317 @@
+"""`run`, `create`, `start`, `attach`, `exec`: the verbs that join a terminal to a container."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from http.client import HTTPResponse
+from typing import Any
+
+import click
+
+from corten import errors
+from corten.cli import stream
+from corten.cli.command import Command, Failure, daemon_error, each, operands
+from corten.cli.options import create_flags, create_request, environment
+from corten.cli.session import Session, pass_session
+from corten.cli.transport import Client
+
+_RUN_EXTRA = (
+    (("-d", "--detach"), "bool", "Run container in background and print container ID"),
+    (("--detach-keys",), "str", "Override the key sequence for detaching a container"),
+    (("--sig-proxy/--no-sig-proxy",), "switch", "Proxy received signals to the process"),
+    (("--explain",), "bool", "Print the effective configuration and the launch plan, and start nothing"),
+)
+_DEFAULT_KEYS = "ctrl-p,ctrl-q"
+
+
+def _run_command(name: str, callback: Callable[..., Any], extra: Any) -> Command:
+    plain = [row for row in extra if row[1] != "switch"]
+    params: list[click.Parameter] = [*create_flags(plain)]
+    params += [click.Option([row[0][0]], default=True, help=row[2]) for row in extra if row[1] == "switch"]
+    params.append(click.Argument(["operands"], nargs=-1, type=click.UNPROCESSED))
+    return Command(
+        name,
+        callback=callback,
+        params=params,
+        operands="[OPTIONS] IMAGE [COMMAND] [ARG...]",
+        at_least=1,
+        context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]},
+        help="Create and run a new container from an image" if name == "run" else "Create a new container",
+    )
+
+
+def _request(given: Mapping[str, Any]) -> dict[str, Any]:
+    image, *command = given["operands"]
+    try:
+        return create_request(given, image, command)
+    except errors.CortenError as error:
+        raise Failure(f"corten: {error.text}\n\nRun 'corten run --help' for more information", 125) from None
+
+
+def _run_failure(error: errors.CortenError) -> Failure:
+    """`docker run`'s exit codes: 127 not found, 126 not executable, 125 the engine itself."""
+    text = error.text
+    code = 125
+    if any(word in text for word in ("executable file not found", "no such file or directory", "system cannot find")):
+        code = 127
+    elif "permission denied" in text or "is a directory" in text:
+        code = 126
+    text = f"corten: {daemon_error(error).message}\n\nRun 'corten run --help' for more information"
+    return Failure(text, code)
+
+
+def _create(client: Client, given: Mapping[str, Any]) -> str:
+    body = _request(given)
+    query = {"name": given["name"], "platform": given["platform"]}
+    if given["cidfile"] and os.path.exists(given["cidfile"]):
+        raise Failure(
+            "corten: container ID file found, make sure the other container isn't running or "
+            f"delete {given['cidfile']}",
+            125,
+        )
+    try:
+        created = client.json("POST", "/containers/create", query=query, body=body)
+    except errors.NotFound as error:
+        if not error.text.startswith("No such image") or given["pull"] == "never":
+            raise
+        print(f"Unable to find image '{_with_tag(body['Image'])}' locally", file=sys.stderr)
+        _pull(client, body["Image"])
+        created = client.json("POST", "/containers/create", query=query, body=body)
+    for warning in created.get("Warnings") or ():
+        print(f"WARNING: {warning}", file=sys.stderr)
+    if given["cidfile"]:
+        with open(given["cidfile"], "w", encoding="ascii") as file:
+            file.write(created["Id"])
+    return str(created["Id"])
+
+
+def _pull(client: Client, image: str) -> None:
+    name, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
+    for line in client.stream("POST", "/images/create", query={"fromImage": name, "tag": tag}):
+        if "error" in line:
+            raise errors.Internal(line["error"])
+        print(line.get("status", ""), file=sys.stderr)
+
+
+def _with_tag(image: str) -> str:
+    return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
+
+
+@pass_session
+def _create_callback(session: Session, /, **given: Any) -> None:
+    given = {**given, "detach": False}
+    try:
+        print(_create(session.client, given))
+    except errors.CortenError as error:
+        raise daemon_error(error) from None
+
+
+@pass_session
+def _run_callback(session: Session, /, **given: Any) -> int:
+    client = session.client
+    if given["explain"]:
+        return _explain(client, given)
+    try:
+        container_id = _create(client, given)
+        if given["detach"]:
+            client.json("POST", f"/containers/{container_id}/start")
+            print(container_id)
+            return 0
+        return _foreground(client, container_id, _request(given), given)
+    except errors.CortenError as error:
+        raise _run_failure(error) from None
+
+
+def _explain(client: Client, given: Mapping[str, Any]) -> int:
+    from corten.cli.explain import print_explanation
+
+    answer = client.json("POST", "/corten/explain", query={"name": given["name"]}, body=_request(given))
+    print_explanation(answer)
+    return 0
+
+
+def _foreground(client: Client, container_id: str, body: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+    """attach → wait → start → copy → exit code, in the order of docker's own CLI."""
+    if body["Tty"] and body["OpenStdin"] and not os.isatty(stream.STDIN):
+        raise Failure("the input device is not a TTY", 1)
+    sock, first = client.hijack(
+        f"/containers/{container_id}/attach",
+        query={
+            "stream": True,
+            "stdin": body["AttachStdin"],
+            "stdout": body["AttachStdout"],
+            "stderr": body["AttachStderr"],
+        },
+    )
+    waiting = client.open(
+        "POST",
+        f"/containers/{container_id}/wait",
+        query={"condition": "removed" if given["rm"] else "next-exit"},
+    )
+    client.json("POST", f"/containers/{container_id}/start")
+    detached = _copy(client, f"/containers/{container_id}", sock, first, body, given)
+    return 0 if detached else _exit_code(waiting)
+
+
+def _copy(
+    client: Client, path: str, sock: Any, first: bytes, body: Mapping[str, Any], given: Mapping[str, Any]
+) -> bool:
+    """Joins the terminal to the hijacked connection; True when the user detached."""
+    is_tty = body["Tty"]
+    host = client.host
+    keys = stream.parse_detach_keys(given.get("detach_keys") or _DEFAULT_KEYS)
+
+    def resize(rows: int, columns: int) -> None:
+        Client(host).json("POST", f"{path}/resize", query={"h": rows, "w": columns})
+
+    def send(name: str) -> None:
+        Client(host).json("POST", f"{path}/kill", query={"signal": name})
+
+    with (
+        stream.raw_terminal(stream.STDIN, is_tty and body["AttachStdin"]),
+        stream.followed_size(resize, is_tty),
+        stream.forwarded_signals(send, bool(given.get("sig_proxy", True)) and not is_tty),
+    ):
+        return stream.copy(sock, first, stdin=bool(body["AttachStdin"]), raw=is_tty, detach_keys=keys)
+
+
+def _exit_code(waiting: HTTPResponse) -> int:
+    import json
+
+    answer = json.loads(waiting.read())
+    if (answer.get("Error") or {}).get("Message"):
+        print(answer["Error"]["Message"], file=sys.stderr)
+        return 125
+    return int(answer["StatusCode"])
+
+
+run = _run_command("run", _run_callback, _RUN_EXTRA)
+create = _run_command("create", _create_callback, ())
+
+
+@click.command(
+    "start",
+    cls=Command,
+    operands="[OPTIONS] CONTAINER [CONTAINER...]",
+    at_least=1,
+    help="Start stopped containers",
+)
+@click.option("-a", "--attach", "attach_", is_flag=True, help="Attach STDOUT/STDERR and forward signals")
+@click.option("-i", "--interactive", is_flag=True, help="Attach container's STDIN")
+@click.option("--detach-keys", help="Override the key sequence for detaching a container")
+@operands()
+@pass_session
+def start(
+    session: Session, /, attach_: bool, interactive: bool, detach_keys: str | None, operands: tuple[str, ...]
+) -> int:
+    """Starts containers, one of them in the foreground when asked."""
+    client = session.client
+    if not attach_ and not interactive:
+        each(operands, lambda name: client.json("POST", f"/containers/{name}/start"))
+        return 0
+    if len(operands) > 1:
+        raise Failure("you cannot start and attach multiple containers at once")
+    info = client.json("GET", f"/containers/{operands[0]}/json")
+    body = {
+        "Tty": info["Config"]["Tty"],
+        "OpenStdin": info["Config"]["OpenStdin"],
+        "AttachStdout": True,
+        "AttachStderr": True,
+    }
+    body["AttachStdin"] = interactive and body["OpenStdin"]
+    given = {"rm": info["HostConfig"]["AutoRemove"], "detach_keys": detach_keys}
+    return _foreground(client, info["Id"], body, given)
+
+
+@click.command(
+    "attach",
+    cls=Command,
+    operands="[OPTIONS] CONTAINER",
+    at_least=1,
+    at_most=1,
+    help="Attach local standard input, output, and error streams to a running container",
+)
+@click.option("--no-stdin", is_flag=True, help="Do not attach STDIN")
+@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Proxy all received signals to the process")
+@click.option("--detach-keys", help="Override the key sequence for detaching a container")
+@operands()
+@pass_session
+def attach(
+    session: Session, /, no_stdin: bool, sig_proxy: bool, detach_keys: str | None, operands: tuple[str, ...]
+) -> int:
+    """Attaches to a running container."""
+    client, name = session.client, operands[0]
+    info = client.json("GET", f"/containers/{name}/json")
+    if not info["State"]["Running"]:
+        raise Failure("cannot attach to a stopped container, start it first")
+    if info["State"]["Paused"]:
+        raise Failure("cannot attach to a paused container, unpause it first")
+    stdin = info["Config"]["OpenStdin"] and not no_stdin
+    body = {"Tty": info["Config"]["Tty"], "AttachStdin": stdin}
+    waiting = client.open("POST", f"/containers/{info['Id']}/wait")
+    sock, first = client.hijack(
+        f"/containers/{info['Id']}/attach",
+        query={"stream": True, "stdin": stdin, "stdout": True, "stderr": True},
+    )
+    given = {"sig_proxy": sig_proxy, "detach_keys": detach_keys}
+    if _copy(client, f"/containers/{info['Id']}", sock, first, body, given):
+        return 0
+    return _exit_code(waiting)
+
+
+@click.command(
+    "exec",
+    cls=Command,
+    operands="[OPTIONS] CONTAINER COMMAND [ARG...]",
+    at_least=2,
+    help="Execute a command in a running container",
+    context_settings={"allow_interspersed_args": False},
+)
+@click.option("-d", "--detach", is_flag=True, help="Detached mode: run command in the background")
+@click.option("--detach-keys", help="Override the key sequence for detaching a container")
+@click.option("-e", "--env", multiple=True, help="Set environment variables")
+@click.option("--env-file", multiple=True, help="Read in a file of environment variables")
+@click.option("-i", "--interactive", is_flag=True, help="Keep STDIN open even if not attached")
+@click.option("--privileged", is_flag=True, help="Give extended privileges to the command")
+@click.option("-t", "--tty", is_flag=True, help="Allocate a pseudo-TTY")
+@click.option("-u", "--user", default="", help='Username or UID (format: "<name|uid>[:<group|gid>]")')
+@click.option("-w", "--workdir", default="", help="Working directory inside the container")
+@operands()
+@pass_session
+def exec_(session: Session, /, operands: tuple[str, ...], **given: Any) -> int:
+    """Runs a command in a running container."""
+    client, (name, *command) = session.client, operands
+    foreground = not given["detach"]
+    config = {
+        "User": given["user"],
+        "Privileged": given["privileged"],
+        "Tty": given["tty"],
+        "AttachStdin": foreground and given["interactive"],
+        "AttachStdout": foreground,
+        "AttachStderr": foreground,
+        "Env": environment(given["env"], given["env_file"]),
+        "WorkingDir": given["workdir"],
+        "Cmd": command,
+    }
+    exec_id = client.json("POST", f"/containers/{name}/exec", body=config)["Id"]
+    try:
+        if not foreground:
+            client.json("POST", f"/exec/{exec_id}/start", body={"Detach": True, "Tty": given["tty"]})
+            return 0
+        if given["tty"] and given["interactive"] and not os.isatty(stream.STDIN):
+            raise Failure("the input device is not a TTY", 1)
+        sock, first = client.hijack(f"/exec/{exec_id}/start", body={"Detach": False, "Tty": given["tty"]})
+    except errors.CortenError as error:
+        raise Failure(daemon_error(error).message, _run_failure(error).status) from None
+    _copy(
+        client,
+        f"/exec/{exec_id}",
+        sock,
+        first,
+        config,
+        {"sig_proxy": False, "detach_keys": given["detach_keys"]},
+    )
+    code = client.json("GET", f"/exec/{exec_id}/json")["ExitCode"]
+    return int(code or 0)

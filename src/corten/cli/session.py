@@ -1,0 +1,64 @@
+"""What every command gets: a client of the engine, which is started when the default socket does not answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import click
+
+from corten import errors
+from corten.cli.transport import Client, ConnectFailed, connect
+
+_START_WAIT_S = 10.0
+
+
+class Session:
+    """One invocation of the command line."""
+
+    def __init__(self, host: str, *, is_default: bool) -> None:
+        self.host = host
+        self.is_default = is_default
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client; starts `cortend` on first use if the default socket is dead, and says so."""
+        if self._client is None:
+            if self.is_default:
+                self._ensure_engine()
+            self._client = Client(self.host)
+        return self._client
+
+    def _ensure_engine(self) -> None:
+        try:
+            connect(self.host).close()
+        except ConnectFailed:
+            if os.geteuid() != 0:
+                raise
+            self._start_engine()
+
+    def _start_engine(self) -> None:
+        """Starts `cortend` beside this program, detached, logging to /var/log, and waits until it answers."""
+        program = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "cortend")
+        log = "/var/log/cortend.log"
+        print(f"corten: no engine answers at {self.host}: starting {program} (log: {log})", file=sys.stderr)
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                [program], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_WAIT_S
+        while time.monotonic() < deadline:
+            try:
+                connect(self.host).close()
+                return
+            except ConnectFailed:
+                if process.poll() is not None:
+                    break
+                time.sleep(0.02)
+        raise errors.Unavailable(f"cortend did not start: see {log}")
+
+
+pass_session = click.make_pass_decorator(Session)

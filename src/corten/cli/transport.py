@@ -1,0 +1,201 @@
+"""HTTP to the engine's socket: requests, JSON streams and hijacked connections.
+
+`http.client` does HTTP; only the connection itself (a unix or TCP socket) and what happens after a `101` are ours.
+Docker API, "Attach to a container" describes the hijack.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from corten import errors
+
+API_VERSION = "1.51"
+DEFAULT_HOST = "unix:///run/corten/corten.sock"
+
+STATUS_KINDS: dict[int, type[errors.CortenError]] = {
+    304: errors.NotModified,
+    400: errors.InvalidArgument,
+    403: errors.PermissionDenied,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    501: errors.NotImplemented,
+    503: errors.Unavailable,
+}
+
+
+class ConnectFailed(errors.Unavailable):
+    """Nobody answers on the engine's socket."""
+
+
+class SocketConnection(http.client.HTTPConnection):
+    """An `HTTPConnection` over an already connected socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__("corten")
+        self.sock = sock
+
+
+def default_host() -> str:
+    """The engine's address: `CORTEN_HOST`, else `DOCKER_HOST`, else the default socket."""
+    return os.environ.get("CORTEN_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+
+
+def connect(host: str) -> socket.socket:
+    """A connected stream socket for `unix://PATH` or `tcp://ADDRESS:PORT`.
+
+    Raises `InvalidArgument` for another scheme and `ConnectFailed` when nobody listens.
+    """
+    scheme, _, rest = host.partition("://")
+    try:
+        if scheme == "unix":
+            return connect_unix(rest)
+        if scheme == "tcp":
+            address, _, port = rest.rpartition(":")
+            return socket.create_connection((address.strip("[]"), int(port)))
+    except (OSError, ValueError) as error:
+        raise ConnectFailed(f"cannot connect to the corten engine at {host}. Is cortend running?") from error
+    raise errors.InvalidArgument(f"unable to parse host {host!r}: give unix:///path.sock or tcp://address:port")
+
+
+def connect_unix(path: str) -> socket.socket:
+    """Connects through the socket's directory descriptor, so that the path may be longer than 108 bytes."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    dir_fd = -1
+    try:
+        dir_fd = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        sock.connect(f"/proc/self/fd/{dir_fd}/{os.path.basename(path)}")
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        if dir_fd >= 0:
+            os.close(dir_fd)
+    return sock
+
+
+def raise_for_status(status: int, body: bytes) -> None:
+    """Turns an error answer into the error kind of its status, with the engine's own text."""
+    if status < 300:
+        return
+    try:
+        text = json.loads(body)["message"]
+    except (ValueError, KeyError, TypeError):
+        text = body.decode("utf-8", "replace").strip() or http.client.responses.get(status, str(status))
+    raise STATUS_KINDS.get(status, errors.Internal)(text)
+
+
+class Client:
+    """A client of one engine; connections are kept and used one request at a time."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._idle: SocketConnection | None = None
+
+    def json(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None) -> Any:
+        """The decoded answer; `None` for an empty one.  Raises the error kind of the answer's status."""
+        connection = self._idle or SocketConnection(connect(self.host))
+        self._idle = None
+        response = self._send(connection, method, path, query, body)
+        data = response.read()
+        raise_for_status(response.status, data)
+        if not response.will_close:
+            self._idle = connection
+        return json.loads(data) if data.strip() else None
+
+    def open(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
+    ) -> http.client.HTTPResponse:
+        """A streaming answer on a connection of its own; the caller reads and closes it."""
+        connection = SocketConnection(connect(self.host))
+        response = self._send(connection, method, path, query, body)
+        if response.status >= 300:
+            raise_for_status(response.status, response.read())
+        return response
+
+    def stream(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
+    ) -> Iterator[Any]:
+        """The JSON values of a stream with one value a line."""
+        response = self.open(method, path, query=query, body=body)
+        for line in response:
+            if line.strip():
+                yield json.loads(line)
+
+    def hijack(
+        self, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
+    ) -> tuple[socket.socket, bytes]:
+        """The raw connection after `101`, and bytes of the stream that arrived with the head."""
+        sock = connect(self.host)
+        data = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"POST {_target(path, query)} HTTP/1.1\r\nHost: corten\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        sock.sendall(head.encode() + data)
+        raw = b""
+        while b"\r\n\r\n" not in raw:
+            chunk = sock.recv(65536)
+            if not chunk:
+                raise errors.Unavailable("the engine closed the connection")
+            raw += chunk
+        head_bytes, _, rest = raw.partition(b"\r\n\r\n")
+        status = int(head_bytes.split(b" ", 2)[1])
+        if status not in (101, 200):
+            raise_for_status(status, _rest_of_body(sock, head_bytes, rest))
+        return sock, rest
+
+    def _send(
+        self,
+        connection: SocketConnection,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: object,
+    ) -> http.client.HTTPResponse:
+        headers = {}
+        data: Any = body
+        if body is not None and not hasattr(body, "read") and not isinstance(body, bytes):
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        elif body is not None:
+            headers["Content-Type"] = "application/x-tar"
+        try:
+            connection.request(
+                method, _target(path, query), body=data, headers=headers, encode_chunked=hasattr(body, "read")
+            )
+            return connection.getresponse()
+        except (ConnectionError, http.client.HTTPException) as error:
+            raise errors.Unavailable(f"the engine at {self.host} closed the connection: {error}") from error
+
+
+def _target(path: str, query: Mapping[str, Any] | None) -> str:
+    given = {key: _query_text(value) for key, value in (query or {}).items() if value not in (None, "", False)}
+    return f"/v{API_VERSION}{path}" + (f"?{urlencode(given)}" if given else "")
+
+
+def _query_text(value: Any) -> str:
+    if value is True:
+        return "1"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rest_of_body(sock: socket.socket, head: bytes, rest: bytes) -> bytes:
+    length = 0
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            length = int(value)
+    while len(rest) < length:
+        chunk = sock.recv(65536)
+        if not chunk:
+            break
+        rest += chunk
+    sock.close()
+    return rest
