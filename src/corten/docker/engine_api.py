@@ -1,0 +1,167 @@
+"""What the docker door asks of an engine: the one interface between the two.
+
+Values are JSON-able objects of Docker's API 1.51; the door trims or extends them for older versions.  `ref` is a
+container's name, full id or unique prefix of it.  Every method raises `corten.errors` with Docker's texts.  Methods
+that return an iterator validate their arguments before the first value, and are closed (`aclose`) when the client
+goes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from corten.spec.docker import (
+    ContainerCreateRequest,
+    ContainerUpdateRequest,
+    ExecConfig,
+)
+
+Json = dict[str, Any]
+Filters = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    """Which streams of a container's init a client wants, and whether the log so far comes first."""
+
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    stream: bool = False
+    logs: bool = False
+    detach_keys: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """`since` and `until` are Docker's timestamps as text, `tail` is a number, "all" or empty."""
+
+    stdout: bool = False
+    stderr: bool = False
+    follow: bool = False
+    since: str = ""
+    until: str = ""
+    timestamps: bool = False
+    tail: str = ""
+    details: bool = False
+
+
+class ClientStream(Protocol):
+    """A hijacked client connection.
+
+    Life: the door makes it; the engine calls `write_head` once the hand-over is sure to work, then `detach_fd`.
+    An engine that has to hold it for a while (attach before start) asks for `on_hangup`, and may `close` it.
+    Nothing is read from the socket meanwhile: what the client sends waits in the kernel.
+    """
+
+    @property
+    def initial(self) -> bytes:
+        """Bytes that came behind the request: the first of stdin."""
+
+    def write_head(self) -> None:
+        """Write the 101 or 200 straight to the socket.  The second call does nothing."""
+
+    def detach_fd(self) -> int:
+        """Take the socket from the event loop without shutting it down; the caller owns the descriptor."""
+
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Have `callback` run in the event loop, once, when the client has closed its end altogether."""
+
+    def close(self) -> None:
+        """Close the connection, unless it was detached."""
+
+
+class Waiter(Protocol):
+    """A registered wait: made before the answer's head is sent, so that no exit is missed."""
+
+    async def result(self) -> Json:
+        """`{"StatusCode": n}`, with `"Error": {"Message": text}` when the wait itself failed."""
+
+
+class LogStream(Protocol):
+    """A container's log, from the first line asked for to the last, or on and on."""
+
+    @property
+    def tty(self) -> bool:
+        """Whether the bytes are raw; else they come with Docker's 8-byte headers.  Valid after `open`."""
+
+    async def open(self) -> None:
+        """Check the container and the options.  Raises NotFound, InvalidArgument, NotImplemented."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Engine(Protocol):
+    """The engine as seen from the door."""
+
+    # system
+    async def version(self) -> Json: ...
+    async def info(self) -> Json: ...
+    def events(self, filters: Filters, since: str, until: str) -> AsyncIterator[Json]: ...
+
+    # containers
+    async def container_create(self, request: ContainerCreateRequest, name: str, platform: str) -> Json: ...
+    async def container_explain(self, request: ContainerCreateRequest, name: str) -> Json: ...
+    async def container_trace(self, ref: str) -> Json: ...
+    async def container_start(self, ref: str, detach_keys: str = "") -> None: ...
+    async def container_stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None: ...
+    async def container_restart(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None: ...
+    async def container_kill(self, ref: str, signal: str = "SIGKILL") -> None: ...
+    async def container_pause(self, ref: str) -> None: ...
+    async def container_unpause(self, ref: str) -> None: ...
+    async def container_wait(self, ref: str, condition: str) -> Waiter: ...
+    async def attach_check(self, ref: str, options: AttachOptions) -> bool:
+        """Whether the container has a tty.  Raises before any head is written."""
+        ...
+
+    async def container_attach(self, ref: str, options: AttachOptions, stream: ClientStream) -> None: ...
+    async def container_resize(self, ref: str, rows: int, cols: int) -> None: ...
+    def container_logs(self, ref: str, options: LogOptions) -> LogStream: ...
+    async def container_inspect(self, ref: str, size: bool = False) -> Json: ...
+    async def container_list(self, all: bool, limit: int, size: bool, filters: Filters) -> list[Json]: ...
+    async def container_top(self, ref: str, ps_args: str) -> Json: ...
+    async def container_rename(self, ref: str, name: str) -> None: ...
+    async def container_remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None: ...
+    async def container_prune(self, filters: Filters) -> Json: ...
+    async def container_update(self, ref: str, request: ContainerUpdateRequest) -> Json: ...
+    async def container_stats(self, ref: str, one_shot: bool) -> Json:
+        """One sample, `precpu_stats` at zero; the door makes the stream."""
+        ...
+
+    # exec
+    async def exec_create(self, ref: str, request: ExecConfig) -> Json: ...
+    async def exec_check(self, exec_id: str, tty: bool) -> bool:
+        """Whether the exec has a tty.  Raises NotFound, Conflict before any head is written."""
+        ...
+
+    async def exec_start(
+        self, exec_id: str, detach: bool, console_size: tuple[int, int] | None, stream: ClientStream | None
+    ) -> None: ...
+    async def exec_resize(self, exec_id: str, rows: int, cols: int) -> None: ...
+    async def exec_inspect(self, exec_id: str) -> Json: ...
+
+    # images
+    def image_load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]: ...
+    def image_import(
+        self,
+        body: AsyncIterator[bytes],
+        repo: str,
+        tag: str,
+        message: str,
+        changes: Sequence[str],
+        platform: str,
+    ) -> AsyncIterator[Json]: ...
+    async def image_list(
+        self, all: bool, filters: Filters, shared_size: bool, digests: bool
+    ) -> list[Json]: ...
+    async def image_inspect(self, ref: str) -> Json: ...
+    async def image_history(self, ref: str) -> list[Json]: ...
+    async def image_tag(self, ref: str, repo: str, tag: str) -> None: ...
+    async def image_remove(self, ref: str, force: bool, noprune: bool) -> list[Json]: ...
+    async def image_prune(self, filters: Filters) -> Json: ...
+
+    # networks
+    async def network_list(self, filters: Filters) -> list[Json]: ...
+    async def network_inspect(self, ref: str) -> Json: ...
