@@ -80,7 +80,7 @@ def leftovers(mark: str) -> list[str]:
     found += [f"mount {line.split()[4]}" for line in mounts if mark in line]
     found += [f"cgroup {path}" for path in process.cgroups_named(mark)]
     found += [f"netns {path.name}" for path in netns.RUN.glob(f"{mark}*")]
-    found += [f"folder {path}" for path in Path("/tmp").glob(f"{mark}*")]  # noqa: S108
+    found += [f"folder {path}" for path in Path("/tmp").glob(f"{mark}*")]
     return found
 
 

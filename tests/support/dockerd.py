@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-import docker
+from docker import DockerClient as DockerPy
 
 from support import paths, peers, process
 from support.netns import NetNs
@@ -19,7 +19,9 @@ SUITES = {"20.10": "bookworm", "26.1": "trixie"}
 
 # dockerd makes /run/docker, looks in /run for systemd, and 20.10 writes /etc/docker/key.json: both are its own here.
 PRIVATE = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
-PRIVATE_SCRIPT = 'mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && exec "$0" "$@"'
+PRIVATE_SCRIPT = (
+    'mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && exec "$0" "$@"'
+)
 
 
 class DockerClient:
@@ -51,9 +53,9 @@ class DockerClient:
         assert not check or text.returncode == 0, f"docker {' '.join(args)}: {text.returncode}: {text.stderr}"
         return text
 
-    def client(self, timeout: int = 60) -> docker.DockerClient:
+    def client(self, timeout: int = 60) -> DockerPy:
         """A docker-py client at the version that the engine answers; the caller closes it."""
-        return docker.DockerClient(base_url=self.host, version="auto", timeout=timeout)
+        return DockerPy(base_url=self.host, version="auto", timeout=timeout)
 
     def answers(self) -> bool:
         """Whether GET /_ping answers 200."""
@@ -111,7 +113,7 @@ class Dockerd(DockerClient):
         return {
             "PATH": f"{own.search_path}:{other.search_path}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.folder),
-            "TMPDIR": "/tmp",  # noqa: S108
+            "TMPDIR": "/tmp",
         }
 
     @property

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,11 +21,17 @@ START_SECONDS = 15
 class CortenEngine(DockerClient):
     """cortend under `folder`; a context manager that ends with `destroy`.
 
-    `config` becomes daemon.json.  The folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that
-    all its processes can be told by their command lines.
+    `config` becomes daemon.json.  The folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine,
+    so that all its processes can be told by their command lines.
     """
 
-    def __init__(self, *, config: Mapping[str, Any] | None = None, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Any] | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = paths.scratch("engine")
         self.data_root = self.folder / "data"
         self.exec_root = self.folder / "exec"

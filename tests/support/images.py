@@ -23,6 +23,18 @@ from support import paths, peers
 BUSYBOX = Path("/bin/busybox")
 EPOCH = "2024-01-01T00:00:00Z"
 BUSYBOX_REF = "corten-test/busybox:1"
+PASSWD = b"""\
+root:x:0:0:root:/root:/bin/sh
+nobody:x:65534:65534::/home:/bin/false
+user:x:1000:1000::/home/user:/bin/sh
+"""
+GROUP = b"""\
+root:x:0:
+staff:x:50:user
+audio:x:29:user
+user:x:1000:
+nogroup:x:65534:
+"""
 MINBASE_REF = "corten-test/debian:bookworm"
 
 
@@ -104,10 +116,11 @@ def busybox_layers() -> list[bytes]:
     applets = subprocess.run([BUSYBOX, "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     program = Entry("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
     links = [symlink(f"bin/{name}", "busybox") for name in applets if name != "busybox"]
-    folders = [directory(name) for name in ("dev", "etc", "home", "proc", "root", "sys", "usr", "var", "usr/bin", "var/tmp")]
+    names = ("dev", "etc", "home", "proc", "root", "sys", "usr", "var", "usr/bin", "var/tmp")
+    folders = [directory(name) for name in names]
     files = [
-        Entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/home:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n"),
-        Entry("etc/group", b"root:x:0:\nstaff:x:50:user\naudio:x:29:user\nuser:x:1000:\nnogroup:x:65534:\n"),
+        Entry("etc/passwd", PASSWD),
+        Entry("etc/group", GROUP),
         Entry("home/user/.keep", mode=0o600, uid=1000, gid=1000),
         directory("tmp", 0o1777),
     ]
@@ -160,12 +173,10 @@ def debootstrap_tar(include: Sequence[str] = ()) -> bytes:
             stdout=subprocess.DEVNULL,
             timeout=600,
         )
-        packed = subprocess.run(
-            ["tar", "--sort=name", "--numeric-owner", "-C", target / "root", "--exclude=./var/cache/apt/*.bin", "-c", "."],
-            check=True,
-            stdout=subprocess.PIPE,
-        )
-        return packed.stdout
+        options = ["--sort=name", "--numeric-owner", "--exclude=./var/cache/apt/*.bin"]
+        return subprocess.run(
+            ["tar", *options, "-C", target / "root", "-c", "."], check=True, stdout=subprocess.PIPE
+        ).stdout
     finally:
         subprocess.run(["rm", "-rf", "--one-file-system", target], check=True)
 

@@ -29,6 +29,6 @@ def scratch(kind: str) -> Path:
 
     Short, because dockerd and containerd bind sockets by full path (unix(7): 108 bytes).
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{mark()}{kind}-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix=f"{mark()}{kind}-", dir="/tmp"))
     folder.chmod(0o755)
     return folder
