@@ -1,0 +1,320 @@
+"""The cgroup of one container: where it is, making it, limits, counters, freezing, killing, removing.
+
+Three layouts of the host (`HostFacts.cgroup_mode`): `v2`; `v1`; and `hybrid`, where controllers are v1 and a cgroup2
+without controllers is mounted beside them.  In hybrid mode a container has a v2 cgroup as well, of the same path:
+for `cgroup.kill`, `cgroup.freeze` and clone(CLONE_INTO_CGROUP).  Processes are put in by the launcher, never from here.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from corten.errors import FailedPrecondition, Internal, InvalidArgument
+from corten.sys import cgroup, files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from corten.launch.facts import HostFacts
+    from corten.runtime.cgroup_settings import Setting
+    from corten.spec.resources import Resources
+
+KILL, FREEZE, EVENTS = "cgroup.kill", "cgroup.freeze", "cgroup.events"
+V1_FREEZER_STATE = "freezer.state"
+FREEZE_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 10.0
+POLL_S = 0.001
+SIGKILL = 9
+
+
+class CgroupPaths:
+    """The directories of one container's cgroup.
+
+    v1   controller list of a hierarchy, as in /proc/self/cgroup ('cpu,cpuacct', 'name=systemd') → directory
+    v2   directory in cgroup2, '' where none is mounted
+    """
+
+    __slots__ = ("mode", "mount", "v1", "v2")
+
+    def __init__(self, mode: str, v1: dict[str, str], v2: str, mount: str = "") -> None:
+        self.mode = mode
+        self.v1 = v1
+        self.v2 = v2
+        self.mount = mount
+
+    def directory(self, controller: str) -> str:
+        """The directory in which a controller's files stand, '' where the host has no such controller."""
+        if self.mode == "v2":
+            return self.v2
+        for names, directory in self.v1.items():
+            if controller in names.split(","):
+                return directory
+        return ""
+
+    def directories(self) -> list[str]:
+        """Every directory once."""
+        return [*self.v1.values(), self.v2] if self.v2 else list(self.v1.values())
+
+    def to_obj(self) -> dict[str, object]:
+        """The JSON object that state.json holds."""
+        return {"mode": self.mode, "v1": self.v1, "v2": self.v2, "mount": self.mount}
+
+    @classmethod
+    def from_obj(cls, obj: dict[str, object]) -> CgroupPaths:
+        """The inverse of `to_obj`."""
+        v1 = obj.get("v1")
+        return cls(str(obj["mode"]), v1 if isinstance(v1, dict) else {}, str(obj["v2"]), str(obj.get("mount", "")))
+
+
+def plan_paths(facts: HostFacts, cgroups_path: str, id: str) -> CgroupPaths:
+    """Where the container's cgroup will be; nothing is made.
+
+    `cgroups_path` is `linux.cgroupsPath`, taken from the root of each hierarchy whether it starts with a slash or
+    not (crun's reading); empty means `/<id>`.
+    """
+    path = files.absolute("/" + (cgroups_path or id))
+    if path == "/":
+        raise InvalidArgument(f"linux.cgroupsPath: {cgroups_path!r} is the root cgroup")
+    v1 = {names: mount + path for names, mount in facts.cgroup_v1.items()}
+    v2 = facts.cgroup_v2_mount + path if facts.cgroup_v2_mount else ""
+    return CgroupPaths(facts.cgroup_mode, v1, v2, facts.cgroup_v2_mount)
+
+
+class Counters:
+    """What the kernel counted of a container: kills for want of memory, and forks refused at the pids limit."""
+
+    __slots__ = ("oom_kills", "pids_max_hits")
+
+    def __init__(self, oom_kills: int, pids_max_hits: int) -> None:
+        self.oom_kills = oom_kills
+        self.pids_max_hits = pids_max_hits
+
+
+class Cgroup:
+    """A container's cgroup.  It exists between `create` and `remove`; every method may be called on a missing one."""
+
+    __slots__ = ("paths",)
+
+    def __init__(self, paths: CgroupPaths) -> None:
+        self.paths = paths
+
+    # making and limiting
+
+    def create(self) -> None:
+        """Makes the directories; raises FailedPrecondition when somebody's processes are in one of them."""
+        paths = self.paths
+        if paths.mode == "v2":
+            _enable_controllers(paths.mount, paths.v2)
+        for names, directory in paths.v1.items():
+            made = files.make_directories(directory)
+            if not made:
+                _refuse_occupied(directory)
+            if "cpuset" in names.split(","):
+                for new in made:
+                    _inherit_cpuset(new)
+        if paths.v2 and not files.make_directories(paths.v2):
+            _refuse_occupied(paths.v2)
+
+    def settings(self, resources: Resources) -> list[Setting]:
+        """The writes that `resources` mean on this host, device rules apart."""
+        from corten.runtime import cgroup_settings
+
+        if self.paths.mode == "v2":
+            return cgroup_settings.version_2(resources)
+        memory = self.paths.directory("memory")
+        memsw_now = cgroup.read_number(memory, "memory.memsw.limit_in_bytes") if memory else 0
+        unlimited = memsw_now <= 0 or memsw_now >= 1 << 62
+        return cgroup_settings.version_1(resources, cgroup_settings.UNLIMITED if unlimited else memsw_now)
+
+    def device_settings(self, resources: Resources) -> list[Setting]:
+        """The writes for the device rules; none on v2, where they are a program."""
+        from corten.runtime import cgroup_settings
+
+        if self.paths.mode == "v2":
+            return []
+        return cgroup_settings.devices_1(cgroup_settings.device_policy(resources.devices))
+
+    def apply(self, settings: Iterable[Setting]) -> None:
+        """Writes settings in their order; raises Internal naming file, value and error."""
+        batch: list[str] = []
+        last = ("", "")
+        for setting in settings:
+            place, value = self._place(setting)
+            if place != last and batch:
+                cgroup.write_each(*last, batch)
+                batch = []
+            last = place
+            batch.append(value)
+        if batch:
+            cgroup.write_each(*last, batch)
+
+    def _place(self, setting: Setting) -> tuple[tuple[str, str], str]:
+        """((directory, file), value) of a setting on this host."""
+        directory = self.paths.directory(setting.controller)
+        if not directory:
+            raise Internal(f"cannot set {setting.controller} limit: container could not join or create cgroup")
+        for file, value in setting.choices[:-1]:
+            if files.exists(f"{directory}/{file}"):
+                return (directory, file), value
+        file, value = setting.choices[-1]
+        return (directory, file), value
+
+    # looking
+
+    def pids(self) -> list[int]:
+        """Every process of the container, in no order."""
+        directory = self._members()
+        return cgroup.pids(directory) if directory and files.exists(directory) else []
+
+    def counters(self) -> Counters:
+        """The counters, to be read after the last process died and before `remove`."""
+        paths = self.paths
+        pids = paths.directory("pids")
+        memory = paths.directory("memory")
+        file = "memory.events" if paths.mode == "v2" else "memory.oom_control"
+        return Counters(
+            cgroup.read_numbers(memory, file).get("oom_kill", 0) if memory else 0,
+            cgroup.read_numbers(pids, "pids.events").get("max", 0) if pids else 0,
+        )
+
+    def stats(self) -> dict[str, object]:
+        """One sample of every controller (`corten.runtime.cgroup_stats` tells its shape)."""
+        from corten.runtime import cgroup_stats
+
+        return cgroup_stats.sample(self.paths)
+
+    def is_frozen(self) -> bool:
+        """Whether somebody asked for the container to be frozen and has not thawed it."""
+        directory, file = self._freezer()
+        if not directory:
+            return False
+        try:
+            return files.read_text(f"{directory}/{file}").strip() in ("1", "FROZEN", "FREEZING")
+        except FileNotFoundError:
+            return False
+
+    # acting
+
+    def freeze(self) -> None:
+        """Stops every process; returns when all are stopped, raises Internal when that takes ten seconds."""
+        self._set_frozen(True)
+
+    def thaw(self) -> None:
+        """Lets a frozen container go on."""
+        self._set_frozen(False)
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process, those that fork meanwhile included; returns when the signals are sent."""
+        if self.paths.v2 and files.exists(f"{self.paths.v2}/{KILL}"):
+            cgroup.write(self.paths.v2, KILL, "1")
+        elif files.exists(self._members()):
+            self._kill_one_by_one()
+
+    def signal_all(self, signum: int) -> None:
+        """A signal to every process; one that is gone meanwhile is passed over."""
+        from corten.runtime import fast
+
+        if signum == SIGKILL:
+            self.kill_all()
+            return
+        for pid in self.pids():
+            try:
+                pidfd = posix.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                fast.pidfd_send_signal(pidfd, signum)
+            except ProcessLookupError:
+                pass
+            finally:
+                posix.close(pidfd)
+
+    def remove(self) -> None:
+        """Removes every directory; waits up to two seconds for tasks on their way out, then raises Internal."""
+        for directory in self.paths.directories():
+            cgroup.remove(directory)
+
+    # inside
+
+    def _members(self) -> str:
+        """The directory whose processes are the container's."""
+        return self.paths.v2 or self.paths.directory("pids") or next(iter(self.paths.v1.values()), "")
+
+    def _freezer(self) -> tuple[str, str]:
+        if self.paths.v2:
+            return self.paths.v2, FREEZE
+        return self.paths.directory("freezer"), V1_FREEZER_STATE
+
+    def _set_frozen(self, frozen: bool) -> None:
+        directory, file = self._freezer()
+        if not directory:
+            raise FailedPrecondition("the host has no freezer cgroup")
+        value = {FREEZE: ("0", "1"), V1_FREEZER_STATE: ("THAWED", "FROZEN")}[file][frozen]
+        deadline = time.monotonic() + FREEZE_TIMEOUT_S
+        while True:
+            cgroup.write(directory, file, value)  # v1: a fork during the freeze needs it again
+            if self._freeze_settled(directory, file, value):
+                return
+            if time.monotonic() > deadline:
+                raise Internal(f"freeze {directory}: not {value.lower()} after {FREEZE_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def _freeze_settled(self, directory: str, file: str, value: str) -> bool:
+        if file == V1_FREEZER_STATE:
+            return files.read_text(f"{directory}/{file}").strip() == value
+        events = cgroup.read_numbers(directory, EVENTS)
+        return value == "0" or not events.get("populated") or events.get("frozen") == 1
+
+    def _kill_one_by_one(self) -> None:
+        """Plain v1: freeze, so that nothing forks away from the list, kill, thaw; until nobody is left."""
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while (pids := self.pids()) and time.monotonic() < deadline:
+            if self._freezer()[0]:
+                self.freeze()
+            for pid in pids:
+                try:
+                    posix.kill(pid, SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if self._freezer()[0]:
+                self.thaw()
+            time.sleep(POLL_S)
+
+
+def _refuse_occupied(directory: str) -> None:
+    """A cgroup that was there before may be taken when it is empty: whoever is in it would be killed with ours."""
+    pids = cgroup.pids(directory)
+    if pids:
+        raise FailedPrecondition(f"container's cgroup is not empty: {len(pids)} process(es) found in {directory}")
+
+
+def _inherit_cpuset(directory: str) -> None:
+    """A new v1 cpuset has no cpus and no memory nodes, and takes no task before it has (cpuset(7))."""
+    parent = files.parent(directory)
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if not files.read(f"{directory}/{file}").strip():
+            cgroup.write(directory, file, files.read_text(f"{parent}/{file}").strip())
+
+
+def _enable_controllers(mount: str, directory: str) -> None:
+    """Hands every controller down from the root to the parent of `directory`.
+
+    A cgroup with processes of its own refuses (EBUSY): then the container has no files of that controller, and
+    a limit that needs them says so.
+    """
+    place = mount
+    for name in directory[len(mount) :].strip("/").split("/"):
+        wanted = files.read(f"{place}/cgroup.controllers").split()
+        present = files.read(f"{place}/cgroup.subtree_control").split()
+        for controller in wanted:
+            if controller not in present:
+                try:
+                    files.write(f"{place}/cgroup.subtree_control", f"+{controller.decode()}")
+                except OSError as error:
+                    if error.errno not in (cgroup.EBUSY, cgroup.EOPNOTSUPP, cgroup.ENOENT):
+                        raise Internal(f"enable {controller.decode()} in {place}: {files.why(error)}") from error
+        place = f"{place}/{name}"
+        if place != directory:
+            files.make_directories(place)

@@ -1,0 +1,143 @@
+"""The one place where the cold path touches the interpreter's underscored C modules.
+
+`json`, `signal`, `socket` and `subprocess` cost 5 to 10 ms each on a cold start; the C modules below them
+cost 0.6 ms together (design.md §7).  Their shapes hold from Python 3.11 to 3.13; this file alone knows them.
+"""
+
+from __future__ import annotations
+
+import _json
+import _signal  # type: ignore[import-not-found]
+import posix
+import time
+
+from corten.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+WHITESPACE = " \t\n\r"
+
+
+class _Decoding:
+    """What `_json.make_scanner` asks its context for."""
+
+    strict = False
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    memo: dict[str, str] = {}
+
+    @staticmethod
+    def parse_constant(name: str) -> float:
+        raise InvalidArgument(f"JSON has no {name}")
+
+
+_scan = _json.make_scanner(_Decoding())  # type: ignore[arg-type]
+
+
+def loads(data: bytes | str) -> Any:
+    """One JSON document; raises InvalidArgument with the offset of what does not fit."""
+    text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
+    start = len(text) - len(text.lstrip(WHITESPACE))
+    try:
+        value, end = _scan(text, start)
+    except StopIteration as stop:
+        raise InvalidArgument(_decode_failure(text, int(stop.value))) from None
+    except (SystemError, ValueError):
+        raise InvalidArgument(_explain(text)) from None
+    if text[end:].strip(WHITESPACE):
+        raise InvalidArgument(f"invalid character {text[end:].lstrip(WHITESPACE)[0]!r} after top-level value")
+    return value
+
+
+def _decode_failure(text: str, offset: int) -> str:
+    if offset >= len(text):
+        return "unexpected end of JSON input"
+    return f"invalid character {text[offset]!r} at offset {offset} of the JSON document"
+
+
+def _explain(text: str) -> str:
+    """The sentence that the bare scanner cannot make: its error class lives in `json.decoder`."""
+    import json
+
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return f"invalid JSON: {error}"
+    return "invalid JSON"
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"not a JSON value: {type(value).__name__}")
+
+
+_encode = _json.make_encoder(None, _refuse, _json.encode_basestring, None, ":", ",", False, False, False)
+
+
+def dumps(value: object) -> str:
+    """Compact JSON; object keys in their own order."""
+    return "".join(_encode(value, 0))
+
+
+def dump_bytes(value: object) -> bytes:
+    """Compact JSON as UTF-8; bytes that were not UTF-8 on their way in come out as they were."""
+    return dumps(value).encode("utf-8", "surrogateescape")
+
+
+def dumps_indented(value: object, indent: str = "  ", level: int = 0) -> str:
+    """JSON as Go's MarshalIndent prints it: one member a line, `{}` and `[]` closed up."""
+    inner = indent * (level + 1)
+    if isinstance(value, dict) and value:
+        rows = [f"{dumps(key)}: {dumps_indented(item, indent, level + 1)}" for key, item in value.items()]
+        opening, closing = "{", "}"
+    elif isinstance(value, (list, tuple)) and value:
+        rows = [dumps_indented(item, indent, level + 1) for item in value]
+        opening, closing = "[", "]"
+    else:
+        return dumps(value)
+    body = ",\n".join(inner + row for row in rows)
+    return f"{opening}\n{body}\n{indent * level}{closing}"
+
+
+def rfc3339(now_ns: int | None = None, *, nanoseconds: bool = True) -> str:
+    """A time of the realtime clock as Go's RFC3339Nano prints it in UTC; without an argument, now."""
+    stamp_ns = time.time_ns() if now_ns is None else now_ns
+    whole, fraction = divmod(stamp_ns, 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    digits = f".{fraction:09d}".rstrip("0").rstrip(".") if nanoseconds else ""
+    return f"{text}{digits}Z"
+
+
+# signals ---------------------------------------------------------------------------------------------------
+
+SIGNALS: dict[str, int] = {
+    name[3:]: int(number)
+    for name, number in vars(_signal).items()
+    if name.startswith("SIG") and name[3:4] not in ("_", "") and isinstance(number, int)
+}
+
+
+def signal_number(text: str) -> int:
+    """The number of a signal given as number, `KILL` or `SIGKILL`; raises InvalidArgument in runc's words."""
+    if text.isdigit():
+        return int(text)
+    number = SIGNALS.get(text.upper().removeprefix("SIG"))
+    if number is None or text.upper().removeprefix("SIG") in ("RTMIN", "RTMAX"):
+        raise InvalidArgument(f'unknown signal "{text}"')
+    return number
+
+
+def pidfd_send_signal(pidfd: int, signum: int) -> None:
+    """pidfd_send_signal(2); OSError ESRCH when the process has been reaped, EINVAL for a strange number."""
+    _signal.pidfd_send_signal(pidfd, signum)
+
+
+def wait_status(pidfd: int) -> int:
+    """Reaps the child behind `pidfd`, blocking; its exit status, 128+n when signal n ended it."""
+    result = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
+    assert result is not None
+    exited = 1  # CLD_EXITED
+    return result.si_status if result.si_code == exited else 128 + result.si_status

@@ -1,0 +1,60 @@
+"""Where the command's one error goes: runc's log file and formats, and stderr.
+
+Callers read the last line of the log whose level is error and show it to their user (containerd's go-runc,
+conmon); people read stderr.  With `--log` the text stands in both, as runc does it.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from corten.runtime import fast
+from corten.sys import files
+
+STDERR_FD = 2
+
+
+class Log:
+    """A log of one invocation; nothing is opened before there is something to say."""
+
+    __slots__ = ("debug_wanted", "format", "path")
+
+    def __init__(self, path: str, format: str, *, debug_wanted: bool) -> None:
+        self.path = path
+        self.format = format
+        self.debug_wanted = debug_wanted
+
+    def error(self, text: str) -> None:
+        """The invocation's last words."""
+        self._write("error", text)
+        if self.path:
+            files.write_all(STDERR_FD, f"{text}\n".encode("utf-8", "surrogateescape"))
+
+    def warning(self, text: str) -> None:
+        """Something that failed and does not fail the verb."""
+        self._write("warning", text)
+
+    def debug(self, text: str) -> None:
+        """One line for `--debug`."""
+        if self.debug_wanted:
+            self._write("debug", text)
+
+    def _write(self, level: str, text: str) -> None:
+        line = render(level, text, self.format).encode("utf-8", "surrogateescape")
+        if not self.path:
+            files.write_all(STDERR_FD, line)
+            return
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
+        fd = posix.open(self.path, flags, 0o644)
+        try:
+            files.write_all(fd, line)
+        finally:
+            posix.close(fd)
+
+
+def render(level: str, text: str, format: str) -> str:
+    """One line as logrus writes it: `json`, or `text` with keys."""
+    stamp = fast.rfc3339(nanoseconds=False)
+    if format == "json":
+        return fast.dumps({"level": level, "msg": text, "time": stamp}) + "\n"
+    return f'time="{stamp}" level={level} msg={fast.dumps(text)}\n'

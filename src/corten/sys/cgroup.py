@@ -1,0 +1,164 @@
+"""Control groups as the kernel shows them: mounts, directories, one file at a time.
+
+What a container's cgroup is and which files it needs is decided in `runtime.cgroups`.
+Sources: cgroups(7), cgroup-v1/*.rst, cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+
+from corten.errors import Internal
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROCS = "cgroup.procs"
+REMOVE_ATTEMPTS = 14  # 0.5 ms doubled each time up to 0.25 s: about two seconds in all
+FIRST_PAUSE_S = 0.0005
+LONGEST_PAUSE_S = 0.25
+
+
+def mounts(mountinfo: str) -> tuple[dict[str, str], str]:
+    """The hierarchies in /proc/self/mountinfo: (v1 controller → mount point, v2 mount point or '').
+
+    Controllers are named as in /proc/self/cgroup: a hierarchy without one is `name=systemd`.
+    """
+    version_1: dict[str, str] = {}
+    version_2 = ""
+    for line in mountinfo.splitlines():
+        before, separator, after = line.partition(" - ")
+        if not separator or not after.startswith("cgroup"):
+            continue
+        point = before.split(" ")[4]
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup2":
+            version_2 = version_2 or point
+            continue
+        for option in options.split(","):
+            if option in CONTROLLERS or option.startswith("name="):
+                version_1.setdefault(option, point)
+    return version_1, version_2
+
+
+CONTROLLERS = frozenset(
+    (
+        "blkio",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "devices",
+        "freezer",
+        "hugetlb",
+        "memory",
+        "misc",
+        "net_cls",
+        "net_prio",
+        "perf_event",
+        "pids",
+        "rdma",
+    )
+)
+
+
+def write(directory: str, file: str, value: str) -> None:
+    """Sets one file; raises Internal with the file, the value and the kernel's answer."""
+    path = f"{directory}/{file}"
+    try:
+        files.write(path, value)
+    except OSError as error:
+        raise Internal(f"write {value!r} to {path}: {files.why(error)}") from error
+
+
+def write_each(directory: str, file: str, values: list[str]) -> None:
+    """Several values for one file, a write(2) each; raises as `write` does."""
+    path = f"{directory}/{file}"
+    value = values[0]
+    try:
+        fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+        try:
+            for value in values:
+                posix.write(fd, value.encode())
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        raise Internal(f"write {value!r} to {path}: {files.why(error)}") from error
+
+
+def read_numbers(directory: str, file: str) -> dict[str, int]:
+    """A flat keyed file (`oom_kill 3`), or {} when it does not exist."""
+    try:
+        text = files.read_text(f"{directory}/{file}")
+    except FileNotFoundError:
+        return {}
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdigit()}
+
+
+def read_number(directory: str, file: str) -> int:
+    """A file of one number; -1 for `max`, 0 when it does not exist."""
+    try:
+        text = files.read_text(f"{directory}/{file}").strip()
+    except FileNotFoundError:
+        return 0
+    return -1 if text == "max" else int(text)
+
+
+def pids(directory: str) -> list[int]:
+    """Every process in `directory` and below; a directory that vanishes has none."""
+    found: list[int] = []
+    for place in tree(directory):
+        try:
+            found += [int(word) for word in files.read(f"{place}/{PROCS}").split()]
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+    return found
+
+
+ENOENT, EBUSY, ENODEV, ENOTDIR, EOPNOTSUPP = 2, 16, 19, 20, 95
+GONE = (ENOENT, ENODEV, EOPNOTSUPP)  # EOPNOTSUPP: a threaded cgroup, whose processes its domain lists
+
+
+def tree(directory: str) -> Iterator[str]:
+    """The cgroup directories below and at `directory`, children before parents."""
+    yield from files.subdirectories(directory)
+    yield directory
+
+
+def remove(directory: str) -> None:
+    """Removes a cgroup and those below; waits for tasks that are still on their way out.
+
+    A dead task keeps its cgroup busy until the kernel has let go of it, some milliseconds after its parent
+    was told.  Raises Internal with the processes that are left when that does not happen in two seconds.
+    """
+    pause_s = FIRST_PAUSE_S
+    for _ in range(REMOVE_ATTEMPTS):
+        if _remove_once(directory):
+            return
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+    raise Internal(f"remove cgroup {directory}: device or resource busy (processes: {pids(directory) or 'none'})")
+
+
+def _remove_once(directory: str) -> bool:
+    """One pass of rmdir; whether nothing is left."""
+    try:
+        posix.rmdir(directory)
+    except OSError as error:
+        if error.errno in (ENOENT, ENODEV):
+            return True
+        if error.errno != EBUSY:
+            raise Internal(f"remove cgroup {directory}: {files.why(error)}") from error
+    else:
+        return True
+    for below in files.subdirectories(directory):
+        try:
+            posix.rmdir(below)
+        except OSError as error:
+            if error.errno not in (ENOENT, EBUSY):
+                raise Internal(f"remove cgroup {below}: {files.why(error)}") from error
+    return not files.exists(directory)
