@@ -79,11 +79,13 @@ class Dockerd(DockerClient):
     """dockerd `version` ("20.10" or "26.1") with runc of Debian 12; a context manager.
 
     It runs in a mount namespace of its own: what it mounts is gone with it.  Its containers are in cgroups below
-    `/corten-test-…`.  `runtimes` are further ones: name to path.
+    `/corten-test-…`.  `runtimes` are further ones: name to path.  `prepare` is a shell command that runs in the mount
+    namespace first.
     """
 
-    def __init__(self, version: str = "26.1", *, runtimes: dict[str, Path] | None = None, args: Sequence[str] = ()):
+    def __init__(self, version: str = "26.1", *, runtimes: dict[str, Path] | None = None, args: Sequence[str] = (), prepare: str = "true") -> None:  # fmt: skip
         self.version = version
+        self._prepare = prepare
         self.folder = paths.scratch("dockerd")
         self.socket = self.folder / "s"
         self.netns = NetNs()
@@ -98,7 +100,7 @@ class Dockerd(DockerClient):
         folder = self.folder
         return [
             *self.netns.enter,
-            *(*PRIVATE, PRIVATE_SCRIPT),
+            *(*PRIVATE, f"{self._prepare}; {PRIVATE_SCRIPT}"),
             str(peers.binary(f"dockerd-{self.version}")),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"),
             *("--host", f"unix://{self.socket}", "--group", "root"),

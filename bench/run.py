@@ -1,0 +1,110 @@
+"""`make bench`: Corten beside its peers in one run, as a table of ratios.
+
+Peers are Debian's, unpacked, not installed.  Rows interleave the contenders.  `--quick` takes few rounds.
+Prints Markdown; `--output FILE` writes it there too (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests"), str(HERE.parent / "src")]
+
+import engines  # noqa: E402  (the path is set above: bench is run, not installed)
+import resources  # noqa: E402
+import runtimes  # noqa: E402
+import warm  # noqa: E402
+from harness import Row, commands, digest, table  # noqa: E402
+
+from support import images, paths, peers  # noqa: E402
+from support.dockerd import DockerClient, Dockerd  # noqa: E402
+from support.engine import CortenEngine  # noqa: E402
+
+
+def main() -> int:
+    """Runs the chosen parts and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds")
+    parser.add_argument("--parts", default="runtimes,warm,engines,resources", help="comma separated")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    given = parser.parse_args()
+    if os.geteuid() != 0:
+        print("bench: needs root", file=sys.stderr)
+        return 1
+    report = _report(_rows(given.parts.split(","), 5 if given.quick else 20, 10 if given.quick else 50))
+    print(report)
+    if given.output:
+        given.output.write_text(report)
+    return 0
+
+
+def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
+    rows: list[Row] = []
+    folder = paths.scratch("bench")
+    with ExitStack() as stack:
+        if "runtimes" in parts:
+            rows += runtimes.rows(folder, rounds)
+        if "warm" in parts:
+            rows += warm.rows(folder, rounds)
+            rows.append(runtimes.floor_row(folder, rounds))
+        if {"engines", "resources"} & set(parts):
+            contenders = _engines(stack)
+            if "engines" in parts:
+                rows += engines.rows(contenders, rounds)
+            if "resources" in parts:
+                rows += resources.rows(contenders, containers)
+    return rows
+
+
+def _engines(stack: ExitStack) -> dict[str, DockerClient]:
+    found: dict[str, DockerClient] = {
+        "dockerd+runc": stack.enter_context(Dockerd("20.10")),
+        "dockerd+crun": stack.enter_context(
+            Dockerd(
+                "20.10",
+                runtimes={"crun": peers.binary("crun")},
+                args=("--default-runtime", "crun"),
+                prepare="umount /sys/fs/cgroup/unified",
+            )
+        ),
+        "corten": stack.enter_context(CortenEngine()),
+    }
+    for engine in found.values():
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+    return found
+
+
+def _report(rows: list[Row]) -> str:
+    """The table with its circumstances."""
+    programs = [
+        f"- {name} {version}, sha256 {digest(peers.binary(name))}"
+        for name, version in peers.versions().items()
+        if name in {"runc", "crun", "dockerd-20.10"}
+    ]
+    programs += [
+        f"- {path.name}, sha256 {digest(path)}"
+        for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", paths.LAUNCHER)
+    ]
+    now = datetime.datetime.now(datetime.UTC)
+    return "\n".join(
+        [
+            f"Measured {now:%Y-%m-%d %H:%M} UTC, kernel {os.uname().release}, {os.cpu_count()} cores.",
+            "",
+            *programs,
+            "",
+            table(rows),
+            "",
+            commands(rows),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Rows about OCI runtimes: cold `run`, create+start+delete, exec, and the launch from a warm process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import Once, Row, Sample, interleave
+
+from support import paths, peers
+
+CORTEN = paths.COMMANDS / "corten-runtime"
+
+
+class Bundle:
+    """A busybox bundle with the config.json of a default container, and a runtime root of its own."""
+
+    def __init__(self, folder: Path, args: list[str]) -> None:
+        self.folder = folder
+        rootfs = folder / "rootfs"
+        (rootfs / "bin").mkdir(parents=True)
+        for name in ("dev", "proc", "sys", "tmp", "etc"):
+            (rootfs / name).mkdir()
+        subprocess.run(["cp", "/bin/busybox", rootfs / "bin/busybox"], check=True)
+        for name in ("sh", "true", "sleep"):
+            (rootfs / "bin" / name).symlink_to("busybox")
+        config = json.loads(
+            subprocess.run([peers.binary("runc"), "spec", "-b", folder], check=False, capture_output=True).stdout
+            or "{}"
+        ) or json.loads((folder / "config.json").read_text())
+        config["ociVersion"] = "1.0.2"
+        config["process"]["terminal"] = False
+        config["process"]["args"] = args
+        config["process"].pop("rlimits", None)
+        config["linux"]["seccomp"] = _default_seccomp()
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def _default_seccomp() -> dict[str, object]:
+    from corten.engine.seccomp import default_profile
+
+    return default_profile()
+
+
+class Shell:
+    """A process in the mount namespace that crun needs, which runs and times commands: entered once, not timed."""
+
+    SCRIPT = (
+        "import subprocess, sys, time, json\n"
+        "for line in sys.stdin:\n"
+        "    commands = json.loads(line)\n"
+        "    t = time.perf_counter()\n"
+        "    for c in commands: subprocess.run(c, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)\n"
+        "    print(time.perf_counter() - t, flush=True)\n"
+    )
+    ENTER = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+
+    def __init__(self, *, without_unified: bool) -> None:
+        script = "umount /sys/fs/cgroup/unified; " if without_unified else ""
+        self._process = subprocess.Popen(
+            [*self.ENTER, f'{script}exec "$0" "$@"', sys.executable, "-ISc", self.SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def time(self, *commands: list[str]) -> float:
+        """Seconds that the commands took, one after the other."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(commands) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"failed: {commands}")
+        return float(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def rows(folder: Path, rounds: int) -> list[Row]:
+    """The rows of this file."""
+    plain, hybrid = Shell(without_unified=False), Shell(without_unified=True)
+    runtimes = {
+        "runc": (plain, peers.binary("runc")),
+        "crun": (hybrid, peers.binary("crun")),
+        "corten": (plain, CORTEN),
+    }
+    bundle = Bundle(folder / "true", ["/bin/true"])
+    sleeper = Bundle(folder / "sleep", ["/bin/sleep", "1000"])
+    try:
+        return [
+            _first_row(runtimes, bundle, folder),
+            _row("runtime run, cold", _run, runtimes, bundle, folder, rounds, "≤ 0.7 × runc"),
+            _row("create+start+delete, cold", _cycle, runtimes, sleeper, folder, rounds, "≤ 1.0 × runc"),
+            _exec_row(runtimes, sleeper, folder, rounds),
+        ]
+    finally:
+        plain.close()
+        hybrid.close()
+
+
+def _run(runtime: Path, bundle: Bundle, root: Path) -> list[list[str]]:
+    return [[str(runtime), "--root", str(root), "run", "--bundle", str(bundle.folder), "bench"]]
+
+
+def _cycle(runtime: Path, bundle: Bundle, root: Path) -> list[list[str]]:
+    verb = [str(runtime), "--root", str(root)]
+    return [
+        [*verb, "create", "--bundle", str(bundle.folder), "bench"],
+        [*verb, "start", "bench"],
+        [*verb, "delete", "--force", "bench"],
+    ]
+
+
+def _once(shell: Shell, commands: list[list[str]]) -> Once:
+    return lambda: shell.time(*commands)
+
+
+def _row(name, commands_of, runtimes, bundle, folder, rounds, budget) -> Row:  # type: ignore[no-untyped-def]
+    contenders = {
+        label: _once(shell, commands_of(path, bundle, folder / f"root-{label}"))
+        for label, (shell, path) in runtimes.items()
+    }
+    text = " ; ".join(" ".join(c) for c in commands_of(Path("RUNTIME"), bundle, Path("ROOT")))
+    return Row(name, "ms", interleave(contenders, rounds, warm=3), budget, text.replace(str(folder), "…"))
+
+
+def _first_row(runtimes, bundle, folder) -> Row:  # type: ignore[no-untyped-def]
+    """Every contender's first run after the page cache was dropped."""
+    samples = {}
+    for label, (shell, path) in runtimes.items():
+        subprocess.run(["sync"], check=True)
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        samples[label] = Sample((shell.time(*_run(path, bundle, folder / f"root-{label}")) * 1000,))
+    return Row("runtime run, first after dropping caches", "ms", samples, "", "as below")
+
+
+def _exec_row(runtimes, bundle, folder, rounds) -> Row:  # type: ignore[no-untyped-def]
+    contenders: dict[str, Once] = {}
+    for label, (shell, path) in runtimes.items():
+        verb = [str(path), "--root", str(folder / f"root-{label}")]
+        shell.time([*verb, "run", "--detach", "--bundle", str(bundle.folder), "bench-exec"])
+        contenders[label] = _once(shell, [[*verb, "exec", "bench-exec", "/bin/true"]])
+    samples = interleave(contenders, rounds, warm=3)
+    for label, (shell, path) in runtimes.items():
+        shell.time([str(path), "--root", str(folder / f"root-{label}"), "delete", "--force", "bench-exec"])
+    return Row("runtime exec, cold", "ms", samples, "", "RUNTIME --root ROOT exec bench-exec /bin/true")
+
+
+def floor_row(folder: Path, rounds: int) -> Row:
+    """The bare C floor: clone with five namespaces, exec, exit."""
+    program = folder / "floor"
+    subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("floor.c")], check=True)
+    time.sleep(0.2)
+    done = subprocess.run([program, str(rounds)], check=True, stdout=subprocess.PIPE, text=True)
+    return Row("bare clone+exec+exit (C floor)", "ms", {"C": Sample(tuple(int(v) / 1000 for v in done.stdout.split()))})
