@@ -27,7 +27,7 @@ test-unit: setup-dev  ## what needs no root, on all cores
 	@$(PYTEST) -n auto tests/unit tests/golden
 
 test-fresh: setup-dev  ## the demo and the gate in a new minimal Debian, from a clone of this checkout
-	@$(PYTHON) -I tools/fresh.py
+	@$(PYTHON) -I tools/fresh.py $(TARGETS)
 
 lint: setup-dev  ## ruff, mypy --strict, import rules, import budget
 	@$(PYTEST) -q tests/unit/house
