@@ -1,0 +1,108 @@
+"""What `compile` is told besides configuration and host: this container, and how it is launched.
+
+A context says which descriptors the spawner will hand in; the plan then names them in `Plan.inputs`:
+
+    rootfs      a detached mount, made by the shim (`InitContext.rootfs_fd`)
+    console     a connected SOCK_STREAM socket that receives the pty's master (a terminal)
+    start       a pipe or FIFO, opened O_RDWR: one byte starts the process (`wait_for_start`)
+    hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
+    network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
+    container   pidfd of the container's init (exec)
+"""
+
+from __future__ import annotations
+
+from corten.spec.reader import Value
+
+# who launches: a shim, whose death kills the container, or a command, which goes away (design.md §4)
+SHIM, COMMAND = "shim", "command"
+
+
+class InitContext(Value):
+    """How a container's init is launched.
+
+    cgroup_paths    controller list as in `HostFacts.cgroup_v1` → host directory of the container's own v1 cgroup
+    cgroup_v2_dir   host directory of its own v2 cgroup, '' for none
+    rootfs          absolute host path, '' with `rootfs_fd`
+    seccomp         BPF program, b'' for none; `seccomp_flags` of seccomp(2)
+    """
+
+    __slots__ = (
+        "bundle", "cgroup_paths", "cgroup_v2_dir", "console", "id", "new_keyring", "no_pivot", "parent",
+        "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_flags", "wait_for_hooks", "wait_for_network",
+        "wait_for_start",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: str,
+        bundle: str,
+        *,
+        cgroup_paths: dict[str, str],
+        cgroup_v2_dir: str = "",
+        rootfs: str = "",
+        rootfs_fd: bool = False,
+        wait_for_start: bool = True,
+        wait_for_hooks: bool = False,
+        wait_for_network: bool = False,
+        parent: str = COMMAND,
+        console: bool = False,
+        preserve_fds: int = 0,
+        no_pivot: bool = False,
+        new_keyring: bool = True,
+        seccomp: bytes = b"",
+        seccomp_flags: int = 0,
+    ) -> None:
+        self.id = id
+        self.bundle = bundle
+        self.cgroup_paths = cgroup_paths
+        self.cgroup_v2_dir = cgroup_v2_dir
+        self.rootfs = rootfs
+        self.rootfs_fd = rootfs_fd
+        self.wait_for_start = wait_for_start
+        self.wait_for_hooks = wait_for_hooks
+        self.wait_for_network = wait_for_network
+        self.parent = parent
+        self.console = console
+        self.preserve_fds = preserve_fds
+        self.no_pivot = no_pivot
+        self.new_keyring = new_keyring
+        self.seccomp = seccomp
+        self.seccomp_flags = seccomp_flags
+
+
+class ExecContext(Value):
+    """How a process is launched in a running container; the fields are those of `InitContext`.
+
+    clone_into_cgroup   v2: by clone3 (first try), or by the child itself (the second plan, after EAGAIN or EBUSY)
+    """
+
+    __slots__ = (
+        "cgroup_paths", "cgroup_v2_dir", "clone_into_cgroup", "console", "id", "new_keyring", "parent",
+        "preserve_fds", "seccomp", "seccomp_flags",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        cgroup_paths: dict[str, str],
+        cgroup_v2_dir: str = "",
+        clone_into_cgroup: bool = True,
+        parent: str = COMMAND,
+        console: bool = False,
+        preserve_fds: int = 0,
+        new_keyring: bool = False,
+        seccomp: bytes = b"",
+        seccomp_flags: int = 0,
+    ) -> None:
+        self.id = id
+        self.cgroup_paths = cgroup_paths
+        self.cgroup_v2_dir = cgroup_v2_dir
+        self.clone_into_cgroup = clone_into_cgroup
+        self.parent = parent
+        self.console = console
+        self.preserve_fds = preserve_fds
+        self.new_keyring = new_keyring
+        self.seccomp = seccomp
+        self.seccomp_flags = seccomp_flags

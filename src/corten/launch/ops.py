@@ -1,0 +1,710 @@
+"""The steps that a launch plan is made of: identity, descriptors, namespaces, ids, and the end of the plan.
+
+An op is a value named after the man page of the call it makes.  No op holds a choice: a fallback is another plan
+(design.md §4).  The steps that change the file system are in `corten.launch.mountops`.  `form` gives the encoding of
+the fields, one letter each (see `corten.launch.encode`); `code` is the op's place in the launcher's table
+(`launcher/ops.h`); a test compares the two.
+
+Descriptors are named, not numbered: a *slot* is a name such as `rootfs`, which `encode` turns into an index of the
+launcher's table.  A slot is filled by one op or handed in by the spawner (`Plan.inputs`).
+
+After `Clone` the launcher itself only runs the ops whose `side` is `LAUNCHER`, then exits; the child runs the others.
+"""
+
+from __future__ import annotations
+
+from corten.spec.reader import Value
+from corten.spec.runtime import CAPABILITIES, RLIMITS
+
+CHILD, LAUNCHER = 0, 1
+
+# clone(2), in the order in which they are printed
+CLONE_FLAGS = (
+    (0x00020000, "mnt"), (0x04000000, "uts"), (0x08000000, "ipc"), (0x20000000, "pid"), (0x40000000, "net"),
+    (0x02000000, "cgroup"), (0x10000000, "user"), (0x00000080, "time"),
+)  # fmt: skip
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWTIME = (
+    flag for flag, _ in CLONE_FLAGS
+)
+
+
+class Op(Value):
+    """One step.  Fields are the slots of the class, in the order of `form`."""
+
+    __slots__: tuple[str, ...] = ()
+    code = 0
+    form = ""
+    order: tuple[str, ...] = ()
+    side = CHILD
+    exact = False
+
+    def fields(self) -> tuple[object, ...]:
+        """The values to encode, one for each letter of `form`."""
+        return tuple([getattr(self, name) for name in self.order])
+
+    def describe(self) -> str:
+        """One line for people, without a line break."""
+        raise NotImplementedError
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        """The sentence for a failure here; `detail` is the number that came with it, 0 for most ops."""
+        return f"{self.describe()}: {errno_text}"
+
+
+class Plan(Value):
+    """A whole start: ops in order, the slots that the spawner hands in, and what the launched process keeps open.
+
+    `preserve_fds` is the number of descriptors from 3 on that the process inherits.
+    """
+
+    __slots__ = ("inputs", "ops", "preserve_fds")
+
+    def __init__(self, ops: tuple[Op, ...], inputs: tuple[str, ...], preserve_fds: int = 0) -> None:
+        self.ops = ops
+        self.inputs = inputs
+        self.preserve_fds = preserve_fds
+
+    def describe(self) -> str:
+        """The plan as text, a numbered line for each op."""
+        return "".join(f"{i:3}  {op.describe()}\n" for i, op in enumerate(self.ops, 1))
+
+
+def clone_names(flags: int) -> str:
+    """Names of the namespaces in clone(2) flags: `mnt uts pid`."""
+    return " ".join(name for flag, name in CLONE_FLAGS if flags & flag)
+
+
+def capability_names(mask: int) -> str:
+    """Names of the capabilities in a bit mask, without `CAP_`, `none` or `all 41` where that is shorter."""
+    names = [name[4:].lower() for i, name in enumerate(CAPABILITIES) if mask >> i & 1]
+    if len(names) == len(CAPABILITIES):
+        return f"all {len(names)}"
+    return " ".join(names) or "none"
+
+
+class SetDumpable(Op):
+    """PR_SET_DUMPABLE(0): nobody in a container may look at the launcher (prctl(2))."""
+
+    code, form = 1, ""
+
+    def describe(self) -> str:
+        return "prctl dumpable off"
+
+
+class JoinCgroup(Op):
+    """Write `0` to the `tasks` (v1) or `cgroup.procs` (v2) file of a cgroup, by host path (cgroups(7))."""
+
+    __slots__ = ("path",)
+    code, form, order = 2, "s", ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"join cgroup {self.path}"
+
+
+class Open(Op):
+    """Open a path of the host; `flags` as in open(2), close-on-exec is added."""
+
+    __slots__ = ("flags", "path", "slot")
+    code, form, order = 3, "dsn", ("slot", "path", "flags")
+
+    def __init__(self, slot: str, path: str, flags: int) -> None:
+        self.slot = slot
+        self.path = path
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"open {self.path} -> {self.slot}"
+
+
+class OpenDevice(Op):
+    """Open a character device of the host by path only, and check its number, so that nothing else can stand in."""
+
+    __slots__ = ("major", "minor", "path", "slot")
+    code, form, order = 4, "dsnn", ("slot", "path", "major", "minor")
+
+    def __init__(self, slot: str, path: str, major: int, minor: int) -> None:
+        self.slot = slot
+        self.path = path
+        self.major = major
+        self.minor = minor
+
+    def describe(self) -> str:
+        return f"open device {self.path}, check {self.major}:{self.minor} -> {self.slot}"
+
+
+class OpenParent(Op):
+    """pidfd of the spawning process, checked against getppid(2); ESRCH when it is already gone."""
+
+    __slots__ = ("slot",)
+    code, form, order = 5, "d", ("slot",)
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"pidfd_open parent -> {self.slot}"
+
+
+class Unshare(Op):
+    """unshare(2)."""
+
+    __slots__ = ("flags",)
+    code, form, order = 16, "n", ("flags",)
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"unshare {clone_names(self.flags)}"
+
+
+class Setns(Op):
+    """setns(2) by the descriptor of a namespace (one flag) or of a process (any set of flags)."""
+
+    __slots__ = ("flags", "slot")
+    code, form, order = 17, "dn", ("slot", "flags")
+
+    def __init__(self, slot: str, flags: int) -> None:
+        self.slot = slot
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"setns {self.slot} {clone_names(self.flags)}"
+
+
+class Clone(Op):
+    """clone3(2) with CLONE_PARENT: the child is the spawner's; `cgroup` is a slot for CLONE_INTO_CGROUP or ''.
+
+    With CLONE_PARENT the kernel gives the child the launcher's own exit signal, SIGCHLD: the spawner waits for it as
+    for any child (tried with waitid(P_PIDFD) and waitpid, no __WALL needed).
+    """
+
+    __slots__ = ("cgroup", "flags")
+    code, form, order = 18, "nd", ("flags", "cgroup")
+
+    def __init__(self, flags: int, cgroup: str = "") -> None:
+        self.flags = flags
+        self.cgroup = cgroup
+
+    def describe(self) -> str:
+        names = clone_names(self.flags)
+        return "clone3" + (f" {names}" if names else "") + (f" into {self.cgroup}" if self.cgroup else "")
+
+
+class Pipe(Op):
+    """pipe2(2) between launcher and child."""
+
+    __slots__ = ("read", "write")
+    code, form, order = 19, "dd", ("read", "write")
+
+    def __init__(self, read: str, write: str) -> None:
+        self.read = read
+        self.write = write
+
+    def describe(self) -> str:
+        return f"pipe2 -> {self.read}, {self.write}"
+
+
+class WriteIdMaps(Op):
+    """The launcher writes uid_map, gid_map and, with `deny`, setgroups of the child (user_namespaces(7))."""
+
+    __slots__ = ("deny", "gid_map", "proc", "uid_map")
+    code, form, order = 20, "dssn", ("proc", "uid_map", "gid_map", "deny")
+    side = LAUNCHER
+
+    def __init__(self, proc: str, uid_map: str, gid_map: str, deny: int = 0) -> None:
+        self.proc = proc
+        self.uid_map = uid_map
+        self.gid_map = gid_map
+        self.deny = deny
+
+    def describe(self) -> str:
+        maps = [text.strip().replace("\n", ", ") for text in (self.uid_map, self.gid_map)]
+        return f"launcher: write id maps of the child: uid {maps[0]}; gid {maps[1]}"
+
+
+class SendByte(Op):
+    """The launcher tells the child to go on."""
+
+    __slots__ = ("slot",)
+    code, form, order = 21, "d", ("slot",)
+    side = LAUNCHER
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"launcher: send a byte to {self.slot}"
+
+
+class WaitByte(Op):
+    """The child waits for the launcher; fails with EPIPE when the launcher is gone (`closing` is its write end)."""
+
+    __slots__ = ("closing", "slot")
+    code, form, order = 22, "dd", ("slot", "closing")
+
+    def __init__(self, slot: str, closing: str) -> None:
+        self.slot = slot
+        self.closing = closing
+
+    def describe(self) -> str:
+        return f"wait for the launcher on {self.slot}"
+
+
+class Wait(Op):
+    """Report that the step is reached and wait for a byte from the spawner; `why` names what happens meanwhile."""
+
+    __slots__ = ("slot", "why")
+    code, form, order = 23, "d", ("slot",)
+
+    def __init__(self, slot: str, why: str) -> None:
+        self.slot = slot
+        self.why = why
+
+    def describe(self) -> str:
+        return f"wait for {self.why} on {self.slot}"
+
+
+class Close(Op):
+    """Close descriptors of the launcher's table; slots that are not open are passed over."""
+
+    __slots__ = ("slots",)
+    code, form, order = 24, "D", ("slots",)
+
+    def __init__(self, slots: tuple[str, ...]) -> None:
+        self.slots = slots
+
+    def describe(self) -> str:
+        return f"close {', '.join(self.slots)}"
+
+
+class Write(Op):
+    """write(2) to an open descriptor, all or nothing."""
+
+    __slots__ = ("data", "slot")
+    code, form, order = 25, "db", ("slot", "data")
+
+    def __init__(self, slot: str, data: bytes) -> None:
+        self.slot = slot
+        self.data = data
+
+    def describe(self) -> str:
+        return f"write {self.data.decode(errors='backslashreplace')!r} to {self.slot}"
+
+
+class WriteFile(Op):
+    """Write a file beneath a descriptor; there is no form with an absolute path (openat2(2), RESOLVE_BENEATH)."""
+
+    __slots__ = ("data", "path", "slot")
+    code, form, order = 26, "dsb", ("slot", "path", "data")
+
+    def __init__(self, slot: str, path: str, data: bytes) -> None:
+        self.slot = slot
+        self.path = path
+        self.data = data
+
+    def describe(self) -> str:
+        return f"write {self.data.decode(errors='backslashreplace')!r} to {self.slot}:{self.path}"
+
+
+class Setsid(Op):
+    """setsid(2)."""
+
+    code, form = 27, ""
+
+    def describe(self) -> str:
+        return "setsid"
+
+
+class JoinSessionKeyring(Op):
+    """A new session keyring, searchable by its user (keyctl(2)); a kernel without keys is no failure."""
+
+    __slots__ = ("name",)
+    code, form, order = 28, "s", ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def describe(self) -> str:
+        return f"keyctl join session {self.name}"
+
+
+class LoopbackUp(Op):
+    """Bring `lo` up in a new network namespace (netdevice(7))."""
+
+    code, form = 29, ""
+
+    def describe(self) -> str:
+        return "link lo up"
+
+
+class SendFd(Op):
+    """Send the descriptor in `slot` over a connected unix socket, with `data` (unix(7), SCM_RIGHTS)."""
+
+    __slots__ = ("data", "slot", "socket")
+    code, form, order = 34, "ddb", ("socket", "slot", "data")
+
+    def __init__(self, socket: str, slot: str, data: bytes) -> None:
+        self.socket = socket
+        self.slot = slot
+        self.data = data
+
+    def describe(self) -> str:
+        return f"send {self.slot} over {self.socket}"
+
+
+class SetStdio(Op):
+    """dup2(2) of one descriptor to 0, 1 and 2."""
+
+    __slots__ = ("slot",)
+    code, form, order = 36, "d", ("slot",)
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"{self.slot} as stdin, stdout, stderr"
+
+
+class SetControllingTerminal(Op):
+    """TIOCSCTTY on stdin (ioctl_tty(2))."""
+
+    code, form = 37, ""
+
+    def describe(self) -> str:
+        return "stdin as controlling terminal"
+
+
+class SetHostname(Op):
+    """sethostname(2)."""
+
+    __slots__ = ("name",)
+    code, form, order = 38, "s", ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def describe(self) -> str:
+        return f"sethostname {self.name}"
+
+
+class SetDomainname(Op):
+    """setdomainname(2)."""
+
+    __slots__ = ("name",)
+    code, form, order = 39, "s", ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def describe(self) -> str:
+        return f"setdomainname {self.name}"
+
+
+class SetRlimit(Op):
+    """prlimit(2) of the process itself.  The sentence is runc's."""
+
+    __slots__ = ("hard", "resource", "soft")
+    code, form, order = 40, "nnn", ("resource", "soft", "hard")
+    exact = True
+
+    def __init__(self, resource: int, soft: int, hard: int) -> None:
+        self.resource = resource
+        self.soft = soft
+        self.hard = hard
+
+    def describe(self) -> str:
+        return f"setrlimit {RLIMITS[self.resource][7:].lower()} {self.soft} {self.hard}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"error setting rlimits for ready process: error setting rlimit type {self.resource}: {errno_text}"
+
+
+class Umask(Op):
+    """umask(2)."""
+
+    __slots__ = ("mask",)
+    code, form, order = 41, "n", ("mask",)
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+
+    def describe(self) -> str:
+        return f"umask {self.mask:04o}"
+
+
+class SetIds(Op):
+    """setgroups(2) (not when `groups` is None: a user namespace may forbid it), setresgid(2), setresuid(2)."""
+
+    __slots__ = ("gid", "groups", "uid")
+    code, form = 42, "nnng"
+
+    def __init__(self, uid: int, gid: int, groups: tuple[int, ...] | None) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+
+    def fields(self) -> tuple[object, ...]:
+        return (self.uid, self.gid, int(self.groups is not None), self.groups or ())
+
+    def describe(self) -> str:
+        groups = "kept" if self.groups is None else " ".join(map(str, self.groups)) or "none"
+        return f"setresuid {self.uid}, setresgid {self.gid}, groups {groups}"
+
+
+class ChownStdio(Op):
+    """Give stdin, stdout and stderr to the user, so that /dev/stdout can be opened; never /dev/null (fchown(2))."""
+
+    __slots__ = ("uid",)
+    code, form, order = 43, "n", ("uid",)
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+    def describe(self) -> str:
+        return f"fchown stdio {self.uid}"
+
+
+class KeepCaps(Op):
+    """PR_SET_KEEPCAPS(1): capabilities survive the change of ids (prctl(2))."""
+
+    code, form = 44, ""
+
+    def describe(self) -> str:
+        return "prctl keepcaps on"
+
+
+class DropBounding(Op):
+    """PR_CAPBSET_DROP of every capability up to `last` that is not in `keep` (capabilities(7))."""
+
+    __slots__ = ("keep", "last")
+    code, form, order = 45, "nn", ("keep", "last")
+
+    def __init__(self, keep: int, last: int) -> None:
+        self.keep = keep
+        self.last = last
+
+    def describe(self) -> str:
+        return f"bounding set: {capability_names(self.keep)}"
+
+
+class SetCaps(Op):
+    """capset(2); the masks are by capability number."""
+
+    __slots__ = ("effective", "inheritable", "permitted")
+    code, form, order = 46, "nnn", ("effective", "permitted", "inheritable")
+
+    def __init__(self, effective: int, permitted: int, inheritable: int) -> None:
+        self.effective = effective
+        self.permitted = permitted
+        self.inheritable = inheritable
+
+    def describe(self) -> str:
+        return (
+            f"capset effective: {capability_names(self.effective)}; permitted: {capability_names(self.permitted)};"
+            f" inheritable: {capability_names(self.inheritable)}"
+        )
+
+
+class RaiseAmbient(Op):
+    """PR_CAP_AMBIENT_RAISE of each capability in the mask (capabilities(7))."""
+
+    __slots__ = ("mask",)
+    code, form, order = 47, "n", ("mask",)
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+
+    def describe(self) -> str:
+        return f"ambient set: {capability_names(self.mask)}"
+
+
+class NoNewPrivs(Op):
+    """PR_SET_NO_NEW_PRIVS(1) (prctl(2))."""
+
+    code, form = 48, ""
+
+    def describe(self) -> str:
+        return "prctl no_new_privs"
+
+
+class ParentDeathSignal(Op):
+    """PR_SET_PDEATHSIG, after the last change of ids; ESRCH when the parent in `slot` (a pidfd) died before."""
+
+    __slots__ = ("signal", "slot")
+    code, form, order = 49, "nd", ("signal", "slot")
+
+    def __init__(self, signal: int, slot: str) -> None:
+        self.signal = signal
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"prctl pdeathsig {self.signal}, parent alive in {self.slot}"
+
+
+class Chdir(Op):
+    """chdir(2), then getcwd(2) must lie inside the root (CVE-2024-21626).  The sentence is runc's."""
+
+    __slots__ = ("path",)
+    code, form, order = 50, "s", ("path",)
+    exact = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"chdir {self.path}, check that it is inside the root"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        if detail:
+            return f'current working directory is outside of container mount namespace root ("{self.path}")'
+        return f'chdir to cwd ("{self.path}") set in config.json failed: {errno_text}'
+
+
+class FindExecutable(Op):
+    """The first of `candidates` that is a file with an execute bit, which `Exec` will use.  The sentences are Go's."""
+
+    __slots__ = ("candidates", "name")
+    code, form, order = 52, "l", ("candidates",)
+    exact = True
+
+    def __init__(self, name: str, candidates: tuple[str, ...]) -> None:
+        self.name = name
+        self.candidates = candidates
+
+    def describe(self) -> str:
+        return f"find executable {self.name} in {' '.join(self.candidates) or 'nothing'}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        if "/" not in self.name:
+            return f'exec: "{self.name}": executable file not found in $PATH'
+        if detail:
+            return f'exec: "{self.name}": {errno_text}'
+        return f'exec: "{self.name}": stat {self.name}: {errno_text}'
+
+
+class SetHome(Op):
+    """Add HOME to the environment, from the container's /etc/passwd by uid, `/` where it has no line."""
+
+    __slots__ = ("root", "uid")
+    code, form, order = 53, "dn", ("root", "uid")
+
+    def __init__(self, root: str, uid: int) -> None:
+        self.root = root
+        self.uid = uid
+
+    def describe(self) -> str:
+        return f"HOME of uid {self.uid} from /etc/passwd"
+
+
+class CloseRange(Op):
+    """Close-on-exec for every descriptor from `first` on (close_range(2))."""
+
+    __slots__ = ("first",)
+    code, form, order = 54, "n", ("first",)
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def describe(self) -> str:
+        return f"close_range {self.first} to the last, on exec"
+
+
+class Hook(Op):
+    """Run a hook in the container's namespaces and wait for it (config.md, "POSIX-platform Hooks").
+
+    Its stdin is `head`, the child's own pid in decimal, `tail`: the container's state.  A non-zero exit status or the
+    timeout (seconds, 0 for none) fails the step; then `detail` is the wait status, or 0 for the timeout.
+    """
+
+    __slots__ = ("args", "env", "head", "kind", "path", "tail", "timeout_s")
+    code, form, order = 55, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
+
+    def __init__(
+        self,
+        kind: str,
+        path: str,
+        args: tuple[str, ...],
+        env: tuple[str, ...],
+        head: bytes,
+        tail: bytes,
+        timeout_s: int,
+    ) -> None:
+        self.kind = kind
+        self.path = path
+        self.args = args
+        self.env = env
+        self.head = head
+        self.tail = tail
+        self.timeout_s = timeout_s
+
+    def describe(self) -> str:
+        return f"{self.kind} hook {self.path}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        if detail & 0x7F:
+            return f"error running {self.kind} hook {self.path}: signal {detail & 0x7F}"
+        if detail:
+            return f"error running {self.kind} hook {self.path}: exit status {detail >> 8}"
+        return f"error running {self.kind} hook {self.path}: {errno_text}"
+
+
+class Stop(Op):
+    """kill(2) of itself: never compiled, a fault test puts it into a plan."""
+
+    __slots__ = ("signal",)
+    code, form, order = 56, "n", ("signal",)
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+
+    def describe(self) -> str:
+        return f"raise signal {self.signal}"
+
+
+class Seccomp(Op):
+    """SECCOMP_SET_MODE_FILTER (seccomp(2)).  Only `Exec` may follow: the profile need allow execve alone."""
+
+    __slots__ = ("filter", "flags")
+    code, form, order = 57, "bn", ("filter", "flags")
+
+    def __init__(self, filter: bytes, flags: int) -> None:
+        self.filter = filter
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"seccomp filter of {len(self.filter) // 8} instructions, flags {self.flags}"
+
+
+class Exec(Op):
+    """execve(2) of the file that `FindExecutable` found.  The sentence is runc's."""
+
+    __slots__ = ("args", "env")
+    code, form, order = 58, "ll", ("args", "env")
+    exact = True
+
+    def __init__(self, args: tuple[str, ...], env: tuple[str, ...]) -> None:
+        self.args = args
+        self.env = env
+
+    def describe(self) -> str:
+        return f"execve {' '.join(map(repr, self.args))}, {len(self.env)} variables"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"exec {self.args[0]}: {errno_text}"
+
+
+class SetExecProfile(Op):
+    """The AppArmor profile of the next execve, by lsm_set_self_attr(2) (Linux 6.8; older: `WriteFile`)."""
+
+    __slots__ = ("profile",)
+    code, form, order = 59, "b", ("profile",)
+
+    def __init__(self, profile: bytes) -> None:
+        self.profile = profile
+
+    def describe(self) -> str:
+        return f"apparmor profile {self.profile.decode()} on exec"

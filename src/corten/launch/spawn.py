@@ -1,0 +1,273 @@
+"""Start a launch plan, and read what the launcher says of it.
+
+The launcher runs from a sealed memfd, so that `/proc/self/exe` leads nowhere (CVE-2019-5736); the plan goes to it in
+another one.  It is started by posix_spawn(3), which in glibc is one clone with CLONE_VFORK and CLONE_VM: about 200 µs.
+The launched process is the caller's own child (CLONE_PARENT) and ends as any child does: with SIGCHLD, and reaped by
+waitid(P_PIDFD) or waitpid(2).
+
+The trace pipe carries records of 16 bytes: u32 op index, u32 kind, u64 value.
+
+    kind         value                                        event
+    0            CLOCK_MONOTONIC nanoseconds, step begins     Step
+    1 … 4095     detail; the kind is the errno                Failed
+    65536        pid of the launched process                  Started
+    65537        nanoseconds                                  Waiting
+    65538        8 bytes of the kernel's explanation          (kept for the Failed that follows)
+    end of file  the plan is over: executed, failed or killed Done
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from struct import Struct
+
+from corten.errors import Internal
+from corten.launch.encode import encode
+from corten.launch.ops import Plan
+from corten.spec.reader import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+RECORD = Struct("=IIQ")
+KIND_STEP, KIND_ERRNO_LAST, KIND_STARTED, KIND_WAITING, KIND_TEXT = 0, 4095, 65536, 65537, 65538
+
+F_ADD_SEALS = 1033
+SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
+EINVAL = 22
+ALL_SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))  # not KILL, STOP, glibc's own
+
+
+class Started(Value):
+    """The launched process exists; `pid` as the spawner sees it, not yet reaped, so pidfd_open(2) is safe."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
+class Step(Value):
+    """Step `index` (from 0) began at `ns` (CLOCK_MONOTONIC)."""
+
+    __slots__ = ("index", "ns")
+
+    def __init__(self, index: int, ns: int) -> None:
+        self.index = index
+        self.ns = ns
+
+
+class Waiting(Value):
+    """The process waits for a byte at step `index`, which is a `Wait` op."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class Failed(Value):
+    """Step `index` failed with `errno`; `detail` and `text` (the kernel's explanation) go to `sentence`."""
+
+    __slots__ = ("detail", "errno", "index", "text")
+
+    def __init__(self, index: int, errno: int, detail: int = 0, text: str = "") -> None:
+        self.index = index
+        self.errno = errno
+        self.detail = detail
+        self.text = text
+
+
+class Done(Value):
+    """The trace is over: without a `Failed` before, the process was executed or killed."""
+
+    __slots__ = ()
+
+
+if TYPE_CHECKING:
+    Event = Started | Step | Waiting | Failed | Done
+
+
+class TraceReader:
+    """Turns the bytes of a trace pipe into events; keeps an incomplete record for the next call."""
+
+    __slots__ = ("_rest", "_text")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._text = b""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events in `data`; b'' is end of file and gives `Done`."""
+        if not data:
+            return [Done()]
+        data = self._rest + data
+        whole = len(data) - len(data) % RECORD.size
+        self._rest = data[whole:]
+        events: list[Event] = []
+        for index, kind, value in RECORD.iter_unpack(data[:whole]):
+            if kind == KIND_TEXT:
+                self._text += value.to_bytes(8, "little").rstrip(b"\0")
+            else:
+                events.append(self._event(index, kind, value))
+        return events
+
+    def _event(self, index: int, kind: int, value: int) -> Event:
+        if kind == KIND_STEP:
+            return Step(index, value)
+        if kind == KIND_STARTED:
+            return Started(value)
+        if kind == KIND_WAITING:
+            return Waiting(index)
+        if kind <= KIND_ERRNO_LAST:
+            return Failed(index, kind, value, self._text.decode("utf-8", "replace").strip())
+        raise Internal(f"launcher: unknown trace record {kind}")
+
+
+class Launch:
+    """A started launcher.  Owns `trace_fd` (read end, close-on-exec) until `detach`; the caller reaps."""
+
+    __slots__ = ("launcher_pid", "plan", "reader", "trace_fd")
+
+    def __init__(self, plan: Plan, launcher_pid: int, trace_fd: int) -> None:
+        self.plan = plan
+        self.launcher_pid = launcher_pid
+        self.trace_fd = trace_fd
+        self.reader = TraceReader()
+
+    def events(self) -> list[Event]:
+        """Blocks for the next events; `Done` once at the end."""
+        return self.reader.feed(os.read(self.trace_fd, 65536))
+
+    def reap_launcher(self) -> int:
+        """Wait for the launcher itself, which ends right after `Started` or `Failed`; its wait status."""
+        return os.waitpid(self.launcher_pid, 0)[1]
+
+    def close(self) -> None:
+        """Close the trace pipe; a second call does nothing."""
+        if self.trace_fd >= 0:
+            os.close(self.trace_fd)
+            self.trace_fd = -1
+
+    def detach(self) -> int:
+        """Hand the trace pipe to the caller."""
+        fd, self.trace_fd = self.trace_fd, -1
+        return fd
+
+
+def sentence(plan: Plan, index: int, errno: int, detail: int = 0, text: str = "") -> str:
+    """What went wrong at step `index`, for people: `mount /a on /b: no such file or directory (step 23 of 61)`.
+
+    Where Docker's users know runc's words (executable lookup, working directory, rlimits), they are used unchanged.
+    """
+    op = plan.ops[index]
+    failure = op.failure(errno_text(errno), detail)
+    if op.exact:
+        return failure
+    why = f": {text}" if text else ""
+    return f"{failure}{why} (step {index + 1} of {len(plan.ops)})"
+
+
+def errno_text(errno: int) -> str:
+    """The C library's text for an errno, with a small first letter."""
+    text = os.strerror(errno)
+    return text[:1].lower() + text[1:]
+
+
+def launcher_path() -> str:
+    """The built launcher: beside the installed package, else in the checkout's `build`."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(here, "corten-launch")
+    if os.path.exists(installed):
+        return installed
+    repository = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    return os.path.join(repository, "build", "launcher", "corten-launch")
+
+
+class Launcher:
+    """The launcher program in a sealed memfd of this process: made once, used for every spawn."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str = "") -> None:
+        with open(path or launcher_path(), "rb", buffering=0) as file:
+            program = file.readall()
+        writable = sealed_memfd("corten-launch", program, executable=True)
+        # execve refuses a file that anybody holds open for writing (ETXTBSY), and the memfd itself counts
+        self.fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(writable)
+
+    def spawn(
+        self,
+        plan: Plan,
+        fds: Mapping[str, int],
+        *,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        transform: Callable[[Plan], Plan] | None = None,
+    ) -> Launch:
+        """Start `plan`; `fds` fills its inputs.  All descriptors stay the caller's.
+
+        `transform` is for fault tests: it may put a `Stop` into the plan.  Raises OSError when the launcher
+        cannot be started and `Internal` when an input is missing.
+        """
+        if transform is not None:
+            plan = transform(plan)
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        held = [write_fd]
+        try:
+            trace_fd = _above_stdio(write_fd, held)
+            inputs = {name: _above_stdio(fds[name], held) for name in plan.inputs if name in fds}
+            plan_fd = _above_stdio(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd, os.getpid())), held)
+            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(_stdio(stdio, held))]
+            kept = (trace_fd, plan_fd, *inputs.values(), *range(3, 3 + plan.preserve_fds))
+            # dup2 of a descriptor onto itself clears its close-on-exec flag in the child alone
+            actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in dict.fromkeys(kept)]
+            pid = os.posix_spawn(
+                f"/proc/self/fd/{self.fd}",
+                ["corten-launch", str(plan_fd)],
+                {},
+                file_actions=actions,
+                setsigmask=(),
+                setsigdef=ALL_SIGNALS,
+            )
+        except BaseException:
+            os.close(read_fd)
+            raise
+        finally:
+            for fd in held:
+                os.close(fd)
+        return Launch(plan, pid, read_fd)
+
+
+def sealed_memfd(name: str, data: bytes, *, executable: bool = False) -> int:
+    """A memfd with `data` that nobody can change any more; the caller owns it (memfd_create(2))."""
+    flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(name, flags | (MFD_EXEC if executable else 0))
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        fd = os.memfd_create(name, flags)  # before Linux 6.3 there is no MFD_EXEC, and every memfd can be executed
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
+    return fd
+
+
+def _above_stdio(fd: int, held: list[int]) -> int:
+    """`fd`, or a copy above 2 where it would be overwritten by stdio; copies and new descriptors go to `held`."""
+    if fd < 0:
+        raise Internal(f"launch plan: bad descriptor {fd}")
+    if fd <= 2:
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        held.append(fd)
+    return fd
+
+
+def _stdio(stdio: tuple[int, int, int], held: list[int]) -> tuple[int, ...]:
+    """Three descriptors such that dup2 one after the other onto 0, 1, 2 overwrites none that is still needed."""
+    return tuple(fd if fd == target else _above_stdio(fd, held) for target, fd in enumerate(stdio))
