@@ -1,0 +1,161 @@
+"""The log file on disk: append, rotate, mend.
+
+`LogFile.append` takes whole records (`jsonlog.RecordEncoder`) and writes them with one write(2).  A SIGKILL may still
+cut a large write between two pages, so that a file can end in a torn record: `mend` completes it, and is called on
+every reopening and by the engine when a shim was lost.
+
+Rotation is dockerd's (`max-size`, `max-file`): a file that has reached `max-size` becomes `.1` before the next record is
+written, so that a file may be longer than the limit by one record; `max-file` counts the current one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+
+from corten.shim.jsonlog import rfc3339_nano
+
+_MODE = 0o640
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_TAIL_BYTES = 1 << 20  # no record is longer: 16 KiB, each byte at most 6 after escaping, and the attributes
+_HEAD = b'{"log":"'
+_NO_LIMIT = -1
+
+
+class LogFile:
+    """One container's json-file log, open for appending.
+
+    `size` is in bytes; `dropped` counts records' bytes that the disk did not take.
+    """
+
+    __slots__ = ("_fd", "compress", "dropped", "max_files", "max_size", "path", "size")
+
+    def __init__(self, path: str, *, max_size: int = _NO_LIMIT, max_files: int = 1, compress: bool = False) -> None:
+        """`max_size` in bytes, -1 for no limit.  Raises OSError when the file cannot be opened."""
+        self.path = path
+        self.max_size = max_size
+        self.max_files = max_files
+        self.compress = compress
+        self.dropped = 0
+        mend(path)
+        self._fd = os.open(path, _OPEN, _MODE)
+        self.size = os.fstat(self._fd).st_size
+
+    def append(self, records: bytes) -> None:
+        """Write whole records, rotating between them where the limit says so."""
+        if self.max_size == _NO_LIMIT:
+            self._write(records)
+            return
+        while records:
+            if self.size >= self.max_size:
+                self._rotate()
+            cut = records.find(b"\n", max(0, self.max_size - self.size - 1)) + 1 or len(records)
+            self._write(records[:cut])
+            records = records[cut:]
+
+    def close(self) -> None:
+        """Close the descriptor; `append` must not be called any more."""
+        os.close(self._fd)
+
+    def _write(self, records: bytes) -> None:
+        try:
+            written = os.write(self._fd, records)
+        except OSError:  # a full disk: the container goes on, as under dockerd
+            written = 0
+        if written == len(records):
+            self.size += written
+            return
+        whole = records.rfind(b"\n", 0, written) + 1
+        self.size += whole
+        self.dropped += len(records) - whole
+        if whole != written:
+            os.ftruncate(self._fd, self.size)
+
+    def _rotate(self) -> None:
+        os.close(self._fd)
+        if self.max_files < 2:
+            os.unlink(self.path)
+        else:
+            self._shift()
+        self._fd = os.open(self.path, _OPEN | os.O_TRUNC, _MODE)
+        self.size = 0
+        if self.compress and self.max_files > 1:
+            compress_in_background(self.path + ".1")
+
+    def _shift(self) -> None:
+        for number in range(self.max_files - 1, 0, -1):
+            source = f"{self.path}.{number - 1}" if number > 1 else self.path
+            for extension in (".gz", "") if number > 1 else ("",):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(source + extension, f"{self.path}.{number}{extension}")
+
+
+def compress_in_background(path: str) -> None:
+    """Replace `path` by `path.gz` in a child at low priority, so that the container's output never waits for it.
+
+    The child is a grandchild: nobody has to reap it.  Until it ends, readers find the plain file.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    status = 1
+    try:
+        if os.fork() == 0:
+            os.nice(19)
+            _compress(path)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _compress(path: str) -> None:
+    import gzip
+    import shutil
+
+    with open(path, "rb") as plain, gzip.open(path + ".gz.tmp", "wb") as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
+    os.rename(path + ".gz.tmp", path + ".gz")
+    os.unlink(path)
+
+
+def mend(path: str) -> int:
+    """Complete a torn last record, keeping every byte of output in it.  Returns how many bytes the record had.
+
+    A missing file and a whole one are left alone (0).  A record cut inside its text is closed there; its stream is
+    read from what is left of it and else taken for stdout; its time is that of the file's last change.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        status = os.fstat(fd)
+        start = max(0, status.st_size - _TAIL_BYTES)
+        tail = os.pread(fd, _TAIL_BYTES, start)
+        if not tail or tail.endswith(b"\n"):
+            return 0
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        os.ftruncate(fd, status.st_size - len(torn))
+        os.pwrite(fd, complete(torn, status.st_mtime_ns), status.st_size - len(torn))
+        return len(torn)
+    finally:
+        os.close(fd)
+
+
+_STRING = re.compile(rb'(?:[^"\\]|\\u[0-9a-f]{4}|\\[^u])*')
+
+
+def complete(torn: bytes, moment_ns: int) -> bytes:
+    """A whole record from the beginning of one; empty when no output was in it."""
+    if not torn.startswith(_HEAD) or len(torn) == len(_HEAD):
+        return b""
+    match = _STRING.match(torn, len(_HEAD))
+    text = match.group() if match else b""
+    rest = torn[len(_HEAD) + len(text) :]
+    stream = b"stderr" if rest.startswith(b'","stream":"stde') else b"stdout"
+    text = text.decode("utf-8", "ignore").encode()  # a sequence cut in its middle
+    moment = time.time_ns() if moment_ns <= 0 else moment_ns
+    return b'%s%s","stream":"%s","time":"%s"}\n' % (_HEAD, text, stream, rfc3339_nano(moment)) if text else b""
