@@ -1,0 +1,326 @@
+"""What a create request may not ask for: dockerd's checks with dockerd's texts, and what Corten does not do yet.
+
+A field at its zero value counts as absent (the CLI sends every field).  `UNSUPPORTED` is the table of the rest:
+dotted path → None (any value is refused) or a predicate that tells which values are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+
+from corten.engine import defaults
+from corten.engine.host import Host, parse_list
+from corten.engine.settings import Settings
+from corten.errors import Internal, InvalidArgument
+from corten.spec.docker import ContainerConfig, ContainerCreateRequest, HostConfig, Resources, RestartPolicy
+from corten.spec.docker_json import nonzero_fields
+
+Refused = Callable[[Any], bool]
+
+UNSUPPORTED: Final[dict[str, Refused | None]] = {
+    "Volumes": None,
+    "Healthcheck.Test": lambda test: test[0] != "NONE",
+    "Healthcheck.Interval": None,
+    "Healthcheck.Timeout": None,
+    "Healthcheck.StartPeriod": None,
+    "Healthcheck.StartInterval": None,
+    "Healthcheck.Retries": None,
+    "ArgsEscaped": None,
+    "NetworkDisabled": None,
+    "HostConfig.VolumeDriver": None,
+    "HostConfig.VolumesFrom": None,
+    "HostConfig.Cgroup": None,
+    "HostConfig.Links": None,
+    "HostConfig.StorageOpt": None,
+    "HostConfig.UsernsMode": lambda mode: mode != "host",
+    "HostConfig.DeviceRequests": None,
+    "HostConfig.BlkioWeight": None,
+    "HostConfig.BlkioWeightDevice": None,
+    "HostConfig.BlkioDeviceReadBps": None,
+    "HostConfig.BlkioDeviceWriteBps": None,
+    "HostConfig.BlkioDeviceReadIOps": None,
+    "HostConfig.BlkioDeviceWriteIOps": None,
+    "HostConfig.CpuRealtimePeriod": None,
+    "HostConfig.CpuRealtimeRuntime": None,
+    "HostConfig.KernelMemory": None,
+    "HostConfig.KernelMemoryTCP": None,
+    "HostConfig.CpuCount": None,
+    "HostConfig.CpuPercent": None,
+    "HostConfig.IOMaximumBandwidth": None,
+    "HostConfig.IOMaximumIOps": None,
+}
+ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "IPAMConfig.LinkLocalIPs"})
+_UPDATABLE: Final = frozenset(
+    {
+        "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus",
+        "CpusetMems", "PidsLimit", "RestartPolicy.Name", "RestartPolicy.MaximumRetryCount",
+    }
+)  # fmt: skip
+_IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
+_POLICIES: Final = frozenset({"", "no", "always", "on-failure", "unless-stopped"})
+_LOG_OPTIONS: Final = frozenset(
+    {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
+)
+# Drivers that dockerd has: known, and not ours yet.
+_LOG_DRIVERS: Final = frozenset(
+    {"awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "local", "splunk", "syslog"}
+)
+
+
+def refuse_unsupported(request: ContainerCreateRequest) -> None:
+    """Raises InvalidArgument naming the first field that has a value and no effect here."""
+    fields = [*nonzero_fields(request.config), *nonzero_fields(request.host_config, "HostConfig")]
+    for path, value in fields:
+        refused = UNSUPPORTED.get(path, _never)
+        if refused is None or refused(value):
+            raise _unsupported(path)
+    for name, endpoint in (request.networking_config.endpoints_config or {}).items():
+        for path, _ in nonzero_fields(endpoint):
+            if path in ENDPOINT_UNSUPPORTED:
+                raise _unsupported(f"NetworkingConfig.EndpointsConfig.{name}.{path}")
+
+
+def _never(value: Any) -> bool:
+    return False
+
+
+def _unsupported(path: str) -> InvalidArgument:
+    return InvalidArgument(f"{path} is not supported yet")
+
+
+def refuse_update(body: msgspec.Struct) -> None:
+    """The same for ContainerUpdate."""
+    for path, _ in nonzero_fields(body):
+        if path not in _UPDATABLE:
+            raise _unsupported(path)
+
+
+def check_config(config: ContainerConfig) -> None:
+    """Config, after the merge with the image."""
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    for item in config.env or ():
+        if not item.partition("=")[0]:
+            raise InvalidArgument(f"invalid environment variable: {item}")
+
+
+def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
+    """HostConfig.RestartPolicy."""
+    if auto_remove and policy.name not in ("", "no"):
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    if policy.name not in _POLICIES:
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', "
+            "or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        negative = " and cannot be negative" if policy.maximum_retry_count < 0 else ""
+        raise InvalidArgument(
+            f"invalid restart policy: maximum retry count can only be used with 'on-failure'{negative}"
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+
+
+def check_modes(config: ContainerConfig, host: HostConfig) -> None:
+    """Namespaces: what each mode may be, and which options contradict it."""
+    network = host.network_mode
+    if network.startswith("container:"):
+        _check_container_network(config, host)
+    if network == "container":
+        raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
+    if network == "host" or network.startswith("container:"):
+        if host.links:
+            raise InvalidArgument(
+                f"conflicting options: {network.partition(':')[0]} type networking can't be used with links"
+            )
+        if config.mac_address:
+            raise InvalidArgument("conflicting options: mac-address and the network mode")
+    checks: tuple[tuple[str, str, Iterable[str]], ...] = (
+        ("IPC", host.ipc_mode, _IPC_MODES),
+        ("PID", host.pid_mode, ("", "host")),
+        ("UTS", host.uts_mode, ("", "host")),
+        ("cgroup namespace", host.cgroupns_mode, ("", "host", "private")),
+    )
+    for name, mode, known in checks:
+        joins = name in ("IPC", "PID") and mode.startswith("container:") and len(mode) > len("container:")
+        if mode not in known and not joins:
+            raise InvalidArgument(f"invalid {name} mode: {mode}")
+    if host.uts_mode == "host" and config.hostname:
+        raise InvalidArgument("conflicting options: hostname and the UTS mode")
+    if host.isolation not in ("", "default"):
+        raise Internal(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
+
+
+def _check_container_network(config: ContainerConfig, host: HostConfig) -> None:
+    if not host.network_mode.partition(":")[2]:
+        raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
+    conflicts = (
+        (config.hostname, "hostname and the network mode"),
+        (host.dns, "dns and the network mode"),
+        (host.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (host.port_bindings or host.publish_all_ports, "port publishing and the container type network mode"),
+        (config.exposed_ports, "port exposing and the container type network mode"),
+    )
+    for present, text in conflicts:
+        if present:
+            raise InvalidArgument(f"conflicting options: {text}")
+
+
+def check_resources(resources: Resources, machine: Host) -> None:
+    """HostConfig's limits, in dockerd's order and words."""
+    _check_memory(resources)
+    _check_cpu(resources, machine)
+    for text, online, what, title in (
+        (resources.cpuset_cpus, machine.cpus, "cpuset cpus", "CPUs"),
+        (resources.cpuset_mems, machine.mems, "cpuset mems", "memory nodes"),
+    ):
+        _check_set(text, online, what, title)
+
+
+def _check_memory(limits: Resources) -> None:
+    rules = (
+        (limits.memory and limits.memory < defaults.MIN_MEMORY, "Minimum memory limit allowed is 6MB"),
+        (
+            limits.memory > 0 and 0 < limits.memory_swap < limits.memory,
+            "Minimum memoryswap limit should be larger than memory limit, see usage",
+        ),
+        (
+            limits.memory == 0 and limits.memory_swap > 0,
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ),
+        (
+            limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100,
+            f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100",
+        ),
+        (0 < limits.memory_reservation < defaults.MIN_MEMORY, "Minimum memory reservation allowed is 6MB"),
+        (
+            0 < limits.memory < limits.memory_reservation,
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        ),
+    )
+    _raise_first(rules)
+
+
+def _check_cpu(limits: Resources, machine: Host) -> None:
+    count = machine.cpu_count
+    rules = (
+        (
+            limits.nano_cpus > 0 and limits.cpu_period > 0,
+            "Conflicting options: Nano CPUs and CPU Period cannot both be set",
+        ),
+        (
+            limits.nano_cpus > 0 and limits.cpu_quota > 0,
+            "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
+        ),
+        (
+            not 0 <= limits.nano_cpus <= count * 10**9,
+            f"Range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available",
+        ),
+        (
+            limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000,
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ),
+        (0 < limits.cpu_quota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
+        (limits.cpu_shares < 0, "shares: invalid argument"),
+    )
+    _raise_first(rules)
+
+
+def _raise_first(rules: Iterable[tuple[object, str]]) -> None:
+    for broken, text in rules:
+        if broken:
+            raise InvalidArgument(text)
+
+
+def _check_set(text: str, online: str, what: str, title: str) -> None:
+    if not text:
+        return
+    try:
+        wanted = parse_list(text)
+    except ValueError as error:
+        raise InvalidArgument(f"Invalid value {text} for {what}: invalid format: {text}") from error
+    if not wanted <= parse_list(online):
+        raise InvalidArgument(f"Requested {title} are not available - requested {text}, available: {online}")
+
+
+def check_host(host: HostConfig) -> None:
+    """The rest of HostConfig."""
+    _raise_first(
+        (
+            (host.shm_size < 0, "SHM size can not be less than 0"),
+            (
+                not -1000 <= host.oom_score_adj <= 1000,
+                f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]",
+            ),
+        )
+    )
+    for entry in host.extra_hosts or ():
+        _check_extra_host(entry)
+    for address in host.dns or ():
+        _check_dns(address)
+
+
+def _check_extra_host(entry: str) -> None:
+    name, separator, address = entry.partition("=") if "=" in entry else entry.partition(":")
+    if not separator or not name:
+        raise InvalidArgument(f'bad format for add-host: "{entry}"')
+    if address != "host-gateway" and not _is_address(address.strip("[]")):
+        raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
+
+
+def _check_dns(address: str) -> None:
+    if not _is_address(address):
+        raise InvalidArgument(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP')
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_log(driver: str, options: dict[str, str]) -> None:
+    """HostConfig.LogConfig: json-file and none are ours."""
+    if driver in _LOG_DRIVERS:
+        raise InvalidArgument(f"HostConfig.LogConfig: log driver {driver} is not supported yet")
+    if driver not in ("json-file", "none"):
+        raise InvalidArgument(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
+    for key in options:
+        if driver == "json-file" and key not in _LOG_OPTIONS:
+            raise InvalidArgument(f"unknown log opt '{key}' for json-file log driver")
+        if key in ("compress", "max-buffer-size", "mode", "tag", "labels-regex", "env-regex"):
+            raise InvalidArgument(f"HostConfig.LogConfig: log opt {key} is not supported yet")
+
+
+def check_network(request: ContainerCreateRequest) -> None:
+    """NetworkingConfig on the networks of now: bridge, none, host; Docker's refusals for the default bridge."""
+    for name, endpoint in (request.networking_config.endpoints_config or {}).items():
+        if name not in ("bridge", "default"):
+            continue
+        problems = []
+        ipam = endpoint.ipam_config
+        if ipam is not None and (ipam.ipv4_address or ipam.ipv6_address):
+            problems.append("* user specified IP address is supported on user defined networks only")
+            problems.append(
+                "* user specified IP address is supported only when connecting to networks with user configured subnets"
+            )
+        if endpoint.aliases:
+            problems.append("network-scoped alias is supported only for containers in user defined networks")
+        if problems:
+            text = "\n".join(problems)
+            raise InvalidArgument(f"invalid config for network bridge: invalid endpoint settings:\n{text}")
+
+
+def check_runtime(name: str, settings: Settings) -> None:
+    """HostConfig.Runtime is one of daemon.json's, or the built-in one."""
+    if name not in settings.runtimes:
+        raise InvalidArgument(f"unknown or invalid runtime name: {name}")

@@ -1,0 +1,335 @@
+"""One effective configuration: what the client sent, what the image says, what the node's defaults are.
+
+`decide` is pure but for two looks at the host's files (do bind sources exist).  Its value holds the merged
+Docker objects, which inspect prints, and what was parsed from them, from which config.json is made.  `origins`
+says for every field with a value where it is from: "flag", "image", "daemon.json" or "built-in".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from corten.engine import checks, defaults, mountspec, ports, security
+from corten.engine.host import Host
+from corten.engine.mountspec import MountPoint
+from corten.engine.ports import PortRequest
+from corten.engine.security import Security
+from corten.engine.settings import Settings
+from corten.engine.signals import parse_signal
+from corten.errors import InvalidArgument
+from corten.spec.docker import ContainerConfig, ContainerCreateRequest, EndpointSettings, HostConfig, LogConfig
+from corten.spec.docker_json import nonzero_fields, to_json
+from corten.spec.image import RunConfig
+
+FLAG: Final = "flag"
+IMAGE: Final = "image"
+BUILT_IN: Final = "built-in"
+SHORT_ID: Final = 12
+
+Origins = dict[str, str]
+
+
+class Effective(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container is.  Kept in its record; everything at start is computed from it."""
+
+    config: ContainerConfig
+    host: HostConfig
+    endpoint: EndpointSettings | None = None
+    argv: tuple[str, ...]
+    mounts: tuple[MountPoint, ...] = ()
+    ports: tuple[PortRequest, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    security: Security = Security()
+    pids_limit: int = defaults.PIDS_LIMIT  # -1: none
+    init: bool = False
+    origins: Origins = {}
+
+    @property
+    def hostname(self) -> str:
+        """The name in the container's uts namespace; the domain is not part of it."""
+        return self.config.hostname
+
+    @property
+    def is_private_network(self) -> bool:
+        """Whether it has a network namespace of its own (also with `none`)."""
+        return self.host.network_mode != "host" and not self.host.network_mode.startswith("container:")
+
+
+def decide(
+    request: ContainerCreateRequest,
+    image: RunConfig,
+    settings: Settings,
+    machine: Host,
+    *,
+    container_id: str,
+    resolve: Mapping[str, str] | None = None,
+) -> tuple[Effective, list[str]]:
+    """The effective configuration and dockerd's warnings.
+
+    `resolve` maps the names in `container:NAME` modes to full ids (unknown ones stay as they are, start fails).
+    Raises InvalidArgument (Internal where dockerd answers 500) with Docker's texts, or naming a field that is
+    not supported yet.
+    """
+    origins: Origins = {path: FLAG for path, _ in _fields(request.config, request.host_config)}
+    checks.refuse_unsupported(request)
+    checks.check_modes(request.config, request.host_config)
+    config = merge_image(request.config, image, origins)
+    host, warnings = _host_defaults(request.host_config, settings, machine, origins)
+    host = _with_ids(host, resolve or {})
+    config = _names(config, host, machine, container_id, origins)
+    _check(config, host, request, settings, machine)
+    bindings = _ports(config, host)
+    if host.network_mode == "host" and host.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
+        bindings = ()
+    warnings += _image_warnings(request.config, image)
+    limit, limit_origin = _pids_limit(host, settings)
+    if limit_origin != FLAG:
+        origins["HostConfig.PidsLimit"] = limit_origin
+    effective = Effective(
+        config=config,
+        host=host,
+        endpoint=_endpoint(request),
+        argv=command_line(config),
+        mounts=mountspec.parse_all(host),
+        ports=bindings,
+        capabilities=security.capabilities(
+            host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
+        ),
+        security=security.parse_security_opt(host.security_opt or (), privileged=host.privileged),
+        pids_limit=limit,
+        init=bool(host.init) and host.pid_mode == "",
+        origins=origins,
+    )
+    _check_tmpfs(effective.mounts)
+    return effective, warnings
+
+
+def _fields(config: ContainerConfig, host: HostConfig) -> Iterator[tuple[str, Any]]:
+    yield from nonzero_fields(config, "Config")
+    yield from nonzero_fields(host, "HostConfig")
+
+
+def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> ContainerConfig:
+    """The client's Config over the image's: runconfig.merge of dockerd.  Fills `origins` for what it takes."""
+    change: dict[str, Any] = {}
+
+    def take(attribute: str, path: str, value: Any) -> None:
+        if value and not getattr(config, attribute):
+            change[attribute] = value
+            origins[f"Config.{path}"] = IMAGE
+
+    take("user", "User", image.user)
+    take("working_dir", "WorkingDir", image.working_dir)
+    take("stop_signal", "StopSignal", image.stop_signal)
+    take("exposed_ports", "ExposedPorts", image.exposed_ports)
+    if config.exposed_ports and image.exposed_ports:
+        change["exposed_ports"] = {**image.exposed_ports, **config.exposed_ports}
+    change["env"] = _merged_env(config.env, image.env, origins)
+    change["labels"] = {**(image.labels or {}), **(config.labels or {})}
+    if image.labels and not config.labels:
+        origins["Config.Labels"] = IMAGE
+    change |= _merged_command(config, image, origins)
+    return replace(config, **change)
+
+
+def _merged_env(own: Sequence[str] | None, image: Sequence[str] | None, origins: Origins) -> list[str] | None:
+    """The client's first, then the image's whose name it does not have."""
+    if not image:
+        return list(own) if own is not None else None
+    if not own:
+        origins["Config.Env"] = IMAGE
+        return list(image)
+    names = {item.partition("=")[0] for item in own}
+    return [*own, *(item for item in image if item.partition("=")[0] not in names)]
+
+
+def _merged_command(config: ContainerConfig, image: RunConfig, origins: Origins) -> dict[str, Any]:
+    """`Entrypoint: null` takes the image's, and its Cmd when there is none; `[""]` and `[]` reset it."""
+    cmd, entrypoint = config.cmd, config.entrypoint
+    if not entrypoint:
+        if not cmd and image.cmd:
+            cmd = image.cmd
+            origins["Config.Cmd"] = IMAGE
+        if entrypoint is None and image.entrypoint:
+            entrypoint = image.entrypoint
+            origins["Config.Entrypoint"] = IMAGE
+    if entrypoint == [""]:
+        entrypoint = None
+    if not entrypoint and not cmd:
+        raise InvalidArgument("no command specified")
+    return {"cmd": cmd, "entrypoint": entrypoint}
+
+
+def command_line(config: ContainerConfig) -> tuple[str, ...]:
+    """Entry point and command as one argv."""
+    return (*(config.entrypoint or ()), *(config.cmd or ()))
+
+
+def _host_defaults(
+    host: HostConfig, settings: Settings, machine: Host, origins: Origins
+) -> tuple[HostConfig, list[str]]:
+    """HostConfig with the node's defaults in place of zero values: adaptContainerSettings of dockerd."""
+    change: dict[str, Any] = {}
+
+    def default(attribute: str, path: str, value: Any, origin: str = BUILT_IN) -> None:
+        if not getattr(host, attribute) and value:
+            change[attribute] = value
+            origins[f"HostConfig.{path}"] = origin
+
+    default("shm_size", "ShmSize", defaults.SHM_SIZE)
+    default("ipc_mode", "IpcMode", "private")
+    default("network_mode", "NetworkMode", "bridge")
+    default("cgroupns_mode", "CgroupnsMode", _cgroupns_mode(host, machine))
+    default("runtime", "Runtime", settings.default_runtime, settings.origin("default-runtime"))
+    default("memory_swap", "MemorySwap", host.memory * 2 if host.memory > 0 else 0)
+    if host.network_mode == "default":
+        change["network_mode"] = "bridge"
+    if host.restart_policy.name == "":
+        change["restart_policy"] = replace(host.restart_policy, name="no")
+    change["log_config"] = _log_config(host.log_config, settings, origins)
+    if host.memory_swappiness == -1:
+        change["memory_swappiness"] = None
+        origins.pop("HostConfig.MemorySwappiness", None)
+    if host.pids_limit is not None and host.pids_limit == 0:
+        change["pids_limit"] = None
+    if not host.privileged:
+        if host.masked_paths is None:
+            change["masked_paths"] = list(defaults.MASKED_PATHS)
+        if host.readonly_paths is None:
+            change["readonly_paths"] = list(defaults.READONLY_PATHS)
+    if host.privileged or host.pid_mode == "host" or host.ipc_mode == "host":
+        change["security_opt"] = [*(host.security_opt or ()), "label=disable"]
+    warnings = _oom_warnings(host, machine, change)
+    return replace(host, **change), warnings
+
+
+def _cgroupns_mode(host: HostConfig, machine: Host) -> str:
+    """Docker's default: private on cgroup v2, the host's on v1."""
+    return "private" if machine.cgroup_mode == "v2" else "host"
+
+
+def _log_config(given: LogConfig, settings: Settings, origins: Origins) -> LogConfig:
+    """The node's driver when none is named; the node's options go with the node's driver."""
+    if given.type and given.type != settings.log_driver:
+        return replace(given, config=given.config or {})
+    if not given.type:
+        origins["HostConfig.LogConfig.Type"] = settings.origin("log-driver")
+    if settings.log_opts and not given.config:
+        origins["HostConfig.LogConfig.Config"] = settings.origin("log-opts")
+    return LogConfig(type=settings.log_driver, config={**settings.log_opts, **(given.config or {})})
+
+
+def _oom_warnings(host: HostConfig, machine: Host, change: dict[str, Any]) -> list[str]:
+    """OomKillDisable has a meaning on cgroup v1 only."""
+    if machine.cgroup_mode == "v2":
+        if host.oom_kill_disable is not None:
+            change["oom_kill_disable"] = None
+        return (
+            ["Your kernel does not support OomKillDisable. OomKillDisable discarded."] if host.oom_kill_disable else []
+        )
+    if host.oom_kill_disable is None:
+        change["oom_kill_disable"] = False
+    if host.oom_kill_disable and not host.memory:
+        return [
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system "
+            "running out of resources."
+        ]
+    return []
+
+
+def _with_ids(host: HostConfig, resolve: Mapping[str, str]) -> HostConfig:
+    """`container:NAME` as `container:ID`, so that a rename does not break it."""
+    change = {}
+    for attribute in ("network_mode", "ipc_mode", "pid_mode"):
+        prefix, colon, name = getattr(host, attribute).partition(":")
+        if prefix == "container" and colon and name in resolve:
+            change[attribute] = f"container:{resolve[name]}"
+    return replace(host, **change) if change else host
+
+
+def _names(
+    config: ContainerConfig, host: HostConfig, machine: Host, container_id: str, origins: Origins
+) -> ContainerConfig:
+    """Config.Hostname: the machine's with the host's network, else the short id."""
+    if config.hostname:
+        return config
+    origins["Config.Hostname"] = BUILT_IN
+    name = machine.hostname if "host" in (host.network_mode, host.uts_mode) else container_id[:SHORT_ID]
+    return replace(config, hostname=name)
+
+
+def _check(
+    config: ContainerConfig, host: HostConfig, request: ContainerCreateRequest, settings: Settings, machine: Host
+) -> None:
+    checks.check_config(config)
+    if config.stop_signal:
+        parse_signal(config.stop_signal)
+    checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
+    checks.check_resources(host, machine)
+    checks.check_host(host)
+    checks.check_runtime(host.runtime, settings)
+    checks.check_log(host.log_config.type, host.log_config.config or {})
+    checks.check_network(request)
+    ports.check_exposed(config.exposed_ports)
+
+
+def _ports(config: ContainerConfig, host: HostConfig) -> tuple[PortRequest, ...]:
+    bindings = ports.bindings(host.port_bindings)
+    if host.publish_all_ports:
+        bindings += ports.publish_all(config.exposed_ports or {}, bindings)
+    return tuple(sorted(bindings))
+
+
+def _pids_limit(host: HostConfig, settings: Settings) -> tuple[int, str]:
+    """The client's when it gave one (-1: none), else the node's; 0 and absent mean the node's."""
+    if host.pids_limit is not None and host.pids_limit != 0:
+        return (host.pids_limit if host.pids_limit > 0 else -1), FLAG
+    return settings.default_pids_limit, settings.origin("default-pids-limit")
+
+
+def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
+    """The settings for the network the container is in; an address of the old form (Config.MacAddress) joins."""
+    endpoints = request.networking_config.endpoints_config or {}
+    mode = request.host_config.network_mode
+    found = endpoints.get(mode if mode not in ("", "default") else "bridge") or endpoints.get("default")
+    if request.config.mac_address:
+        found = replace(found or EndpointSettings(), mac_address=request.config.mac_address)
+    return found
+
+
+def _image_warnings(config: ContainerConfig, image: RunConfig) -> list[str]:
+    """What the image asks for and nobody does yet: not an error, or half of the world's images would not run."""
+    out = [
+        f"the image's volume {path} is not supported yet: {path} is part of the container's own layer"
+        for path in image.volumes or ()
+    ]
+    wants_health = image.healthcheck is not None and (image.healthcheck.test or ["NONE"])[0] != "NONE"
+    if wants_health and config.healthcheck is None:
+        out.append("the image's health check is not supported yet: it does not run")
+    return out
+
+
+def _check_tmpfs(mounts: Sequence[MountPoint]) -> None:
+    for point in mounts:
+        if point.kind == "tmpfs":
+            mountspec.tmpfs_options(point.data)
+
+
+def explain(effective: Effective) -> list[dict[str, Any]]:
+    """`corten run --explain`: every field that has a value, with its origin."""
+    shown = {"Config": to_json(effective.config), "HostConfig": to_json(effective.host)}
+    out = []
+    for path, _ in _fields(effective.config, effective.host):
+        value: Any = shown
+        for part in path.split("."):
+            value = value[part]
+        out.append({"field": path, "value": value, "origin": effective.origins.get(path, BUILT_IN)})
+    if effective.host.pids_limit is None:
+        origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
+        out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
+    return out

@@ -1,0 +1,94 @@
+"""What the engine knows of the machine, gathered once and passed as a value."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Final
+
+import msgspec
+
+from corten.engine import defaults
+
+_ONLINE_CPUS: Final = "/sys/devices/system/cpu/online"
+_ONLINE_NODES: Final = "/sys/devices/system/node/online"
+GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """`cpus` and `mems` are kernel lists such as `0-3`; `capabilities` those that can be given to a container."""
+
+    machine: str
+    kernel: tuple[int, int]
+    kernel_release: str
+    hostname: str
+    cpu_count: int
+    cpus: str
+    mems: str
+    cgroup_mode: str
+    v1_controllers: frozenset[str]
+    capabilities: frozenset[str]
+    memory_bytes: int
+    has_blkio_weight: bool = False
+    has_cpu_rt: bool = False
+    sysctls: frozenset[str] = frozenset(defaults.SYSCTLS)
+    apparmor: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """Go's name: amd64."""
+        return GO_ARCHITECTURES.get(self.machine, self.machine)
+
+
+def gather(cgroup_mode: str, v1_mounts: dict[str, str]) -> Host:
+    """Read /proc and /sys.  v1_mounts: controller list → mount point, as in launch.facts."""
+    release = platform.release()
+    major, _, rest = release.partition(".")
+    controllers = frozenset(name for names in v1_mounts for name in names.split(",") if "=" not in name)
+    blkio = next((path for names, path in v1_mounts.items() if "blkio" in names.split(",")), "")
+    cpu = next((path for names, path in v1_mounts.items() if "cpu" in names.split(",")), "")
+    return Host(
+        machine=platform.machine(),
+        kernel=(int(major), int(rest.split(".")[0].split("-")[0])),
+        kernel_release=release,
+        hostname=platform.node(),
+        cpu_count=len(os.sched_getaffinity(0)),
+        cpus=_read(_ONLINE_CPUS) or f"0-{(os.cpu_count() or 1) - 1}",
+        mems=_read(_ONLINE_NODES) or "0",
+        cgroup_mode=cgroup_mode,
+        v1_controllers=controllers,
+        capabilities=_kernel_capabilities(),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        has_blkio_weight=cgroup_mode == "v2" or os.path.exists(f"{blkio}/blkio.weight"),
+        has_cpu_rt=os.path.exists(f"{cpu}/cpu.rt_runtime_us"),
+        sysctls=frozenset(name for name in defaults.SYSCTLS if os.path.exists(_sysctl_path(name))),
+        apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
+    )
+
+
+def _sysctl_path(name: str) -> str:
+    return "/proc/sys/" + name.replace(".", "/")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _kernel_capabilities() -> frozenset[str]:
+    """What the kernel has and this process may give away: more cannot be given to a container."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        bounding = next((int(line.split()[1], 16) for line in file if line.startswith("CapBnd:")), -1)
+    return frozenset(name for number, name in enumerate(defaults.ALL_CAPABILITIES) if bounding >> number & 1)
+
+
+def parse_list(text: str) -> frozenset[int]:
+    """A kernel list: `0-2,4` → {0, 1, 2, 4}.  Raises ValueError."""
+    out: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        out.update(range(int(first), int(last if dash else first) + 1))
+    return frozenset(out)

@@ -1,0 +1,263 @@
+"""Binds, mounts and tmpfs of a container: from Docker's three notations to one value.
+
+`-v SOURCE:TARGET[:MODE]` (HostConfig.Binds), `--mount` (HostConfig.Mounts) and `--tmpfs` (HostConfig.Tmpfs).
+Texts and kinds of errors are dockerd's, also where it answers 500 for what is the client's mistake (Binds).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+
+from corten.engine.names import NAME_CHARS, NAME_PATTERN
+from corten.errors import CortenError, Internal, InvalidArgument
+from corten.spec.docker import HostConfig, Mount, TmpfsOptions
+
+Kind = Literal["bind", "tmpfs"]
+
+PROPAGATION: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
+# Each group may be named once in a mode: access, label, propagation, copy, consistency.
+_MODE_GROUPS: Final = (
+    frozenset({"ro", "rw"}),
+    frozenset({"z", "Z"}),
+    PROPAGATION,
+    frozenset({"nocopy"}),
+    frozenset({"consistent", "cached", "delegated"}),
+)
+_TMPFS_OPTIONS: Final = frozenset({"exec", "noexec"})
+_SIZE_SUFFIXES: Final = ((30, "g"), (20, "m"), (10, "k"))
+# moby/sys/mount: what may stand in the options of a tmpfs, beside flags
+_TMPFS_KEYS: Final = frozenset({"mode", "uid", "gid", "size", "mpol", "nr_inodes", "nr_blocks"})
+_FLAG_PAIRS: Final = (
+    ("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("sync", "async"),
+    ("dirsync",), ("remount",), ("mand", "nomand"), ("atime", "noatime"), ("diratime", "nodiratime"),
+    ("bind",), ("rbind",), ("unbindable",), ("runbindable",), ("private", "rprivate"), ("shared", "rshared"),
+    ("slave", "rslave"), ("relatime", "norelatime"), ("strictatime", "nostrictatime"), ("defaults",),
+)  # fmt: skip
+
+
+class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount that the user asked for.
+
+    `mode` is the text after the second colon of a bind, as inspect shows it; `data` are a tmpfs's options.
+    `explicit_propagation` tells a chosen `rprivate` from the default.
+    """
+
+    kind: Kind
+    target: str
+    source: str = ""
+    read_only: bool = False
+    mode: str = ""
+    propagation: str = ""
+    explicit_propagation: bool = False
+    data: str = ""
+    non_recursive: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+    create_source: bool = False
+    from_tmpfs_map: bool = False  # from --tmpfs: inspect's Mounts does not list it
+
+
+def parse_all(host: HostConfig) -> tuple[MountPoint, ...]:
+    """Every mount of a request, sorted by depth of its target as they are made.
+
+    Raises InvalidArgument or Internal in dockerd's words; of two mounts on one target: `Duplicate mount point`.
+    """
+    points = [parse_bind(raw) for raw in host.binds or ()]
+    _refuse_duplicates(points)
+    points += [parse_mount(mount) for mount in host.mounts or ()]
+    _refuse_duplicates(points)
+    taken = {point.target for point in points}
+    for target, data in (host.tmpfs or {}).items():
+        point = parse_tmpfs(target, data)
+        if point.target in taken:
+            raise InvalidArgument(f"Duplicate mount point: {point.target}")
+        points.append(point)
+    return tuple(sorted(points, key=lambda point: point.target.rstrip("/").count("/")))
+
+
+def _refuse_duplicates(points: Iterable[MountPoint]) -> None:
+    seen: set[str] = set()
+    for point in points:
+        if point.target in seen:
+            raise InvalidArgument(f"Duplicate mount point: {point.target}")
+        seen.add(point.target)
+
+
+def parse_bind(raw: str) -> MountPoint:
+    """`SOURCE:TARGET[:MODE]`; a source that is a name is a volume, which is refused by name."""
+    parts = raw.split(":")
+    if not parts[0] or len(parts) > 3 or (len(parts) == 2 and _is_mode(parts[1])):
+        raise Internal(f"invalid volume specification: '{raw}'")
+    mode = parts[2] if len(parts) == 3 else ""
+    if not _is_mode(mode):
+        raise Internal(f"invalid mode: {mode}")
+    source, target = (parts[0], parts[1]) if len(parts) > 1 else ("", parts[0])
+    kind = "bind" if source.startswith("/") else "volume"
+    try:
+        _check_target(kind, target)
+    except CortenError as error:
+        raise Internal(f"invalid volume specification: '{raw}': {error}") from error
+    if kind == "volume":
+        _refuse_volume(source, f"HostConfig.Binds: {raw!r}")
+    options = mode.split(",")
+    if "nocopy" in options:
+        error_text = 'invalid mount config for type "bind": field VolumeOptions must not be specified'
+        raise Internal(f"invalid volume specification: '{raw}': {error_text}")
+    chosen = next((option for option in options if option in PROPAGATION), "")
+    return MountPoint(
+        kind="bind",
+        source=posixpath.normpath(source),
+        target=posixpath.normpath(target),
+        read_only="ro" in options,
+        mode=mode,
+        propagation=chosen or "rprivate",
+        explicit_propagation=bool(chosen),
+        create_source=True,
+    )
+
+
+def _is_mode(mode: str) -> bool:
+    if not mode:
+        return True
+    options = mode.split(",")
+    known = all(any(option in group for group in _MODE_GROUPS) for option in options)
+    return known and all(sum(option in group for option in options) <= 1 for group in _MODE_GROUPS)
+
+
+def _refuse_volume(name: str, field: str) -> None:
+    if name and not NAME_PATTERN.match(name):
+        raise InvalidArgument(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only "{NAME_CHARS}"'
+            " are allowed. If you intended to pass a host directory, use absolute path"
+        )
+    raise InvalidArgument(f"{field}: volumes are not supported yet")
+
+
+def _config_error(kind: str, text: str) -> InvalidArgument:
+    return InvalidArgument(f'invalid mount config for type "{kind}": {text}')
+
+
+def _check_target(kind: str, target: str) -> None:
+    if not target:
+        raise _config_error(kind, "field Target must not be empty")
+    if posixpath.normpath(target) in ("/", "//"):
+        raise _config_error(kind, "invalid specification: destination can't be '/'")
+    if not target.startswith("/"):
+        raise _config_error(kind, f"invalid mount path: '{target}' mount path must be absolute")
+
+
+def parse_mount(mount: Mount) -> MountPoint:
+    """One `--mount`.  Looks whether a bind's source exists, as dockerd does at create."""
+    _check_target(mount.type, mount.target)
+    match mount.type:
+        case "bind":
+            return _bind_mount(mount)
+        case "tmpfs":
+            return _tmpfs_mount(mount)
+        case "volume":
+            _refuse_volume(mount.source, "HostConfig.Mounts")
+        case "image" | "cluster" | "npipe":
+            raise InvalidArgument(f"HostConfig.Mounts: mounts of type {mount.type} are not supported yet")
+    raise _config_error(mount.type, "mount type unknown")
+
+
+def _refuse_options(mount: Mount, *names: str) -> None:
+    for name in names:
+        attribute = name.replace("Options", "_options").lower()
+        if getattr(mount, attribute) is not None:
+            raise _config_error(mount.type, f"field {name} must not be specified")
+
+
+def _bind_mount(mount: Mount) -> MountPoint:
+    if not mount.source:
+        raise _config_error("bind", "field Source must not be empty")
+    options = mount.bind_options
+    if options is not None and options.propagation and options.propagation not in PROPAGATION:
+        raise _config_error("bind", f"invalid propagation mode: {options.propagation}")
+    _refuse_options(mount, "VolumeOptions", "ImageOptions", "TmpfsOptions")
+    if not mount.source.startswith("/"):
+        raise _config_error("bind", f"invalid mount path: '{mount.source}' mount path must be absolute")
+    create = options is not None and options.create_mountpoint
+    if not create and not os.path.exists(mount.source):
+        raise _config_error("bind", f"bind source path does not exist: {mount.source}")
+    if options is not None and options.read_only_force_recursive and not mount.read_only:
+        raise _config_error("bind", "mount source must be read-only to force recursive read-only")
+    return MountPoint(
+        kind="bind",
+        source=posixpath.normpath(mount.source),
+        target=posixpath.normpath(mount.target),
+        read_only=mount.read_only,
+        propagation=(options.propagation if options else "") or "rprivate",
+        explicit_propagation=bool(options and options.propagation),
+        non_recursive=bool(options and options.non_recursive),
+        read_only_non_recursive=bool(options and options.read_only_non_recursive),
+        read_only_force_recursive=bool(options and options.read_only_force_recursive),
+        create_source=create,
+    )
+
+
+def _tmpfs_mount(mount: Mount) -> MountPoint:
+    _refuse_options(mount, "BindOptions", "VolumeOptions", "ImageOptions")
+    if mount.source:
+        raise _config_error("tmpfs", "field Source must not be specified")
+    return MountPoint(
+        kind="tmpfs",
+        target=posixpath.normpath(mount.target),
+        read_only=mount.read_only,
+        data=_tmpfs_data(mount.tmpfs_options, mount.read_only),
+    )
+
+
+def _tmpfs_data(options: TmpfsOptions | None, read_only: bool) -> str:
+    parts = ["ro"] if read_only else []
+    if options is None:
+        return ",".join(parts)
+    if options.mode:
+        parts.append(f"mode={options.mode:o}")
+    if options.size_bytes:
+        parts.append(f"size={_size_text(options.size_bytes)}")
+    for option in options.options or ():
+        if not 1 <= len(option) <= 2:
+            raise _config_error("tmpfs", "invalid option array length")
+        if option[0] not in _TMPFS_OPTIONS:
+            raise _config_error("tmpfs", f"invalid option: {option[0]}")
+        parts.append("=".join(option))
+    return ",".join(parts)
+
+
+def _size_text(size_bytes: int) -> str:
+    for shift, suffix in _SIZE_SUFFIXES:
+        if size_bytes % (1 << shift) == 0:
+            return f"{size_bytes >> shift}{suffix}"
+    return str(size_bytes)
+
+
+def parse_tmpfs(target: str, data: str) -> MountPoint:
+    """One `--tmpfs TARGET[:OPTIONS]`."""
+    if posixpath.normpath(target) in ("/", "//"):
+        raise InvalidArgument("invalid specification: destination can't be '/'")
+    if not target.startswith("/"):
+        raise InvalidArgument(f"invalid mount path: '{target}' mount path must be absolute")
+    return MountPoint(kind="tmpfs", target=posixpath.normpath(target), data=data, from_tmpfs_map=True)
+
+
+def tmpfs_options(data: str) -> list[str]:
+    """The OCI options of a tmpfs: Docker's defaults, then the user's, a later word beating an earlier one.
+
+    Raises InvalidArgument for a word that tmpfs does not have.
+    """
+    words = ["noexec", "nosuid", "nodev", "rprivate", *(data.split(",") if data else ())]
+    kept: dict[str, str] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        group = next((pair[0] for pair in _FLAG_PAIRS if word in pair), key if equals else "")
+        if not group or (equals and key not in _TMPFS_KEYS):
+            raise InvalidArgument(f'invalid tmpfs option "{key}"')
+        kept.pop(group, None)
+        kept[group] = word
+    return list(kept.values())

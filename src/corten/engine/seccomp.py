@@ -1,0 +1,183 @@
+"""Docker's seccomp profiles → `linux.seccomp` of an OCI config.
+
+A profile in Docker's form (the built-in one, or a file given with `--security-opt seccomp=`) has conditions
+on rules: `includes` and `excludes` by capability, architecture and least kernel.  They are resolved here,
+when config.json is made, so that the runtime sees plain rules (runtime-spec config-linux.md, "Seccomp").
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import msgspec
+
+from corten.engine.seccomp_profile import DEFAULT_RULES
+from corten.errors import InvalidArgument
+
+BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
+
+# uname -m → (Go's name, which profiles use; the native libseccomp architecture; the others run beside it)
+ARCHES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64", ("SCMP_ARCH_X86", "SCMP_ARCH_X32")),
+    "i686": ("386", "SCMP_ARCH_X86", ()),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64", ("SCMP_ARCH_ARM",)),
+    "armv7l": ("arm", "SCMP_ARCH_ARM", ()),
+    "mips64": ("mips64", "SCMP_ARCH_MIPS64", ("SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64N32")),
+    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE", ()),
+    "s390x": ("s390x", "SCMP_ARCH_S390X", ("SCMP_ARCH_S390",)),
+    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64", ()),
+    "loongarch64": ("loong64", "SCMP_ARCH_LOONGARCH64", ()),
+}
+
+
+class Condition(msgspec.Struct, frozen=True, rename="camel"):
+    """When a rule applies (`includes`) or does not (`excludes`); an empty part asks for nothing."""
+
+    caps: list[str] | None = None
+    arches: list[str] | None = None
+    min_kernel: str = ""
+
+
+class Argument(msgspec.Struct, frozen=True, rename="camel"):
+    """One comparison of a system call's argument, seccomp_rule_add(3)."""
+
+    index: int
+    value: int
+    op: str
+    value_two: int = 0
+
+
+class Rule(msgspec.Struct, frozen=True, rename="camel"):
+    """One entry of `syscalls` in Docker's form; `name` is the form of before 1.12."""
+
+    action: str
+    names: list[str] | None = None
+    name: str = ""
+    args: list[Argument] | None = None
+    errno_ret: int | None = None
+    comment: str = ""
+    includes: Condition | None = None
+    excludes: Condition | None = None
+
+
+class ArchMap(msgspec.Struct, frozen=True, rename="camel"):
+    architecture: str
+    sub_architectures: list[str] | None = None
+
+
+class Profile(msgspec.Struct, frozen=True, rename="camel"):
+    """A profile as a user writes it for `--security-opt seccomp=FILE` (the CLI sends the file's text)."""
+
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: list[str] | None = None
+    arch_map: list[ArchMap] | None = None
+    flags: list[str] | None = None
+    listener_path: str = ""
+    listener_metadata: str = ""
+    syscalls: list[Rule] | None = None
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What conditions ask about.  machine: uname -m; kernel: (major, minor); caps: the bounding set."""
+
+    machine: str
+    kernel: tuple[int, int]
+    caps: frozenset[str]
+
+
+def parse_profile(text: str) -> Profile:
+    """A user's profile; raises InvalidArgument with Docker's words."""
+    try:
+        profile = msgspec.json.decode(text, type=Profile)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"Decoding seccomp profile failed: {error}") from error
+    if profile.architectures and profile.arch_map:
+        raise InvalidArgument(BOTH.format("architectures", "archMap"))
+    return profile
+
+
+@functools.cache
+def default_profile() -> Profile:
+    """The built-in profile: Docker's list of allowed calls."""
+    rules = msgspec.convert(DEFAULT_RULES, type=list[Rule])
+    return Profile(default_action="SCMP_ACT_ERRNO", default_errno_ret=1, syscalls=rules)
+
+
+def _kernel(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    try:
+        return int(major), int(minor.split(".")[0] or 0)
+    except ValueError as error:
+        raise InvalidArgument(f"invalid kernel version in seccomp profile: {text!r}") from error
+
+
+def _applies(rule: Rule, host: Host, arch: str) -> bool:
+    no, yes = rule.excludes, rule.includes
+    if no is not None and (
+        any(cap in host.caps for cap in no.caps or ())
+        or arch in (no.arches or ())
+        or (no.min_kernel and host.kernel >= _kernel(no.min_kernel))
+    ):
+        return False
+    return yes is None or (
+        all(cap in host.caps for cap in yes.caps or ())
+        and (not yes.arches or arch in yes.arches)
+        and (not yes.min_kernel or host.kernel >= _kernel(yes.min_kernel))
+    )
+
+
+def _syscall(rule: Rule) -> dict[str, Any]:
+    if rule.name and rule.names:
+        raise InvalidArgument(BOTH.format("name", "names"))
+    out: dict[str, Any] = {"names": list(rule.names or [rule.name]), "action": rule.action}
+    if rule.errno_ret is not None:
+        out["errnoRet"] = rule.errno_ret
+    if rule.args:
+        out["args"] = [_argument(argument) for argument in rule.args]
+    return out
+
+
+def _argument(argument: Argument) -> dict[str, Any]:
+    out: dict[str, Any] = {"index": argument.index, "value": argument.value, "op": argument.op}
+    if argument.value_two:
+        out["valueTwo"] = argument.value_two
+    return out
+
+
+def _architectures(profile: Profile, host: Host) -> list[str]:
+    if profile.architectures:
+        return list(profile.architectures)
+    known = ARCHES.get(host.machine)
+    if known is None:
+        return []
+    if profile.arch_map is None:
+        return [known[1], *known[2]]
+    for entry in profile.arch_map:
+        if entry.architecture == known[1]:
+            return [entry.architecture, *(entry.sub_architectures or ())]
+    return []
+
+
+def resolve(profile: Profile, host: Host) -> dict[str, Any]:
+    """The OCI `linux.seccomp` object for this host and these capabilities.  Pure."""
+    arch = ARCHES.get(host.machine, (host.machine, "", ()))[0]
+    out: dict[str, Any] = {"defaultAction": profile.default_action}
+    if profile.default_errno_ret is not None:
+        out["defaultErrnoRet"] = profile.default_errno_ret
+    if architectures := _architectures(profile, host):
+        out["architectures"] = architectures
+    if profile.flags:
+        out["flags"] = list(profile.flags)
+    if profile.listener_path:
+        out["listenerPath"] = profile.listener_path
+        out["listenerMetadata"] = profile.listener_metadata
+    out["syscalls"] = [_syscall(rule) for rule in profile.syscalls or () if _applies(rule, host, arch)]
+    return out
+
+
+@functools.lru_cache(maxsize=64)
+def resolved_default(host: Host) -> bytes:
+    """`resolve(default_profile(), host)` as JSON text, kept: every default container has the same one."""
+    return msgspec.json.encode(resolve(default_profile(), host))

@@ -1,0 +1,95 @@
+"""Capabilities and `--security-opt`: what a container's first process may do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from corten.engine import defaults
+from corten.errors import Internal, InvalidArgument
+
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+UNCONFINED: Final = "unconfined"
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True):
+    """`seccomp`: "" is the built-in profile, "unconfined", or the text of a profile."""
+
+    no_new_privileges: bool = False
+    seccomp: str = ""
+    apparmor: str = ""
+
+
+def normalize_capabilities(names: Sequence[str], field: str) -> tuple[str, ...]:
+    """`net_admin` and `NET_ADMIN` are CAP_NET_ADMIN; `ALL` stays.  Raises InvalidArgument naming the field."""
+    out = []
+    for name in names:
+        upper = name.upper()
+        if upper in ("ALL", "CAP_ALL"):
+            out.append("ALL")
+            continue
+        full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+        if full not in defaults.ALL_CAPABILITIES:
+            raise InvalidArgument(f'invalid {field}: unknown capability: "{full}"')
+        out.append(full)
+    return tuple(out)
+
+
+def capabilities(
+    add: Sequence[str], drop: Sequence[str], *, privileged: bool, known: frozenset[str]
+) -> tuple[str, ...]:
+    """The container's capabilities in dockerd's order; `known` are those of the running kernel.
+
+    ALL on one side, names on the other: `--cap-add ALL --cap-drop X` is all but X, and the reverse.
+    """
+    everything = tuple(cap for cap in defaults.ALL_CAPABILITIES if cap in known)
+    if privileged:
+        return everything
+    adds, drops = normalize_capabilities(add, "CapAdd"), normalize_capabilities(drop, "CapDrop")
+    if "ALL" in adds:
+        base: tuple[str, ...] = everything
+        adds = ()
+    elif "ALL" in drops:
+        base, drops = (), ()
+    else:
+        base = defaults.CAPABILITIES
+    kept = [cap for cap in base if cap not in drops]
+    return tuple(kept + [cap for cap in dict.fromkeys(adds) if cap not in kept])
+
+
+def parse_security_opt(options: Sequence[str], *, privileged: bool) -> Security:
+    """`--security-opt`.  What dockerd calls invalid gets its text (it answers 500); labels need SELinux."""
+    flag, seccomp, apparmor = False, "", ""
+    for option in options:
+        if option == "no-new-privileges":
+            flag = True
+            continue
+        key, separator, value = option.partition("=")
+        if not separator:
+            key, separator, value = option.partition(":")
+        if not separator and option != "disable":
+            raise Internal(f'invalid --security-opt 1: "{option}"')
+        match key:
+            case "no-new-privileges" if value in _TRUE | _FALSE:
+                flag = value in _TRUE
+            case "seccomp":
+                seccomp = value
+            case "apparmor":
+                apparmor = value
+            case "label" | "disable":
+                _check_label(option)
+            case _:
+                raise Internal(f'invalid --security-opt 2: "{option}"')
+    if privileged and not seccomp:
+        seccomp = UNCONFINED
+    return Security(
+        no_new_privileges=flag, seccomp="" if seccomp in ("builtin", "default") else seccomp, apparmor=apparmor
+    )
+
+
+def _check_label(option: str) -> None:
+    if option not in ("label=disable", "label:disable", "disable"):
+        raise InvalidArgument(f"HostConfig.SecurityOpt: {option!r}: SELinux labels are not supported yet")

@@ -1,0 +1,45 @@
+"""The engine's settings as one value: what daemon.json, flags and built-in defaults came to.
+
+Made by `daemon.config`, read by everyone; a reload makes a new one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from corten.engine import defaults
+
+BUILT_IN_RUNTIME: Final = "corten"
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """A runtime by name; an empty path is the built-in one, in process in the shim."""
+
+    name: str
+    path: str = ""
+    args: tuple[str, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """`origins` maps a daemon.json key to where its value is from: "flag" or "daemon.json"."""
+
+    data_root: str
+    exec_root: str
+    hosts: tuple[str, ...] = ()
+    pidfile: str = ""
+    debug: bool = False
+    runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
+    default_runtime: str = BUILT_IN_RUNTIME
+    default_pids_limit: int = defaults.PIDS_LIMIT
+    log_driver: str = "json-file"
+    log_opts: dict[str, str] = {}
+    registry_mirrors: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    origins: dict[str, str] = {}
+
+    def origin(self, key: str) -> str:
+        """Where the value of a daemon.json key is from."""
+        return self.origins.get(key, "built-in")

@@ -1,0 +1,153 @@
+"""`--user` and `--group-add` against /etc/passwd and /etc/group of a rootfs, read by descriptor.
+
+The files belong to a stranger: they are opened beneath the root without following magic links, read up to a
+bound, and nothing of the host's name service is asked (field.md D6, D8).  What is digits is a number of 32
+bits, never a name (CVE-2016-3697, CVE-2024-40635); a number that is out of range is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from corten.errors import Internal, InvalidArgument
+from corten.sys.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+
+MAX_ID: Final = 0xFFFFFFFF - 1  # (uid_t) -1 means "no change" to the kernel
+_MAX_FILE_BYTES: Final = 4 << 20
+_MAX_LINE_BYTES: Final = 64 << 10
+_MAX_GROUPS: Final = 65_536  # NGROUPS_MAX
+
+
+class User(NamedTuple):
+    """Who a process runs as; `groups` are the additional ones, the primary first as dockerd lists it."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+class _Passwd(NamedTuple):
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+class _Group(NamedTuple):
+    name: str
+    gid: int
+    members: frozenset[str]
+
+
+class Accounts(NamedTuple):
+    """The texts of both files; empty when there is none."""
+
+    passwd: bytes
+    group: bytes
+
+
+def read_accounts(root_fd: int) -> Accounts:
+    """Both files beneath the root; a missing one is empty."""
+    return Accounts(_read_beneath(root_fd, b"etc/passwd"), _read_beneath(root_fd, b"etc/group"))
+
+
+def _read_beneath(root_fd: int, path: bytes) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = openat2(root_fd, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return b""
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_MAX_FILE_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+
+
+def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User:
+    """`""`, `name`, `uid`, `name:group`, `uid:gid` as dockerd reads them.
+
+    Without a group the user's groups are those that list its name; with one, that group alone.  Errors have
+    dockerd's texts and its code (500).
+    """
+    name, colon, group = spec.partition(":")
+    entry = _find_user(name, accounts)
+    groups = tuple(_groups(accounts.group))
+    gid, memberships = entry.gid, [item.gid for item in groups if entry.name and entry.name in item.members]
+    if colon and group:
+        gid, memberships = _find_group(group, groups), []
+    extra = [_additional(item, groups) for item in group_add]
+    every = dict.fromkeys((gid, *memberships, *extra))
+    return User(entry.uid, gid, tuple(every)[:_MAX_GROUPS], entry.home)
+
+
+def _find_user(name: str, accounts: Accounts) -> _Passwd:
+    number = _number(name, "uid") if name else 0
+    for entry in _users(accounts.passwd):
+        if entry.uid == number if number is not None else entry.name == name:
+            return entry
+    if number is None:
+        raise Internal(f"unable to find user {name}: no matching entries in passwd file")
+    return _Passwd("", number, 0, "/")
+
+
+def _find_group(name: str, groups: Sequence[_Group]) -> int:
+    number = _number(name, "gid")
+    if number is not None:
+        return number
+    for group in groups:
+        if group.name == name:
+            return group.gid
+    raise Internal(f"unable to find group {name}: no matching entries in group file")
+
+
+def _additional(name: str, groups: Sequence[_Group]) -> int:
+    number = _number(name, "gid")
+    if number is not None:
+        return number
+    for group in groups:
+        if group.name == name:
+            return group.gid
+    raise Internal(f"Unable to find group {name}: no matching entries in group file")
+
+
+def _number(text: str, what: str) -> int | None:
+    """The number, or None when it is a name.  Digits with a sign are a number too, and out of range."""
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    if text != digits or len(digits) > 10 or int(digits) > MAX_ID:
+        raise InvalidArgument(f"{what}s and gids must be in range 0-{MAX_ID}: {text}")
+    return int(digits)
+
+
+def _fields(data: bytes, count: int) -> Iterator[list[str]]:
+    for line in data.splitlines():
+        if line and not line.startswith(b"#") and len(line) <= _MAX_LINE_BYTES:
+            parts = line.decode("utf-8", "surrogateescape").split(":")
+            if len(parts) >= count and parts[0]:
+                yield parts
+
+
+def _users(data: bytes) -> Iterator[_Passwd]:
+    for parts in _fields(data, 4):
+        uid, gid = _id(parts[2]), _id(parts[3])
+        if uid is not None and gid is not None:
+            home = parts[5] if len(parts) > 5 else ""
+            yield _Passwd(parts[0], uid, gid, home or "/")
+
+
+def _groups(data: bytes) -> Iterator[_Group]:
+    for parts in _fields(data, 3):
+        gid = _id(parts[2])
+        if gid is not None:
+            members = parts[3].split(",") if len(parts) > 3 else ()
+            yield _Group(parts[0], gid, frozenset(member.strip() for member in members if member.strip()))
+
+
+def _id(text: str) -> int | None:
+    text = text.strip()
+    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID:
+        return int(text)
+    return None
