@@ -1,0 +1,119 @@
+"""Host-side hooks of a container's life cycle: prestart, createRuntime, poststart, poststop.
+
+They run in the runtime's own namespaces, with the bundle as directory and the state on stdin.  createContainer and
+startContainer are ops of the launch plan.  Sources: runtime-spec config.md, "POSIX-platform Hooks"; the texts are
+runc's.
+"""
+
+from __future__ import annotations
+
+import posix
+import select
+import time
+
+from corten.errors import FailedPrecondition
+from corten.runtime import fast
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from corten.spec.runtime import Hook
+
+OUTPUT_LIMIT_BYTES = 4096
+SIGKILL = 9
+DEFAULT_SIGNALS = (13, 25)  # SIGPIPE, SIGXFSZ: Python ignores them, a hook must not inherit that
+
+
+def to_objs(hooks: Iterable[Hook]) -> list[dict[str, Any]]:
+    """Hooks as state.json keeps them."""
+    return [{"path": h.path, "args": list(h.args), "env": list(h.env), "timeout": h.timeout_s} for h in hooks]
+
+
+def run_all(hooks: Sequence[dict[str, Any]], state: dict[str, Any], directory: str) -> None:
+    """Runs hooks (as `to_objs` gives them) in order; raises FailedPrecondition for the first that fails."""
+    for index, hook in enumerate(hooks):
+        try:
+            run(hook, fast.dump_bytes(state), directory)
+        except FailedPrecondition as error:
+            raise FailedPrecondition(f"error running hook #{index}: {error}") from error
+
+
+def run(hook: dict[str, Any], state: bytes, directory: str) -> None:
+    """Runs one hook and waits for it, at most its timeout in seconds; then it is killed."""
+    stdin = posix.memfd_create("state", posix.MFD_CLOEXEC)  # a pipe might fill up before anybody reads
+    files.write_all(stdin, state)
+    posix.lseek(stdin, 0, 0)
+    out_read, out_write = posix.pipe()
+    err_read, err_write = posix.pipe()
+    try:
+        pid = _spawn(hook, directory, (stdin, out_write, err_write))
+    except OSError as error:
+        posix.close(out_read)
+        posix.close(err_read)
+        raise FailedPrecondition(f"fork/exec {hook['path']}: {files.why(error)}") from error
+    finally:
+        for fd in (stdin, out_write, err_write):
+            posix.close(fd)
+    _follow(pid, hook["timeout"], (out_read, err_read))
+
+
+def _spawn(hook: dict[str, Any], directory: str, stdio: tuple[int, int, int]) -> int:
+    """Starts the program; every descriptor but stdio is closed in it."""
+    actions: list[tuple[Any, ...]] = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
+    for entry in posix.listdir("/proc/self/fd"):
+        if int(entry) > 2 and _is_inheritable(int(entry)):
+            actions.append((posix.POSIX_SPAWN_CLOSE, int(entry)))
+    env = dict(item.split("=", 1) for item in hook["env"] if "=" in item)
+    argv = hook["args"] or [hook["path"]]
+    before = posix.open(".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    try:
+        posix.chdir(directory)
+        return posix.posix_spawn(
+            hook["path"], argv, env, file_actions=actions, setsigmask=(), setsigdef=DEFAULT_SIGNALS
+        )
+    finally:
+        posix.fchdir(before)
+        posix.close(before)
+
+
+def _is_inheritable(fd: int) -> bool:
+    try:
+        return posix.get_inheritable(fd)
+    except OSError:
+        return False  # the descriptor of the listing itself
+
+
+def _follow(pid: int, timeout_s: int, outputs: tuple[int, int]) -> None:
+    """Gathers output and waits for the exit; kills at the timeout; raises when either went wrong."""
+    gathered = dict.fromkeys(outputs, b"")
+    deadline = time.monotonic() + timeout_s if timeout_s else None
+    timed_out = False
+    pidfd = posix.pidfd_open(pid)
+    poll = select.poll()
+    for fd in (pidfd, *outputs):
+        poll.register(fd, select.POLLIN)
+    while True:
+        left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
+        ready = {fd for fd, _ in poll.poll(left_ms)}
+        if not ready:
+            timed_out, deadline = True, None
+            posix.kill(pid, SIGKILL)
+        for fd in ready - {pidfd}:
+            data = posix.read(fd, files.CHUNK_BYTES)
+            gathered[fd] = (gathered[fd] + data)[-OUTPUT_LIMIT_BYTES:]
+            if not data:
+                poll.unregister(fd)
+        if ready == {pidfd}:
+            break  # drained; a grandchild that keeps the pipes open is not waited for
+    status = fast.wait_status(pidfd)
+    for fd in (pidfd, *outputs):
+        posix.close(fd)
+    if timed_out:
+        raise FailedPrecondition(f"hook ran past specified timeout of {timeout_s:.1f}s")
+    if status:
+        out, err = (gathered[fd].decode("utf-8", "replace") for fd in outputs)
+        reason = f"exit status {status}" if status < 128 else f"signal {status - 128}"
+        raise FailedPrecondition(f"error running hook: {reason}, stdout: {out}, stderr: {err}")

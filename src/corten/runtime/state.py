@@ -1,0 +1,248 @@
+"""What the runtime remembers of a container, and what follows from it and the kernel.
+
+    <root>/<id>/state.json     written and renamed before the first kernel object of the container exists
+    <root>/<id>/config.json    the bundle's configuration as it was at create, for exec
+    <root>/<id>/start          FIFO: the init waits on it; it is removed by `start`, so its presence means `created`
+    <root>/<id>/trace          the steps of the launch with their times (corten.runtime.trace)
+
+A status is never stored.  It is derived, as runc derives it:
+
+    init alive?   frozen?   FIFO there?   status
+    not yet       -         -             creating
+    yes           yes       -             paused
+    yes           no        yes           created
+    yes           no        no            running
+    no            -         -             stopped
+
+An init is known by pid and start time: a pid that the kernel gave to somebody else since is not ours.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
+from corten.runtime import fast
+from corten.runtime.cgroups import Cgroup, CgroupPaths
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+STATE_FILE, CONFIG_FILE, START_FIFO, TRACE_FILE = "state.json", "config.json", "start", "trace"
+
+CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
+
+# verb: {status: what is said when the verb is refused}; a status that is not named is allowed.  Texts are runc's.
+REFUSALS: dict[str, dict[str, str]] = {
+    "start": {
+        RUNNING: "cannot start an already running container",
+        STOPPED: "cannot start a container that has stopped",
+        PAUSED: "cannot start a container in the paused state",
+        CREATING: "cannot start a container in the creating state",
+    },
+    "kill": {STOPPED: "container not running", CREATING: "container not running"},
+    "delete": {
+        RUNNING: "cannot delete container {id} that is not stopped: running",
+        PAUSED: "cannot delete container {id} that is not stopped: paused",
+        CREATING: "cannot delete container {id} that is not stopped: creating",
+    },
+    "exec": {
+        STOPPED: "cannot exec in a stopped container",
+        PAUSED: "cannot exec in a paused container (use --ignore-paused to override)",
+        CREATING: "cannot exec in a container in the creating state",
+    },
+    "pause": {STOPPED: "container not running", PAUSED: "container not running", CREATING: "container not running"},
+    "resume": dict.fromkeys((CREATING, CREATED, RUNNING, STOPPED), "container not paused"),
+    "update": {STOPPED: "container not running", CREATING: "container not running"},
+}
+
+ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+def allow(verb: str, id: str, status: str) -> None:
+    """Consults the table; raises FailedPrecondition in runc's words."""
+    refusal = REFUSALS[verb].get(status)
+    if refusal is not None:
+        raise FailedPrecondition(refusal.format(id=id))
+
+
+def check_id(id: str) -> None:
+    """Raises InvalidArgument, in runc's words, for what cannot be a container's id."""
+    if not id:
+        raise InvalidArgument("container id cannot be empty")
+    if id in (".", "..") or not ID_LETTERS.issuperset(id) or len(id) > 255:
+        raise InvalidArgument("invalid container ID format")
+
+
+class State:
+    """One container's record; `pid` is 0 until the init exists."""
+
+    __slots__ = (
+        "annotations",
+        "bundle",
+        "cgroup",
+        "created",
+        "directory",
+        "id",
+        "objects",
+        "oci_version",
+        "owner",
+        "pid",
+        "pids_limit",
+        "pids_limit_origin",
+        "poststart",
+        "poststop",
+        "private_pid",
+        "rootfs",
+        "start_time",
+        "terminal",
+    )
+
+    def __init__(self, directory: str, id: str, bundle: str, rootfs: str, oci_version: str) -> None:
+        self.directory = directory
+        self.id = id
+        self.bundle = bundle
+        self.rootfs = rootfs
+        self.oci_version = oci_version
+        self.annotations: dict[str, str] = {}
+        self.cgroup = CgroupPaths("v1", {}, "")
+        self.created = fast.rfc3339()
+        self.objects: list[str] = []  # every path that will exist, in the order of making
+        self.owner = posix.geteuid()
+        self.pid = 0
+        self.start_time = 0
+        self.pids_limit = 0
+        self.pids_limit_origin = ""
+        self.poststart: list[dict[str, Any]] = []
+        self.poststop: list[dict[str, Any]] = []
+        self.private_pid = True
+        self.terminal = False
+
+    # on disk
+
+    def save(self) -> None:
+        """Writes state.json and renames it into place."""
+        obj = {name: getattr(self, name) for name in self.__slots__ if name not in ("directory", "cgroup")}
+        obj["cgroup"] = self.cgroup.to_obj()
+        obj["version"] = VERSION
+        files.replace(f"{self.directory}/{STATE_FILE}", fast.dump_bytes(obj))
+
+    @classmethod
+    def load(cls, root: str, id: str) -> State:
+        """The record of `id` below `root`; raises NotFound in runc's words, Internal when it is damaged."""
+        check_id(id)
+        directory = f"{root}/{id}"
+        try:
+            obj = fast.loads(files.read(f"{directory}/{STATE_FILE}"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound("container does not exist") from None
+        except InvalidArgument as error:
+            raise Internal(f"{directory}/{STATE_FILE}: {error}") from error
+        try:
+            state = cls(directory, id, obj["bundle"], obj["rootfs"], obj["oci_version"])
+            state.cgroup = CgroupPaths.from_obj(obj["cgroup"])
+            for name in cls.__slots__:
+                if name not in ("directory", "cgroup", "id"):
+                    setattr(state, name, obj[name])
+        except (KeyError, TypeError) as error:
+            raise Internal(f"{directory}/{STATE_FILE}: {error} is missing") from error
+        return state
+
+    def path(self, name: str) -> str:
+        """A file of the state directory."""
+        return f"{self.directory}/{name}"
+
+    # from the kernel
+
+    def status(self) -> str:
+        """The derived status; see the table in the module's text."""
+        if not self.pid:
+            return CREATING
+        if not is_alive(self.pid, self.start_time):
+            return STOPPED
+        if Cgroup(self.cgroup).is_frozen():
+            return PAUSED
+        return CREATED if files.exists(self.path(START_FIFO)) else RUNNING
+
+    def open_pidfd(self) -> int:
+        """A pidfd of the init, or -1 when it is gone.  The start time is compared after the pidfd is open: no
+        signal reaches a process that got the pid since."""
+        if not self.pid:
+            return -1
+        try:
+            pidfd = posix.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return -1
+        if is_alive(self.pid, self.start_time):
+            return pidfd
+        posix.close(pidfd)
+        return -1
+
+    # as others see it
+
+    def oci(self, status: str) -> dict[str, Any]:
+        """The state of runtime-spec runtime.md, "State", as hooks get it; without a pid once stopped."""
+        obj: dict[str, Any] = {"ociVersion": self.oci_version, "id": self.id, "status": status}
+        if self.pid and status != STOPPED:
+            obj["pid"] = self.pid
+        obj["bundle"] = self.bundle
+        if self.annotations:
+            obj["annotations"] = self.annotations
+        return obj
+
+    def listing(self, status: str, owner: str) -> dict[str, Any]:
+        """The object that `state` and `list` print: runc's keys in runc's order, ours behind them."""
+        obj: dict[str, Any] = {
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "pid": 0 if status == STOPPED else self.pid,
+            "status": status,
+            "bundle": self.bundle,
+            "rootfs": self.rootfs,
+            "created": self.created,
+        }
+        if self.annotations:
+            obj["annotations"] = self.annotations
+        obj["owner"] = owner
+        obj["corten"] = {"pidsLimit": {"value": self.pids_limit, "origin": self.pids_limit_origin}}
+        return obj
+
+
+def process_start(pid: int) -> tuple[int, str]:
+    """(start time in clock ticks since boot, state letter) of a process; (0, '') when it is gone.  proc_pid_stat(5)."""
+    try:
+        text = files.read(f"/proc/{pid}/stat")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, ""
+    fields = text.rpartition(b") ")[2].split()
+    return int(fields[19]), fields[0].decode()
+
+
+def is_alive(pid: int, start_time: int) -> bool:
+    """Whether the process that had `pid` since `start_time` still runs; a zombie does not."""
+    started, letter = process_start(pid)
+    return started == start_time and letter not in ("Z", "X", "")
+
+
+def make_directory(root: str, id: str) -> str:
+    """The state directory of a new container, 0711 for the root and 0700 for itself; raises AlreadyExists."""
+    check_id(id)
+    directory = f"{root}/{id}"
+    files.make_directories(root, 0o711)
+    try:
+        posix.mkdir(directory, 0o700)
+    except FileExistsError:
+        raise AlreadyExists("container with given ID already exists") from None
+    return directory
+
+
+def list_ids(root: str) -> list[str]:
+    """The ids of all containers below `root`, sorted."""
+    try:
+        names = [entry.name for entry in posix.scandir(root) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return sorted(name for name in names if files.exists(f"{root}/{name}/{STATE_FILE}"))
