@@ -1,9 +1,9 @@
 """What the docker door asks of an engine: the one interface between the two.
 
-Values are JSON-able objects of Docker's API 1.51; the door trims or extends them for older versions.  `ref` is a
-container's name, full id or unique prefix of it.  Every method raises `corten.errors` with Docker's texts.  Methods
-that return an iterator validate their arguments before the first value, and are closed (`aclose`) when the client
-goes away.
+Values are JSON-able objects of Docker's API 1.51; the door trims or extends them for older versions.
+`ref` is a container's name, full id or unique prefix of it.  Every method raises `corten.errors` with
+Docker's texts.  Methods that return an iterator validate their arguments before the first value, and are
+closed (`aclose`) when the client goes away.
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ class Engine(Protocol):
         changes: Sequence[str],
         platform: str,
     ) -> AsyncIterator[Json]: ...
-    async def image_list(
-        self, all: bool, filters: Filters, shared_size: bool, digests: bool
-    ) -> list[Json]: ...
+    async def image_list(self, all: bool, filters: Filters, shared_size: bool, digests: bool) -> list[Json]: ...
     async def image_inspect(self, ref: str) -> Json: ...
     async def image_history(self, ref: str) -> list[Json]: ...
     async def image_tag(self, ref: str, repo: str, tag: str) -> None: ...

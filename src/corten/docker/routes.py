@@ -1,0 +1,173 @@
+"""Every path of the Docker API and what serves it.
+
+A path that dockerd knows and Corten does not is answered 501 with the operation's name, so that nobody
+takes it for a typing mistake; a path that nobody knows is dockerd's "page not found".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from corten import errors
+from corten.docker import containers, images, system
+from corten.docker.call import Call
+
+Operation = Callable[[Call], Awaitable[web.StreamResponse]]
+
+SERVED: tuple[tuple[str, str, Operation], ...] = (
+    ("HEAD", "/_ping", system.ping),
+    ("GET", "/_ping", system.ping),
+    ("GET", "/version", system.version),
+    ("GET", "/info", system.info),
+    ("GET", "/events", system.events),
+    ("GET", "/system/df", system.disk_usage),
+    ("POST", "/auth", system.auth),
+    ("GET", "/networks", system.networks),
+    ("GET", "/networks/", system.networks),
+    ("GET", "/networks/{}", system.network),
+    ("GET", "/volumes", system.volumes),
+    ("GET", "/volumes/{}", system.volume),
+    ("GET", "/plugins", system.plugins),
+    ("GET", "/containers/json", containers.list_all),
+    ("GET", "/containers/{}/json", containers.inspect),
+    ("GET", "/containers/{}/top", containers.top),
+    ("GET", "/containers/{}/logs", containers.logs),
+    ("GET", "/containers/{}/stats", containers.stats),
+    ("GET", "/containers/{}/corten/trace", containers.trace),
+    ("POST", "/corten/explain", containers.explain),
+    ("POST", "/containers/create", containers.create),
+    ("POST", "/containers/prune", containers.prune),
+    ("POST", "/containers/{}/start", containers.start),
+    ("POST", "/containers/{}/stop", containers.stop),
+    ("POST", "/containers/{}/restart", containers.restart),
+    ("POST", "/containers/{}/kill", containers.kill),
+    ("POST", "/containers/{}/pause", containers.pause),
+    ("POST", "/containers/{}/unpause", containers.unpause),
+    ("POST", "/containers/{}/rename", containers.rename),
+    ("POST", "/containers/{}/resize", containers.resize),
+    ("POST", "/containers/{}/update", containers.update),
+    ("POST", "/containers/{}/wait", containers.wait),
+    ("POST", "/containers/{}/exec", containers.exec_create),
+    ("DELETE", "/containers/{}", containers.remove),
+    ("POST", "/exec/{}/resize", containers.exec_resize),
+    ("GET", "/exec/{}/json", containers.exec_inspect),
+    ("GET", "/images/json", images.list_all),
+    ("GET", "/images/{}/json", images.inspect),
+    ("GET", "/images/{}/history", images.history),
+    ("POST", "/images/create", images.create),
+    ("POST", "/images/load", images.load),
+    ("POST", "/images/prune", images.prune),
+    ("POST", "/images/{}/tag", images.tag),
+)
+
+# What dockerd serves and Corten does not yet: (method, path, the operation in words).
+UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/containers/{}/changes", "container diff"),
+    ("GET", "/containers/{}/export", "container export"),
+    ("HEAD", "/containers/{}/archive", "container copy"),
+    ("GET", "/containers/{}/archive", "container copy"),
+    ("PUT", "/containers/{}/archive", "container copy"),
+    ("GET", "/containers/{}/attach/ws", "container attach over a websocket"),
+    ("GET", "/containers/{}/checkpoints", "checkpoint list"),
+    ("POST", "/containers/{}/checkpoints", "checkpoint create"),
+    ("DELETE", "/containers/{}/checkpoints/{}", "checkpoint remove"),
+    ("POST", "/commit", "container commit"),
+    ("GET", "/images/search", "image search"),
+    ("GET", "/images/get", "image save"),
+    ("GET", "/images/{}/get", "image save"),
+    ("POST", "/images/{}/push", "image push"),
+    ("GET", "/distribution/{}/json", "distribution inspect"),
+    ("POST", "/build", "image build"),
+    ("POST", "/build/prune", "build cache prune"),
+    ("POST", "/build/cancel", "build cancel"),
+    ("POST", "/session", "build session"),
+    ("POST", "/grpc", "build over gRPC"),
+    ("POST", "/networks/create", "network create"),
+    ("POST", "/networks/prune", "network prune"),
+    ("POST", "/networks/{}/connect", "network connect"),
+    ("POST", "/networks/{}/disconnect", "network disconnect"),
+    ("DELETE", "/networks/{}", "network remove"),
+    ("POST", "/volumes/create", "volume create"),
+    ("POST", "/volumes/prune", "volume prune"),
+    ("PUT", "/volumes/{}", "volume update"),
+    ("DELETE", "/volumes/{}", "volume remove"),
+    ("GET", "/plugins/privileges", "plugin privileges"),
+    ("GET", "/plugins/{}/json", "plugin inspect"),
+    ("POST", "/plugins/pull", "plugin install"),
+    ("POST", "/plugins/create", "plugin create"),
+    ("POST", "/plugins/{}/enable", "plugin enable"),
+    ("POST", "/plugins/{}/disable", "plugin disable"),
+    ("POST", "/plugins/{}/upgrade", "plugin upgrade"),
+    ("POST", "/plugins/{}/push", "plugin push"),
+    ("POST", "/plugins/{}/set", "plugin set"),
+    ("DELETE", "/plugins/{}", "plugin remove"),
+    ("GET", "/swarm", "swarm inspect"),
+    ("POST", "/swarm/init", "swarm init"),
+    ("POST", "/swarm/join", "swarm join"),
+    ("POST", "/swarm/leave", "swarm leave"),
+    ("POST", "/swarm/update", "swarm update"),
+    ("GET", "/swarm/unlockkey", "swarm unlock key"),
+    ("POST", "/swarm/unlock", "swarm unlock"),
+    *(
+        entry
+        for noun in ("node", "service", "secret", "config")
+        for entry in (
+            ("GET", f"/{noun}s", f"{noun} list"),
+            ("POST", f"/{noun}s/create", f"{noun} create"),
+            ("GET", f"/{noun}s/{{}}", f"{noun} inspect"),
+            ("POST", f"/{noun}s/{{}}/update", f"{noun} update"),
+            ("DELETE", f"/{noun}s/{{}}", f"{noun} remove"),
+        )
+        if entry[1] != "/nodes/create"
+    ),
+    ("GET", "/services/{}/logs", "service logs"),
+    ("GET", "/tasks", "task list"),
+    ("GET", "/tasks/{}", "task inspect"),
+    ("GET", "/tasks/{}/logs", "task logs"),
+    ("GET", "/debug/vars", "debug variables"),
+    ("GET", "/debug/pprof/{}", "debug profiles"),
+)
+# Tried last: a name with slashes in it would hide the paths above.
+LAST: tuple[tuple[str, str, Operation], ...] = (("DELETE", "/images/{}", images.remove),)
+
+
+def _unsupported(name: str) -> Operation:
+    async def refuse(call: Call) -> web.StreamResponse:
+        raise errors.NotImplemented(f"{name} is not supported yet")
+
+    return refuse
+
+
+class Router:
+    """Finds an operation by method and path (without its version)."""
+
+    def __init__(self) -> None:
+        self._exact: dict[tuple[str, str], Operation] = {}
+        self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Operation]]] = {}
+        unsupported = tuple((method, path, _unsupported(name)) for method, path, name in UNSUPPORTED)
+        for method, path, operation in SERVED + unsupported + LAST:
+            self._add(method, path, operation)
+
+    def _add(self, method: str, path: str, operation: Operation) -> None:
+        if "{}" not in path:
+            self._exact[method, path] = operation
+            return
+        pattern = re.compile(re.escape(path).replace(r"\{\}", "(.+)"), re.DOTALL)
+        self._patterns.setdefault((method, path.split("/")[1]), []).append((pattern, operation))
+
+    def find(self, method: str, path: str) -> tuple[Operation, tuple[str, ...]] | None:
+        """The operation and the variable parts of the path; None is dockerd's "page not found"."""
+        exact = self._exact.get((method, path))
+        if exact is not None:
+            return exact, ()
+        if method == "OPTIONS":
+            return system.options, ()
+        first = path.split("/", 2)[1] if path.startswith("/") else ""
+        for pattern, operation in self._patterns.get((method, first), ()):
+            found = pattern.fullmatch(path)
+            if found:
+                return operation, found.groups()
+        return None

@@ -1,0 +1,127 @@
+"""The door as a whole: connections in, one call into the engine each, answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from corten.docker.call import Call
+from corten.docker.engine_api import Engine
+from corten.docker.front import Front
+from corten.docker.head import Head
+from corten.docker.hijack import Hijacker
+from corten.docker.query import Query
+from corten.docker.routes import Router
+from corten.docker.status import status_of
+from corten.docker.versions import MAX_VERSION, negotiate, split_version, version_text
+from corten.errors import CortenError
+
+log = logging.getLogger("corten.docker")
+
+
+class Door:
+    """Serves Docker's API for one engine.
+
+    Life: make it inside a running event loop, `serve` each listening socket, `close`.  It owns the sockets it was
+    given and the connections on them, except those whose descriptor went to a shim.
+    """
+
+    def __init__(self, engine: Engine, *, version: str, is_cgroup2: bool = False) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.web_server = web.Server(self._handle, handler_cancellation=True)
+        self._headers = {
+            "Api-Version": version_text(MAX_VERSION),
+            "Docker-Experimental": "false",
+            "Ostype": "linux",
+            "Server": f"Corten/{version} (linux)",
+        }
+        self._engine = engine
+        self._is_cgroup2 = is_cgroup2
+        self._router = Router()
+        self._servers: list[asyncio.Server] = []
+        self._fronts: set[Front] = set()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of every answer."""
+        return self._headers
+
+    async def serve(self, listener: socket.socket) -> asyncio.Server:
+        """Accept on a bound stream socket, unix or TCP."""
+        if listener.family == socket.AF_UNIX:
+            server = await self.loop.create_unix_server(lambda: Front(self), sock=listener, backlog=1024)
+        else:
+            server = await self.loop.create_server(lambda: Front(self), sock=listener, backlog=1024)
+        self._servers.append(server)
+        return server
+
+    async def close(self) -> None:
+        """Stop accepting, and drop every connection that is still ours."""
+        for server in self._servers:
+            server.close()
+        for front in list(self._fronts):
+            front.close()
+        await self.web_server.shutdown(timeout=1.0)
+
+    # front.Owner
+
+    def opened(self, front: Front) -> None:
+        self._fronts.add(front)
+
+    def closed(self, front: Front) -> None:
+        self._fronts.discard(front)
+
+    async def hijack(self, front: Front, head: Head, body: bytes) -> None:
+        """Serve attach or exec start; the outermost frame of such a request."""
+        started = time.perf_counter()
+        try:
+            await Hijacker(self._engine, front, head, self._headers).serve(body)
+        except Exception:  # a defect: it must not take other connections with it
+            log.exception("%s %s failed", head.method, head.target)
+            front.close()
+        self._log(head.method, head.target, 101, started)
+
+    # ordinary requests
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request; the outermost frame of it, where errors become answers."""
+        started = time.perf_counter()
+        path, _, query = request.raw_path.partition("?")
+        call = Call(request, self._engine, Query(query), headers=self._headers, is_cgroup2=self._is_cgroup2)
+        try:
+            response = await self._serve(call, unquote(path))
+        except CortenError as error:
+            if call.is_started:
+                raise ConnectionAbortedError(error.text) from error
+            response = call.error(status_of(error), error.text)
+        except ConnectionError:  # the client is gone: there is nobody to tell
+            raise
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.raw_path)
+            if call.is_started:  # half an answer cannot be taken back: only a cut stream says that it failed
+                raise ConnectionAbortedError(str(error)) from error
+            response = call.error(500, f"internal error: {error}")
+        if call.is_expecting:  # its body was never asked for, and may or may not come
+            response.force_close()
+        self._log(request.method, request.raw_path, response.status, started)
+        return response
+
+    async def _serve(self, call: Call, path: str) -> web.StreamResponse:
+        text, path = split_version(path)
+        found = self._router.find(call.request.method, path)
+        if found is None:
+            return call.error(404, "page not found")
+        call.version = negotiate(text)
+        operation, call.args = found
+        return await operation(call)
+
+    @staticmethod
+    def _log(method: str, target: str, status: int, started: float) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s: %d in %.1f ms", method, target, status, (time.perf_counter() - started) * 1e3)

@@ -1,0 +1,108 @@
+"""Ping, version, info, events, disk usage, and what clients ask for in passing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from corten import errors
+from corten.docker.call import Call
+from corten.docker.streams import begin, chain, close, json_line
+from corten.docker.versions import (
+    DISK_USAGE_RULES,
+    IMAGE_LIST_RULES,
+    INFO_RULES,
+    LIST_RULES,
+    adapt_answer,
+)
+from corten.errors import CortenError, NotFound
+
+# The builder that `docker build` should use: 1 until there is a BuildKit behind `POST /grpc` and `/session`.
+BUILDER_VERSION = "1"
+
+PING_HEADERS = {
+    "Builder-Version": BUILDER_VERSION,
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Swarm": "inactive",
+}
+
+
+async def ping(call: Call) -> web.StreamResponse:
+    headers = {**call.headers, **PING_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
+    body = b"" if call.request.method == "HEAD" else b"OK"
+    return web.Response(body=body, headers=headers)
+
+
+async def version(call: Call) -> web.StreamResponse:
+    return call.answer(await call.engine.version())
+
+
+async def info(call: Call) -> web.StreamResponse:
+    return call.answer(adapt_answer(await call.engine.info(), INFO_RULES, call.version))
+
+
+async def events(call: Call) -> web.StreamResponse:
+    """One JSON object a line, until `until` or the client goes away."""
+    query = call.query
+    source = call.engine.events(query.filters(), query.text("since"), query.text("until"))
+    first = await begin(source)
+    response = await call.stream()
+    values = chain(first, source)
+    try:
+        async for event in values:
+            await response.write(json_line(event))
+    except CortenError as error:
+        await response.write(json_line({"message": error.text}))
+    finally:
+        await close(values)
+    return response
+
+
+async def disk_usage(call: Call) -> web.StreamResponse:
+    """`GET /system/df`: what images and containers take; volumes and build cache do not exist yet."""
+    kinds = call.query.texts("type") if call.version >= (1, 42) else []
+    usage: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    if not kinds or "image" in kinds:
+        images = await call.engine.image_list(True, {}, True, False)
+        usage["Images"] = [adapt_answer(image, IMAGE_LIST_RULES, call.version) for image in images]
+        usage["LayersSize"] = sum(image.get("Size", 0) for image in images)
+    if not kinds or "container" in kinds:
+        containers = await call.engine.container_list(True, 0, True, {})
+        usage["Containers"] = [adapt_answer(item, LIST_RULES, call.version) for item in containers]
+    if not kinds or "volume" in kinds:
+        usage["Volumes"] = []
+    if not kinds or "build-cache" in kinds:
+        usage["BuildCache"] = []
+    return call.answer(adapt_answer(usage, DISK_USAGE_RULES, call.version))
+
+
+async def options(call: Call) -> web.StreamResponse:
+    return call.empty(200)
+
+
+async def auth(call: Call) -> web.StreamResponse:
+    raise errors.NotImplemented("logging in to a registry is not supported yet: no registry client")
+
+
+async def networks(call: Call) -> web.StreamResponse:
+    return call.answer(await call.engine.network_list(call.query.filters()))
+
+
+async def network(call: Call) -> web.StreamResponse:
+    return call.answer(await call.engine.network_inspect(call.args[0]))
+
+
+async def volumes(call: Call) -> web.StreamResponse:
+    call.query.filters()
+    return call.answer({"Volumes": [], "Warnings": None})
+
+
+async def volume(call: Call) -> web.StreamResponse:
+    raise NotFound(f"get {call.args[0]}: no such volume")
+
+
+async def plugins(call: Call) -> web.StreamResponse:
+    call.query.filters()
+    return call.answer([])
