@@ -1,0 +1,85 @@
+"""The host's side of the network: its links, its firewall and its sysctls, behind one value that a test can wrap.
+
+Everything belongs to the network namespace of the thread that makes the `Host`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from ipaddress import IPv4Address, IPv4Interface
+
+from corten.sys import netlink, netns
+from corten.sys.nft import Nft
+
+log = logging.getLogger(__name__)
+
+_SYSCTLS = "/proc/sys/net"
+
+
+class Host:
+    """Sockets and contexts that live as long as the engine."""
+
+    def __init__(self) -> None:
+        self.links = netlink.Socket(netlink.NETLINK_ROUTE)
+        self.tracking = netlink.Socket(netlink.NETLINK_NETFILTER)
+        self.nft = Nft()
+
+    def close(self) -> None:
+        """Closes everything."""
+        self.links.close()
+        self.tracking.close()
+        self.nft.close()
+
+    def sysctl(self, name: str) -> str:
+        """The value of `ipv4/ip_forward` and its like; '' when the kernel has no such switch."""
+        return read_sysctl(name)
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        """Writes a sysctl when it differs, and says so in the log."""
+        before = read_sysctl(name)
+        if before not in ("", value):
+            write_sysctl(name, value)
+            log.info("sysctl net/%s: %s -> %s", name, before, value)
+
+    def identity(self) -> str:
+        """Names this boot and this namespace: what was true of its sysctls holds only here."""
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        return f"{boot} {os.stat('/proc/thread-self/ns/net').st_ino}"
+
+    def configure_inside(self, netns_fd: int, interface: str, address: IPv4Interface, gateway: IPv4Address) -> None:
+        """Gives the container's end its address and default route, and brings it up, without IPv6."""
+        with netns.inside(netns_fd, lambda: _enter(interface)) as socket:
+            link = socket.link(interface)
+            if link is None:
+                raise netlink.NetlinkError(errno.ENODEV, f"{interface}: no such device")
+            socket.send(
+                netlink.set_up(interface),
+                netlink.new_address(link.index, address),
+                netlink.new_default_route(gateway, link.index),
+            )
+
+
+def _enter(interface: str) -> netlink.Socket:
+    """Runs inside: IPv6 off for this interface before it comes up, as Docker does; ::1 on lo stays."""
+    switch = f"ipv6/conf/{interface}/disable_ipv6"
+    if read_sysctl(switch) == "0":
+        write_sysctl(switch, "1")
+    return netlink.Socket()
+
+
+def read_sysctl(name: str) -> str:
+    """A file below /proc/sys/net of the calling thread's namespace; '' when there is none."""
+    try:
+        with open(f"{_SYSCTLS}/{name}") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Writes such a file; raises OSError."""
+    with open(f"{_SYSCTLS}/{name}", "w") as file:
+        file.write(value)

@@ -1,0 +1,223 @@
+"""Published ports: what was asked, which host ports are ours, and the sockets that hold them.
+
+A published port is held by a socket that is bound and does not listen, so that another program gets "address already
+in use" as it would from Docker.  Packets never reach it: NAT takes them before.  The shim keeps the socket, so the
+port stays held while no daemon runs.
+
+Texts and order are those of dockerd 26.1, except that an unreadable HostIp is refused (dockerd publishes on all
+addresses then) and that a port in PortBindings needs no entry in ExposedPorts (dockerd ignores it without one).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+
+from corten import errors
+from corten.errors import InvalidArgument
+from corten.network.values import ANY, PortBinding, PortConflict, Publication, Transport
+
+EPHEMERAL = (32768, 60999)  # ip_local_port_range as the kernel sets it; Docker falls back to the same
+SO_ATTACH_FILTER = 26
+DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # one classic BPF instruction: BPF_RET | BPF_K, 0 bytes
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+# --- what was asked
+
+
+def parse_bindings(
+    exposed: Iterable[str], bindings: Mapping[str, Sequence[tuple[str, str]]], *, publish_all: bool = False
+) -> tuple[PortBinding, ...]:
+    """ExposedPorts and PortBindings ({"80/tcp": [(HostIp, HostPort)]}) in the order in which they are taken.
+
+    Ports that were named come before ephemeral ones, so that none of the latter takes one of the former.
+    Raises InvalidArgument, or NotImplemented for what the first form lacks (IPv6, sctp).
+    """
+    found = [_binding(key, *each) for key, wanted in bindings.items() for each in wanted]
+    bound = {(one.container_port, one.transport) for one in found}
+    for spec in exposed if publish_all else ():
+        for port, transport in exposed_ports(spec):
+            if (port, transport) not in bound:
+                found.append(PortBinding(transport, port))
+    return tuple(sorted(found, key=lambda one: (-one.first, -one.container_port, one.transport != "tcp")))
+
+
+def _binding(key: str, host_ip: str, host_port: str) -> PortBinding:
+    port, transport = _container_port(key)
+    first, last = _range(host_port.partition("/")[0]) if host_port else (0, 0)
+    return PortBinding(transport, port, _host_ip(host_ip), first, last)
+
+
+def exposed_ports(spec: str) -> Iterator[tuple[int, Transport]]:
+    """(port, protocol) of every port in an entry of ExposedPorts such as `80`, `53/udp`, `8000-8005/tcp`."""
+    ports, _, transport = spec.partition("/")
+    first, last = _range(ports)
+    for port in range(first, last + 1):
+        yield port, _transport(transport)
+
+
+def _container_port(key: str) -> tuple[int, Transport]:
+    port, _, transport = key.partition("/")
+    return _number(port, port), _transport(transport)
+
+
+def _transport(word: str) -> Transport:
+    match word.lower():
+        case "" | "tcp":
+            return "tcp"
+        case "udp":
+            return "udp"
+        case "sctp":
+            raise errors.NotImplemented("publishing sctp ports is not supported yet")
+        case _:
+            raise InvalidArgument(f"invalid proto: {word}")
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    low = _number(first, text)
+    high = _number(last, text) if dash else low
+    if high < low:
+        raise InvalidArgument(f'invalid port specification: "{text}"')
+    return low, high
+
+
+def _number(word: str, text: str) -> int:
+    if not (word.isascii() and word.isdecimal()) or int(word) > 65535:
+        raise InvalidArgument(f'invalid port specification: "{text}"')
+    return int(word)
+
+
+def _host_ip(text: str) -> IPv4Address:
+    if not text:
+        return ANY
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise InvalidArgument(f'invalid host IP address: "{text}"') from error
+    if not isinstance(address, IPv4Address):
+        raise errors.NotImplemented(f"publishing ports on the IPv6 address {text} is not supported yet")
+    return address
+
+
+# --- who has which port
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A host port and the socket that holds it; who gets the reservation closes it."""
+
+    publication: Publication
+    socket: socket.socket
+
+
+class PortTable:
+    """The host ports of this engine.  Not for several threads at once."""
+
+    def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL) -> None:
+        self._ephemeral = ephemeral
+        self._taken: set[tuple[Transport, IPv4Address, int]] = set()
+        self._last: dict[tuple[Transport, IPv4Address, int, int], int] = {}
+
+    def take(self, publication: Publication) -> None:
+        """Counts a port as taken whose socket a shim holds already."""
+        self._taken.add((publication.transport, publication.host_ip, publication.host_port))
+
+    def release(self, publication: Publication) -> None:
+        """Gives a port back; no error when it was not taken."""
+        self._taken.discard((publication.transport, publication.host_ip, publication.host_port))
+
+    def reserve(self, binding: PortBinding) -> Reservation:
+        """Takes a port and binds its socket; raises PortConflict in Docker's words."""
+        if binding.first and binding.first == binding.last:
+            if (binding.transport, binding.host_ip, binding.first) in self._taken:
+                raise PortConflict(f"Bind for {binding.host_ip}:{binding.first} failed: port is already allocated")
+            return self._bind(binding, binding.first)
+        return self._first_free(binding)
+
+    def _first_free(self, binding: PortBinding) -> Reservation:
+        refused: PortConflict | None = None
+        for port in self._candidates(binding):
+            if (binding.transport, binding.host_ip, port) in self._taken:
+                continue
+            try:
+                return self._bind(binding, port)
+            except PortConflict as conflict:
+                refused = conflict
+        raise refused or PortConflict("all ports are allocated")
+
+    def _candidates(self, binding: PortBinding) -> Iterator[int]:
+        """The range once around, beginning behind the port that it gave last."""
+        first, last = (binding.first, binding.last) if binding.first else self._ephemeral
+        key = (binding.transport, binding.host_ip, first, last)
+        begin = self._last.get(key, last) + 1
+        for offset in range(last - first + 1):
+            port = first + (begin - first + offset) % (last - first + 1)
+            self._last[key] = port
+            yield port
+
+    def _bind(self, binding: PortBinding, port: int) -> Reservation:
+        publication = Publication(binding.transport, binding.host_ip, port, binding.container_port)
+        held = bind(publication)
+        self.take(publication)
+        return Reservation(publication, held)
+
+
+# --- the sockets
+
+
+def bind(publication: Publication) -> socket.socket:
+    """The socket that holds a port; raises PortConflict when another program has it."""
+    address = (str(publication.host_ip), publication.host_port)
+    held = socket.socket(socket.AF_INET, _KINDS[publication.transport])
+    try:
+        _hold(held, address)
+    except OSError as error:
+        held.close()
+        reason = os.strerror(error.errno or errno.EADDRINUSE).lower()
+        raise PortConflict(
+            f"Error starting userland proxy: listen {publication.transport}4 {address[0]}:{address[1]}: bind: {reason}"
+        ) from error
+    return held
+
+
+def _hold(held: socket.socket, address: tuple[str, int]) -> None:
+    """Binds; of connections that are only in TIME_WAIT, a plain bind says EADDRINUSE, so it is tried again."""
+    if held.type == socket.SOCK_DGRAM:
+        _swallow_nothing(held)
+        held.bind(address)
+        return
+    try:
+        held.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _hold_over_time_wait(held, address)
+
+
+def _swallow_nothing(held: socket.socket) -> None:
+    """Drops what reaches a UDP socket all the same, so that nothing piles up in it.  socket(7), SO_ATTACH_FILTER"""
+    code = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
+    program = struct.pack("@HP", 1, ctypes.addressof(code))  # struct sock_fprog
+    held.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def _hold_over_time_wait(held: socket.socket, address: tuple[str, int]) -> None:
+    """SO_REUSEADDR gets past TIME_WAIT, and would let others past us: listening for a moment ends that.
+
+    listen(2) makes the kernel forget that everyone on this port agreed to share it (inet_csk_update_fastreuse);
+    shutdown(2) turns a listener back into a bound socket.
+    """
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(address)
+    held.listen(1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    held.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,62 @@
+"""Work inside a network namespace, done by a thread that is used once.
+
+A thread that has entered a namespace never goes back: it ends.  So nothing can be left in the wrong namespace, and
+no other thread ever changes.  Only sysctls below /proc/sys/net and sockets are worth the trip: a socket made inside
+stays in that namespace and can be used from everywhere afterwards.
+
+Sources: setns(2), network_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+CLONE_NEWNET = 0x40000000
+
+T = TypeVar("T")
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Moves the calling thread into the namespace behind `fd`; raises OSError.  setns(2)"""
+    if _libc.setns(fd, kind) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"setns: {os.strerror(code)}")
+
+
+class _Visit(threading.Thread, Generic[T]):
+    """One call inside a namespace: its value or its error."""
+
+    def __init__(self, netns_fd: int, work: Callable[[], T]) -> None:
+        super().__init__(name="netns", daemon=True)
+        self._netns_fd = netns_fd
+        self._work = work
+        self.value: list[T] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            setns(self._netns_fd, CLONE_NEWNET)
+            self.value.append(self._work())
+        except BaseException as error:  # raised again in the caller
+            self.error = error
+
+
+def inside(netns_fd: int, work: Callable[[], T]) -> T:
+    """Calls `work` in a thread that is in the namespace behind `netns_fd`; returns or raises what it does."""
+    visit = _Visit(netns_fd, work)
+    visit.start()
+    visit.join()
+    if visit.error is not None:
+        raise visit.error
+    return visit.value[0]
+
+
+def identity(fd: int) -> int:
+    """The inode number that names a network namespace (as in `net:[4026531840]`)."""
+    return os.fstat(fd).st_ino

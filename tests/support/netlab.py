@@ -1,0 +1,252 @@
+"""Network namespaces without names, each with a thread that lives in it: sockets made there stay there.
+
+Nothing here touches the namespace of the test run, and nothing is left when the run is killed: a namespace ends with
+its threads, sockets and descriptors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface
+from typing import TypeVar
+
+from corten.network.values import Endpoint
+from corten.sys import netlink
+from corten.sys.netns import CLONE_NEWNET, setns
+
+T = TypeVar("T")
+
+
+def _unshare() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+class Node:
+    """A network namespace with lo up.  `call` runs code in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_unshare)
+        self.netns_fd = self.call(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        self.links = self.call(netlink.Socket)
+        self.links.send(netlink.set_up("lo"))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the namespace."""
+        return self._pool.submit(work).result()
+
+    def spawn(self, argv: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
+        """Starts a program in the namespace, which needs no name for that."""
+        enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self.netns_fd}", "--"]
+        return subprocess.Popen([*enter, *argv], **options)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, argv: Sequence[str]) -> str:
+        """Runs a program in the namespace; its output."""
+        process = self.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, output
+        return output.decode()
+
+    def address(self, interface: str, address: str) -> None:
+        """Brings an interface up with an address."""
+        link = self.links.link(interface)
+        assert link is not None
+        self.links.send(netlink.set_up(interface), netlink.new_address(link.index, IPv4Interface(address)))
+
+    def route(self, interface: str, gateway: str) -> None:
+        """Sets the default route."""
+        link = self.links.link(interface)
+        assert link is not None
+        self.links.send(netlink.new_default_route(IPv4Address(gateway), link.index))
+
+    def sysctl(self, name: str, value: str) -> None:
+        """Writes a sysctl of the namespace."""
+
+        def write() -> None:
+            with open(f"/proc/sys/net/{name}", "w") as file:
+                file.write(value)
+
+        self.call(write)
+
+    def close(self) -> None:
+        """Lets the namespace go."""
+        self.links.close()
+        os.close(self.netns_fd)
+        self._pool.shutdown()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def join(one: Node, one_interface: str, one_address: str, other: Node, interface: str, address: str) -> None:
+    """A cable between two namespaces."""
+    one.links.send(netlink.new_veth(one_interface, interface, "02:00:00:00:00:09", other.netns_fd))
+    one.address(one_interface, one_address)
+    other.address(interface, address)
+
+
+# --- talking
+
+
+class TcpServer:
+    """Accepts in a namespace and answers with the address of who asked."""
+
+    def __init__(self, node: Node, port: int, address: str = "") -> None:
+        self._socket = node.call(lambda: socket.create_server((address, port), reuse_port=False))
+        self._socket.settimeout(0.2)
+        self._pool = ThreadPoolExecutor(1)
+        self._closed = False
+        self._task = self._pool.submit(self._serve)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                connection, peer = self._socket.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                connection.sendall(peer[0].encode())
+
+    def close(self) -> None:
+        """Stops."""
+        self._closed = True
+        self._task.result()
+        self._pool.shutdown()
+        self._socket.close()
+
+    def __enter__(self) -> TcpServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class UdpServer(TcpServer):
+    """The same for datagrams; `tag` goes before the address."""
+
+    def __init__(self, node: Node, port: int, tag: str = "") -> None:
+        self._tag = tag
+        self._socket = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._socket.bind(("", port))
+        self._socket.settimeout(0.2)
+        self._pool = ThreadPoolExecutor(1)
+        self._closed = False
+        self._task = self._pool.submit(self._serve)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                _, peer = self._socket.recvfrom(100)
+            except TimeoutError:
+                continue
+            self._socket.sendto(f"{self._tag}{peer[0]}".encode(), peer)
+
+
+def ask_tcp(node: Node, address: str, port: int, timeout: float = 1.0) -> str:
+    """Who a server says that we are; 'refused' or 'silence' when it does not."""
+    asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    with asker:
+        asker.settimeout(timeout)
+        try:
+            asker.connect((address, port))
+            return asker.recv(100).decode()
+        except TimeoutError:
+            return "silence"
+        except OSError as error:
+            return "refused" if isinstance(error, ConnectionRefusedError) else f"errno {error.errno}"
+
+
+def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 1.0) -> str:
+    """As `ask_tcp`, by one datagram."""
+    asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with asker:
+        asker.bind(("", source_port))
+        asker.settimeout(timeout)
+        try:
+            asker.connect((address, port))
+            asker.send(b"?")
+            return asker.recv(100).decode()
+        except TimeoutError:
+            return "silence"
+        except OSError as error:
+            return "refused" if isinstance(error, ConnectionRefusedError) else f"errno {error.errno}"
+
+
+# --- records that a test can look into
+
+
+class MemoryStore:
+    """The network's records, in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Endpoint] = {}
+        self.settings: dict[str, str] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        """Every endpoint."""
+        return list(self.records.values())
+
+    def save(self, endpoint: Endpoint) -> None:
+        """Records."""
+        self.records[endpoint.endpoint_id] = endpoint
+
+    def remove(self, endpoint_id: str) -> None:
+        """Forgets."""
+        self.records.pop(endpoint_id, None)
+
+    def setting(self, key: str) -> str:
+        """A word."""
+        return self.settings.get(key, "")
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Remembers a word."""
+        self.settings[key] = value
+
+
+class MemoryJournal:
+    """Journal entries that are not done."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, tuple[str, str]] = {}
+        self._next = 0
+
+    def begin(self, kind: str, name: str, **_: object) -> int:
+        """Announces."""
+        self._next += 1
+        self.open[self._next] = (kind, name)
+        return self._next
+
+    def done(self, entry: int) -> None:
+        """Ends."""
+        del self.open[entry]
+
+
+@contextmanager
+def nodes(*names: str) -> Iterator[list[Node]]:
+    """Several namespaces."""
+    made: list[Node] = []
+    try:
+        for name in names:
+            made.append(Node(name))  # noqa: PERF401
+        yield made
+    finally:
+        for node in made:
+            node.close()
+
+
+def enter_and_exec(netns_fd: int, argv: Sequence[str]) -> None:
+    """For a child between fork and exec."""
+    setns(netns_fd, CLONE_NEWNET)
+    os.execv(sys.executable, [sys.executable, *argv])
