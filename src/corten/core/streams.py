@@ -29,6 +29,15 @@ _LZMA_MEMORY_MAX = 256 << 20
 _MAGIC_LENGTH = 6
 
 
+_DAMAGED: tuple[type[Exception], ...] = (
+    cast(type[Exception], igzip_lib.IsalError),  # its stub declares an instance
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+)
+
+
 class Readable(Protocol):
     """What `chunks_of` reads: a file opened for bytes, a pipe, an upload."""
 
@@ -155,7 +164,7 @@ def _members(chunks: Iterator[bytes], open_member: Callable[[], _Member], what: 
 def _step(member: _Member, data: bytes, what: str) -> bytes:
     try:
         return member.decompress(data, CHUNK)
-    except (igzip_lib.IsalError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+    except _DAMAGED as error:
         raise InvalidArgument(f"invalid {what} stream: {error}") from error
 
 

@@ -38,6 +38,8 @@ def openat2(dir_fd: int, path: bytes, flags: int, *, mode: int = 0, resolve: int
     Raises:
         OSError: as the kernel answers, naming `path`.
     """
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, "embedded null byte", path)
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(_RACED_RETRIES):
         fd: int = _syscall(_SYS_OPENAT2, dir_fd, path, how, len(how))
