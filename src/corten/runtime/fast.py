@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _json
 import _signal  # type: ignore[import-not-found]
+import _socket
 import posix
 import time
 
@@ -15,6 +16,7 @@ from corten.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 WHITESPACE = " \t\n\r"
@@ -135,9 +137,58 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
     _signal.pidfd_send_signal(pidfd, signum)
 
 
+def catch_signals(signums: Iterable[int], write_fd: int) -> None:
+    """From now on each of these signals, unless ignored, writes its number as one byte to a non-blocking pipe."""
+    _signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    for signum in signums:
+        if _signal.getsignal(signum) != _signal.SIG_IGN:
+            _signal.signal(signum, _caught)
+
+
+def _caught(signum: int, frame: object) -> None:
+    """The number already stands in the pipe."""
+
+
 def wait_status(pidfd: int) -> int:
     """Reaps the child behind `pidfd`, blocking; its exit status, 128+n when signal n ended it."""
     result = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
     assert result is not None
     exited = 1  # CLD_EXITED
     return result.si_status if result.si_code == exited else 128 + result.si_status
+
+
+# sockets ---------------------------------------------------------------------------------------------------
+
+SUN_PATH_BYTES = 108  # unix(7): sizeof(sun_path), with the NUL
+
+
+def connect_unix(path: str) -> int:
+    """A close-on-exec stream connected to the unix socket at an absolute path of any length; raises OSError."""
+    stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+    directory = -1
+    try:
+        if len(path.encode()) >= SUN_PATH_BYTES:
+            head, _, tail = path.rpartition("/")
+            directory = posix.open(head, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+            path = f"/proc/self/fd/{directory}/{tail}"
+        stream.connect(path)
+        return stream.detach()
+    finally:
+        stream.close()
+        if directory >= 0:
+            posix.close(directory)
+
+
+def socket_pair() -> tuple[_socket.socket, _socket.socket]:
+    """Two connected close-on-exec streams."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+
+
+def receive_fd(stream: _socket.socket) -> int:
+    """The descriptor that the next message on `stream` carries (unix(7), SCM_RIGHTS); -1 when it carries none."""
+    fd_bytes = 4
+    _, ancillary, _, _ = stream.recvmsg(4096, _socket.CMSG_SPACE(fd_bytes), _socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= fd_bytes:
+            return int.from_bytes(data[:fd_bytes], "little")
+    return -1

@@ -1,0 +1,131 @@
+"""The verbs that people call: ps, plan, update, spec, features.  No time budget, no import budget."""
+
+from __future__ import annotations
+
+import posix
+import subprocess
+
+from corten.errors import FailedPrecondition, InvalidArgument, NotFound
+from corten.runtime import commands, container, fast
+from corten.runtime.cgroups import Cgroup
+from corten.runtime.prepare import Host, read_config
+from corten.runtime.settings import root
+from corten.spec.resources import Resources, parse_resources
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.runtime.args import Invocation, Options
+    from corten.runtime.log import Log
+
+STDOUT_FD = 1
+
+
+def ps(invocation: Invocation, log: Log) -> int:
+    """The container's processes: pids as JSON, or the rows of the host's ps(1) that are theirs."""
+    id, *options = invocation.arguments
+    form = invocation.options.text("format", "table")
+    if form not in ("table", "json"):
+        raise InvalidArgument("invalid format option")
+    pids = sorted(Cgroup(container.state(root(invocation.settings), id).cgroup).pids())
+    if form == "json":
+        files.write_all(STDOUT_FD, fast.dumps(pids).encode())
+        return 0
+    result = subprocess.run(["ps", *(options or ["-ef"])], capture_output=True, check=False)
+    if result.returncode:
+        raise FailedPrecondition(f"ps: exit status {result.returncode}: {result.stderr.decode('utf-8', 'replace')}")
+    files.write_all(STDOUT_FD, rows_of(result.stdout, set(pids)))
+    return 0
+
+
+def rows_of(listing: bytes, pids: set[int]) -> bytes:
+    """The header of a ps listing and the lines whose PID column is among `pids`; raises InvalidArgument."""
+    lines = listing.splitlines(keepends=True)
+    titles = lines[0].split() if lines else []
+    if b"PID" not in titles:
+        raise InvalidArgument("couldn't find PID field in ps output")
+    column = titles.index(b"PID")
+    theirs = [line for line in lines[1:] if int(line.split()[column]) in pids]
+    return b"".join((lines[0], *theirs))
+
+
+def plan(invocation: Invocation, log: Log) -> int:
+    """Prints what `create` would do with a bundle: cgroup, settings, every step."""
+    arguments = invocation.arguments
+    bundle = files.absolute(arguments[0] if arguments else invocation.options.text("bundle") or posix.getcwd())
+    invocation.arguments = [bundle.rpartition("/")[2] or "plan"]
+    options = commands.create_options(invocation)
+    options.bundle = bundle
+    process = fast.loads(read_config(bundle)).get("process")
+    if isinstance(process, dict) and process.get("terminal"):
+        options.console_fd = 0  # any number: nothing is spawned
+    files.write_all(STDOUT_FD, commands.encode(container.plan(options, Host()).describe()))
+    return 0
+
+
+def update(invocation: Invocation, log: Log) -> int:
+    """Changes limits of a container, from a JSON document or flags."""
+    flags = invocation.options
+    resources = resources_from_document(flags.text("resources")) if flags.given("resources") else from_flags(flags)
+    container.update(root(invocation.settings), invocation.arguments[0], resources)
+    return 0
+
+
+def resources_from_document(path: str) -> Resources:
+    """The limits in a file, or on stdin for `-`."""
+    try:
+        content = files.read_fd(0) if path == "-" else files.read(path)
+    except FileNotFoundError:
+        raise NotFound(f"open {path}: no such file or directory") from None
+    return parse_resources(fast.loads(content))
+
+
+NUMBERS = {
+    "blkio-weight": ("blockIO", "weight"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "memory": ("memory", "limit"),
+    "memory-reservation": ("memory", "reservation"),
+    "memory-swap": ("memory", "swap"),
+    "pids-limit": ("pids", "limit"),
+}
+TEXTS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
+REFUSED = ("l3-cache-schema", "mem-bw-schema")
+
+
+def from_flags(flags: Options) -> Resources:
+    """The limits of the command line, by way of the document that they abbreviate."""
+    document: dict[str, dict[str, object]] = {}
+    for name in REFUSED:
+        if flags.given(name):
+            raise InvalidArgument(f"{name}: Intel RDT is not supported yet")
+    for name, (section, key) in NUMBERS.items():
+        if flags.given(name):
+            document.setdefault(section, {})[key] = flags.number(name)
+    for name, (section, key) in TEXTS.items():
+        if flags.given(name):
+            document.setdefault(section, {})[key] = flags.text(name)
+    return parse_resources(document)
+
+
+def spec(invocation: Invocation, log: Log) -> int:
+    """Writes a starter config.json into a bundle."""
+    from corten.runtime import starter
+
+    path = files.absolute((invocation.options.text("bundle") or ".") + "/config.json")
+    if files.exists(path):
+        raise InvalidArgument("File config.json exists. Remove it first")
+    document = starter.rootless() if invocation.options.is_set("rootless") else starter.document()
+    files.replace(path, (fast.dumps_indented(document, "\t") + "\n").encode(), 0o666 & ~0o022)
+    return 0
+
+
+def features(invocation: Invocation, log: Log) -> int:
+    """Prints what this runtime can do (runtime-spec features.md); works without root and without a cgroup."""
+    from corten.runtime import features as table
+
+    files.write_all(STDOUT_FD, (fast.dumps_indented(table.document(), "    ") + "\n").encode())
+    return 0

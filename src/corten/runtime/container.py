@@ -1,0 +1,236 @@
+"""The OCI verbs as functions: what the command and the shim call.
+
+Every function takes the state root and the container's id, and raises `corten.errors` kinds whose texts are runc's.
+Nothing here prints, and nothing is kept between calls: the state directory and the kernel are the memory.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
+from corten.runtime import ending, fast
+from corten.runtime.cgroups import Cgroup
+from corten.runtime.options import CreateOptions, ExecOptions
+from corten.runtime.state import CONFIG_FILE, CREATED, RUNNING, START_FIFO, STOPPED, State, allow, check_id
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.ops import Plan
+    from corten.launch.spawn import TraceReader
+    from corten.runtime.launching import Running
+    from corten.runtime.prepare import Host, Prepared
+    from corten.runtime.trace import Trace
+    from corten.spec.resources import Resources
+
+__all__ = [
+    "CreateOptions",
+    "Created",
+    "ExecOptions",
+    "Executed",
+    "create",
+    "delete",
+    "exec",
+    "kill",
+    "pause",
+    "resume",
+    "start",
+    "state",
+    "update",
+]
+
+SIGKILL = 9
+ENXIO = 6
+
+
+class Created:
+    """A container that waits for its start (or runs, with `wait_for_start=False`).
+
+    The caller owns `pidfd` and `trace_fd` (-1 when the plan is over) and reaps `pid`.  What is read from `trace_fd`
+    goes through `reader.feed` to `trace.add`.
+    """
+
+    __slots__ = ("cgroup", "id", "pid", "pidfd", "plan", "reader", "state", "trace", "trace_fd")
+
+    def __init__(self, state: State, cgroup: Cgroup, running: Running) -> None:
+        self.id = state.id
+        self.state = state
+        self.cgroup = cgroup
+        self.pid = running.pid
+        self.pidfd = running.pidfd
+        self.plan: Plan = running.launch.plan
+        self.reader: TraceReader = running.launch.reader
+        self.trace: Trace = running.trace
+        if running.executed:
+            running.launch.close()
+        self.trace_fd = running.launch.detach()
+
+
+class Executed:
+    """A process that `exec` started; the caller owns `pidfd` and reaps `pid`."""
+
+    __slots__ = ("pid", "pidfd", "plan", "trace")
+
+    def __init__(self, running: Running) -> None:
+        self.pid = running.pid
+        self.pidfd = running.pidfd
+        self.plan: Plan = running.launch.plan
+        self.trace: Trace = running.trace
+
+
+def plan(options: CreateOptions, host: Host) -> Prepared:
+    """What `create` would do; nothing is made."""
+    from corten.runtime.prepare import prepare
+
+    check_id(options.id)
+    return prepare(options, host.facts)
+
+
+def create(options: CreateOptions, host: Host | None = None) -> Created:
+    """Makes a container up to the moment before execve.  A failure leaves nothing behind."""
+    from corten.runtime import launching
+    from corten.runtime.prepare import Host
+
+    check_id(options.id)
+    making = launching.Creation(options, host or Host())
+    running = making.run()
+    if options.pid_file:
+        try:
+            launching.write_pid_file(options.pid_file, running.pid)
+        except OSError as error:
+            making.undo()
+            raise InvalidArgument(f"pid file {options.pid_file}: {files.why(error)}") from error
+    return Created(making.state, making.cgroup, running)
+
+
+def start(root: str, id: str) -> None:
+    """Lets a created container execute its process, then runs the poststart hooks.
+
+    A poststart hook that fails ends the container (runtime-spec runtime.md, "Lifecycle", step 8).
+    """
+    record = State.load(root, id)
+    allow("start", id, record.status())
+    try:
+        fifo = posix.open(record.path(START_FIFO), posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    except FileNotFoundError:
+        allow("start", id, RUNNING)
+    except OSError as error:
+        if error.errno != ENXIO:
+            raise
+        allow("start", id, STOPPED)  # nobody has the FIFO open: the init is dead
+    else:
+        posix.write(fifo, b"\0")
+        posix.close(fifo)
+        posix.unlink(record.path(START_FIFO))
+    run_poststart(record)
+
+
+def run_poststart(record: State) -> None:
+    """The poststart hooks; the first that fails ends the container."""
+    if not record.poststart:
+        return
+    from corten.runtime import hooks
+
+    try:
+        hooks.run_all(record.poststart, record.oci(RUNNING), record.bundle)
+    except FailedPrecondition:
+        ending.end(record)
+        raise
+
+
+def state(root: str, id: str) -> State:
+    """The record of a container; ask it for its `status()`."""
+    return State.load(root, id)
+
+
+def kill(root: str, id: str, signum: int, all: bool = False) -> None:
+    """Sends a signal to the init, or with `all` to every process; `all` may be asked of a stopped container."""
+    record = State.load(root, id)
+    if all:
+        Cgroup(record.cgroup).signal_all(signum)
+        return
+    allow("kill", id, record.status())
+    pidfd = record.open_pidfd()
+    if pidfd < 0:
+        allow("kill", id, STOPPED)
+    try:
+        fast.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        allow("kill", id, STOPPED)
+    except OSError as error:
+        raise InvalidArgument(f"unable to signal init: {files.why(error)}") from error
+    finally:
+        posix.close(pidfd)
+    if signum == SIGKILL:
+        _after_kill(record)
+
+
+def _after_kill(record: State) -> None:
+    """A killed init takes its pid namespace along; a shared one, and the v1 freezer, need help."""
+    group = Cgroup(record.cgroup)
+    if not record.private_pid:
+        group.kill_all()
+    elif not record.cgroup.v2 and group.is_frozen():
+        group.thaw()
+
+
+def delete(root: str, id: str, force: bool = False) -> list[str]:
+    """Removes a stopped or created container, with `force` any; complaints of poststop hooks are returned.
+
+    With `force` an unknown id is fine, and a damaged record is removed as far as it can be read.
+    """
+    try:
+        record = State.load(root, id)
+    except (NotFound, Internal) as error:
+        if not force or isinstance(error, InvalidArgument):
+            raise
+        files.remove_tree(f"{root}/{id}")
+        return []
+    status = record.status()
+    if not force and status != CREATED:
+        allow("delete", id, status)
+    if status != STOPPED:
+        ending.end(record)
+    return ending.destroy(record)
+
+
+def exec(options: ExecOptions, host: Host | None = None) -> Executed:
+    """Starts another process in a container; returns when it has been executed.
+
+    Refused before anything is spawned when the container is paused: the process would freeze halfway.
+    """
+    from corten.runtime import executing
+    from corten.runtime.prepare import Host
+
+    return Executed(executing.launch(options, host or Host()))
+
+
+def pause(root: str, id: str) -> None:
+    """Freezes every process; returns when all stand still."""
+    record = State.load(root, id)
+    allow("pause", id, record.status())
+    Cgroup(record.cgroup).freeze()
+
+
+def resume(root: str, id: str) -> None:
+    """Thaws a paused container."""
+    record = State.load(root, id)
+    allow("resume", id, record.status())
+    Cgroup(record.cgroup).thaw()
+
+
+def update(root: str, id: str, resources: Resources) -> None:
+    """Writes new limits; what `resources` leaves out stays.  Device rules are not part of an update, as in runc."""
+    record = State.load(root, id)
+    allow("update", id, record.status())
+    group = Cgroup(record.cgroup)
+    group.apply(group.settings(resources))
+    if resources.pids_limit:
+        record.pids_limit, record.pids_limit_origin = max(resources.pids_limit, -1), "update"
+        record.save()
+
+
+def load_config(record: State) -> bytes:
+    """The configuration as it was when the container was created."""
+    return files.read(record.path(CONFIG_FILE))

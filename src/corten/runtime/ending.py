@@ -1,0 +1,61 @@
+"""The end of a container: everybody in it dead, everything of it removed.  Works from state.json alone."""
+
+from __future__ import annotations
+
+import posix
+import select
+
+from corten.errors import CortenError, Internal
+from corten.runtime import fast
+from corten.runtime.cgroups import Cgroup
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.runtime.state import State
+
+SIGKILL = 9
+DEATH_TIMEOUT_MS = 10_000
+
+
+def end(record: State) -> None:
+    """Kills every process of a container and waits until its init is dead; raises Internal after ten seconds."""
+    pidfd = record.open_pidfd()
+    group = Cgroup(record.cgroup)
+    group.kill_all()
+    if pidfd < 0:
+        return
+    try:
+        fast.pidfd_send_signal(pidfd, SIGKILL)
+        if not record.cgroup.v2 and group.is_frozen():
+            group.thaw()
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(DEATH_TIMEOUT_MS):
+            raise Internal("container init still running")
+    except ProcessLookupError:
+        pass  # it died by itself meanwhile, which is what was wanted
+    finally:
+        posix.close(pidfd)
+
+
+def destroy(state: State, *, run_hooks: bool = True) -> list[str]:
+    """Removes everything of a container whose init is dead; what the poststop hooks had to complain of.
+
+    Works from state.json alone, and again after a crash in the middle: the record goes last.
+    """
+    group = Cgroup(state.cgroup)
+    group.kill_all()  # of a container without a pid namespace of its own, or with processes put in by others
+    group.remove()
+    complaints: list[str] = []
+    if run_hooks and state.poststop:
+        from corten.runtime import hooks
+
+        bundle = state.bundle if files.is_directory(state.bundle) else "/"
+        for hook in state.poststop:
+            try:
+                hooks.run(hook, fast.dump_bytes(state.oci("stopped")), bundle)
+            except CortenError as error:
+                complaints.append(f"poststop hook {hook['path']}: {error}")
+    files.remove_tree(state.directory)
+    return complaints

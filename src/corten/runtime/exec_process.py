@@ -1,0 +1,83 @@
+"""The process that `exec` is asked for: a process file, or the container's own process with changes."""
+
+from __future__ import annotations
+
+from corten.errors import InvalidArgument, NotFound
+from corten.runtime import fast
+from corten.runtime.state import CONFIG_FILE
+from corten.spec.runtime import CAPABILITIES, Capabilities, User, parse_config, parse_process
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.runtime.args import Options
+    from corten.runtime.state import State
+    from corten.spec.runtime import Process
+
+U32 = 0xFFFFFFFF
+
+
+def from_file(path: str) -> Process:
+    """The process object in a file; raises NotFound, or InvalidArgument naming the field."""
+    try:
+        content = files.read(path)
+    except FileNotFoundError:
+        raise NotFound(f"open {path}: no such file or directory") from None
+    return parse_process(fast.loads(content))
+
+
+def from_flags(record: State, command: list[str], flags: Options) -> Process:
+    """`command` as the container's own process would run it, but for what the flags say."""
+    process = parse_config(fast.loads(files.read(record.path(CONFIG_FILE)))).process
+    assert process is not None  # create refuses a bundle without one
+    process.args = tuple(command)
+    process.terminal = flags.is_set("tty")
+    process.cwd = flags.text("cwd") or process.cwd
+    process.env = (*process.env, *flags.items("env"))
+    process.no_new_privileges = process.no_new_privileges or flags.is_set("no-new-privs")
+    process.apparmor_profile = flags.text("apparmor") or process.apparmor_profile
+    process.selinux_label = flags.text("process-label") or process.selinux_label
+    if flags.text("user"):
+        process.user = user(flags.text("user"), process.user)
+    if flags.items("additional-gids"):
+        gids = tuple(number(text, "additional-gids") for text in flags.items("additional-gids"))
+        process.user = User(process.user.uid, process.user.gid, process.user.umask, gids)
+    if flags.items("cap"):
+        process.capabilities = with_capabilities(process.capabilities, flags.items("cap"))
+    return process
+
+
+def user(text: str, before: User) -> User:
+    """`UID` or `UID:GID`; names are not looked up, and never numbers taken for names (runc 2016-3697)."""
+    uid, has_gid, gid = text.partition(":")
+    return User(
+        number(uid, "user"),
+        number(gid, "user") if has_gid else before.gid,
+        before.umask,
+        before.additional_gids,
+    )
+
+
+def number(text: str, flag: str) -> int:
+    """An id of 32 bits in decimal."""
+    if not (text.isascii() and text.isdigit()) or int(text) >= U32:
+        raise InvalidArgument(f"{flag}: {text!r} is not a numeric id")
+    return int(text)
+
+
+def with_capabilities(before: Capabilities | None, names: list[str]) -> Capabilities:
+    """Capabilities added to bounding, effective and permitted; to ambient where the process has any there."""
+    mask = 0
+    for name in names:
+        if name not in CAPABILITIES:
+            raise InvalidArgument(f"cap: unknown capability {name!r}")
+        mask |= 1 << CAPABILITIES.index(name)
+    had = before or Capabilities()
+    return Capabilities(
+        had.bounding | mask,
+        had.effective | mask,
+        had.inheritable,
+        had.permitted | mask,
+        had.ambient | mask if had.ambient else 0,
+        had.unknown,
+    )

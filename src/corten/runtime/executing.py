@@ -1,0 +1,95 @@
+"""`exec`: another process in a running container, by a plan of setns steps."""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import Internal, NotFound
+from corten.launch.compile import compile_exec
+from corten.launch.context import ExecContext
+from corten.launch.ops import Clone
+from corten.runtime import fast, launching
+from corten.runtime.cgroups import CgroupPaths
+from corten.runtime.prepare import seccomp_program
+from corten.runtime.state import CONFIG_FILE, STOPPED, State, allow
+from corten.spec.runtime import Config, parse_config
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.ops import Plan
+    from corten.runtime.options import ExecOptions
+    from corten.runtime.prepare import Host
+
+EAGAIN, EBUSY = 11, 16
+
+
+def launch(options: ExecOptions, host: Host) -> launching.Running:
+    """Checks, compiles, spawns and follows; raises FailedPrecondition or LaunchFailure in runc's words."""
+    record = State.load(options.root, options.id)
+    status = record.status()
+    if not (options.ignore_paused and status == "paused"):
+        allow("exec", options.id, status)
+    if not options.process.args:
+        raise Internal("process args cannot be empty")
+    container = record.open_pidfd()
+    if container < 0:
+        allow("exec", options.id, STOPPED)
+    try:
+        running = _spawn(options, host, record, container)
+    finally:
+        posix.close(container)
+    running.launch.close()
+    if options.pid_file:
+        launching.write_pid_file(options.pid_file, running.pid)
+    return running
+
+
+def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> launching.Running:
+    """The first plan, and the second one where the kernel refuses to clone into the cgroup."""
+    config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
+    fds = {"container": container, "console": options.console_fd}
+    try:
+        return launching.spawn_plan(host, compile_for(options, host, record, config), fds, options.stdio)
+    except launching.LaunchFailure as failure:
+        if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone):
+            raise
+    plan = compile_for(options, host, record, config, clone_into_cgroup=False)
+    return launching.spawn_plan(host, plan, fds, options.stdio)
+
+
+def compile_for(
+    options: ExecOptions, host: Host, record: State, config: Config, *, clone_into_cgroup: bool = True
+) -> Plan:
+    """The plan of an exec in `record`'s container."""
+    program, flags = seccomp_program(config, host.facts)
+    paths = sub_cgroup(record.cgroup, options.cgroup)
+    context = ExecContext(
+        options.id,
+        cgroup_paths=paths.v1,
+        cgroup_v2_dir=paths.v2,
+        clone_into_cgroup=clone_into_cgroup,
+        parent=options.parent,
+        console=options.console_fd >= 0,
+        preserve_fds=options.preserve_fds,
+        seccomp=program,
+        seccomp_flags=flags,
+    )
+    return compile_exec(config, options.process, host.facts, context)
+
+
+def sub_cgroup(paths: CgroupPaths, below: str) -> CgroupPaths:
+    """The container's cgroup, or an existing one below it (`--cgroup`); raises NotFound."""
+    if not below:
+        return paths
+    relative = files.absolute("/" + below)
+    deeper = CgroupPaths(
+        paths.mode,
+        {names: directory + relative for names, directory in paths.v1.items()},
+        paths.v2 + relative if paths.v2 else "",
+        paths.mount,
+    )
+    for directory in deeper.directories():
+        if not files.is_directory(directory):
+            raise NotFound(f"cgroup {directory} does not exist")
+    return deeper

@@ -1,0 +1,243 @@
+"""The acting half of `create`, `run` and `exec`: spawns a plan, follows it, and undoes everything when it fails.
+
+The order of making is the order of `State.objects`, and state.json is on disk before the first of them:
+
+    state directory → state.json → config.json → FIFO → cgroup directories → init
+
+Undoing goes the other way, by the same functions as `delete --force`.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import CortenError, Internal
+from corten.launch import spawn
+from corten.runtime import fast, hooks
+from corten.runtime.cgroups import Cgroup
+from corten.runtime.ending import destroy
+from corten.runtime.prepare import prepare
+from corten.runtime.state import CONFIG_FILE, CREATING, START_FIFO, TRACE_FILE, State, make_directory, process_start
+from corten.runtime.trace import Trace
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.ops import Op, Plan
+    from corten.runtime.options import CreateOptions
+    from corten.runtime.prepare import Host, Prepared
+
+SIGKILL = 9
+START_FAILURE = "unable to start container process"
+
+
+class LaunchFailure(Internal):
+    """A step of a plan failed: the op, and the kernel's errno."""
+
+    def __init__(self, text: str, errno: int, op: Op) -> None:
+        super().__init__(text)
+        self.errno = errno
+        self.op = op
+
+
+class Running:
+    """A spawned plan: the process it became, and what is still to be read of it.
+
+    Owns `pidfd` and, until `close`, the trace pipe.  `follow` is called again and again by whoever has time.
+    """
+
+    __slots__ = ("executed", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
+
+    def __init__(self, launch: spawn.Launch, trace: Trace) -> None:
+        self.launch = launch
+        self.trace = trace
+        self.pid = 0
+        self.pidfd = -1
+        self.waiting = -1
+        self.executed = False
+        self.launcher_reaped = False
+
+    def follow(self) -> None:
+        """Blocks for the launcher's next events; raises LaunchFailure in the plan's words.
+
+        Afterwards `pid` is set once the process exists, `waiting` is the index of the step it waits at, or -1, and
+        `executed` tells that the plan is over.
+        """
+        self.waiting = -1
+        events = self.launch.events()
+        self.trace.add(events)
+        for event in events:
+            if isinstance(event, spawn.Started):
+                self.pid = event.pid
+                self.pidfd = posix.pidfd_open(event.pid)
+            elif isinstance(event, spawn.Waiting):
+                self.waiting = event.index
+            elif isinstance(event, spawn.Failed):
+                text = spawn.sentence(self.launch.plan, event.index, event.errno, event.detail, event.text)
+                raise LaunchFailure(f"{START_FAILURE}: {text}", event.errno, self.launch.plan.ops[event.index])
+            elif isinstance(event, spawn.Done):
+                self.executed = True
+        if self.executed and not self.pid:
+            raise Internal(f"{START_FAILURE}: the launcher died with wait status {self.reap_launcher()}")
+
+    def follow_until(self, slot: str) -> None:
+        """Follows until the process waits for a byte on `slot`; raises Internal when it ends before that."""
+        while self.waiting < 0 or getattr(self.launch.plan.ops[self.waiting], "slot", "") != slot:
+            self.follow()
+            if self.executed:
+                raise Internal(f"{START_FAILURE}: process died before it was ready")
+
+    def follow_to_exec(self) -> None:
+        """Follows until the process is executed."""
+        while not self.executed:
+            self.follow()
+
+    def reap_launcher(self) -> int:
+        """Waits for the launcher, which ends once the process exists or has failed; its wait status, 0 later."""
+        if self.launcher_reaped:
+            return 0
+        self.launcher_reaped = True
+        return self.launch.reap_launcher()
+
+    def abandon(self) -> None:
+        """Kills and reaps whatever was spawned; closes everything."""
+        if not self.launcher_reaped:
+            posix.kill(self.launch.launcher_pid, SIGKILL)
+            self.reap_launcher()
+        if self.pidfd >= 0:
+            fast.pidfd_send_signal(self.pidfd, SIGKILL)
+            posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
+            posix.close(self.pidfd)
+            self.pidfd = -1
+        self.launch.close()
+
+
+class Creation:
+    """One container in the making: `steps` in order, `undo` after a failure."""
+
+    __slots__ = ("cgroup", "hooks_ran", "host", "options", "prepared", "running", "start_fd", "state", "trace")
+
+    def __init__(self, options: CreateOptions, host: Host) -> None:
+        self.options = options
+        self.host = host
+        self.trace = Trace()
+        self.trace.phase("prepare")
+        self.prepared: Prepared = prepare(options, host.facts)
+        self.trace.plan = self.prepared.plan
+        self.cgroup = Cgroup(self.prepared.paths)
+        self.state = State("", options.id, options.bundle, self.prepared.rootfs, self.prepared.config.oci_version)
+        self.running: Running | None = None
+        self.start_fd = -1
+        self.hooks_ran = False
+
+    def run(self) -> Running:
+        """Every step; the process waits for its start, or has been executed when there is nothing to wait for."""
+        self.state.directory = make_directory(self.options.root, self.options.id)
+        try:
+            self._record()
+            self.trace.phase("cgroup")
+            self.cgroup.create()
+            self.cgroup.apply(self.prepared.settings)
+            self.trace.phase("launch")
+            running = self._launch()
+            self.trace.phase("")
+            self.trace.save(self.state.path(TRACE_FILE))
+        except BaseException:
+            self.undo()
+            raise
+        return running
+
+    def _record(self) -> None:
+        """state.json with every object to come, then the files beside it."""
+        state, prepared = self.state, self.prepared
+        config = prepared.config
+        state.annotations = config.annotations
+        state.cgroup = prepared.paths
+        state.pids_limit = prepared.pids_limit
+        state.pids_limit_origin = prepared.pids_limit_origin
+        state.poststart = hooks.to_objs(config.hooks.poststart)
+        state.poststop = hooks.to_objs(config.hooks.poststop)
+        pid_namespace = config.linux.namespace("pid")
+        state.private_pid = pid_namespace is not None and not pid_namespace.path
+        state.terminal = config.process is not None and config.process.terminal
+        names = [CONFIG_FILE, TRACE_FILE] + ([START_FIFO] if self.options.wait_for_start else [])
+        state.objects = [state.path(name) for name in names] + prepared.paths.directories()
+        state.save()
+        files.replace(state.path(CONFIG_FILE), prepared.config_bytes)
+        if self.options.wait_for_start:
+            posix.mkfifo(state.path(START_FIFO), 0o600)
+            self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
+
+    def _launch(self) -> Running:
+        """Spawns the plan and brings it to its last wait, or to execve."""
+        options = self.options
+        hooks_read, hooks_write = posix.pipe()
+        fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd, "hooks": hooks_read}
+        try:
+            launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
+            running = self.running = Running(launch, self.trace)
+            while not running.pid:
+                running.follow()
+            self._note_init(running.pid)
+            if "hooks" in self.prepared.plan.inputs:
+                if running.waiting < 0:
+                    running.follow_until("hooks")
+                self._run_hooks(running.pid)
+                posix.write(hooks_write, b"\0")
+        finally:
+            posix.close(hooks_read)
+            posix.close(hooks_write)
+        if options.wait_for_start:
+            running.follow_until("start")
+            posix.close(self.start_fd)
+            self.start_fd = -1
+        else:
+            running.follow_to_exec()
+        running.reap_launcher()
+        return running
+
+    def _note_init(self, pid: int) -> None:
+        """The init exists: its pid goes to state.json before anything else happens, then to the pid file."""
+        self.state.pid = pid
+        self.state.start_time = process_start(pid)[0]
+        self.state.save()
+
+    def _run_hooks(self, pid: int) -> None:
+        self.trace.phase("hooks")
+        config = self.prepared.config
+        state = self.state.oci(CREATING)
+        self.hooks_ran = True
+        try:
+            rows = hooks.to_objs((*config.hooks.prestart, *config.hooks.create_runtime))
+            hooks.run_all(rows, state, self.options.bundle)
+        except CortenError as error:
+            raise type(error)(f"{START_FAILURE}: error during container init: {error}") from error
+        self.trace.phase("launch")
+
+    def undo(self) -> None:
+        """Takes back what exists, last made first."""
+        if self.start_fd >= 0:
+            posix.close(self.start_fd)
+            self.start_fd = -1
+        if self.running is not None:
+            self.running.abandon()
+        destroy(self.state, run_hooks=self.hooks_ran)
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """The pid in decimal without a line end, as runc writes it; a reader never sees half of it."""
+    files.replace(files.absolute(path), str(pid).encode(), 0o644)
+
+
+def spawn_plan(host: Host, plan: Plan, fds: dict[str, int], stdio: tuple[int, int, int]) -> Running:
+    """Spawns a plan that has nothing to wait for and follows it to execve; raises LaunchFailure."""
+    trace = Trace()
+    trace.plan = plan
+    running = Running(host.launcher.spawn(plan, fds, stdio=stdio), trace)
+    try:
+        running.follow_to_exec()
+    except BaseException:
+        running.abandon()
+        raise
+    running.reap_launcher()
+    return running

@@ -1,0 +1,126 @@
+"""What the verbs that spawn are told; plain values without a decision in them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.spec.runtime import Process
+
+BUILT_IN_PIDS_LIMIT = 500
+BUILT_IN = "built-in default"
+
+
+class CreateOptions:
+    """What `create` is told besides the bundle.
+
+    root, id             state goes to `<root>/<id>/`
+    bundle               absolute path of the directory with config.json
+    stdio                descriptors that become 0, 1, 2 of the container (ignored with a terminal)
+    console_fd           connected stream socket that receives the pty's master, -1 for none
+    pid_file             written atomically once the init exists, '' for none
+    preserve_fds         how many descriptors from 3 on the container inherits
+    rootfs_fd            detached mount that is the root filesystem, -1: `root.path` of the bundle
+    parent               'shim' (dies with its parent) or 'command'
+    default_pids_limit   where the bundle has none; -1 for no limit; `..._origin` says who chose it
+    wait_for_start       False: `run`, no FIFO, the process is executed at once
+    use_cgroups          False: the container stays in the caller's cgroups
+    """
+
+    __slots__ = (
+        "bundle",
+        "console_fd",
+        "default_pids_limit",
+        "default_pids_limit_origin",
+        "id",
+        "no_new_keyring",
+        "no_pivot",
+        "parent",
+        "pid_file",
+        "preserve_fds",
+        "root",
+        "rootfs_fd",
+        "stdio",
+        "use_cgroups",
+        "wait_for_start",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        root: str,
+        bundle: str,
+        *,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        console_fd: int = -1,
+        pid_file: str = "",
+        preserve_fds: int = 0,
+        no_pivot: bool = False,
+        no_new_keyring: bool = False,
+        rootfs_fd: int = -1,
+        parent: str = "command",
+        default_pids_limit: int = BUILT_IN_PIDS_LIMIT,
+        default_pids_limit_origin: str = BUILT_IN,
+        wait_for_start: bool = True,
+        use_cgroups: bool = True,
+    ) -> None:
+        self.id = id
+        self.root = root
+        self.bundle = bundle
+        self.stdio = stdio
+        self.console_fd = console_fd
+        self.pid_file = pid_file
+        self.preserve_fds = preserve_fds
+        self.no_pivot = no_pivot
+        self.no_new_keyring = no_new_keyring
+        self.rootfs_fd = rootfs_fd
+        self.parent = parent
+        self.default_pids_limit = default_pids_limit
+        self.default_pids_limit_origin = default_pids_limit_origin
+        self.wait_for_start = wait_for_start
+        self.use_cgroups = use_cgroups
+
+
+class ExecOptions:
+    """What `exec` is told; fields as in `CreateOptions`.
+
+    cgroup          a path below the container's cgroup, '' for the cgroup itself
+    ignore_paused   spawn into a paused container all the same; it will freeze
+    """
+
+    __slots__ = (
+        "cgroup",
+        "console_fd",
+        "id",
+        "ignore_paused",
+        "parent",
+        "pid_file",
+        "preserve_fds",
+        "process",
+        "root",
+        "stdio",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        root: str,
+        process: Process,
+        *,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        console_fd: int = -1,
+        pid_file: str = "",
+        preserve_fds: int = 0,
+        parent: str = "command",
+        ignore_paused: bool = False,
+        cgroup: str = "",
+    ) -> None:
+        self.id = id
+        self.root = root
+        self.process = process
+        self.stdio = stdio
+        self.console_fd = console_fd
+        self.pid_file = pid_file
+        self.preserve_fds = preserve_fds
+        self.parent = parent
+        self.ignore_paused = ignore_paused
+        self.cgroup = cgroup

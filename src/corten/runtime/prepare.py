@@ -1,0 +1,196 @@
+"""Decides everything about a new container before anything of it exists: bundle, host and node defaults in, out comes
+the launch plan, the cgroup's place and settings, and the origin of what the bundle did not say."""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import InvalidArgument, NotFound
+from corten.launch.compile import compile_init
+from corten.launch.context import InitContext
+from corten.runtime import cgroup_settings, cgroups, fast, hostfacts
+from corten.spec.resources import Resources
+from corten.spec.runtime import parse_config
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.facts import HostFacts
+    from corten.launch.ops import Plan
+    from corten.launch.spawn import Launcher
+    from corten.runtime.cgroup_settings import Setting
+    from corten.runtime.options import CreateOptions
+    from corten.spec.runtime import Config
+
+SPEC = "config.json"
+UNLIMITED = -1
+
+
+class Prepared:
+    """Everything decided, nothing done."""
+
+    __slots__ = (
+        "config",
+        "config_bytes",
+        "paths",
+        "pids_limit",
+        "pids_limit_origin",
+        "plan",
+        "rootfs",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        config_bytes: bytes,
+        rootfs: str,
+        paths: cgroups.CgroupPaths,
+        settings: list[Setting],
+        pids_limit: tuple[int, str],
+        plan: Plan,
+    ) -> None:
+        self.config = config
+        self.config_bytes = config_bytes
+        self.rootfs = rootfs
+        self.paths = paths
+        self.settings = settings
+        self.pids_limit, self.pids_limit_origin = pids_limit
+        self.plan = plan
+
+    def describe(self) -> str:
+        """Cgroup directories, their settings and the launch plan, a line each, for `corten-runtime plan`."""
+        limit = "none" if self.pids_limit == UNLIMITED else str(self.pids_limit)
+        lines = [f"pids limit {limit} ({self.pids_limit_origin})"]
+        lines += [f"cgroup mkdir {directory}" for directory in self.paths.directories()]
+        lines += [f"cgroup write {setting.describe()}" for setting in self.settings]
+        return "\n".join(lines) + "\n" + self.plan.describe()
+
+
+class Host:
+    """What is gathered once per process and used for every container: facts of the host, and the launcher."""
+
+    __slots__ = ("_launcher", "facts")
+
+    def __init__(self, facts: HostFacts | None = None) -> None:
+        self.facts = facts or hostfacts.gather()
+        self._launcher: Launcher | None = None
+
+    @property
+    def launcher(self) -> Launcher:
+        """The launcher in its sealed memfd, made at first use."""
+        if self._launcher is None:
+            from corten.launch.spawn import Launcher
+
+            self._launcher = Launcher()
+        return self._launcher
+
+
+def prepare(options: CreateOptions, facts: HostFacts) -> Prepared:
+    """Reads the bundle and compiles it; raises NotFound and InvalidArgument in runc's words."""
+    config_bytes = read_config(options.bundle)
+    config = parse_config(fast.loads(config_bytes))
+    check_process(config)
+    rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
+    check_console(config, options.console_fd)
+    limit = effective_pids_limit(config.linux.resources, options)
+    paths = (
+        cgroups.plan_paths(facts, config.linux.cgroups_path, options.id)
+        if options.use_cgroups
+        else cgroups.CgroupPaths(facts.cgroup_mode, {}, "")
+    )
+    settings = cgroup_writes(paths, config.linux.resources, limit[0]) if options.use_cgroups else []
+    plan = compile_init(config, facts, init_context(options, config, facts, paths, rootfs))
+    return Prepared(config, config_bytes, rootfs, paths, settings, limit, plan)
+
+
+def read_config(bundle: str) -> bytes:
+    """The bytes of the bundle's config.json; raises NotFound in runc's words."""
+    try:
+        return files.read(f"{bundle}/config.json")
+    except FileNotFoundError:
+        if not files.is_directory(bundle):
+            raise NotFound(f"chdir {bundle}: no such file or directory") from None
+        raise NotFound("JSON specification file config.json not found") from None
+    except NotADirectoryError:
+        raise NotFound(f"chdir {bundle}: not a directory") from None
+
+
+def check_process(config: Config) -> None:
+    """Raises InvalidArgument for a bundle that has nothing to execute."""
+    if config.process is None:
+        raise InvalidArgument("process property must not be empty")
+    if not config.process.args:
+        raise InvalidArgument("args must not be empty")
+
+
+def check_console(config: Config, console_fd: int) -> None:
+    """A terminal needs somebody to take its master, and a socket for it needs a terminal."""
+    terminal = config.process is not None and config.process.terminal
+    if terminal and console_fd < 0:
+        raise InvalidArgument("cannot allocate tty if corten-runtime will detach without setting console socket")
+    if console_fd >= 0 and not terminal:
+        raise InvalidArgument("cannot use console socket if corten-runtime will not detach or allocate tty")
+
+
+def find_rootfs(config: Config, bundle: str) -> str:
+    """The absolute path of the root filesystem, without links; raises NotFound when it is not there."""
+    if config.root is None:
+        raise InvalidArgument("root: property must not be empty")
+    path = config.root.path if config.root.path.startswith("/") else f"{bundle}/{config.root.path}"
+    path = files.absolute(path)
+    try:
+        posix.stat(path)
+    except OSError as error:
+        raise NotFound(f"invalid rootfs: stat {path}: {files.why(error)}") from error
+    return path
+
+
+def effective_pids_limit(resources: Resources, options: CreateOptions) -> tuple[int, str]:
+    """(limit, origin): the bundle's, where it has one (-1 is one: no limit), else the node's default."""
+    if resources.pids_limit:
+        return max(resources.pids_limit, UNLIMITED), SPEC
+    return options.default_pids_limit, options.default_pids_limit_origin
+
+
+def cgroup_writes(paths: cgroups.CgroupPaths, resources: Resources, pids_limit: int) -> list[Setting]:
+    """Every file of a new cgroup that is not left as the kernel made it."""
+    fields = {name: getattr(resources, name) for name in resources.__slots__}
+    effective = Resources(**{**fields, "pids_limit": pids_limit})
+    if paths.mode == "v2":
+        return cgroup_settings.version_2(effective)
+    policy = cgroup_settings.device_policy(resources.devices)
+    return [*cgroup_settings.version_1(effective), *cgroup_settings.devices_1(policy)]
+
+
+def init_context(
+    options: CreateOptions, config: Config, facts: HostFacts, paths: cgroups.CgroupPaths, rootfs: str
+) -> InitContext:
+    """How the launcher is to start this container's init."""
+    program, flags = seccomp_program(config, facts)
+    return InitContext(
+        options.id,
+        options.bundle,
+        cgroup_paths=paths.v1,
+        cgroup_v2_dir=paths.v2,
+        rootfs=rootfs,
+        rootfs_fd=options.rootfs_fd >= 0,
+        wait_for_start=options.wait_for_start,
+        wait_for_hooks=bool(config.hooks.prestart or config.hooks.create_runtime),
+        parent=options.parent,
+        console=options.console_fd >= 0,
+        preserve_fds=options.preserve_fds,
+        no_pivot=options.no_pivot,
+        new_keyring=not options.no_new_keyring,
+        seccomp=program,
+        seccomp_flags=flags,
+    )
+
+
+def seccomp_program(config: Config, facts: HostFacts) -> tuple[bytes, int]:
+    """The BPF of the bundle's profile and its flags; (b'', 0) when it has none."""
+    if config.linux.seccomp is None:
+        return b"", 0
+    from corten.launch import seccomp
+
+    return seccomp.program(config.linux.seccomp, facts)
