@@ -1,11 +1,11 @@
 """An attached client: the client's own connection, handed over by cortend.
 
-Output goes out raw or in frames of 8 bytes of header (stream number, three zeros, length as big-endian 32 bits: Docker API
-ContainerAttach, "Stream format").  What the client sends is standard input; its half-close is the end of it.
+Output goes out raw or in frames of 8 bytes of header (stream number, three zeros, length as big-endian 32 bits: Docker
+API ContainerAttach, "Stream format").  What the client sends is standard input; its half-close is the end of it.
 
-A client that does not read fills its queue; above `HIGH_WATER_BYTES` the process's output is paused for everybody, as dockerd
-pauses it.  The connection is ended in the order: queue flushed, shutdown, input drained, close.  Closing a unix socket that has
-unread input would give its peer ECONNRESET instead of the end (unix_release_sock).
+A client that does not read fills its queue; above `HIGH_WATER_BYTES` the process's output is paused for everybody, as
+dockerd pauses it.  The connection is ended in the order: queue flushed, shutdown, input drained, close.  Closing a
+unix socket that has unread input would give its peer ECONNRESET instead of the end (unix_release_sock).
 """
 
 from __future__ import annotations
@@ -64,7 +64,18 @@ class Client:
     `pending` counts the bytes that wait for the client to read.
     """
 
-    __slots__ = ("_ending", "_fd", "_filter", "_loop", "_queue", "_reading", "_stdio", "_throttled", "options", "pending")
+    __slots__ = (
+        "_ending",
+        "_fd",
+        "_filter",
+        "_loop",
+        "_queue",
+        "_reading",
+        "_stdio",
+        "_throttled",
+        "options",
+        "pending",
+    )
 
     def __init__(self, fd: int, loop: Loop, stdio: Stdio, options: AttachOptions) -> None:
         """Takes `fd`; `begin` must follow, once the stdio has the client in its list."""

@@ -4,8 +4,8 @@
 cut a large write between two pages, so that a file can end in a torn record: `mend` completes it, and is called on
 every reopening and by the engine when a shim was lost.
 
-Rotation is dockerd's (`max-size`, `max-file`): a file that has reached `max-size` becomes `.1` before the next record is
-written, so that a file may be longer than the limit by one record; `max-file` counts the current one.
+Rotation is dockerd's (`max-size`, `max-file`): a file that has reached `max-size` becomes `.1` before the next record
+is written, so that a file may be longer than the limit by one record; `max-file` counts the current one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Sleep(NamedTuple):
 
 
 Job = Generator[Readable | Sleep, bool, None]
-Handler = Callable[[int], None]
+Handler = Callable[[int], object]
 
 
 class Timer:
@@ -53,7 +53,7 @@ class Timer:
 
 
 class Loop:
-    """Level-triggered; handlers get the epoll event mask.  Errors of handlers are the caller's (`run` lets them through)."""
+    """Level-triggered; handlers get the epoll event mask, and their errors pass through `turn`."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -61,7 +61,6 @@ class Loop:
         self._masks: dict[int, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
-        self._stopped = False
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
         """Watch a descriptor that is not watched yet; `events` 0 still reports hang-up and error."""
@@ -94,15 +93,6 @@ class Loop:
     def start(self, job: Job) -> None:
         """Run a job up to its first wait, and on from there as it is ready."""
         self._resume(job, first=True)
-
-    def stop(self) -> None:
-        """Let `run` return after the current round."""
-        self._stopped = True
-
-    def run(self) -> None:
-        """Until `stop`."""
-        while not self._stopped:
-            self.turn()
 
     def turn(self, limit_s: float | None = None) -> None:
         """One wait, at most `limit_s`, and everything that is ready after it."""

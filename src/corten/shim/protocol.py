@@ -1,14 +1,14 @@
 """Messages between cortend and a shim or the zygote; both sides import this module.  docs/shim.md describes them.
 
-A message is one JSON object in one SEQPACKET datagram, with descriptors by SCM_RIGHTS.  A body over `INLINE_BYTES` is put into a
-memfd that comes before the other descriptors, and the datagram is the single byte `m`.
+A message is one JSON object in one SEQPACKET datagram, with descriptors by SCM_RIGHTS.  A body over `INLINE_BYTES` is
+put into a memfd that comes before the other descriptors, and the datagram is the single byte `m`.
 
     request   {"op": …, "seq": n, …}
     answer    {"seq": n, "ok": {…}}  or  {"seq": n, "error": {"kind": …, "text": …}}
     event     {"event": …, …}        unasked, to every connected client
 
-The protocol only grows: keys are added, never renamed or removed; unknown keys are ignored, an unknown op is answered with the
-kind `not-implemented`.
+The protocol only grows: keys are added, never renamed or removed; unknown keys are ignored, an unknown op is answered
+with the kind `not-implemented`.
 """
 
 from __future__ import annotations

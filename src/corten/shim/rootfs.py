@@ -1,7 +1,7 @@
 """The container's root filesystem as a detached mount.
 
-No mount namespace of the host ever shows it, and the kernel drops it with its last holder (design.md §3, step 8).  The shim keeps
-the descriptor until `delete`; the built-in runtime moves a mount of it into the container.
+No mount namespace of the host ever shows it, and the kernel drops it with its last holder (design.md §3, step 8).  The
+shim keeps the descriptor until `delete`; the built-in runtime moves the mount into the container.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 
 from corten.errors import Internal, InvalidArgument
-from corten.sys import mount
+from corten.sys import files, mount
 from corten.sys.namespace import CLONE_NEWNS, unshare
 
 _FSCONFIG_VALUE_BYTES = 255
@@ -51,7 +51,7 @@ def _bind(root: RootMount) -> int:
         if _READ_ONLY in root.options:
             mount.mount_setattr(fd, attr_set=mount.MOUNT_ATTR_RDONLY)
     except OSError as error:
-        raise Internal(f"rootfs: bind {root.source}: {os.strerror(error.errno).lower()}") from error
+        raise Internal(f"rootfs: bind {root.source}: {files.why(error)}") from error
     return fd
 
 
@@ -69,7 +69,7 @@ def _overlay(root: RootMount, scratch: str) -> int:
         said = mount.messages(context)
         if error.errno == errno.EINVAL and any("lowerdir+" in line or "unknown" in line.lower() for line in said):
             return _overlay_by_mount(root, scratch)
-        detail = "; ".join(said) or os.strerror(error.errno).lower()
+        detail = "; ".join(said) or files.why(error)
         raise Internal(f"rootfs: overlay: {detail}") from error
     finally:
         os.close(context)
@@ -150,7 +150,7 @@ def _send_overlay(root: RootMount, scratch: str, out: socket.socket) -> None:
             mount.mount("overlay", scratch, "overlay", flags, mount_data(root.options, directories))
         socket.send_fds(out, [b"."], [mount.open_tree(scratch)])
     except OSError as error:
-        out.send(os.strerror(error.errno).lower().encode())
+        out.send(files.why(error).encode())
     finally:
         os._exit(0)
 
@@ -160,7 +160,7 @@ def mount_data(options: list[str], directories: _Directories) -> str:
     limit = 4096 if sum(map(len, options)) < 4000 else 0
     words: list[str] = []
     for option in options:
-        key, equals, value = option.partition("=")
+        key, _, value = option.partition("=")
         if key in ("lowerdir", "upperdir", "workdir"):
             layers = split_layers(value) if key == "lowerdir" else [value]
             names = (directories.short(layer, limit) for layer in layers)

@@ -313,9 +313,7 @@ class Stdio:
         self._add_source(own_err, STDERR)
 
     def _add_source(self, fd: int, stream: int) -> None:
-        source = Source(
-            fd, stream, self._loop, is_terminal=self.tty, on_data=self._output, on_end=self._source_ended
-        )
+        source = Source(fd, stream, self._loop, is_terminal=self.tty, on_data=self._output, on_end=self._source_ended)
         self._sources.append(source)
 
     # Clients

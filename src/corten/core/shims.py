@@ -1,0 +1,484 @@
+"""cortend's side of the shim protocol (docs/shim.md), on asyncio: the zygote's supervisor and one client per shim.
+
+    Zygote      start → fork, netns (a dead zygote is started again) → close
+    ShimClient  from Zygote.fork, or `ShimClient.connect(dir)` for adoption → requests → close, or `on_lost`
+
+Nothing here waits for ever unless told so: a shim that does not answer raises Unavailable after `timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from corten.errors import InvalidArgument, NotFound, Unavailable
+from corten.shim import protocol
+from corten.shim.protocol import Message, connect, raise_failure
+
+__all__ = ["Attach", "CreateRequest", "LogRequest", "ShimClient", "Zygote"]
+
+PING_TIMEOUT_S = 2.0
+TIMEOUT_S = 10.0
+SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
+_ZYGOTE_TIMEOUT_S = 10.0
+
+EventHandler = Callable[[Message], None]
+LostHandler = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRequest:
+    """Where output is kept.  `max_size` in bytes, -1 for no limit; `attributes` are the labels and env of log-opts."""
+
+    path: str = ""
+    driver: str = "json-file"
+    max_size: int = -1
+    max_files: int = 1
+    compress: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What a shim needs to make its container; config.json lies in its directory already.
+
+    rootfs        the snapshotter's mounts: [{"type", "source", "options"}], empty for `root.path` of the bundle
+    runtime_path  '' for the built-in runtime
+    console_size  (rows, columns), None to leave it
+    """
+
+    rootfs: Sequence[Mapping[str, Any]] = ()
+    terminal: bool = False
+    stdin_open: bool = False
+    console_size: tuple[int, int] | None = None
+    log: LogRequest = LogRequest(driver="none")
+    runtime_path: str = ""
+    runtime_args: Sequence[str] = ()
+    default_pids_limit: int = 500
+
+    def to_message(self) -> Message:
+        """The fields of the op `create`."""
+        log = self.log
+        return {
+            "rootfs": list(self.rootfs),
+            "terminal": self.terminal,
+            "stdin_open": self.stdin_open,
+            "console_size": list(self.console_size or ()),
+            "log": {
+                "path": log.path,
+                "driver": log.driver,
+                "opts": {"max-size": log.max_size, "max-file": log.max_files, "compress": log.compress},
+                "attrs": dict(log.attributes),
+            },
+            "runtime": {"path": self.runtime_path, "args": list(self.runtime_args)},
+            "default_pids_limit": self.default_pids_limit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """How a client is attached.  `detach_keys` in Docker's notation; `initial_stdin` came with the request's head."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    multiplexed: bool = False
+    stdin_once: bool = False
+    detach_keys: str = ""
+    initial_stdin: bytes = b""
+
+    def to_message(self) -> Message:
+        """The attach fields of a request."""
+        return {
+            "stdin": self.stdin,
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+            "multiplexed": self.multiplexed,
+            "stdin_once": self.stdin_once,
+            "detach_keys": self.detach_keys,
+            "initial_stdin": base64.b64encode(self.initial_stdin).decode(),
+        }
+
+
+class _Channel:
+    """Requests and answers by `seq` over one SEQPACKET socket, in the running event loop."""
+
+    def __init__(self, sock: socket.socket, *, name: str, on_event: EventHandler, on_lost: LostHandler) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._name = name
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._seq = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[tuple[Message, list[int]]]] = {}
+        self._outgoing: deque[tuple[bytes, list[int]]] = deque()
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def is_open(self) -> bool:
+        return self._socket.fileno() >= 0
+
+    async def request(
+        self, op: str, fields: Mapping[str, Any], fds: Sequence[int], timeout_s: float | None
+    ) -> tuple[Message, list[int]]:
+        """(answer, descriptors, which are the caller's).  `fds` stay the caller's."""
+        seq = next(self._seq)
+        future: asyncio.Future[tuple[Message, list[int]]] = self._loop.create_future()
+        body = protocol.encode({**fields, "op": op, "seq": seq})
+        self._send(body, fds)
+        self._waiting[seq] = future
+        try:
+            answer, received = await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise Unavailable(f"{self._name} does not answer ({op}, {timeout_s:g} s)") from None
+        finally:
+            self._waiting.pop(seq, None)
+        error = answer.get("error")
+        if error is not None:
+            protocol.close_all(received)
+            raise_failure(error)
+        return answer.get("ok") or {}, received
+
+    def close(self) -> None:
+        """Disconnect without calling `on_lost`; requests under way fail with Unavailable."""
+        if not self.is_open:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        while self._outgoing:
+            protocol.close_all(self._outgoing.popleft()[1])
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Unavailable(f"{self._name} is gone"))
+
+    def _send(self, body: bytes, fds: Sequence[int]) -> None:
+        if not self.is_open:
+            raise Unavailable(f"{self._name} is gone")
+        if not self._outgoing and self._send_now(body, fds):
+            return
+        self._outgoing.append((body, [os.dup(fd) for fd in fds]))
+        self._loop.add_writer(self._socket.fileno(), self._writable)
+
+    def _send_now(self, body: bytes, fds: Sequence[int]) -> bool:
+        """False when the peer's buffer is full."""
+        try:
+            protocol.send(self._socket, body, fds)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise Unavailable(f"{self._name} is gone") from error
+        return True
+
+    def _writable(self) -> None:
+        while self._outgoing:
+            body, fds = self._outgoing[0]
+            try:
+                if not self._send_now(body, fds):
+                    return
+            except Unavailable:
+                self._lost()
+                return
+            protocol.close_all(fds)
+            self._outgoing.popleft()
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        while self.is_open:
+            try:
+                body, fds = protocol.receive(self._socket)
+            except BlockingIOError:
+                return
+            except (OSError, InvalidArgument):
+                body, fds = b"", []
+            if not body:
+                self._lost()
+                return
+            self._received(protocol.decode(body), fds)
+
+    def _received(self, message: Message, fds: list[int]) -> None:
+        if "event" in message:
+            protocol.close_all(fds)
+            self._on_event(message)
+            return
+        future = self._waiting.get(message.get("seq") or 0)
+        if future is None or future.done():
+            protocol.close_all(fds)
+        else:
+            future.set_result((message, fds))
+
+    def _lost(self) -> None:
+        self.close()
+        self._on_lost()
+
+
+class ShimClient:
+    """One shim.  `events` gets `exit`, `exec-exit`, `oom` and `detach`; `lost` is called once when the shim is gone.
+
+    Both are called from the event loop, also while a request is under way, and must not block.
+    """
+
+    def __init__(self, sock: socket.socket, directory: str, *, events: EventHandler, lost: LostHandler) -> None:
+        """Takes the connected socket."""
+        self.directory = directory
+        self.pid = 0
+        name = f"shim of {os.path.basename(directory)}"
+        self._channel = _Channel(sock, name=name, on_event=events, on_lost=lost)
+
+    @classmethod
+    async def connect(cls, directory: str, *, events: EventHandler, lost: LostHandler) -> tuple[ShimClient, Message]:
+        """Adopt the shim of a task's directory: (client, its `hello`).
+
+        Raises:
+            NotFound: no shim lives there.
+            Unavailable: it does not answer.
+        """
+        try:
+            sock = connect(directory)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotFound(f"no shim in {directory}") from error
+        except BlockingIOError as error:
+            raise Unavailable(f"shim in {directory} does not accept connections") from error
+        client = cls(sock, directory, events=events, lost=lost)
+        try:
+            return client, await client.hello()
+        except Unavailable:
+            client.close()
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        return self._channel.is_open
+
+    def close(self) -> None:
+        """Disconnect; the shim and its container go on."""
+        self._channel.close()
+
+    async def request(
+        self, op: str, *, fds: Sequence[int] = (), timeout_s: float | None = TIMEOUT_S, **fields: Any
+    ) -> Message:
+        """Any op.  Raises the shim's error, or Unavailable when it does not answer or is gone."""
+        answer, received = await self._channel.request(op, fields, fds, timeout_s)
+        protocol.close_all(received)
+        return answer
+
+    # Looking
+
+    async def hello(self) -> Message:
+        """The whole status: pid, state, init_pid, exit, execs, held, phases, …"""
+        status = await self.request("hello", version=protocol.VERSION, timeout_s=PING_TIMEOUT_S)
+        self.pid = int(status["pid"])
+        return status
+
+    async def ping(self) -> None:
+        """Raises Unavailable when the shim hangs."""
+        await self.request("ping", timeout_s=PING_TIMEOUT_S)
+
+    async def pids(self) -> list[int]:
+        """Every process of the container."""
+        return list((await self.request("pids", timeout_s=PING_TIMEOUT_S))["pids"])
+
+    async def stats(self) -> Message:
+        """A sample as `corten.runtime.cgroup_stats` shapes it."""
+        stats: Message = (await self.request("stats", timeout_s=PING_TIMEOUT_S))["stats"]
+        return stats
+
+    async def counters(self) -> Message:
+        """{"oom_kill_count", "pids_max_hits"}."""
+        return await self.request("counters", timeout_s=PING_TIMEOUT_S)
+
+    async def trace(self) -> Message:
+        """{"phases": […], "steps": […]} of the start."""
+        trace: Message = (await self.request("trace"))["trace"]
+        return trace
+
+    async def exec_status(self, exec_id: str) -> Message:
+        """{"pid", "state", "status", …} of an exec.  Raises NotFound."""
+        return await self.request("exec_status", exec_id=exec_id, timeout_s=PING_TIMEOUT_S)
+
+    async def rootfs(self) -> int:
+        """An O_PATH descriptor of the container's root mount; the caller's.  FailedPrecondition without one."""
+        _, fds = await self._channel.request("rootfs", {}, (), PING_TIMEOUT_S)
+        if not fds:
+            raise Unavailable("the shim sent no descriptor")
+        protocol.close_all(fds[1:])
+        return fds[0]
+
+    # Life
+
+    async def create(self, request: CreateRequest, *, hold: Mapping[str, int] | None = None) -> Message:
+        """{"pid"} of the waiting init.  `hold`: descriptors to keep, `netns` and `port:…`; they stay yours as well."""
+        held = hold or {}
+        fields = request.to_message() | {"held": [*held]}
+        return await self.request("create", fds=[*held.values()], timeout_s=SLOW_TIMEOUT_S, **fields)
+
+    async def start(self) -> Message:
+        """{"pid", "started_at"}.  Raises what the launcher or runtime says."""
+        return await self.request("start", timeout_s=SLOW_TIMEOUT_S)
+
+    async def kill(self, signum: int, exec_id: str = "") -> None:
+        """Signal the init or an exec.  Raises FailedPrecondition when it is dead."""
+        await self.request("kill", signal=signum, exec_id=exec_id)
+
+    async def kill_all(self, signum: int) -> None:
+        """Signal every process of the container."""
+        await self.request("kill_all", signal=signum, timeout_s=SLOW_TIMEOUT_S)
+
+    async def pause(self) -> None:
+        """Freeze the container."""
+        await self.request("pause", timeout_s=SLOW_TIMEOUT_S)
+
+    async def resume(self) -> None:
+        """Thaw it."""
+        await self.request("resume", timeout_s=SLOW_TIMEOUT_S)
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """New limits: an OCI resources object."""
+        await self.request("update", resources=dict(resources), timeout_s=SLOW_TIMEOUT_S)
+
+    async def delete(self, *, force: bool = False) -> Message | None:
+        """Remove the container; the exit record, None when it never ran."""
+        exit_record: Message | None = (await self.request("delete", force=force, timeout_s=SLOW_TIMEOUT_S)).get("exit")
+        return exit_record
+
+    async def shutdown(self, *, force: bool = False) -> None:
+        """End the shim.  `lost` is called when it closes the connection, unless `close` comes first."""
+        await self.request("shutdown", force=force, timeout_s=SLOW_TIMEOUT_S)
+
+    # Streams
+
+    async def attach(self, stream_fd: int, attach: Attach, exec_id: str = "") -> None:
+        """Hand a client's connection over; close your descriptor afterwards."""
+        await self.request("attach", fds=[stream_fd], exec_id=exec_id, **attach.to_message())
+
+    async def exec_start(
+        self,
+        exec_id: str,
+        process: Mapping[str, Any],
+        *,
+        terminal: bool = False,
+        stdin_open: bool = False,
+        console_size: tuple[int, int] | None = None,
+        attach: Attach | None = None,
+        stream_fd: int = -1,
+    ) -> Message:
+        """Run a process (OCI process object), attached to `stream_fd` if `attach` says how; its status with pid."""
+        fields: Message = {"exec_id": exec_id, "process": dict(process), "terminal": terminal, "stdin_open": stdin_open}
+        fields["console_size"] = list(console_size or ())
+        fds: list[int] = []
+        if attach is not None:
+            fields["attach"] = attach.to_message()
+            fds.append(stream_fd)
+        return await self.request("exec_start", fds=fds, timeout_s=SLOW_TIMEOUT_S, **fields)
+
+    async def exec_forget(self, exec_id: str) -> None:
+        """Let the shim forget a finished exec."""
+        await self.request("exec_forget", exec_id=exec_id)
+
+    async def resize(self, rows: int, cols: int, exec_id: str = "") -> None:
+        """Size of a terminal; without one nothing happens."""
+        await self.request("resize", rows=rows, cols=cols, exec_id=exec_id)
+
+    async def close_stdin(self, exec_id: str = "") -> None:
+        """End of input."""
+        await self.request("close_stdin", exec_id=exec_id)
+
+    # Descriptors
+
+    async def hold(self, fds: Mapping[str, int]) -> None:
+        """Give the shim descriptors to keep until `release` or `delete`; they stay yours as well."""
+        await self.request("hold", fds=[*fds.values()], held=[*fds])
+
+    async def release(self, names: Sequence[str]) -> None:
+        """Let the shim close held descriptors."""
+        await self.request("release", names=list(names))
+
+
+class Zygote:
+    """Runs `corten-shim --zygote` and starts it again when it died."""
+
+    def __init__(self, program: str, exec_root: str, *, debug: bool = False) -> None:
+        """`program`: path of corten-shim."""
+        self._argv = [program, "--zygote", "--exec-root", exec_root, *(["--debug"] if debug else [])]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: _Channel | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        """0 before `start`."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> None:
+        """Execute the zygote, unless one lives; returns when it answers."""
+        async with self._starting:
+            if self._channel is not None and self._channel.is_open:
+                return
+            self._reap()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                argv = [*self._argv, "--control-fd", str(theirs.fileno())]
+                self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._channel = _Channel(ours, name="zygote", on_event=lambda event: None, on_lost=self._reap)
+            await self._channel.request("ping", {}, (), _ZYGOTE_TIMEOUT_S)
+
+    async def fork(
+        self, directory: str, tenant: str, id: str, *, events: EventHandler, lost: LostHandler
+    ) -> ShimClient:
+        """A new shim for a task's directory, connected; `ShimClient.pid` is set."""
+        answer, fds = await self._request("fork", {"dir": directory, "tenant": tenant, "id": id})
+        client = ShimClient(socket.socket(fileno=fds[0]), directory, events=events, lost=lost)
+        client.pid = int(answer["pid"])
+        return client
+
+    async def netns(self) -> int:
+        """The descriptor of a new network namespace with `lo` up; the caller's."""
+        _, fds = await self._request("netns", {})
+        return fds[0]
+
+    async def close(self) -> None:
+        """End the zygote; shims go on."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+            self._process = None
+
+    async def _request(self, op: str, fields: Mapping[str, Any]) -> tuple[Message, list[int]]:
+        """One request; if the zygote dies under it, one more with a new zygote."""
+        for attempt in (1, 2):
+            await self.start()
+            channel = self._channel
+            assert channel is not None
+            try:
+                answer, fds = await channel.request(op, fields, (), _ZYGOTE_TIMEOUT_S)
+            except Unavailable:
+                if channel.is_open or attempt == 2:
+                    raise
+                continue
+            if not fds:
+                raise Unavailable(f"zygote answered {op} without a descriptor")
+            protocol.close_all(fds[1:])
+            return answer, fds[:1]
+        raise Unavailable("zygote is gone")
+
+    def _reap(self) -> None:
+        """Collect a zygote that is dying: its socket has ended, so it has no work left."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1.0)
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._process = None

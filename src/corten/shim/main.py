@@ -1,0 +1,31 @@
+"""The program `corten-shim`.  People do not run it: cortend does, once, as a zygote."""
+
+from __future__ import annotations
+
+import sys
+
+_USAGE = "usage: corten-shim --zygote --control-fd N --exec-root DIR [--debug]"
+
+
+def main(argv: list[str]) -> int:
+    """`argv` with the program's name first; returns the exit status."""
+    options: dict[str, str] = {}
+    words = iter(argv[1:])
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--zygote", "--debug"):
+            options[name] = "yes"
+        elif name in ("--control-fd", "--exec-root"):
+            options[name] = value if equals else next(words, "")
+        else:
+            return _refuse(f"unknown argument {word!r}")
+    if "--zygote" not in options or not options.get("--control-fd", "").isdigit():
+        return _refuse("it needs --zygote and --control-fd")
+    from corten.shim import zygote
+
+    return zygote.run(int(options["--control-fd"]))
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"corten-shim: {reason}\n{_USAGE}\n")
+    return 2

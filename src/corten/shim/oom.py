@@ -1,0 +1,77 @@
+"""Tells of kills for want of memory while the container runs.
+
+v1   an eventfd registered in cgroup.event_control for memory.oom_control (cgroup-v1/memory.rst, "OOM Control")
+v2   memory.events, whose open file reports EPOLLPRI when a counter changes (cgroup-v2.rst)
+
+Either only says that something happened: the count is read then, and told if it has grown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from corten.runtime.cgroups import Cgroup
+from corten.shim.loop import PRIORITY, READ, Loop
+
+
+class OomWatch:
+    """A registration; `close` ends it."""
+
+    __slots__ = ("_cgroup", "_fds", "_loop", "_told", "_watched")
+
+    def __init__(self, cgroup: Cgroup, loop: Loop, watched: int, fds: list[int]) -> None:
+        self._cgroup = cgroup
+        self._loop = loop
+        self._watched = watched
+        self._fds = fds
+        self._told = 0
+
+    @classmethod
+    def open(cls, cgroup: Cgroup, loop: Loop, on_oom: Callable[[int], None]) -> OomWatch | None:
+        """None where the container has no memory cgroup; `on_oom` gets the kills since the container was made."""
+        directory = cgroup.paths.directory("memory")
+        try:
+            watched, fds, events = _open_v2(directory) if cgroup.paths.mode == "v2" else _open_v1(directory)
+        except OSError:  # no memory controller here, or the container is already gone
+            return None
+        watch = cls(cgroup, loop, watched, fds)
+        loop.add(watched, events, lambda ready: watch._ready(on_oom))
+        return watch
+
+    def close(self) -> None:
+        """Stop watching.  Must come before the cgroup is removed: that is an event as well."""
+        self._loop.remove(self._watched)
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def _ready(self, on_oom: Callable[[int], None]) -> None:
+        if self._cgroup.paths.mode == "v2":
+            os.pread(self._watched, 4096, 0)  # rearms the notification
+        else:
+            os.eventfd_read(self._watched)
+        kills = self._cgroup.counters().oom_kills
+        if kills > self._told:
+            self._told = kills
+            on_oom(kills)
+
+
+def _open_v1(directory: str) -> tuple[int, list[int], int]:
+    control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        register = os.open(f"{directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(register, b"%d %d" % (event, control))
+        finally:
+            os.close(register)
+    finally:
+        os.close(control)
+    return event, [event], READ
+
+
+def _open_v2(directory: str) -> tuple[int, list[int], int]:
+    fd = os.open(f"{directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+    os.pread(fd, 4096, 0)
+    return fd, [fd], PRIORITY

@@ -1,0 +1,345 @@
+"""One shim: parent of one container, from its first message to `shutdown`.
+
+The requests that it answers are the two tables of `Shim`; docs/shim.md tells their fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Mapping
+
+from corten.errors import FailedPrecondition, InvalidArgument
+from corten.runtime import fast
+from corten.runtime.options import BUILT_IN_PIDS_LIMIT
+from corten.runtime.prepare import Host
+from corten.shim import protocol
+from corten.shim.backend import Backend, Steps
+from corten.shim.builtin import BuiltinRuntime
+from corten.shim.external import ExternalRuntime
+from corten.shim.jsonlog import encode_attributes
+from corten.shim.logfile import LogFile
+from corten.shim.loop import Loop
+from corten.shim.orphans import OrphanReaper
+from corten.shim.protocol import NETNS_FD, Message
+from corten.shim.request import Request, attach_options
+from corten.shim.rootfs import RootMount, make_detached
+from corten.shim.server import InOrder, Now, Server
+from corten.shim.stdio import Log
+from corten.shim.task import TRACE, Task
+from corten.sys import files, prctl
+
+NETNS = "netns"
+LOG_NAME = "shim.log"
+
+
+class Shim:
+    """Owns the task, the held descriptors and the server."""
+
+    def __init__(self, directory: str, tenant: str, id: str, host: Host) -> None:
+        self._directory = directory
+        self._tenant = tenant
+        self._id = id
+        self._host = host
+        self._loop = Loop()
+        self._server = Server(self._loop, on_last_disconnect=self._last_peer_left)
+        self._task = Task(directory, self._loop, self._server.broadcast)
+        self._held: dict[str, int] = {}
+        self._rootfs_fd = -1
+        self._shutting_down = False
+
+    def run(self, first: socket.socket) -> None:
+        """Serve until `shutdown`; then go on until the last attached client has its output."""
+        self._server.serve(self._directory, now=self._now_table(), in_order=self._in_order_table())
+        self._server.adopt(first)
+        while not self._shutting_down or self._task.connections:
+            try:
+                self._loop.turn()
+            except Exception:  # the shim's outermost loop: its container lives no longer than it does
+                traceback.print_exc()
+
+    def _now_table(self) -> Mapping[str, Now]:
+        return {
+            "hello": self._hello,
+            "ping": lambda request: {},
+            "attach": self._attach,
+            "kill": self._kill,
+            "resize": self._resize,
+            "close_stdin": self._close_stdin,
+            "exec_status": lambda request: self._task.process(request.string("exec_id")).to_obj(),
+            "exec_forget": self._exec_forget,
+            "pids": lambda request: {"pids": self._task.pids()},
+            "counters": self._counters,
+            "stats": lambda request: {"stats": self._task.stats()},
+            "trace": self._trace,
+            "hold": self._hold,
+            "release": self._release,
+            "rootfs": self._rootfs,
+        }
+
+    def _in_order_table(self) -> Mapping[str, InOrder]:
+        return {
+            "create": self._create,
+            "start": self._start,
+            "exec_start": self._exec_start,
+            "kill_all": self._kill_all,
+            "pause": self._pause,
+            "resume": self._resume,
+            "update": self._update,
+            "delete": self._delete,
+            "shutdown": self._shutdown,
+        }
+
+    # In order
+
+    def _create(self, request: Request) -> Steps[Message]:
+        """The container, up to its waiting init."""
+        log = self._open_log(request.nested("log"))
+        try:
+            self._keep(request)
+            backend = self._backend(request)
+            init = yield from self._task.create(
+                backend,
+                tty=request.boolean("terminal"),
+                stdin=request.boolean("stdin_open"),
+                size=request.size("console_size"),
+                log=log,
+            )
+        except BaseException:
+            self._drop_rootfs()
+            raise
+        return {"pid": init.pid}
+
+    def _backend(self, request: Request) -> Backend:
+        rootfs = request.objects("rootfs")
+        if rootfs:
+            with self._task.phases.measure("overlay"):
+                self._rootfs_fd = self._make_rootfs(rootfs)
+        runtime = request.nested("runtime")
+        path = runtime.string("path")
+        if not path:
+            return BuiltinRuntime(
+                self._directory,
+                self._id,
+                self._rootfs_fd,
+                self._host,
+                pids_limit=request.integer("default_pids_limit", BUILT_IN_PIDS_LIMIT),
+            )
+        external = ExternalRuntime(self._directory, self._id, path, runtime.strings("args"), self._host.facts)
+        OrphanReaper(self._loop, is_busy=lambda: self._server.is_busy, known=self._busy_pids)
+        if self._rootfs_fd >= 0:
+            external.attach_rootfs(self._rootfs_fd)
+        return external
+
+    def _make_rootfs(self, mounts: list[Message]) -> int:
+        if len(mounts) != 1:
+            raise InvalidArgument(f"rootfs: {len(mounts)} mounts given, one expected")
+        entry = Request({"op": "rootfs", **mounts[0]}, [])
+        scratch = f"{self._directory}/rootfs"
+        os.makedirs(scratch, 0o700, exist_ok=True)
+        return make_detached(RootMount(entry.string("type"), entry.string("source"), entry.strings("options")), scratch)
+
+    def _open_log(self, request: Request) -> Log | None:
+        path = request.string("path")
+        driver = request.string("driver", "json-file" if path else "none")
+        if driver == "none":
+            return None
+        if driver != "json-file" or not path:
+            raise InvalidArgument(f"log: unknown driver {driver!r}" if path else "log: path is missing")
+        options = request.nested("opts")
+        file = LogFile(
+            path,
+            max_size=options.integer("max-size", -1),
+            max_files=options.integer("max-file", 1),
+            compress=options.boolean("compress"),
+        )
+        attributes = request.object("attrs")
+        return Log(file, encode_attributes({str(k): str(v) for k, v in attributes.items()}) if attributes else b"")
+
+    def _start(self, request: Request) -> Steps[Message]:
+        init = yield from self._task.start()
+        return {"pid": init.pid, "started_at": init.started_at}
+
+    def _exec_start(self, request: Request) -> Steps[Message]:
+        tty = request.boolean("terminal")
+        attached = request.nested("attach") if "attach" in request.message else None
+        client = (request.take_fd(), attach_options(attached, tty=tty)) if attached is not None else None
+        try:
+            process = yield from self._task.exec(
+                request.string("exec_id"),
+                request.object("process"),
+                tty=tty,
+                stdin=request.boolean("stdin_open"),
+                size=request.size("console_size"),
+                client=client,
+            )
+        except BaseException:
+            if client is not None:
+                os.close(client[0])
+            raise
+        return process.to_obj()
+
+    def _kill_all(self, request: Request) -> Steps[Message]:
+        yield from self._task.kill_all(request.integer("signal", signal.SIGKILL))
+        return {}
+
+    def _pause(self, request: Request) -> Steps[Message]:
+        yield from self._task.pause()
+        return {}
+
+    def _resume(self, request: Request) -> Steps[Message]:
+        yield from self._task.resume()
+        return {}
+
+    def _update(self, request: Request) -> Steps[Message]:
+        yield from self._task.update(request.object("resources"))
+        return {}
+
+    def _delete(self, request: Request) -> Steps[Message]:
+        """Everything of the container but the shim and the exit record."""
+        yield from self._task.delete(force=request.boolean("force"))
+        self._drop_rootfs()
+        for name in list(self._held):
+            self._drop(name)
+        return {"exit": self._task.exit_record}
+
+    def _shutdown(self, request: Request) -> Steps[Message]:
+        """End the shim.  Refused while there is a container, unless forced."""
+        if self._task.state not in ("new", "deleted"):
+            if not request.boolean("force"):
+                raise FailedPrecondition(f"container is {self._task.state}")
+            yield from self._task.delete(force=True)
+        self._loop.call_later(0, self._leave)
+        return {}
+
+    # Now
+
+    def _hello(self, request: Request) -> Message:
+        return {
+            "version": protocol.VERSION,
+            "pid": os.getpid(),
+            "tenant": self._tenant,
+            "id": self._id,
+            "held": sorted(self._held),
+            **self._task.status(),
+        }
+
+    def _attach(self, request: Request) -> Message:
+        process = self._task.process(request.string("exec_id"))
+        options = attach_options(request, tty=process.stdio.tty)
+        fd = request.take_fd()
+        try:
+            process.stdio.attach(fd, options)
+        except BaseException:
+            os.close(fd)
+            raise
+        return {}
+
+    def _kill(self, request: Request) -> Message:
+        self._task.kill(request.integer("signal"), request.string("exec_id"))
+        return {}
+
+    def _resize(self, request: Request) -> Message:
+        stdio = self._task.process(request.string("exec_id")).stdio
+        stdio.resize(request.integer("rows"), request.integer("cols"))
+        return {}
+
+    def _close_stdin(self, request: Request) -> Message:
+        self._task.process(request.string("exec_id")).stdio.close_stdin()
+        return {}
+
+    def _exec_forget(self, request: Request) -> Message:
+        self._task.forget_exec(request.string("exec_id"))
+        return {}
+
+    def _counters(self, request: Request) -> Message:
+        counters = self._task.counters()
+        return {"oom_kill_count": counters.oom_kills, "pids_max_hits": counters.pids_max_hits}
+
+    def _trace(self, request: Request) -> Message:
+        with contextlib.suppress(FileNotFoundError):
+            return {"trace": fast.loads(files.read(f"{self._directory}/{TRACE}"))}
+        return {"trace": {"phases": self._task.phases.to_obj(), "steps": []}}
+
+    def _hold(self, request: Request) -> Message:
+        self._keep(request)
+        return {"held": sorted(self._held)}
+
+    def _release(self, request: Request) -> Message:
+        for name in request.strings("names"):
+            self._drop(name)
+        return {"held": sorted(self._held)}
+
+    def _rootfs(self, request: Request) -> Message:
+        if self._rootfs_fd < 0:
+            raise FailedPrecondition("the container has no root filesystem of its own")
+        request.answer_fds = (self._rootfs_fd,)
+        return {}
+
+    # Descriptors
+
+    def _keep(self, request: Request) -> None:
+        """Hold the descriptors that `held` names; the network namespace where its path in config.json says."""
+        names = request.strings("held")
+        if len(names) != len(request.fds):
+            raise InvalidArgument(f"held: {len(names)} names for {len(request.fds)} descriptors")
+        for name in names:
+            self._drop(name)
+            fd = request.take_fd()
+            if name == NETNS:
+                os.dup2(fd, NETNS_FD, inheritable=False)
+                os.close(fd)
+                fd = NETNS_FD
+            self._held[name] = fd
+
+    def _drop(self, name: str) -> None:
+        fd = self._held.pop(name, -1)
+        if fd == NETNS_FD:
+            reserve_netns_fd()
+        elif fd >= 0:
+            os.close(fd)
+
+    def _drop_rootfs(self) -> None:
+        if self._rootfs_fd >= 0:
+            os.close(self._rootfs_fd)
+            self._rootfs_fd = -1
+
+    # Ends
+
+    def _leave(self) -> None:
+        """Nobody can reach the shim any more; attached clients may still get their output."""
+        self._shutting_down = True
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._directory}/{protocol.SOCKET_NAME}")
+        self._server.close()
+
+    def _last_peer_left(self) -> None:
+        """A shim that never had a container is of no use to a new cortend."""
+        if self._task.state == "new" and not self._shutting_down:
+            self._loop.call_later(0, self._leave)
+
+    def _busy_pids(self) -> set[int]:
+        """Children that somebody waits for by descriptor."""
+        processes = [*self._task.execs.values(), *([self._task.init] if self._task.init is not None else [])]
+        return {process.pid for process in processes if process.pidfd >= 0}
+
+
+def reserve_netns_fd() -> None:
+    """Keep the number of the network namespace's descriptor from being taken by anything else."""
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, NETNS_FD, inheritable=False)
+    os.close(null)
+
+
+def run(directory: str, tenant: str, id: str, host: Host, first: socket.socket) -> None:
+    """The life of a shim in a process just forked from the zygote."""
+    os.setsid()
+    prctl.set_title(f"corten-shim {tenant}/{id}")
+    log_fd = os.open(f"{directory}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log_fd, 2)
+    os.close(log_fd)
+    reserve_netns_fd()
+    Shim(directory, tenant, id, host).run(first)

@@ -1,0 +1,196 @@
+"""The zygote: a process that has everything loaded and forks shims in about a millisecond.
+
+cortend executes it once (never forks: it has threads) with one end of a SEQPACKET socketpair.  Requests:
+
+    fork   {dir, tenant, id}  →  {pid} and a descriptor: a connection to the new shim, which serves it at once
+    netns  {}                 →  a descriptor: a new network namespace with `lo` up
+    ping   {}                 →  {}
+
+It ends at the end of the control socket; shims go on, and a new cortend starts a new zygote.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import traceback
+from types import FrameType
+
+from corten import errors
+from corten.errors import CortenError, Internal, InvalidArgument
+from corten.runtime.prepare import Host
+from corten.shim import protocol, shim
+from corten.shim.protocol import Message
+from corten.shim.request import Request
+from corten.shim.warmup import warm_up
+from corten.sys import files, prctl
+from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
+
+OOM_SCORE_ADJ = -999
+_NETNS_PATH = "/proc/self/ns/net"
+
+
+class Zygote:
+    """Owns the control socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._host = Host()
+        self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
+        self._wakeup, send = os.pipe()
+        for fd in (self._wakeup, send):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(send, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        self._wakeup_send = send
+
+    def run(self) -> None:
+        """Until the control socket ends."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+                self._collect()
+            if self._control.fileno() in ready and not self._serve():
+                return
+
+    def _serve(self) -> bool:
+        """One request; False at the end of the socket."""
+        try:
+            body, fds = protocol.receive(self._control)
+        except InvalidArgument as error:
+            self._answer(None, {"error": protocol.failure(error)})
+            return True
+        except OSError:
+            return False
+        protocol.close_all(fds)
+        if not body:
+            return False
+        seq: object = None
+        try:
+            message = protocol.decode(body)
+            seq = message.get("seq")
+            self._handle(Request(message, []))
+        except CortenError as error:
+            self._answer(seq, {"error": protocol.failure(error)})
+        except OSError as error:
+            self._answer(seq, {"error": protocol.failure(Internal(files.why(error)))})
+        return True
+
+    def _handle(self, request: Request) -> None:
+        if request.op == "fork":
+            self._fork(request)
+        elif request.op == "netns":
+            self._make_netns(request)
+        elif request.op == "ping":
+            self._answer(request.seq, {"ok": {}})
+        else:
+            raise errors.NotImplemented(f"unknown op {request.op!r}")
+
+    def _fork(self, request: Request) -> None:
+        directory = request.string("dir")
+        tenant, id = request.string("tenant"), request.string("id")
+        if not files.is_directory(directory):
+            raise InvalidArgument(f"dir: {directory!r} is not a directory")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                self._become_shim(directory, tenant, id, theirs)
+            self._answer(request.seq, {"ok": {"pid": pid}}, (ours.fileno(),))
+
+    def _become_shim(self, directory: str, tenant: str, id: str, first: socket.socket) -> None:
+        """In the child; does not return."""
+        status = 1
+        try:
+            self._forget()
+            shim.run(directory, tenant, id, self._host, first)
+            status = 0
+        except Exception:  # the child's outermost loop
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _make_netns(self, request: Request) -> None:
+        pid = os.fork()
+        if pid:
+            self._netns_makers[pid] = request.seq
+            return
+        status = 1
+        try:
+            unshare(CLONE_NEWNET)
+            raise_loopback()
+            fd = os.open(_NETNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
+            self._answer(request.seq, {"ok": {}}, (fd,))
+            status = 0
+        except OSError as error:
+            self._answer(request.seq, {"error": protocol.failure(Internal(f"network namespace: {files.why(error)}"))})
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _forget(self) -> None:
+        """Drop what a forked child must not keep."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._control.close()
+        os.close(self._wakeup)
+        os.close(self._wakeup_send)
+
+    def _collect(self) -> None:
+        """Reap dead shims and netns makers; a maker that was killed has its request answered here."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            seq = self._netns_makers.pop(pid, None)
+            if seq is not None and status != 0:
+                self._answer(seq, {"error": protocol.failure(Internal("network namespace: the helper died"))})
+
+    def _answer(self, seq: object, answer: Message, fds: tuple[int, ...] = ()) -> None:
+        protocol.send(self._control, protocol.encode({"seq": seq, **answer}), fds)
+
+
+def run(control_fd: int) -> int:
+    """The program `corten-shim --zygote`; returns its exit status."""
+    protect_from_oom()
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(signum, _nothing)  # cortend's end ends the zygote, a container's end its shim, and nothing else
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    prctl.set_name("corten-shim")
+    control = socket.socket(fileno=control_fd)
+    os.set_inheritable(control_fd, False)
+    zygote = Zygote(control)
+    warm_up()
+    gc.collect()
+    gc.freeze()
+    try:
+        zygote.run()
+    except BrokenPipeError:  # cortend died before it read an answer
+        return 0
+    return 0
+
+
+def protect_from_oom() -> None:
+    """Shims go last; without the right to lower the score (CAP_SYS_RESOURCE) it stays as it is."""
+    try:
+        files.write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
+    except PermissionError:
+        return
+
+
+def _nothing(signum: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which would be inherited by what is launched."""
