@@ -239,7 +239,7 @@ def nodes(*names: str) -> Iterator[list[Node]]:
     made: list[Node] = []
     try:
         for name in names:
-            made.append(Node(name))  # noqa: PERF401
+            made.append(Node(name))
         yield made
     finally:
         for node in made:

@@ -1,8 +1,8 @@
 """The default bridge: its device, its endpoints, their published ports.
 
     connect     record (the lease on the address) → veth pair, one end a port of the bridge → address and route inside
-    publish     sockets → record → elements of the nft maps → old UDP flows forgotten
-    disconnect  elements → UDP flows → port of the bridge cut off → record; the netns takes the veth pair with it
+    publish     sockets → record → elements of the nft maps; a thread forgets UDP flows that are older
+    disconnect  elements → port of the bridge cut off → record → UDP flows; the netns takes the veth pair with it
     restore     after a kill at any point: what no record names goes, what a record names is there again
 
 A record is written before the object that it names exists, and removed after it is gone; every method may be repeated.
@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Self
 
 from corten.errors import Conflict, CortenError, FailedPrecondition, Internal, InvalidArgument
-from corten.network import conntrack, pools
+from corten.network import pools
+from corten.network.conntrack import Forwarded, StaleFlows
 from corten.network.device import Device, alias_of, forward_policy
 from corten.network.firewall import Firewall
 from corten.network.host import Host
@@ -99,6 +100,7 @@ class BridgeDriver:
         self._host = host
         self._device = Device(engine_id, store=store, journal=journal, host=host, subnets=subnets, avoid=avoid)
         self._firewall = Firewall(engine_id, host.nft)
+        self._flows = StaleFlows(host.tracking, self._forwarded)
         self._ports = PortTable(_ephemeral(host))
         self._endpoints: dict[str, Endpoint] = {}
         self._bridge: Bridge | None = None
@@ -154,9 +156,7 @@ class BridgeDriver:
 
     # --- endpoints
 
-    def connect(
-        self, container_id: str, netns_fd: int, *, mac: str = "", ip: IPv4Address | None = None
-    ) -> Endpoint:
+    def connect(self, container_id: str, netns_fd: int, *, mac: str = "", ip: IPv4Address | None = None) -> Endpoint:
         """Joins the namespace behind `netns_fd` to the bridge as eth0; the descriptor stays the caller's.
 
         Raises FailedPrecondition when no address is free, Conflict when `ip` is not.
@@ -235,6 +235,7 @@ class BridgeDriver:
             outcome = self._host.links.attempt(netlink.cut_off(link.index))
             netlink.raise_unless(outcome, errno.ENODEV, errno.ENETDOWN, errno.EOPNOTSUPP)
         self._forget(endpoint)
+        self._flows.check(_udp_ports(endpoint))
 
     def _delete_link(self, name: str) -> None:
         """Deletes a device at once; slow, so not on the ordinary way."""
@@ -294,12 +295,23 @@ class BridgeDriver:
         if link is not None:
             self._host.links.send(netlink.hairpin_on(link.index))
         self._firewall.publish(endpoint)
-        local = {one.interface.ip for one in self._host.links.addresses()} if _udp_ports(endpoint) else set()
-        conntrack.flush_udp(
-            self._host.tracking,
-            _udp_ports(endpoint),
-            lambda flow: flow.destination in local or flow.destination.is_loopback,
-        )
+        self._flows.check(_udp_ports(endpoint))
+
+    def _forwarded(self) -> Forwarded:
+        """For the thread that looks for stale flows."""
+        with self._lock:
+            ports = {
+                (port.host_ip, port.host_port): (one.ip, port.container_port)
+                for one in self._endpoints.values()
+                for port in one.publications
+                if port.transport == "udp"
+            }
+            local = {one.interface.ip for one in self._host.links.addresses()}
+            return Forwarded(ports, [self.bridge.subnet], local)
+
+    def settle(self) -> bool:
+        """Waits until stale UDP flows are forgotten; False when that takes longer than 10 s."""
+        return self._flows.settle()
 
     def unpublish(self, container_id: str) -> None:
         """Withdraws every port of a container; its connection stays."""
@@ -313,13 +325,10 @@ class BridgeDriver:
         self._keep(dataclasses.replace(endpoint, publications=(), journal=endpoint.journal[:1]))
         for entry in endpoint.journal[1:]:
             self._journal.done(entry)
+        self._flows.check(_udp_ports(endpoint))
 
     def _withdraw(self, endpoint: Endpoint) -> None:
-        """Elements first, then the flows that they have made."""
         self._firewall.unpublish(endpoint)
-        conntrack.flush_udp(
-            self._host.tracking, _udp_ports(endpoint), lambda flow: flow.answers_from == endpoint.ip
-        )
         for publication in endpoint.publications:
             self._ports.release(publication)
 
@@ -334,6 +343,7 @@ class BridgeDriver:
                     self._disconnect(endpoint)
             self.ensure()
             self._rejoin()
+            self._flows.check({port for one in self._endpoints.values() for port in _udp_ports(one)})
             strays = self.leftovers()
             for one in strays:
                 self._delete_link(one.name)

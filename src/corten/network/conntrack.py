@@ -1,7 +1,10 @@
-"""Forgets tracked UDP flows, which outlive their port otherwise.
+"""Forgets tracked UDP flows that go where no published port leads any more.
 
-NAT decides once per flow, at its first packet, and a UDP flow that keeps coming never ends.  A flow that began
-before its port was published would go on to the host, and one to a removed container would go on to its address.
+NAT decides once per flow, at its first packet, and a UDP flow that keeps coming never ends.  A flow that began before
+its port was published would go on to the host, and one to a removed container would go on to its address.
+
+A flow is judged by the ports as they are when it is looked at, so checking late or twice is right as well.  The kernel
+walks its whole table for a dump (11 ms for 262 144 buckets), so a thread does it, behind the start of a container.
 
 Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h (CTA_FILTER: kernel 5.8; an older one ignores it, so
 every flow is looked at again here).
@@ -9,15 +12,21 @@ every flow is looked at again here).
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
 import struct
-from collections.abc import Callable, Collection
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
-from typing import Protocol
+from ipaddress import IPv4Address, IPv4Network
 
+from corten.network.values import ANY
 from corten.sys import netlink
 from corten.sys.netlink import Request, attribute, attributes, nested, u8, u32
+
+log = logging.getLogger(__name__)
 
 NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
@@ -30,14 +39,8 @@ FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5
 NFGENMSG = struct.pack(">BBH", socket.AF_INET, 0, 0)  # family, version NFNETLINK_V0, res_id
 
 
-class Tracking(Protocol):
-    """A netlink socket of protocol NETLINK_NETFILTER."""
-
-    def dump(self, request: Request) -> list[bytes]:
-        """Every object of a kind."""
-
-    def attempt(self, *requests: Request) -> list[netlink.NetlinkError | None]:
-        """What became of each request."""
+MAX_SINGLE_DUMPS = 3  # for more ports than this, one dump of every UDP flow
+PATIENCE_S = 0.05  # the start of a container comes first, and what is asked meanwhile is one look
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +50,87 @@ class Flow:
     destination: IPv4Address
     port: int
     answers_from: IPv4Address
+    answers_port: int
     handle: bytes  # the attributes that name it in a delete
 
 
-def flush_udp(tracking: Tracking, ports: Collection[int], matches: Callable[[Flow], bool]) -> int:
-    """Forgets the flows to `ports` that match; how many were there.  One that ended meanwhile is no error."""
-    if not ports:
-        return 0
-    flows = [parse_flow(body) for body in tracking.dump(get_udp(ports))]
-    gone = [flow for flow in flows if flow is not None and flow.port in ports and matches(flow)]
-    if gone:
-        tracking.attempt(*(delete(flow) for flow in gone))
-    return len(gone)
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What decides whether a flow is stale: published UDP ports, our subnets, and the host's own addresses."""
+
+    ports: Mapping[tuple[IPv4Address, int], tuple[IPv4Address, int]]  # (host address or 0.0.0.0, port): container's
+    subnets: Sequence[IPv4Network]
+    local: Collection[IPv4Address]
+
+    def is_stale(self, flow: Flow) -> bool:
+        """It is answered by another than a new flow would be."""
+        if not (flow.destination.is_loopback or flow.destination in self.local):
+            return False
+        goes = self.ports.get((flow.destination, flow.port)) or self.ports.get((ANY, flow.port))
+        if goes is not None:
+            return goes != (flow.answers_from, flow.answers_port)
+        return flow.answers_from != flow.destination and any(flow.answers_from in one for one in self.subnets)
 
 
-def get_udp(ports: Collection[int]) -> Request:
-    """Asks for IPv4 UDP flows; of one port, the kernel filters by it as well."""
+class StaleFlows:
+    """Looks for stale flows in a thread of its own, which starts with the first port and ends with the process."""
+
+    def __init__(self, tracking: netlink.Socket, now: Callable[[], Forwarded]) -> None:
+        """`now` is called in that thread, for the ports as they are."""
+        self._tracking = tracking
+        self._now = now
+        self._asked: set[int] = set()
+        self._busy = False
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def check(self, ports: Collection[int]) -> None:
+        """Has the flows to these host ports looked at soon."""
+        if not ports:
+            return
+        with self._change:
+            self._asked.update(ports)
+            self._change.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="stale-flows", daemon=True)
+                self._thread.start()
+
+    def settle(self, timeout_s: float = 10.0) -> bool:
+        """Waits until everything asked for is done; False when it took longer."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._asked and not self._busy, timeout_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: bool(self._asked))
+            time.sleep(PATIENCE_S)
+            with self._change:
+                ports, self._asked, self._busy = self._asked, set(), True
+            try:
+                self._forget(ports)
+            except (OSError, ValueError):
+                log.warning("stale udp flows to ports %s were not forgotten", sorted(ports), exc_info=True)
+            finally:
+                with self._change:
+                    self._busy = False
+                    self._change.notify_all()
+
+    def _forget(self, ports: Collection[int]) -> None:
+        requests = [get_udp(port) for port in ports] if len(ports) <= MAX_SINGLE_DUMPS else [get_udp()]
+        flows = [parse_flow(body) for request in requests for body in self._tracking.dump(request)]
+        now = self._now()
+        stale = [flow for flow in flows if flow is not None and flow.port in ports and now.is_stale(flow)]
+        if stale:
+            outcome = self._tracking.attempt(*(delete(flow) for flow in stale))
+            netlink.raise_unless(outcome, errno.ENOENT)  # it ended by itself
+
+
+def get_udp(port: int = 0) -> Request:
+    """Asks for IPv4 UDP flows: to one port, where the kernel filters by it, or all."""
     protocol = u8(CTA_PROTO_NUM, socket.IPPROTO_UDP)
     flags = FILTER_PROTO_NUM
-    if len(ports) == 1:
-        (port,) = ports
+    if port:
         protocol += attribute(CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
         flags |= FILTER_PROTO_DST_PORT
     body = (
@@ -86,12 +150,16 @@ def parse_flow(body: bytes) -> Flow | None:
     """A conntrack entry without its netlink header; None when it is not UDP over IPv4."""
     found = attributes(body[len(NFGENMSG) :])
     original, reply = (attributes(found.get(kind, b"")) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
-    protocol = attributes(original.get(CTA_TUPLE_PROTO, b""))
-    there = attributes(original.get(CTA_TUPLE_IP, b"")).get(CTA_IP_V4_DST)
-    back = attributes(reply.get(CTA_TUPLE_IP, b"")).get(CTA_IP_V4_SRC)
-    if protocol.get(CTA_PROTO_NUM) != bytes((socket.IPPROTO_UDP,)) or there is None or back is None:
+    there, back = (attributes(one.get(CTA_TUPLE_IP, b"")) for one in (original, reply))
+    protocol, answer = (attributes(one.get(CTA_TUPLE_PROTO, b"")) for one in (original, reply))
+    if protocol.get(CTA_PROTO_NUM) != bytes((socket.IPPROTO_UDP,)) or CTA_IP_V4_DST not in there:
         return None
     handle = nested(CTA_TUPLE_ORIG, found[CTA_TUPLE_ORIG])
     handle += b"".join(attribute(kind, found[kind]) for kind in (CTA_ID, CTA_ZONE) if kind in found)
-    port = int.from_bytes(protocol[CTA_PROTO_DST_PORT], "big")
-    return Flow(IPv4Address(there), port, IPv4Address(back), handle)
+    return Flow(
+        destination=IPv4Address(there[CTA_IP_V4_DST]),
+        port=int.from_bytes(protocol[CTA_PROTO_DST_PORT], "big"),
+        answers_from=IPv4Address(back[CTA_IP_V4_SRC]),
+        answers_port=int.from_bytes(answer[CTA_PROTO_SRC_PORT], "big"),
+        handle=handle,
+    )

@@ -116,9 +116,7 @@ def _postrouting(bridge: Bridge) -> str:
 
 
 def _add(table: str, endpoint: Endpoint) -> str:
-    return "".join(
-        f"add element ip {table} {name} {{ {', '.join(of)} }}\n" for name, of in elements(endpoint).items()
-    )
+    return "".join(f"add element ip {table} {name} {{ {', '.join(of)} }}\n" for name, of in elements(endpoint).items())
 
 
 def _delete(table: str, endpoint: Endpoint) -> str:
