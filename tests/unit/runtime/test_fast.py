@@ -1,0 +1,67 @@
+"""JSON, times and signals without the packages of the standard library."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from corten.errors import InvalidArgument
+from corten.runtime import fast
+
+DOCUMENT = {
+    "a": [1, -2, 2.5, True, False, None, "x"],
+    "empty": {"list": [], "object": {}},
+    "text": 'quote " slash \\ newline \n tab \t é 𝄞 \u2028',
+    "big": 18446744073709551615,
+}
+
+
+def test_what_is_written_is_read_again_and_agrees_with_json() -> None:
+    assert fast.loads(fast.dumps(DOCUMENT)) == DOCUMENT
+    assert json.loads(fast.dumps(DOCUMENT)) == DOCUMENT
+    assert fast.loads(json.dumps(DOCUMENT, indent=3).encode()) == DOCUMENT
+
+
+def test_indented_output_is_that_of_json() -> None:
+    assert fast.dumps_indented(DOCUMENT) == json.dumps(DOCUMENT, indent=2, ensure_ascii=False)
+
+
+def test_bytes_that_are_not_utf8_survive() -> None:
+    raw = b'{"env":["A=\xff\xfe"]}'
+    assert fast.dump_bytes(fast.loads(raw)) == raw
+
+
+def test_white_space_around_a_document_is_fine() -> None:
+    assert fast.loads(b"\n\t {} \r\n") == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a":', "[1,]", "{} x", "nul", "NaN", '"\\q"', '{"a" 1}'])
+def test_a_broken_document_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        fast.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "text"),
+    [
+        (1_795_334_454_353_631_074, "2026-11-22T08:00:54.353631074Z"),
+        (1_795_334_454_353_631_000, "2026-11-22T08:00:54.353631Z"),
+        (1_795_334_454_000_000_000, "2026-11-22T08:00:54Z"),
+    ],
+)
+def test_times_look_as_go_prints_them(stamp_ns: int, text: str) -> None:
+    assert fast.rfc3339(stamp_ns) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("9", 9), ("0", 0), ("37", 37)]
+)
+def test_signals_are_known_by_name_and_number(text: str, number: int) -> None:
+    assert fast.signal_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["NOSIG", "", "-1", "SIG", "RTMIN"])
+def test_an_unknown_signal_is_refused_in_the_words_of_runc(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=f'^unknown signal "{text}"$'):
+        fast.signal_number(text)
