@@ -12,7 +12,7 @@ to a shim at any moment between two of them, with every byte accounted for.
     RESPONSE | kept (pipelined), up to a limit   | answered: HEAD
     COLLECT  | the body of a hijacking request   | body ends: HIJACK
     HIJACK   | left in the kernel: no reading    | plain answer: HEAD; detached: connection is gone
-    CLOSED   | dropped                           |
+    CLOSED   | dropped                           | refused: the client has closed, or LINGER_S
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ from corten.docker.head import (
     parse_head,
 )
 from corten.docker.plain import error_response
+from corten.docker.status import error_body
 from corten.errors import CortenError, InvalidArgument
 
 MAX_PIPELINED_BYTES = 256 << 10
 MAX_HIJACK_BODY_BYTES = 1 << 20
 HEAD_TIMEOUT_S = 30.0
+LINGER_S = 1.0
 _NEVER_S = 10 * 365 * 86400.0
 
 
@@ -75,7 +77,7 @@ class Owner(Protocol):
 class Handler(RequestHandler):
     """aiohttp's side of a connection, which tells the front when an answer is out."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_answered", "_owner")
 
     def __init__(self, owner: Owner, answered: Callable[[], None]) -> None:
         super().__init__(
@@ -83,6 +85,7 @@ class Handler(RequestHandler):
             loop=owner.loop,
             keepalive_timeout=_NEVER_S,
             tcp_keepalive=False,
+            lingering_time=LINGER_S,
             access_log=None,  # type: ignore[arg-type]  # None turns it off
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
@@ -90,6 +93,24 @@ class Handler(RequestHandler):
             auto_decompress=False,
         )
         self._answered = answered
+        self._owner = owner
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp's own refusals, in Docker's form: what its parser is stricter about than ours."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("half an answer is out")
+        text = (message or str(exc)).split("\n", 1)[0].rstrip(":")
+        body = error_body(text)
+        headers = self._owner.headers
+        response = web.Response(status=status, body=body, headers=headers, content_type="application/json")
+        response.force_close()
+        return response
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -246,10 +267,11 @@ class Front(asyncio.Protocol):
         assert self._handler is not None
         try:
             used = 0 if self._body.done else self._body.feed(data)
-        except InvalidArgument:
-            # aiohttp refuses the same bytes, with an answer if none is out
-            self._handler.data_received(prefix + data)
-            self._state = _State.CLOSED
+        except InvalidArgument as error:
+            if prefix:
+                return self._refuse(400, error.text)
+            self._state = _State.CLOSED  # half an answer may be out already
+            self._abort()
             return b""
         if self._body.done:
             self._state = _State.HEAD if self._answered_early else _State.RESPONSE
@@ -366,11 +388,14 @@ class Front(asyncio.Protocol):
         return sock.family == socket.AF_UNIX and not is_hung_up(sock.fileno())
 
     def _refuse(self, status: int, text: str) -> bytes:
+        """Answer and hang up; what still comes is read and dropped, or a reset would overtake the answer."""
         self._state = _State.CLOSED
         self._pending = b""
         self._cancel_timer()
         self._write(error_response(status, text, self._owner.headers, keep_alive=False))
-        self.close()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            self._head_timer = self._owner.loop.call_later(LINGER_S, self.close)
         return b""
 
     def _write(self, data: bytes) -> None:

@@ -52,7 +52,7 @@ async def prune(call: Call) -> web.StreamResponse:
 async def load(call: Call) -> web.StreamResponse:
     """The archive is read as it comes; what went wrong is the last line of the stream."""
     quiet = call.query.flag("quiet", default=True)
-    return await progress(call, call.engine.image_load(call.body(), quiet))
+    return await progress(call, call.engine.image_load(call.body(), quiet), errors_in_stream=True)
 
 
 async def create(call: Call) -> web.StreamResponse:

@@ -73,9 +73,20 @@ def progress_error(text: str) -> Json:
     return {"errorDetail": {"message": text}, "error": text}
 
 
-async def progress(call: Call, source: AsyncIterator[Json]) -> web.StreamResponse:
-    """A progress stream.  An error before the first message is an ordinary answer, a later one is in the stream."""
-    first = await begin(source)
+async def progress(call: Call, source: AsyncIterator[Json], *, errors_in_stream: bool = False) -> web.StreamResponse:
+    """A progress stream, whose head goes out with the first message.
+
+    An error before that is an ordinary answer (in the stream all the same with `errors_in_stream`, which is how
+    dockerd answers a load), a later one is the stream's last message.
+    """
+    first = asyncio.ensure_future(_next(source))
+    try:
+        await asyncio.wait([first])
+    except asyncio.CancelledError:
+        first.cancel()
+        raise
+    if isinstance(first.exception(), CortenError) and not errors_in_stream:
+        await first
     response = await call.stream()
     values = chain(first, source)
     try:

@@ -1,6 +1,7 @@
 """An engine without a kernel: containers are threads that talk over the descriptor they were handed.
 
-What a container runs is its command: `echo WORD…`, `cat`, `exit N`, `sleep` (until killed), `head N` (reads N bytes).
+What a container runs is its command: `echo WORD…`, `cat`, `exit N`, `sleep` (until killed), `head N`
+(reads N bytes).
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ class Program:
         self.stopped = threading.Event()
         self.log = bytearray()
 
+        self.thread = threading.Thread()
+
     def start(self, stream_fd: int, initial: bytes) -> None:
-        threading.Thread(target=self._run, args=(stream_fd, initial), daemon=True).start()
+        self.thread = threading.Thread(target=self._run, args=(stream_fd, initial), daemon=True)
+        self.thread.start()
 
     def _run(self, fd: int, initial: bytes) -> None:
         if fd >= 0:
@@ -65,7 +69,7 @@ class Program:
             case ["exit", status]:
                 return int(status)
             case ["sleep"]:
-                self.stopped.wait(30)
+                self.stopped.wait(60)
                 return 137
         return 0
 
@@ -148,6 +152,11 @@ class FakeEngine:
         self.following = 0
         self.loaded = 0
         self.flood = b"tick\n"
+        self.programs: list[Program] = []
+
+    def is_quiet(self) -> bool:
+        """Whether all programs have ended."""
+        return not any(program.thread.is_alive() for program in self.programs)
 
     def find(self, ref: str) -> Box:
         name = ref.removeprefix("/")
@@ -220,6 +229,7 @@ class FakeEngine:
             fd = box.stream.detach_fd()
         box.stream = None
         self._emit("start", box)
+        self.programs.append(box.program)
         box.program.start(fd, initial)
 
     def _exit(self, box: Box, status: int) -> None:
@@ -350,7 +360,9 @@ class FakeEngine:
             stream.write_head()
             initial = stream.initial
             fd = stream.detach_fd()
-        Program(command, session.request.tty, lambda status: setattr(session, "status", status)).start(fd, initial)
+        program = Program(command, session.request.tty, lambda status: setattr(session, "status", status))
+        self.programs.append(program)
+        program.start(fd, initial)
 
     async def exec_resize(self, exec_id: str, rows: int, cols: int) -> None:
         self._exec(exec_id)
