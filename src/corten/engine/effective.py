@@ -13,14 +13,15 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.engine import checks, defaults, mountspec, ports, security
+from corten.engine import checks, defaults, mountspec, security
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
-from corten.engine.ports import PortRequest
 from corten.engine.security import Security
 from corten.engine.settings import Settings
 from corten.engine.signals import parse_signal
 from corten.errors import InvalidArgument
+from corten.network.ports import parse_bindings
+from corten.network.values import PortBinding
 from corten.spec.docker import ContainerConfig, ContainerCreateRequest, EndpointSettings, HostConfig, LogConfig
 from corten.spec.docker_json import nonzero_fields, to_json
 from corten.spec.image import RunConfig
@@ -41,7 +42,6 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: EndpointSettings | None = None
     argv: tuple[str, ...]
     mounts: tuple[MountPoint, ...] = ()
-    ports: tuple[PortRequest, ...] = ()
     capabilities: tuple[str, ...] = ()
     security: Security = Security()
     pids_limit: int = defaults.PIDS_LIMIT  # -1: none
@@ -82,10 +82,8 @@ def decide(
     host = _with_ids(host, resolve or {})
     config = _names(config, host, machine, container_id, origins)
     _check(config, host, request, settings, machine)
-    bindings = _ports(config, host)
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
-        bindings = ()
     warnings += _image_warnings(request.config, image)
     limit, limit_origin = _pids_limit(host, settings)
     if limit_origin != FLAG:
@@ -96,7 +94,6 @@ def decide(
         endpoint=_endpoint(request),
         argv=command_line(config),
         mounts=mountspec.parse_all(host),
-        ports=bindings,
         capabilities=security.capabilities(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
         ),
@@ -275,14 +272,18 @@ def _check(
     checks.check_runtime(host.runtime, settings)
     checks.check_log(host.log_config.type, host.log_config.config or {})
     checks.check_network(request)
-    ports.check_exposed(config.exposed_ports)
+    port_bindings(config, replace(host, network_mode="bridge"))
 
 
-def _ports(config: ContainerConfig, host: HostConfig) -> tuple[PortRequest, ...]:
-    bindings = ports.bindings(host.port_bindings)
-    if host.publish_all_ports:
-        bindings += ports.publish_all(config.exposed_ports or {}, bindings)
-    return tuple(sorted(bindings))
+def port_bindings(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]:
+    """What is to be published, in the order in which ports are taken.  Raises InvalidArgument, NotImplemented."""
+    if host.network_mode != "bridge":
+        return ()
+    wanted = {
+        key: [(item.host_ip, item.host_port) for item in items or ()] or [("", "")]
+        for key, items in (host.port_bindings or {}).items()
+    }
+    return parse_bindings(config.exposed_ports or {}, wanted, publish_all=host.publish_all_ports)
 
 
 def _pids_limit(host: HostConfig, settings: Settings) -> tuple[int, str]:

@@ -1,0 +1,135 @@
+"""Tasks: the directory and the shim of every running container, below `<exec-root>/tasks/<tenant>/<id>`.
+
+    begin    journal → directory → shim
+    end      shim told to delete and leave → directory → journal
+    adopt    shim connected to again
+    bury     of a task whose shim is gone: its processes killed, cgroup and directory removed, journal
+
+The journal's entry of kind `task-dir` names the directory and the cgroup; both are gone before the entry is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from corten.core.shims import EventHandler, LostHandler, ShimClient, Zygote
+from corten.errors import CortenError, Unavailable
+from corten.launch.facts import HostFacts
+from corten.runtime.cgroups import Cgroup, plan_paths
+from corten.shim.protocol import Message
+
+TENANT: Final = "docker"
+JOURNAL_KIND: Final = "task-dir"
+
+
+class Journal(Protocol):
+    """corten.core.journal.Journal, as far as tasks need it."""
+
+    def begin(self, kind: str, name: str, **data: object) -> int: ...
+    def done(self, entry: int) -> None: ...
+
+
+class Task:
+    """One task: its shim (None once that is gone), its directory, its cgroup and its journal entry."""
+
+    __slots__ = ("cgroup_path", "directory", "entry", "id", "shim")
+
+    def __init__(self, id: str, directory: str, cgroup_path: str, entry: int) -> None:
+        self.id = id
+        self.directory = directory
+        self.cgroup_path = cgroup_path
+        self.entry = entry
+        self.shim: ShimClient | None = None
+
+
+class Tasks:
+    """Makes, adopts and ends tasks.  Its coroutines run in one event loop."""
+
+    def __init__(self, zygote: Zygote, journal: Journal, facts: HostFacts, exec_root: str) -> None:
+        self.zygote = zygote
+        self.root = f"{exec_root}/tasks"
+        self._journal = journal
+        self._facts = facts
+
+    def directory(self, id: str) -> str:
+        """Where a container's task lives."""
+        return f"{self.root}/{TENANT}/{id}"
+
+    def cgroup(self, cgroup_path: str) -> Cgroup:
+        """The cgroup of a path such as `/corten-…/<id>`, whether it exists or not."""
+        return Cgroup(plan_paths(self._facts, cgroup_path, ""))
+
+    def prepare(self, id: str, cgroup_path: str) -> Task:
+        """Announce the task and make its directory."""
+        directory = self.directory(id)
+        entry = self._journal.begin(JOURNAL_KIND, directory, id=id, cgroup=cgroup_path)
+        os.makedirs(os.path.dirname(directory), 0o711, exist_ok=True)
+        os.mkdir(directory, 0o700)
+        return Task(id, directory, cgroup_path, entry)
+
+    async def fork(self, task: Task, *, events: EventHandler, lost: LostHandler) -> ShimClient:
+        """Give a prepared task its shim."""
+        task.shim = await self.zygote.fork(task.directory, TENANT, task.id, events=events, lost=lost)
+        return task.shim
+
+    async def adopt(self, task: Task, *, events: EventHandler, lost: LostHandler) -> Message:
+        """Connect to the shim that an earlier daemon started; its whole status.
+
+        Raises NotFound when there is none, Unavailable when it hangs.
+        """
+        task.shim, status = await ShimClient.connect(task.directory, events=events, lost=lost)
+        return status
+
+    async def end(self, task: Task) -> None:
+        """Everything of a task whose container has exited, or never ran.  A hung or lost shim is buried."""
+        shim, task.shim = task.shim, None
+        if shim is not None:
+            try:
+                await shim.delete(force=True)
+                await shim.shutdown()
+            except CortenError:
+                shim.close()
+                await self.bury(task)
+                return
+            shim.close()
+        self._forget(task)
+
+    async def bury(self, task: Task) -> None:
+        """Kill what is left of a task without its shim's help, and remove it.
+
+        The processes die first: a removed cgroup needs them gone, and so does whoever reads the exit.
+        """
+        await asyncio.to_thread(self._kill, task)
+        self._forget(task)
+
+    async def kill(self, task: Task) -> None:
+        """Kill every process of a task by its cgroup; returns when they are dead."""
+        await asyncio.to_thread(self.cgroup(task.cgroup_path).kill_all)
+
+    def _kill(self, task: Task) -> None:
+        cgroup = self.cgroup(task.cgroup_path)
+        cgroup.kill_all()
+        cgroup.remove()
+
+    def _forget(self, task: Task) -> None:
+        shutil.rmtree(task.directory, ignore_errors=True)
+        self._journal.done(task.entry)
+
+    def leftovers(self) -> Iterator[str]:
+        """The ids of all task directories there are."""
+        with contextlib.suppress(FileNotFoundError):
+            yield from os.listdir(f"{self.root}/{TENANT}")
+
+
+async def is_responding(shim: ShimClient) -> bool:
+    """Whether a shim answers a ping in time."""
+    try:
+        await shim.ping()
+    except Unavailable:
+        return False
+    return True

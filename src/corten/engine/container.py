@@ -1,0 +1,164 @@
+"""A container in memory: its record, the shim that holds it, and who waits for what.
+
+`Roster` finds them by id, name and prefix.  Everything here runs in the engine's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from corten.core.shims import ShimClient
+from corten.core.tasks import Task
+from corten.engine.record import Record
+from corten.errors import Conflict, InvalidArgument, NotFound
+from corten.network.values import Endpoint
+
+ID_LENGTH: Final = 64
+CONDITIONS: Final = ("not-running", "next-exit", "removed")
+EXIT_CONDITIONS: Final = ("not-running", "next-exit")
+
+
+class Waiter:
+    """One registered wait (`engine_api.Waiter`)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    def resolve(self, code: int, error: str = "") -> None:
+        """End the wait."""
+        if not self._future.done():
+            answer: dict[str, Any] = {"StatusCode": code}
+            if error:
+                answer["Error"] = {"Message": error}
+            self._future.set_result(answer)
+
+    async def result(self) -> dict[str, Any]:
+        """Docker's answer: the code, and an error when the container could not be removed."""
+        return await asyncio.shield(self._future)
+
+
+class Container:
+    """One container.  `lock` is held by whatever changes its state; reading needs none."""
+
+    def __init__(self, record: Record, loop: asyncio.AbstractEventLoop) -> None:
+        self.record = record
+        self.lock = asyncio.Lock()
+        self.task: Task | None = None
+        self.endpoint: Endpoint | None = None
+        self.held_streams: list[Any] = []
+        self.exec_ids: list[str] = []
+        self.phases: list[tuple[str, int]] = []
+        self.restart_timer: asyncio.TimerHandle | None = None
+        self.cleanup: asyncio.Task[None] | None = None
+        self.is_stopping = False
+        self.failed_starts = 0
+        self._loop = loop
+        self._waiters: dict[str, list[Waiter]] = {condition: [] for condition in CONDITIONS}
+
+    @property
+    def id(self) -> str:
+        """64 hex digits."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """Without the slash."""
+        return self.record.name
+
+    @property
+    def is_running(self) -> bool:
+        """There is a process, perhaps frozen."""
+        return self.record.state.is_running
+
+    def wait(self, condition: str) -> Waiter:
+        """A wait that misses no exit from now on; `not-running` of a container that is not ends at once."""
+        waiter = Waiter(self._loop)
+        if condition == "not-running" and not self.is_running and self.restart_timer is None:
+            waiter.resolve(self.record.state.exit_code, self.record.state.error)
+        else:
+            self._waiters[condition].append(waiter)
+        return waiter
+
+    def resolve_waiters(self, *conditions: str, error: str = "") -> None:
+        """End the waits for these conditions with the last exit code."""
+        for condition in conditions:
+            waiters, self._waiters[condition] = self._waiters[condition], []
+            for waiter in waiters:
+                waiter.resolve(self.record.state.exit_code, error)
+
+    def require_running(self) -> ShimClient:
+        """Its shim; raises Conflict: `container … is not running`."""
+        if not self.is_running or self.task is None or self.task.shim is None:
+            raise Conflict(f"container {self.id} is not running")
+        return self.task.shim
+
+
+class Roster:
+    """All containers, by id, name and unique prefix of the id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, str] = {}
+        self._sorted_ids: list[str] = []
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, container_id: str) -> bool:
+        return container_id in self._by_id
+
+    def count(self, test: Callable[[Container], bool]) -> int:
+        """How many pass."""
+        return sum(1 for container in self._by_id.values() if test(container))
+
+    def add(self, container: Container) -> None:
+        """A new one; its name was reserved before."""
+        self._by_id[container.id] = container
+        self._by_name[container.name] = container.id
+        bisect.insort(self._sorted_ids, container.id)
+
+    def discard(self, container: Container) -> None:
+        """One that is gone."""
+        if self._by_id.pop(container.id, None) is not None:
+            self._sorted_ids.pop(bisect.bisect_left(self._sorted_ids, container.id))
+        self.release_name(container.name, container.id)
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a container has, or a request reserved, this name."""
+        return name in self._by_name
+
+    def reserve_name(self, name: str, container_id: str) -> None:
+        """Raises Conflict in Docker's words."""
+        owner = self._by_name.get(name)
+        if owner is not None:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{owner}". You have to remove '
+                "(or rename) that container to be able to reuse that name."
+            )
+        self._by_name[name] = container_id
+
+    def release_name(self, name: str, container_id: str) -> None:
+        """Undo `reserve_name`; a name that is another's by now stays."""
+        if self._by_name.get(name) == container_id:
+            del self._by_name[name]
+
+    def find(self, ref: str) -> Container:
+        """By full id, name (with or without slash) or unique prefix.  Raises NotFound, InvalidArgument."""
+        if not ref:
+            raise InvalidArgument("No container name or ID supplied")
+        found = self._by_id.get(ref) or self._by_id.get(self._by_name.get(ref.removeprefix("/"), ""))
+        if found is not None:
+            return found
+        place = bisect.bisect_left(self._sorted_ids, ref)
+        matches = [one for one in self._sorted_ids[place : place + 2] if one.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidArgument(f"multiple IDs found with provided prefix: {ref}")
+        if not matches:
+            raise NotFound(f"No such container: {ref}")
+        return self._by_id[matches[0]]

@@ -1,0 +1,200 @@
+"""`docker ps` filters and the columns that are computed for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from corten.engine import times
+from corten.engine.container import Container
+from corten.engine.record import Record, Status
+from corten.errors import Internal, InvalidArgument
+
+Filters = Mapping[str, Sequence[str]]
+
+KNOWN: Final = frozenset(
+    {
+        "ancestor", "before", "exited", "id", "isolation", "label", "name", "status", "health", "since", "volume",
+        "network", "is-task", "publish", "expose",
+    }
+)  # fmt: skip
+_HEALTH: Final = frozenset({"none", "starting", "healthy", "unhealthy"})
+_TRUE: Final = frozenset({"1", "true"})
+_FALSE: Final = frozenset({"0", "false"})
+
+
+def check_keys(filters: Filters, known: Iterable[str]) -> None:
+    """Raises InvalidArgument: `invalid filter 'foo'`."""
+    accepted = set(known)
+    for key in filters:
+        if key not in accepted:
+            raise InvalidArgument(f"invalid filter '{key}'")
+
+
+def check(filters: Filters) -> None:
+    """Keys and values of a list request, with dockerd's texts."""
+    check_keys(filters, KNOWN)
+    for value in filters.get("status", ()):
+        if value not in set(Status):
+            raise InvalidArgument(f"invalid filter 'status={value}'")
+    for value in filters.get("health", ()):
+        if value not in _HEALTH:
+            raise InvalidArgument(f"unrecognized filter value for health: {value}")
+    for value in filters.get("exited", ()):
+        if not value.lstrip("-").isdigit():
+            text = f'strconv.Atoi: parsing "{value}": invalid syntax'
+            raise InvalidArgument(f"invalid filter 'exited={value}': {text}")
+    for key in ("publish", "expose"):
+        for value in filters.get(key, ()):
+            _ports_of(key, value)
+    flags("is-task", filters)
+
+
+def flags(key: str, filters: Filters) -> bool | None:
+    """A boolean filter; None when it is not given."""
+    values = set(filters.get(key, ()))
+    if not values:
+        return None
+    if values <= _TRUE:
+        return True
+    if values <= _FALSE:
+        return False
+    raise InvalidArgument(f"invalid filter '{key}=[{' '.join(sorted(values))}]'")
+
+
+def labels_match(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:
+    """Every `key` or `key=value` holds."""
+    for item in wanted:
+        key, equals, value = item.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
+
+
+def text_matches(values: Sequence[str], *texts: str) -> bool:
+    """Any value, as text or as a regular expression, is found in any of the texts (filters.Args.Match)."""
+    if not values:
+        return True
+    for value in values:
+        for text in texts:
+            if value == text or _search(value, text):
+                return True
+    return False
+
+
+def _search(pattern: str, text: str) -> bool:
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return False
+
+
+def _ports_of(key: str, value: str) -> set[str]:
+    """`80`, `80/udp`, `8000-8010/tcp` → keys.  dockerd answers 500 for what is none."""
+    numbers, _, protocol = value.partition("/")
+    first, dash, last = numbers.partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()):
+        raise Internal(
+            f'error while looking up for {key} {value}: strconv.ParseUint: parsing "{value}": invalid syntax'
+        )
+    return {f"{port}/{protocol or 'tcp'}" for port in range(int(first), int(last or first) + 1)}
+
+
+class ListQuery:
+    """A checked list request.  `ancestors` and the anchors of before/since are resolved by the caller."""
+
+    def __init__(
+        self,
+        filters: Filters,
+        *,
+        all: bool,
+        ancestors: frozenset[str] | None,
+        before: Record | None,
+        since: Record | None,
+    ) -> None:
+        self._filters = filters
+        asks_state = any(key in filters for key in ("status", "exited"))
+        self._running_only = not (all or asks_state or before is not None or since is not None)
+        self._ancestors = ancestors
+        self._before, self._since = before, since
+        published = [_ports_of("publish", value) for value in filters.get("publish", ())]
+        exposed = [_ports_of("expose", value) for value in filters.get("expose", ())]
+        self._published: set[str] | None = set().union(*published) if published else None
+        self._exposed: set[str] | None = set().union(*exposed) if exposed else None
+        self._tests: list[Callable[[Record], bool]] = [
+            self._has_state, self._has_name, self._has_labels, self._has_place, self._exposes, self._has_mount,
+        ]  # fmt: skip
+
+    def matches(self, container: Container) -> bool:
+        """Whether this container is wanted."""
+        return all(test(container.record) for test in self._tests) and self._publishes(container)
+
+    def _has_state(self, record: Record) -> bool:
+        state = record.state
+        if self._running_only and not state.is_running and state.status is not Status.RESTARTING:
+            return False
+        wanted = self._filters.get("status", ())
+        if wanted and state.status not in wanted:
+            return False
+        codes = self._filters.get("exited", ())
+        if codes and (str(state.exit_code) not in codes or state.status is not Status.EXITED):
+            return False
+        health = self._filters.get("health", ())
+        if health and "none" not in health:
+            return False
+        return flags("is-task", self._filters) is not True
+
+    def _has_name(self, record: Record) -> bool:
+        names, ids = self._filters.get("name", ()), self._filters.get("id", ())
+        return text_matches(names, f"/{record.name}", record.name) and (
+            not ids or any(record.id.startswith(value) or _search(value, record.id) for value in ids)
+        )
+
+    def _has_labels(self, record: Record) -> bool:
+        return labels_match(record.labels, self._filters.get("label", ()))
+
+    def _has_place(self, record: Record) -> bool:
+        """Age and image."""
+        if self._before is not None and record.created_ns >= self._before.created_ns:
+            return False
+        if self._since is not None and record.created_ns <= self._since.created_ns:
+            return False
+        return self._ancestors is None or record.image_id in self._ancestors
+
+    def _publishes(self, container: Container) -> bool:
+        if self._published is None:
+            return True
+        publications = container.endpoint.publications if container.endpoint is not None else ()
+        return bool(self._published & {f"{one.container_port}/{one.transport}" for one in publications})
+
+    def _exposes(self, record: Record) -> bool:
+        exposed = {key if "/" in key else f"{key}/tcp" for key in record.effective.config.exposed_ports or ()}
+        return self._exposed is None or bool(self._exposed & exposed)
+
+    def _has_mount(self, record: Record) -> bool:
+        volumes, networks = self._filters.get("volume", ()), self._filters.get("network", ())
+        if networks and record.effective.host.network_mode not in networks:
+            return False
+        points = record.effective.mounts
+        return not volumes or any(value in (point.source, point.target) for point in points for value in volumes)
+
+
+def status_text(record: Record, now_ns: int) -> str:
+    """The STATUS column: `Up 3 minutes (Paused)`, `Exited (0) 2 hours ago`, `Created`."""
+    state = record.state
+    if state.is_running:
+        up = f"Up {times.human(now_ns - state.started_ns)}"
+        return f"{up} (Paused)" if state.status is Status.PAUSED else up
+    ended = times.human(now_ns - state.finished_ns)
+    match state.status:
+        case Status.RESTARTING:
+            return f"Restarting ({state.exit_code}) {ended} ago"
+        case Status.REMOVING:
+            return "Removal In Progress"
+        case Status.DEAD:
+            return "Dead"
+        case Status.CREATED:
+            return "Created"
+        case _:
+            return f"Exited ({state.exit_code}) {ended} ago" if state.finished_ns else "Created"

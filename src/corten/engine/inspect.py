@@ -1,0 +1,178 @@
+"""A container as Docker's API prints it: `docker inspect` and the rows of `docker ps`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from corten.engine.container import Container
+from corten.engine.filters import status_text
+from corten.engine.mountspec import MountPoint
+from corten.engine.record import Record, Status
+from corten.engine.times import rfc3339
+from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
+from corten.network.ports import exposed_ports
+from corten.shim.protocol import NETNS_FD
+from corten.spec.docker import EndpointSettings
+from corten.spec.docker_json import to_json
+
+Json = dict[str, Any]
+
+DRIVER: Final = "overlay2"
+
+
+class Paths:
+    """Where a container's files are, below the data root."""
+
+    __slots__ = ("directory", "hostname", "hosts", "log", "resolv_conf")
+
+    def __init__(self, data_root: str, container_id: str) -> None:
+        self.directory = f"{data_root}/containers/{container_id}"
+        self.hostname = f"{self.directory}/hostname"
+        self.hosts = f"{self.directory}/hosts"
+        self.resolv_conf = f"{self.directory}/resolv.conf"
+        self.log = f"{self.directory}/{container_id}-json.log"
+
+
+def inspect(container: Container, paths: Paths, *, layers: Mapping[str, str], network_ids: Mapping[str, str]) -> Json:
+    """ContainerInspect's answer.  `layers`: GraphDriver.Data; `network_ids`: ids by name."""
+    record = container.record
+    effective = record.effective
+    has_files = os.path.exists(paths.hosts)
+    has_log = has_files and effective.host.log_config.type == "json-file"
+    out: Json = {
+        "Id": record.id,
+        "Created": rfc3339(record.created_ns),
+        "Path": effective.argv[0],
+        "Args": list(effective.argv[1:]),
+        "State": state(record),
+        "Image": record.image_id,
+        "ResolvConfPath": paths.resolv_conf if has_files else "",
+        "HostnamePath": paths.hostname if has_files else "",
+        "HostsPath": paths.hosts if has_files else "",
+        "LogPath": paths.log if has_log else "",
+        "Name": f"/{record.name}",
+        "RestartCount": record.state.restart_count,
+        "Driver": DRIVER,
+        "Platform": record.platform,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": effective.security.apparmor,
+        "ExecIDs": list(container.exec_ids) or None,
+        "HostConfig": to_json(effective.host),
+        "GraphDriver": {"Data": dict(layers), "Name": DRIVER},
+        "Mounts": [mount_point(point) for point in effective.mounts if not point.from_tmpfs_map],
+        "Config": to_json(effective.config),
+        "NetworkSettings": network_settings(container, network_ids),
+    }
+    return out
+
+
+def state(record: Record) -> Json:
+    """`State`."""
+    now = record.state
+    status = now.status
+    return {
+        "Status": str(status),
+        "Running": now.is_running or status is Status.RESTARTING,
+        "Paused": status is Status.PAUSED,
+        "Restarting": status is Status.RESTARTING,
+        "OOMKilled": now.oom_killed,
+        "Dead": status is Status.DEAD,
+        "Pid": now.pid if now.is_running else 0,
+        "ExitCode": now.exit_code,
+        "Error": now.error,
+        "StartedAt": rfc3339(now.started_ns),
+        "FinishedAt": rfc3339(now.finished_ns),
+    }
+
+
+def mount_point(point: MountPoint) -> Json:
+    """One of `Mounts`."""
+    return {
+        "Type": point.kind,
+        "Source": point.source,
+        "Destination": point.target,
+        "Mode": point.mode,
+        "RW": not point.read_only,
+        "Propagation": point.propagation,
+    }
+
+
+def network_settings(container: Container, network_ids: Mapping[str, str]) -> Json:
+    """`NetworkSettings`; the flat fields are those of the default bridge."""
+    record, endpoint = container.record, container.endpoint
+    sandbox, shim_pid = record.place.sandbox_id, record.state.shim_pid
+    return {
+        "SandboxID": sandbox,
+        "SandboxKey": f"/proc/{shim_pid}/fd/{NETNS_FD}" if sandbox and shim_pid else "",
+        "Ports": port_map(container),
+        **default_bridge_settings(endpoint),
+        "Networks": networks(container, network_ids),
+    }
+
+
+def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
+    """`Networks`: one entry, none for `container:ID`."""
+    record = container.record
+    mode = record.effective.host.network_mode
+    if mode.startswith("container:"):
+        return {}
+    asked = record.effective.endpoint or EndpointSettings()
+    network_id = network_ids.get(mode, "") if record.state.started_ns else ""
+    entry = endpoint_settings(network_id, container.endpoint, record.place.endpoint_id)
+    entry["IPAMConfig"] = to_json(asked)["IPAMConfig"]
+    entry["MacAddress"] = entry["MacAddress"] or asked.mac_address
+    return {mode: entry}
+
+
+def port_map(container: Container) -> Json:
+    """`Ports`: published ones with their bindings, exposed ones with null; empty while it does not run."""
+    if not container.is_running or container.record.effective.host.network_mode != "bridge":
+        return {}
+    specs = container.record.effective.config.exposed_ports or ()
+    exposed = [f"{port}/{transport}" for spec in specs for port, transport in exposed_ports(spec)]
+    return ports_map(exposed, container.endpoint.publications if container.endpoint is not None else ())
+
+
+def summary(container: Container, network_ids: Mapping[str, str], image_name: str, now_ns: int) -> Json:
+    """One row of ContainerList; `image_name` is the reference, or the id when that names another image now."""
+    record = container.record
+    host = record.effective.host
+    return {
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": image_name,
+        "ImageID": record.image_id,
+        "Command": _command(record.effective.argv),
+        "Created": record.created_ns // 10**9,
+        "Ports": _ports(container),
+        "Labels": record.labels,
+        "State": str(record.state.status),
+        "Status": status_text(record, now_ns),
+        "HostConfig": {
+            "NetworkMode": host.network_mode,
+            **({"Annotations": host.annotations} if host.annotations else {}),
+        },
+        "NetworkSettings": {"Networks": networks(container, network_ids)},
+        "Mounts": [mount_point(point) for point in record.effective.mounts if not point.from_tmpfs_map],
+    }
+
+
+def _command(argv: tuple[str, ...]) -> str:
+    """Words with blanks or quotes are quoted, as dockerd does."""
+    return " ".join(f"'{word}'" if " " in word else word for word in argv)
+
+
+def _ports(container: Container) -> list[Json]:
+    out = []
+    for key, bindings in port_map(container).items():
+        port, _, protocol = key.partition("/")
+        base: Json = {"PrivatePort": int(port), "Type": protocol}
+        if bindings is None:
+            out.append(base)
+            continue
+        for binding in bindings:
+            out.append({"IP": binding["HostIp"], **base, "PublicPort": int(binding["HostPort"])})
+    return out

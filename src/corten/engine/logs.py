@@ -1,0 +1,143 @@
+"""`docker logs`: a container's log as a stream of bytes, to its end or on and on (`engine_api.LogStream`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Protocol
+
+from corten import errors
+from corten.engine import times
+from corten.engine.container import Container, Waiter
+from corten.engine.logread import Formatter, Query, Reader
+from corten.errors import Internal
+from corten.sys.inotify import Watch
+
+# Without inotify (the user's watches are used up) a follower looks this often.
+_POLL_S: Final = 0.25
+
+
+class LogOptions(Protocol):
+    """What the door passes (docker.engine_api.LogOptions)."""
+
+    @property
+    def stdout(self) -> bool: ...
+    @property
+    def stderr(self) -> bool: ...
+    @property
+    def follow(self) -> bool: ...
+    @property
+    def since(self) -> str: ...
+    @property
+    def until(self) -> str: ...
+    @property
+    def timestamps(self) -> bool: ...
+    @property
+    def tail(self) -> str: ...
+    @property
+    def details(self) -> bool: ...
+
+
+class LogStream:
+    """Life: `open`, then iterate once."""
+
+    def __init__(self, find: Callable[[], Container], path_of: Callable[[str], str], options: LogOptions) -> None:
+        self._find = find
+        self._path_of = path_of
+        self._options = options
+        self._container: Container | None = None
+        self._query = Query()
+        self.tty = False
+
+    async def open(self) -> None:
+        """Check the container and the options."""
+        container = self._find()
+        driver = container.record.effective.host.log_config.type
+        if driver != "json-file":
+            raise errors.NotImplemented("configured logging driver does not support reading")
+        self._query = parse_query(self._options)
+        self.tty = container.record.effective.config.tty
+        self._container = container
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        container = self._container
+        assert container is not None
+        path = self._path_of(container.id)
+        reader = Reader(path, self._query.tail)
+        formatter = Formatter(self._query, raw=self.tty)
+        growth = _Growth(path, container.wait("next-exit")) if self._options.follow and container.is_running else None
+        try:
+            while not formatter.is_past_until:
+                block = reader.read()
+                if out := formatter.format(block) if block else b"":
+                    yield out
+                if not block and (growth is None or not await growth.wait()):
+                    return
+        finally:
+            reader.close()
+            if growth is not None:
+                growth.close()
+
+
+class _Growth:
+    """Waits for a log to grow, until its container ends."""
+
+    def __init__(self, path: str, end: Waiter) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = asyncio.ensure_future(end.result())
+        self._changed = asyncio.Event()
+        self._is_over = False
+        self._watch: Watch | None = None
+        with contextlib.suppress(OSError):
+            self._watch = Watch(os.path.dirname(path))
+            self._loop.add_reader(self._watch.fileno(), self._told)
+        self._end.add_done_callback(lambda done: self._changed.set())
+
+    def _told(self) -> None:
+        assert self._watch is not None
+        self._watch.drain()
+        self._changed.set()
+
+    async def wait(self) -> bool:
+        """True when there may be more; False once the container had ended before the last look."""
+        if self._is_over:
+            return False
+        try:
+            async with asyncio.timeout(None if self._watch is not None else _POLL_S):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+        self._is_over = self._end.done()
+        return True
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._end.cancel()
+        if self._watch is not None:
+            self._loop.remove_reader(self._watch.fileno())
+            self._watch.close()
+
+
+def parse_query(options: LogOptions) -> Query:
+    """The options as values; what dockerd answers 500 for, too."""
+    tail = options.tail
+    return Query(
+        stdout=options.stdout,
+        stderr=options.stderr,
+        timestamps=options.timestamps,
+        details=options.details,
+        since_ns=_moment(options.since),
+        until_ns=_moment(options.until),
+        tail=int(tail) if tail.isdecimal() else -1,
+    )
+
+
+def _moment(text: str) -> int:
+    """Unix seconds with a fraction: the CLI has made them of everything else."""
+    try:
+        return times.parse_timestamp(text)
+    except errors.InvalidArgument as error:
+        raise Internal(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error

@@ -1,0 +1,145 @@
+"""A container's record and its state machine.
+
+    state        start   exit       pause   unpause  restart-wait  remove
+    created      running -          -       -        -             removing
+    running      -       exited     paused  -        -             -
+    paused       -       exited     -       running  -             -
+    exited       running -          -       -        restarting    removing
+    restarting   running exited(*)  -       -        -             -
+    removing     -       -          -       -        -             (gone) or dead
+    dead         -       -          -       -        -             removing
+
+(*) a restart that is given up.  `advance` is the one function that looks at the table.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from corten.engine.effective import Effective
+from corten.errors import FailedPrecondition
+
+
+class Status(enum.StrEnum):
+    """What `State.Status` says."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    REMOVING = "removing"
+    EXITED = "exited"
+    DEAD = "dead"
+
+
+class Move(enum.StrEnum):
+    """What happens to a container."""
+
+    START = "start"
+    EXIT = "exit"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
+    AWAIT_RESTART = "restart-wait"
+    REMOVE = "remove"
+    FAIL_REMOVAL = "fail-removal"
+
+
+_S, _M = Status, Move
+TRANSITIONS: Final[Mapping[tuple[Status, Move], Status]] = {
+    (_S.CREATED, _M.START): _S.RUNNING,
+    (_S.EXITED, _M.START): _S.RUNNING,
+    (_S.RESTARTING, _M.START): _S.RUNNING,
+    (_S.RUNNING, _M.EXIT): _S.EXITED,
+    (_S.PAUSED, _M.EXIT): _S.EXITED,
+    (_S.RESTARTING, _M.EXIT): _S.EXITED,
+    (_S.RUNNING, _M.PAUSE): _S.PAUSED,
+    (_S.PAUSED, _M.UNPAUSE): _S.RUNNING,
+    (_S.EXITED, _M.AWAIT_RESTART): _S.RESTARTING,
+    (_S.CREATED, _M.REMOVE): _S.REMOVING,
+    (_S.EXITED, _M.REMOVE): _S.REMOVING,
+    (_S.DEAD, _M.REMOVE): _S.REMOVING,
+    (_S.REMOVING, _M.FAIL_REMOVAL): _S.DEAD,
+}
+
+
+def advance(status: Status, move: Move) -> Status:
+    """The state after `move`; raises FailedPrecondition when the table has none."""
+    after = TRANSITIONS.get((status, move))
+    if after is None:
+        raise FailedPrecondition(f"cannot {move} a container that is {status}")
+    return after
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes while a container lives.  Times are Unix ns.
+
+    `verdict` is why it ended when that was not its own doing ("shim lost").  `stopped_by_user` keeps
+    `unless-stopped` from starting it again.
+    """
+
+    status: Status = Status.CREATED
+    pid: int = 0
+    shim_pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+    restart_count: int = 0
+    stopped_by_user: bool = False
+    verdict: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Running or paused: there is a process."""
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's place in its network while it runs; what the bridge gave it is the network's own record."""
+
+    network: str = ""
+    endpoint_id: str = ""
+    sandbox_id: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is kept of a container, in one row of the database."""
+
+    id: str
+    name: str  # without the slash
+    image_id: str
+    image_ref: str
+    created_ns: int
+    effective: Effective
+    state: State = State()
+    place: Place = Place()
+    cgroup: str = ""
+    platform: str = "linux"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Config.Labels."""
+        return self.effective.config.labels or {}
+
+    def with_state(self, **changes: Any) -> Record:
+        """The same with another state."""
+        return msgspec.structs.replace(self, state=msgspec.structs.replace(self.state, **changes))
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    """The row's value."""
+    return _encoder.encode(record)
+
+
+def decode(data: bytes) -> Record:
+    """The inverse; raises msgspec.DecodeError for what no release wrote."""
+    return _decoder.decode(data)

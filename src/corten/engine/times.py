@@ -1,0 +1,91 @@
+"""Times as Docker takes and prints them.  Inside the engine a moment is an int: Unix time in ns, 0 for never."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from corten.errors import InvalidArgument
+
+ZERO: Final = "0001-01-01T00:00:00Z"
+SECOND_NS: Final = 10**9
+_RFC3339: Final = re.compile(r"^(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?)?$")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_UNITS: Final = {
+    "ns": 1,
+    "us": 1000,
+    "µs": 1000,
+    "ms": 10**6,
+    "s": SECOND_NS,
+    "m": 60 * SECOND_NS,
+    "h": 3600 * SECOND_NS,
+}
+
+
+def rfc3339(moment_ns: int) -> str:
+    """UTC as Go's RFC3339Nano: no trailing zeros in the fraction; never is the year 1."""
+    if not moment_ns:
+        return ZERO
+    second, fraction = divmod(moment_ns, SECOND_NS)
+    tail = f".{fraction:09d}".rstrip("0") if fraction else ""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}{tail}Z"
+
+
+def from_rfc3339(text: str) -> int:
+    """The inverse; a moment without an offset is UTC.  Raises InvalidArgument."""
+    found = _RFC3339.match(text)
+    if not found:
+        raise InvalidArgument(f"invalid time: {text!r}")
+    day, clock, fraction, zone = found.groups()
+    clock = clock or "00:00:00"
+    clock = clock if len(clock) == 8 else f"{clock}:00"
+    offset = "+00:00" if zone in (None, "Z") else zone
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock}{offset}").astimezone(UTC)
+    except ValueError as error:
+        raise InvalidArgument(f"invalid time: {text!r}") from error
+    return int(whole.timestamp()) * SECOND_NS + int(f"{fraction or 0:0<9}")
+
+
+def parse_timestamp(text: str) -> int:
+    """`since` and `until` of logs, events and prune: Unix seconds with a fraction, RFC 3339, or a duration ago.
+
+    Empty is 0.  Raises InvalidArgument.
+    """
+    if not text:
+        return 0
+    seconds, dot, fraction = text.partition(".")
+    if seconds.lstrip("-").isdigit() and (not dot or fraction.isdigit()):
+        return int(seconds) * SECOND_NS + (int(f"{fraction[:9]:0<9}") if fraction else 0)
+    if duration := parse_duration(text):
+        return time.time_ns() - duration
+    return from_rfc3339(text)
+
+
+def parse_duration(text: str) -> int:
+    """Go's duration (`1h30m`) in ns; 0 when it is none."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return 0
+    return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def human(duration_ns: int) -> str:
+    """How long, as `docker ps` says it: `Less than a second`, `About a minute`, `3 weeks`."""
+    seconds = int(duration_ns / SECOND_NS)
+    minutes, hours = seconds // 60, int(duration_ns / SECOND_NS / 3600 + 0.5)
+    steps: tuple[tuple[bool, str], ...] = (
+        (seconds < 1, "Less than a second"),
+        (seconds == 1, "1 second"),
+        (seconds < 60, f"{seconds} seconds"),
+        (minutes == 1, "About a minute"),
+        (minutes < 60, f"{minutes} minutes"),
+        (hours == 1, "About an hour"),
+        (hours < 48, f"{hours} hours"),
+        (hours < 24 * 7 * 2, f"{hours // 24} days"),
+        (hours < 24 * 30 * 2, f"{hours // 24 // 7} weeks"),
+        (hours < 24 * 365 * 2, f"{hours // 24 // 30} months"),
+    )
+    return next((text for holds, text in steps if holds), f"{hours // 24 // 365} years")
