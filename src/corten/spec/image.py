@@ -1,7 +1,7 @@
 """Image configuration, manifests and indexes, as frozen values.
 
-Documents: image-spec config.md, manifest.md, image-index.md, descriptor.md; Docker's Image Manifest V2 Schema 2 and
-the fields that Docker adds to the configuration (Healthcheck, OnBuild, Shell, ArgsEscaped, parent).
+Documents: image-spec config.md, manifest.md, image-index.md, descriptor.md; Docker's Image Manifest V2 Schema 2
+and the fields that Docker adds to the configuration (Healthcheck, OnBuild, Shell, ArgsEscaped, parent).
 Everything here is data of a stranger (field.md D11): parsed once, never control.  No I/O.
 """
 
@@ -191,7 +191,7 @@ def parse_config(data: bytes) -> ImageConfig:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """The manifest in `data`.  Raises InvalidArgument, also when it reads as an index too (CVE-2021-41190)."""
+    """The manifest in `data`.  Raises InvalidArgument, also when it is an index too (CVE-2021-41190)."""
     probe = _decode(data, _Probe, "image manifest")
     if probe.manifests is not None or probe.fs_layers is not None:
         raise InvalidArgument("invalid image manifest: ambiguous, with 'manifests' or 'fsLayers'")

@@ -5,7 +5,7 @@
     busybox:1            -> docker.io/library/busybox:1        shown as busybox:1
     busybox@sha256:…     -> docker.io/library/busybox@sha256:…
 
-The grammar is that of distribution-spec's `<name>` and of Docker's references; texts of refusals are Docker's.
+The grammar is that of distribution-spec's `<name>` and of Docker's references, and so are the texts of refusals.
 No I/O.
 """
 

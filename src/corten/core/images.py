@@ -1,0 +1,315 @@
+"""Images: a configuration, its layers, and the names that point to it.
+
+An image's id is the digest of its configuration, as Docker shows it.  Names are normalized references in a table of
+their own; a name points to one image, an image has any number of names.  Lookups, tagging and texts follow dockerd.
+Removal is in `rmi`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corten.core.content import ContentStore
+from corten.core.events import Event
+from corten.core.metadata import Database
+from corten.core.snapshots import Overlay
+from corten.errors import InvalidArgument, NotFound
+from corten.spec.image import (
+    ANNOTATION_CONTAINERD_NAME,
+    ANNOTATION_REF_NAME,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    annotated,
+    chain_ids,
+    parse_config,
+    parse_manifest,
+)
+from corten.spec.reference import Digest, Reference, parse, parse_any, parse_tag
+
+_COLUMNS = "id, manifest, media_type, manifest_size, chain, size, parent, added_ns, tagged_ns, used_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image.  Times are Unix nanoseconds, 0 when it never happened; sizes are bytes."""
+
+    id: Digest
+    manifest: Descriptor
+    chain: str
+    """Chain id of the top layer, the name of its snapshot; '' without layers."""
+    size: int
+    """All layers, unpacked: Docker's Size."""
+    parent: str
+    added_ns: int
+    tagged_ns: int
+    used_ns: int
+    references: tuple[Reference, ...]
+    config: ImageConfig
+
+    @property
+    def repo_tags(self) -> list[str]:
+        """`busybox:1`, as Docker shows tags."""
+        return [reference.familiar for reference in self.references if not reference.is_canonical]
+
+    @property
+    def repo_digests(self) -> list[str]:
+        """`busybox@sha256:…`, as Docker shows pinned names."""
+        return [reference.familiar for reference in self.references if reference.is_canonical]
+
+    @property
+    def is_dangling(self) -> bool:
+        """Whether no tag names it."""
+        return not self.repo_tags
+
+    @property
+    def chain_ids(self) -> tuple[Digest, ...]:
+        """Chain ids, bottom first."""
+        return chain_ids(self.config.diff_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """One line of `docker history`."""
+
+    id: str
+    """The image's for the newest line, else `<missing>`."""
+    created: str
+    """As the configuration says it (RFC 3339), '' when it does not."""
+    created_by: str
+    size: int
+    comment: str
+    tags: tuple[str, ...]
+
+
+class ImageStore:
+    """The images of one engine.  Thread-safe.
+
+    `publish` receives an event for every change, in Docker's words.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        content: ContentStore,
+        overlay: Overlay,
+        publish: Callable[[Event], object] = lambda _: None,
+    ) -> None:
+        self.database = database
+        self.content = content
+        self.overlay = overlay
+        self._publish = publish
+        self._configs: dict[str, ImageConfig] = {}
+        self.lock = threading.RLock()
+        """Held while images, their blobs and their snapshots are removed, or new ones are made from what is there."""
+
+    # -- lookups
+
+    def get(self, ref: str) -> Image:
+        """The image that a user means by a name, a digest, an id or a unique prefix of one.
+
+        Raises InvalidArgument (no possible name), NotFound, both in Docker's words.
+        """
+        parsed = parse_any(ref)
+        if not isinstance(parsed, Reference):
+            found = self._select("id = ?", (parsed,))
+            if not found:
+                raise NotFound(f"No such image: {parsed}")
+            return found[0]
+        named = self._select("id = (SELECT image FROM tags WHERE reference = ?)", (str(parsed.stored()),))
+        if named:
+            return named[0]
+        by_prefix = self._by_prefix(ref)
+        if len(by_prefix) != 1:
+            raise NotFound(f"No such image: {parsed.tagged().familiar}")
+        return by_prefix[0]
+
+    def find_id(self, image_id: str) -> Image | None:
+        """The image of a full id."""
+        return next(iter(self._select("id = ?", (image_id,))), None)
+
+    def list(self) -> Sequence[Image]:
+        """Every image, newest first by its own date."""
+        return sorted(self._select("1", ()), key=lambda image: image.config.created or "", reverse=True)
+
+    def references(self, image_id: str) -> tuple[Reference, ...]:
+        """The names of an image, tags before digests, in order."""
+        rows = self.database.query("SELECT reference FROM tags WHERE image = ? ORDER BY reference", (image_id,))
+        found = [parse(row[0]) for row in rows]
+        return tuple(sorted(found, key=lambda reference: reference.is_canonical))
+
+    def children(self, image_id: str) -> Sequence[str]:
+        """Ids of images built on this one."""
+        return [row[0] for row in self.database.query("SELECT id FROM images WHERE parent = ?", (image_id,))]
+
+    def config(self, image: Image) -> ImageConfig:
+        """Its parsed configuration."""
+        return image.config
+
+    def config_bytes(self, image: Image) -> bytes:
+        """Its configuration as it was made."""
+        return self.content.read(image.id)
+
+    def manifest(self, image: Image) -> Manifest:
+        """Its manifest."""
+        return parse_manifest(self.content.read(image.manifest.digest))
+
+    def history(self, image: Image) -> Sequence[HistoryLine]:
+        """Its lines, newest first."""
+        sizes = {one.key: one.size for one in self.overlay.all()}
+        chain = iter(image.chain_ids)
+        lines: list[HistoryLine] = []
+        for entry in image.config.history or ():
+            size = 0 if entry.empty_layer else sizes.get(next(chain, ""), 0)
+            lines.append(HistoryLine("<missing>", entry.created or "", entry.created_by, size, entry.comment, ()))
+        if not lines:
+            return ()
+        *older, top = lines
+        tags = tuple(image.repo_tags)
+        newest = HistoryLine(image.id, top.created, top.created_by, top.size, top.comment, tags)
+        return [newest, *reversed(older)]
+
+    def layer_blobs(self, image: Image) -> Sequence[str]:
+        """Digests of its layers' blobs, bottom first."""
+        return [layer.digest for layer in self.manifest(image).layers]
+
+    # -- changes
+
+    def add(self, config_digest: str, manifest: Descriptor, *, size: int, parent: str = "") -> Image:
+        """Records an image whose blobs and snapshots are there; one that is known keeps what it has."""
+        config = parse_config(self.content.read(config_digest))
+        chain = chain_ids(config.diff_ids)
+        row = (
+            *(config_digest, manifest.digest, manifest.media_type, manifest.size),
+            *(chain[-1] if chain else "", size, parent, time.time_ns()),
+        )
+        with self.database.durable() as tx:
+            tx.execute(
+                "INSERT OR IGNORE INTO images (id, manifest, media_type, manifest_size, chain, size, parent, added_ns)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+        self._write_index()
+        return self._select("id = ?", (config_digest,))[0]
+
+    def tag(self, ref: str, repo: str, tag: str = "") -> Reference:
+        """Points the name `repo[:tag]` to the image `ref`, wherever it pointed before; the name.
+
+        Raises NotFound; InvalidArgument for a name that cannot be.
+        """
+        image = self.get(ref)
+        name = new_tag(repo, tag)
+        self.point(name, image.id)
+        self.publish("tag", image.id, {"name": name.familiar})
+        return name
+
+    def point(self, name: Reference, image_id: str) -> str:
+        """Points a name to an image; the id that it pointed to before, or ''."""
+        key = str(name.stored())
+        with self.database.durable() as tx:
+            before = tx.execute("SELECT image FROM tags WHERE reference = ?", (key,)).fetchone()
+            tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (key, image_id))
+            tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (time.time_ns(), image_id))
+        self._write_index()
+        return str(before[0]) if before else ""
+
+    def unpoint(self, name: Reference) -> None:
+        """Removes a name; raises NotFound."""
+        with self.database.transaction() as tx:
+            if not tx.execute("DELETE FROM tags WHERE reference = ?", (str(name.stored()),)).rowcount:
+                raise NotFound(f"No such image: {name.tagged().familiar}")
+        self._write_index()
+
+    def touch(self, image_id: str) -> None:
+        """Notes that a container uses the image now."""
+        with self.database.transaction() as tx:
+            tx.execute("UPDATE images SET used_ns = ? WHERE id = ?", (time.time_ns(), image_id))
+
+    def forget(self, image_id: str) -> None:
+        """Removes the record of an image without names; its blobs and snapshots are the caller's."""
+        with self.database.transaction() as tx:
+            tx.execute("DELETE FROM images WHERE id = ?", (image_id,))
+        self._configs.pop(image_id, None)
+        self._write_index()
+
+    def publish(self, action: str, image_id: str, attributes: Mapping[str, str]) -> None:
+        """Tells of a change; labels of the image are among the attributes, as with dockerd."""
+        config = self._configs.get(image_id)
+        labels = (config.run.labels if config else None) or {}
+        self._publish(Event(type="image", action=action, id=image_id, attributes={**labels, **attributes}))
+
+    # -- inside
+
+    def _by_prefix(self, ref: str) -> Sequence[Image]:
+        hexadecimal = ref.removeprefix("sha256:")
+        if not hexadecimal or set(hexadecimal) - set("0123456789abcdef"):
+            return ()
+        start = f"sha256:{hexadecimal}"
+        return self._select("substr(id, 1, ?) = ?", (len(start), start))
+
+    def _select(self, condition: str, parameters: Sequence[Any]) -> Sequence[Image]:
+        rows = self.database.query(f"SELECT {_COLUMNS} FROM images WHERE {condition}", parameters)
+        return [self._image(row) for row in rows]
+
+    def _image(self, row: Sequence[Any]) -> Image:
+        descriptor = Descriptor(media_type=row[2], digest=row[1], size=row[3])
+        return Image(
+            id=Digest(row[0]),
+            manifest=descriptor,
+            chain=row[4],
+            size=row[5],
+            parent=row[6],
+            added_ns=row[7],
+            tagged_ns=row[8],
+            used_ns=row[9],
+            references=self.references(row[0]),
+            config=self._config(row[0]),
+        )
+
+    def _config(self, image_id: str) -> ImageConfig:
+        config = self._configs.get(image_id)
+        if config is None:
+            config = self._configs[image_id] = parse_config(self.content.read(image_id))
+        return config
+
+    def _write_index(self) -> None:
+        """index.json says what the tables say: a descriptor per name, one without a name for a dangling image."""
+        with self.lock:
+            rows = self.database.query(
+                "SELECT media_type, manifest, manifest_size, reference FROM images"
+                " LEFT JOIN tags ON image = id ORDER BY reference, id"
+            )
+            self.content.write_index([_indexed(Descriptor(row[0], row[1], row[2]), row[3] or "") for row in rows])
+
+
+def new_tag(repo: str, tag: str) -> Reference:
+    """The name `repo[:tag]` for an image of this engine.  Raises InvalidArgument in Docker's words."""
+    name = parse(repo)
+    if name.is_canonical:
+        raise InvalidArgument("refusing to create a tag with a digest reference")
+    if tag:
+        name = Reference(name.domain, name.path, parse_tag(tag))
+    if name.familiar_name == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
+    return name.tagged()
+
+
+def _indexed(manifest: Descriptor, reference: str) -> Descriptor:
+    if not reference:
+        return manifest
+    return annotated(manifest, {ANNOTATION_REF_NAME: reference, ANNOTATION_CONTAINERD_NAME: reference})
+
+
+def is_id_prefix(image_id: str, ref: str) -> bool:
+    """Whether a user who wrote `ref` meant the id and not a name."""
+    hexadecimal = ref.removeprefix("sha256:")
+    return bool(hexadecimal) and image_id.removeprefix("sha256:").startswith(hexadecimal)
+
+
+def short_id(object_id: str) -> str:
+    """12 hexadecimal digits, as Docker shows ids in texts."""
+    return object_id.rpartition(":")[2][:12]

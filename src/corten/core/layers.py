@@ -1,0 +1,150 @@
+"""From the blobs of an image to snapshots: each layer once, several at a time.
+
+A layer goes into a staging directory of its own at once, without waiting for the layers below.  Bottom up, each is then
+settled over what lies below it, or, when its archive refers to something there, unpacked again with that in sight.
+When all are whole and every diff id was right, one syncfs puts the files on the disk, and one transaction makes
+snapshots of them, named by chain id.  Nothing of a failed image stays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from corten.core.content import ContentStore
+from corten.core.limits import DEFAULT, Limits
+from corten.core.lower import LowerView
+from corten.core.snapshots import Adoption, Overlay, Staged
+from corten.core.streams import Ahead, Hashed, decompressed
+from corten.core.trees import Usage
+from corten.core.unpack import Applied, NeedsLower, apply_layer, settle
+from corten.errors import InvalidArgument
+from corten.spec.image import chain_ids
+from corten.spec.reference import Digest
+from corten.sys.syncfs import syncfs
+
+PARALLEL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image: its blob, and the digest of what is inside the blob."""
+
+    blob: str
+    diff_id: str
+
+
+def unpack(
+    layers: Sequence[Layer], content: ContentStore, overlay: Overlay, limits: Limits = DEFAULT
+) -> tuple[Digest, ...]:
+    """Makes a committed snapshot of every layer that has none yet; the chain ids, bottom first.
+
+    The caller makes the database durable.
+
+    Raises:
+        InvalidArgument: a layer is damaged, hostile, too large, or has another diff id.
+        NotFound: a blob is missing.
+        Unavailable: the disk is about to be full.
+    """
+    chain = chain_ids([layer.diff_id for layer in layers])
+    present = _present(chain, overlay)
+    if present == len(chain):
+        return chain
+    base = chain[present - 1] if present else ""
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(PARALLEL, thread_name_prefix="unpack"))
+        stack.callback(pool.shutdown, cancel_futures=True)
+        jobs = []
+        for number, layer in enumerate(layers[present:]):
+            staged = stack.enter_context(overlay.stage())
+            is_lowest = number == 0
+            jobs.append(
+                (layer, staged, pool.submit(_first_try, layer, staged, content, overlay, base, is_lowest, limits))
+            )
+        done = _settled(jobs, content, overlay, base, stack, limits)
+        _sync(overlay)
+        parents = [base, *chain[present:]]
+        overlay.adopt(
+            [
+                Adoption(staged, chain[present + number], parents[number], Usage(applied.size, applied.entries))
+                for number, (staged, applied) in enumerate(done)
+            ]
+        )
+    return chain
+
+
+def _present(chain: Sequence[Digest], overlay: Overlay) -> int:
+    """How many layers, from the bottom, are snapshots already."""
+    for number, chain_id in enumerate(chain):
+        if not overlay.exists(chain_id):
+            return number
+    return len(chain)
+
+
+_Job = tuple[Layer, Staged, "Future[Applied | None]"]
+
+
+def _first_try(
+    layer: Layer, staged: Staged, content: ContentStore, overlay: Overlay, base: str, is_lowest: bool, limits: Limits
+) -> Applied | None:
+    """Unpacks; the lowest missing layer knows what is below it.  None when it cannot be done without knowing."""
+    if is_lowest:
+        with overlay.below(base) as lower:
+            return unpack_blob(layer, staged, content, lower, limits)
+    try:
+        return unpack_blob(layer, staged, content, None, limits)
+    except NeedsLower:
+        return None
+
+
+def _settled(
+    jobs: Sequence[_Job], content: ContentStore, overlay: Overlay, base: str, stack: ExitStack, limits: Limits
+) -> list[tuple[Staged, Applied]]:
+    done: list[tuple[Staged, Applied]] = []
+    for number, (layer, first, future) in enumerate(jobs):
+        staged, applied = first, future.result()
+        with overlay.below(base, [earlier for earlier, _ in done]) as lower:
+            if number and applied is not None:
+                applied = _settle(applied, staged, lower, limits)
+            if applied is None:
+                staged = stack.enter_context(overlay.stage())
+                applied = unpack_blob(layer, staged, content, lower, limits)
+        done.append((staged, applied))
+    return done
+
+
+def _settle(applied: Applied, staged: Staged, lower: LowerView, limits: Limits) -> Applied | None:
+    root_fd = staged.open()
+    try:
+        return settle(applied, root_fd, lower, limits)
+    except NeedsLower:
+        return None
+    finally:
+        os.close(root_fd)
+
+
+def unpack_blob(
+    layer: Layer, staged: Staged, content: ContentStore, lower: LowerView | None, limits: Limits
+) -> Applied:
+    """Unpacks one blob into a staging directory and checks its diff id; raises as `unpack`, and NeedsLower."""
+    root_fd = staged.open()
+    try:
+        hashed = Hashed(decompressed(content.chunks(layer.blob), limits))
+        with Ahead(hashed) as ahead:
+            applied = apply_layer(ahead, root_fd, lower=lower, limits=limits)
+    finally:
+        os.close(root_fd)
+    if hashed.digest != layer.diff_id:
+        raise InvalidArgument(f"layer {layer.blob} has diff id {hashed.digest}, not {layer.diff_id}")
+    return applied
+
+
+def _sync(overlay: Overlay) -> None:
+    fd = os.open(overlay.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,91 @@
+"""Leases: what a collection of garbage must leave alone, for as long as somebody works with it.
+
+First form of containerd's leases: named, with labels and an expiry; items are content digests and snapshot keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from corten.core.metadata import Database
+from corten.errors import AlreadyExists, NotFound
+
+CONTENT = "content"
+SNAPSHOT = "snapshot"
+_HOUR_NS = 3600 * 10**9
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """One lease; `expires_ns` 0 is never."""
+
+    id: str
+    labels: dict[str, str]
+    created_ns: int
+    expires_ns: int
+
+
+class Leases:
+    """The leases of one database.  Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, lease_id: str = "", labels: Mapping[str, str] | None = None, *, expires_ns: int = 0) -> Lease:
+        """A new lease, with a random id unless one is given; raises AlreadyExists."""
+        lease = Lease(lease_id or secrets.token_hex(8), dict(labels or {}), time.time_ns(), expires_ns)
+        try:
+            with self._database.transaction() as tx:
+                tx.execute(
+                    "INSERT INTO leases (id, labels, created_ns, expires_ns) VALUES (?, ?, ?, ?)",
+                    (lease.id, msgspec.json.encode(lease.labels).decode(), lease.created_ns, lease.expires_ns),
+                )
+        except sqlite3.IntegrityError:
+            raise AlreadyExists(f"lease {lease.id} already exists") from None
+        return lease
+
+    @contextmanager
+    def held(self) -> Iterator[Lease]:
+        """A lease for the length of one request; a crash leaves it to its expiry, an hour later."""
+        lease = self.create(expires_ns=time.time_ns() + _HOUR_NS)
+        try:
+            yield lease
+        finally:
+            self.delete(lease.id)
+
+    def add(self, lease_id: str, kind: str, item: str) -> None:
+        """Protects an item, whether it is there yet or not; raises NotFound."""
+        try:
+            with self._database.transaction() as tx:
+                tx.execute("INSERT OR IGNORE INTO lease_items VALUES (?, ?, ?)", (lease_id, kind, item))
+        except sqlite3.IntegrityError:
+            raise NotFound(f"lease {lease_id} does not exist") from None
+
+    def delete(self, lease_id: str) -> None:
+        """Ends a lease; an unknown one is fine."""
+        with self._database.transaction() as tx:
+            tx.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
+
+    def list(self) -> Sequence[Lease]:
+        """Every lease, oldest first."""
+        rows = self._database.query("SELECT id, labels, created_ns, expires_ns FROM leases ORDER BY created_ns")
+        return [Lease(row[0], msgspec.json.decode(row[1]), row[2], row[3]) for row in rows]
+
+    def items(self, kind: str) -> set[str]:
+        """What is protected now, of one kind."""
+        rows = self._database.query(
+            "SELECT item FROM lease_items JOIN leases ON leases.id = lease"
+            " WHERE kind = ? AND (expires_ns = 0 OR expires_ns > ?)",
+            (kind, time.time_ns()),
+        )
+        return {row[0] for row in rows}
+
+    def drop_expired(self) -> None:
+        """Forgets leases whose time is over."""
+        with self._database.transaction() as tx:
+            tx.execute("DELETE FROM leases WHERE expires_ns != 0 AND expires_ns <= ?", (time.time_ns(),))

@@ -1,0 +1,178 @@
+"""The engine's database: SQLite in WAL mode, one connection, one writer at a time.
+
+Commits do not wait for the disk (synchronous=NORMAL): after a crash of cortend everything that was committed is there,
+after a crash of the machine the last moments may be missing, never a part of a transaction.  What must survive the
+machine ends in `durable`, one fsync of the log for everything committed so far (design.md §5: records of kernel objects
+need none, records of disk objects one per request).
+
+    component   tables
+    core        meta, images, tags, snapshots, containers, leases, lease_items, journal
+    others      what they pass to `migrate`
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from corten.errors import FailedPrecondition
+
+# Each step takes the schema from version n to n + 1.  Steps are never edited, only added.
+CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE images (
+            id TEXT PRIMARY KEY,                -- digest of the configuration
+            manifest TEXT NOT NULL,             -- digest
+            media_type TEXT NOT NULL,           -- of the manifest
+            manifest_size INTEGER NOT NULL,
+            chain TEXT NOT NULL,                -- chain id of the top layer; '' without layers
+            size INTEGER NOT NULL,              -- bytes of all layers, unpacked
+            parent TEXT NOT NULL DEFAULT '',    -- image id
+            added_ns INTEGER NOT NULL,
+            tagged_ns INTEGER NOT NULL DEFAULT 0,
+            used_ns INTEGER NOT NULL DEFAULT 0
+        ) STRICT""",
+        """CREATE TABLE tags (
+            reference TEXT PRIMARY KEY,         -- normalized, with a tag or a digest
+            image TEXT NOT NULL REFERENCES images(id)
+        ) STRICT""",
+        "CREATE INDEX tags_image ON tags(image)",
+        """CREATE TABLE snapshots (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,  -- names the directory, never used twice
+            key TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,                    -- active, view, committed
+            parent INTEGER REFERENCES snapshots(id),
+            labels TEXT NOT NULL DEFAULT '{}',
+            size INTEGER NOT NULL DEFAULT 0,
+            inodes INTEGER NOT NULL DEFAULT 0,
+            created_ns INTEGER NOT NULL,
+            updated_ns INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX snapshots_parent ON snapshots(parent)",
+        """CREATE TABLE containers (
+            id TEXT NOT NULL,
+            tenant TEXT NOT NULL,
+            name TEXT NOT NULL,
+            image TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            spec BLOB NOT NULL,
+            engine BLOB NOT NULL,
+            created_ns INTEGER NOT NULL,
+            updated_ns INTEGER NOT NULL,
+            PRIMARY KEY (tenant, id)
+        ) STRICT""",
+        "CREATE UNIQUE INDEX containers_name ON containers(tenant, name) WHERE name != ''",
+        """CREATE TABLE leases (
+            id TEXT PRIMARY KEY,
+            labels TEXT NOT NULL,
+            created_ns INTEGER NOT NULL,
+            expires_ns INTEGER NOT NULL         -- 0: never
+        ) STRICT""",
+        """CREATE TABLE lease_items (
+            lease TEXT NOT NULL REFERENCES leases(id) ON DELETE CASCADE,
+            kind TEXT NOT NULL,                 -- content, snapshot
+            item TEXT NOT NULL,
+            PRIMARY KEY (lease, kind, item)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE journal (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            data TEXT NOT NULL,
+            created_ns INTEGER NOT NULL
+        ) STRICT""",
+    ),
+)
+
+
+class Database:
+    """The connection.  Any thread may use it; calls wait for each other."""
+
+    def __init__(self, path: str) -> None:
+        """Opens or makes the database at `path`.
+
+        Raises:
+            FailedPrecondition: a newer Corten wrote it.
+            sqlite3.Error: it is damaged or another program holds it.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("PRAGMA foreign_keys=ON")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
+        # SQLite keeps the log while a connection is open; it holds no locks on it that closing this could drop
+        self._log_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self.migrate("core", CORE_SCHEMA)
+
+    def close(self) -> None:
+        """Ends the connection; the log is written back."""
+        with self._lock:
+            os.close(self._log_fd)
+            self._connection.close()
+
+    def migrate(self, component: str, steps: Sequence[Sequence[str]]) -> None:
+        """Brings the tables of `component` to version `len(steps)`, each step in a transaction.
+
+        Raises FailedPrecondition when they are newer than that.
+        """
+        version = int(self.meta(f"schema:{component}") or 0)
+        if version > len(steps):
+            text = f"{self.path} has {component} schema {version}, this release knows {len(steps)}"
+            raise FailedPrecondition(text)
+        for number, statements in enumerate(steps[version:], version + 1):
+            with self.transaction() as tx:
+                for statement in statements:
+                    tx.execute(statement)
+                self.set_meta(f"schema:{component}", str(number))
+
+    def meta(self, key: str) -> str:
+        """A word kept beside the tables, or ''."""
+        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else ""
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keeps a word."""
+        with self.transaction() as tx:
+            tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one SELECT."""
+        with self._lock:
+            return self._connection.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Statements that happen all or not at all.  Inside another one it is a part of it that can fail alone."""
+        with self._lock:
+            name = f"level{self._depth}"
+            nested = self._depth > 0
+            self._connection.execute(f"SAVEPOINT {name}" if nested else "BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._connection
+                self._connection.execute(f"RELEASE {name}" if nested else "COMMIT")
+            except BaseException:
+                self._connection.execute(f"ROLLBACK TO {name}" if nested else "ROLLBACK")
+                if nested:
+                    self._connection.execute(f"RELEASE {name}")
+                raise
+            finally:
+                self._depth -= 1
+
+    @contextmanager
+    def durable(self) -> Iterator[sqlite3.Connection]:
+        """A transaction after which everything committed so far is on the disk.  Not inside another one."""
+        with self.transaction() as tx:
+            yield tx
+        self.sync()
+
+    def sync(self) -> None:
+        """What was committed reaches the disk: one fsync, concurrent callers each wait for their own."""
+        os.fsync(self._log_fd)

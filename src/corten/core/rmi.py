@@ -1,0 +1,214 @@
+"""Removing images, as `docker rmi` does it: names first, then the image, then what nobody else needs of it.
+
+Rules and texts follow dockerd (moby daemon/images/image_delete.go):
+
+    asked by   other names              used by             without force          with force
+    name       some                     anything            untag                  untag
+    name       none                     a container         conflict               untag, keep the image while it runs
+    id         of several repositories  -                   conflict (soft)        untag all, delete
+    id, name   -                        running container   conflict (hard)        conflict (hard)
+    id, name   -                        stopped container   conflict (soft)        delete
+    id, name   -                        a child image       conflict (hard)        conflict (hard)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from corten.core.images import Image, ImageStore, is_id_prefix, short_id
+from corten.core.snapshots import Kind
+from corten.errors import Conflict
+from corten.spec.reference import Reference, parse
+
+INIT_PREFIX = "init:"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A container and the image that it is made of."""
+
+    container_id: str
+    image_id: str
+    is_running: bool
+
+
+class What(StrEnum):
+    """What was done: the keys of Docker's answer."""
+
+    UNTAGGED = "Untagged"
+    DELETED = "Deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One line of the answer: a name, an image id or a chain id."""
+
+    what: What
+    subject: str
+
+
+def remove_image(
+    images: ImageStore, ref: str, uses: Sequence[Use], *, force: bool = False, prune: bool = True
+) -> list[Removal]:
+    """Removes a name or an image; what was done, in order.
+
+    `prune` also removes untagged parents.
+
+    Raises:
+        NotFound: no such image.
+        Conflict: in Docker's words.
+    """
+    with images.lock:
+        image = images.get(ref)
+        done: list[Removal] = []
+        if is_id_prefix(image.id, ref):
+            _untag_by_id(images, image, uses, force, done)
+        elif _untag_by_name(images, image, ref, uses, force, done):
+            return done
+        untagged_by_name = not is_id_prefix(image.id, ref)
+        _delete(images, image, uses, force=force, prune=prune, done=done, is_quiet=untagged_by_name)
+        return done
+
+
+def _untag_by_name(
+    images: ImageStore, image: Image, ref: str, uses: Sequence[Use], force: bool, done: list[Removal]
+) -> bool:
+    """Removes the name; True when others are left and the image stays."""
+    used_by = next((use for use in uses if use.image_id == image.id), None)
+    if not force and _is_single(image.references) and used_by is not None:
+        raise Conflict(
+            f'conflict: unable to remove repository reference "{ref}" (must force) - container'
+            f" {short_id(used_by.container_id)} is using its referenced image {short_id(image.id)}"
+        )
+    name = parse(ref).stored()
+    _untag(images, image, name, done)
+    left = images.references(image.id)
+    if not name.is_canonical and not any(one.name == name.name and not one.is_canonical for one in left):
+        for digest_name in [one for one in left if one.name == name.name]:
+            _untag(images, image, digest_name, done)
+        left = images.references(image.id)
+    return bool(left)
+
+
+def _untag_by_id(images: ImageStore, image: Image, uses: Sequence[Use], force: bool, done: list[Removal]) -> None:
+    if not _is_single(image.references):
+        return
+    _refuse_conflict(images, image, uses, force=force, several_names=False)
+    for name in image.references:
+        _untag(images, image, name, done)
+
+
+def _untag(images: ImageStore, image: Image, name: Reference, done: list[Removal]) -> None:
+    images.unpoint(name)
+    images.publish("untag", image.id, {"name": image.id})
+    done.append(Removal(What.UNTAGGED, name.familiar))
+
+
+def _is_single(names: Sequence[Reference]) -> bool:
+    """Whether all names are one tag, its digests, or digests of one repository."""
+    if len(names) <= 1:
+        return True
+    tags = [name for name in names if not name.is_canonical]
+    if len(tags) > 1:
+        return False
+    pinned = {name.name for name in names if name.is_canonical}
+    return pinned == {(tags or names)[0].name}
+
+
+def _refuse_conflict(
+    images: ImageStore, image: Image, uses: Sequence[Use], *, force: bool, several_names: bool
+) -> None:
+    """Raises Conflict for what forbids the deletion; force overrides all but running containers and children."""
+    mine = [use for use in uses if use.image_id == image.id]
+    running = [use for use in mine if use.is_running]
+    if images.children(image.id):
+        raise _conflict(image, "cannot be forced", "image has dependent child images")
+    if running:
+        used_by = short_id(running[0].container_id)
+        raise _conflict(image, "cannot be forced", f"image is being used by running container {used_by}")
+    if force:
+        return
+    if several_names and images.references(image.id):
+        raise _conflict(image, "must be forced", "image is referenced in multiple repositories")
+    if mine:
+        used_by = short_id(mine[0].container_id)
+        raise _conflict(image, "must be forced", f"image is being used by stopped container {used_by}")
+
+
+def _conflict(image: Image, how: str, why: str) -> Conflict:
+    return Conflict(f"conflict: unable to delete {short_id(image.id)} ({how}) - {why}")
+
+
+def _delete(
+    images: ImageStore,
+    image: Image,
+    uses: Sequence[Use],
+    *,
+    force: bool,
+    prune: bool,
+    done: list[Removal],
+    is_quiet: bool,
+) -> None:
+    """Deletes the image with all its names and layers.
+
+    Quietly means: somebody asked for a name, which is gone; that the image must stay is then no error.
+    """
+    try:
+        _refuse_conflict(images, image, uses, force=force, several_names=True)
+    except Conflict:
+        is_used = any(use.image_id == image.id for use in uses)
+        if is_quiet and (images.references(image.id) or is_used or images.children(image.id)):
+            return
+        raise
+    for name in images.references(image.id):
+        _untag(images, image, name, done)
+    images.publish("delete", image.id, {"name": image.id})
+    blobs = {image.id, image.manifest.digest, *images.layer_blobs(image)}
+    images.forget(image.id)
+    done.append(Removal(What.DELETED, image.id))
+    done.extend(Removal(What.DELETED, chain_id) for chain_id in _delete_layers(images, image))
+    _delete_blobs(images, blobs)
+    parent = images.find_id(image.parent) if prune and image.parent else None
+    if parent is not None and parent.is_dangling:
+        _delete(images, parent, uses, force=False, prune=True, done=done, is_quiet=True)
+
+
+def _delete_layers(images: ImageStore, image: Image) -> Sequence[str]:
+    """Removes the snapshots that no other image and no container stands on, top first; their chain ids."""
+    removed = []
+    still_used = {chain_id for other in images.list() for chain_id in other.chain_ids}
+    for chain_id in reversed(image.chain_ids):
+        if chain_id in still_used or not images.overlay.exists(chain_id):
+            break
+        if not _remove_snapshot(images, chain_id):
+            break
+        removed.append(chain_id)
+    return removed
+
+
+def _remove_snapshot(images: ImageStore, chain_id: str) -> bool:
+    """Removes a layer and the init layer on it; False when something else stands on it."""
+    overlay = images.overlay
+    children = overlay.children(chain_id)
+    idle_inits = [
+        child
+        for child in children
+        if child.key.startswith(INIT_PREFIX) and child.kind is Kind.COMMITTED and not overlay.children(child.key)
+    ]
+    if len(idle_inits) != len(children):
+        return False
+    for child in idle_inits:
+        overlay.remove(child.key)
+    overlay.remove(chain_id)
+    return True
+
+
+def _delete_blobs(images: ImageStore, blobs: set[str]) -> None:
+    """Removes blobs that no other image refers to."""
+    for other in images.list():
+        blobs -= {other.id, other.manifest.digest, *images.layer_blobs(other)}
+    for digest in blobs:
+        if images.content.has(digest):
+            images.content.delete(digest)
