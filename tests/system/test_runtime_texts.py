@@ -1,0 +1,152 @@
+"""Both runtimes side by side: the same verbs in the same order give the same texts, exit codes and states.
+
+A scenario is a list of command lines; `C` stands for the container's id.  What differs by nature (pids, times, the
+program's own name) is made equal by one table, NORMAL.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import paths, peers, runtimes
+from support.runtimes import Bundle, Runtime
+
+NORMAL = (
+    (re.compile(r"\bcorten-runtime\b"), "RUNTIME"),  # each names itself
+    (re.compile(r"\brunc\b"), "RUNTIME"),
+    (re.compile(r'time="[^"]*"'), "TIME"),  # of the log line
+    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "STAMP"),  # of creation
+    (re.compile(r'("pid":\s*)[1-9]\d*'), r"\1PID"),
+    (re.compile(r"/tmp/corten-test-\S*?/(ours|theirs)"), "FOLDER"),
+    (re.compile(r"^(C\s+)\d+ +", re.MULTILINE), r"\1PID "),
+    (re.compile(r" {2,}"), "  "),  # column widths follow the length of paths
+)
+
+# keys of our own in the state, which runc does not have
+OWN_KEYS = ("corten",)
+
+SCENARIOS: dict[str, list[str]] = {
+    "nobody": [
+        "state C", "start C", "kill C", "kill C 9", "delete C", "delete --force C", "exec C true", "pause C",
+        "resume C", "ps C", "update --memory 100000000 C", "list", "list -q", "list -f json", "list -f foo",
+    ],
+    "a life": [
+        "create C", "state C", "create C", "start C", "start C", "state C", "list -f json", "list -q", "delete C",
+        "kill C KILL", "WAIT stopped", "state C", "start C", "kill C KILL", "kill C 0", "kill -a C KILL",
+        "exec C true", "pause C", "resume C", "ps -f json C", "update --memory 100000000 C", "delete C", "delete C",
+    ],
+    "created": ["create C", "exec C true", "exec C cat /proc/1/comm", "kill C 0", "delete C", "state C"],
+    "created and killed": ["create C", "kill C KILL", "WAIT stopped", "state C", "start C", "delete C", "state C"],
+    "exec": [
+        "create C", "start C", "exec C true", "exec C false", "exec C sh -c 'exit 42'", "exec C sh -c 'kill -9 $$'",
+        "exec C nosuch", "exec C /nosuch", "exec C /etc", "exec --cwd /nodir C true", "exec --cwd /tmp C pwd",
+        "exec -e A=1 C env", "exec -u 1000:1000 C id -u", "exec -u 1000 -g 7 -g 8 C id -G",
+        "exec --detach C true", "exec C", "exec -p /nonexistent C", "kill C KILL", "WAIT stopped", "delete C",
+    ],
+    "pause": [
+        "create C", "start C", "pause C", "state C", "pause C", "exec C true", "list -f json", "start C", "delete C",
+        "resume C", "state C", "resume C", "exec C true", "delete --force C", "state C",
+    ],
+    "signals": [
+        "create C", "start C", "kill C NOSIG", "kill C 99", "kill C 0", "kill C SIGUSR1", "kill C 10", "kill C usr1",
+        "state C", "kill -a C 0", "delete -f C", "delete -f C", "kill C",
+    ],
+    "wrong words": ["create a/b", "create ..", "create ''", "create --bundle /nonexistent C", "foo", "run --nope C"],
+    "run": ["run C", "state C", "run --keep C", "state C", "run C", "delete C"],
+    "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "delete -f C"],
+}  # fmt: skip
+
+PROGRAMS = {"run": ("sh", "-c", "echo out; echo err >&2; exit 7")}
+DEFAULT_PROGRAM = ("sleep", "1000")
+
+
+class Side:
+    """One runtime and its bundle, with a transcript of what it said."""
+
+    def __init__(self, program: Path, folder: Path, args: tuple[str, ...]) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "bundle").mkdir()
+        self.bundle: Bundle = runtimes.bundle(*args, folder=folder / "bundle")
+        self.bundle.config["linux"]["cgroupsPath"] += f"-{folder.name}"
+        self.bundle.save()
+        self.runtime = Runtime(program, folder / "root")
+        self.transcript: list[tuple[str, int, str, str]] = []
+
+    def step(self, line: str) -> None:
+        """Runs one line of a scenario in the bundle's directory."""
+        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
+        if words[0] == "WAIT":
+            self.runtime.wait_for("C", words[1])
+            time.sleep(0.05)  # runc takes the status from the pid alone; let the reaper have it
+            return
+        if words[0] in ("create",) or "--detach" in words:
+            out = self.folder / "out"
+            argv = [*words[:1], "--bundle", str(self.bundle.path), *words[1:]] if words[0] == "create" else words
+            if "--bundle" in words:
+                argv = words
+            done = self.runtime.detached(*argv, output=out, check=False)
+        else:
+            done = self.runtime(*words, cwd=self.bundle.path)
+        self.transcript.append((line, done.returncode, normal(done.stdout), normal(done.stderr)))
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
+def normal(text: str) -> str:
+    """`text` with everything made equal that differs by nature."""
+    text = without_own_keys(text)
+    for pattern, replacement in NORMAL:
+        text = pattern.sub(replacement, text)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def without_own_keys(text: str) -> str:
+    """A JSON object or array of them without OWN_KEYS; any other text as it is."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        return text
+    for row in found if isinstance(found, list) else [found]:
+        if isinstance(row, dict):
+            assert all(key in row for key in OWN_KEYS) or "corten" not in text
+            for key in OWN_KEYS:
+                row.pop(key, None)
+    indent = 2 if "\n" in text else None
+    separators = (",", ": ") if indent else (",", ":")
+    return json.dumps(found, indent=indent, separators=separators)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = paths.scratch("texts")
+    yield made
+    runtimes.remove_cgroups()
+    shutil.rmtree(made)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_texts_are_those_of_runc(name: str, folder: Path) -> None:
+    args = PROGRAMS.get(name, DEFAULT_PROGRAM)
+    sides = [
+        Side(paths.COMMANDS / "corten-runtime", folder / "ours", args),
+        Side(peers.binary("runc"), folder / "theirs", args),
+    ]
+    try:
+        for line in SCENARIOS[name]:
+            for side in sides:
+                side.step(line)
+        ours, theirs = (side.transcript for side in sides)
+        assert ours == theirs
+    finally:
+        for side in sides:
+            side.close()
