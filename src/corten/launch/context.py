@@ -92,7 +92,7 @@ class ExecContext(Value):
         parent: str = COMMAND,
         console: bool = False,
         preserve_fds: int = 0,
-        new_keyring: bool = False,
+        new_keyring: bool = True,
         seccomp: bytes = b"",
         seccomp_flags: int = 0,
     ) -> None:

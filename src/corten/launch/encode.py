@@ -1,7 +1,7 @@
 """The one binary encoding of a launch plan, read by `launcher/plan.c`.
 
-    header   magic (8 bytes), u32 ops, u32 slots, i32 trace descriptor, u32 parent pid, u32 kept descriptors from 3 on,
-             u32 size of everything, i32 descriptor of each slot (-1: filled by an op), padding to 8
+    header   magic (8 bytes), u32 ops, u32 slots, i32 trace descriptor, u32 kept descriptors from 3 on,
+             u32 size of everything, u32 0, i32 descriptor of each slot (-1: filled by an op), padding to 8
     op       u16 code, u16 0, u32 size of this op with its header, then its fields, each on a multiple of 8 bytes
 
     letter   field                 bytes
@@ -36,7 +36,7 @@ NO_SLOT = 0xFFFFFFFFFFFFFFFF
 MAX_SLOTS = 1024
 
 
-def encode(plan: Plan, fds: Mapping[str, int], trace_fd: int, parent_pid: int) -> bytes:
+def encode(plan: Plan, fds: Mapping[str, int], trace_fd: int) -> bytes:
     """The plan with the descriptors of its inputs, which must all be in `fds`; raises `Internal` for a missing one."""
     slots: dict[str, int] = {}
     body = b"".join([_op(op, slots) for op in plan.ops])
@@ -49,7 +49,7 @@ def encode(plan: Plan, fds: Mapping[str, int], trace_fd: int, parent_pid: int) -
     table = Struct(f"={len(numbers)}i").pack(*numbers)
     table += bytes(-(HEADER.size + len(table)) % 8)
     size = HEADER.size + len(table) + len(body)
-    head = HEADER.pack(MAGIC, len(plan.ops), len(slots), trace_fd, parent_pid, plan.preserve_fds, size)
+    head = HEADER.pack(MAGIC, len(plan.ops), len(slots), trace_fd, plan.preserve_fds, size, 0)
     return head + table + body
 
 

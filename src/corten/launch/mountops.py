@@ -37,7 +37,8 @@ PROPAGATION_NAMES = (
 )  # fmt: skip
 
 # what a missing mount point becomes
-DIRECTORY, FILE, LIKE_SOURCE = 0, 1, 2
+# (plain: no link may lead to it; keep mode: what is mounted gets the mode of the directory that was there)
+DIRECTORY, FILE, LIKE_SOURCE, PLAIN_DIRECTORY, KEEP_MODE = 0, 1, 2, 3, 4
 
 
 def attr_names(attrs: int) -> str:

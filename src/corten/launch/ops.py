@@ -120,32 +120,24 @@ class Open(Op):
 
 
 class OpenDevice(Op):
-    """Open a character device of the host by path only, and check its number, so that nothing else can stand in."""
+    """Open a character device by path only, and check its number, so that nothing else can stand in for it.
 
-    __slots__ = ("major", "minor", "path", "slot")
-    code, form, order = 4, "dsnn", ("slot", "path", "major", "minor")
+    The path is the process's own, or beneath the slot `root`.
+    """
 
-    def __init__(self, slot: str, path: str, major: int, minor: int) -> None:
+    __slots__ = ("major", "minor", "path", "root", "slot")
+    code, form, order = 4, "ddsnn", ("slot", "root", "path", "major", "minor")
+
+    def __init__(self, slot: str, root: str, path: str, major: int, minor: int) -> None:
         self.slot = slot
+        self.root = root
         self.path = path
         self.major = major
         self.minor = minor
 
     def describe(self) -> str:
-        return f"open device {self.path}, check {self.major}:{self.minor} -> {self.slot}"
-
-
-class OpenParent(Op):
-    """pidfd of the spawning process, checked against getppid(2); ESRCH when it is already gone."""
-
-    __slots__ = ("slot",)
-    code, form, order = 5, "d", ("slot",)
-
-    def __init__(self, slot: str) -> None:
-        self.slot = slot
-
-    def describe(self) -> str:
-        return f"pidfd_open parent -> {self.slot}"
+        where = f"{self.root}:" if self.root else ""
+        return f"open device {where}{self.path}, check {self.major}:{self.minor} -> {self.slot}"
 
 
 class Unshare(Op):
@@ -532,35 +524,43 @@ class NoNewPrivs(Op):
 
 
 class ParentDeathSignal(Op):
-    """PR_SET_PDEATHSIG, after the last change of ids; ESRCH when the parent in `slot` (a pidfd) died before."""
+    """PR_SET_PDEATHSIG, after the last change of ids; ESRCH when the parent died before.
 
-    __slots__ = ("signal", "slot")
-    code, form, order = 49, "nd", ("signal", "slot")
+    getppid(2) cannot tell: it is 0 for a parent outside the pid namespace, dead or not.  The trace pipe can: its
+    reader is the parent, which keeps it open until the process waits or is executed.
+    """
 
-    def __init__(self, signal: int, slot: str) -> None:
+    __slots__ = ("signal",)
+    code, form, order = 49, "n", ("signal",)
+
+    def __init__(self, signal: int) -> None:
         self.signal = signal
-        self.slot = slot
 
     def describe(self) -> str:
-        return f"prctl pdeathsig {self.signal}, parent alive in {self.slot}"
+        return f"prctl pdeathsig {self.signal}, check that the parent is alive"
 
 
 class Chdir(Op):
-    """chdir(2), then getcwd(2) must lie inside the root (CVE-2024-21626).  The sentence is runc's."""
+    """chdir(2), then getcwd(2) must lie inside the root (CVE-2024-21626).  The sentences are runc's.
 
-    __slots__ = ("path",)
-    code, form, order = 50, "s", ("path",)
+    There are two of them: the first with root's rights, where EACCES is passed over; `again` with the user's, which
+    acts only then (a network file system may admit the user alone).
+    """
+
+    __slots__ = ("again", "path")
+    code, form, order = 50, "sn", ("path", "again")
     exact = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, again: int = 0) -> None:
         self.path = path
+        self.again = again
 
     def describe(self) -> str:
-        return f"chdir {self.path}, check that it is inside the root"
+        return f"chdir {self.path}, check that it is inside the root{', if refused before' if self.again else ''}"
 
     def failure(self, errno_text: str, detail: int) -> str:
         if detail:
-            return f'current working directory is outside of container mount namespace root ("{self.path}")'
+            return "current working directory is outside of container mount namespace root"
         return f'chdir to cwd ("{self.path}") set in config.json failed: {errno_text}'
 
 
@@ -568,7 +568,7 @@ class FindExecutable(Op):
     """The first of `candidates` that is a file with an execute bit, which `Exec` will use.  The sentences are Go's."""
 
     __slots__ = ("candidates", "name")
-    code, form, order = 52, "l", ("candidates",)
+    code, form, order = 51, "l", ("candidates",)
     exact = True
 
     def __init__(self, name: str, candidates: tuple[str, ...]) -> None:
@@ -589,11 +589,10 @@ class FindExecutable(Op):
 class SetHome(Op):
     """Add HOME to the environment, from the container's /etc/passwd by uid, `/` where it has no line."""
 
-    __slots__ = ("root", "uid")
-    code, form, order = 53, "dn", ("root", "uid")
+    __slots__ = ("uid",)
+    code, form, order = 52, "n", ("uid",)
 
-    def __init__(self, root: str, uid: int) -> None:
-        self.root = root
+    def __init__(self, uid: int) -> None:
         self.uid = uid
 
     def describe(self) -> str:
@@ -604,7 +603,7 @@ class CloseRange(Op):
     """Close-on-exec for every descriptor from `first` on (close_range(2))."""
 
     __slots__ = ("first",)
-    code, form, order = 54, "n", ("first",)
+    code, form, order = 5, "n", ("first",)
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -621,7 +620,7 @@ class Hook(Op):
     """
 
     __slots__ = ("args", "env", "head", "kind", "path", "tail", "timeout_s")
-    code, form, order = 55, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
+    code, form, order = 53, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
 
     def __init__(
         self,
@@ -656,7 +655,7 @@ class Stop(Op):
     """kill(2) of itself: never compiled, a fault test puts it into a plan."""
 
     __slots__ = ("signal",)
-    code, form, order = 56, "n", ("signal",)
+    code, form, order = 54, "n", ("signal",)
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -669,7 +668,7 @@ class Seccomp(Op):
     """SECCOMP_SET_MODE_FILTER (seccomp(2)).  Only `Exec` may follow: the profile need allow execve alone."""
 
     __slots__ = ("filter", "flags")
-    code, form, order = 57, "bn", ("filter", "flags")
+    code, form, order = 55, "bn", ("filter", "flags")
 
     def __init__(self, filter: bytes, flags: int) -> None:
         self.filter = filter
@@ -680,31 +679,25 @@ class Seccomp(Op):
 
 
 class Exec(Op):
-    """execve(2) of the file that `FindExecutable` found.  The sentence is runc's."""
+    """execve(2) of the file that `FindExecutable` found.  The sentence is runc's.
 
-    __slots__ = ("args", "env")
-    code, form, order = 58, "ll", ("args", "env")
+    By then nobody may be left to write it: the launcher puts it on stderr, with the text in `texts` of the errno.
+    """
+
+    __slots__ = ("args", "env", "errnos", "texts")
+    code, form, order = 56, "llgl", ("args", "env", "errnos", "texts")
     exact = True
 
-    def __init__(self, args: tuple[str, ...], env: tuple[str, ...]) -> None:
+    def __init__(
+        self, args: tuple[str, ...], env: tuple[str, ...], errnos: tuple[int, ...], texts: tuple[str, ...]
+    ) -> None:
         self.args = args
         self.env = env
+        self.errnos = errnos
+        self.texts = texts
 
     def describe(self) -> str:
         return f"execve {' '.join(map(repr, self.args))}, {len(self.env)} variables"
 
     def failure(self, errno_text: str, detail: int) -> str:
         return f"exec {self.args[0]}: {errno_text}"
-
-
-class SetExecProfile(Op):
-    """The AppArmor profile of the next execve, by lsm_set_self_attr(2) (Linux 6.8; older: `WriteFile`)."""
-
-    __slots__ = ("profile",)
-    code, form, order = 59, "b", ("profile",)
-
-    def __init__(self, profile: bytes) -> None:
-        self.profile = profile
-
-    def describe(self) -> str:
-        return f"apparmor profile {self.profile.decode()} on exec"

@@ -92,13 +92,18 @@ if TYPE_CHECKING:
 
 
 class TraceReader:
-    """Turns the bytes of a trace pipe into events; keeps an incomplete record for the next call."""
+    """Turns the bytes of a trace pipe into events; keeps an incomplete record for the next call.
 
-    __slots__ = ("_rest", "_text")
+    Launcher and child write to one pipe: a `Waiting` that overtook `Started` is given after it.
+    """
+
+    __slots__ = ("_early", "_rest", "_started", "_text")
 
     def __init__(self) -> None:
         self._rest = b""
         self._text = b""
+        self._started = False
+        self._early: list[Event] = []
 
     def feed(self, data: bytes) -> list[Event]:
         """The events in `data`; b'' is end of file and gives `Done`."""
@@ -111,8 +116,15 @@ class TraceReader:
         for index, kind, value in RECORD.iter_unpack(data[:whole]):
             if kind == KIND_TEXT:
                 self._text += value.to_bytes(8, "little").rstrip(b"\0")
-            else:
-                events.append(self._event(index, kind, value))
+                continue
+            event = self._event(index, kind, value)
+            if kind == KIND_WAITING and not self._started:
+                self._early.append(event)
+                continue
+            events.append(event)
+            if kind == KIND_STARTED:
+                self._started = True
+                events += self._early
         return events
 
     def _event(self, index: int, kind: int, value: int) -> Event:
@@ -220,7 +232,7 @@ class Launcher:
         try:
             trace_fd = _above_stdio(write_fd, held)
             inputs = {name: _above_stdio(fds[name], held) for name in plan.inputs if name in fds}
-            plan_fd = _above_stdio(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd, os.getpid())), held)
+            plan_fd = _above_stdio(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd)), held)
             actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(_stdio(stdio, held))]
             kept = (trace_fd, plan_fd, *inputs.values(), *range(3, 3 + plan.preserve_fds))
             # dup2 of a descriptor onto itself clears its close-on-exec flag in the child alone

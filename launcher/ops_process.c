@@ -1,0 +1,432 @@
+/* Ops of the process: cgroups, namespaces, the conversation with the parent, hooks, the end. */
+#include "ops.h"
+
+#include <linux/close_range.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/keyctl.h>
+#include <linux/openat2.h>
+#include <linux/poll.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <linux/signal.h>
+#include <linux/sockios.h>
+#include <linux/filter.h>
+#include <linux/time.h>
+#include <linux/wait.h>
+#include <linux/stat.h>
+#include <asm/stat.h>
+
+int op_set_dumpable(struct launch *l, struct cursor *c) {
+        return (int) sys(prctl, PR_SET_DUMPABLE, 0);
+}
+
+int op_join_cgroup(struct launch *l, struct cursor *c) {
+        const char *path = get_text(c);
+
+        if (c->error)
+                return c->error;
+
+        cleanup_close int fd = (int) sys(openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
+
+        return fd < 0 ? fd : write_all(fd, "0", 1);
+}
+
+int op_open(struct launch *l, struct cursor *c) {
+        u64 slot = get_number(c);
+        const char *path = get_text(c);
+        u64 flags = get_number(c);
+
+        if (c->error)
+                return c->error;
+        return slot_set(l, slot, sys(openat, AT_FDCWD, path, flags | O_CLOEXEC));
+}
+
+int op_open_device(struct launch *l, struct cursor *c) {
+        u64 slot = get_number(c), root = get_number(c);
+        const char *path = get_text(c);
+        u64 major = get_number(c), minor = get_number(c);
+        int root_fd = root == NO_SLOT ? AT_FDCWD : slot_fd(l, root);
+        u64 resolve = RESOLVE_NO_MAGICLINKS | (root == NO_SLOT ? 0 : RESOLVE_IN_ROOT);
+        struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = resolve };
+        struct stat st;
+
+        if (c->error)
+                return c->error;
+
+        cleanup_close int fd = (int) sys(openat2, root_fd, path, &how, sizeof(how));
+
+        if (fd < 0)
+                return fd;
+
+        int r = (int) sys(newfstatat, fd, "", &st, AT_EMPTY_PATH);
+
+        if (r < 0)
+                return r;
+        if ((st.st_mode & S_IFMT) != S_IFCHR || st.st_rdev != device_number(major, minor))
+                return -ENXIO;
+        return slot_set(l, slot, take(&fd));
+}
+
+int op_unshare(struct launch *l, struct cursor *c) {
+        return (int) sys(unshare, get_number(c));
+}
+
+int op_setns(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        u64 flags = get_number(c);
+
+        return fd < 0 ? fd : (int) sys(setns, fd, flags);
+}
+
+int op_clone(struct launch *l, struct cursor *c) {
+        u64 flags = get_number(c), slot = get_number(c);
+        struct clone_args args = { .flags = flags | CLONE_PARENT };
+
+        if (slot != NO_SLOT) {
+                int fd = slot_fd(l, slot);
+
+                if (fd < 0)
+                        return fd;
+                args.flags |= CLONE_INTO_CGROUP;
+                args.cgroup = (u64) fd;
+        }
+
+        long pid = sys(clone3, &args, sizeof(args));
+
+        if (pid < 0)
+                return (int) pid;
+        l->cloned = 1;
+        l->side = pid ? LAUNCHER : CHILD;
+        l->child = (int) pid;
+        if (pid)
+                trace(l, RECORD_STARTED, (u64) pid);
+        return 0;
+}
+
+int op_pipe(struct launch *l, struct cursor *c) {
+        u64 read_slot = get_number(c), write_slot = get_number(c);
+        int fds[2];
+        int r = (int) sys(pipe2, fds, O_CLOEXEC);
+
+        if (r < 0)
+                return r;
+
+        int first = slot_set(l, read_slot, fds[0]), second = slot_set(l, write_slot, fds[1]);
+
+        return first < 0 ? first : second;
+}
+
+/* Writes a file of the child's directory in a procfs. */
+static int write_child(struct launch *l, int proc_fd, const char *name, const char *data) {
+        char path[64];
+        usize length = text_from_number(path, (u64) l->child);
+
+        path[length] = '/';
+        if (text_copy(path + length + 1, sizeof(path) - length - 1, name) < 0)
+                return -ENAMETOOLONG;
+
+        cleanup_close int fd = (int) sys(openat, proc_fd, path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+
+        return fd < 0 ? fd : write_all(fd, data, text_length(data));
+}
+
+int op_write_id_maps(struct launch *l, struct cursor *c) {
+        int proc_fd = slot_fd(l, get_number(c));
+        const char *uid_map = get_text(c), *gid_map = get_text(c);
+        u64 deny = get_number(c);
+        int r = c->error ? c->error : proc_fd;
+
+        if (r >= 0 && deny)
+                r = write_child(l, proc_fd, "setgroups", "deny");
+        if (r >= 0)
+                r = write_child(l, proc_fd, "gid_map", gid_map);
+        if (r >= 0)
+                r = write_child(l, proc_fd, "uid_map", uid_map);
+        return r < 0 ? r : 0;
+}
+
+int op_send_byte(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+
+        return fd < 0 ? fd : write_all(fd, "", 1);
+}
+
+static int wait_byte(int fd) {
+        char byte;
+        long count = read_some(fd, &byte, 1);
+
+        return count == 1 ? 0 : count < 0 ? (int) count : -EPIPE;
+}
+
+int op_wait_byte(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        u64 closing = get_number(c);
+
+        if (closing < l->slot_count)
+                close_p(&l->slots[closing]);
+        return fd < 0 ? fd : wait_byte(fd);
+}
+
+int op_wait(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+
+        if (fd < 0)
+                return fd;
+        trace(l, RECORD_WAITING, 0);
+        return wait_byte(fd);
+}
+
+int op_close(struct launch *l, struct cursor *c) {
+        u64 count = get_number(c);
+
+        while (count-- && !c->error) {
+                u64 slot = get_number(c);
+
+                if (slot < l->slot_count)
+                        close_p(&l->slots[slot]);
+        }
+        return c->error;
+}
+
+int op_write(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        struct bytes data = get_bytes(c);
+
+        if (c->error)
+                return c->error;
+        return fd < 0 ? fd : write_all(fd, data.data, data.size);
+}
+
+int op_write_file(struct launch *l, struct cursor *c) {
+        int dir_fd = slot_fd(l, get_number(c));
+        const char *path = get_text(c);
+        struct bytes data = get_bytes(c);
+        struct open_how how = {
+                .flags = O_WRONLY | O_CLOEXEC,
+                .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+        };
+
+        if (c->error)
+                return c->error;
+        if (dir_fd < 0)
+                return dir_fd;
+
+        cleanup_close int fd = (int) sys(openat2, dir_fd, path, &how, sizeof(how));
+
+        if (fd < 0)
+                return fd;
+
+        /* one write: files in /proc/sys take their value whole */
+        long written = sys(write, fd, data.data, data.size);
+
+        return written < 0 ? (int) written : written == data.size ? 0 : -EIO;
+}
+
+int op_setsid(struct launch *l, struct cursor *c) {
+        long r = sys(setsid);
+
+        return r < 0 ? (int) r : 0;
+}
+
+#define KEYRING_PERMISSIONS 0x3f1b0000 /* the possessor everything; its user view, read, search, link */
+
+int op_join_session_keyring(struct launch *l, struct cursor *c) {
+        const char *name = get_text(c);
+
+        if (c->error)
+                return c->error;
+
+        long ring = sys(keyctl, KEYCTL_JOIN_SESSION_KEYRING, name);
+
+        if (ring == -ENOSYS)
+                return 0;
+        if (ring < 0)
+                return (int) ring;
+
+        long r = sys(keyctl, KEYCTL_SETPERM, ring, KEYRING_PERMISSIONS);
+
+        return r < 0 ? (int) r : 0;
+}
+
+#define AF_INET 2
+#define SOCK_DGRAM 2
+#define IFF_UP 1
+
+int op_loopback_up(struct launch *l, struct cursor *c) {
+        struct interface_request request = { .name = "lo" };
+        cleanup_close int fd = (int) sys(socket, AF_INET, SOCK_DGRAM | O_CLOEXEC, 0);
+
+        if (fd < 0)
+                return fd;
+
+        int r = (int) sys(ioctl, fd, SIOCGIFFLAGS, &request);
+
+        if (r < 0)
+                return r;
+        request.flags |= IFF_UP;
+        return (int) sys(ioctl, fd, SIOCSIFFLAGS, &request);
+}
+
+int op_parent_death_signal(struct launch *l, struct cursor *c) {
+        /* the reader of the trace is the parent; one that died before this line will send no signal */
+        struct pollfd poll = { .fd = l->trace_fd };
+        struct __kernel_timespec zero = { 0 };
+        int r = (int) sys(prctl, PR_SET_PDEATHSIG, get_number(c));
+
+        if (r < 0)
+                return r;
+        r = (int) sys(ppoll, &poll, 1, &zero, 0, 0);
+        return r < 0 ? r : poll.revents & POLLERR ? -ESRCH : 0;
+}
+
+int op_close_range(struct launch *l, struct cursor *c) {
+        return (int) sys(close_range, get_number(c), ~0U, CLOSE_RANGE_CLOEXEC);
+}
+
+/* In the hook's process: its state on stdin, nothing else, and out. */
+__attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, int state_fd) {
+        int null_fd = (int) sys(openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+
+        sys(dup3, state_fd, 0, 0);
+        sys(dup3, null_fd, 1, 0);
+        sys(dup3, null_fd, 2, 0);
+        sys(close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+        sys(execve, path, args, env);
+        sys(exit_group, 127);
+        __builtin_unreachable();
+}
+
+/* Waits for a child until it ends or the time is over; its wait status goes to `detail` unless it is 0. */
+static int wait_hook(struct launch *l, int pid, int pid_fd, u64 timeout_s) {
+        struct pollfd poll = { .fd = pid_fd, .events = POLLIN };
+        struct __kernel_timespec limit = { .tv_sec = (s64) timeout_s };
+        int status = 0, ready;
+
+        do
+                ready = (int) sys(ppoll, &poll, 1, timeout_s ? &limit : 0, 0, 0);
+        while (ready == -EINTR);
+        if (ready == 0)
+                sys(kill, pid, SIGKILL);
+
+        long r = sys(wait4, pid, &status, __WALL, 0);
+
+        if (r < 0)
+                return (int) r;
+        if (ready == 0)
+                return -ETIMEDOUT;
+        l->detail = (u64) status;
+        return status ? -ECHILD : 0;
+}
+
+int op_hook(struct launch *l, struct cursor *c) {
+        const char *path = get_text(c);
+        const char **args = get_texts(c, 0), **env = get_texts(c, 0);
+        struct bytes head = get_bytes(c), tail = get_bytes(c);
+        u64 timeout_s = get_number(c);
+        char pid_text[21];
+
+        if (c->error)
+                return c->error;
+        if (!args || !env)
+                return -ENOMEM;
+
+        /* a memfd and not a pipe: a hook that reads nothing cannot stop us */
+        cleanup_close int state_fd = (int) sys(memfd_create, "state", 0);
+        int r = state_fd < 0 ? state_fd : write_all(state_fd, head.data, head.size);
+
+        if (r >= 0)
+                r = write_all(state_fd, pid_text, text_from_number(pid_text, (u64) sys(getpid)));
+        if (r >= 0)
+                r = write_all(state_fd, tail.data, tail.size);
+        if (r >= 0)
+                r = (int) sys(lseek, state_fd, 0, 0);
+        if (r < 0)
+                return r;
+
+        cleanup_close int pid_fd = -1;
+        struct clone_args clone = {
+                .flags = CLONE_PIDFD,
+                .pidfd = (u64) (usize) &pid_fd,
+                .exit_signal = SIGCHLD,
+        };
+        long pid = sys(clone3, &clone, sizeof(clone));
+
+        if (pid == 0)
+                run_hook(path, args, env, state_fd);
+        return pid < 0 ? (int) pid : wait_hook(l, (int) pid, pid_fd, timeout_s);
+}
+
+/* Tests only: stop here.  The kernel protects pid 1 from its own signals: then wait for one from outside. */
+int op_stop(struct launch *l, struct cursor *c) {
+        u64 number = get_number(c);
+        long pid = sys(getpid);
+
+        trace(l, RECORD_WAITING, 0);
+        sys(kill, pid, number);
+        for (;;)
+                sys(ppoll, 0, 0, 0, 0, 0);
+}
+
+int op_seccomp(struct launch *l, struct cursor *c) {
+        struct bytes filter = get_bytes(c);
+        u64 flags = get_number(c);
+        struct sock_fprog program = {
+                .len = (u16) (filter.size / sizeof(struct sock_filter)),
+                .filter = (struct sock_filter *) filter.data,
+        };
+
+        if (c->error)
+                return c->error;
+        if (!filter.size || filter.size % sizeof(struct sock_filter) || filter.size / sizeof(struct sock_filter) > 4096)
+                return -EINVAL;
+        restore_sigpipe(l);
+        return (int) sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+/* For people who are not our parent: `exec /x: exec format error` on stderr, as far as the profile lets us. */
+static void report_exec(struct launch *l, struct cursor *c, int error) {
+        struct list errnos = get_list(c);
+        char text[PATH_SIZE + 128] = "exec ";
+        usize length;
+
+        /* the numbers come first, then as many texts */
+        for (u64 i = 0; i < errnos.count; i++)
+                get_number(c);
+
+        u64 count = get_number(c);
+
+        while (count-- && !c->error) {
+                const char *why = get_text(c);
+
+                if (get_number(&errnos.items) != (u64) -error)
+                        continue;
+                if (text_copy(text + 5, PATH_SIZE, l->program) < 0)
+                        return;
+                length = text_length(text);
+                text_copy(text + length, sizeof(text) - length, ": ");
+                if (text_copy(text + length + 2, sizeof(text) - length - 3, why) < 0)
+                        return;
+                length = text_length(text);
+                text[length] = '\n';
+                write_all(2, text, length + 1);
+        }
+}
+
+int op_exec(struct launch *l, struct cursor *c) {
+        const char **args = get_texts(c, 0), **env = get_texts(c, l->home);
+
+        if (c->error)
+                return c->error;
+        if (!args || !env)
+                return -ENOMEM;
+        if (!l->program)
+                return -ENOENT;
+        restore_sigpipe(l);
+
+        int r = (int) sys(execve, l->program, args, env);
+
+        report_exec(l, c, r);
+        return r;
+}

@@ -1,0 +1,111 @@
+"""What a configuration must fulfil before it is compiled, with runc's words where users know them.
+
+Rules: runtime-spec config.md and config-linux.md; `sysctl` as in runc's validator.
+"""
+
+from __future__ import annotations
+
+from corten.errors import FailedPrecondition, InvalidArgument
+from corten.spec.runtime import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.context import InitContext
+    from corten.launch.facts import HostFacts
+    from corten.spec.runtime import Config
+
+# mount_setattr(2) and close_range(2) with CLOEXEC: every plan needs them
+OLDEST_KERNEL = (5, 12)
+
+IPC_SYSCTLS = (
+    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+    "kernel.shmmni", "kernel.shm_rmid_forced",
+)  # fmt: skip
+
+
+def check_config(config: Config, facts: HostFacts, context: InitContext) -> Process:
+    """The process to start; raises `InvalidArgument` or `FailedPrecondition` for what cannot be compiled."""
+    if facts.kernel < OLDEST_KERNEL:
+        raise FailedPrecondition(f"kernel {facts.kernel[0]}.{facts.kernel[1]}: launching needs 5.12 or later")
+    if config.process is None:
+        raise InvalidArgument("config.json.process: missing")
+    if not context.rootfs_fd and not context.rootfs:
+        raise InvalidArgument("config.json.root: missing")
+    linux = config.linux
+    if linux.namespace("mount") is None:
+        raise InvalidArgument("config.json.linux.namespaces: a mount namespace is needed")
+    if linux.namespace("time") is not None:
+        raise InvalidArgument("config.json.linux.namespaces: time is not supported yet")
+    user = linux.namespace("user")
+    if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):
+        raise InvalidArgument("user namespaces enabled, but no uid or gid mappings found")
+    if user is None and (linux.uid_mappings or linux.gid_mappings):
+        raise InvalidArgument("config.json.linux: id mappings without a user namespace")
+    if linux.namespace("uts") is None and (config.hostname or config.domainname):
+        raise InvalidArgument("unable to set hostname without a private UTS namespace")
+    if linux.mount_label and facts.selinux:
+        raise InvalidArgument("config.json.linux.mountLabel: not supported yet")
+    if config.process.terminal and not context.console:
+        raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
+    for name in linux.sysctl:
+        _check_sysctl(config, name)
+    return _check_process(config.process)
+
+
+def check_exec(config: Config, process: Process) -> Process:
+    """The process with what it leaves to the container's own filled in."""
+    own = config.process or Process((), "/")
+    user = process.user
+    if user.umask is None:
+        user = type(user)(user.uid, user.gid, own.user.umask, user.additional_gids)
+    return _check_process(
+        Process(
+            process.args,
+            process.cwd,
+            env=process.env,
+            terminal=process.terminal,
+            console_width=process.console_width,
+            console_height=process.console_height,
+            user=user,
+            capabilities=own.capabilities if process.capabilities is None else process.capabilities,
+            rlimits=process.rlimits or own.rlimits,
+            no_new_privileges=process.no_new_privileges,
+            oom_score_adj=own.oom_score_adj if process.oom_score_adj is None else process.oom_score_adj,
+            apparmor_profile=process.apparmor_profile or own.apparmor_profile,
+            selinux_label=process.selinux_label or own.selinux_label,
+        )
+    )
+
+
+def sysctl_path(name: str) -> str:
+    """A sysctl's file beneath /proc: with dots between the parts, or with slashes and then dots inside them."""
+    slash, dot = name.find("/"), name.find(".")
+    if slash >= 0 and (dot < 0 or slash < dot):
+        return f"sys/{name}"
+    return "sys/" + name.replace("/", "\0").replace(".", "/").replace("\0", ".")
+
+
+def _check_process(process: Process) -> Process:
+    if not process.args or not process.args[0]:
+        raise InvalidArgument("process.args: must not be empty")
+    return process
+
+
+def _check_sysctl(config: Config, name: str) -> None:
+    dotted = sysctl_path(name)[4:].replace("/", ".")
+    if not all(part not in ("", ".", "..") for part in sysctl_path(name).split("/")):
+        raise InvalidArgument(f"sysctl {name!r}: not a name")
+    linux = config.linux
+    if dotted in IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+        if linux.namespace("ipc") is None:
+            raise InvalidArgument(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
+    elif dotted.startswith("net."):
+        if linux.namespace("network") is None:
+            raise InvalidArgument(f'sysctl "{name}" not allowed in host network namespace')
+    elif dotted == "kernel.domainname":
+        if linux.namespace("uts") is None:
+            raise InvalidArgument(f'sysctl "{name}" is not allowed in the hosts UTS namespace')
+    elif dotted == "kernel.hostname":
+        raise InvalidArgument(f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field')
+    else:
+        raise InvalidArgument(f'sysctl "{name}" is not in a separate kernel namespace')

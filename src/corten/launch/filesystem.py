@@ -1,0 +1,326 @@
+"""The part of a plan that builds what the container sees: root, mounts, devices, terminal, masks.
+
+What is taken from the host (sources of binds, the root, device nodes for a user namespace, cgroup directories) is
+opened as detached mounts before any namespace is entered (`open_sources`), so that no lookup in the host's tree
+happens in the container's process, and `-v /:/host` does not show the container's own root.
+Then each is moved to its place, in the order of the configuration.
+"""
+
+from __future__ import annotations
+
+from os.path import basename, join, normpath
+
+from corten.launch.builder import NAMESPACE_FLAGS, Builder
+from corten.launch.mountops import (
+    DIRECTORY,
+    FILE,
+    KEEP_MODE,
+    LIKE_SOURCE,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SLAVE,
+    PLAIN_DIRECTORY,
+    AttachRoot,
+    Chroot,
+    CloneTree,
+    FsMount,
+    Mask,
+    Mkdir,
+    Mknod,
+    MountPropagation,
+    MountSetattr,
+    MoveMount,
+    OpenPty,
+    OpenTree,
+    PivotRoot,
+    ReadonlyPath,
+    Symlink,
+)
+from corten.launch.ops import OpenDevice, SendFd
+from corten.launch.options import PROPAGATIONS, MountOptions
+from corten.spec.runtime import Device, Mount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.context import InitContext
+    from corten.spec.runtime import Process
+
+ROOT = "rootfs"
+PROC = "proc"
+NULL = "null"
+EMPTY = "empty"
+PROC_SUPER_MAGIC = 0x9FA0
+PRIVATE_PROC_ATTRS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+
+# runtime-spec config-linux.md, "Default Devices"
+DEFAULT_DEVICES = (
+    Device("/dev/null", "c", 1, 3),
+    Device("/dev/zero", "c", 1, 5),
+    Device("/dev/full", "c", 1, 7),
+    Device("/dev/random", "c", 1, 8),
+    Device("/dev/urandom", "c", 1, 9),
+    Device("/dev/tty", "c", 5, 0),
+)
+# runtime-spec config-linux.md, "Dev symbolic links", and /dev/ptmx
+DEV_LINKS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+)
+NODE_MODES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
+
+
+class Entry:
+    """One mount of the configuration with its options sorted, and the slot that holds it."""
+
+    __slots__ = ("destination", "mount", "options", "slot", "source")
+
+    def __init__(self, index: int, mount: Mount, bundle: str) -> None:
+        self.mount = mount
+        self.destination = normpath("/" + mount.destination.lstrip("/"))
+        self.options = MountOptions(mount.options, f"config.json.mounts[{index}]")
+        self.options.is_bind = self.options.is_bind or mount.type == "bind"
+        self.slot = f"mount.{index}"
+        self.source = join(bundle, mount.source) if self.options.is_bind else mount.source or mount.type
+
+    def is_beneath(self, path: str) -> bool:
+        """The mount is at `path` or below it."""
+        return self.destination == path or self.destination.startswith(path.rstrip("/") + "/")
+
+
+class Filesystem:
+    """Adds the file-system part of a plan to a builder, in the order of its public methods."""
+
+    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "readonly_later", "userns")
+
+    def __init__(self, b: Builder, context: InitContext, *, keep_proc: bool) -> None:
+        self.b = b
+        self.context = context
+        self.keep_proc = keep_proc
+        self.userns = bool((b.new_flags() | b.joined_flags()) & NAMESPACE_FLAGS["user"])
+        self.entries = [Entry(i, mount, context.bundle) for i, mount in enumerate(b.config.mounts)]
+        self.deferred: list[Entry] = []
+        self.readonly_later: list[str] = []
+
+    def open_sources(self) -> None:
+        """Everything that comes from the host, as detached mounts and checked devices."""
+        for entry in self.entries:
+            if entry.options.is_bind:
+                self._open_bind(entry)
+            elif entry.mount.type == "cgroup" and self.b.facts.cgroup_mode != "v2":
+                self._open_cgroup_v1(entry)
+        if self.userns:
+            for i, device in enumerate(self._devices()):
+                self.b.add(OpenTree(self.b.opened(f"device.{i}"), device.path, 0, device.path))
+        self._open_root()
+
+    def attach_root(self) -> None:
+        """Make the old tree private, so that nothing that follows reaches the host, and put the root in place."""
+        self.b.add(MountPropagation(MS_PRIVATE | MS_REC), AttachRoot(ROOT))
+
+    def mount_all(self, *, late: bool) -> None:
+        """The configuration's mounts in their order; with `late`, those that need the new process are put off."""
+        for entry in self.entries:
+            if late and self._must_wait(entry):
+                self.deferred.append(entry)
+            else:
+                self._mount(entry)
+
+    def mount_deferred(self) -> None:
+        """The mounts that `mount_all` put off."""
+        for entry in self.deferred:
+            self._mount(entry)
+
+    def kept_late(self) -> list[str]:
+        """Slots that `mount_deferred` and `protect` still use."""
+        return [ROOT, *[slot for slot in self.b.open if slot.startswith("mount.") and self._is_kept(slot)]]
+
+    def fill_dev(self) -> None:
+        """Nodes and links in /dev, unless the configuration binds a /dev of its own."""
+        if any(entry.destination == "/dev" and entry.options.is_bind for entry in self.entries):
+            return
+        for i, device in enumerate(self._devices()):
+            if self.userns:
+                self.b.add(MoveMount(f"device.{i}", ROOT, device.path, FILE, device.path))
+            else:
+                mode = NODE_MODES[device.type] | device.file_mode
+                numbers = (device.major, device.minor) if device.type != "p" else (0, 0)
+                self.b.add(Mknod(ROOT, device.path, mode, *numbers, device.uid, device.gid))
+        for path, target in DEV_LINKS:
+            self.b.add(Symlink(ROOT, path, target))
+        if self.b.facts.has_kcore:
+            self.b.add(Symlink(ROOT, "/dev/core", "/proc/kcore"))
+
+    def open_terminal(self, process: Process) -> None:
+        """The pty: its master to the console socket, its slave on /dev/console and kept for stdio."""
+        open_terminal(self.b, process)
+        self.b.add(
+            CloneTree(self.b.opened("tty.mount"), "tty"),
+            MoveMount("tty.mount", ROOT, "/dev/console", FILE, "tty"),
+        )
+
+    def make_cwd(self, process: Process) -> None:
+        """The working directory is made where it is missing, as runc does."""
+        if process.cwd != "/":
+            self.b.add(Mkdir(ROOT, process.cwd, 0o755))
+
+    def enter_root(self) -> None:
+        """The container's root becomes the process's; the old one is gone."""
+        self.b.add(Chroot(ROOT) if self.context.no_pivot else PivotRoot(ROOT))
+        propagation = PROPAGATIONS.get(self.b.config.linux.rootfs_propagation, 0)
+        if propagation and not propagation & MS_PRIVATE:
+            self.b.add(MountPropagation(propagation))
+
+    def protect(self, *, late: bool) -> None:
+        """Read-only and masked paths, then mounts and root that had to be writable until here.
+
+        Files are masked with the host's /dev/null, whatever the container has there; a late child, which no longer
+        sees the host, takes the container's, checked in the same way.
+        """
+        linux = self.b.config.linux
+        self.b.add(*[ReadonlyPath(ROOT, path) for path in linux.readonly_paths])
+        if linux.masked_paths:
+            self.b.add(
+                OpenDevice(self.b.opened(NULL), ROOT if late else "", "/dev/null", 1, 3),
+                FsMount(self.b.opened(EMPTY), "tmpfs", ("source=tmpfs", "ro"), MOUNT_ATTR_RDONLY),
+            )
+            self.b.add(*[Mask(ROOT, path, NULL, EMPTY) for path in linux.masked_paths])
+        for slot in self.readonly_later:
+            self.b.add(MountSetattr(slot, MOUNT_ATTR_RDONLY, 0, 0, 0))
+        if self.b.config.root is not None and self.b.config.root.readonly:
+            self.b.add(MountSetattr(ROOT, MOUNT_ATTR_RDONLY, 0, 0, 0))
+
+    def private_proc(self) -> str:
+        """The slot of a procfs of the new pid namespace that nobody else can reach, for writes to /proc."""
+        if PROC not in self.b.open:
+            self.b.add(FsMount(self.b.opened(PROC), "proc", (), PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC))
+        return PROC
+
+    def _open_root(self) -> None:
+        if self.context.rootfs_fd:
+            self.b.input(ROOT)
+            return
+        self.b.add(
+            OpenTree(self.b.opened(ROOT), self.context.rootfs, 1, "/"),
+            MountSetattr(ROOT, 0, 0, MS_PRIVATE, 1),
+        )
+
+    def _open_bind(self, entry: Entry) -> None:
+        options = entry.options
+        self.b.add(OpenTree(self.b.opened(entry.slot), entry.source, int(options.recursive), entry.destination))
+        # without a word on it a bind follows the host's mounts: "/" is a slave of the host for runc, too
+        propagation = options.propagation or MS_SLAVE | MS_REC
+        rec = int(bool(propagation & MS_REC)) if options.recursive else 0
+        kind = propagation & ~MS_REC
+        if (options.all_set or options.all_clear) and options.recursive:
+            self.b.add(MountSetattr(entry.slot, options.all_set, options.all_clear, 0, 1))
+        set_ = options.attr_set | (0 if options.recursive else options.all_set)
+        clear = options.attr_clear | (0 if options.recursive else options.all_clear)
+        if rec and (set_ or clear):
+            self.b.add(MountSetattr(entry.slot, set_, clear, 0, 0), MountSetattr(entry.slot, 0, 0, kind, 1))
+        else:
+            self.b.add(MountSetattr(entry.slot, set_, clear, kind, rec))
+
+    def _open_cgroup_v1(self, entry: Entry) -> None:
+        for controllers, path in self.context.cgroup_paths.items():
+            slot = self.b.opened(f"{entry.slot}.{controllers}")
+            attrs = entry.options.attr_set
+            self.b.add(OpenTree(slot, path, 0, entry.destination), MountSetattr(slot, attrs, 0, MS_PRIVATE, 0))
+
+    def _must_wait(self, entry: Entry) -> bool:
+        """procfs shows the pid namespace of the process that mounts it, cgroup2 its cgroup namespace."""
+        waits = entry.mount.type == "proc" or (entry.mount.type == "cgroup" and self.b.facts.cgroup_mode == "v2")
+        return waits or any(entry.is_beneath(other.destination) for other in self.deferred)
+
+    def _mount(self, entry: Entry) -> None:
+        mount = entry.mount
+        if entry.options.is_bind:
+            self.b.add(MoveMount(entry.slot, ROOT, entry.destination, LIKE_SOURCE, entry.source))
+        elif mount.type == "cgroup":
+            self._mount_cgroup(entry)
+        elif mount.type == "proc":
+            self._mount_proc(entry)
+        else:
+            self._mount_fs(entry, mount.type, entry.options.data)
+
+    def _mount_fs(self, entry: Entry, fstype: str, data: tuple[str, ...]) -> None:
+        attrs = entry.options.attr_set | entry.options.all_set
+        kind = DIRECTORY
+        flags: tuple[str, ...] = ()
+        if fstype == "tmpfs":
+            if attrs & MOUNT_ATTR_RDONLY:
+                # nodes and mount points are still to be made in it
+                self.readonly_later.append(entry.slot)
+                attrs &= ~MOUNT_ATTR_RDONLY
+            if not any(word.startswith("mode=") for word in data):
+                kind = KEEP_MODE
+        elif attrs & MOUNT_ATTR_RDONLY:
+            flags = ("ro",)
+        if fstype == "sysfs" or entry.destination == "/dev":
+            kind = PLAIN_DIRECTORY
+        self.b.add(
+            FsMount(self.b.opened(entry.slot), fstype, (f"source={entry.source}", *flags, *data), attrs),
+            MoveMount(entry.slot, ROOT, entry.destination, kind, entry.source),
+        )
+        self._set_propagation(entry)
+
+    def _mount_proc(self, entry: Entry) -> None:
+        options = entry.options
+        readonly = bool(options.attr_set & MOUNT_ATTR_RDONLY)
+        words = (f"source={entry.source}", *(("ro",) if readonly else ()), *options.data)
+        self.b.add(
+            FsMount(self.b.opened(entry.slot), "proc", words, options.attr_set, PROC_SUPER_MAGIC),
+            MoveMount(entry.slot, ROOT, entry.destination, PLAIN_DIRECTORY, entry.source),
+        )
+        if self.keep_proc and PROC not in self.b.open and not readonly and not options.data:
+            # a copy of the mount that stays detached: nothing can be mounted over what is written through it
+            self.b.add(CloneTree(self.b.opened(PROC), entry.slot))
+        self._set_propagation(entry)
+
+    def _mount_cgroup(self, entry: Entry) -> None:
+        if self.b.facts.cgroup_mode == "v2":
+            self._mount_fs(entry, "cgroup2", entry.options.data)
+            return
+        attrs = entry.options.attr_set & ~MOUNT_ATTR_RDONLY
+        self.b.add(
+            FsMount(self.b.opened(entry.slot), "tmpfs", ("source=tmpfs", "mode=755"), attrs),
+            MoveMount(entry.slot, ROOT, entry.destination, DIRECTORY, "tmpfs"),
+        )
+        for controllers, path in self.context.cgroup_paths.items():
+            name = basename(self.b.facts.cgroup_v1.get(controllers, "")) or controllers.removeprefix("name=")
+            place = f"{entry.destination}/{name}"
+            self.b.add(MoveMount(f"{entry.slot}.{controllers}", ROOT, place, DIRECTORY, path))
+            if "," in controllers and name == controllers:
+                for controller in controllers.split(","):
+                    self.b.add(Symlink(ROOT, f"{entry.destination}/{controller}", name))
+
+    def _is_kept(self, slot: str) -> bool:
+        """A mount that is still to be placed (`mount.3`, `mount.3.cpu`) or to be made read-only."""
+        return slot in self.readonly_later or any(
+            slot == entry.slot or slot.startswith(f"{entry.slot}.") for entry in self.deferred
+        )
+
+    def _set_propagation(self, entry: Entry) -> None:
+        if entry.options.propagation:
+            rec = int(bool(entry.options.propagation & MS_REC))
+            self.b.add(MountSetattr(entry.slot, 0, 0, entry.options.propagation & ~MS_REC, rec))
+
+    def _devices(self) -> tuple[Device, ...]:
+        given = {device.path for device in self.b.config.linux.devices}
+        return (*[device for device in DEFAULT_DEVICES if device.path not in given], *self.b.config.linux.devices)
+
+
+def open_terminal(b: Builder, process: Process) -> None:
+    """Open a pty beneath the slot `rootfs`, send its master to the console socket, keep its slave as `tty`."""
+    b.input("console")
+    b.add(
+        OpenPty(ROOT, b.opened("pty"), b.opened("tty"), process.console_width, process.console_height),
+        SendFd("console", "pty", b"/dev/ptmx"),
+    )
+    b.close("console", "pty")

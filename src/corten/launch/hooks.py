@@ -1,0 +1,30 @@
+"""Hooks that run in the container's namespaces, as ops (config.md, "POSIX-platform Hooks").
+
+Their stdin is the container's state with the pid as the process itself sees it, as runc gives it.
+"""
+
+from __future__ import annotations
+
+from _json import encode_basestring_ascii as quote
+
+from corten.launch.ops import Hook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.context import InitContext
+    from corten.spec import runtime
+
+# the status that the state has while hooks of a kind run
+STATUS = {"createContainer": "creating", "startContainer": "created"}
+
+
+def hook_ops(config: runtime.Config, context: InitContext, kind: str, hooks: tuple[runtime.Hook, ...]) -> list[Hook]:
+    """One op for each hook, in order."""
+    if not hooks:
+        return []
+    head = (
+        f'{{"ociVersion":{quote(config.oci_version)},"id":{quote(context.id)},"status":"{STATUS[kind]}","pid":'
+    ).encode()
+    annotations = ",".join(f"{quote(name)}:{quote(value)}" for name, value in config.annotations.items())
+    tail = f',"bundle":{quote(context.bundle)},"annotations":{{{annotations}}}}}'.encode()
+    return [Hook(kind, hook.path, hook.args or (hook.path,), hook.env, head, tail, hook.timeout_s) for hook in hooks]

@@ -1,0 +1,93 @@
+"""Mount options as a configuration writes them: attributes of the mount, propagation, and data for the file system.
+
+Rules: runtime-spec config.md, "Linux mount options"; mount(8); mount_setattr(2).
+"""
+
+from __future__ import annotations
+
+from corten.errors import InvalidArgument
+from corten.launch.mountops import (
+    MOUNT_ATTR_ATIME,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW,
+    MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_RELATIME,
+    MOUNT_ATTR_STRICTATIME,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SHARED,
+    MS_SLAVE,
+    MS_UNBINDABLE,
+)
+
+# word → (attributes to set, attributes to clear); with an `r` before it, for the mounts below as well
+ATTRIBUTES = {
+    "ro": (MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, MOUNT_ATTR_RDONLY),
+    "nosuid": (MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, MOUNT_ATTR_NOSUID),
+    "nodev": (MOUNT_ATTR_NODEV, 0),
+    "dev": (0, MOUNT_ATTR_NODEV),
+    "noexec": (MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, MOUNT_ATTR_NOEXEC),
+    "noatime": (MOUNT_ATTR_NOATIME, MOUNT_ATTR_ATIME),
+    "atime": (MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    "relatime": (MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    "norelatime": (MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    "strictatime": (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR_ATIME),
+    "nostrictatime": (MOUNT_ATTR_RELATIME, MOUNT_ATTR_ATIME),
+    "nodiratime": (MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, MOUNT_ATTR_NODIRATIME),
+    "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
+}
+PROPAGATIONS = {
+    "shared": MS_SHARED,
+    "rshared": MS_SHARED | MS_REC,
+    "slave": MS_SLAVE,
+    "rslave": MS_SLAVE | MS_REC,
+    "private": MS_PRIVATE,
+    "rprivate": MS_PRIVATE | MS_REC,
+    "unbindable": MS_UNBINDABLE,
+    "runbindable": MS_UNBINDABLE | MS_REC,
+}
+UNSUPPORTED = ("remount", "idmap", "ridmap", "tmpcopyup", "copy-symlink")
+
+
+class MountOptions:
+    """One mount's options, sorted.  `attr_set` and `attr_clear` are of the mount itself, `all_…` of those below too."""
+
+    __slots__ = (
+        "all_clear", "all_set", "attr_clear", "attr_set", "data", "is_bind", "propagation", "recursive",
+    )  # fmt: skip
+
+    def __init__(self, options: tuple[str, ...], where: str) -> None:
+        self.attr_set = self.attr_clear = self.all_set = self.all_clear = 0
+        self.propagation = 0
+        self.is_bind = self.recursive = False
+        data: list[str] = []
+        for word in options:
+            if word in ATTRIBUTES:
+                set_, clear = ATTRIBUTES[word]
+                self.attr_set = self.attr_set & ~clear | set_
+                self.attr_clear = self.attr_clear & ~set_ | clear
+            elif word[:1] == "r" and word[1:] in ATTRIBUTES:
+                set_, clear = ATTRIBUTES[word[1:]]
+                self.all_set = self.all_set & ~clear | set_
+                self.all_clear = self.all_clear & ~set_ | clear
+            elif word in PROPAGATIONS:
+                self.propagation = PROPAGATIONS[word]
+            elif word in ("bind", "rbind"):
+                self.is_bind = True
+                self.recursive = word == "rbind"
+            elif word in UNSUPPORTED:
+                raise InvalidArgument(f"{where}: mount option {word!r} is not supported yet")
+            elif word and word != "defaults":
+                data.append(word)
+        self.data = tuple(data)
+        if self.is_bind and data:
+            raise InvalidArgument(f"{where}: bind mounts cannot have file system options ({', '.join(data)})")
