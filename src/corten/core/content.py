@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -42,6 +43,8 @@ class ContentStore:
     def __init__(self, root: str) -> None:
         """Opens or makes it, and empties `ingest`."""
         self.root = root
+        self.lock = threading.RLock()
+        """Held while a blob is put on a lease and appears, and while one is found to be on none and removed."""
         self._blobs = os.path.join(root, "blobs", _ALGORITHM)
         self._ingest = os.path.join(root, "ingest")
         os.makedirs(self._blobs, exist_ok=True)
@@ -52,8 +55,17 @@ class ContentStore:
             write_durably(os.path.join(root, "oci-layout"), _LAYOUT)
             self.write_index([])
 
-    def ingest(self, chunks: Iterable[bytes], *, expected: str = "", size: int = _UNKNOWN) -> Blob:
+    def ingest(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        expected: str = "",
+        size: int = _UNKNOWN,
+        keep: Callable[[Digest], None] = lambda _: None,
+    ) -> Blob:
         """Stores what `chunks` bring, after checking it against `expected` digest and `size` when they are given.
+
+        `keep` is called with the digest before the blob appears: there it is put on a lease.
 
         Raises:
             InvalidArgument: another digest or size came; nothing is stored.
@@ -69,7 +81,9 @@ class ContentStore:
                 _write_all(fd, chunk)
             _verify(hashed, expected, size)
             os.fsync(fd)
-            os.rename(temporary, self._path(hashed.digest))
+            with self.lock:
+                keep(hashed.digest)
+                os.rename(temporary, self._path(hashed.digest))
         except BaseException:
             os.unlink(temporary)
             raise
@@ -78,11 +92,13 @@ class ContentStore:
         sync_directory(self._blobs)
         return Blob(hashed.digest, hashed.size)
 
-    def put(self, data: bytes) -> Blob:
-        """Stores a document; does nothing when it is there."""
+    def put(self, data: bytes, keep: Callable[[Digest], None] = lambda _: None) -> Blob:
+        """Stores a document; does nothing but `keep` it when it is there."""
         digest = digest_of(data)
-        if self.has(digest):
-            return Blob(digest, len(data))
+        with self.lock:
+            keep(digest)
+            if self.has(digest):
+                return Blob(digest, len(data))
         return self.ingest([data], expected=digest)
 
     def open(self, digest: str) -> BinaryIO:

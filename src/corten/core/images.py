@@ -15,6 +15,7 @@ from typing import Any
 
 from corten.core.content import ContentStore
 from corten.core.events import Event
+from corten.core.leases import Leases
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
 from corten.errors import InvalidArgument, NotFound
@@ -102,6 +103,7 @@ class ImageStore:
         self.database = database
         self.content = content
         self.overlay = overlay
+        self.leases = Leases(database)
         self._publish = publish
         self._configs: dict[str, ImageConfig] = {}
         self.lock = threading.RLock()

@@ -17,12 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from corten.core.gc import drop_blobs, drop_layers
 from corten.core.images import Image, ImageStore, is_id_prefix, short_id
-from corten.core.snapshots import Kind
 from corten.errors import Conflict
 from corten.spec.reference import Reference, parse
-
-INIT_PREFIX = "init:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,47 +166,8 @@ def _delete(
     blobs = {image.id, image.manifest.digest, *images.layer_blobs(image)}
     images.forget(image.id)
     done.append(Removal(What.DELETED, image.id))
-    done.extend(Removal(What.DELETED, chain_id) for chain_id in _delete_layers(images, image))
-    _delete_blobs(images, blobs)
+    done.extend(Removal(What.DELETED, chain_id) for chain_id in drop_layers(images, image.chain_ids))
+    drop_blobs(images, blobs)
     parent = images.find_id(image.parent) if prune and image.parent else None
     if parent is not None and parent.is_dangling:
         _delete(images, parent, uses, force=False, prune=True, done=done, is_quiet=True)
-
-
-def _delete_layers(images: ImageStore, image: Image) -> Sequence[str]:
-    """Removes the snapshots that no other image and no container stands on, top first; their chain ids."""
-    removed = []
-    still_used = {chain_id for other in images.list() for chain_id in other.chain_ids}
-    for chain_id in reversed(image.chain_ids):
-        if chain_id in still_used or not images.overlay.exists(chain_id):
-            break
-        if not _remove_snapshot(images, chain_id):
-            break
-        removed.append(chain_id)
-    return removed
-
-
-def _remove_snapshot(images: ImageStore, chain_id: str) -> bool:
-    """Removes a layer and the init layer on it; False when something else stands on it."""
-    overlay = images.overlay
-    children = overlay.children(chain_id)
-    idle_inits = [
-        child
-        for child in children
-        if child.key.startswith(INIT_PREFIX) and child.kind is Kind.COMMITTED and not overlay.children(child.key)
-    ]
-    if len(idle_inits) != len(children):
-        return False
-    for child in idle_inits:
-        overlay.remove(child.key)
-    overlay.remove(chain_id)
-    return True
-
-
-def _delete_blobs(images: ImageStore, blobs: set[str]) -> None:
-    """Removes blobs that no other image refers to."""
-    for other in images.list():
-        blobs -= {other.id, other.manifest.digest, *images.layer_blobs(other)}
-    for digest in blobs:
-        if images.content.has(digest):
-            images.content.delete(digest)

@@ -23,7 +23,7 @@ from corten.launch.facts import HostFacts
 from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.shim.protocol import Message
 
-TENANT: Final = "docker"
+TENANT: Final = "moby"
 JOURNAL_KIND: Final = "task-dir"
 
 

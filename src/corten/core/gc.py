@@ -1,0 +1,105 @@
+"""Garbage: blobs and layers that no image, no container and no lease needs.
+
+    root                       keeps
+    image                      its configuration, manifest, layer blobs; the snapshots of its chain
+    snapshot that is no layer  what it stands on
+    lease                      its items
+
+Removing an image drops at once what it alone kept (`drop_layers`, `drop_blobs`); `collect` finds the rest, which only a
+crash leaves behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from corten.core.images import ImageStore
+from corten.core.leases import CONTENT, SNAPSHOT
+from corten.core.snapshots import Kind, Snapshot
+
+INIT_PREFIX = "init:"
+"""Keys of the snapshots that stand between an image and its containers, one per chain: they go with the chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed."""
+
+    blobs: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    bytes: int
+
+
+def collect(images: ImageStore) -> Collected:
+    """Removes everything that nothing keeps."""
+    with images.lock:
+        images.leases.drop_expired()
+        snapshots = _drop_snapshots(images)
+        sizes = {blob.digest: blob.size for blob in images.content.blobs()}
+        blobs = drop_blobs(images, set(sizes))
+    return Collected(tuple(blobs), tuple(snapshots), sum(size for digest, size in sizes.items() if digest in blobs))
+
+
+def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
+    """Removes those of `digests` that no image refers to and no lease holds; what was removed."""
+    with images.lock:
+        garbage = set(digests)
+        for image in images.list():
+            garbage -= {image.id, image.manifest.digest, *images.layer_blobs(image)}
+        return [digest for digest in sorted(garbage) if _delete_blob(images, digest)]
+
+
+def _delete_blob(images: ImageStore, digest: str) -> bool:
+    with images.content.lock:
+        if digest in images.leases.items(CONTENT) or not images.content.has(digest):
+            return False
+        images.content.delete(digest)
+        return True
+
+
+def drop_layers(images: ImageStore, chain_ids: Sequence[str]) -> list[str]:
+    """Removes the layers of a chain (bottom first) from its top, down to one that is still needed; what was removed."""
+    with images.lock:
+        needed = _needed_chains(images)
+        removed = []
+        for chain_id in reversed(chain_ids):
+            if chain_id in needed or not images.overlay.exists(chain_id) or not _remove_layer(images, chain_id):
+                break
+            removed.append(chain_id)
+        return removed
+
+
+def _needed_chains(images: ImageStore) -> set[str]:
+    return {chain_id for image in images.list() for chain_id in image.chain_ids} | images.leases.items(SNAPSHOT)
+
+
+def _remove_layer(images: ImageStore, chain_id: str) -> bool:
+    """Removes a layer and the idle init layer on it; False when something else stands on it."""
+    overlay = images.overlay
+    children = overlay.children(chain_id)
+    idle = [child for child in children if _is_init(child) and not overlay.children(child.key)]
+    if len(idle) != len(children):
+        return False
+    for child in idle:
+        overlay.remove(child.key)
+    overlay.remove(chain_id)
+    return True
+
+
+def _is_init(snapshot: Snapshot) -> bool:
+    return snapshot.kind is Kind.COMMITTED and snapshot.key.startswith(INIT_PREFIX)
+
+
+def _drop_snapshots(images: ImageStore) -> list[str]:
+    """Removes committed snapshots that nothing needs, children before parents."""
+    needed = _needed_chains(images)
+    removed = []
+    for snapshot in reversed(images.overlay.all()):
+        if snapshot.kind is not Kind.COMMITTED or snapshot.key in needed or images.overlay.children(snapshot.key):
+            continue
+        if _is_init(snapshot) and snapshot.parent in needed:
+            continue
+        images.overlay.remove(snapshot.key)
+        removed.append(snapshot.key)
+    return removed
