@@ -143,7 +143,8 @@ class BridgeDriver:
             links = self._host.links.links()
             bridge = self._device.choose(links, is_used=bool(self._endpoints))
             policy = forward_policy(self._host, self._store)
-            self._firewall.apply((bridge,), self._endpoints.values(), policy=policy)
+            others = [link.name for link in links if link.kind == "bridge" and link.name != bridge.name]
+            self._firewall.apply((bridge,), self._endpoints.values(), policy=policy, others=others)
             self._device.make(bridge, links)
             self._host.set_sysctl("ipv4/ip_forward", "1")
             self._bridge = bridge

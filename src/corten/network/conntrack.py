@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from typing import Protocol
 
 from corten.network.values import ANY
 from corten.sys import netlink
@@ -72,10 +73,20 @@ class Forwarded:
         return flow.answers_from != flow.destination and any(flow.answers_from in one for one in self.subnets)
 
 
+class Tracking(Protocol):
+    """A `netlink.Socket` of protocol NETLINK_NETFILTER."""
+
+    def dump(self, request: Request) -> list[bytes]:
+        """Every object of a kind."""
+
+    def attempt(self, *requests: Request) -> list[netlink.NetlinkError | None]:
+        """What became of each request."""
+
+
 class StaleFlows:
     """Looks for stale flows in a thread of its own, which starts with the first port and ends with the process."""
 
-    def __init__(self, tracking: netlink.Socket, now: Callable[[], Forwarded]) -> None:
+    def __init__(self, tracking: Tracking, now: Callable[[], Forwarded]) -> None:
         """`now` is called in that thread, for the ports as they are."""
         self._tracking = tracking
         self._now = now

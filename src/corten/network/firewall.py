@@ -1,7 +1,7 @@
 """The engine's nftables table: NAT to the outside, published ports, and what may be forwarded.
 
-One table of family ip per engine.  `ruleset` writes all of it as one transaction that replaces what is there, so
-applying it again is how it is restored; ports come and go as elements of two maps, in one command each.
+One table of family ip per engine.  `ruleset` writes all of it as one transaction over what is there, so applying it
+again is how it is restored; ports come and go as elements of two maps, in one command each.
 
     hook         chain        does
     prerouting   guard        raw priority: drops 127/8 that did not come in by lo, before NAT can touch it.  Without it
@@ -21,6 +21,8 @@ Sources: nft(8), ip-sysctl.rst (route_localnet).
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -28,17 +30,46 @@ from corten.errors import Internal
 from corten.network.values import ANY, Bridge, Endpoint, Publication
 from corten.sys.nft import NftError
 
+log = logging.getLogger(__name__)
+
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
 
-MAPS = f"""
-  map {BY_ADDRESS} {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
-  map {BY_PORT} {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-"""
+MAPS = {
+    BY_ADDRESS: "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+    BY_PORT: "type inet_proto . inet_service : ipv4_addr . inet_service",
+}
 
-PUBLISHED = f"""
-    fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @{BY_ADDRESS}
-    fib daddr type local dnat ip to meta l4proto . th dport map @{BY_PORT}
-"""
+HOOKS = {
+    "guard": "type filter hook prerouting priority raw; policy accept",
+    "prerouting": "type nat hook prerouting priority dstnat; policy accept",
+    "output": "type nat hook output priority -100; policy accept",
+    "forward": "type filter hook forward priority filter; policy {policy}",
+    "postrouting": "type nat hook postrouting priority srcnat; policy accept",
+}
+
+_PLAIN_NAME = re.compile(r"[\w.:@-]+", re.ASCII)  # a device name may hold what would end a quoted word
+
+GUARD = (
+    'iifname != "lo" ip daddr 127.0.0.0/8 drop',
+    'iifname != "lo" ip saddr 127.0.0.0/8 drop',
+)
+PUBLISHED = (
+    f"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @{BY_ADDRESS}",
+    f"fib daddr type local dnat ip to meta l4proto . th dport map @{BY_PORT}",
+)
+OF_A_BRIDGE = {
+    "forward": (
+        'oifname "{name}" ct state established,related accept',
+        'iifname "{name}" accept',
+        'oifname "{name}" ct status dnat accept',
+        'oifname "{name}" drop',
+    ),
+    "postrouting": (
+        'oifname != "{name}" ip saddr {subnet} masquerade',
+        'oifname "{name}" ip saddr 127.0.0.0/8 masquerade',
+        'oifname "{name}" ip saddr {subnet} ct status dnat masquerade',
+    ),
+}
 
 
 class Runner(Protocol):
@@ -70,49 +101,46 @@ def _key_of(port: Publication) -> str:
     return f"{address}{port.transport} . {port.host_port}"
 
 
-def ruleset(table: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str) -> str:
-    """The commands that replace the whole table.  `policy` (accept or drop) is for what is not ours."""
-    ours = list(endpoints)
-    forward = "".join(_forward(bridge) for bridge in bridges)
-    postrouting = "".join(_postrouting(bridge) for bridge in bridges)
-    return f"""
-add table ip {table}
-delete table ip {table}
-table ip {table} {{{MAPS}
-  chain guard {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "lo" ip daddr 127.0.0.0/8 drop
-    iifname != "lo" ip saddr 127.0.0.0/8 drop
-  }}
-  chain prerouting {{
-    type nat hook prerouting priority dstnat; policy accept;{PUBLISHED}  }}
-  chain output {{
-    type nat hook output priority -100; policy accept;{PUBLISHED}  }}
-  chain forward {{
-    type filter hook forward priority filter; policy {policy};
-{forward}  }}
-  chain postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-{postrouting}  }}
-}}
-{"".join(_add(table, endpoint) for endpoint in ours)}"""
+def rules(chain: str, bridges: Iterable[Bridge]) -> list[str]:
+    """The rules of a chain, in order."""
+    match chain:
+        case "guard":
+            return list(GUARD)
+        case "prerouting" | "output":
+            return list(PUBLISHED)
+        case _:
+            return [
+                rule.format(name=bridge.name, subnet=bridge.subnet) for bridge in bridges for rule in OF_A_BRIDGE[chain]
+            ]
 
 
-def _forward(bridge: Bridge) -> str:
-    name = f'"{bridge.name}"'
-    return f"""    oifname {name} ct state established,related accept
-    iifname {name} accept
-    oifname {name} ct status dnat accept
-    oifname {name} drop
-"""
+def within(bridges: Iterable[str]) -> list[str]:
+    """Rules that let frames pass between ports of other bridges.
+
+    br_netfilter shows them to the forward hook as if they were routed, and a policy of drop would end them.
+    """
+    return [f'iifname "{name}" oifname "{name}" accept' for name in bridges if _PLAIN_NAME.fullmatch(name)]
 
 
-def _postrouting(bridge: Bridge) -> str:
-    name = f'"{bridge.name}"'
-    return f"""    oifname != {name} ip saddr {bridge.subnet} masquerade
-    oifname {name} ip saddr 127.0.0.0/8 masquerade
-    oifname {name} ip saddr {bridge.subnet} ct status dnat masquerade
-"""
+def ruleset(
+    table: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str, others: Iterable[str] = ()
+) -> str:
+    """The commands that make the table whole, whatever it holds.
+
+    `policy` (accept or drop) is for what is routed and not ours, `others` are the bridges that are not ours.
+
+    Rules and elements are replaced within chains and maps that stay: where the table itself was deleted and added
+    again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered anew).
+    """
+    hooks = {chain: hook.format(policy=policy) for chain, hook in HOOKS.items()}
+    lines = [f"add table ip {table}"]
+    lines += [f"add map ip {table} {name} {{ {kind}; }}" for name, kind in MAPS.items()]
+    lines += [f"add chain ip {table} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
+    lines += [f"flush chain ip {table} {chain}" for chain in hooks]
+    lines += [f"flush map ip {table} {name}" for name in MAPS]
+    lines += [f"add rule ip {table} {chain} {rule}" for chain in hooks for rule in rules(chain, bridges)]
+    lines += [f"add rule ip {table} forward {rule}" for rule in within(others)]
+    return "\n".join(lines) + "\n" + "".join(_add(table, endpoint) for endpoint in endpoints)
 
 
 def _add(table: str, endpoint: Endpoint) -> str:
@@ -132,9 +160,16 @@ class Firewall:
         self.table = table_name(engine_id)
         self._nft = nft
 
-    def apply(self, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str) -> None:
-        """Makes the table what it should be, whatever it was."""
-        self._run(ruleset(self.table, bridges, endpoints, policy=policy))
+    def apply(
+        self, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str, others: Iterable[str] = ()
+    ) -> None:
+        """Makes the table what it should be, whatever it was, without a gap.  Arguments as of `ruleset`."""
+        commands = ruleset(self.table, bridges, list(endpoints), policy=policy, others=others)
+        try:
+            self._nft.run(commands)
+        except NftError as error:
+            log.warning("nftables table %s cannot be changed (%s): it is made anew", self.table, error)
+            self._run(f"add table ip {self.table}\ndelete table ip {self.table}\n{commands}")
 
     def publish(self, endpoint: Endpoint) -> None:
         """Adds an endpoint's ports (about 70 µs)."""

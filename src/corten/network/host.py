@@ -1,6 +1,7 @@
 """The host's side of the network: its links, its firewall and its sysctls, behind one value that a test can wrap.
 
-Everything belongs to the network namespace of the thread that makes the `Host`.
+Everything belongs to the network namespace of the thread that makes the `Host`.  The kernel shows a thread the sysctls
+of its own namespace, so writing them from a thread of another one is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import os
 from ipaddress import IPv4Address, IPv4Interface
 
+from corten.errors import Internal
 from corten.sys import netlink, netns
 from corten.sys.nft import Nft
 
@@ -25,6 +27,7 @@ class Host:
         self.links = netlink.Socket(netlink.NETLINK_ROUTE)
         self.tracking = netlink.Socket(netlink.NETLINK_NETFILTER)
         self.nft = Nft()
+        self._namespace = _namespace()
 
     def close(self) -> None:
         """Closes everything."""
@@ -37,9 +40,11 @@ class Host:
         return read_sysctl(name)
 
     def set_sysctl(self, name: str, value: str) -> None:
-        """Writes a sysctl when it differs, and says so in the log."""
+        """Writes a sysctl when it differs, and says so in the log.  Raises Internal in a thread of another namespace."""
         before = read_sysctl(name)
         if before not in ("", value):
+            if _namespace() != self._namespace:
+                raise Internal(f"sysctl net/{name}: this thread is in another network namespace")
             write_sysctl(name, value)
             log.info("sysctl net/%s: %s -> %s", name, before, value)
 
@@ -47,7 +52,7 @@ class Host:
         """Names this boot and this namespace: what was true of its sysctls holds only here."""
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
-        return f"{boot} {os.stat('/proc/thread-self/ns/net').st_ino}"
+        return f"{boot} {self._namespace}"
 
     def configure_inside(self, netns_fd: int, interface: str, address: IPv4Interface, gateway: IPv4Address) -> None:
         """Gives the container's end its address and default route, and brings it up, without IPv6."""
@@ -60,6 +65,11 @@ class Host:
                 netlink.new_address(link.index, address),
                 netlink.new_default_route(gateway, link.index),
             )
+
+
+def _namespace() -> int:
+    """The calling thread's."""
+    return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def _enter(interface: str) -> netlink.Socket:

@@ -157,7 +157,7 @@ def _ifinfo(*, family: int = socket.AF_UNSPEC, index: int = 0, up: bool | None =
 
 def new_bridge(name: str, mac: str) -> Request:
     """Makes a bridge.  The address pins it: else it would change with every port (ieee802.1q, br_stp_recalculate)."""
-    info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"))
+    info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge"))
     body = _ifinfo() + text(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + info
     return Request(f"bridge {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
@@ -176,7 +176,7 @@ def new_veth(name: str, peer: str, peer_mac: str, peer_netns_fd: int, mtu: int =
         + size
     )
     data = nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER | NLA_F_NESTED, there))
-    info = nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), data)
+    info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"veth"), data)
     body = _ifinfo() + text(IFLA_IFNAME, name) + size + info
     return Request(f"veth {name}", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 

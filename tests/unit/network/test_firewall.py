@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+
+import pytest
+
+from corten.errors import Internal
+from corten.network import firewall
+from corten.network.firewall import Firewall
+from corten.network.values import ANY, Bridge, Endpoint, Publication
+from corten.sys.nft import NftError
+
+BRIDGE = Bridge("ctn-0123abcd", IPv4Interface("172.17.0.1/16"))
+
+
+def endpoint(*publications: Publication) -> Endpoint:
+    return Endpoint(
+        endpoint_id="e" * 64,
+        container_id="c" * 64,
+        network_id="n" * 64,
+        address=IPv4Interface("172.17.0.2/16"),
+        gateway=IPv4Address("172.17.0.1"),
+        mac="02:42:ac:11:00:02",
+        link="ct0123eeeeeeee",
+        publications=publications,
+    )
+
+
+WEB = Publication("tcp", ANY, 8080, 80)
+LOCAL_DNS = Publication("udp", IPv4Address("127.0.0.1"), 53, 5353)
+
+
+@dataclass
+class Recorder:
+    """Plays libnftables: keeps what was run, fails with `refusal`."""
+
+    tables: tuple[str, ...] = ()
+    refusal: str = ""
+    ran: list[str] = field(default_factory=list)
+
+    def run(self, commands: str, *, json: bool = False) -> str:
+        if commands == "list tables ip":
+            return (
+                '{"nftables": [{"metainfo": {}}'
+                + "".join(f', {{"table": {{"name": "{t}"}}}}' for t in self.tables)
+                + "]}"
+            )
+        self.ran.append(commands)
+        if self.refusal:
+            raise NftError(self.refusal)
+        return ""
+
+
+def test_a_port_on_all_addresses_is_looked_up_by_port_and_any_other_by_address() -> None:
+    assert firewall.elements(endpoint(WEB, LOCAL_DNS)) == {
+        "by_port": ["tcp . 8080 : 172.17.0.2 . 80"],
+        "by_address": ["127.0.0.1 . udp . 53 : 172.17.0.2 . 5353"],
+    }
+
+
+def test_the_table_is_written_over_in_one_transaction_with_every_port() -> None:
+    text = firewall.ruleset("corten-0123abcd", [BRIDGE], [endpoint(WEB)], policy="drop")
+    assert text.startswith("add table ip corten-0123abcd\n")
+    assert text.endswith("add element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n")
+    assert "delete" not in text
+    assert all(f"flush chain ip corten-0123abcd {chain}\n" in text for chain in firewall.HOOKS)
+
+
+def test_a_table_that_cannot_be_written_over_is_made_anew() -> None:
+    nft = Recorder(refusal="Could not process rule: File exists")
+    with pytest.raises(Internal, match="File exists"):
+        Firewall("0123abcd", nft).apply([BRIDGE], [], policy="accept")
+    first, second = nft.ran
+    assert second == f"add table ip corten-0123abcd\ndelete table ip corten-0123abcd\n{first}"
+
+
+def test_the_loopback_guard_is_in_the_same_transaction_and_before_nat() -> None:
+    text = firewall.ruleset("t", [BRIDGE], [], policy="accept")
+    assert "add chain ip t guard { type filter hook prerouting priority raw; policy accept; }" in text
+    assert firewall.rules("guard", [BRIDGE])[0] == 'iifname != "lo" ip daddr 127.0.0.0/8 drop'
+
+
+@pytest.mark.parametrize("policy", ["accept", "drop"])
+def test_the_policy_is_for_forwarded_packets_alone(policy: str) -> None:
+    text = firewall.ruleset("t", [BRIDGE], [], policy=policy)
+    assert text.count(f"hook forward priority filter; policy {policy};") == 1
+    assert text.count("policy drop") == (policy == "drop")
+
+
+def test_what_enters_a_bridge_unasked_is_dropped_whatever_the_policy() -> None:
+    assert firewall.rules("forward", [BRIDGE]) == [
+        'oifname "ctn-0123abcd" ct state established,related accept',
+        'iifname "ctn-0123abcd" accept',
+        'oifname "ctn-0123abcd" ct status dnat accept',
+        'oifname "ctn-0123abcd" drop',
+    ]
+
+
+def test_frames_within_other_bridges_pass_unless_their_name_is_no_word() -> None:
+    text = firewall.ruleset("t", [BRIDGE], [], policy="drop", others=["virbr0", 'x"drop'])
+    assert 'add rule ip t forward iifname "virbr0" oifname "virbr0" accept\n' in text
+    assert firewall.within(['x"drop', "y z"]) == []
+
+
+def test_an_endpoint_without_ports_runs_nothing() -> None:
+    nft = Recorder()
+    wall = Firewall("0123abcd", nft)
+    wall.publish(endpoint())
+    wall.unpublish(endpoint())
+    assert nft.ran == []
+
+
+def test_taking_a_port_away_is_one_transaction_that_may_be_repeated() -> None:
+    nft = Recorder()
+    Firewall("0123abcd", nft).unpublish(endpoint(WEB))
+    assert nft.ran == [
+        "add element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
+        "delete element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
+    ]
+
+
+def test_a_table_that_is_gone_has_taken_its_ports_along() -> None:
+    Firewall("0123abcd", Recorder(refusal="No such file or directory")).unpublish(endpoint(WEB))
+
+
+def test_a_port_that_has_become_anothers_is_not_taken_away() -> None:
+    nft = Recorder(tables=("corten-0123abcd",), refusal="Could not process rule: File exists")
+    with pytest.raises(Internal, match="nftables table corten-0123abcd: Could not process rule: File exists"):
+        Firewall("0123abcd", nft).unpublish(endpoint(WEB))
+
+
+def test_what_is_expected_is_written_as_what_is_listed() -> None:
+    listing = {
+        "nftables": [
+            {"metainfo": {}},
+            {"map": {"elem": [[{"concat": ["tcp", 8080]}, {"concat": ["172.17.0.2", 80]}]]}},
+        ]
+    }
+    assert Firewall.expected([endpoint(WEB)]) == {f"by_port {one}" for one in firewall._listed(listing)}
