@@ -32,11 +32,13 @@ struct launch {
         int child;            /* pid of the child, in the launcher after Clone */
         int chdir_refused;    /* the first chdir was refused: the second one, with the user's ids, counts */
         int empty_attached;   /* Mask has put its empty directory somewhere */
-        int pipe_restored;    /* SIGPIPE has its default again */
+        int exec_prepared;    /* nothing stands between here and execve */
         const char *program;  /* found by FindExecutable */
         const char *home;     /* "HOME=…", found by SetHome */
         u64 detail;           /* goes with the errno of a failure */
-        char text[512];       /* the kernel's explanation of a failure */
+        char text[256];       /* the kernel's explanation of a failure */
+        struct record records[64]; /* of the trace, not yet written: a write for each step would wake its reader */
+        u32 record_count;
 };
 
 /* Where an op's next field is read.  `error` stays once set, so that an op checks once, after its last field. */
@@ -68,10 +70,15 @@ int slot_fd(struct launch *l, u64 slot);
 /* Puts a descriptor (or passes on an error) into a slot, which owns it from then on. */
 int slot_set(struct launch *l, u64 slot, long fd);
 
-void trace(struct launch *l, u32 kind, u64 value);
-/* Failure records: explanation first, in one write. */
+/* A step begins.  Written later, with what follows: after 64 steps, or when somebody waits for it. */
+void trace_step(struct launch *l);
+/* Something that the parent acts on. */
+void trace_now(struct launch *l, u32 kind, u64 value);
+/* The failure of a step, behind the kernel's explanation. */
 void trace_failure(struct launch *l, int error);
-/* SIGPIPE to its default, before what follows is executed. */
-void restore_sigpipe(struct launch *l);
+/* Before a step that may take long, never returns, or may not write any more. */
+void trace_flush(struct launch *l);
+/* Before seccomp, or execve without it: the trace is written, SIGPIPE has its default again. */
+void prepare_exec(struct launch *l);
 
 typedef int (*op_function)(struct launch *l, struct cursor *c);

@@ -116,7 +116,8 @@ static int step(const u8 **at, const u8 *end) {
         *at += op->size;
         if (launch.cloned && table[op->code].side != launch.side)
                 return 0;
-        trace(&launch, RECORD_STEP, 0);
+        if (!launch.exec_prepared)
+                trace_step(&launch);
         launch.detail = 0;
 
         int r = table[op->code].run(&launch, &cursor);
@@ -146,6 +147,7 @@ __attribute__((noreturn, used)) void launch_main(long *stack) {
                         sys(exit_group, 1);
                 }
         }
+        trace_flush(&launch);
         sys(exit_group, 0);
         __builtin_unreachable();
 }

@@ -93,6 +93,8 @@ int op_clone(struct launch *l, struct cursor *c) {
                 args.cgroup = (u64) fd;
         }
 
+        trace_flush(l);
+
         long pid = sys(clone3, &args, sizeof(args));
 
         if (pid < 0)
@@ -101,7 +103,7 @@ int op_clone(struct launch *l, struct cursor *c) {
         l->side = pid ? LAUNCHER : CHILD;
         l->child = (int) pid;
         if (pid)
-                trace(l, RECORD_STARTED, (u64) pid);
+                trace_now(l, RECORD_STARTED, (u64) pid);
         return 0;
 }
 
@@ -174,7 +176,7 @@ int op_wait(struct launch *l, struct cursor *c) {
 
         if (fd < 0)
                 return fd;
-        trace(l, RECORD_WAITING, 0);
+        trace_now(l, RECORD_WAITING, 0);
         return wait_byte(fd);
 }
 
@@ -332,6 +334,7 @@ int op_hook(struct launch *l, struct cursor *c) {
         if (!args || !env)
                 return -ENOMEM;
 
+        trace_flush(l);
         /* a memfd and not a pipe: a hook that reads nothing cannot stop us */
         cleanup_close int state_fd = (int) sys(memfd_create, "state", 0);
         int r = state_fd < 0 ? state_fd : write_all(state_fd, head.data, head.size);
@@ -363,7 +366,7 @@ int op_stop(struct launch *l, struct cursor *c) {
         u64 number = get_number(c);
         long pid = sys(getpid);
 
-        trace(l, RECORD_WAITING, 0);
+        trace_now(l, RECORD_WAITING, 0);
         sys(kill, pid, number);
         for (;;)
                 sys(ppoll, 0, 0, 0, 0, 0);
@@ -381,7 +384,7 @@ int op_seccomp(struct launch *l, struct cursor *c) {
                 return c->error;
         if (!filter.size || filter.size % sizeof(struct sock_filter) || filter.size / sizeof(struct sock_filter) > 4096)
                 return -EINVAL;
-        restore_sigpipe(l);
+        prepare_exec(l);
         return (int) sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
@@ -423,7 +426,7 @@ int op_exec(struct launch *l, struct cursor *c) {
                 return -ENOMEM;
         if (!l->program)
                 return -ENOENT;
-        restore_sigpipe(l);
+        prepare_exec(l);
 
         int r = (int) sys(execve, l->program, args, env);
 

@@ -94,31 +94,49 @@ static u64 now_ns(void) {
 }
 
 /* A reader that is gone (a command that has ended) is no failure of the container. */
-void trace(struct launch *l, u32 kind, u64 value) {
-        struct record record = { .index = l->index, .kind = kind, .value = value };
+void trace_flush(struct launch *l) {
+        if (l->record_count)
+                sys(write, l->trace_fd, l->records, l->record_count * sizeof(*l->records));
+        l->record_count = 0;
+}
 
-        if (kind == RECORD_STEP || kind == RECORD_WAITING)
-                record.value = now_ns();
-        sys(write, l->trace_fd, &record, sizeof(record));
+static void append(struct launch *l, u32 kind, u64 value) {
+        if (l->record_count == ARRAY_SIZE(l->records))
+                trace_flush(l);
+        l->records[l->record_count++] = (struct record){ .index = l->index, .kind = kind, .value = value };
+}
+
+void trace_step(struct launch *l) {
+        append(l, RECORD_STEP, now_ns());
+}
+
+void trace_now(struct launch *l, u32 kind, u64 value) {
+        append(l, kind, value);
+        trace_flush(l);
 }
 
 void trace_failure(struct launch *l, int error) {
-        struct record records[sizeof(l->text) / 8 + 1];
-        usize count = 0;
+        /* alone, so that no record of the other process comes between the text and its error */
+        trace_flush(l);
+        for (usize at = 0; l->text[at]; at += 8) {
+                u64 value = 0;
 
-        for (usize at = 0; at < sizeof(l->text) && l->text[at]; at += 8, count++) {
-                records[count] = (struct record){ .index = l->index, .kind = RECORD_TEXT };
                 for (usize i = 0; i < 8 && l->text[at + i]; i++)
-                        ((char *) &records[count].value)[i] = l->text[at + i];
+                        ((char *) &value)[i] = l->text[at + i];
+                append(l, RECORD_TEXT, value);
+                if (at + 8 >= sizeof(l->text) || !l->text[at + 7])
+                        break;
         }
-        records[count++] = (struct record){ .index = l->index, .kind = (u32) -error, .value = l->detail };
-        sys(write, l->trace_fd, records, count * sizeof(*records));
+        append(l, (u32) -error, l->detail);
+        trace_flush(l);
 }
 
-void restore_sigpipe(struct launch *l) {
+void prepare_exec(struct launch *l) {
         struct signal_action action = { 0 };
 
-        if (!l->pipe_restored)
-                sys(rt_sigaction, SIGPIPE, &action, 0, sizeof(action.mask));
-        l->pipe_restored = 1;
+        if (l->exec_prepared)
+                return;
+        trace_flush(l);
+        sys(rt_sigaction, SIGPIPE, &action, 0, sizeof(action.mask));
+        l->exec_prepared = 1;
 }

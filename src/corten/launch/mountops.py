@@ -200,10 +200,11 @@ class Chroot(Op):
 
 
 class Mkdir(Op):
-    """mkdirat(2) of every missing directory of a path beneath `root`; the last one gets `mode`, the others 0755."""
+    """mkdirat(2) of every missing directory of a path beneath `root`, the working directory's.  The sentence is runc's."""
 
     __slots__ = ("mode", "path", "root")
     code, form, order = 30, "dsn", ("root", "path", "mode")
+    exact = True
 
     def __init__(self, root: str, path: str, mode: int) -> None:
         self.root = root
@@ -212,6 +213,9 @@ class Mkdir(Op):
 
     def describe(self) -> str:
         return f"mkdir {self.root}:{self.path} {self.mode:04o}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"error during container init: mkdir {self.path}: {errno_text}"
 
 
 class Symlink(Op):

@@ -148,7 +148,9 @@ def _add_identity(b: Builder, process: Process, *, with_seccomp: bool, userns: b
             caps.inheritable & possible,
         )
     )
-    if caps.ambient & possible:
-        b.add(RaiseAmbient(caps.ambient & possible))
+    # capabilities(7): no bit can be ambient that is not both permitted and inheritable; runc passes over such bits
+    ambient = caps.ambient & caps.permitted & caps.inheritable & possible
+    if ambient:
+        b.add(RaiseAmbient(ambient))
     if process.no_new_privileges:
         b.add(NoNewPrivs())
