@@ -167,7 +167,7 @@ def _tagged(text: str) -> Reference:
     return reference
 
 
-_LAYER_TYPES = {
+LAYER_TYPES = {
     Compression.NONE: OCI_LAYER,
     Compression.GZIP: OCI_LAYER_GZIP,
     Compression.ZSTD: OCI_LAYER_ZSTD,
@@ -177,9 +177,9 @@ _LAYER_TYPES = {
 def _layer_descriptor(name: str, members: Members) -> Descriptor:
     blob = members.blob(name)
     compression = detect(members.start(blob))
-    if compression not in _LAYER_TYPES:
+    if compression not in LAYER_TYPES:
         raise InvalidArgument(f"{name}: layers packed with {compression.value} are not supported")
-    return Descriptor(_LAYER_TYPES[compression], blob.digest, blob.size)
+    return Descriptor(LAYER_TYPES[compression], blob.digest, blob.size)
 
 
 def _kept_manifests(members: Members) -> dict[str, bytes]:

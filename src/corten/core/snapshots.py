@@ -208,6 +208,13 @@ class Overlay:
                 undo.callback(os.rename, path, adoption.staged.path)
             undo.pop_all()
 
+    def put_back(self, staged: Staged, key: str) -> None:
+        """Gives a snapshot whose directory was lost the staged one.  Raises NotFound, AlreadyExists."""
+        path = self._path(self.stat(key).id)
+        if os.path.exists(path):
+            raise AlreadyExists(f"snapshot {key} has a directory")
+        os.rename(staged.path, path)
+
     @contextmanager
     def below(self, key: str, staged: Sequence[Staged] = ()) -> Iterator[LowerView]:
         """What a layer over `staged` (bottom first) over the committed `key` ('' = nothing) finds below it."""
