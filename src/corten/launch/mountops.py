@@ -200,7 +200,7 @@ class Chroot(Op):
 
 
 class Mkdir(Op):
-    """mkdirat(2) of every missing directory of a path beneath `root`, the working directory's.  The sentence is runc's."""
+    """mkdirat(2) of every missing directory of a path beneath `root`: the working directory.  Words: runc's."""
 
     __slots__ = ("mode", "path", "root")
     code, form, order = 30, "dsn", ("root", "path", "mode")

@@ -1,0 +1,106 @@
+"""From an OCI seccomp profile to a BPF program, compiled by libseccomp once and cached.
+
+Rules: runtime-spec config-linux.md, "Seccomp"; libseccomp's seccomp_rule_add(3), seccomp_export_bpf(3).  As in runc,
+names that libseccomp does not know are passed over, an argument index given twice makes alternatives, and system
+calls newer than every one that the profile names fail with ENOSYS rather than with the default action: a C library
+falls back on ENOSYS alone.
+
+`program` answers from the cache without loading libseccomp: this part is on the runtime's cold path.  The key is the
+profile, the architecture, libseccomp's file and the kernel's version.
+"""
+
+from __future__ import annotations
+
+import os
+from _blake2 import blake2b
+
+from corten.errors import InvalidArgument
+from corten.spec.reader import Reader
+
+# bump when the same profile compiles to another program
+FORMAT = 1
+
+FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a single thread has nothing to synchronize
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+}
+LIBRARY = "libseccomp.so.2"
+LIBRARY_DIRECTORIES = ("/usr/lib/{0}-linux-gnu", "/lib/{0}-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib")
+O_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int]:
+    """BPF program and seccomp(2) flags of a profile; raises `InvalidArgument` naming the field.
+
+    `cache_dir` is made with mode 0700; one that is not ours alone is not used.
+    """
+    flags = filter_flags(profile)
+    trusted = _open_cache(cache_dir)
+    path = os.path.join(cache_dir, cache_key(profile))
+    filter = _read(path) if trusted else b""
+    if not filter:
+        from corten.launch.seccomp_compile import compile_profile  # ctypes and libseccomp: on a miss only
+
+        filter = compile_profile(profile)
+        if trusted:
+            _write(path, filter)
+    return filter, flags
+
+
+def filter_flags(profile: dict[str, object]) -> int:
+    """seccomp(2) flags of a profile; unknown ones and those that need a listener are refused."""
+    reader = Reader.of(profile, "linux.seccomp")
+    if reader.string("listenerPath"):
+        raise InvalidArgument("linux.seccomp.listenerPath: not supported yet")
+    flags = 0
+    for name in reader.strings("flags"):
+        if name not in FLAGS:
+            raise InvalidArgument(f"linux.seccomp.flags: {name!r} is not supported")
+        flags |= FLAGS[name]
+    return flags
+
+
+def cache_key(profile: dict[str, object]) -> str:
+    """What the compiled program depends on, as a file name."""
+    uname = os.uname()
+    facts = repr((FORMAT, profile, uname.machine, uname.release, _library_identity(uname.machine)))
+    return blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
+
+
+def _library_identity(machine: str) -> tuple[int, int]:
+    for pattern in LIBRARY_DIRECTORIES:
+        try:
+            found = os.stat(os.path.join(pattern.format(machine), LIBRARY))
+        except OSError:
+            continue
+        return found.st_size, found.st_mtime_ns
+    return 0, 0
+
+
+def _open_cache(path: str) -> bool:
+    """The directory is there, belongs to us and nobody else can write to it."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        found = os.lstat(path)
+        return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == os.geteuid()
+    return True
+
+
+def _read(path: str) -> bytes:
+    """The cached program, b'' where there is none."""
+    try:
+        fd = os.open(path, O_FLAGS)
+    except FileNotFoundError:
+        return b""
+    with open(fd, "rb", buffering=0) as file:
+        data = file.readall()
+    return data if len(data) % 8 == 0 else b""
+
+
+def _write(path: str, data: bytes) -> None:
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "xb", buffering=0) as file:
+        file.write(data)
+    os.rename(temporary, path)
