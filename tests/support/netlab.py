@@ -10,16 +10,15 @@ import ctypes
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TypeVar
 
 from corten.network.values import Endpoint
 from corten.sys import netlink
-from corten.sys.netns import CLONE_NEWNET, setns
+from corten.sys.netns import CLONE_NEWNET
 
 T = TypeVar("T")
 
@@ -43,6 +42,10 @@ class Node:
     def call(self, work: Callable[[], T]) -> T:
         """Runs `work` in the namespace."""
         return self._pool.submit(work).result()
+
+    def call_later(self, work: Callable[[], T]) -> Future[T]:
+        """As `call`, without waiting."""
+        return self._pool.submit(work)
 
     def spawn(self, argv: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """Starts a program in the namespace, which needs no name for that."""
@@ -244,9 +247,3 @@ def nodes(*names: str) -> Iterator[list[Node]]:
     finally:
         for node in made:
             node.close()
-
-
-def enter_and_exec(netns_fd: int, argv: Sequence[str]) -> None:
-    """For a child between fork and exec."""
-    setns(netns_fd, CLONE_NEWNET)
-    os.execv(sys.executable, [sys.executable, *argv])

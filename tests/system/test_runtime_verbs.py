@@ -149,7 +149,7 @@ def test_a_failed_create_leaves_nothing(corten: Runtime, folder: Path) -> None:
     bundle = runtimes.bundle("nosuch", folder=folder / "bundle")
     done = corten("create", "--bundle", str(bundle.path), "c")
     assert done.returncode == 1
-    assert 'exec: "nosuch": executable file not found in $PATH' in done.stderr
+    assert r'exec: \"nosuch\": executable file not found in $PATH' in done.stderr
     assert not is_there(bundle)
     assert list((folder / "root").iterdir()) == []
 
@@ -202,7 +202,7 @@ def test_state_json_is_there_before_the_first_cgroup(corten: Runtime, folder: Pa
     calls = "trace=mkdir,mkdirat,rename,renameat,mknod,mknodat"
     argv = corten.argv("run", "-d", "-b", str(bundle.path), "c")
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["strace", "-f", "-e", calls, "-o", trace, *argv], check=True, **quiet)
+    subprocess.run(["strace", "-e", calls, "-o", trace, *argv], check=True, **quiet)
     lines = trace.read_text().splitlines()
     renamed = next(i for i, line in enumerate(lines) if "rename" in line and 'state.json"' in line)
     made = next(i for i, line in enumerate(lines) if "mkdir" in line and str(CGROUPS) in line)
@@ -581,9 +581,9 @@ def test_the_trace_has_a_time_for_every_step(corten: Runtime, folder: Path) -> N
     bundle = sleeper(folder)
     corten.detached("run", "-d", "-b", str(bundle.path), "c")
     found = trace.explain((folder / "root/c/trace").read_bytes())
-    plan = corten("plan", str(bundle.path), check=True).stdout
+    plan = corten("plan", str(bundle.path), check=True).stdout.replace("_ses.bundle", "_ses.c")
     assert len(found["steps"]) > 30
-    assert all(row["op"] in plan or "/c" in row["op"] for row in found["steps"])
+    assert [row["op"] for row in found["steps"] if row["op"] not in plan] == []
     assert {row["name"] for row in found["phases"]} >= {"prepare", "cgroup", "launch"}
     assert all(0 <= row["duration_ns"] < 10**9 for row in found["steps"])
 

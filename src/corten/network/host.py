@@ -40,7 +40,7 @@ class Host:
         return read_sysctl(name)
 
     def set_sysctl(self, name: str, value: str) -> None:
-        """Writes a sysctl when it differs, and says so in the log.  Raises Internal in a thread of another namespace."""
+        """Writes a sysctl when it differs, and says so in the log; raises Internal in another namespace's thread."""
         before = read_sysctl(name)
         if before not in ("", value):
             if _namespace() != self._namespace:
