@@ -88,7 +88,7 @@ def starter(args: Sequence[str], terminal: bool) -> dict[str, Any]:
             "cgroupsPath": f"/{paths.mark()}runtime/{os.urandom(4).hex()}",
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "namespaces": [{"type": kind} for kind in NAMESPACES],
-            "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
+            "maskedPaths": [],
             "readonlyPaths": ["/proc/bus", "/proc/sys"],
         },
     }

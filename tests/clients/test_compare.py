@@ -1,0 +1,89 @@
+"""Every check of checks_*.py: Corten sees what dockerd sees, and no longer when the option is taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from subprocess import TimeoutExpired
+from typing import Any
+
+import pytest
+from docker.errors import DockerException
+
+from clients import checks_exec, checks_life, checks_lists, checks_py, checks_run, checks_wrong
+from clients.compare import CHECKS, Check, Side, difference, peer_only
+from clients.normal import RULES, Normalizer
+from support import summary
+from support.dockerd import Dockerd
+from support.engine import CortenEngine
+from support.stripdoor import StripDoor
+
+MODULES = (checks_run, checks_life, checks_exec, checks_lists, checks_wrong, checks_py)  # each adds to CHECKS
+FAILS = (LookupError, TypeError, ValueError, AttributeError, DockerException, TimeoutExpired, OSError)
+LEAST = 120  # checks that the issue asks for
+
+
+@pytest.fixture(scope="module")
+def reference(dockerd: Dockerd) -> Side:
+    """dockerd 26.1."""
+    return Side(dockerd.socket, dockerd.folder, tuple(dockerd.netns.enter))
+
+
+@pytest.fixture(scope="module")
+def corten(request: pytest.FixtureRequest, reference: Side) -> Side:
+    """The engine under test."""
+    if peer_only():
+        return reference
+    engine: CortenEngine = request.getfixturevalue("shared_engine")
+    return Side(engine.socket, engine.folder, tuple(engine.netns.enter))
+
+
+@pytest.fixture(scope="module")
+def normal() -> Iterator[Normalizer]:
+    """The one table, and its report at the end."""
+    normalizer = Normalizer(RULES)
+    yield normalizer
+    for line in normalizer.report():
+        summary.add("normalized before comparing (hits, where, why)", line)
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Any]:
+    """What dockerd showed, by check, so that the bite needs no third run of it."""
+    return {}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_corten_and_dockerd_show_the_same(
+    check: Check, reference: Side, corten: Side, normal: Normalizer, known: dict[str, Any]
+) -> None:
+    reference.clear()
+    expected = normal(check.see(reference), reference.folder)
+    known[check.name] = expected
+    corten.clear()
+    differences = difference(expected, normal(check.see(corten), corten.folder))
+    if differences:
+        pytest.fail("\n".join(differences), pytrace=False)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_check_fails_when_its_option_is_taken_out(
+    check: Check, reference: Side, corten: Side, normal: Normalizer, known: dict[str, Any]
+) -> None:
+    if check.name not in known:
+        reference.clear()
+        known[check.name] = normal(check.see(reference), reference.folder)
+    corten.clear()
+    with StripDoor(corten.socket, check.without) as door:
+        try:
+            stripped = check.see(Side(door.socket, corten.folder, corten.enter))
+        except FAILS as error:
+            stripped = repr(error)  # a check that cannot go on fails as well
+    if not door.hits:
+        pytest.fail(f"{check.without} stood in no request", pytrace=False)
+    if not difference(known[check.name], normal(stripped, corten.folder)):
+        pytest.fail(f"no bite: without {check.without} it still shows {known[check.name]!r}", pytrace=False)
+
+
+def test_there_are_as_many_checks_as_the_issue_asks_for() -> None:
+    assert len(CHECKS) >= LEAST
+    summary.add("clients", f"{len(CHECKS)} checks, each against both engines, each with its bite proved")
