@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +49,7 @@ def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
     rows: list[Row] = []
     folder = paths.scratch("bench")
     with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
         if "runtimes" in parts:
             rows += runtimes.rows(folder, rounds)
         if "warm" in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -39,10 +40,14 @@ class Bundle:
         (folder / "config.json").write_text(json.dumps(config))
 
 
-def _default_seccomp() -> dict[str, object]:
-    from corten.engine.seccomp import default_profile
+def _default_seccomp() -> object:
+    """Docker's default profile, resolved for a container with the default capabilities."""
+    from corten.engine.defaults import CAPABILITIES
+    from corten.engine.seccomp import Host, resolved_default
 
-    return default_profile()
+    release = os.uname().release.split(".")
+    kernel = (int(release[0]), int(release[1]))
+    return json.loads(resolved_default(Host(os.uname().machine, kernel, frozenset(CAPABILITIES))))
 
 
 class Shell:
