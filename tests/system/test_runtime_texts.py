@@ -50,7 +50,8 @@ SCENARIOS: dict[str, list[str]] = {
     "exec": [
         "create C", "start C", "exec C true", "exec C false", "exec C sh -c 'exit 42'", "exec C sh -c 'kill -9 $$'",
         "exec C nosuch", "exec C /nosuch", "exec C /etc", "exec --cwd /nodir C true", "exec --cwd /tmp C pwd",
-        "exec -e A=1 C sh -c 'echo $A $HOME $PATH $TERM'", "exec -u 1000:1000 C id -u", "exec -u 1000 -g 7 -g 8 C id -G",
+        "exec -e A=1 C sh -c 'echo $A $HOME $PATH $TERM'", "exec -u 1000:1000 C id -u",
+        "exec -u 1000 -g 7 -g 8 C id -G",
         "exec --detach C true", "exec C", "exec -p /nonexistent C", "kill C KILL", "WAIT stopped", "delete C",
     ],
     "pause": [
@@ -122,7 +123,7 @@ def without_own_keys(text: str) -> str:
         if isinstance(row, dict):
             for key in OWN_KEYS:
                 row.pop(key, None)
-    indent = 2 if "\n" in text else None
+    indent = 2 if "\n" in text.strip() else None
     separators = (",", ": ") if indent else (",", ":")
     return json.dumps(found, indent=indent, separators=separators)
 

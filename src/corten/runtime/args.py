@@ -227,7 +227,7 @@ def _take_flags(
         if word == "--":
             return arguments + list(words[index:])
         if word == "-" or not word.startswith("-"):
-            if rest_is_command and (not verb or arguments):
+            if rest_is_command:
                 return [*arguments, *words[index - 1 :]]
             arguments.append(word)
             continue

@@ -102,20 +102,30 @@ class Cgroup:
 
     # making and limiting
 
+    def check_free(self) -> None:
+        """Raises FailedPrecondition when somebody's processes are in one of the directories already.
+
+        A cgroup that was there before may be taken when it is empty; else whoever is in it would be killed with
+        the container.
+        """
+        for directory in self.paths.directories():
+            if files.exists(directory) and (pids := cgroup.pids(directory)):
+                raise FailedPrecondition(
+                    f"container's cgroup is not empty: {len(pids)} process(es) found in {directory}"
+                )
+
     def create(self) -> None:
-        """Makes the directories; raises FailedPrecondition when somebody's processes are in one of them."""
+        """Makes the directories."""
         paths = self.paths
         if paths.mode == "v2":
             _enable_controllers(paths.mount, paths.v2)
         for names, directory in paths.v1.items():
             made = files.make_directories(directory)
-            if not made:
-                _refuse_occupied(directory)
             if "cpuset" in names.split(","):
                 for new in made:
                     _inherit_cpuset(new)
-        if paths.v2 and not files.make_directories(paths.v2):
-            _refuse_occupied(paths.v2)
+        if paths.v2:
+            files.make_directories(paths.v2)
 
     def settings(self, resources: Resources) -> list[Setting]:
         """The writes that `resources` mean on this host, device rules apart."""
@@ -281,13 +291,6 @@ class Cgroup:
             if self._freezer()[0]:
                 self.thaw()
             time.sleep(POLL_S)
-
-
-def _refuse_occupied(directory: str) -> None:
-    """A cgroup that was there before may be taken when it is empty: whoever is in it would be killed with ours."""
-    pids = cgroup.pids(directory)
-    if pids:
-        raise FailedPrecondition(f"container's cgroup is not empty: {len(pids)} process(es) found in {directory}")
 
 
 def _inherit_cpuset(directory: str) -> None:

@@ -84,7 +84,7 @@ def plan(options: CreateOptions, host: Host) -> Prepared:
     from corten.runtime.prepare import prepare
 
     check_id(options.id)
-    return prepare(options, host.facts)
+    return prepare(options, host)
 
 
 def create(options: CreateOptions, host: Host | None = None) -> Created:

@@ -62,7 +62,7 @@ def compile_for(
     options: ExecOptions, host: Host, record: State, config: Config, *, clone_into_cgroup: bool = True
 ) -> Plan:
     """The plan of an exec in `record`'s container."""
-    program, flags = seccomp_program(config, host.facts)
+    program, flags = seccomp_program(config, host.seccomp_cache)
     paths = sub_cgroup(record.cgroup, options.cgroup)
     context = ExecContext(
         options.id,

@@ -46,7 +46,7 @@ class Running:
     Owns `pidfd` and, until `close`, the trace pipe.  `follow` is called again and again by whoever has time.
     """
 
-    __slots__ = ("executed", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
+    __slots__ = ("executed", "failure", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
 
     def __init__(self, launch: spawn.Launch, trace: Trace) -> None:
         self.launch = launch
@@ -55,6 +55,7 @@ class Running:
         self.pidfd = -1
         self.waiting = -1
         self.executed = False
+        self.failure: spawn.Failed | None = None
         self.launcher_reaped = False
 
     def follow(self) -> None:
@@ -73,12 +74,25 @@ class Running:
             elif isinstance(event, spawn.Waiting):
                 self.waiting = event.index
             elif isinstance(event, spawn.Failed):
-                text = spawn.sentence(self.launch.plan, event.index, event.errno, event.detail, event.text)
-                raise LaunchFailure(f"{START_FAILURE}: {text}", event.errno, self.launch.plan.ops[event.index])
+                self.failure = self.failure or event
             elif isinstance(event, spawn.Done):
                 self.executed = True
+        if self.failure is not None:
+            self._fail(self.failure)
         if self.executed and not self.pid:
             raise Internal(f"{START_FAILURE}: the launcher died with wait status {self.reap_launcher()}")
+
+    def _fail(self, event: spawn.Failed) -> None:
+        """Reads on to the end, so that a process that exists is known and reaped, then raises."""
+        while not self.executed:
+            for later in self.launch.events():
+                if isinstance(later, spawn.Started):
+                    self.pid = later.pid
+                    self.pidfd = posix.pidfd_open(later.pid)
+                self.executed = self.executed or isinstance(later, spawn.Done)
+        plan = self.launch.plan
+        text = spawn.sentence(plan, event.index, event.errno, event.detail, event.text)
+        raise LaunchFailure(f"{START_FAILURE}: {text}", event.errno, plan.ops[event.index])
 
     def follow_until(self, slot: str) -> None:
         """Follows until the process waits for a byte on `slot`; raises Internal when it ends before that."""
@@ -122,10 +136,10 @@ class Creation:
         self.host = host
         self.trace = Trace()
         self.trace.phase("prepare")
-        self.prepared: Prepared = prepare(options, host.facts)
+        self.prepared: Prepared = prepare(options, host)
         self.trace.plan = self.prepared.plan
         self.cgroup = Cgroup(self.prepared.paths)
-        self.state = State("", options.id, options.bundle, self.prepared.rootfs, self.prepared.config.oci_version)
+        self.state = State("", options.id, options.bundle, self.prepared.rootfs)
         self.running: Running | None = None
         self.start_fd = -1
         self.hooks_ran = False
@@ -134,10 +148,16 @@ class Creation:
         """Every step; the process waits for its start, or has been executed when there is nothing to wait for."""
         self.state.directory = make_directory(self.options.root, self.options.id)
         try:
+            self.cgroup.check_free()  # before there is a record: whoever acts on it kills what is in the cgroup
+        except BaseException:
+            posix.rmdir(self.state.directory)
+            raise
+        try:
             self._record()
             self.trace.phase("cgroup")
             self.cgroup.create()
             self.cgroup.apply(self.prepared.settings)
+            self._control_devices()
             self.trace.phase("launch")
             running = self._launch()
             self.trace.phase("")
@@ -167,6 +187,13 @@ class Creation:
         if self.options.wait_for_start:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
+
+    def _control_devices(self) -> None:
+        """v2: device rules are a program; loading it costs ctypes, which v1 hosts never pay."""
+        if self.prepared.device_program:
+            from corten.sys import bpf
+
+            bpf.attach_device_program(self.prepared.paths.v2, self.prepared.device_program)
 
     def _launch(self) -> Running:
         """Spawns the plan and brings it to its last wait, or to execve."""

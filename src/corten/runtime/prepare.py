@@ -8,7 +8,7 @@ import posix
 from corten.errors import InvalidArgument, NotFound
 from corten.launch.compile import compile_init
 from corten.launch.context import InitContext
-from corten.runtime import cgroup_settings, cgroups, fast, hostfacts
+from corten.runtime import cgroup_settings, cgroups, fast, hostfacts, settings
 from corten.spec.resources import Resources
 from corten.spec.runtime import parse_config
 from corten.sys import files
@@ -27,11 +27,12 @@ UNLIMITED = -1
 
 
 class Prepared:
-    """Everything decided, nothing done."""
+    """Everything decided, nothing done; `device_program` is the v2 form of the device rules, b'' on v1."""
 
     __slots__ = (
         "config",
         "config_bytes",
+        "device_program",
         "paths",
         "pids_limit",
         "pids_limit_origin",
@@ -47,6 +48,7 @@ class Prepared:
         rootfs: str,
         paths: cgroups.CgroupPaths,
         settings: list[Setting],
+        device_program: bytes,
         pids_limit: tuple[int, str],
         plan: Plan,
     ) -> None:
@@ -55,6 +57,7 @@ class Prepared:
         self.rootfs = rootfs
         self.paths = paths
         self.settings = settings
+        self.device_program = device_program
         self.pids_limit, self.pids_limit_origin = pids_limit
         self.plan = plan
 
@@ -64,16 +67,24 @@ class Prepared:
         lines = [f"pids limit {limit} ({self.pids_limit_origin})"]
         lines += [f"cgroup mkdir {directory}" for directory in self.paths.directories()]
         lines += [f"cgroup write {setting.describe()}" for setting in self.settings]
+        if self.device_program:
+            lines.append(f"cgroup attach device program of {len(self.device_program) // 8} instructions")
         return "\n".join(lines) + "\n" + self.plan.describe()
 
 
 class Host:
-    """What is gathered once per process and used for every container: facts of the host, and the launcher."""
+    """What is gathered once per process and used for every container.
 
-    __slots__ = ("_launcher", "facts")
+    facts           of the host
+    launcher        the program in its sealed memfd
+    seccomp_cache   directory of compiled profiles, made with mode 0700 when it is needed
+    """
 
-    def __init__(self, facts: HostFacts | None = None) -> None:
+    __slots__ = ("_launcher", "facts", "seccomp_cache")
+
+    def __init__(self, facts: HostFacts | None = None, seccomp_cache: str = "") -> None:
         self.facts = facts or hostfacts.gather()
+        self.seccomp_cache = seccomp_cache or settings.seccomp_cache()
         self._launcher: Launcher | None = None
 
     @property
@@ -86,7 +97,7 @@ class Host:
         return self._launcher
 
 
-def prepare(options: CreateOptions, facts: HostFacts) -> Prepared:
+def prepare(options: CreateOptions, host: Host) -> Prepared:
     """Reads the bundle and compiles it; raises NotFound and InvalidArgument in runc's words."""
     config_bytes = read_config(options.bundle)
     config = parse_config(fast.loads(config_bytes))
@@ -95,13 +106,14 @@ def prepare(options: CreateOptions, facts: HostFacts) -> Prepared:
     check_console(config, options.console_fd)
     limit = effective_pids_limit(config.linux.resources, options)
     paths = (
-        cgroups.plan_paths(facts, config.linux.cgroups_path, options.id)
+        cgroups.plan_paths(host.facts, config.linux.cgroups_path, options.id)
         if options.use_cgroups
-        else cgroups.CgroupPaths(facts.cgroup_mode, {}, "")
+        else cgroups.CgroupPaths(host.facts.cgroup_mode, {}, "")
     )
-    settings = cgroup_writes(paths, config.linux.resources, limit[0]) if options.use_cgroups else []
-    plan = compile_init(config, facts, init_context(options, config, facts, paths, rootfs))
-    return Prepared(config, config_bytes, rootfs, paths, settings, limit, plan)
+    writes = cgroup_writes(paths, config.linux.resources, limit[0]) if options.use_cgroups else []
+    devices = device_program(paths, config.linux.resources) if options.use_cgroups else b""
+    plan = compile_init(config, host.facts, init_context(options, config, host, paths, rootfs))
+    return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, plan)
 
 
 def read_config(bundle: str) -> bytes:
@@ -163,11 +175,21 @@ def cgroup_writes(paths: cgroups.CgroupPaths, resources: Resources, pids_limit: 
     return [*cgroup_settings.version_1(effective), *cgroup_settings.devices_1(policy)]
 
 
+def device_program(paths: cgroups.CgroupPaths, resources: Resources) -> bytes:
+    """The program that stands for devices.allow on v2, b'' elsewhere."""
+    if paths.mode != "v2":
+        return b""
+    from corten.sys.devicebpf import compile_rules
+
+    policy = cgroup_settings.device_policy(resources.devices)
+    return compile_rules(policy.exceptions, allows_by_default=policy.allows_by_default)
+
+
 def init_context(
-    options: CreateOptions, config: Config, facts: HostFacts, paths: cgroups.CgroupPaths, rootfs: str
+    options: CreateOptions, config: Config, host: Host, paths: cgroups.CgroupPaths, rootfs: str
 ) -> InitContext:
     """How the launcher is to start this container's init."""
-    program, flags = seccomp_program(config, facts)
+    program, flags = seccomp_program(config, host.seccomp_cache)
     return InitContext(
         options.id,
         options.bundle,
@@ -187,10 +209,10 @@ def init_context(
     )
 
 
-def seccomp_program(config: Config, facts: HostFacts) -> tuple[bytes, int]:
+def seccomp_program(config: Config, cache_directory: str) -> tuple[bytes, int]:
     """The BPF of the bundle's profile and its flags; (b'', 0) when it has none."""
     if config.linux.seccomp is None:
         return b"", 0
     from corten.launch import seccomp
 
-    return seccomp.program(config.linux.seccomp, facts)
+    return seccomp.program(config.linux.seccomp, cache_directory)

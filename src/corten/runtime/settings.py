@@ -1,4 +1,4 @@
-"""Values that follow from the global flags."""
+"""Places that follow from the global flags and from who runs us."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def root(settings: Options) -> str:
-    """The state root of an invocation, absolute: `--root`, else /run, or the user's runtime directory."""
+    """The state root of an invocation, absolute: `--root`, else one below the runtime directory."""
     given = settings.text("root")
-    if given:
-        return files.absolute(given)
-    if posix.geteuid() != 0:
-        directory = posix.environ.get(b"XDG_RUNTIME_DIR", b"").decode()
-        if directory:
-            return f"{directory}/{args.PROGRAM}"
-    return args.DEFAULT_ROOT
+    return files.absolute(given) if given else f"{runtime_directory()}/{args.PROGRAM}"
+
+
+def seccomp_cache() -> str:
+    """Where compiled seccomp profiles are kept: shared by every state root of the same user."""
+    return f"{runtime_directory()}/{args.PROGRAM}-seccomp"
+
+
+def runtime_directory() -> str:
+    """/run, or for an ordinary user XDG_RUNTIME_DIR where there is one."""
+    if posix.geteuid() == 0:
+        return "/run"
+    return posix.environ.get(b"XDG_RUNTIME_DIR", b"").decode("utf-8", "surrogateescape") or "/run"

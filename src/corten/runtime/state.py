@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERSION = 1
+OCI_VERSION = "1.3.0"  # of the specification that the state complies with (runtime.md, "State")
 STATE_FILE, CONFIG_FILE, START_FIFO, TRACE_FILE = "state.json", "config.json", "start", "trace"
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
@@ -88,7 +89,6 @@ class State:
         "directory",
         "id",
         "objects",
-        "oci_version",
         "owner",
         "pid",
         "pids_limit",
@@ -101,12 +101,11 @@ class State:
         "terminal",
     )
 
-    def __init__(self, directory: str, id: str, bundle: str, rootfs: str, oci_version: str) -> None:
+    def __init__(self, directory: str, id: str, bundle: str, rootfs: str) -> None:
         self.directory = directory
         self.id = id
         self.bundle = bundle
         self.rootfs = rootfs
-        self.oci_version = oci_version
         self.annotations: dict[str, str] = {}
         self.cgroup = CgroupPaths("v1", {}, "")
         self.created = fast.rfc3339()
@@ -142,7 +141,7 @@ class State:
         except InvalidArgument as error:
             raise Internal(f"{directory}/{STATE_FILE}: {error}") from error
         try:
-            state = cls(directory, id, obj["bundle"], obj["rootfs"], obj["oci_version"])
+            state = cls(directory, id, obj["bundle"], obj["rootfs"])
             state.cgroup = CgroupPaths.from_obj(obj["cgroup"])
             for name in cls.__slots__:
                 if name not in ("directory", "cgroup", "id"):
@@ -185,7 +184,7 @@ class State:
 
     def oci(self, status: str) -> dict[str, Any]:
         """The state of runtime-spec runtime.md, "State", as hooks get it; without a pid once stopped."""
-        obj: dict[str, Any] = {"ociVersion": self.oci_version, "id": self.id, "status": status}
+        obj: dict[str, Any] = {"ociVersion": OCI_VERSION, "id": self.id, "status": status}
         if self.pid and status != STOPPED:
             obj["pid"] = self.pid
         obj["bundle"] = self.bundle
@@ -196,7 +195,7 @@ class State:
     def listing(self, status: str, owner: str) -> dict[str, Any]:
         """The object that `state` and `list` print: runc's keys in runc's order, ours behind them."""
         obj: dict[str, Any] = {
-            "ociVersion": self.oci_version,
+            "ociVersion": OCI_VERSION,
             "id": self.id,
             "pid": 0 if status == STOPPED else self.pid,
             "status": status,

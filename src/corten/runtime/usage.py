@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from corten import __version__
 from corten.runtime import args
-
-SPEC_VERSION = "1.3.0"
+from corten.runtime.state import OCI_VERSION
 
 VERBS = {
     "create": ("create a container", "[command options] <container-id>"),
@@ -72,7 +71,7 @@ FLAGS = {
 
 def version() -> str:
     """The text of `--version`; the first line is what callers parse."""
-    return f"{args.PROGRAM} version {__version__}\nspec: {SPEC_VERSION}\n"
+    return f"{args.PROGRAM} version {__version__}\nspec: {OCI_VERSION}\n"
 
 
 def text(verb: str) -> str:

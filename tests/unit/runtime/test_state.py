@@ -15,7 +15,7 @@ from corten.runtime.cgroups import CgroupPaths
 
 def record(root: Path, id: str = "c1") -> state.State:
     directory = state.make_directory(str(root), id)
-    made = state.State(directory, id, "/bundle", "/bundle/rootfs", "1.0.2")
+    made = state.State(directory, id, "/bundle", "/bundle/rootfs")
     made.cgroup = CgroupPaths("v1", {"pids": str(root / "cgroup")}, "")
     return made
 
@@ -122,7 +122,7 @@ def test_the_oci_state_has_a_pid_until_it_is_stopped(tmp_path: Path) -> None:
     made = record(tmp_path)
     made.pid = 7
     assert made.oci("creating") == {
-        "ociVersion": "1.0.2", "id": "c1", "status": "creating", "pid": 7, "bundle": "/bundle",
+        "ociVersion": "1.3.0", "id": "c1", "status": "creating", "pid": 7, "bundle": "/bundle",
     }  # fmt: skip
     assert "pid" not in made.oci("stopped")
 
