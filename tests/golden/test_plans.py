@@ -1,0 +1,89 @@
+"""Plans as text: config.json, facts.json and case.json in, plan.txt out.  No root, no kernel.
+
+`CORTEN_UPDATE_GOLDEN=1 python -m pytest tests/golden` writes the plans anew; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.launch.compile import compile_exec, compile_init
+from corten.launch.context import ExecContext, InitContext
+from corten.launch.encode import encode
+from corten.launch.facts import facts_from_obj
+from corten.launch.ops import LAUNCHER, Clone, Exec, Plan, Seccomp
+from corten.spec.runtime import parse_config, parse_process
+
+PLANS = Path(__file__).parent / "plans"
+CASES = sorted(path.name for path in PLANS.iterdir())
+
+
+def load(case: str, name: str) -> Any:
+    return json.loads((PLANS / case / f"{name}.json").read_text())
+
+
+def compiled(case: str) -> Plan:
+    config, facts, entry = parse_config(load(case, "config")), facts_from_obj(load(case, "facts")), load(case, "case")
+    context = dict(entry["context"])
+    context["seccomp"] = bytes(8 * context.pop("seccomp_instructions", 0))
+    if entry["kind"] == "exec":
+        return compile_exec(config, parse_process(load(case, "process")), facts, ExecContext(**context))
+    return compile_init(config, facts, InitContext(**context))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plan_is_as_recorded(case: str) -> None:
+    text = compiled(case).describe()
+    path = PLANS / case / "plan.txt"
+    if os.environ.get("CORTEN_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plan_can_be_encoded_with_its_inputs_alone(case: str) -> None:
+    plan = compiled(case)
+    data = encode(plan, dict.fromkeys(plan.inputs, 9), 8)
+    assert data.startswith(b"CORTEN\0\1")
+    assert len(data) % 8 == 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_plan_ends_with_seccomp_and_execve_and_nothing_between(case: str) -> None:
+    ops = compiled(case).ops
+    assert isinstance(ops[-1], Exec)
+    places = [i for i, op in enumerate(ops) if isinstance(op, Seccomp)]
+    assert places in ([], [len(ops) - 2])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_plan_clones_once_and_the_launcher_acts_only_after(case: str) -> None:
+    ops = compiled(case).ops
+    (clone,) = [i for i, op in enumerate(ops) if isinstance(op, Clone)]
+    assert all(i > clone for i, op in enumerate(ops) if op.side == LAUNCHER)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_slots_are_filled_before_they_are_used_and_closed_once(case: str) -> None:
+    plan = compiled(case)
+    opened = set(plan.inputs)
+    fills = {
+        "Open": ("slot",), "OpenDevice": ("slot",), "OpenTree": ("slot",), "CloneTree": ("slot",),
+        "FsMount": ("slot",), "Pipe": ("read", "write"), "OpenPty": ("master", "slave"),
+    }  # fmt: skip
+    for op in plan.ops:
+        filled = fills.get(type(op).__name__, ())
+        for letter, name in zip(op.form, op.order, strict=False):
+            used = getattr(op, name)
+            if letter == "d" and used:
+                assert name in filled or used in opened, f"{op.describe()}: {used} is not open"
+            if letter == "D":
+                assert set(used) <= opened, f"{op.describe()}: not open"
+                opened -= set(used)
+        opened.update(getattr(op, name) for name in filled)
+    assert not opened, f"left open: {opened}"
