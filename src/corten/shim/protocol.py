@@ -13,6 +13,7 @@ with the kind `not-implemented`.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -30,6 +31,15 @@ INLINE_BYTES = 64 * 1024
 MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_FDS = 250  # SCM_MAX_FD is 253
 _IN_MEMFD = b"m"
+
+# plain integers: an operation on an enum member costs microseconds and dirties pages that shims share
+_MSG_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_MSG_CMSG_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)
+_SOL_SOCKET = int(socket.SOL_SOCKET)
+_SCM_RIGHTS = int(socket.SCM_RIGHTS)
+_ANCILLARY_BYTES = socket.CMSG_SPACE
+_FD_BYTES = array.array("i").itemsize
 
 Message = dict[str, Any]
 
@@ -83,9 +93,9 @@ def send(sock: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
 
 def _send(sock: socket.socket, body: bytes, fds: Sequence[int]) -> None:
     if fds:
-        socket.send_fds(sock, [body], list(fds), socket.MSG_NOSIGNAL)
+        sock.sendmsg([body], [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds))], _MSG_NOSIGNAL)
     else:
-        sock.send(body, socket.MSG_NOSIGNAL)
+        sock.send(body, _MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -98,8 +108,8 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
         InvalidArgument: larger than allowed; its descriptors are closed.
         OSError: the peer is gone.
     """
-    body, fds, flags, _ = socket.recv_fds(sock, INLINE_BYTES + 1, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    body, fds, is_cut = receive_fds(sock, INLINE_BYTES + 1, MAX_FDS + 1)
+    if is_cut:
         close_all(fds)
         raise InvalidArgument("message is too large")
     if body != _IN_MEMFD:
@@ -114,6 +124,19 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
         raise
     finally:
         os.close(memfd)
+
+
+def receive_fds(sock: socket.socket, size: int, max_fds: int) -> tuple[bytes, list[int], bool]:
+    """recvmsg(2): (data, close-on-exec descriptors, whether either was cut).
+
+    Not `socket.recv_fds`: that of Python 3.11 drops its flags, and what it returns would be inherited by containers.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY_BYTES(max_fds * _FD_BYTES), _MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % _FD_BYTES])
+    return data, fds.tolist(), bool(flags & _CUT)
 
 
 def _read_memfd(memfd: int) -> bytes:

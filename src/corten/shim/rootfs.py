@@ -11,6 +11,7 @@ import os
 import socket
 
 from corten.errors import Internal, InvalidArgument
+from corten.shim.protocol import receive_fds
 from corten.sys import files, mount
 from corten.sys.namespace import CLONE_NEWNS, unshare
 
@@ -133,7 +134,7 @@ def _overlay_by_mount(root: RootMount, scratch: str) -> int:
         _send_overlay(root, scratch, theirs)
     theirs.close()
     with ours:
-        said, fds, _, _ = socket.recv_fds(ours, 1024, 1, socket.MSG_CMSG_CLOEXEC)
+        said, fds, _ = receive_fds(ours, 1024, 1)
     os.waitpid(child, 0)
     if not fds:
         raise Internal(f"rootfs: overlay: {said.decode(errors='replace') or 'mount helper died'}")

@@ -9,7 +9,6 @@ All descriptors of the engine's side are non-blocking and owned here.
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import socket
@@ -23,6 +22,7 @@ from corten.shim.client import HIGH_WATER_BYTES, READ_BYTES, STDERR, STDOUT, Att
 from corten.shim.jsonlog import RecordEncoder
 from corten.shim.logfile import LogFile
 from corten.shim.loop import READ, WRITE, Loop, Timer
+from corten.shim.protocol import close_all, receive_fds
 
 STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _SINK_BYTES = 64 * 1024
@@ -432,13 +432,8 @@ def receive_master(connection: socket.socket) -> int:
     The descriptor is close-on-exec and the caller's.  The socket should be non-blocking.
     """
     try:
-        _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
+        _, fds, _ = receive_fds(connection, 4096, 4)
     except BlockingIOError:
         return -1
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    for extra in fds[1:]:
-        os.close(extra)
+    close_all(fds[1:])
     return fds[0] if fds else -1
