@@ -141,6 +141,11 @@ class EventBus:
             self._subscriptions.append(subscription)
         return subscription
 
+    @property
+    def listener_count(self) -> int:
+        """How many listen."""
+        return len(self._subscriptions)
+
     def forget(self, subscription: Subscription) -> None:
         """Stops telling a listener; unknown ones are fine."""
         with self._lock:

@@ -41,6 +41,11 @@ def components(name: bytes) -> list[bytes]:
     return kept
 
 
+def is_within(path: bytes, directory: bytes) -> bool:
+    """Whether `path` is `directory` or below it."""
+    return not directory or path == directory or path.startswith(directory + b"/")
+
+
 class Place:
     """A directory of the layer: its descriptor, valid until the next call of the tree, and its path from the root."""
 
@@ -69,6 +74,9 @@ class LayerTree:
         self._names: dict[bytes, Place] = {}
         self.implied: dict[bytes, None] = {}
         """Directories made for want of an entry, while the layers below were unknown; in order of making."""
+        self.borrowed: dict[bytes, Found] = {}
+        """Directories made for want of an entry, which are to look as below.  Not at once: in a directory with the
+        set-group-id bit new files would get its group."""
         self.opaque: set[bytes] = set()
 
     def __enter__(self) -> LayerTree:
@@ -93,12 +101,18 @@ class LayerTree:
         """A link was removed: names that led through it must be looked up again."""
         self._names = dict(self._open)
 
+    def has_entry(self, path: bytes) -> None:
+        """The archive says itself what the directory `path` looks like."""
+        self.implied.pop(path, None)
+        self.borrowed.pop(path, None)
+
     def forget_below(self, path: bytes) -> None:
         """The directory `path` was removed with everything in it."""
         self.forget()
-        for known in (self.opaque, *(() if not self.implied else (self.implied,))):
-            for gone in [key for key in known if key == path or key.startswith(path + b"/")]:
-                known.pop(gone) if isinstance(known, dict) else known.discard(gone)
+        for known in (*self.implied, *self.borrowed):
+            if is_within(known, path):
+                self.has_entry(known)
+        self.opaque = {known for known in self.opaque if not is_within(known, path)}
 
     def directory(self, name: bytes) -> Place:
         """The directory that `name` (of an archive, or a plain path) means, made when missing."""
@@ -200,7 +214,7 @@ class LayerTree:
             return found.target()
         made = self._make(place, name)
         if found is not None and found.is_directory:
-            copy_attributes(found, made.fd)
+            self.borrowed[path] = found
         elif self.lower is None:
             self.implied[path] = None
         return made

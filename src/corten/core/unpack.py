@@ -22,7 +22,7 @@ from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import Found, LowerView, is_whiteout
 from corten.core.tarheader import Entry, Kind
 from corten.core.tarreader import TarReader
-from corten.core.tree import LayerTree, Place, copy_attributes
+from corten.core.tree import LayerTree, Place, copy_attributes, is_within
 from corten.core.trees import remove_entry
 from corten.errors import InvalidArgument, Unavailable
 from corten.sys.openat2 import O_PATH, openat2
@@ -198,7 +198,7 @@ class _Writer:
                 os.mkdir(base, 0o700, dir_fd=place.fd)
                 # what was here hid the directory below; the new one must too
                 self._tree.mark_opaque(self._tree.directory(path))
-        self._tree.implied.pop(path, None)
+        self._tree.has_entry(path)
         self._directories[path] = entry
 
     def _symlink(self, place: Place, base: bytes, entry: Entry) -> None:
@@ -339,7 +339,7 @@ class _Writer:
     def _forget_below(self, path: bytes) -> None:
         self._tree.forget_below(path)
         for known in (self._directories, self._whiteouts):
-            for gone in [key for key in known if key == path or key.startswith(path + b"/")]:
+            for gone in [key for key in known if is_within(key, path)]:
                 del known[gone]
 
     def _set_xattrs(self, target: int | bytes, entry: Entry) -> None:
@@ -364,9 +364,11 @@ class _Writer:
 
     def finish(self) -> Applied:
         """Gives directories their attributes, deepest first, and sums up."""
+        tree = self._tree
+        for path, found in tree.borrowed.items():
+            _settle_directory(tree, path, found)
         for path in sorted(self._directories, reverse=True):
             self._finish_directory(path, self._directories[path])
-        tree = self._tree
         if tree.lower is not None:
             _drop_idle_whiteouts(tree, self._whiteouts)
             self._whiteouts.clear()

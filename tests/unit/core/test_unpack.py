@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corten.core.limits import DEFAULT, Limits
+from corten.core.lower import LowerView
+from corten.core.tree import components
+from corten.core.unpack import Applied, apply_layer
+from corten.errors import InvalidArgument, Unavailable
+from support import tarballs as t
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "layer"
+    path.mkdir(mode=0o700)
+    yield path
+    for directory, _, _ in os.walk(path):
+        os.chmod(directory, 0o700)
+
+
+def unpack(root: Path, *parts: bytes, limits: Limits = DEFAULT) -> Applied:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return apply_layer(t.chunked(t.archive(*parts), 700), fd, lower=LowerView([]), limits=limits)
+    finally:
+        os.close(fd)
+
+
+def test_components_take_dots_back_and_never_lead_out() -> None:
+    assert components(b"./a//b/./c/") == [b"a", b"b", b"c"]
+    assert components(b"/a/../../b") == [b"b"]
+    assert components(b"../..") == components(b"") == []
+
+
+def test_files_directories_and_links_with_mode_and_time(root: Path) -> None:
+    applied = unpack(
+        root,
+        t.directory(b"d", 0o2750, mtime=5),
+        t.pax({b"mtime": b"1600000000.123456789"}),
+        t.entry(b"d/f", data=b"x" * 5000, mode=0o4711),
+        t.hard_link(b"d/h", b"d/f"),
+        t.symlink(b"s", b"/nowhere/../else"),
+        t.entry(b"pipe", t.FIFO, mode=0o622),
+    )
+    status = (root / "d/f").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_nlink) == (0o4711, 1600000000123456789, 2)
+    assert (root / "d/h").read_bytes() == b"x" * 5000
+    directory = (root / "d").stat()
+    assert (stat.S_IMODE(directory.st_mode), directory.st_mtime_ns) == (0o2750, 5 * 10**9)
+    assert os.readlink(root / "s") == "/nowhere/../else"
+    assert (root / "s").lstat().st_mtime == t.MTIME
+    pipe = (root / "pipe").lstat()
+    assert stat.S_ISFIFO(pipe.st_mode)
+    assert stat.S_IMODE(pipe.st_mode) == 0o622
+    assert (applied.size, applied.entries) == (5000 + 16, 5)
+
+
+def test_the_root_entry_sets_the_root(root: Path) -> None:
+    unpack(root, t.directory(b"./", 0o711, mtime=7))
+    assert stat.S_IMODE(root.stat().st_mode) == 0o711
+    assert root.stat().st_mtime == 7
+    with pytest.raises(InvalidArgument, match="the root is a file"):
+        unpack(root, t.entry(b"."))
+
+
+def test_a_directory_without_an_entry_is_made_open_to_all(root: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        unpack(root, t.entry(b"a/b/c", mode=0o666))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((root / "a/b").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "a/b/c").stat().st_mode) == 0o666
+
+
+def test_a_read_only_directory_takes_its_files_first(root: Path) -> None:
+    unpack(root, t.directory(b"d", 0o555), t.entry(b"d/f"), t.directory(b"d/e", 0o500), t.entry(b"d/e/g"))
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o555
+    assert stat.S_IMODE((root / "d/e").stat().st_mode) == 0o500
+
+
+@pytest.mark.parametrize("first", ["file", "dir", "link", "fifo"])
+@pytest.mark.parametrize("second", ["file", "dir", "link", "fifo", "hard"])
+def test_a_later_entry_replaces_an_earlier_one(root: Path, first: str, second: str) -> None:
+    entries = {
+        "file": t.entry(b"x", data=b"12345"),
+        "dir": t.directory(b"x") + t.entry(b"x/inner", data=b"123"),
+        "link": t.symlink(b"x", b"target"),
+        "fifo": t.entry(b"x", t.FIFO),
+        "hard": t.hard_link(b"x", b"other"),
+    }
+    if second == "dir" and first not in ("dir",) and os.geteuid():
+        pytest.skip("marks the directory opaque, which needs root")
+    applied = unpack(root, t.entry(b"other", data=b"1"), entries[first], entries[second])
+    status = (root / "x").lstat()
+    kind = {
+        "file": stat.S_ISREG,
+        "dir": stat.S_ISDIR,
+        "link": stat.S_ISLNK,
+        "fifo": stat.S_ISFIFO,
+        "hard": stat.S_ISREG,
+    }
+    assert kind[second](status.st_mode)
+    sizes = {"file": 5, "dir": 3, "link": 6, "fifo": 0, "hard": 0}
+    both = sizes["dir"] if first == second == "dir" else sizes[second]
+    assert applied.size == 1 + both
+
+
+def test_a_directory_twice_keeps_its_files_and_takes_the_last_attributes(root: Path) -> None:
+    unpack(root, t.directory(b"d", 0o700), t.entry(b"d/f"), t.directory(b"d", 0o711))
+    assert (root / "d/f").exists()
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o711
+
+
+def test_a_replaced_directory_loses_the_attributes_that_were_waiting(root: Path) -> None:
+    unpack(root, t.directory(b"d", 0o700), t.directory(b"d/e", 0o700), t.entry(b"d", data=b"file"), t.entry(b"g"))
+    assert (root / "d").read_bytes() == b"file"
+
+
+def test_links_inside_the_layer_are_followed_with_the_layer_as_root(root: Path) -> None:
+    unpack(
+        root,
+        t.directory(b"usr"),
+        t.symlink(b"abs", b"/usr"),
+        t.symlink(b"usr/up", b"../../../usr/./"),
+        t.entry(b"abs/one", data=b"1"),
+        t.entry(b"usr/up/up/two", data=b"2"),
+        t.hard_link(b"abs/three", b"usr/up/two"),
+    )
+    assert sorted(os.listdir(root / "usr")) == ["one", "three", "two", "up"]
+
+
+def test_a_link_that_goes_round_in_circles_is_refused(root: Path) -> None:
+    with pytest.raises(InvalidArgument, match="too many levels"):
+        unpack(root, t.symlink(b"a", b"b"), t.symlink(b"b", b"a"), t.entry(b"a/x"))
+
+
+def test_names_lead_elsewhere_after_a_link_was_replaced(root: Path) -> None:
+    unpack(
+        root,
+        t.directory(b"one"),
+        t.directory(b"two"),
+        t.symlink(b"l", b"one"),
+        t.entry(b"l/a"),
+        t.symlink(b"l", b"two"),
+        t.entry(b"l/b"),
+    )
+    assert (os.listdir(root / "one"), os.listdir(root / "two")) == (["a"], ["b"])
+
+
+def test_a_hard_link_to_a_link_is_a_link(root: Path) -> None:
+    unpack(root, t.symlink(b"s", b"f"), t.entry(b"f"), t.hard_link(b"h", b"s"))
+    assert (root / "h").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([t.entry(b"f"), t.entry(b"f/x")], "f: not a directory"),
+        ([t.hard_link(b"h", b"missing")], "link /missing /h: no such file or directory"),
+        ([t.directory(b"d"), t.hard_link(b"h", b"d")], "operation not permitted|Operation not permitted"),
+        ([t.symlink(b"s", b"")], "without a target"),
+        ([t.entry(b"n" * 90 + b"/" + b"n" * 9), t.gnu_long(b"n" * 256), t.entry(b"x")], "file name too long"),
+        ([t.gnu_long(b"n" * 256 + b"/x"), t.entry(b"x")], "file name too long"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(root: Path, parts: list[bytes], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        unpack(root, *parts)
+
+
+def test_holes_stay_holes(root: Path) -> None:
+    records = {b"GNU.sparse.map": b"0,4,1048576,4", b"GNU.sparse.size": b"67108864"}
+    unpack(root, t.pax(records), t.entry(b"holes", data=b"headtail"))
+    status = (root / "holes").stat()
+    assert (status.st_size, status.st_blocks * 512 < 1 << 20) == (64 << 20, True)
+    with (root / "holes").open("rb") as file:
+        assert file.read(5) == b"head\0"
+        file.seek(1048576)
+        assert file.read(5) == b"tail\0"
+
+
+def test_user_attributes_are_set_and_what_the_kernel_refuses_is_told(root: Path) -> None:
+    records = {b"SCHILY.xattr.user.note": b"\0bytes\n", b"SCHILY.xattr.trusted.overlay.redirect": b"/etc"}
+    unpack(root, t.pax(records), t.entry(b"f"), t.pax({b"SCHILY.xattr.user.k": b"v"}), t.directory(b"d"))
+    assert os.getxattr(root / "f", "user.note") == b"\0bytes\n"
+    assert os.getxattr(root / "d", "user.k") == b"v"
+    assert os.listxattr(root / "f") == ["user.note"]
+    (root / "f").unlink()
+    applied = unpack(root, t.pax({b"SCHILY.xattr.user.k": b"v"}), t.symlink(b"s", b"x"))
+    assert applied.ignored_xattrs == ("s: user.k",)
+
+
+def test_more_directories_than_are_kept_open(root: Path) -> None:
+    names = [b"d%d/e%d" % (number % 300, number) for number in range(900)]
+    unpack(root, *(t.entry(name + b"/f", data=name) for name in names), t.hard_link(b"zz/h", b"d0/e0/f"))
+    assert all((root / os.fsdecode(name) / "f").read_bytes() == name for name in names)
+    assert (root / "zz/h").read_bytes() == b"d0/e0"
+
+
+def test_a_base_layer_has_no_use_for_whiteouts(root: Path) -> None:
+    applied = unpack(root, t.entry(b"d/.wh.gone"), t.entry(b"d/.wh..wh..opq"), t.entry(b".wh..wh.aufs"))
+    assert os.listdir(root / "d") == []
+    assert applied.whiteouts == ()
+
+
+@pytest.mark.parametrize("name", [b"d/.wh.", b"d/.wh..", b"d/.wh..."])
+def test_a_whiteout_of_a_directory_itself_or_its_parent_is_refused(root: Path, name: bytes) -> None:
+    with pytest.raises(InvalidArgument, match="invalid whiteout"):
+        unpack(root, t.entry(name))
+
+
+def test_a_disk_that_is_nearly_full_ends_the_unpacking(root: Path) -> None:
+    parts = [t.entry(b"f%d" % number, data=bytes(1 << 20)) for number in range(80)]
+    with pytest.raises(Unavailable, match="no space left for layers"):
+        unpack(root, *parts, limits=Limits(disk_reserve=1 << 60))
