@@ -92,12 +92,14 @@ static void close_strangers(const struct header *header) {
 }
 
 static void start(const struct header *header) {
-        struct signal_action ignore = { .handler = SIG_IGN };
+        struct signal_action standard = { 0 }, ignore = { .handler = SIG_IGN };
 
         launch.trace_fd = header->trace_fd;
         launch.slot_count = header->slot_count;
         for (u32 i = 0; i < header->slot_count; i++)
                 launch.slots[i] = header->slots[i];
+        for (int number = 1; number <= 64; number++)
+                sys(rt_sigaction, number, &standard, 0, sizeof(standard.mask));
         /* whoever reads the trace may be gone when we write: that must not end the container */
         sys(rt_sigaction, SIGPIPE, &ignore, 0, sizeof(ignore.mask));
         close_strangers(header);

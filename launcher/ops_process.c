@@ -290,7 +290,9 @@ int op_close_range(struct launch *l, struct cursor *c) {
 /* In the hook's process: its state on stdin, nothing else, and out. */
 __attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, int state_fd) {
         int null_fd = (int) sys(openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+        struct signal_action standard = { 0 };
 
+        sys(rt_sigaction, SIGPIPE, &standard, 0, sizeof(standard.mask));
         sys(dup3, state_fd, 0, 0);
         sys(dup3, null_fd, 1, 0);
         sys(dup3, null_fd, 2, 0);

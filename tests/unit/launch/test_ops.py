@@ -1,0 +1,94 @@
+"""Ops: the same numbers here and in the launcher, one encoding, sentences."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from corten.launch import mountops, ops
+from corten.launch.encode import FIELDS
+from corten.launch.spawn import sentence
+
+HEADER = Path(__file__).parents[3] / "launcher" / "ops.h"
+
+
+def classes() -> list[type[ops.Op]]:
+    found = [*vars(ops).values(), *vars(mountops).values()]
+    return sorted(
+        {item for item in found if inspect.isclass(item) and issubclass(item, ops.Op) and item is not ops.Op},
+        key=lambda item: item.code,
+    )
+
+
+def test_numbers_and_sides_are_those_of_the_launcher() -> None:
+    table = re.findall(r"X\((\d+), op_(\w+), (CHILD|LAUNCHER)\)", HEADER.read_text())
+    ours = [(c.code, re.sub(r"(?<!^)(?=[A-Z])", "_", c.__name__).lower(), ("CHILD", "LAUNCHER")[c.side]) for c in classes()]
+    assert [(int(code), name, side) for code, name, side in table] == ours
+
+
+def test_numbers_have_no_gap() -> None:
+    assert [c.code for c in classes()] == list(range(1, len(classes()) + 1))
+
+
+@pytest.mark.parametrize("op", classes(), ids=lambda op: op.__name__)
+def test_every_field_has_a_known_letter_and_a_slot_of_its_own(op: type[ops.Op]) -> None:
+    assert set(op.form) <= set(FIELDS)
+    if op.order:
+        assert len(op.order) == len(op.form)
+        assert set(op.order) <= set(op.__slots__)
+
+
+def plan_of(op: ops.Op) -> ops.Plan:
+    return ops.Plan((op, ops.Setsid()), ())
+
+
+def test_failed_mount_names_source_target_and_step() -> None:
+    op = mountops.OpenTree("mount.0", "/src", 1, "/data")
+    assert sentence(plan_of(op), 0, 2) == "mount /src on /data: no such file or directory (step 1 of 2)"
+
+
+def test_explanation_of_the_kernel_comes_with_the_sentence() -> None:
+    op = mountops.FsMount("mount.0", "tmpfs", ("size=x",), 0)
+    assert sentence(plan_of(op), 0, 22, 0, "tmpfs: Bad value for 'size'") == (
+        "fsmount tmpfs size=x -> mount.0: invalid argument: tmpfs: Bad value for 'size' (step 1 of 2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "errno", "detail", "text"),
+    [
+        ("foo", 2, 0, 'exec: "foo": executable file not found in $PATH'),
+        ("foo", 13, 1, 'exec: "foo": executable file not found in $PATH'),
+        ("/x", 2, 0, 'exec: "/x": stat /x: no such file or directory'),
+        ("/etc/passwd", 13, 1, 'exec: "/etc/passwd": permission denied'),
+    ],
+)
+def test_executable_lookup_fails_in_the_words_of_runc(name: str, errno: int, detail: int, text: str) -> None:
+    assert sentence(plan_of(ops.FindExecutable(name, ())), 0, errno, detail) == text
+
+
+def test_rlimit_fails_in_the_words_of_runc() -> None:
+    text = "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
+    assert sentence(plan_of(ops.SetRlimit(7, 1, 2)), 0, 1) == text
+
+
+@pytest.mark.parametrize(
+    ("detail", "errno", "text"),
+    [
+        (0x0200, 10, "error running createContainer hook /bin/h: exit status 2"),
+        (9, 10, "error running createContainer hook /bin/h: signal 9"),
+        (0, 110, "error running createContainer hook /bin/h: connection timed out"),
+    ],
+)
+def test_hook_says_how_it_ended(detail: int, errno: int, text: str) -> None:
+    op = ops.Hook("createContainer", "/bin/h", (), (), b"", b"", 1)
+    assert sentence(plan_of(op), 0, errno, detail) == f"{text} (step 1 of 2)"
+
+
+def test_capabilities_are_named() -> None:
+    assert ops.capability_names(0) == "none"
+    assert ops.capability_names(0b100001) == "chown kill"
+    assert ops.capability_names((1 << 41) - 1) == "all 41"
