@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+from corten.core.journal import Journal
+from corten.core.metadata import Database
 from corten.network import ports
 from corten.network.bridge import BridgeDriver
 from corten.network.host import Host
@@ -25,41 +25,6 @@ ENGINE = "0123abcd"
 BETWEEN = "the second container begins"
 FIRST = {"80/tcp": [("", "8080")], "53/udp": [("", "53")]}
 SECOND = {"80/tcp": [("", "8080"), ("127.0.0.1", "8081")]}
-
-
-class Database:
-    """SQLite in a file."""
-
-    def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, kind TEXT, name TEXT)")
-        self._connection.commit()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Committed at the end."""
-        with self._connection:
-            yield self._connection
-
-    def begin(self, kind: str, name: str, **_: object) -> int:
-        """A journal entry."""
-        with self._connection:
-            cursor = self._connection.execute("INSERT INTO journal (kind, name) VALUES (?, ?)", (kind, name))
-        return cursor.lastrowid or 0
-
-    def done(self, entry: int) -> None:
-        """Ends one."""
-        with self._connection:
-            self._connection.execute("DELETE FROM journal WHERE id = ?", (entry,))
-
-    def entries(self) -> list[tuple[str, str]]:
-        """The open ones."""
-        return list(self._connection.execute("SELECT kind, name FROM journal ORDER BY id"))
-
-    def close(self) -> None:
-        """Closes it."""
-        self._connection.close()
 
 
 class Points:
@@ -88,10 +53,10 @@ def main(path: str, last: int, one: str, two: str) -> None:
     """The life of a small engine."""
     points = Points(last)
     database, host = Database(path), Host()
-    store = DatabaseStore(database)
+    store, journal = DatabaseStore(database), Journal(database)
     for owner, names in (
         (store, ("save", "remove", "set_setting")),
-        (database, ("begin", "done")),
+        (journal, ("begin", "done")),
         (host, ("set_sysctl", "configure_inside")),
         (host.links, ("_post",)),
         (host.nft, ("run",)),
@@ -100,7 +65,7 @@ def main(path: str, last: int, one: str, two: str) -> None:
     ):
         for name in names:
             points.before(owner, name)
-    driver = BridgeDriver(ENGINE, store=store, journal=database, host=host)
+    driver = BridgeDriver(ENGINE, store=store, journal=journal, host=host)
     driver.ensure()
     for container, netns, wanted in (("first", one, FIRST), ("second", two, SECOND)):
         netns_fd = os.open(netns, os.O_RDONLY)

@@ -12,10 +12,11 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TypeVar
 
+from corten.core.journal import JournalEntry
 from corten.network.values import Endpoint
 from corten.sys import netlink
 from corten.sys.netns import CLONE_NEWNET
@@ -157,7 +158,7 @@ class UdpServer(TcpServer):
             self._socket.sendto(f"{self._tag}{peer[0]}".encode(), peer)
 
 
-def ask_tcp(node: Node, address: str, port: int, timeout: float = 1.0) -> str:
+def ask_tcp(node: Node, address: str, port: int, timeout: float = 3.0) -> str:
     """Who a server says that we are; 'refused' or 'silence' when it does not."""
     asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     with asker:
@@ -171,7 +172,7 @@ def ask_tcp(node: Node, address: str, port: int, timeout: float = 1.0) -> str:
             return "refused" if isinstance(error, ConnectionRefusedError) else f"errno {error.errno}"
 
 
-def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 1.0) -> str:
+def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 3.0) -> str:
     """As `ask_tcp`, by one datagram."""
     asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with asker:
@@ -196,6 +197,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.records: dict[str, Endpoint] = {}
         self.settings: dict[str, str] = {}
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Nothing to commit."""
+        return nullcontext()
 
     def endpoints(self) -> list[Endpoint]:
         """Every endpoint."""
@@ -222,18 +227,22 @@ class MemoryJournal:
     """Journal entries that are not done."""
 
     def __init__(self) -> None:
-        self.open: dict[int, tuple[str, str]] = {}
-        self._next = 0
+        self.open: dict[int, JournalEntry] = {}
 
-    def begin(self, kind: str, name: str, **_: object) -> int:
+    def begin(self, kind: str, name: str, **data: object) -> int:
         """Announces."""
-        self._next += 1
-        self.open[self._next] = (kind, name)
-        return self._next
+        number = max(self.open, default=0) + 1
+        self.open[number] = JournalEntry(number, kind, name, data, 0)
+        return number
 
-    def done(self, entry: int) -> None:
+    def done(self, *ids: int) -> None:
         """Ends."""
-        del self.open[entry]
+        for number in ids:
+            self.open.pop(number, None)
+
+    def entries(self, kind: str = "") -> list[JournalEntry]:
+        """Those of a kind."""
+        return [one for one in self.open.values() if kind in ("", one.kind)]
 
 
 @contextmanager

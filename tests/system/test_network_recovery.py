@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from corten.core.journal import Journal
+from corten.core.metadata import Database
 from corten.network.bridge import BridgeDriver
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
 from corten.network.store import DatabaseStore
 from corten.sys import netlink
 from support import paths, summary
-from support.netkill import BETWEEN, ENGINE, Database
+from support.netkill import BETWEEN, ENGINE
 from support.netlab import Node, TcpServer, UdpServer, ask_tcp, ask_udp, join
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -49,8 +51,9 @@ class Engine:
     def __init__(self, host: Node, database: Path) -> None:
         self.database = Database(str(database))
         self.store = DatabaseStore(self.database)
+        self.journal = Journal(self.database)
         self.host = host.call(Host)
-        self.driver = host.call(lambda: BridgeDriver(ENGINE, store=self.store, journal=self.database, host=self.host))
+        self.driver = host.call(lambda: BridgeDriver(ENGINE, store=self.store, journal=self.journal, host=self.host))
 
     def __enter__(self) -> Engine:
         return self
@@ -100,12 +103,14 @@ def survive(database: Path, point: int, name: str, alive: tuple[str, ...]) -> No
             assert {one.container_id for one in engine.store.endpoints()} <= set(alive), name
             assert {BRIDGE, f"corten-{ENGINE}"} <= ours(host) <= {BRIDGE, f"corten-{ENGINE}", *known}, name
             assert engine.driver.leftovers() == [], name
-            assert len(engine.database.entries()) <= 3, f"{name}: {engine.database.entries()}"
+            announced = {one.name for one in engine.journal.entries() if one.kind == "link"}
+            assert announced == {BRIDGE, *known}, name
             works(engine, host, late)
             host.call(engine.driver.destroy)
             host.call(engine.driver.destroy)
             assert ours(host) == set(), name
             assert engine.store.endpoints() == [], name
+            assert engine.journal.entries() == [], name
 
 
 def works(engine: Engine, host: Node, late: Node) -> None:
@@ -189,7 +194,7 @@ def test_restore_forgets_the_containers_that_are_gone(world: tuple[Node, Node, N
     host, client, one, engine = world
     host.call(lambda: engine.driver.restore(()))
     assert engine.store.endpoints() == []
-    assert [kind for kind, _ in engine.database.entries()] == ["link"], "the bridge alone is in the journal"
+    assert [one.name for one in engine.journal.entries()] == [BRIDGE]
     with TcpServer(one, 80):
         assert ask_tcp(client, HOST, 8080, timeout=0.3) == "refused"
 

@@ -26,6 +26,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from types import TracebackType
 from typing import Self
 
+from corten.core.journal import LINK, NFT_ELEMENT
 from corten.errors import Conflict, CortenError, FailedPrecondition, Internal, InvalidArgument
 from corten.network import pools
 from corten.network.conntrack import Forwarded, StaleFlows
@@ -178,18 +179,19 @@ class BridgeDriver:
         address = self._lease(ip)
         endpoint_id = secrets.token_hex(32)
         link = link_name(self._engine_id, endpoint_id)
-        entry = self._journal.begin("link", link, container=container_id, address=str(address))
-        endpoint = Endpoint(
-            endpoint_id=endpoint_id,
-            container_id=container_id,
-            network_id=self.network_id,
-            address=IPv4Interface((address, self.bridge.subnet.prefixlen)),
-            gateway=self.bridge.address.ip,
-            mac=mac or pools.mac_of(address),
-            link=link,
-            journal=(entry,),
-        )
-        self._keep(endpoint)
+        with self._store.transaction():
+            entry = self._journal.begin(LINK, link, container=container_id, address=str(address))
+            endpoint = Endpoint(
+                endpoint_id=endpoint_id,
+                container_id=container_id,
+                network_id=self.network_id,
+                address=IPv4Interface((address, self.bridge.subnet.prefixlen)),
+                gateway=self.bridge.address.ip,
+                mac=mac or pools.mac_of(address),
+                link=link,
+                journal=(entry,),
+            )
+            self._keep(endpoint)
         return endpoint
 
     def _lease(self, wanted: IPv4Address | None) -> IPv4Address:
@@ -214,6 +216,7 @@ class BridgeDriver:
             netlink.set_up(endpoint.link, self._device.index()),
         )
         self._host.configure_inside(netns_fd, endpoint.interface, endpoint.address, endpoint.gateway)
+        self._host.await_running(endpoint.link, self._device.name)
         self._forget_neighbour(endpoint)
 
     def _forget_neighbour(self, endpoint: Endpoint) -> None:
@@ -247,10 +250,10 @@ class BridgeDriver:
         self._endpoints[endpoint.endpoint_id] = endpoint
 
     def _forget(self, endpoint: Endpoint) -> None:
-        self._store.remove(endpoint.endpoint_id)
+        with self._store.transaction():
+            self._store.remove(endpoint.endpoint_id)
+            self._journal.done(*endpoint.journal)
         self._endpoints.pop(endpoint.endpoint_id, None)
-        for entry in reversed(endpoint.journal):
-            self._journal.done(entry)
 
     # --- published ports
 
@@ -270,9 +273,11 @@ class BridgeDriver:
             return Published(wider, reservations)
 
     def _widen(self, endpoint: Endpoint, publications: tuple[Publication, ...]) -> Endpoint:
-        entry = self._journal.begin("nft-element", endpoint.endpoint_id, ports=[one.key for one in publications])
-        wider = dataclasses.replace(endpoint, publications=publications, journal=(*endpoint.journal, entry))
-        self._keep(wider)
+        with self._store.transaction():
+            ports = [one.key for one in publications]
+            entry = self._journal.begin(NFT_ELEMENT, endpoint.endpoint_id, ports=ports)
+            wider = dataclasses.replace(endpoint, publications=publications, journal=(*endpoint.journal, entry))
+            self._keep(wider)
         return wider
 
     def _reserve(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> tuple[Reservation, ...]:
@@ -308,7 +313,7 @@ class BridgeDriver:
                 if port.transport == "udp"
             }
             local = {one.interface.ip for one in self._host.links.addresses()}
-            return Forwarded(ports, [self.bridge.subnet], local)
+            return Forwarded(ports, [self._bridge.subnet] if self._bridge else [], local)
 
     def settle(self) -> bool:
         """Waits until stale UDP flows are forgotten; False when that takes longer than 10 s."""
@@ -323,9 +328,9 @@ class BridgeDriver:
 
     def _unpublish(self, endpoint: Endpoint) -> None:
         self._withdraw(endpoint)
-        self._keep(dataclasses.replace(endpoint, publications=(), journal=endpoint.journal[:1]))
-        for entry in endpoint.journal[1:]:
-            self._journal.done(entry)
+        with self._store.transaction():
+            self._keep(dataclasses.replace(endpoint, publications=(), journal=endpoint.journal[:1]))
+            self._journal.done(*endpoint.journal[1:])
         self._flows.check(_udp_ports(endpoint))
 
     def _withdraw(self, endpoint: Endpoint) -> None:
@@ -348,15 +353,25 @@ class BridgeDriver:
             strays = self.leftovers()
             for one in strays:
                 self._delete_link(one.name)
+            self._strike_out()
             return strays
+
+    def _strike_out(self) -> None:
+        """Ends the journal entries of what is gone."""
+        known = {entry for one in self._endpoints.values() for entry in one.journal}
+        known.update(self._device.journal_entries())
+        begun = [entry.id for kind in (LINK, NFT_ELEMENT) for entry in self._journal.entries(kind)]
+        self._journal.done(*(entry for entry in begun if entry not in known))
 
     def _rejoin(self) -> None:
         """Makes recorded links ports of the bridge again, when it was made anew."""
         index = self._device.index()
         known = {one.link for one in self._endpoints.values()}
-        for link in self._own_links():
-            if link.name in known and link.master != index:
-                self._host.links.send(netlink.set_up(link.name, index), netlink.hairpin_on(link.index))
+        apart = [link for link in self._own_links() if link.name in known and link.master != index]
+        for link in apart:
+            self._host.links.send(netlink.set_up(link.name, index), netlink.hairpin_on(link.index))
+        if apart:
+            self._host.await_running(*(link.name for link in apart), self._device.name)
 
     def leftovers(self) -> list[Leftover]:
         """What carries the engine's id and no record names.  Changes nothing."""
@@ -389,6 +404,7 @@ class BridgeDriver:
             self._firewall.destroy()
             for endpoint in list(self._endpoints.values()):
                 self._forget(endpoint)
+            self._strike_out()
             self._bridge = None
 
 

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 
+from corten.core.journal import LINK
 from corten.errors import Conflict, NotFound
 from corten.network import pools
 from corten.network.host import Host
@@ -123,9 +124,15 @@ class Device:
         return not mine or bridge.address in mine
 
     def _announce(self, bridge: Bridge) -> None:
-        if not self._store.setting(JOURNAL_SETTING):
-            entry = self._journal.begin("link", self.name, address=str(bridge.address))
-            self._store.set_setting(JOURNAL_SETTING, str(entry))
+        if not self.journal_entries():
+            with self._store.transaction():
+                entry = self._journal.begin(LINK, self.name, address=str(bridge.address))
+                self._store.set_setting(JOURNAL_SETTING, str(entry))
+
+    def journal_entries(self) -> list[int]:
+        """The device's entry, while it may exist."""
+        entry = self._store.setting(JOURNAL_SETTING)
+        return [int(entry)] if entry else []
 
     def _configure(self, bridge: Bridge) -> None:
         links = self._host.links
@@ -138,9 +145,8 @@ class Device:
     def destroy(self) -> None:
         """Removes the device, if it is there, and its records."""
         netlink.raise_unless(self._host.links.attempt(netlink.delete_link(self.name)), errno.ENODEV)
-        entry = self._store.setting(JOURNAL_SETTING)
-        if entry:
-            self._journal.done(int(entry))
+        with self._store.transaction():
+            self._journal.done(*self.journal_entries())
             self._store.set_setting(JOURNAL_SETTING, "")
 
 

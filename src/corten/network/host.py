@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from ipaddress import IPv4Address, IPv4Interface
 
 from corten.errors import Internal
@@ -16,6 +17,8 @@ from corten.sys import netlink, netns
 from corten.sys.nft import Nft
 
 log = logging.getLogger(__name__)
+
+RUNNING_TIMEOUT_S = 1.0
 
 _SYSCTLS = "/proc/sys/net"
 
@@ -53,6 +56,21 @@ class Host:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         return f"{boot} {self._namespace}"
+
+    def await_running(self, *names: str) -> None:
+        """Waits until packets go through these devices.
+
+        A veth end and a bridge that came up before their other side notice it in a work item of the kernel (linkwatch).
+        Until that has run they drop everything, the first ARP request too, which is sent again only a second later:
+        3 of 100 first connections took 1 s.  Since kernel 6.8 RTM_GETLINK runs that work; before, it takes about 1 ms.
+        """
+        end = time.monotonic() + RUNNING_TIMEOUT_S
+        for name in names:
+            while (link := self.links.link(name)) is not None and not link.is_running:
+                if time.monotonic() > end:
+                    log.warning("%s has no carrier yet", name)
+                    return
+                time.sleep(0.0005)
 
     def configure_inside(self, netns_fd: int, interface: str, address: IPv4Interface, gateway: IPv4Address) -> None:
         """Gives the container's end its address and default route, and brings it up, without IPv6."""

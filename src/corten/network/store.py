@@ -2,70 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address, IPv4Interface
-from typing import Any, Protocol
 
 import msgspec
 
+from corten.core.metadata import Database
 from corten.network.values import Endpoint
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS network_endpoints (endpoint_id TEXT PRIMARY KEY, record BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS network_settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"""
-
-
-class Transaction(Protocol):
-    """What runs statements: a `sqlite3.Connection` or what is like it."""
-
-    def execute(self, statement: str, parameters: Sequence[Any] = ..., /) -> Iterable[Any]:
-        """Runs one statement; its rows."""
-
-
-class Transactions(Protocol):
-    """The database: `corten.core.metadata.Database`."""
-
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """One writer at a time; committed at the end, rolled back on an error."""
+SCHEMA = (
+    (
+        "CREATE TABLE network_endpoints (endpoint_id TEXT PRIMARY KEY, record BLOB NOT NULL) STRICT",
+        "CREATE TABLE network_settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    ),
+)
 
 
 class DatabaseStore:
-    """The `Store` of the network.  The tables are made when it is."""
+    """The `Store` of the network.  Makes its tables."""
 
-    def __init__(self, database: Transactions) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        with database.transaction() as transaction:
-            for statement in SCHEMA.strip().splitlines():
-                transaction.execute(statement)
+        database.migrate("network", SCHEMA)
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Calls inside are committed together."""
+        return self._database.transaction()
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Every recorded endpoint."""
-        with self._database.transaction() as transaction:
-            return [decode(row[0]) for row in transaction.execute("SELECT record FROM network_endpoints")]
+        return [decode(row[0]) for row in self._database.query("SELECT record FROM network_endpoints")]
 
     def save(self, endpoint: Endpoint) -> None:
         """Records an endpoint, or replaces it."""
-        with self._database.transaction() as transaction:
-            statement = "INSERT OR REPLACE INTO network_endpoints VALUES (?, ?)"
-            transaction.execute(statement, (endpoint.endpoint_id, encode(endpoint)))
+        with self._database.transaction() as tx:
+            row = (endpoint.endpoint_id, encode(endpoint))
+            tx.execute("INSERT OR REPLACE INTO network_endpoints VALUES (?, ?)", row)
 
     def remove(self, endpoint_id: str) -> None:
         """Forgets an endpoint."""
-        with self._database.transaction() as transaction:
-            transaction.execute("DELETE FROM network_endpoints WHERE endpoint_id = ?", (endpoint_id,))
+        with self._database.transaction() as tx:
+            tx.execute("DELETE FROM network_endpoints WHERE endpoint_id = ?", (endpoint_id,))
 
     def setting(self, key: str) -> str:
         """A remembered word, or ''."""
-        with self._database.transaction() as transaction:
-            rows = list(transaction.execute("SELECT value FROM network_settings WHERE key = ?", (key,)))
+        rows = self._database.query("SELECT value FROM network_settings WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else ""
 
     def set_setting(self, key: str, value: str) -> None:
         """Remembers a word."""
-        with self._database.transaction() as transaction:
-            transaction.execute("INSERT OR REPLACE INTO network_settings VALUES (?, ?)", (key, value))
+        with self._database.transaction() as tx:
+            tx.execute("INSERT OR REPLACE INTO network_settings VALUES (?, ?)", (key, value))
 
 
 def encode(endpoint: Endpoint) -> bytes:

@@ -6,6 +6,7 @@ Nothing here acts.  Addresses are IPv4: the first form has no other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Literal, Protocol
@@ -98,7 +99,10 @@ class Leftover:
 
 
 class Store(Protocol):
-    """The engine's database, as far as the network needs it.  Each call is one transaction, without fsync."""
+    """The engine's database, as far as the network needs it.  Each call is a transaction; none waits for the disk."""
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Calls inside, of the journal as well, are committed together."""
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Every recorded endpoint."""
@@ -116,11 +120,22 @@ class Store(Protocol):
         """Remembers a word."""
 
 
+class JournalEntry(Protocol):
+    """An object that may exist."""
+
+    @property
+    def id(self) -> int:
+        """For `done`."""
+
+
 class Journal(Protocol):
-    """Where kernel objects are announced before they exist (design.md §5)."""
+    """Where kernel objects are announced before they exist (design.md §5): `corten.core.journal.Journal`."""
 
     def begin(self, kind: str, name: str, **data: object) -> int:
         """Announces an object; the entry's id."""
 
-    def done(self, entry: int) -> None:
-        """The object is gone."""
+    def done(self, *ids: int) -> None:
+        """The objects are gone; unknown ids are fine."""
+
+    def entries(self, kind: str = "") -> Sequence[JournalEntry]:
+        """What was announced and is not done, of one kind."""

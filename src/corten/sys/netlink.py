@@ -36,6 +36,7 @@ RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 RTM_DELNEIGH = 29
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
+IFLA_OPERSTATE, IF_OPER_UP = 16, 6
 IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC = 12, 18, 20, 26
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 28, 29, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
@@ -91,11 +92,17 @@ class Link:
     alias: str
     flags: int
     mtu: int
+    operstate: int
 
     @property
     def is_up(self) -> bool:
         """Administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def is_running(self) -> bool:
+        """Packets go through (RFC 2863 operational state up)."""
+        return self.operstate == IF_OPER_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +313,7 @@ def parse_link(body: bytes) -> Link:
         alias=_string(found, IFLA_IFALIAS),
         flags=flags,
         mtu=_u32(found, IFLA_MTU),
+        operstate=int.from_bytes(found.get(IFLA_OPERSTATE, b""), "little"),
     )
 
 

@@ -43,7 +43,7 @@ class _Visit(threading.Thread, Generic[T]):
         try:
             setns(self._netns_fd, CLONE_NEWNET)
             self.value.append(self._work())
-        except BaseException as error:  # raised again in the caller
+        except BaseException as error:  # outermost of this thread: raised again in the caller's
             self.error = error
 
 

@@ -1,3 +1,5 @@
+"""Which tracked UDP flows are forgotten, and that a thread does it."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""The nftables texts, and what is run when."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

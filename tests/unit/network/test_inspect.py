@@ -1,3 +1,5 @@
+"""Docker's JSON of networks and endpoints."""
+
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Interface

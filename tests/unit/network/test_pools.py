@@ -1,3 +1,5 @@
+"""Subnets, addresses and hardware addresses."""
+
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network

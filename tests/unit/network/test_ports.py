@@ -1,3 +1,5 @@
+"""Published ports: how they are asked for, taken and held (with sockets on loopback)."""
+
 from __future__ import annotations
 
 import socket

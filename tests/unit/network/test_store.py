@@ -1,10 +1,11 @@
+"""The network's records in a real database."""
+
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
 
+from corten.core.metadata import Database
 from corten.network.store import DatabaseStore, decode, encode
 from corten.network.values import ANY, Endpoint, Publication
 
@@ -21,27 +22,12 @@ ENDPOINT = Endpoint(
 )
 
 
-class Database:
-    """One connection in memory."""
-
-    def __init__(self) -> None:
-        self._connection = sqlite3.connect(":memory:")
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection:
-            yield self._connection
-
-    def close(self) -> None:
-        self._connection.close()
-
-
 def test_an_endpoint_comes_back_as_it_went() -> None:
     assert decode(encode(ENDPOINT)) == ENDPOINT
 
 
-def test_records_and_settings_survive_a_new_store() -> None:
-    database = Database()
+def test_records_and_settings_survive_a_new_store(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "engine.db"))
     store = DatabaseStore(database)
     store.save(ENDPOINT)
     store.save(ENDPOINT)

@@ -118,12 +118,14 @@ def test_a_link_is_read() -> None:
         + netlink.text(netlink.IFLA_IFNAME, "ct0123aaaaaaaa")
         + netlink.u32(netlink.IFLA_MTU, 1500)
         + netlink.u32(netlink.IFLA_MASTER, 3)
+        + netlink.u8(netlink.IFLA_OPERSTATE, netlink.IF_OPER_UP)
         + netlink.attribute(netlink.IFLA_ADDRESS, bytes.fromhex("0242ac110002"))
         + netlink.text(netlink.IFLA_IFALIAS, "corten-0123abcd x")
         + netlink.attribute(netlink.IFLA_LINKINFO, netlink.text(netlink.IFLA_INFO_KIND, "veth"))
     )
     link = netlink.parse_link(body)
     assert (link.index, link.name, link.kind, link.master) == (5, "ct0123aaaaaaaa", "veth", 3)
+    assert link.is_running
     assert (link.mac, link.alias, link.mtu, link.is_up) == ("02:42:ac:11:00:02", "corten-0123abcd x", 1500, True)
 
 
