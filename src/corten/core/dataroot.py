@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from corten.errors import Conflict, Internal
 
+LOCK_NAME = "lock"
 _ENGINE_ID = re.compile("[0-9a-f]{8}")
 _DIRECTORIES = (("content", 0o700), ("snapshots", 0o710), ("containers", 0o710), ("volumes", 0o701))
 
@@ -63,7 +64,7 @@ def lock(path: str) -> int:
 
     Raises Conflict, naming the holder.
     """
-    fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(os.path.join(path, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

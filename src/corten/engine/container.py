@@ -13,6 +13,7 @@ from typing import Any, Final
 from corten.core.shims import ShimClient
 from corten.core.tasks import Task
 from corten.engine.record import Record
+from corten.engine.restart import Backoff
 from corten.errors import Conflict, InvalidArgument, NotFound
 from corten.network.values import Endpoint
 
@@ -50,11 +51,13 @@ class Container:
         self.endpoint: Endpoint | None = None
         self.held_streams: list[Any] = []
         self.exec_ids: list[str] = []
-        self.phases: list[tuple[str, int]] = []
+        self.phases: list[dict[str, Any]] = []
         self.restart_timer: asyncio.TimerHandle | None = None
         self.cleanup: asyncio.Task[None] | None = None
+        self.removal: asyncio.Task[None] | None = None
         self.is_stopping = False
-        self.failed_starts = 0
+        self.keeps_record = False  # a restart of a --rm container
+        self.backoff = Backoff()
         self._loop = loop
         self._waiters: dict[str, list[Waiter]] = {condition: [] for condition in CONDITIONS}
 
@@ -112,6 +115,10 @@ class Roster:
 
     def __contains__(self, container_id: str) -> bool:
         return container_id in self._by_id
+
+    def get(self, container_id: str) -> Container | None:
+        """By full id."""
+        return self._by_id.get(container_id)
 
     def count(self, test: Callable[[Container], bool]) -> int:
         """How many pass."""

@@ -1,64 +1,100 @@
-"""Docker's events: made here, kept and handed out by `core.events`.
-
-`docker events` filters and prints them; attributes of a container event are its labels, image and name, and what
-the action adds.
-"""
+"""Docker's events: made and filtered here, kept and handed out by `core.events`."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from corten.core.events import Event, EventBus
+from corten.engine import times
 from corten.engine.filters import Filters, labels_match
 from corten.engine.record import Record
-from corten.errors import InvalidArgument
+from corten.errors import Internal, InvalidArgument
 
 Json = dict[str, Any]
 
-TYPES: Final = frozenset(
-    {"builder", "config", "container", "daemon", "image", "network", "node", "plugin", "secret", "service", "volume"}
-)
-FILTER_KEYS: Final = TYPES | {"event", "label", "scope", "type"}
-# Actions of before 1.44 that carry a colon and more: matched by what stands before it.
-_NAMED: Final = ("container", "image", "volume", "network", "daemon", "plugin", "builder", "config", "node", "secret",
-                 "service")  # fmt: skip
+# Filters that name an object of a type.
+_OBJECTS: Final = (
+    "container", "image", "volume", "network", "daemon", "plugin", "builder", "config", "node", "secret", "service",
+)  # fmt: skip
+_FROM: Final = "image"  # the attribute that containers' events repeat as `from`
 
 
-def container_event(record: Record, action: str, **attributes: str) -> Json:
-    """An event of a container."""
+def container_event(record: Record, action: str, **attributes: str) -> Event:
+    """An event of a container; its labels are attributes as well."""
     given = {**record.labels, "image": record.image_ref, "name": record.name, **attributes}
-    return event("container", action, record.id, given, status=True, image=record.image_ref)
+    return Event(type="container", action=action, id=record.id, attributes=given)
 
 
-def network_event(network_id: str, action: str, *, name: str, kind: str, container_id: str) -> Json:
+def network_event(network_id: str, action: str, *, name: str, kind: str, container_id: str) -> Event:
     """A container joins or leaves a network."""
-    return event("network", action, network_id, {"container": container_id, "name": name, "type": kind})
+    attributes = {"container": container_id, "name": name, "type": kind}
+    return Event(type="network", action=action, id=network_id, attributes=attributes)
 
 
-def image_event(image_id: str, action: str, name: str, labels: Mapping[str, str] | None = None) -> Json:
-    """An event of an image."""
-    return event("image", action, image_id, {**(labels or {}), "name": name}, status=True)
-
-
-def event(
-    kind: str, action: str, actor: str, attributes: Mapping[str, str], *, status: bool = False, image: str = ""
-) -> Json:
+def to_json(event: Event) -> Json:
     """Docker's shape; containers and images have the fields of before 1.22 as well."""
-    now = time.time_ns()
     out: Json = {}
-    if status:
-        out |= {"status": action, "id": actor}
-        if image:
-            out["from"] = image
+    if event.id and event.type in ("container", "image"):
+        out |= {"status": event.action, "id": event.id}
+        if event.type == "container":
+            out["from"] = event.attributes.get(_FROM, "")
     return out | {
-        "Type": kind,
-        "Action": action,
-        "Actor": {"ID": actor, "Attributes": dict(attributes)},
+        "Type": event.type,
+        "Action": event.action,
+        "Actor": {"ID": event.id, "Attributes": event.attributes},
         "scope": "local",
-        "time": now // 10**9,
-        "timeNano": now,
+        "time": event.time_ns // times.SECOND_NS,
+        "timeNano": event.time_ns,
     }
+
+
+async def follow(bus: EventBus, filters: Filters, since: str, until: str) -> AsyncIterator[Json]:
+    """`docker events`: what was kept since `since`, then what comes, until `until`.
+
+    Raises before the first value: Internal for a time that is none (dockerd answers 500), InvalidArgument.
+    """
+    since_ns, until_ns = _moment(since), _moment(until)
+    check_filters(filters)
+    if since_ns and until_ns and since_ns > until_ns:
+        raise InvalidArgument("`since` time cannot be after `until` time")
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(told.set)
+
+    def wanted(event: Event) -> bool:
+        return matches(event, filters)
+
+    with bus.subscribe(wanted, since_ns=since_ns if since else None, wake=wake) as subscription:
+        while True:
+            told.clear()
+            for event in subscription.drain():
+                if not until_ns or event.time_ns <= until_ns:
+                    yield to_json(event)
+            if not await _until(told, until_ns):
+                return
+
+
+async def _until(told: asyncio.Event, until_ns: int) -> bool:
+    """Wait for news; False when the time is over."""
+    left_s = (until_ns - times.now_ns()) / times.SECOND_NS if until_ns else None
+    if left_s is not None and left_s <= 0:
+        return False
+    try:
+        async with asyncio.timeout(left_s):
+            await told.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _moment(text: str) -> int:
+    try:
+        return times.parse_timestamp(text)
+    except InvalidArgument as error:
+        raise Internal(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
 
 
 def check_filters(filters: Filters) -> None:
@@ -68,15 +104,14 @@ def check_filters(filters: Filters) -> None:
             raise InvalidArgument(f"invalid filter 'scope={value}'")
 
 
-def matches(item: Json, filters: Filters) -> bool:
+def matches(event: Event, filters: Filters) -> bool:
     """Whether a client asked for this event (daemon/events/filter.go)."""
-    actor = item["Actor"]
     return (
-        _action_matches(item, filters.get("event", ()))
-        and _listed(item["Type"], filters.get("type", ()))
-        and _listed(item["scope"], filters.get("scope", ()))
-        and labels_match(actor["Attributes"], filters.get("label", ()))
-        and all(_object_matches(item, kind, filters[kind]) for kind in _NAMED if kind in filters)
+        _action_matches(event, filters.get("event", ()))
+        and _listed(event.type, filters.get("type", ()))
+        and _listed("local", filters.get("scope", ()))
+        and labels_match(event.attributes, filters.get("label", ()))
+        and all(_object_matches(event, kind, filters[kind]) for kind in _OBJECTS if kind in filters)
     )
 
 
@@ -84,23 +119,22 @@ def _listed(value: str, wanted: Sequence[str]) -> bool:
     return not wanted or value in wanted
 
 
-def _action_matches(item: Json, wanted: Sequence[str]) -> bool:
-    action: str = item["Action"]
-    return not wanted or action in wanted or action.partition(":")[0] in wanted
+def _action_matches(event: Event, wanted: Sequence[str]) -> bool:
+    """`exec_start` matches `exec_start: sh` as well."""
+    return not wanted or event.action in wanted or event.action.partition(":")[0] in wanted
 
 
-def _object_matches(item: Json, kind: str, wanted: Sequence[str]) -> bool:
-    """`container=x` matches events of that container by id, prefix or name; of others, those that name it."""
+def _object_matches(event: Event, kind: str, wanted: Sequence[str]) -> bool:
+    """`container=x` matches events of that container by id, prefix or name, and others that name it."""
     if not wanted:
         return True
-    actor = item["Actor"]
-    attributes = actor["Attributes"]
-    names = [actor["ID"], attributes.get("name", "")] if item["Type"] == kind else [attributes.get(kind, "")]
+    attributes = event.attributes
+    names = [event.id, attributes.get("name", "")] if event.type == kind else [attributes.get(kind, "")]
     if kind == "image":
         names.append(attributes.get("image", ""))
     return any(_same(name, value) for name in names for value in wanted if name)
 
 
 def _same(name: str, value: str) -> bool:
-    is_id = len(name) >= 64 and name.rpartition(":")[2].startswith(value.rpartition(":")[2])
-    return name == value or is_id or name.partition(":")[0] == value
+    is_prefix = len(name) >= 64 and name.rpartition(":")[2].startswith(value.rpartition(":")[2])
+    return name == value or is_prefix or name.partition(":")[0] == value

@@ -295,9 +295,14 @@ def _root_propagation(points: Sequence[MountPoint]) -> str:
 
 
 def _resources(effective: Effective, at: Surroundings) -> Json:
+    rules = [devices.ALLOW_ALL] if effective.host.privileged else [*defaults.DEVICE_RULES, *at.device_rules]
+    return {"devices": rules, **resources(effective)}
+
+
+def resources(effective: Effective) -> Json:
+    """The limits in `linux.resources`: all that an update may change."""
     host = effective.host
-    rules = [devices.ALLOW_ALL] if host.privileged else [*defaults.DEVICE_RULES, *at.device_rules]
-    out: Json = {"devices": rules}
+    out: Json = {}
     if memory := _memory(host):
         out["memory"] = memory
     if cpu := cpu_limits(host):

@@ -24,6 +24,11 @@ _UNITS: Final = {
 }
 
 
+def now_ns() -> int:
+    """The time."""
+    return time.time_ns()
+
+
 def rfc3339(moment_ns: int) -> str:
     """UTC as Go's RFC3339Nano: no trailing zeros in the fraction; never is the year 1."""
     if not moment_ns:

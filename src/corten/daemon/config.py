@@ -1,0 +1,248 @@
+"""daemon.json and flags → the engine's settings.
+
+The file is Docker's, with Docker's keys.  A key that nobody knows is refused by name, one that dockerd knows and
+Corten does not support yet as well; what is given both as a flag and in the file is refused, as by dockerd.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from corten.engine.checks import check_log
+from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
+from corten.errors import CortenError, InvalidArgument
+
+DEFAULT_FILE: Final = "/etc/corten/daemon.json"
+DEFAULT_DATA_ROOT: Final = "/var/lib/corten"
+DEFAULT_EXEC_ROOT: Final = "/run/corten"
+SOCKET_NAME: Final = "corten.sock"
+
+# What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
+UNSUPPORTED: Final = frozenset(
+    {
+        "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip",
+        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs", "cgroup-parent", "cluster-advertise",
+        "cluster-store", "cluster-store-opts", "containerd", "containerd-namespace", "containerd-plugin-namespace",
+        "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-cgroupns-mode", "default-gateway",
+        "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size", "default-ulimits",
+        "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",
+        "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips",
+        "http-proxy", "https-proxy", "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
+        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "max-concurrent-downloads",
+        "max-concurrent-uploads", "max-download-attempts", "metrics-addr", "min-api-version", "mtu",
+        "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges", "no-proxy",
+        "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs", "registry-proxy", "rootless",
+        "seccomp-profile", "selinux-enabled", "shutdown-timeout", "storage-driver", "storage-opts",
+        "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify", "userland-proxy",
+        "userland-proxy-path", "userns-remap", "validate",
+    }
+)  # fmt: skip
+# What a SIGHUP takes over; the rest needs a restart, as with dockerd.
+RELOADABLE: Final = (
+    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "registry-mirrors", "runtimes",
+)  # fmt: skip
+
+File = Mapping[str, Any]
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(key, "a string")
+    return value
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false")
+    return value
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _wrong(key, "a list of strings")
+    return tuple(value)
+
+
+def _text_map(key: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise _wrong(key, "an object with strings")
+    return dict(value)
+
+
+def _wrong(key: str, wanted: str) -> InvalidArgument:
+    return InvalidArgument(f"{key}: not {wanted}")
+
+
+def _limit(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or (value <= 0 and value != -1):
+        raise _wrong(key, "a number above 0, or -1 for no limit")
+    return value
+
+
+def _live_restore(key: str, value: Any) -> bool:
+    if not _boolean(key, value):
+        raise InvalidArgument("live-restore: false is not supported: containers always outlive the daemon")
+    return True
+
+
+def _runtimes(key: str, value: Any) -> dict[str, Runtime]:
+    """`{"crun": {"path": "/usr/bin/crun", "runtimeArgs": []}}`; the built-in one is always there."""
+    if not isinstance(value, dict):
+        raise _wrong(key, "an object")
+    out = {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)}
+    for name, entry in value.items():
+        if name == BUILT_IN_RUNTIME:
+            raise InvalidArgument(f"{key}: runtime name '{name}' is reserved")
+        out[name] = _runtime(f"{key}.{name}", name, entry)
+    return out
+
+
+def _runtime(key: str, name: str, entry: Any) -> Runtime:
+    if not isinstance(entry, dict):
+        raise _wrong(key, "an object")
+    for field in entry:
+        if field in ("runtimeType", "options"):
+            raise InvalidArgument(f"{key}.{field} is not supported yet")
+        if field not in ("path", "runtimeArgs"):
+            raise InvalidArgument(f"{key}.{field}: unknown field")
+    path = _text(f"{key}.path", entry.get("path", ""))
+    if not path:
+        raise InvalidArgument(f"{key}: either a runtimeType or a path must be configured")
+    return Runtime(name, path, _texts(f"{key}.runtimeArgs", entry.get("runtimeArgs") or []))
+
+
+Parser = Callable[[str, Any], Any]
+
+# key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
+KEYS: Final[dict[str, tuple[str, Parser]]] = {
+    "data-root": ("data_root", _text),
+    "debug": ("debug", _boolean),
+    "default-pids-limit": ("default_pids_limit", _limit),
+    "default-runtime": ("default_runtime", _text),
+    "exec-root": ("exec_root", _text),
+    "hosts": ("hosts", _texts),
+    "insecure-registries": ("insecure_registries", _texts),
+    "labels": ("labels", _texts),
+    "live-restore": ("", _live_restore),
+    "log-driver": ("log_driver", _text),
+    "log-opts": ("log_opts", _text_map),
+    "pidfile": ("pidfile", _text),
+    "registry-mirrors": ("registry_mirrors", _texts),
+    "runtimes": ("runtimes", _runtimes),
+}
+
+
+def load(path: str, *, is_required: bool) -> File:
+    """The file as an object; a missing one is empty unless somebody named it.  Raises InvalidArgument."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except FileNotFoundError as error:
+        if is_required:
+            raise _unable(path, f"open {path}: no such file or directory") from error
+        return {}
+    except OSError as error:
+        raise _unable(path, f"open {path}: {(error.strerror or '').lower()}") from error
+    if not text.strip():
+        return {}
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise _unable(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _unable(path, "not a JSON object")
+    return found
+
+
+def _unable(path: str, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"unable to configure the daemon with file {path}: {reason}")
+
+
+def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
+    """The settings; `flags` by daemon.json key.  Raises InvalidArgument naming file and key."""
+    try:
+        _refuse_keys(file, flags)
+        values: dict[str, Any] = {}
+        for key, raw in file.items():
+            attribute, parse = KEYS[key]
+            parsed = parse(key, raw)
+            if attribute:
+                values[attribute] = parsed
+    except InvalidArgument as error:
+        raise _unable(path, error.text) from error
+    for key, value in flags.items():
+        values[KEYS[key][0]] = value
+    origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
+    made = Settings(**(_defaults(values) | values), origins=origins)
+    try:
+        _check(made)
+    except CortenError as error:
+        raise _unable(path, error.text) from error
+    return made
+
+
+def _refuse_keys(file: File, flags: Mapping[str, Any]) -> None:
+    unknown = [key for key in file if key not in KEYS and key not in UNSUPPORTED]
+    if unknown:
+        raise InvalidArgument(f"the following directives don't match any configuration option: {', '.join(unknown)}")
+    for key in file:
+        if key in UNSUPPORTED:
+            raise InvalidArgument(f"{key} is not supported yet")
+    both = [f"{key}: (from flag: {_shown(flags[key])}, from file: {_shown(file[key])})" for key in file if key in flags]
+    if both:
+        text = "the following directives are specified both as a flag and in the configuration file"
+        raise InvalidArgument(f"{text}: {', '.join(both)}")
+
+
+def _shown(value: Any) -> str:
+    """As Go prints it."""
+    if isinstance(value, list | tuple):
+        return f"[{' '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    exec_root = os.path.abspath(values.get("exec_root") or DEFAULT_EXEC_ROOT)
+    data_root = os.path.abspath(values.get("data_root") or DEFAULT_DATA_ROOT)
+    return {"exec_root": exec_root, "data_root": data_root, "hosts": (f"unix://{exec_root}/{SOCKET_NAME}",)}
+
+
+def _check(made: Settings) -> None:
+    if made.default_runtime not in made.runtimes:
+        raise InvalidArgument(f"specified default runtime '{made.default_runtime}' does not exist")
+    check_log(made.log_driver, made.log_opts)
+    for host in made.hosts:
+        if not host.startswith(("unix://", "tcp://")):
+            raise InvalidArgument(f"hosts: {host!r}: only unix:// and tcp:// are supported")
+    for mirror in made.registry_mirrors:
+        if not mirror.startswith(("http://", "https://")):
+            raise InvalidArgument(
+                f"invalid mirror: unsupported scheme in {mirror!r}: must use either 'https://' or 'http://'"
+            )
+
+
+def reloaded(before: Settings, after: Settings) -> Settings:
+    """What a SIGHUP makes of it: the reloadable keys of `after`, the rest as it was."""
+    origins = {key: value for key, value in before.origins.items() if key not in RELOADABLE}
+    origins |= {key: value for key, value in after.origins.items() if key in RELOADABLE}
+    values = {KEYS[key][0]: getattr(after, KEYS[key][0]) for key in RELOADABLE}
+    return replace(before, origins=origins, **values)
+
+
+def shown(made: Settings) -> str:
+    """The whole configuration as one line of JSON, with daemon.json's keys."""
+    out: dict[str, Any] = {"live-restore": True}
+    for key, (attribute, _) in KEYS.items():
+        if attribute:
+            out[key] = getattr(made, attribute)
+    out["runtimes"] = {
+        name: {"path": runtime.path, "runtimeArgs": runtime.args}
+        for name, runtime in made.runtimes.items()
+        if runtime.path
+    }
+    return msgspec.json.encode(out).decode()

@@ -1,0 +1,168 @@
+"""`cortend --destroy`: stop and remove everything of one engine.
+
+It works with cortend alive (which is asked to end first), dead, and twice.  What it removes it finds by the engine's
+id in the kernel and by the two roots on disk; records are not needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from corten.core import dataroot
+from corten.core.shims import ShimClient
+from corten.core.trees import remove_entry
+from corten.daemon import execroot, listeners, wiring
+from corten.engine import sharedmemory
+from corten.engine.settings import Settings
+from corten.errors import Conflict, CortenError, NotFound
+from corten.launch.facts import HostFacts
+from corten.runtime import hostfacts
+from corten.runtime.cgroups import Cgroup, plan_paths
+from corten.shim import protocol
+
+log = logging.getLogger("corten.daemon")
+
+_DAEMON_TIMEOUT_S = 15.0
+
+
+def run(settings: Settings) -> int:
+    """Remove it all; 0 also when there was nothing."""
+    facts = hostfacts.gather()
+    has_data = os.path.isdir(settings.data_root)
+    if has_data:
+        _end_daemon(settings.data_root)
+    asyncio.run(_end_tasks(settings.exec_root, facts))
+    if has_data:
+        stores = wiring.open_stores(settings)
+        try:
+            _end_cgroups(stores.root.engine_id, facts)
+            stores.bridge.destroy()
+        finally:
+            stores.close()
+    execroot.remove(settings.exec_root)
+    for host in settings.hosts:
+        listeners.unlink(host)
+    for path in (settings.exec_root, settings.data_root):
+        _remove_tree(path)
+    log.info("engine of %s destroyed", settings.data_root)
+    return 0
+
+
+def _end_daemon(data_root: str) -> None:
+    """End the cortend that holds the lock; returns when it is dead."""
+    try:
+        os.close(dataroot.lock(data_root))
+        return
+    except Conflict as held:
+        pid = _holder(data_root)
+        if not pid:
+            raise
+        log.info("%s: ending it", held)
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            if not select.select([pidfd], [], [], _DAEMON_TIMEOUT_S)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
+
+
+def _holder(data_root: str) -> int:
+    """The pid that the holder of the lock wrote into it; 0 when it says none."""
+    with open(f"{data_root}/{dataroot.LOCK_NAME}", encoding="ascii", errors="replace") as file:
+        text = file.read().strip()
+    return int(text) if text.isdecimal() else 0
+
+
+async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
+    """Every task directory: its shim told to end it, or killed; what is left of its container killed."""
+    for directory in _task_directories(exec_root):
+        cgroup = _cgroup_of(directory, facts)
+        try:
+            shim, _ = await ShimClient.connect(directory, events=_ignore, lost=_ignore_loss)
+            await shim.shutdown(force=True)
+            shim.close()
+        except NotFound:
+            log.debug("task %s has no shim", directory)
+        except CortenError as error:
+            log.warning("task %s: %s", directory, error)
+            _kill_shim(directory)
+        if cgroup is not None:
+            cgroup.kill_all()
+            cgroup.remove()
+        sharedmemory.release(directory)
+
+
+def _task_directories(exec_root: str) -> Iterator[str]:
+    tasks = f"{exec_root}/{execroot.TASKS}"
+    for tenant in _names(tasks):
+        for name in _names(f"{tasks}/{tenant}"):
+            yield f"{tasks}/{tenant}/{name}"
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+
+
+def _cgroup_of(directory: str, facts: HostFacts) -> Cgroup | None:
+    """From its config.json: also a --cgroup-parent of the user's own."""
+    try:
+        with open(f"{directory}/config.json", "rb") as file:
+            path = msgspec.json.decode(file.read())["linux"]["cgroupsPath"]
+    except (FileNotFoundError, msgspec.DecodeError, KeyError):
+        return None
+    return Cgroup(plan_paths(facts, path, ""))
+
+
+def _kill_shim(directory: str) -> None:
+    """SIGKILL to whoever listens on a task's socket (unix(7), SO_PEERCRED)."""
+    with contextlib.suppress(OSError):
+        with protocol.connect(directory) as sock:
+            size = struct.calcsize("3i")
+            pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+        os.kill(pid, signal.SIGKILL)
+
+
+def _end_cgroups(engine_id: str, facts: HostFacts) -> None:
+    """What is left in the engine's parent cgroup, and that."""
+    parent = plan_paths(facts, f"/corten-{engine_id}", "")
+    names = {name for path in parent.directories() for name in _names(path) if os.path.isdir(f"{path}/{name}")}
+    for name in sorted(names):
+        cgroup = Cgroup(plan_paths(facts, f"/corten-{engine_id}/{name}", ""))
+        cgroup.kill_all()
+        cgroup.remove()
+    Cgroup(parent).remove()
+
+
+def _remove_tree(path: str) -> None:
+    parent, name = os.path.split(path)
+    if os.path.lexists(path):
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_entry(parent_fd, os.fsencode(name))
+        finally:
+            os.close(parent_fd)
+
+
+def _ignore(message: dict[str, Any]) -> None:
+    """An event of a task that is being ended."""
+
+
+def _ignore_loss() -> None:
+    """Its end."""

@@ -1,0 +1,87 @@
+"""The sockets that clients connect to."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import socket
+from typing import Final
+
+from corten.errors import Conflict, InvalidArgument
+
+log = logging.getLogger("corten.daemon")
+
+UNIX: Final = "unix://"
+TCP: Final = "tcp://"
+_MODE: Final = 0o660
+_GROUP: Final = "docker"
+
+
+def listen(host: str) -> socket.socket:
+    """A listening socket for `unix:///path` or `tcp://address:port`.  Raises InvalidArgument, Conflict, OSError."""
+    if host.startswith(UNIX):
+        return _unix(host.removeprefix(UNIX))
+    if host.startswith(TCP):
+        return _tcp(host.removeprefix(TCP))
+    raise InvalidArgument(f"invalid host {host!r}: only unix:// and tcp:// are supported")
+
+
+def _unix(path: str) -> socket.socket:
+    """Mode 0660, group docker when there is one.  A path over 107 bytes is bound through its directory (unix(7))."""
+    directory, name = os.path.split(os.path.abspath(path))
+    os.makedirs(directory, 0o711, exist_ok=True)
+    directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        short = f"/proc/self/fd/{directory_fd}/{name}"
+        _refuse_live(short, path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o777 & ~_MODE)
+        try:
+            listener.bind(short)
+        finally:
+            os.umask(before)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, 0, grp.getgrnam(_GROUP).gr_gid)
+    finally:
+        os.close(directory_fd)
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def _refuse_live(short: str, path: str) -> None:
+    """A socket that somebody serves is left alone; one whose server is dead is removed."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(short)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        os.unlink(short)
+    else:
+        raise Conflict(f"{path} is served by another process")
+    finally:
+        probe.close()
+
+
+def _tcp(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise InvalidArgument(f"invalid host tcp://{address}: it needs an address and a port")
+    log.warning("tcp://%s: anyone who can reach it is root on this machine", address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host.strip("[]"), int(port)))
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def unlink(host: str) -> None:
+    """Remove a unix socket's file."""
+    if host.startswith(UNIX):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(host.removeprefix(UNIX))

@@ -1,0 +1,137 @@
+"""The program `cortend`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+from corten import __version__
+from corten.core.events import Event
+from corten.daemon import arguments, config, destroy, listeners, wiring
+from corten.docker.server import Door
+from corten.engine.engine import Engine
+from corten.engine.parts import Parts
+from corten.engine.settings import Settings
+from corten.errors import CortenError
+
+log = logging.getLogger("corten.daemon")
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main(argv: list[str]) -> int:
+    """`argv` with the program's name first; the exit status."""
+    given = arguments.parse(argv[1:])
+    path = given.config or config.DEFAULT_FILE
+    try:
+        file = config.load(path, is_required=given.config is not None)
+        settings = config.settings(path, file, arguments.flags(given))
+        if given.validate:
+            sys.stderr.write("configuration OK\n")
+            return 0
+        _set_up_logging(settings)
+        if given.destroy:
+            return destroy.run(settings)
+        asyncio.run(Daemon(argv[0], path, settings, arguments.flags(given)).run())
+    except CortenError as error:
+        sys.stderr.write(f"cortend: {error.text}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"cortend: {error.filename or ''}: {(error.strerror or str(error)).lower()}\n")
+        return 1
+    return 0
+
+
+def _set_up_logging(settings: Settings) -> None:
+    logging.basicConfig(format=_FORMAT, stream=sys.stderr)
+    _set_level(settings)
+
+
+def _set_level(settings: Settings) -> None:
+    logging.getLogger("corten").setLevel(logging.DEBUG if settings.debug else logging.INFO)
+
+
+class Daemon:
+    """One run of cortend: from the lock to the last background work."""
+
+    def __init__(self, program: str, config_path: str, settings: Settings, flags: dict[str, object]) -> None:
+        self._program = program
+        self._config_path = config_path
+        self._settings = settings
+        self._flags = flags
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT.  Containers go on."""
+        os.umask(0o022)
+        with _closing(wiring.open_stores(self._settings)) as stores, self._pidfile():
+            parts = wiring.make_parts(self._settings, stores, self._program)
+            zygote = asyncio.create_task(parts.tasks.zygote.start())
+            listening = [listeners.listen(host) for host in self._settings.hosts]
+            engine = Engine(parts, stores.database, stores.content, stores.facts)
+            await engine.recover()
+            await zygote
+            door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
+            for one in listening:
+                await door.serve(one)
+            self._catch_signals(parts)
+            log.info(
+                "Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts)
+            )
+            policies = asyncio.create_task(engine.start_policies())
+            await self._stopped.wait()
+            policies.cancel()
+            for host in self._settings.hosts:
+                listeners.unlink(host)
+            await door.close()
+            await engine.close()
+            await parts.tasks.zygote.close()
+
+    @contextlib.contextmanager
+    def _pidfile(self) -> Iterator[None]:
+        path = self._settings.pidfile
+        if not path:
+            yield
+            return
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _catch_signals(self, parts: Parts) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, parts)
+
+    def _reload(self, parts: Parts) -> None:
+        """A file that cannot be read leaves everything as it was."""
+        path = self._config_path
+        try:
+            file = config.load(path, is_required=False)
+            after = config.settings(path, file, self._flags)
+        except CortenError as error:
+            log.warning("configuration not reloaded: %s", error)
+            return
+        parts.settings = config.reloaded(parts.settings, after)
+        _set_level(parts.settings)
+        text = config.shown(parts.settings)
+        log.info("Reloaded configuration: %s", text)
+        attributes = {"name": parts.machine.hostname, "configuration": text}
+        parts.bus.publish(Event(type="daemon", action="reload", id=parts.engine_id, attributes=attributes))
+
+
+@contextlib.contextmanager
+def _closing(stores: wiring.Stores) -> Iterator[wiring.Stores]:
+    try:
+        yield stores
+    finally:
+        stores.close()

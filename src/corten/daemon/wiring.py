@@ -1,0 +1,118 @@
+"""Everything of an engine, made once and connected."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+
+from corten.core.containers import ContainerStore
+from corten.core.content import ContentStore
+from corten.core.dataroot import DataRoot, open_data_root
+from corten.core.events import EventBus
+from corten.core.images import ImageStore
+from corten.core.journal import Journal
+from corten.core.metadata import Database
+from corten.core.shims import Zygote
+from corten.core.snapshots import Overlay
+from corten.core.tasks import Tasks
+from corten.daemon import execroot
+from corten.engine import host
+from corten.engine.container import Roster
+from corten.engine.networks import Networks
+from corten.engine.parts import Parts
+from corten.engine.settings import Settings
+from corten.engine.times import rfc3339
+from corten.launch.facts import HostFacts
+from corten.launch.spawn import launcher_path
+from corten.network.bridge import BridgeDriver
+from corten.network.host import Host as NetworkHost
+from corten.network.store import DatabaseStore
+from corten.runtime import hostfacts
+
+SHIM_PROGRAM = "corten-shim"
+INIT_PROGRAM = "corten-init"
+_CREATED = "created"
+
+
+@dataclass(slots=True)
+class Stores:
+    """What lies on disk, open: also what `--destroy` needs."""
+
+    root: DataRoot
+    database: Database
+    journal: Journal
+    content: ContentStore
+    snapshots: Overlay
+    bus: EventBus
+    images: ImageStore
+    facts: HostFacts
+    network_host: NetworkHost
+    bridge: BridgeDriver
+
+    def close(self) -> None:
+        """Let go of everything; the lock last."""
+        self.network_host.close()
+        self.database.close()
+        self.root.close()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Take the lock and open what is there.  Raises Conflict when another cortend has it."""
+    root = open_data_root(settings.data_root)
+    database = Database(root.join("corten.db"))
+    journal = Journal(database)
+    content = ContentStore(root.join("content"))
+    snapshots = Overlay(root.join("snapshots"), database, journal)
+    bus = EventBus()
+    network_host = NetworkHost()
+    return Stores(
+        root=root,
+        database=database,
+        journal=journal,
+        content=content,
+        snapshots=snapshots,
+        bus=bus,
+        images=ImageStore(database, content, snapshots, bus.publish),
+        facts=hostfacts.gather(),
+        network_host=network_host,
+        bridge=BridgeDriver(root.engine_id, store=DatabaseStore(database), journal=journal, host=network_host),
+    )
+
+
+def make_parts(settings: Settings, stores: Stores, program: str) -> Parts:
+    """The engine's parts; `program` is cortend's own path, beside which corten-shim lies."""
+    execroot.prepare(settings.exec_root)
+    zygote = Zygote(find_program(program, SHIM_PROGRAM), settings.exec_root, debug=settings.debug)
+    stores.bridge.ensure()
+    engine_id = stores.root.engine_id
+    created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())
+    stores.database.set_meta(_CREATED, created)
+    return Parts(
+        settings=settings,
+        machine=host.gather(stores.facts.cgroup_mode, stores.facts.cgroup_v1),
+        engine_id=engine_id,
+        loop=asyncio.get_running_loop(),
+        roster=Roster(),
+        containers=ContainerStore(stores.database),
+        images=stores.images,
+        snapshots=stores.snapshots,
+        journal=stores.journal,
+        bus=stores.bus,
+        tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root),
+        bridge=stores.bridge,
+        networks=Networks(engine_id, stores.bridge.bridge, stores.bridge.network_id, created),
+        init_binary=os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
+        started_ns=time.time_ns(),
+    )
+
+
+def find_program(own: str, name: str) -> str:
+    """A program of ours: beside this one, else in PATH, else beside the interpreter."""
+    beside = os.path.join(os.path.dirname(os.path.realpath(shutil.which(own) or own)), name)
+    if os.path.exists(beside):
+        return beside
+    return shutil.which(name) or os.path.join(os.path.dirname(sys.executable), name)

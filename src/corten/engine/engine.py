@@ -1,0 +1,256 @@
+"""The engine as the doors see it: every operation of `docker.engine_api.Engine`, put together from its services.
+
+What a service already offers in the right form is the operation; nothing is forwarded by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from corten.core.content import ContentStore
+from corten.core.metadata import Database
+from corten.engine import events, filters, plan, stats, top
+from corten.engine.container import Container
+from corten.engine.effective import explain
+from corten.engine.execs import Execs
+from corten.engine.filters import Filters, ListQuery
+from corten.engine.finish import TRACE_NAME, Finisher
+from corten.engine.images import Images
+from corten.engine.info import Info
+from corten.engine.inspect import inspect, summary
+from corten.engine.lifecycle import Lifecycle
+from corten.engine.logs import LogOptions, LogStream
+from corten.engine.parts import Parts
+from corten.engine.recovery import Recovery
+from corten.engine.sharedmemory import SharedMemory
+from corten.engine.start import Starter
+from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
+from corten.errors import Conflict, CortenError, NotFound
+from corten.launch.facts import HostFacts
+from corten.spec.docker import ContainerCreateRequest
+
+Json = dict[str, Any]
+
+
+class Engine:
+    """Life: make it, `recover`, serve, `close`.  All of it in one event loop."""
+
+    def __init__(self, parts: Parts, database: Database, content: ContentStore, facts: HostFacts) -> None:
+        self._parts = parts
+        self._facts = facts
+        shared_memory = SharedMemory(parts.roster)
+        self._streams = Streams()
+        finisher = Finisher(parts, shared_memory)
+        starter = Starter(parts, self._streams, shared_memory, events=finisher.told, lost=finisher.lost)
+        self._life = life = Lifecycle(parts, starter, finisher, self._streams)
+        self._execs = execs = Execs(parts)
+        finisher.exec_exited = execs.exited
+        finisher.container_ended = execs.container_ended
+        self._recovery = Recovery(parts, finisher, execs, database, content)
+        info, images = Info(parts), Images(parts)
+
+        self.version = info.version
+        self.info = info.info
+        self.container_create = life.create
+        self.container_start = life.start
+        self.container_stop = life.stop
+        self.container_restart = life.restart
+        self.container_kill = life.kill
+        self.container_pause = life.pause
+        self.container_unpause = life.unpause
+        self.container_wait = life.wait
+        self.container_rename = life.rename
+        self.container_remove = life.remove
+        self.container_prune = life.prune
+        self.container_update = life.update
+        self.exec_create = execs.create
+        self.exec_check = execs.check
+        self.exec_start = execs.start
+        self.exec_resize = execs.resize
+        self.exec_inspect = execs.inspect
+        self.image_load = images.load
+        self.image_import = images.import_rootfs
+        self.image_list = images.rows
+        self.image_inspect = images.inspect
+        self.image_history = images.history
+        self.image_tag = images.tag
+        self.image_remove = images.remove
+        self.image_prune = images.prune
+
+    # Life
+
+    async def recover(self) -> None:
+        """Adopt and clean up; then the engine can serve."""
+        await self._recovery.run()
+
+    async def start_policies(self) -> None:
+        """Start what restart policies want, once the engine serves."""
+        await self._recovery.start_policies()
+
+    async def close(self) -> None:
+        """Wait for what runs in the background.  Containers go on."""
+        while self._parts.background:
+            await asyncio.wait(list(self._parts.background), timeout=10.0)
+        for container in self._parts.roster:
+            if container.task is not None and container.task.shim is not None:
+                container.task.shim.close()
+
+    # Looking
+
+    def events(self, filters: Filters, since: str, until: str) -> AsyncIterator[Json]:
+        """`docker events`."""
+        return events.follow(self._parts.bus, filters, since, until)
+
+    async def container_inspect(self, ref: str, size: bool = False) -> Json:
+        """ContainerInspect."""
+        container = self._life.find(ref)
+        parts = self._parts
+        out = inspect(
+            container, parts.paths(container.id), layers=self._layers(container), network_ids=parts.networks.ids
+        )
+        return out | await self._sizes(container) if size else out
+
+    def _layers(self, container: Container) -> Json:
+        """GraphDriver.Data in Docker's words."""
+        options: dict[str, str] = {}
+        try:
+            mounts = self._parts.snapshots.mounts(container.id)
+        except NotFound:
+            return {}
+        for option in mounts[0].options:
+            key, _, value = option.partition("=")
+            options[key] = value
+        names = (("LowerDir", "lowerdir"), ("UpperDir", "upperdir"), ("WorkDir", "workdir"))
+        return {title: options[key] for title, key in names if key in options}
+
+    async def _sizes(self, container: Container) -> Json:
+        own = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
+        image = self._parts.images.find_id(container.record.image_id)
+        return {"SizeRw": own.size, "SizeRootFs": own.size + (image.size if image is not None else 0)}
+
+    async def container_list(self, all: bool, limit: int, size: bool, filters: Filters) -> list[Json]:
+        """Newest first."""
+        query = self._list_query(all or limit > 0, filters)
+        found = sorted(
+            (one for one in self._parts.roster if query.matches(one)),
+            key=lambda one: one.record.created_ns,
+            reverse=True,
+        )
+        now_ns = time.time_ns()
+        rows = []
+        for container in found[: limit if limit > 0 else None]:
+            row = summary(container, self._parts.networks.ids, self._image_name(container), now_ns)
+            rows.append(row | await self._sizes(container) if size else row)
+        return rows
+
+    def _list_query(self, all: bool, wanted: Filters) -> ListQuery:
+        filters.check(wanted)
+        before, since = wanted.get("before", ()), wanted.get("since", ())
+        return ListQuery(
+            wanted,
+            all=all,
+            ancestors=self._ancestors(wanted),
+            before=self._life.find(before[0]).record if before else None,
+            since=self._life.find(since[0]).record if since else None,
+        )
+
+    def _ancestors(self, wanted: Filters) -> frozenset[str] | None:
+        """Ids of the images that `ancestor` names; unknown ones match nothing.  Images built on them count."""
+        if "ancestor" not in wanted:
+            return None
+        found: set[str] = set()
+        for ref in wanted["ancestor"]:
+            try:
+                found.add(self._parts.images.get(ref).id)
+            except CortenError:
+                continue
+        queue = list(found)
+        while queue:
+            children = set(self._parts.images.children(queue.pop())) - found
+            found |= children
+            queue += children
+        return frozenset(found)
+
+    def _image_name(self, container: Container) -> str:
+        """The name it was made with, or the image's id when that name is another's by now."""
+        ref, image_id = container.record.image_ref, container.record.image_id
+        try:
+            is_same = self._parts.images.get(ref).id == image_id
+        except CortenError:
+            is_same = False
+        return ref if is_same else image_id
+
+    async def container_top(self, ref: str, ps_args: str) -> Json:
+        """`docker top`."""
+        container = self._life.find(ref)
+        shim = container.require_running()
+        answer = await top.top(await shim.pids(), ps_args)
+        self._parts.bus.publish(events.container_event(container.record, "top"))
+        return answer
+
+    async def container_stats(self, ref: str, one_shot: bool) -> Json:
+        """One sample."""
+        container = self._life.find(ref)
+        sample = await container.require_running().stats() if container.is_running else None
+        return stats.sample(container, sample, self._parts.machine)
+
+    def container_logs(self, ref: str, options: LogOptions) -> LogStream:
+        """`docker logs`."""
+        return LogStream(lambda: self._life.find(ref), lambda one: self._parts.paths(one).log, options)
+
+    # Streams
+
+    async def attach_check(self, ref: str, options: AttachOptions) -> bool:
+        """Whether it has a tty."""
+        return await self._streams.check(self._life.find(ref))
+
+    async def container_attach(self, ref: str, options: AttachOptions, stream: ClientStream) -> None:
+        """Hand the client over, now or at the start."""
+        container = self._life.find(ref)
+        await self._streams.attach(container, options, stream, self._parts.paths(container.id).log)
+        self._parts.bus.publish(events.container_event(container.record, "attach"))
+
+    async def container_resize(self, ref: str, rows: int, cols: int) -> None:
+        """Size of the terminal."""
+        check_size(rows, cols)
+        container = self._life.find(ref)
+        await container.require_running().resize(rows, cols)
+        attributes = {"height": str(rows), "width": str(cols)}
+        self._parts.bus.publish(events.container_event(container.record, "resize", **attributes))
+
+    # Explaining
+
+    async def container_explain(self, request: ContainerCreateRequest, name: str) -> Json:
+        """The effective configuration with the origin of each value, and the launch plan; nothing is made."""
+        _, effective = await self._life.explain(request, name)
+        steps = await asyncio.to_thread(plan.describe, effective, self._parts, self._facts)
+        return {"effective": explain(effective), "plan": steps}
+
+    async def container_trace(self, ref: str) -> Json:
+        """Phases and steps of the last start."""
+        container = self._life.find(ref)
+        if container.task is not None and container.task.shim is not None:
+            recorded = await container.task.shim.trace()
+            phases = [*container.phases, *recorded.get("phases", ())]
+            return {"phases": phases, "steps": recorded.get("steps", [])}
+        try:
+            with open(f"{self._parts.paths(container.id).directory}/{TRACE_NAME}", "rb") as file:
+                kept: Json = msgspec.json.decode(file.read())
+        except FileNotFoundError as error:
+            raise Conflict(f"container {container.id} was never started") from error
+        return kept
+
+    # Networks
+
+    async def network_list(self, filters: Filters) -> list[Json]:
+        """The three there are."""
+        return self._parts.networks.list(filters)
+
+    async def network_inspect(self, ref: str) -> Json:
+        """One of them."""
+        return self._parts.networks.inspect(ref, self._parts.roster)

@@ -1,0 +1,263 @@
+"""`docker exec`: made here, run by the shim.
+
+created  --start-->         running  --exit told-->  exited
+created  --start failed-->  exited (126)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import secrets
+import struct
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from corten.core.shims import Attach, ShimClient
+from corten.engine import launcherrors, oci
+from corten.engine.accounts import exec_user
+from corten.engine.container import Container
+from corten.engine.events import container_event
+from corten.engine.parts import Parts
+from corten.engine.record import Status
+from corten.engine.start import CONFIG_NAME
+from corten.engine.streams import ClientStream, check_size
+from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound
+from corten.spec.docker import ExecConfig
+
+Json = dict[str, Any]
+
+_HEADER: Final = struct.Struct(">BxxxI")
+_STDOUT: Final = 1
+_MAX_FINISHED: Final = 1024  # older ones are forgotten
+
+
+class ExecState(enum.StrEnum):
+    """Where an exec is."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class Exec:
+    """One exec instance."""
+
+    __slots__ = ("code", "config", "container", "id", "pid", "state")
+
+    def __init__(self, id: str, container: Container, config: ExecConfig) -> None:
+        self.id = id
+        self.container = container
+        self.config = config
+        self.state = ExecState.CREATED
+        self.pid = 0
+        self.code: int | None = None
+
+
+class Execs:
+    """All exec instances."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._all: dict[str, Exec] = {}
+        self._finished: deque[str] = deque()
+
+    async def create(self, ref: str, config: ExecConfig) -> Json:
+        """`{"Id"}`."""
+        container = self._parts.roster.find(ref)
+        if container.record.state.status is Status.PAUSED:
+            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+        if container.record.state.status is Status.RESTARTING:
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        container.require_running()
+        if not config.cmd:
+            raise InvalidArgument("No exec command specified")
+        one = Exec(secrets.token_hex(32), container, config)
+        self._all[one.id] = one
+        container.exec_ids.append(one.id)
+        self._tell(one, "exec_create: " + " ".join(config.cmd) + " ")
+        return {"Id": one.id}
+
+    def find(self, exec_id: str) -> Exec:
+        """Raises NotFound in Docker's words."""
+        found = self._all.get(exec_id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    async def check(self, exec_id: str, tty: bool) -> bool:
+        """Whether it has a tty.  Raises NotFound, Conflict."""
+        one = self.find(exec_id)
+        if one.state is ExecState.RUNNING:
+            raise Conflict(f"Error: Exec command {exec_id} is already running")
+        if one.state is ExecState.EXITED:
+            raise Conflict(f"Error: Exec command {exec_id} has already run")
+        if one.container.record.state.status is Status.PAUSED:
+            raise Conflict(f"Container {one.container.name} is paused, unpause the container before exec")
+        one.container.require_running()
+        return one.config.tty
+
+    async def start(
+        self, exec_id: str, detach: bool, console_size: tuple[int, int] | None, stream: ClientStream | None
+    ) -> None:
+        """Run it; the client's socket goes with the request, so that no byte is missed."""
+        one = self.find(exec_id)
+        await self.check(exec_id, one.config.tty)
+        shim = one.container.require_running()
+        one.state = ExecState.RUNNING
+        self._tell(one, "exec_start: " + " ".join(one.config.cmd or ()) + " ")
+        try:
+            process = self._process(one, shim, console_size)
+            status = await self._run(one, shim, process, console_size, stream)
+        except CortenError:
+            one.code = launcherrors.CANNOT_INVOKE
+            self._end(one)
+            raise
+        if one.state is ExecState.RUNNING:  # a short one may have ended by now
+            one.pid = int(status["pid"])
+
+    def _process(self, one: Exec, shim: ShimClient, size: tuple[int, int] | None) -> Json:
+        """The OCI process: the container's own with what the request changes."""
+        container, config = one.container, one.config
+        effective = container.record.effective
+        with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
+            base = msgspec.json.decode(file.read())["process"]
+        root_fd = os.open(f"/proc/{container.record.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            user = exec_user(root_fd, config.user or effective.config.user, effective.host.group_add or ())
+        finally:
+            os.close(root_fd)
+        if size is not None:
+            config = msgspec.structs.replace(config, console_size=size)
+        process = oci.exec_process(base, effective.config, config, user)
+        return oci.privileged_process(process, self._parts.machine) if config.privileged else process
+
+    async def _run(
+        self, one: Exec, shim: ShimClient, process: Json, size: tuple[int, int] | None, stream: ClientStream | None
+    ) -> Json:
+        """Hand process and socket to the shim.  What keeps it from starting is written to the socket, as by dockerd."""
+        tty = one.config.tty
+        if stream is None:
+            with _launch_errors():
+                return await shim.exec_start(one.id, process, terminal=tty, console_size=size)
+        stream.write_head()
+        fd = stream.detach_fd()
+        try:
+            with _launch_errors():
+                return await shim.exec_start(
+                    one.id,
+                    process,
+                    terminal=tty,
+                    stdin_open=one.config.attach_stdin,
+                    console_size=size,
+                    attach=_attach(one.config, stream),
+                    stream_fd=fd,
+                )
+        except CortenError as error:
+            _write_error(fd, error.text, tty=tty)
+            raise
+        finally:
+            os.close(fd)
+
+    def exited(self, container: Container, message: Json) -> None:
+        """The shim tells of an exec's end."""
+        one = self._all.get(str(message["exec_id"]))
+        if one is None or one.state is ExecState.EXITED:
+            return
+        one.code = int(message["status"])
+        self._end(one)
+        self._tell(one, "exec_die", exitCode=str(one.code))
+
+    def _end(self, one: Exec) -> None:
+        """It is over; the last ones stay for ExecInspect."""
+        one.state, one.pid = ExecState.EXITED, 0
+        one.container.exec_ids.remove(one.id)
+        self._finished.append(one.id)
+        if len(self._finished) > _MAX_FINISHED:
+            self._all.pop(self._finished.popleft(), None)
+
+    def container_ended(self, container: Container) -> None:
+        """Execs that were never started can be started no more; those that ran were told of."""
+        for exec_id in list(container.exec_ids):
+            self._end(self._all[exec_id])
+
+    async def resize(self, exec_id: str, rows: int, cols: int) -> None:
+        """Size of its terminal."""
+        check_size(rows, cols)
+        one = self.find(exec_id)
+        if one.state is not ExecState.RUNNING:
+            raise Internal("timeout waiting for exec session ready")
+        await one.container.require_running().resize(rows, cols, exec_id)
+
+    async def inspect(self, exec_id: str) -> Json:
+        """ExecInspect's answer."""
+        one = self.find(exec_id)
+        config = one.config
+        process: Json = {
+            "tty": config.tty,
+            "entrypoint": (config.cmd or [""])[0],
+            "arguments": (config.cmd or [""])[1:],
+            "privileged": config.privileged,
+        }
+        if config.user:
+            process["user"] = config.user
+        return {
+            "ID": one.id,
+            "Running": one.state is ExecState.RUNNING,
+            "ExitCode": one.code,
+            "ProcessConfig": process,
+            "OpenStdin": config.attach_stdin,
+            "OpenStderr": config.attach_stderr,
+            "OpenStdout": config.attach_stdout,
+            "CanRemove": one.state is ExecState.EXITED,
+            "ContainerID": one.container.id,
+            "DetachKeys": config.detach_keys,
+            "Pid": one.pid,
+        }
+
+    def adopt(self, container: Container, statuses: dict[str, Json]) -> None:
+        """Execs that an earlier daemon started and whose shim still knows them."""
+        for exec_id, status in statuses.items():
+            one = Exec(exec_id, container, ExecConfig(cmd=[""], tty=bool(status.get("terminal"))))
+            one.state, one.pid = ExecState.RUNNING, int(status["pid"])
+            self._all[exec_id] = one
+            container.exec_ids.append(exec_id)
+            if status["state"] == "exited":
+                one.code = int(status["status"])
+                self._end(one)
+
+    def _tell(self, one: Exec, action: str, **attributes: str) -> None:
+        event = container_event(one.container.record, action.rstrip("\n"), execID=one.id, **attributes)
+        self._parts.bus.publish(event)
+
+
+def _attach(config: ExecConfig, stream: ClientStream) -> Attach:
+    return Attach(
+        stdin=config.attach_stdin,
+        stdout=config.attach_stdout,
+        stderr=config.attach_stderr,
+        multiplexed=not config.tty,
+        stdin_once=True,
+        detach_keys=config.detach_keys,
+        initial_stdin=stream.initial,
+    )
+
+
+@contextlib.contextmanager
+def _launch_errors() -> Iterator[None]:
+    """What a runtime says, as dockerd words it."""
+    try:
+        yield
+    except CortenError as error:
+        raise launcherrors.exec_error(error) from error
+
+
+def _write_error(fd: int, text: str, *, tty: bool) -> None:
+    data = f"{text}\r\n".encode()
+    frame = data if tty else _HEADER.pack(_STDOUT, len(data)) + data
+    with contextlib.suppress(OSError):  # the client has gone
+        os.write(fd, frame)

@@ -1,0 +1,259 @@
+"""The end of a run: what a shim tells, what is recorded, what is cleaned up, whether it begins again.
+
+    exit told or shim lost → network given back → one transaction: it has exited → waiters and events
+                           → restart policy, or cleanup in the background, or removal (--rm) and cleanup
+
+Cleanup is in reverse order of the start and never waited for by the client; a new start waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from corten.core.journal import CONTAINER_DIR
+from corten.core.tasks import Task
+from corten.engine import times
+from corten.engine.container import EXIT_CONDITIONS, Container
+from corten.engine.events import container_event, network_event
+from corten.engine.parts import Parts
+from corten.engine.record import Move, Place, Record, Status, advance
+from corten.engine.restart import should_restart
+from corten.engine.sharedmemory import SharedMemory
+from corten.errors import CortenError, NotFound
+from corten.shim.logfile import mend
+from corten.shim.task import read_exit_record
+
+log = logging.getLogger("corten.engine")
+
+SHIM_LOST: Final = "shim lost"
+LOST_EXIT_CODE: Final = 137
+TRACE_NAME: Final = "trace.json"
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a run ended.  Times are Unix ns."""
+
+    code: int
+    at_ns: int
+    oom_killed: bool = False
+    verdict: str = ""
+    started_ns: int = 0
+
+
+def exit_of(message: dict[str, Any]) -> Exit:
+    """From the shim's event or its exit record."""
+    return Exit(
+        code=int(message["status"]),
+        at_ns=times.from_rfc3339(message["at"]),
+        oom_killed=bool(message["oom_killed"]),
+        verdict=str(message.get("reason", "")),
+    )
+
+
+class Finisher:
+    """Handles exits.  `start_again` and `remove` are given by the life cycle, which this is a part of."""
+
+    def __init__(self, parts: Parts, shared_memory: SharedMemory) -> None:
+        self._parts = parts
+        self._shared_memory = shared_memory
+        self.start_again: Callable[[Container], Awaitable[None]] = _nobody
+        self.remove: Callable[[Container], None] = _nobody_removes
+        self.exec_exited: Callable[[Container, dict[str, Any]], None] = _nobody_listens
+        self.container_ended: Callable[[Container], None] = _nobody_removes
+
+    # What shims tell
+
+    def told(self, container: Container, task: Task, message: dict[str, Any]) -> None:
+        """An event of a container's shim."""
+        match message.get("event"):
+            case "exit":
+                self._parts.run_later(self.finish(container, task, exit_of(message)))
+            case "exec-exit":
+                self.exec_exited(container, message)
+            case "oom":
+                self._parts.bus.publish(container_event(container.record, "oom"))
+            case "detach" if not message.get("exec_id"):
+                self._parts.bus.publish(container_event(container.record, "detach"))
+            case "detach":
+                attributes = {"execID": str(message["exec_id"])}
+                self._parts.bus.publish(container_event(container.record, "exec_detach", **attributes))
+
+    def lost(self, container: Container, task: Task) -> None:
+        """A shim's connection has ended though nobody ended it."""
+        if task.shim is not None:
+            self._parts.run_later(self._bury(container, task))
+
+    async def _bury(self, container: Container, task: Task) -> None:
+        """Kill what the shim left, then finish: with its exit record when it had written one."""
+        log.warning("shim of container %s is lost", container.id)
+        await self._parts.tasks.kill(task)
+        await self.finish(container, task, self.verdict(container, task))
+
+    def verdict(self, container: Container, task: Task) -> Exit:
+        """How a container ended whose shim cannot say: by its exit record, else `shim lost`.  Mends its log."""
+        recorded = read_exit_record(task.directory)
+        mend(self._parts.paths(container.id).log)
+        if recorded is not None:
+            return exit_of(recorded)
+        return Exit(LOST_EXIT_CODE, times.now_ns(), verdict=SHIM_LOST)
+
+    # The end
+
+    async def finish(self, container: Container, task: Task, how: Exit) -> None:
+        """Record an exit and do what follows from it.  A second report of the same run does nothing."""
+        async with container.lock:
+            if container.task is not task or not container.is_running:
+                return
+            self._leave_network(container)
+            record = self._exited(container, how)
+            restart_delay_s = self._restart_delay(container, how)
+            if restart_delay_s is not None:
+                record = record.with_state(
+                    status=advance(record.state.status, Move.AWAIT_RESTART),
+                    restart_count=record.state.restart_count + 1,
+                )
+            self._parts.save(container, record)
+            container.task = None
+            self.container_ended(container)
+            self._tell(container, how)
+            container.cleanup = self._parts.run_later(self._clean_up(container, task))
+            if restart_delay_s is not None:
+                self._schedule(container, restart_delay_s)
+            elif record.effective.host.auto_remove:
+                self.remove(container)
+
+    def _exited(self, container: Container, how: Exit) -> Record:
+        record = container.record.with_state(
+            status=advance(container.record.state.status, Move.EXIT),
+            pid=0,
+            shim_pid=0,
+            exit_code=how.code,
+            oom_killed=how.oom_killed,
+            finished_ns=how.at_ns,
+            verdict=how.verdict,
+            error=how.verdict,
+        )
+        return replace(record, place=Place())
+
+    def _tell(self, container: Container, how: Exit) -> None:
+        """Waiters first: `stop` comes before `die` among the events, as dockerd has it."""
+        container.resolve_waiters(*EXIT_CONDITIONS)
+        seconds = max(0, how.at_ns - container.record.state.started_ns) // times.SECOND_NS
+        attributes = {"exitCode": str(how.code), "execDuration": str(seconds)}
+        if how.verdict:
+            attributes["verdict"] = how.verdict
+        event = container_event(container.record, "die", **attributes)
+        self._parts.loop.call_soon(self._parts.bus.publish, event)
+
+    def _leave_network(self, container: Container) -> None:
+        """Ports and address are free before anybody hears of the exit."""
+        name = container.record.place.network
+        if not name:
+            return
+        if name == "bridge":
+            self._parts.bridge.disconnect(container.id)
+        container.endpoint = None
+        networks = self._parts.networks
+        kind = networks.driver_of(name)
+        event = network_event(networks.ids[name], "disconnect", name=name, kind=kind, container_id=container.id)
+        self._parts.bus.publish(event)
+
+    # Again
+
+    def _restart_delay(self, container: Container, how: Exit) -> float | None:
+        """Seconds until the policy's next start; None when there is none."""
+        policy = container.record.effective.host.restart_policy
+        container.backoff.count(how.code)
+        if container.is_stopping or container.record.state.stopped_by_user:
+            return None
+        wanted = should_restart(policy, how.code, failures=container.backoff.failures, stopped_by_user=False)
+        if not wanted:
+            return None
+        ran_s = (how.at_ns - container.record.state.started_ns) / times.SECOND_NS
+        return container.backoff.next_delay(ran_s)
+
+    def _schedule(self, container: Container, delay_s: float) -> None:
+        container.restart_timer = self._parts.loop.call_later(delay_s, self._restart_now, container)
+
+    def _restart_now(self, container: Container) -> None:
+        container.restart_timer = None
+        self._parts.run_later(self._restart(container))
+
+    async def _restart(self, container: Container) -> None:
+        async with container.lock:
+            if container.record.state.status is not Status.RESTARTING:
+                return
+            try:
+                await self.start_again(container)
+            except CortenError as error:
+                log.warning("restart of container %s failed: %s", container.id, error)
+                self.give_up(container)
+
+    def give_up(self, container: Container) -> None:
+        """No further restart; the caller holds the lock."""
+        if container.restart_timer is not None:
+            container.restart_timer.cancel()
+            container.restart_timer = None
+        state = container.record.state
+        if state.status is Status.RESTARTING:
+            self._parts.save(container, container.record.with_state(status=advance(state.status, Move.EXIT)))
+            container.resolve_waiters(*EXIT_CONDITIONS)
+
+    # Cleanup
+
+    async def _clean_up(self, container: Container, task: Task) -> None:
+        self._keep_trace(container, task)
+        self._shared_memory.release(task)
+        await self._parts.tasks.end(task)
+        container.cleanup = None
+
+    def _keep_trace(self, container: Container, task: Task) -> None:
+        """The steps of the last start outlive its task, for `corten trace`."""
+        try:
+            with open(f"{task.directory}/trace", "rb") as file:
+                recorded = msgspec.json.decode(file.read())
+        except (OSError, msgspec.DecodeError):
+            return
+        recorded["phases"] = [*container.phases, *recorded.get("phases", ())]
+        try:
+            with open(f"{self._parts.paths(container.id).directory}/{TRACE_NAME}", "wb") as file:
+                file.write(msgspec.json.encode(recorded))
+        except FileNotFoundError:
+            return  # the container was removed with its run
+
+    async def remove_files(self, container_id: str, cleanup: asyncio.Task[None] | None) -> None:
+        """The disk's part of a removal: after its task is gone, its layer and its directory."""
+        if cleanup is not None:
+            await asyncio.wait([cleanup])
+        await asyncio.to_thread(self.discard_files, container_id)
+
+    def discard_files(self, container_id: str) -> None:
+        """The disk's part of a container that was not made; blocks."""
+        try:
+            self._parts.snapshots.remove(container_id)
+        except NotFound:
+            log.debug("container %s has no snapshot", container_id)
+        directory = self._parts.paths(container_id).directory
+        if os.path.isdir(directory):
+            shutil.rmtree(directory)
+        self._parts.journal.done_by_name(CONTAINER_DIR, directory)
+
+
+async def _nobody(container: Container) -> None:
+    raise NotImplementedError
+
+
+def _nobody_removes(container: Container) -> None:
+    raise NotImplementedError
+
+
+def _nobody_listens(container: Container, message: dict[str, Any]) -> None:
+    raise NotImplementedError

@@ -1,0 +1,48 @@
+"""hostname, hosts and resolv.conf of a container, below `<data-root>/containers/<id>`."""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import IPv4Address
+from typing import Final
+
+from corten.engine.effective import Effective
+from corten.engine.inspect import Paths
+from corten.network import files
+
+_HOSTS: Final = "/etc/hosts"
+
+
+def write(effective: Effective, paths: Paths, *, address: IPv4Address | None, gateway: str) -> None:
+    """Write all three.
+
+    address: in the default bridge; gateway: what host-gateway stands for.
+    """
+    config, host = effective.config, effective.host
+    extra = files.parse_extra_hosts(host.extra_hosts or (), gateway)
+    overrides = files.Overrides(tuple(host.dns or ()), tuple(host.dns_search or ()), tuple(host.dns_options or ()))
+    of_host = files.parse_resolv_conf(_read(files.RESOLV_CONF))
+    if files.is_systemd_stub(of_host):
+        of_host = files.parse_resolv_conf(_read(files.SYSTEMD_RESOLV_CONF), files.SYSTEMD_RESOLV_CONF)
+    if host.network_mode == "host":
+        hosts = files.hosts_on_host_network(_read(_HOSTS), extra=extra)
+        resolv_conf = files.resolv_conf_on_host_network(of_host, overrides)
+    else:
+        addresses = [address] if address is not None else []
+        hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
+        resolv_conf = files.resolv_conf(of_host, overrides)
+    _replace(paths.hostname, files.hostname_file(config.hostname))
+    _replace(paths.hosts, hosts)
+    _replace(paths.resolv_conf, resolv_conf)
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
+
+
+def _replace(path: str, text: str) -> None:
+    """In place: a container that still has the file bound sees the new text."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,274 @@
+"""Docker's operations on images, on top of core."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from corten.core import archive, importer, rmi
+from corten.core.events import Event
+from corten.core.images import Image, new_tag
+from corten.engine import times
+from corten.engine.filters import Filters, check_keys, flags, labels_match
+from corten.engine.inspect import DRIVER
+from corten.engine.parts import Parts
+from corten.errors import Conflict, InvalidArgument
+from corten.spec.image import Platform, RunConfig
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+_LIST_FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
+_PRUNE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until"})
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class Images:
+    """One engine's images.  What touches layers runs in a thread."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    # Taking in
+
+    async def load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]:
+        """Lines of progress as Docker's; the last say what was loaded."""
+        loaded = await _in_thread_with(body, lambda chunks: archive.load(chunks, self._parts.images))
+        for line in archive.messages(loaded):
+            yield {"stream": line}
+
+    async def import_rootfs(
+        self, body: AsyncIterator[bytes], repo: str, tag: str, message: str, changes: Sequence[str], platform: str
+    ) -> AsyncIterator[Json]:
+        """The last line is the new image's id."""
+        reference = new_tag(repo, tag) if repo else None
+        wanted = _platform(platform)
+        image = await _in_thread_with(
+            body,
+            lambda chunks: importer.import_rootfs(
+                chunks, self._parts.images, reference=reference, message=message, changes=changes, platform=wanted
+            ),
+        )
+        yield {"status": image.id}
+
+    # Looking
+
+    async def rows(self, all: bool, filters: Filters, shared_size: bool, digests: bool) -> list[Json]:
+        """Rows of `docker images`."""
+        check_keys(filters, _LIST_FILTERS)
+        wanted = self._wanted(filters)
+        return [self._summary(image) for image in self._parts.images.list() if wanted(image)]
+
+    def _wanted(self, filters: Filters) -> Callable[[Image], bool]:
+        dangling = flags("dangling", filters)
+        before_ns = [self._created_ns(ref) for ref in filters.get("before", ())]
+        since_ns = [self._created_ns(ref) for ref in filters.get("since", ())]
+        until_ns = [times.parse_timestamp(text) for text in filters.get("until", ())]
+        patterns = filters.get("reference", ())
+
+        def wanted(image: Image) -> bool:
+            created, labels = _created_ns(image), image.config.run.labels or {}
+            return (
+                (dangling is None or image.is_dangling is dangling)
+                and labels_match(labels, filters.get("label", ()))
+                and not any(labels_match(labels, [item]) for item in filters.get("label!", ()))
+                and all(created < moment for moment in (*before_ns, *until_ns))
+                and all(created > moment for moment in since_ns)
+                and (not patterns or any(_matches(image, pattern) for pattern in patterns))
+            )
+
+        return wanted
+
+    def _created_ns(self, ref: str) -> int:
+        return _created_ns(self._parts.images.get(ref))
+
+    def _summary(self, image: Image) -> Json:
+        labels = image.config.run.labels
+        return {
+            "Containers": -1,
+            "Created": _created_ns(image) // times.SECOND_NS,
+            "Id": image.id,
+            "Labels": labels or None,
+            "ParentId": image.parent,
+            "RepoDigests": image.repo_digests,
+            "RepoTags": image.repo_tags,
+            "SharedSize": -1,
+            "Size": image.size,
+        }
+
+    async def inspect(self, ref: str) -> Json:
+        """ImageInspect's answer."""
+        image = self._parts.images.get(ref)
+        config = image.config
+        out: Json = {
+            "Id": image.id,
+            "RepoTags": image.repo_tags,
+            "RepoDigests": image.repo_digests,
+            "Parent": image.parent,
+            "Comment": config.comment,
+            "Created": times.rfc3339(_created_ns(image)) if config.created else "",
+            "DockerVersion": config.docker_version,
+            "Author": config.author,
+            "Config": run_config(config.run),
+            "Architecture": config.architecture,
+            "Os": config.os,
+            "Size": image.size,
+            "GraphDriver": {"Data": self._layers(image), "Name": DRIVER},
+            "RootFS": {"Type": "layers", **({"Layers": list(config.diff_ids)} if config.diff_ids else {})},
+            "Metadata": {"LastTagTime": times.rfc3339(image.tagged_ns)},
+        }
+        if config.variant:
+            out["Variant"] = config.variant
+        if config.os_version:
+            out["OsVersion"] = config.os_version
+        return out
+
+    def _layers(self, image: Image) -> Json:
+        """GraphDriver.Data: where the layers are."""
+        overlay = self._parts.snapshots
+        paths = [overlay.fs_path(overlay.stat(chain).id) for chain in reversed(image.chain_ids)]
+        if not paths:
+            return {}
+        data = {"UpperDir": paths[0]}
+        return data | ({"LowerDir": ":".join(paths[1:])} if paths[1:] else {})
+
+    async def history(self, ref: str) -> list[Json]:
+        """Newest first."""
+        lines = self._parts.images.history(self._parts.images.get(ref))
+        return [
+            {
+                "Comment": line.comment,
+                "Created": (times.from_rfc3339(line.created) if line.created else 0) // times.SECOND_NS,
+                "CreatedBy": line.created_by,
+                "Id": line.id,
+                "Size": line.size,
+                "Tags": list(line.tags) or None,
+            }
+            for line in lines
+        ]
+
+    # Changing
+
+    async def tag(self, ref: str, repo: str, tag: str) -> None:
+        """Raises NotFound, InvalidArgument."""
+        self._parts.images.tag(ref, repo, tag)
+
+    async def remove(self, ref: str, force: bool, noprune: bool) -> list[Json]:
+        """`[{"Untagged": …}, {"Deleted": …}]`."""
+        uses = self._uses()
+        removed = await asyncio.to_thread(
+            rmi.remove_image, self._parts.images, ref, uses, force=force, prune=not noprune
+        )
+        return [{str(one.what): one.subject} for one in removed]
+
+    def _uses(self) -> list[rmi.Use]:
+        return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
+
+    async def prune(self, filters: Filters) -> Json:
+        """Dangling images, or with `dangling=false` all that no container uses."""
+        check_keys(filters, _PRUNE_FILTERS)
+        only_dangling = flags("dangling", filters) is not False
+        wanted = self._wanted({key: values for key, values in filters.items() if key != "dangling"})
+        used = {one.record.image_id for one in self._parts.roster}
+        removed: list[Json] = []
+        space = 0
+        for image in self._parts.images.list():
+            if image.id in used or not wanted(image) or (only_dangling and not image.is_dangling):
+                continue
+            gone = await self._prune_one(image)
+            removed += gone
+            space += image.size if any("Deleted" in one for one in gone) else 0
+        self._parts.bus.publish(Event(type="image", action="prune", id="", attributes={"reclaimed": str(space)}))
+        return {"ImagesDeleted": removed or None, "SpaceReclaimed": space}
+
+    async def _prune_one(self, image: Image) -> list[Json]:
+        gone: list[Json] = []
+        for ref in [reference.familiar for reference in image.references] or [image.id]:
+            try:
+                gone += await self.remove(ref, force=False, noprune=False)
+            except Conflict:
+                break
+        return gone
+
+
+def run_config(run: RunConfig) -> Json:
+    """An image's Config: what it has, as dockerd prints it since 1.50."""
+    out = msgspec.to_builtins(run)
+    for name in ("Hostname", "Domainname", "StopTimeout"):
+        out.pop(name, None)
+    return dict(out)
+
+
+def _created_ns(image: Image) -> int:
+    if not image.config.created:
+        return 0
+    try:
+        return times.from_rfc3339(image.config.created)
+    except InvalidArgument:
+        return 0
+
+
+def _matches(image: Image, pattern: str) -> bool:
+    """`reference=busy*`: by path.Match on the familiar name, with or without its tag."""
+    for reference in image.references:
+        texts = {reference.familiar, reference.familiar_name}
+        if any(_path_match(text, pattern) for text in texts):
+            return True
+    return False
+
+
+def _path_match(text: str, pattern: str) -> bool:
+    """Go's path.Match: `*` does not cross a slash."""
+    parts, wanted = text.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _platform(text: str) -> Platform | None:
+    if not text:
+        return None
+    system, _, rest = text.partition("/")
+    architecture, _, variant = rest.partition("/")
+    return Platform(architecture=architecture or archive.host_platform().architecture, os=system, variant=variant)
+
+
+async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
+    """Run `work` in a thread over the chunks of a request's body; its errors are the caller's."""
+    loop = asyncio.get_running_loop()
+    source = _Chunks(body, loop)
+    try:
+        return await asyncio.to_thread(work, iter(source))
+    finally:
+        source.close()
+
+
+class _Chunks:
+    """The body as a blocking iterator for one thread: pieces of at least a MiB, so that hops are few."""
+
+    def __init__(self, body: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._body = body
+        self._loop = loop
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while not self._closed:
+            chunk = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+            if not chunk:
+                return
+            yield chunk
+
+    async def _next(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        async for piece in self._body:
+            parts.append(piece)
+            size += len(piece)
+            if size >= _CHUNK_BYTES:
+                break
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self._closed = True

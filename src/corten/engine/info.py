@@ -1,0 +1,200 @@
+"""`docker version` and `docker info`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any, Final
+
+from corten import __version__
+from corten.engine.inspect import DRIVER
+from corten.engine.parts import Parts
+from corten.engine.record import Status
+from corten.engine.settings import BUILT_IN_RUNTIME
+from corten.engine.times import rfc3339
+
+Json = dict[str, Any]
+
+API_VERSION: Final = "1.51"
+MIN_API_VERSION: Final = "1.40"
+
+
+class Info:
+    """Answers of SystemVersion and SystemInfo."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._system = _os_release()
+
+    async def version(self) -> Json:
+        """SystemVersion.  There is no Go: GoVersion names the language that there is."""
+        machine = self._parts.machine
+        details = {
+            "ApiVersion": API_VERSION,
+            "Arch": machine.architecture,
+            "BuildTime": "",
+            "Experimental": "false",
+            "GitCommit": "",
+            "GoVersion": f"python{platform.python_version()}",
+            "KernelVersion": machine.kernel_release,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Os": "linux",
+        }
+        return {
+            "Platform": {"Name": "Corten"},
+            "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
+            "Version": __version__,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "GitCommit": "",
+            "GoVersion": details["GoVersion"],
+            "Os": "linux",
+            "Arch": machine.architecture,
+            "KernelVersion": machine.kernel_release,
+            "BuildTime": "",
+        }
+
+    async def info(self) -> Json:
+        """SystemInfo."""
+        return {
+            "ID": self._parts.engine_id,
+            **self._counts(),
+            "Images": len(self._parts.images.list()),
+            "Driver": DRIVER,
+            "DriverStatus": [["Supports d_type", "true"], ["Native Overlay Diff", "true"]],
+            "Plugins": {
+                "Volume": [],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file", "none"],
+            },
+            **self._kernel(),
+            **self._daemon(),
+        }
+
+    def _counts(self) -> Json:
+        roster = self._parts.roster
+        running = roster.count(lambda one: one.is_running)
+        paused = roster.count(lambda one: one.record.state.status is Status.PAUSED)
+        return {
+            "Containers": len(roster),
+            "ContainersRunning": running - paused,
+            "ContainersPaused": paused,
+            "ContainersStopped": len(roster) - running,
+        }
+
+    def _kernel(self) -> Json:
+        machine = self._parts.machine
+        is_v2 = machine.cgroup_mode == "v2"
+
+        def has(name: str) -> bool:
+            return is_v2 or name in machine.v1_controllers
+
+        return {
+            "MemoryLimit": has("memory"),
+            "SwapLimit": has("memory"),
+            "CpuCfsPeriod": has("cpu"),
+            "CpuCfsQuota": has("cpu"),
+            "CPUShares": has("cpu"),
+            "CPUSet": has("cpuset"),
+            "PidsLimit": has("pids"),
+            "IPv4Forwarding": _flag("net/ipv4/ip_forward"),
+            "OomKillDisable": not is_v2 and has("memory"),
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": "2" if is_v2 else "1",
+            "KernelVersion": machine.kernel_release,
+            "OperatingSystem": self._system.get("PRETTY_NAME", "Linux"),
+            "OSVersion": self._system.get("VERSION_ID", ""),
+            "OSType": "linux",
+            "Architecture": machine.machine,
+            "NCPU": machine.cpu_count,
+            "MemTotal": machine.memory_bytes,
+            "Name": machine.hostname,
+        }
+
+    def _daemon(self) -> Json:
+        settings = self._parts.settings
+        return {
+            "Debug": settings.debug,
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "NGoroutines": len(self._parts.background),
+            "SystemTime": rfc3339(time.time_ns()),
+            "LoggingDriver": settings.log_driver,
+            "NEventsListener": self._parts.bus.listener_count,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": self._registries(),
+            "GenericResources": None,
+            "DockerRootDir": settings.data_root,
+            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "Labels": list(settings.labels),
+            "ExperimentalBuild": False,
+            "ServerVersion": __version__,
+            "Runtimes": self._runtimes(),
+            "DefaultRuntime": settings.default_runtime,
+            "Swarm": _SWARM,
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": os.path.basename(self._parts.init_binary),
+            "ContainerdCommit": {"ID": "", "Expected": ""},
+            "RuncCommit": {"ID": "", "Expected": ""},
+            "InitCommit": {"ID": __version__, "Expected": __version__},
+            "SecurityOptions": ["name=seccomp,profile=builtin"],
+            "FirewallBackend": {"Driver": "nftables"},
+            "CDISpecDirs": [],
+            "Warnings": None,
+        }
+
+    def _runtimes(self) -> Json:
+        out = {}
+        for name, runtime in self._parts.settings.runtimes.items():
+            entry: Json = {"path": runtime.path or BUILT_IN_RUNTIME}
+            if runtime.args:
+                entry["runtimeArgs"] = list(runtime.args)
+            out[name] = entry
+        return out
+
+    def _registries(self) -> Json:
+        settings = self._parts.settings
+        mirrors = list(settings.registry_mirrors)
+        insecure = [name for name in settings.insecure_registries if "/" in name]
+        hosts = {name: _index(name, [], secure=False) for name in settings.insecure_registries if "/" not in name}
+        return {
+            "AllowNondistributableArtifactsCIDRs": None,
+            "AllowNondistributableArtifactsHostnames": None,
+            "InsecureRegistryCIDRs": [*insecure, "::1/128", "127.0.0.0/8"],
+            "IndexConfigs": {**hosts, "docker.io": _index("docker.io", mirrors, secure=True)},
+            "Mirrors": mirrors or None,
+        }
+
+
+_SWARM: Final[Json] = {
+    "NodeID": "",
+    "NodeAddr": "",
+    "LocalNodeState": "inactive",
+    "ControlAvailable": False,
+    "Error": "",
+    "RemoteManagers": None,
+}
+
+
+def _index(name: str, mirrors: list[str], *, secure: bool) -> Json:
+    return {"Name": name, "Mirrors": mirrors, "Secure": secure, "Official": name == "docker.io"}
+
+
+def _flag(sysctl: str) -> bool:
+    try:
+        with open(f"/proc/sys/{sysctl}", encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def _os_release() -> dict[str, str]:
+    """os-release(5)."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}

@@ -1,0 +1,491 @@
+"""What clients do with containers: create, start, stop, kill, restart, pause, rename, remove, prune, wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from corten.core import journal as kinds
+from corten.core.events import Event
+from corten.core.images import Image
+from corten.core.init import init_layer
+from corten.engine import checks, effective, filters, names, oci, times
+from corten.engine.container import CONDITIONS, Container, Waiter
+from corten.engine.effective import Effective
+from corten.engine.events import container_event
+from corten.engine.filters import Filters
+from corten.engine.finish import Finisher
+from corten.engine.parts import Parts, row
+from corten.engine.record import Move, Record, Status, advance
+from corten.engine.signals import parse_signal
+from corten.engine.start import Starter
+from corten.engine.streams import Streams
+from corten.errors import (
+    Conflict,
+    CortenError,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    NotModified,
+    Unavailable,
+)
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
+
+Json = dict[str, Any]
+
+log = logging.getLogger("corten.engine")
+
+SIGKILL: Final = 9
+_SIGTERM: Final = 15
+_AFTER_KILL_S: Final = 10.0
+_PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
+
+
+class Lifecycle:
+    """The verbs.  Each takes a container's lock for as long as it changes its state."""
+
+    def __init__(self, parts: Parts, starter: Starter, finisher: Finisher, streams: Streams) -> None:
+        self._parts = parts
+        self._starter = starter
+        self._finisher = finisher
+        self._streams = streams
+        finisher.start_again = starter.start
+        finisher.remove = self._remove_now
+
+    def find(self, ref: str) -> Container:
+        """By id, name or prefix.  Raises NotFound."""
+        return self._parts.roster.find(ref)
+
+    # Making
+
+    async def create(self, request: ContainerCreateRequest, name: str, platform: str) -> Json:
+        """`{"Id", "Warnings"}`."""
+        container_id = secrets.token_hex(32)
+        name = self._reserve(name, container_id)
+        try:
+            image, decided, warnings = self._decide(request, container_id, platform)
+            record = Record(
+                id=container_id,
+                name=name,
+                image_id=image.id,
+                image_ref=request.config.image,
+                created_ns=time.time_ns(),
+                effective=decided,
+                cgroup=oci.cgroup_path(decided.host, self._parts.cgroup_parent, container_id),
+            )
+            self._make(record, image)
+        except BaseException:
+            self._parts.roster.release_name(name, container_id)
+            raise
+        return {"Id": container_id, "Warnings": warnings}
+
+    def _decide(
+        self, request: ContainerCreateRequest, container_id: str, platform: str
+    ) -> tuple[Image, Effective, list[str]]:
+        parts = self._parts
+        if not request.config.image:
+            raise InvalidArgument("no image specified")
+        image = parts.images.get(request.config.image)
+        _check_platform(platform, image)
+        decided, warnings = effective.decide(
+            request,
+            image.config.run,
+            parts.settings,
+            parts.machine,
+            container_id=container_id,
+            resolve=self._named_containers(request),
+        )
+        return image, decided, warnings
+
+    def _named_containers(self, request: ContainerCreateRequest) -> dict[str, str]:
+        """Names in `container:NAME` modes and their ids.  Pid and ipc must exist now, a network at start."""
+        host = request.host_config
+        out = {}
+        for mode, is_needed in ((host.pid_mode, True), (host.ipc_mode, True), (host.network_mode, False)):
+            prefix, _, name = mode.partition(":")
+            if prefix != "container" or not name:
+                continue
+            try:
+                out[name] = self.find(name).id
+            except CortenError:
+                if is_needed:
+                    raise
+        return out
+
+    def _reserve(self, name: str, container_id: str) -> str:
+        """The name without its slash, the container's from now on."""
+        roster = self._parts.roster
+        bare = name.removeprefix("/")
+        if name and not names.NAME_PATTERN.match(name):
+            raise InvalidArgument(f"Invalid container name ({name}), only {names.NAME_CHARS} are allowed")
+        bare = bare or names.random_name(roster.is_taken)
+        roster.reserve_name(bare, container_id)
+        return bare
+
+    def _make(self, record: Record, image: Image) -> None:
+        """Directories first, each announced, then the record; one fsync in all."""
+        parts = self._parts
+        paths = parts.paths(record.id)
+        entry = parts.journal.begin(kinds.CONTAINER_DIR, paths.directory)
+        try:
+            os.mkdir(paths.directory, 0o710)
+            parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain))
+            parts.containers.create(row(record))
+        except BaseException:
+            self._finisher.discard_files(record.id)
+            raise
+        parts.journal.done(entry)
+        parts.roster.add(Container(record, parts.loop))
+        parts.bus.publish(container_event(record, "create"))
+
+    async def explain(self, request: ContainerCreateRequest, name: str) -> tuple[Image, Effective]:
+        """What `create` would decide; nothing is made."""
+        if name and self._parts.roster.is_taken(name.removeprefix("/")):
+            self._parts.roster.reserve_name(name.removeprefix("/"), "")
+        image, decided, _ = self._decide(request, secrets.token_hex(32), "")
+        return image, decided
+
+    # Starting and stopping
+
+    async def start(self, ref: str, detach_keys: str = "") -> None:
+        """Raises NotModified when it runs."""
+        container = self.find(ref)
+        async with container.lock:
+            await self._start(container)
+
+    async def _start(self, container: Container) -> None:
+        """By hand: restarts begin to count anew."""
+        if container.restart_timer is not None:
+            container.restart_timer.cancel()
+            container.restart_timer = None
+        container.backoff.reset()
+        container.is_stopping = False
+        state = container.record.state
+        if state.stopped_by_user or state.restart_count:
+            container.record = container.record.with_state(stopped_by_user=False, restart_count=0)
+        try:
+            await self._starter.start(container)
+        except NotModified:
+            raise
+        except CortenError:
+            if container.record.effective.host.auto_remove and not container.is_running:
+                self._remove_now(container)
+            raise
+
+    async def stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
+        """Signal, wait, kill.  Raises NotModified when it does not run."""
+        container = self.find(ref)
+        number = parse_signal(signal) if signal else 0
+        if not container.is_running and container.record.state.status is not Status.RESTARTING:
+            raise NotModified(f"container {container.id} is not running")
+        await self._stop(container, number, timeout_s)
+        self._parts.bus.publish(container_event(container.record, "stop"))
+
+    async def _stop(self, container: Container, number: int, timeout_s: int | None) -> None:
+        config = container.record.effective.config
+        number = number or parse_signal(config.stop_signal or "SIGTERM")
+        if timeout_s is None:
+            timeout_s = config.stop_timeout if config.stop_timeout is not None else 10
+        waiter = container.wait("next-exit") if container.is_running else None
+        if not await self._signal_to_end(container, number) or waiter is None:
+            return
+        if await _ended(waiter, timeout_s if timeout_s >= 0 else None):
+            return
+        await self._kill_to_end(container, waiter)
+
+    async def _signal_to_end(self, container: Container, number: int) -> bool:
+        """Send a signal that is meant to end it; False when it does not run (any more)."""
+        async with container.lock:
+            self._mark_stopped(container)
+            if container.record.state.status is Status.RESTARTING:
+                self._finisher.give_up(container)
+                return False
+            if not container.is_running:
+                return False
+            await self._send(container, number)
+            return True
+
+    def _mark_stopped(self, container: Container) -> None:
+        """The user wants it stopped: no policy starts it again."""
+        container.is_stopping = True
+        if not container.record.state.stopped_by_user:
+            self._parts.save(container, container.record.with_state(stopped_by_user=True))
+
+    async def _send(self, container: Container, number: int) -> None:
+        """A signal to the init.  A hung shim is gone around, for SIGKILL, through the cgroup."""
+        task = container.task
+        assert task is not None
+        try:
+            await container.require_running().kill(number)
+        except FailedPrecondition:
+            return  # it is dead; its exit is on the way
+        except Unavailable:
+            if number != SIGKILL:
+                log.warning("shim of container %s does not respond", container.id)
+                return
+            await self._parts.tasks.kill(task)
+        if container.record.state.status is Status.PAUSED and number in (SIGKILL, _SIGTERM):
+            await self._thaw(container)
+        self._parts.bus.publish(container_event(container.record, "kill", signal=str(number)))
+
+    async def _thaw(self, container: Container) -> None:
+        try:
+            await container.require_running().resume()
+        except (FailedPrecondition, Unavailable):
+            return
+        record = container.record.with_state(status=advance(container.record.state.status, Move.UNPAUSE))
+        self._parts.save(container, record)
+
+    async def _kill_to_end(self, container: Container, waiter: Waiter) -> None:
+        """SIGKILL and, when even that does not end it in time, its whole cgroup."""
+        if not await self._signal_to_end(container, SIGKILL):
+            return
+        if await _ended(waiter, _AFTER_KILL_S):
+            return
+        if container.task is not None:
+            await self._parts.tasks.kill(container.task)
+        if not await _ended(waiter, _AFTER_KILL_S):
+            text = "tried to kill container, but did not receive an exit event"
+            raise Internal(f"could not kill container: {container.name}: {text}")
+
+    async def restart(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
+        """Stop if it runs, then start."""
+        container = self.find(ref)
+        number = parse_signal(signal) if signal else 0
+        auto_remove = container.record.effective.host.auto_remove
+        if container.is_running or container.restart_timer is not None:
+            container.keeps_record = auto_remove
+            try:
+                await self._stop(container, number, timeout_s)
+            finally:
+                container.keeps_record = False
+            self._parts.bus.publish(container_event(container.record, "stop"))
+        async with container.lock:
+            await self._start(container)
+        self._parts.bus.publish(container_event(container.record, "restart"))
+
+    async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
+        """A signal; SIGKILL waits for the end."""
+        container = self.find(ref)
+        try:
+            number = parse_signal(signal)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"cannot kill container: {ref}: {error}") from error
+        if not container.is_running:
+            raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+        waiter = container.wait("next-exit")
+        if number == SIGKILL:
+            await self._kill_to_end(container, waiter)
+            return
+        async with container.lock:
+            stop_signal = container.record.effective.config.stop_signal
+            if not stop_signal or parse_signal(stop_signal) == number:
+                self._mark_stopped(container)
+            if container.is_running:
+                await self._send(container, number)
+
+    async def pause(self, ref: str) -> None:
+        """Freeze."""
+        container = self.find(ref)
+        async with container.lock:
+            if container.record.state.status is Status.PAUSED:
+                raise Conflict(f"Container {container.id} is already paused")
+            await container.require_running().pause()
+            self._move(container, Move.PAUSE, "pause")
+
+    async def unpause(self, ref: str) -> None:
+        """Thaw."""
+        container = self.find(ref)
+        async with container.lock:
+            if container.record.state.status is not Status.PAUSED:
+                raise Internal(f"Container {container.id} is not paused")
+            await container.require_running().resume()
+            self._move(container, Move.UNPAUSE, "unpause")
+
+    def _move(self, container: Container, move: Move, action: str) -> None:
+        record = container.record
+        self._parts.save(container, record.with_state(status=advance(record.state.status, move)))
+        self._parts.bus.publish(container_event(container.record, action))
+
+    async def wait(self, ref: str, condition: str) -> Waiter:
+        """Registered at once."""
+        container = self.find(ref)
+        if condition not in CONDITIONS:
+            raise InvalidArgument(f'invalid condition: "{condition}"')
+        return container.wait(condition)
+
+    # Names
+
+    async def rename(self, ref: str, name: str) -> None:
+        """Raises Conflict when the name is taken."""
+        if not ref or not name:
+            raise InvalidArgument("Neither old nor new names may be empty")
+        container = self.find(ref)
+        bare, before = name.removeprefix("/"), container.name
+        if bare == before:
+            raise InvalidArgument("Renaming a container with the same name as its current name")
+        if not names.NAME_PATTERN.match(name):
+            shown = f"/{bare}"
+            raise InvalidArgument(
+                f"Error when allocating new name: Invalid container name ({shown}), only {names.NAME_CHARS} are allowed"
+            )
+        async with container.lock:
+            self._rename(container, bare, before)
+
+    def _rename(self, container: Container, bare: str, before: str) -> None:
+        roster = self._parts.roster
+        try:
+            roster.reserve_name(bare, container.id)
+        except Conflict as error:
+            raise Conflict(f"Error when allocating new name: {error}") from error
+        self._parts.save(container, replace(container.record, name=bare))
+        roster.release_name(before, container.id)
+        self._parts.bus.publish(container_event(container.record, "rename", oldName=f"/{before}"))
+
+    # Removing
+
+    async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
+        """Raises Conflict while it runs, unless forced."""
+        container = self.find(ref)
+        if link:
+            raise InvalidArgument("link is not supported yet")
+        if container.is_running or container.record.state.status is Status.RESTARTING:
+            self._refuse_running(container, force)
+            await self._kill_for_removal(container)
+        async with container.lock:
+            if container.id in self._parts.roster:
+                self._remove_now(container)
+        if container.removal is not None:
+            await asyncio.shield(container.removal)
+
+    def _refuse_running(self, container: Container, force: bool) -> None:
+        if force:
+            return
+        status = container.record.state.status
+        advice = {
+            Status.PAUSED: "container is paused and must be unpaused first",
+            Status.RUNNING: "container is running: stop the container before removing or force remove",
+            Status.RESTARTING: "container is restarting: stop the container before removing or force remove",
+        }[status]
+        raise Conflict(f'cannot remove container "/{container.name}": {advice}')
+
+    async def _kill_for_removal(self, container: Container) -> None:
+        waiter = container.wait("next-exit")
+        await self._kill_to_end(container, waiter)
+
+    def _remove_now(self, container: Container) -> None:
+        """The record goes at once, the disk's part follows in the background; the caller holds the lock."""
+        if container.keeps_record or container.id not in self._parts.roster:
+            return
+        parts = self._parts
+        container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
+        parts.journal.begin(kinds.CONTAINER_DIR, parts.paths(container.id).directory)
+        parts.containers.delete(container.id)
+        parts.roster.discard(container)
+        self._streams.drop(container)
+        container.removal = parts.run_later(self._finisher.remove_files(container.id, container.cleanup))
+        container.resolve_waiters(*CONDITIONS)
+        parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
+
+    async def prune(self, query: Filters) -> Json:
+        """Remove what is stopped.  SpaceReclaimed is what the containers' own layers took."""
+        filters.check_keys(query, _PRUNE_FILTERS)
+        until_ns = times.parse_timestamp(query.get("until", [""])[0])
+        removed, space = [], 0
+        for container in self._parts.roster:
+            if not self._is_prunable(container, query, until_ns):
+                continue
+            used = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
+            async with container.lock:
+                if self._is_prunable(container, query, until_ns) and container.id in self._parts.roster:
+                    self._remove_now(container)
+                    removed.append(container.id)
+                    space += used.size
+        self._parts.bus.publish(_prune_event(space))
+        return {"ContainersDeleted": removed or None, "SpaceReclaimed": space}
+
+    def _is_prunable(self, container: Container, query: Filters, until_ns: int) -> bool:
+        record = container.record
+        if record.state.status not in (Status.CREATED, Status.EXITED, Status.DEAD):
+            return False
+        if until_ns and record.created_ns >= until_ns:
+            return False
+        unwanted = query.get("label!", ())
+        return filters.labels_match(record.labels, query.get("label", ())) and not (
+            unwanted and filters.labels_match(record.labels, unwanted)
+        )
+
+    # Changing
+
+    async def update(self, ref: str, request: ContainerUpdateRequest) -> Json:
+        """New limits and restart policy, for the record and for what runs."""
+        checks.refuse_update(request)
+        container = self.find(ref)
+        async with container.lock:
+            before = container.record.effective
+            host = updated_host(before.host, request)
+            checks.check_resources(host, self._parts.machine)
+            checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
+            changed = replace(before, host=host, pids_limit=updated_pids_limit(before, request))
+            if container.is_running:
+                await container.require_running().update(oci.resources(changed))
+            self._parts.save(container, replace(container.record, effective=changed))
+        self._parts.bus.publish(container_event(container.record, "update"))
+        return {"Warnings": None}
+
+
+_UPDATED: Final = (
+    "memory", "memory_swap", "memory_reservation", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "cpuset_cpus",
+    "cpuset_mems", "pids_limit",
+)  # fmt: skip
+
+
+def updated_host(host: HostConfig, request: ContainerUpdateRequest) -> HostConfig:
+    """HostConfig with what an update gives; a zero value changes nothing."""
+    change = {name: getattr(request, name) for name in _UPDATED if getattr(request, name)}
+    if request.restart_policy.name:
+        change["restart_policy"] = request.restart_policy
+    if "memory" in change and "memory_swap" not in change and host.memory_swap == host.memory * 2:
+        change["memory_swap"] = change["memory"] * 2
+    return replace(host, **change)
+
+
+def updated_pids_limit(before: Effective, request: ContainerUpdateRequest) -> int:
+    """-1 for none; absent and 0 change nothing."""
+    if not request.pids_limit:
+        return before.pids_limit
+    return request.pids_limit if request.pids_limit > 0 else -1
+
+
+async def _ended(waiter: Waiter, timeout_s: float | None) -> bool:
+    """Whether the end came in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await waiter.result()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _check_platform(platform: str, image: Image) -> None:
+    """`--platform`: the image's own is accepted."""
+    if not platform:
+        return
+    system, _, architecture = platform.partition("/")
+    config = image.config
+    wanted = (system, architecture.partition("/")[0])
+    if wanted[0] != config.os or (wanted[1] and wanted[1] != config.architecture):
+        was = f"{config.os}/{config.architecture}"
+        text = f"was found but does not match the specified platform: wanted {platform}, actual: {was}"
+        raise NotFound(f"image with reference {image.id} {text}")
+
+
+def _prune_event(space: int) -> Event:
+    return Event(type="container", action="prune", id="", attributes={"reclaimed": str(space)})

@@ -1,0 +1,83 @@
+"""What the engine's services share.  Made once, in `daemon`; nobody else makes any of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from corten.core.containers import ContainerRecord, ContainerStore
+from corten.core.events import EventBus
+from corten.core.images import ImageStore
+from corten.core.journal import Journal
+from corten.core.snapshots import Overlay
+from corten.core.tasks import Tasks
+from corten.engine.container import Container, Roster
+from corten.engine.host import Host
+from corten.engine.inspect import Paths
+from corten.engine.networks import Networks
+from corten.engine.record import Record, encode
+from corten.engine.settings import Settings
+from corten.network.bridge import BridgeDriver
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Parts:
+    """`settings` is replaced on reload; all else stays."""
+
+    settings: Settings
+    machine: Host
+    engine_id: str
+    loop: asyncio.AbstractEventLoop
+    roster: Roster
+    containers: ContainerStore
+    images: ImageStore
+    snapshots: Overlay
+    journal: Journal
+    bus: EventBus
+    tasks: Tasks
+    bridge: BridgeDriver
+    networks: Networks
+    init_binary: str = ""
+    started_ns: int = 0
+    background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def cgroup_parent(self) -> str:
+        """Where containers' cgroups are unless --cgroup-parent says otherwise; it carries the engine's id."""
+        return f"/corten-{self.engine_id}"
+
+    def cgroup_path(self, container_id: str) -> str:
+        """The cgroup of a container in the default parent."""
+        return f"{self.cgroup_parent}/{container_id}"
+
+    def paths(self, container_id: str) -> Paths:
+        """Where a container's files are."""
+        return Paths(self.settings.data_root, container_id)
+
+    def save(self, container: Container, record: Record) -> None:
+        """Make a container's new record the true one: on disk, then in memory."""
+        self.containers.update(row(record))
+        container.record = record
+
+    def run_later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work that nobody waits for; the engine waits for it when it closes."""
+        task = self.loop.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+        return task
+
+
+def row(record: Record) -> ContainerRecord:
+    """The database's row of a record."""
+    return ContainerRecord(
+        id=record.id,
+        name=record.name,
+        image=record.image_id,
+        labels=record.labels,
+        engine=encode(record),
+        created_ns=record.created_ns,
+    )

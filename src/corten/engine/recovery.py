@@ -1,0 +1,263 @@
+"""The engine's start after any end: every container is adopted or reported, everything else of this engine removed.
+
+    records   every container of the database, in memory
+    tasks     each task directory: its shim connected to, or its remains buried
+    verdicts  running containers without a shim: exit record, else `shim lost`
+    network   the bridge as recorded; endpoints of the dead given back
+    disk      snapshots and directories that no record names
+    policies  restart policies of what does not run
+
+The journal says where to look first; the scans look everywhere (design.md §5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any, Final
+
+import msgspec
+
+from corten.core import recovery
+from corten.core.content import ContentStore
+from corten.core.journal import CONTAINER_DIR, TASK_DIR
+from corten.core.metadata import Database
+from corten.core.snapshots import Kind
+from corten.core.tasks import Task
+from corten.engine import times
+from corten.engine.container import Container
+from corten.engine.execs import Execs
+from corten.engine.finish import Finisher, exit_of
+from corten.engine.parts import Parts
+from corten.engine.record import Place, Record, Status, decode
+from corten.engine.restart import should_restart
+from corten.engine.sharedmemory import release
+from corten.errors import CortenError, NotFound, Unavailable
+
+log = logging.getLogger("corten.engine")
+
+_CONCURRENT: Final = 32
+
+
+class Recovery:
+    """One start of the engine."""
+
+    def __init__(
+        self, parts: Parts, finisher: Finisher, execs: Execs, database: Database, content: ContentStore
+    ) -> None:
+        self._parts = parts
+        self._finisher = finisher
+        self._execs = execs
+        self._database = database
+        self._content = content
+        self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
+
+    async def run(self) -> None:
+        """Every step but the policies, which wait until the engine serves."""
+        self._load_records()
+        await self._adopt_all()
+        self._restore_network()
+        await self._end_strays()
+        await asyncio.to_thread(self._clean_disk)
+
+    def _load_records(self) -> None:
+        for row in self._parts.containers.list():
+            try:
+                record = decode(row.engine)
+            except msgspec.DecodeError as error:
+                log.warning("record of container %s cannot be read: %s", row.id, error)
+                continue
+            self._parts.roster.reserve_name(record.name, record.id)
+            self._parts.roster.add(Container(record, self._parts.loop))
+
+    # Tasks
+
+    async def _adopt_all(self) -> None:
+        """All shims at once: one that hangs must not hold up the others."""
+        gate = asyncio.Semaphore(_CONCURRENT)
+
+        async def one(container: Container) -> None:
+            async with gate:
+                await self._adopt(container)
+
+        await asyncio.gather(*(one(container) for container in self._parts.roster))
+
+    async def _adopt(self, container: Container) -> None:
+        directory = self._parts.tasks.directory(container.id)
+        was_running = container.is_running
+        if not os.path.isdir(directory):
+            if was_running:
+                await self._bury(container, self._task(container))
+            return
+        task = self._task(container)
+        try:
+            status = await self._parts.tasks.adopt(
+                task,
+                events=lambda message: self._finisher.told(container, task, message),
+                lost=lambda: self._finisher.lost(container, task),
+            )
+        except (NotFound, Unavailable) as error:
+            log.warning("container %s: %s", container.id, error)
+            await self._bury(container, task)
+            return
+        await self._take_over(container, task, status)
+
+    def _task(self, container: Container) -> Task:
+        directory = self._parts.tasks.directory(container.id)
+        entry = self._entries.get(directory)
+        return Task(container.id, directory, container.record.cgroup, entry.id if entry is not None else 0)
+
+    async def _take_over(self, container: Container, task: Task, status: dict[str, Any]) -> None:
+        """The shim's word against the record: the shim is right."""
+        state, exited = status["state"], status.get("exit")
+        if state not in ("running", "paused") and exited is None:
+            log.info("container %s was being started: undone", container.id)
+            await self._parts.tasks.end(task)
+            self._forget_run(container)
+            return
+        container.task = task
+        container.endpoint = self._parts.bridge.endpoint(container.id)
+        self._parts.save(container, _running(container.record, task, status))
+        self._execs.adopt(container, status.get("execs") or {})
+        if exited is not None:
+            await self._finisher.finish(container, task, exit_of(exited))
+        log.info("container %s adopted: %s", container.id, state)
+
+    async def _bury(self, container: Container, task: Task) -> None:
+        """No shim answers: what is left of the container dies, and its exit is told."""
+        await self._parts.tasks.kill(task)
+        container.task = task
+        if container.is_running:
+            await self._finisher.finish(container, task, self._finisher.verdict(container, task))
+            return
+        container.task = None
+        release(task.directory)
+        await self._parts.tasks.bury(task)
+
+    def _forget_run(self, container: Container) -> None:
+        """A start that a kill interrupted never was."""
+        record = container.record
+        if container.is_running or record.place != Place():
+            status = Status.EXITED if record.state.started_ns else Status.CREATED
+            record = record.with_state(status=status, pid=0, shim_pid=0)
+            self._parts.save(container, msgspec.structs.replace(record, place=Place()))
+
+    async def _end_strays(self) -> None:
+        """Task directories, cgroups and journal entries of containers that no record names."""
+        parts = self._parts
+        for container_id in list(parts.tasks.leftovers()):
+            container = parts.roster.get(container_id)
+            if container is None:
+                await self._end_stray(container_id)
+        for entry in self._entries.values():
+            if not os.path.isdir(entry.name):
+                self._remove_cgroup(str(entry.data.get("cgroup", "")))
+                parts.journal.done(entry.id)
+        await asyncio.to_thread(self._remove_stray_cgroups)
+
+    async def _end_stray(self, container_id: str) -> None:
+        parts = self._parts
+        directory = parts.tasks.directory(container_id)
+        entry = self._entries.get(directory)
+        cgroup = str(entry.data.get("cgroup", "")) if entry is not None else ""
+        task = Task(container_id, directory, cgroup or parts.cgroup_path(container_id), entry.id if entry else 0)
+        log.warning("task of container %s has no record: ended", container_id)
+        try:
+            await parts.tasks.adopt(task, events=_ignore, lost=_ignore_loss)
+        except (NotFound, Unavailable):
+            task.shim = None
+        release(directory)
+        if task.shim is not None:
+            await parts.tasks.end(task)
+        else:
+            await parts.tasks.bury(task)
+
+    def _remove_cgroup(self, path: str) -> None:
+        if path:
+            cgroup = self._parts.tasks.cgroup(path)
+            cgroup.kill_all()
+            cgroup.remove()
+
+    def _remove_stray_cgroups(self) -> None:
+        """By the engine's id: children of its parent cgroup whose container does not run."""
+        alive = {one.id for one in self._parts.roster if one.task is not None}
+        parent = self._parts.tasks.cgroup(self._parts.cgroup_parent)
+        names = {name for path in parent.paths.directories() for name in _subdirectories(path)}
+        for name in names - alive:
+            log.warning("cgroup %s has no container: removed", name)
+            self._remove_cgroup(f"{self._parts.cgroup_parent}/{name}")
+
+    # Network and disk
+
+    def _restore_network(self) -> None:
+        alive = {one.id for one in self._parts.roster if one.is_running}
+        for leftover in self._parts.bridge.restore(alive):
+            log.warning("%s %s has no container: removed", leftover.kind, leftover.name)
+
+    def _clean_disk(self) -> None:
+        """Snapshots of containers, and directories, without a record; and records without a directory."""
+        parts = self._parts
+        containers = f"{parts.settings.data_root}/containers"
+        for snapshot in parts.snapshots.all():
+            if snapshot.kind is not Kind.COMMITTED and snapshot.key not in parts.roster:
+                parts.snapshots.remove(snapshot.key)
+        found = recovery.scan(self._database, parts.snapshots, self._content, containers_path=containers)
+        for line in found.lines():
+            log.warning("%s: removed", line)
+        for key in recovery.repair(found, parts.images, parts.journal, containers_path=containers):
+            log.warning("snapshot %s is lost", key)
+        parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
+
+    # Policies
+
+    async def start_policies(self) -> None:
+        """Start what its policy wants and what does not run.  `always` holds even for what was stopped by hand."""
+        for container in self._parts.roster:
+            state = container.record.state
+            policy = container.record.effective.host.restart_policy
+            waits = state.status is Status.RESTARTING
+            if state.status not in (Status.EXITED, Status.RESTARTING) or container.restart_timer is not None:
+                continue
+            wanted = should_restart(policy, state.exit_code, failures=0, stopped_by_user=state.stopped_by_user)
+            if waits or wanted:
+                await self._start(container)
+
+    async def _start(self, container: Container) -> None:
+        async with container.lock:
+            if container.is_running:
+                return
+            try:
+                await self._finisher.start_again(container)
+            except CortenError as error:
+                log.warning("container %s could not be started: %s", container.id, error)
+                self._finisher.give_up(container)
+
+
+def _running(record: Record, task: Task, status: dict[str, Any]) -> Record:
+    """The record of a container whose shim lives."""
+    is_paused = status["state"] == "paused"
+    assert task.shim is not None
+    return record.with_state(
+        status=Status.PAUSED if is_paused else Status.RUNNING,
+        pid=int(status["init_pid"]) or record.state.pid,
+        shim_pid=task.shim.pid,
+        exit_code=0,
+        error="",
+        started_ns=times.from_rfc3339(status["started_at"]) if status["started_at"] else record.state.started_ns,
+    )
+
+
+def _subdirectories(path: str) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _ignore(message: dict[str, Any]) -> None:
+    """An event of a task that is being ended."""
+
+
+def _ignore_loss() -> None:
+    """The end of a task that is being ended."""

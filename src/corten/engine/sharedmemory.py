@@ -1,0 +1,56 @@
+"""/dev/shm of containers that share it: `--ipc shareable`, `--ipc container:ID`, `--ipc host`.
+
+A private container's is mounted by its runtime.  A shareable one needs a mount that another container can bind,
+so it is mounted below the task's directory, in cortend's private tasks mount, and unmounted with the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+from corten.core.tasks import Task
+from corten.engine.container import Container, Roster
+from corten.sys import mount
+
+_NAME: Final = "shm"
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_HOST: Final = "/dev/shm"
+
+
+class SharedMemory:
+    """Makes, finds and releases the mounts."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+
+    def source(self, container: Container, task: Task) -> str:
+        """What to bind on /dev/shm: "" for a private one."""
+        host = container.record.effective.host
+        mode, _, ref = host.ipc_mode.partition(":")
+        if mode == "host":
+            return _HOST
+        if mode == "container":
+            other = self._roster.find(ref).task
+            return f"{other.directory}/{_NAME}" if other is not None else ""
+        return _mount(task, host.shm_size) if mode == "shareable" else ""
+
+    def release(self, task: Task) -> None:
+        """Unmount a task's own; does nothing when it has none."""
+        release(task.directory)
+
+
+def _mount(task: Task, size_bytes: int) -> str:
+    target = f"{task.directory}/{_NAME}"
+    os.mkdir(target, 0o700)
+    mount.mount("shm", target, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, f"mode=1777,size={size_bytes}")
+    return target
+
+
+def release(task_directory: str) -> None:
+    """Unmount the shared memory of a task's directory, if there is any."""
+    target = f"{task_directory}/{_NAME}"
+    if os.path.isdir(target):
+        with contextlib.suppress(OSError):  # not a mount: the kill came between mkdir and mount
+            mount.umount(target, mount.MNT_DETACH)

@@ -1,0 +1,420 @@
+"""Starting a container: a list of steps, each undone when a later one fails (design.md §3, steps 5–9).
+
+look      user, devices, namespaces of other containers; nothing is made
+task      journal, directory; the zygote begins to fork the shim
+network   namespace, veth, address; published ports
+files     hostname, hosts, resolv.conf
+shim      the fork is waited for
+bundle    config.json
+create    the shim makes overlay, cgroup and container; its init waits
+attach    clients that came before the start are handed over
+start     the init executes the program
+record    one transaction: it runs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from corten.core.shims import CreateRequest, LogRequest, ShimClient
+from corten.core.snapshots import Mount
+from corten.core.tasks import Task
+from corten.engine import devices, hostfiles, launcherrors, oci, sources
+from corten.engine.accounts import AccountBook
+from corten.engine.container import Container
+from corten.engine.effective import Effective, port_bindings
+from corten.engine.events import container_event, network_event
+from corten.engine.oci import Surroundings
+from corten.engine.parts import Parts
+from corten.engine.phases import Phases
+from corten.engine.record import Move, Place, Status, advance
+from corten.engine.sharedmemory import SharedMemory
+from corten.engine.streams import Streams
+from corten.engine.times import from_rfc3339
+from corten.engine.users import User
+from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
+from corten.shim.protocol import NETNS_FD
+
+CONFIG_NAME: Final = "config.json"
+ROOTFS_NAME: Final = "rootfs"
+
+ShimEvents = Callable[[Container, Task, dict[str, Any]], None]
+ShimLost = Callable[[Container, Task], None]
+
+
+class Run:
+    """What one start has found and made so far."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.effective: Effective = container.record.effective
+        self.phases = Phases()
+        self.sandbox_id = ""
+        self.endpoint_id = ""
+        self.network_pid = 0  # of the container whose network is joined
+        self.netns_fd = -1
+        self.held: dict[str, int] = {}
+        self.mounts: list[Mount] = []
+        self.user = User(0, 0, (0,), "/")
+        self.namespaces: dict[str, str | None] = {}
+        self.shm_source = ""
+        self.devices: tuple[list[Any], list[Any]] = ([], [])
+        self.task: Task | None = None
+        self.fork: asyncio.Task[ShimClient] | None = None
+        self.started: dict[str, Any] = {}
+
+    @property
+    def shim(self) -> ShimClient:
+        """The shim, once it was waited for."""
+        assert self.task is not None
+        assert self.task.shim is not None
+        return self.task.shim
+
+
+Step = Callable[[Run, AsyncExitStack], Awaitable[None]]
+
+
+class Starter:
+    """Starts containers.  `events` and `lost` are what their shims will tell."""
+
+    def __init__(
+        self, parts: Parts, streams: Streams, shared_memory: SharedMemory, *, events: ShimEvents, lost: ShimLost
+    ) -> None:
+        self._parts = parts
+        self._streams = streams
+        self._shared_memory = shared_memory
+        self._events = events
+        self._lost = lost
+        self._accounts = AccountBook(f"{parts.settings.exec_root}/empty")
+        self._steps: tuple[tuple[str, Step], ...] = (
+            ("look", self._look),
+            ("task", self._begin_task),
+            ("network", self._join_network),
+            ("files", self._write_files),
+            ("shim", self._await_shim),
+            ("bundle", self._write_bundle),
+            ("create", self._create),
+            ("attach", self._attach),
+            ("start", self._start),
+            ("record", self._record),
+        )
+
+    async def start(self, container: Container) -> None:
+        """Start it; the caller holds its lock.
+
+        Raises NotModified when it runs, Conflict when it cannot be started, else what made it fail, after everything
+        was undone and the failure recorded.
+        """
+        check_startable(container)
+        if container.cleanup is not None:
+            await asyncio.shield(container.cleanup)
+        run = Run(container)
+        try:
+            async with AsyncExitStack() as undo:
+                for name, step in self._steps:
+                    with run.phases.measure(name):
+                        await step(run, undo)
+                undo.pop_all()
+        except CortenError as error:
+            raise self._failed(container, error) from error
+        except OSError as error:
+            raise self._failed(container, Internal(f"{error.filename or 'start'}: {error.strerror}")) from error
+        finally:
+            _close(run)
+        container.phases = run.phases.rows
+
+    def _failed(self, container: Container, error: CortenError) -> CortenError:
+        """Record why it did not start; the state stays what it was."""
+        code = launcherrors.FAILED_START
+        if error.text.startswith(launcherrors.CREATE_PREFIX):
+            code = launcherrors.exit_code(error.text)
+        record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0)
+        self._parts.save(container, replace(record, place=Place()))
+        container.task = None
+        container.endpoint = None
+        self._streams.drop(container)
+        return error
+
+    # Steps
+
+    async def _look(self, run: Run, undo: AsyncExitStack) -> None:
+        parts, record, host = self._parts, run.container.record, run.effective.host
+        run.mounts = parts.snapshots.mounts(run.container.id)
+        run.user = self._accounts.user(run.effective.config.user, host.group_add or (), record.image_id, run.mounts[0])
+        sources.prepare(run.effective.mounts)
+        mapped = [devices.mapped(mapping) for mapping in host.devices or ()]
+        run.devices = (
+            [node for nodes, _ in mapped for node in nodes],
+            [rule for _, rules in mapped for rule in rules] + devices.cgroup_rules(host.device_cgroup_rules or ()),
+        )
+        self._find_namespaces(run)
+
+    def _find_namespaces(self, run: Run) -> None:
+        """Which namespaces are new (""), the host's (None) or another container's (a path)."""
+        host = run.effective.host
+        run.namespaces = {
+            "uts": None if host.uts_mode == "host" else "",
+            "pid": self._joined(host.pid_mode, "pid"),
+            "ipc": self._joined(host.ipc_mode, "ipc"),
+        }
+        mode = host.network_mode
+        if mode.startswith("container:"):
+            other = self._network_owner(mode)
+            run.network_pid = other.record.state.pid
+            config = replace(run.effective.config, hostname=other.record.effective.config.hostname)
+            run.effective = replace(run.effective, config=config)
+        elif mode not in self._parts.networks.ids:
+            raise NotFound(f"network {mode} not found")
+
+    def _joined(self, mode: str, kind: str) -> str | None:
+        prefix, colon, ref = mode.partition(":")
+        if prefix == "host":
+            return None
+        if prefix != "container" or not colon:
+            return ""
+        other = self._parts.roster.find(ref)
+        title = kind.upper()
+        if not other.is_running:
+            raise Internal(f"failed to join {title} namespace: container {other.id} is not running")
+        if kind == "ipc" and other.record.effective.host.ipc_mode != "shareable":
+            hint = "non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+            raise InvalidArgument(f"failed to join IPC namespace: container {other.id}: {hint}")
+        return f"/proc/{other.record.state.pid}/ns/{kind}"
+
+    def _network_owner(self, mode: str) -> Container:
+        other = self._parts.roster.find(mode.partition(":")[2])
+        if not other.is_running:
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
+        return other
+
+    async def _begin_task(self, run: Run, undo: AsyncExitStack) -> None:
+        container = run.container
+        run.task = task = self._parts.tasks.prepare(container.id, container.record.cgroup)
+        undo.push_async_callback(self._parts.tasks.end, task)
+        run.shm_source = self._shared_memory.source(container, task)
+        undo.callback(self._shared_memory.release, task)
+        run.fork = self._parts.loop.create_task(
+            self._parts.tasks.fork(
+                task,
+                events=lambda message: self._events(container, task, message),
+                lost=lambda: self._lost(container, task),
+            )
+        )
+        undo.push_async_callback(_settle, run.fork)
+
+    async def _join_network(self, run: Run, undo: AsyncExitStack) -> None:
+        mode = run.effective.host.network_mode
+        if mode.startswith("container:"):
+            return
+        run.endpoint_id = secrets.token_hex(32)
+        run.sandbox_id = secrets.token_hex(32)
+        if mode == "host":
+            return
+        run.netns_fd = await self._parts.tasks.zygote.netns()
+        run.held["netns"] = run.netns_fd
+        if mode == "bridge":
+            self._join_bridge(run, undo)
+
+    def _join_bridge(self, run: Run, undo: AsyncExitStack) -> None:
+        container, asked = run.container, run.effective.endpoint
+        driver = self._parts.bridge
+        endpoint = driver.connect(container.id, run.netns_fd, mac=asked.mac_address if asked is not None else "")
+        undo.callback(driver.disconnect, container.id)
+        bindings = port_bindings(run.effective.config, run.effective.host)
+        if bindings:
+            published = driver.publish(endpoint, container.name, bindings)
+            endpoint = published.endpoint
+            for one in published.reservations:
+                run.held[f"port:{one.publication.key}"] = one.socket.detach()
+        container.endpoint = endpoint
+        run.endpoint_id = endpoint.endpoint_id
+
+    async def _write_files(self, run: Run, undo: AsyncExitStack) -> None:
+        if run.network_pid:
+            return
+        endpoint = run.container.endpoint
+        hostfiles.write(
+            run.effective,
+            self._parts.paths(run.container.id),
+            address=endpoint.ip if endpoint is not None else None,
+            gateway=str(self._parts.bridge.bridge.address.ip),
+        )
+
+    async def _await_shim(self, run: Run, undo: AsyncExitStack) -> None:
+        assert run.fork is not None
+        await run.fork
+
+    async def _write_bundle(self, run: Run, undo: AsyncExitStack) -> None:
+        assert run.task is not None
+        text = oci.config_json(run.effective, self._surroundings(run, run.task))
+        with open(f"{run.task.directory}/{CONFIG_NAME}", "wb") as file:
+            file.write(text)
+
+    def _surroundings(self, run: Run, task: Task) -> Surroundings:
+        parts, host = self._parts, run.effective.host
+        owner = host.network_mode.partition(":")[2] if run.network_pid else run.container.id
+        paths = parts.paths(owner)
+        runtime = parts.settings.runtimes[host.runtime]
+        return Surroundings(
+            machine=parts.machine,
+            rootfs=f"{task.directory}/{ROOTFS_NAME}",
+            cgroup=run.container.record.cgroup,
+            user=run.user,
+            hostname_file=paths.hostname,
+            hosts_file=paths.hosts,
+            resolv_file=paths.resolv_conf,
+            network=self._network_path(run),
+            uts=run.namespaces["uts"],
+            pid=run.namespaces["pid"],
+            ipc=run.namespaces["ipc"],
+            shm_source=run.shm_source,
+            init_binary=parts.init_binary,
+            host_devices=devices.every_device() if host.privileged else (),
+            mapped_devices=run.devices[0],
+            device_rules=run.devices[1],
+            external_runtime=bool(runtime.path),
+        )
+
+    def _network_path(self, run: Run) -> str | None:
+        if run.network_pid:
+            return f"/proc/{run.network_pid}/ns/net"
+        if run.effective.host.network_mode == "host":
+            return None
+        return f"/proc/{run.shim.pid}/fd/{NETNS_FD}"
+
+    async def _create(self, run: Run, undo: AsyncExitStack) -> None:
+        parts, config, host = self._parts, run.effective.config, run.effective.host
+        runtime = parts.settings.runtimes[host.runtime]
+        size = host.console_size
+        request = CreateRequest(
+            rootfs=[msgspec.to_builtins(mount) for mount in run.mounts],
+            terminal=config.tty,
+            stdin_open=config.open_stdin,
+            console_size=size if any(size) else None,
+            log=log_request(run.effective, parts.paths(run.container.id).log),
+            runtime_path=runtime.path,
+            runtime_args=runtime.args,
+            default_pids_limit=run.effective.pids_limit,
+        )
+        try:
+            await run.shim.create(request, hold=run.held)
+        except CortenError as error:
+            raise launcherrors.start_error(error)[0] from error
+
+    async def _attach(self, run: Run, undo: AsyncExitStack) -> None:
+        await self._streams.hand_over(run.container, run.shim)
+
+    async def _start(self, run: Run, undo: AsyncExitStack) -> None:
+        try:
+            run.started = await run.shim.start()
+        except CortenError as error:
+            raise launcherrors.start_error(error)[0] from error
+
+    async def _record(self, run: Run, undo: AsyncExitStack) -> None:
+        container, parts = run.container, self._parts
+        mode = run.effective.host.network_mode
+        network = mode if mode in parts.networks.ids else ""
+        record = container.record.with_state(
+            status=advance(container.record.state.status, Move.START),
+            pid=int(run.started["pid"]),
+            shim_pid=run.shim.pid,
+            exit_code=0,
+            error="",
+            verdict="",
+            oom_killed=False,
+            started_ns=from_rfc3339(run.started["started_at"]) or time.time_ns(),
+        )
+        place = Place(network=network, endpoint_id=run.endpoint_id, sandbox_id=run.sandbox_id)
+        container.task = run.task
+        parts.save(container, replace(record, place=place))
+        if network:
+            kind = parts.networks.driver_of(network)
+            parts.bus.publish(
+                network_event(
+                    parts.networks.ids[network], "connect", name=network, kind=kind, container_id=container.id
+                )
+            )
+        parts.bus.publish(container_event(container.record, "start"))
+
+
+def check_startable(container: Container) -> None:
+    """Raises NotModified or Conflict in Docker's words."""
+    match container.record.state.status:
+        case Status.RUNNING:
+            raise NotModified(f"container {container.id} is already running")
+        case Status.PAUSED:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        case Status.REMOVING | Status.DEAD:
+            raise Conflict("container is marked for removal and cannot be started")
+        case _:
+            return
+
+
+def log_request(effective: Effective, path: str) -> LogRequest:
+    """Where the output goes, from HostConfig.LogConfig.  Raises Internal for a size that is none (500 in dockerd)."""
+    log = effective.host.log_config
+    if log.type != "json-file":
+        return LogRequest(driver="none")
+    options = log.config or {}
+    return LogRequest(
+        path=path,
+        max_size=log_size(options.get("max-size", "")),
+        max_files=log_files(options.get("max-file", "")),
+        compress=options.get("compress", "") == "true",
+        attributes=log_attributes(effective, options),
+    )
+
+
+_SUFFIXES: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def log_size(text: str) -> int:
+    """`10m` in bytes, -1 when absent."""
+    if not text:
+        return -1
+    number = text.lower().rstrip("ib").rstrip("kmgt")
+    suffix = text.lower().rstrip("ib")[len(number) :]
+    try:
+        size = int(float(number) * _SUFFIXES[suffix])
+    except (ValueError, KeyError) as error:
+        failed = "failed to create task for container: failed to initialize logging driver"
+        raise Internal(f"{failed}: invalid size: '{text}'") from error
+    return size
+
+
+def log_files(text: str) -> int:
+    """`max-file`, 1 when absent."""
+    if not text:
+        return 1
+    if not text.isdecimal() or int(text) < 1:
+        failed = "failed to create task for container: failed to initialize logging driver"
+        raise Internal(f"{failed}: max-file cannot be less than 1")
+    return int(text)
+
+
+def log_attributes(effective: Effective, options: dict[str, str]) -> dict[str, str]:
+    """The labels and variables that log-opts `labels` and `env` name."""
+    labels = effective.config.labels or {}
+    out = {key: labels[key] for key in options.get("labels", "").split(",") if key in labels}
+    environment = dict(item.partition("=")[::2] for item in effective.config.env or ())
+    return out | {key: environment[key] for key in options.get("env", "").split(",") if key in environment}
+
+
+async def _settle(fork: asyncio.Task[ShimClient]) -> None:
+    """Wait for a fork whose start has failed, so that its task can be ended."""
+    await asyncio.wait([fork])
+
+
+def _close(run: Run) -> None:
+    """This process's copies of what the shim holds now."""
+    for fd in run.held.values():
+        os.close(fd)

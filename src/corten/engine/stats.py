@@ -1,0 +1,114 @@
+"""`docker stats`: a sample of a container's cgroup and interface in Docker's shape."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from corten.engine import times
+from corten.engine.container import Container
+from corten.engine.host import Host
+
+Json = dict[str, Any]
+
+_NET_FIELDS: Final = (
+    "rx_bytes", "rx_packets", "rx_errors", "rx_dropped", None, None, None, None, "tx_bytes", "tx_packets", "tx_errors",
+    "tx_dropped",
+)  # fmt: skip
+_NO_CPU: Final[Json] = {
+    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+}
+_BLKIO_NAMES: Final = (
+    "io_service_bytes_recursive", "io_serviced_recursive", "io_queue_recursive", "io_service_time_recursive",
+    "io_wait_time_recursive", "io_merged_recursive", "io_time_recursive", "sectors_recursive",
+)  # fmt: skip
+
+
+def sample(container: Container, raw: Json | None, machine: Host) -> Json:
+    """One sample; `raw` is the shim's (runtime.cgroup_stats), None for a container that does not run."""
+    head: Json = {"name": f"/{container.name}", "id": container.id}
+    if raw is None:
+        empty = {"blkio_stats": dict.fromkeys(_BLKIO_NAMES), "pids_stats": {}, "memory_stats": {}}
+        cpu = {"cpu_stats": _NO_CPU, "precpu_stats": _NO_CPU}
+        return head | {"read": times.ZERO, "num_procs": 0, "storage_stats": {}} | empty | cpu
+    out: Json = {
+        "read": times.rfc3339(times.now_ns()),
+        "num_procs": 0,
+        "storage_stats": {},
+        "pids_stats": _pids(raw["pids"]),
+        "blkio_stats": _blkio(raw["blkio"]),
+        "memory_stats": _memory(raw["memory"], machine),
+        "cpu_stats": _cpu(raw["cpu"], machine),
+        "precpu_stats": _NO_CPU,
+    }
+    if container.record.place.network in ("bridge", "none"):
+        out["networks"] = _networks(container.record.state.pid)
+    return head | out
+
+
+def _pids(raw: Json) -> Json:
+    limit = raw["limit"]
+    return {"current": raw["current"], **({"limit": limit} if limit >= 0 else {})}
+
+
+def _cpu(raw: Json, machine: Host) -> Json:
+    usage: Json = {
+        "total_usage": raw["usage_ns"],
+        "usage_in_kernelmode": raw["system_ns"],
+        "usage_in_usermode": raw["user_ns"],
+    }
+    if raw["per_cpu_ns"]:
+        usage["percpu_usage"] = raw["per_cpu_ns"]
+    return {
+        "cpu_usage": usage,
+        "system_cpu_usage": _system_ns(),
+        "online_cpus": machine.cpu_count,
+        "throttling_data": {
+            "periods": raw["periods"],
+            "throttled_periods": raw["throttled_periods"],
+            "throttled_time": raw["throttled_ns"],
+        },
+    }
+
+
+def _system_ns() -> int:
+    """All CPU time of the machine since boot: user to softirq of /proc/stat, steal and idle included."""
+    with open("/proc/stat", encoding="ascii") as file:
+        words = file.readline().split()[1:9]
+    return sum(map(int, words)) * (times.SECOND_NS // os.sysconf("SC_CLK_TCK"))
+
+
+def _memory(raw: Json, machine: Host) -> Json:
+    limit = raw["limit_bytes"]
+    out: Json = {
+        "usage": raw["usage_bytes"],
+        "stats": raw["stat"],
+        "limit": limit if 0 <= limit < machine.memory_bytes else machine.memory_bytes,
+    }
+    if machine.cgroup_mode != "v2":
+        out |= {"max_usage": raw["max_usage_bytes"], "failcnt": raw["fail_count"]}
+    return out
+
+
+def _blkio(raw: Json) -> Json:
+    out: Json = dict.fromkeys(_BLKIO_NAMES)
+    out["io_service_bytes_recursive"] = raw["service_bytes"]
+    out["io_serviced_recursive"] = raw["serviced"]
+    return out
+
+
+def _networks(pid: int) -> Json:
+    """The interfaces in the container's namespace, from /proc/PID/net/dev; lo is left out."""
+    out: Json = {}
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            lines = file.read().splitlines()[2:]
+    except OSError:
+        return out
+    for line in lines:
+        name, _, numbers = line.partition(":")
+        if name.strip() != "lo":
+            values = zip(_NET_FIELDS, map(int, numbers.split()), strict=False)
+            out[name.strip()] = {field: value for field, value in values if field is not None}
+    return out
