@@ -20,18 +20,9 @@ from corten.launch.context import ExecContext, InitContext
 from corten.launch.filesystem import PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC, ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.mountops import FsMount
-from corten.launch.ops import (
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    Open,
-    Plan,
-    SetDomainname,
-    SetHostname,
-    Setns,
-    Wait,
-    WriteFile,
-)
+from corten.launch.ops import CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
 from corten.launch.tail import add_apparmor, add_end, add_process, needs_apparmor
+from corten.launch.userops import SetDomainname, SetHostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

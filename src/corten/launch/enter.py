@@ -24,17 +24,15 @@ from corten.launch.ops import (
     Pipe,
     SendByte,
     SetDumpable,
-    SetIds,
     Setns,
-    SetRlimit,
     Setsid,
-    Umask,
     Unshare,
     WaitByte,
     Write,
     WriteFile,
     WriteIdMaps,
 )
+from corten.launch.userops import SetIds, SetRlimit, Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,4 +160,3 @@ def _clone_cgroup(b: Builder) -> str:
     """The slot for CLONE_INTO_CGROUP: open and a directory, not the `cgroup.procs` of the second plan of an exec."""
     is_directory = any(isinstance(op, OpenTree) and op.slot == CGROUP for op in b.ops)
     return CGROUP if CGROUP in b.open and is_directory else ""
-

@@ -12,28 +12,30 @@ from os import strerror
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.context import SHIM
 from corten.launch.ops import (
-    Chdir,
-    ChownStdio,
     CloseRange,
-    DropBounding,
     Exec,
-    FindExecutable,
     Hook,
     JoinSessionKeyring,
+    Seccomp,
+    SetControllingTerminal,
+    SetStdio,
+    Wait,
+    WriteFile,
+)
+from corten.launch.userops import (
+    Chdir,
+    ChownStdio,
+    DropBounding,
+    FindExecutable,
     KeepCaps,
     NoNewPrivs,
     ParentDeathSignal,
     RaiseAmbient,
-    Seccomp,
     SetCaps,
-    SetControllingTerminal,
     SetHome,
     SetIds,
     SetRlimit,
-    SetStdio,
     Umask,
-    Wait,
-    WriteFile,
 )
 from corten.spec.runtime import Capabilities
 

@@ -142,9 +142,7 @@ class Mount(Value):
 
     __slots__ = ("destination", "options", "source", "type")
 
-    def __init__(
-        self, destination: str, type: str = "", source: str = "", options: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, destination: str, type: str = "", source: str = "", options: tuple[str, ...] = ()) -> None:
         self.destination = destination
         self.type = type
         self.source = source
@@ -194,9 +192,7 @@ class Hook(Value):
 
     __slots__ = ("args", "env", "path", "timeout_s")
 
-    def __init__(
-        self, path: str, args: tuple[str, ...] = (), env: tuple[str, ...] = (), timeout_s: int = 0
-    ) -> None:
+    def __init__(self, path: str, args: tuple[str, ...] = (), env: tuple[str, ...] = (), timeout_s: int = 0) -> None:
         self.path = path
         self.args = args
         self.env = env

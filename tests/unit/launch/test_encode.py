@@ -9,7 +9,8 @@ import pytest
 from corten.errors import Internal
 from corten.launch.encode import HEADER, encode
 from corten.launch.mountops import FsMount
-from corten.launch.ops import Close, Exec, Op, Plan, SetIds, Setns, Write
+from corten.launch.ops import Close, Exec, Op, Plan, Setns, Write
+from corten.launch.userops import SetIds
 
 
 def body(op: Op, fds: dict[str, int] | None = None, inputs: tuple[str, ...] = ()) -> bytes:

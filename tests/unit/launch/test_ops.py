@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.launch import mountops, ops
+from corten.launch import mountops, ops, userops
 from corten.launch.encode import FIELDS
 from corten.launch.spawn import sentence
 
@@ -16,7 +16,7 @@ HEADER = Path(__file__).parents[3] / "launcher" / "ops.h"
 
 
 def classes() -> list[type[ops.Op]]:
-    found = [*vars(ops).values(), *vars(mountops).values()]
+    found = [*vars(ops).values(), *vars(mountops).values(), *vars(userops).values()]
     return sorted(
         {item for item in found if inspect.isclass(item) and issubclass(item, ops.Op) and item is not ops.Op},
         key=lambda item: item.code,
@@ -25,7 +25,9 @@ def classes() -> list[type[ops.Op]]:
 
 def test_numbers_and_sides_are_those_of_the_launcher() -> None:
     table = re.findall(r"X\((\d+), op_(\w+), (CHILD|LAUNCHER)\)", HEADER.read_text())
-    ours = [(c.code, re.sub(r"(?<!^)(?=[A-Z])", "_", c.__name__).lower(), ("CHILD", "LAUNCHER")[c.side]) for c in classes()]
+    ours = [
+        (c.code, re.sub(r"(?<!^)(?=[A-Z])", "_", c.__name__).lower(), ("CHILD", "LAUNCHER")[c.side]) for c in classes()
+    ]
     assert [(int(code), name, side) for code, name, side in table] == ours
 
 
@@ -67,12 +69,12 @@ def test_explanation_of_the_kernel_comes_with_the_sentence() -> None:
     ],
 )
 def test_executable_lookup_fails_in_the_words_of_runc(name: str, errno: int, detail: int, text: str) -> None:
-    assert sentence(plan_of(ops.FindExecutable(name, ())), 0, errno, detail) == text
+    assert sentence(plan_of(userops.FindExecutable(name, ())), 0, errno, detail) == text
 
 
 def test_rlimit_fails_in_the_words_of_runc() -> None:
     text = "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
-    assert sentence(plan_of(ops.SetRlimit(7, 1, 2)), 0, 1) == text
+    assert sentence(plan_of(userops.SetRlimit(7, 1, 2)), 0, 1) == text
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,6 @@ def test_hook_says_how_it_ended(detail: int, errno: int, text: str) -> None:
 
 
 def test_capabilities_are_named() -> None:
-    assert ops.capability_names(0) == "none"
-    assert ops.capability_names(0b100001) == "chown kill"
-    assert ops.capability_names((1 << 41) - 1) == "all 41"
+    assert userops.capability_names(0) == "none"
+    assert userops.capability_names(0b100001) == "chown kill"
+    assert userops.capability_names((1 << 41) - 1) == "all 41"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from corten.errors import Internal
-from corten.launch.ops import Exec, FindExecutable, Op, Plan, SetHostname, Stop, Wait
+from corten.launch.ops import Exec, Op, Plan, Stop, Wait
 from corten.launch.spawn import (
     Done,
     Failed,
@@ -23,6 +23,7 @@ from corten.launch.spawn import (
     sealed_memfd,
     sentence,
 )
+from corten.launch.userops import FindExecutable, SetHostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,7 +205,9 @@ class TestTraceReader:
         assert TraceReader().feed(self.WAITING + self.STARTED) == [Started(99), Waiting(9)]
 
     def test_text_belongs_to_the_failure_that_follows(self) -> None:
-        words = [struct.pack("=IIQ", 4, 65538, int.from_bytes(part, "little")) for part in (b"tmpfs: B", b"ad\0\0\0\0\0\0")]
+        words = [
+            struct.pack("=IIQ", 4, 65538, int.from_bytes(part, "little")) for part in (b"tmpfs: B", b"ad\0\0\0\0\0\0")
+        ]
         failed = struct.pack("=IIQ", 4, 22, 0)
         assert TraceReader().feed(b"".join(words) + failed) == [Failed(4, 22, 0, "tmpfs: Bad")]
 

@@ -1,0 +1,282 @@
+"""Compiling: what is refused, and what an exec takes over from its container.  Whole plans: tests/golden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from corten.errors import FailedPrecondition, InvalidArgument
+from corten.launch.checks import sysctl_path
+from corten.launch.compile import compile_exec, compile_init
+from corten.launch.context import SHIM, ExecContext, InitContext
+from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
+from corten.launch.mountops import FsMount, MountSetattr, MoveMount, OpenTree
+from corten.launch.ops import Clone, Exec, Hook, Op, Unshare, WriteFile
+from corten.launch.tail import candidates
+from corten.launch.userops import (
+    DropBounding,
+    FindExecutable,
+    NoNewPrivs,
+    ParentDeathSignal,
+    RaiseAmbient,
+    SetCaps,
+    SetHome,
+    SetRlimit,
+    Umask,
+)
+from corten.spec.runtime import parse_config, parse_process
+
+FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", cap_bounding=(1 << 41) - 1)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "ociVersion": "1.2.0",
+        "process": {"args": ["sh"], "cwd": "/", "env": ["PATH=/bin"]},
+        "root": {"path": "rootfs"},
+        "linux": {"namespaces": [{"type": name} for name in ("mount", "pid", "uts", "ipc", "network", "cgroup")]},
+    }
+    for key, value in changes.items():
+        section = document.setdefault(key, {})
+        if isinstance(section, dict) and isinstance(value, dict):
+            section.update(value)
+        else:
+            document[key] = value
+    return document
+
+
+def ops(document: dict[str, Any], facts: HostFacts = FACTS, **context: Any) -> tuple[Op, ...]:
+    given = InitContext("c1", "/bundle", cgroup_paths={}, rootfs="/bundle/rootfs", **context)
+    return compile_init(parse_config(document), facts, given).ops
+
+
+def exec_ops(document: dict[str, Any], process: dict[str, Any]) -> tuple[Op, ...]:
+    context = ExecContext("c1", cgroup_paths={})
+    return compile_exec(parse_config(document), parse_process(process), FACTS, context).ops
+
+
+def of_type(kind: type[Op], found: tuple[Op, ...]) -> list[Any]:
+    return [op for op in found if type(op) is kind]
+
+
+class TestRefusals:
+    """What cannot be compiled says why."""
+
+    def test_old_kernel(self) -> None:
+        with pytest.raises(FailedPrecondition, match=r"kernel 4\.18"):
+            ops(config(), HostFacts((4, 18), "v2", {}, "/sys/fs/cgroup"))
+
+    def test_no_process(self) -> None:
+        document = config()
+        del document["process"]
+        with pytest.raises(InvalidArgument, match="process: missing"):
+            ops(document)
+
+    def test_no_arguments(self) -> None:
+        with pytest.raises(InvalidArgument, match="args"):
+            ops(config(process={"args": []}))
+
+    def test_no_mount_namespace(self) -> None:
+        with pytest.raises(InvalidArgument, match="mount namespace"):
+            ops(config(linux={"namespaces": []}))
+
+    def test_hostname_of_the_host(self) -> None:
+        with pytest.raises(InvalidArgument, match="private UTS namespace"):
+            ops(config(hostname="x", linux={"namespaces": [{"type": "mount"}]}))
+
+    def test_user_namespace_without_mappings(self) -> None:
+        with pytest.raises(InvalidArgument, match="no uid or gid mappings"):
+            ops(config(linux={"namespaces": [{"type": "mount"}, {"type": "user"}]}))
+
+    def test_terminal_without_a_socket_for_it(self) -> None:
+        with pytest.raises(InvalidArgument, match="cannot allocate tty"):
+            ops(config(process={"terminal": True}))
+
+    def test_apparmor_profile_where_there_is_no_apparmor(self) -> None:
+        with pytest.raises(FailedPrecondition, match="apparmor is not active"):
+            ops(config(process={"apparmorProfile": "docker-default"}))
+
+    def test_variable_without_a_value(self) -> None:
+        with pytest.raises(InvalidArgument, match="invalid environment variable: 'X'"):
+            ops(config(process={"env": ["X"]}))
+
+    @pytest.mark.parametrize(
+        ("name", "namespaces", "text"),
+        [
+            ("net.ipv4.ip_forward", ["mount"], "not allowed in host network namespace"),
+            ("kernel.msgmax", ["mount"], "not allowed in the hosts ipc namespace"),
+            ("kernel.hostname", ["mount", "uts"], "conflicts"),
+            ("vm.swappiness", ["mount"], "not in a separate kernel namespace"),
+            ("net.ipv4...kernel.x", ["mount", "network"], "not a name"),
+            ("net/../kernel/core_pattern", ["mount", "network"], "not a name"),
+        ],
+    )
+    def test_sysctl_of_the_host(self, name: str, namespaces: list[str], text: str) -> None:
+        linux = {"sysctl": {name: "1"}, "namespaces": [{"type": kind} for kind in namespaces]}
+        with pytest.raises(InvalidArgument, match=text):
+            ops(config(linux=linux))
+
+
+class TestIdentity:
+    """Capabilities, ids, environment."""
+
+    CAPS = ("CAP_CHOWN", "CAP_KILL")
+
+    def caps(self, **process: Any) -> tuple[Op, ...]:
+        sets = dict.fromkeys(("bounding", "effective", "permitted"), self.CAPS)
+        lists = {name: list(names) for name, names in sets.items()}
+        return ops(config(process={"capabilities": lists, **process}), seccomp=bytes(8))
+
+    def test_sys_admin_stays_until_the_filter_is_in_and_is_not_in_the_bounding_set(self) -> None:
+        found = self.caps()
+        (caps,) = of_type(SetCaps, found)
+        assert caps.permitted == caps.effective == 0b100001 | 1 << 21
+        assert caps.inheritable == 0
+        (bounding,) = of_type(DropBounding, found)
+        assert bounding.keep == 0b100001
+
+    def test_no_new_privs_needs_no_sys_admin(self) -> None:
+        found = self.caps(noNewPrivileges=True)
+        (caps,) = of_type(SetCaps, found)
+        assert caps.permitted == 0b100001
+        assert len(of_type(NoNewPrivs, found)) == 1
+
+    def test_capabilities_that_the_runtime_does_not_have_are_left_out(self) -> None:
+        facts = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", cap_bounding=0b1)
+        document = config(process={"capabilities": {name: list(self.CAPS) for name in ("bounding", "permitted")}})
+        (bounding,) = of_type(DropBounding, ops(document, facts))
+        assert bounding.keep == 0b1
+
+    def test_ambient_bits_need_permitted_and_inheritable_ones(self) -> None:
+        sets = {"ambient": list(self.CAPS), "permitted": list(self.CAPS), "inheritable": ["CAP_KILL"]}
+        (ambient,) = of_type(RaiseAmbient, ops(config(process={"capabilities": sets})))
+        assert ambient.mask == 0b100000
+
+    def test_last_of_a_variable_counts(self) -> None:
+        (end,) = of_type(Exec, ops(config(process={"env": ["A=1", "PATH=/x", "A=2", "HOME=/h"]})))
+        assert end.env == ("A=2", "PATH=/x", "HOME=/h")
+
+    @pytest.mark.parametrize(("env", "count"), [([], 1), (["HOME="], 1), (["HOME=/h"], 0)])
+    def test_home_comes_from_passwd_where_it_is_not_given(self, env: list[str], count: int) -> None:
+        assert len(of_type(SetHome, ops(config(process={"env": env})))) == count
+
+    def test_limits_of_a_user_namespace_are_set_before_it(self) -> None:
+        maps = [{"containerID": 0, "hostID": 1000, "size": 10}]
+        linux = {"namespaces": [{"type": "mount"}, {"type": "user"}], "uidMappings": maps, "gidMappings": maps}
+        limits = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}]
+        found = ops(config(process={"rlimits": limits}, linux=linux))
+        kinds = [type(op) for op in found]
+        assert kinds.index(SetRlimit) < kinds.index(Clone)
+
+    def test_shim_is_watched_and_a_command_is_not(self) -> None:
+        assert len(of_type(ParentDeathSignal, ops(config(), parent=SHIM))) == 1
+        assert not of_type(ParentDeathSignal, ops(config()))
+
+    @pytest.mark.parametrize(
+        ("name", "path", "found"),
+        [
+            ("sh", "/bin:/usr/bin/", ("/bin/sh", "/usr/bin/sh")),
+            ("./sh", "/bin", ("./sh",)),
+            ("/sh", "", ("/sh",)),
+            ("sh", "", ()),
+            ("sh", ":relative:/bin", ("/bin/sh",)),
+        ],
+    )
+    def test_executable_is_looked_for_in_absolute_directories_only(
+        self, name: str, path: str, found: tuple[str, ...]
+    ) -> None:
+        assert candidates(name, path) == found
+
+
+class TestMounts:
+    """Single mounts; whole lists are in the golden plans."""
+
+    def one(self, **mount: Any) -> tuple[Op, ...]:
+        return ops(config(mounts=[{"destination": "/data", **mount}]))
+
+    def test_relative_source_lies_in_the_bundle(self) -> None:
+        trees = of_type(OpenTree, self.one(type="bind", source="files", options=["rbind"]))
+        assert ("/bundle/files", 1) in [(tree.path, tree.recursive) for tree in trees]
+
+    def test_destination_is_taken_beneath_the_root_whatever_it_says(self) -> None:
+        found = of_type(MoveMount, ops(config(mounts=[{"destination": "../../etc", "type": "tmpfs"}])))
+        assert [op.path for op in found if op.slot == "mount.0"] == ["/etc"]
+
+    def test_readonly_tmpfs_is_writable_until_everything_in_it_is_made(self) -> None:
+        found = self.one(type="tmpfs", source="tmpfs", options=["ro", "nosuid"])
+        (made,) = [op for op in of_type(FsMount, found) if op.slot == "mount.0"]
+        assert made.attrs == 2
+        assert MountSetattr("mount.0", 1, 0, 0, 0) in found
+
+    def test_recursive_readonly_does_not_take_propagation_along(self) -> None:
+        found = self.one(type="bind", source="/src", options=["rbind", "rro", "private"])
+        attrs = [op for op in of_type(MountSetattr, found) if op.slot == "mount.0"]
+        assert attrs == [MountSetattr("mount.0", 1, 0, 0, 1), MountSetattr("mount.0", 0, 0, 1 << 18, 0)]
+
+    def test_dev_of_its_own_is_not_filled(self) -> None:
+        mounts = [{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]
+        assert "mknod" not in "".join(op.describe() for op in ops(config(mounts=mounts)))
+
+
+class TestExec:
+    """An exec fills in what it leaves out from the container's own process."""
+
+    OWN = {
+        "args": ["sh"],
+        "cwd": "/",
+        "user": {"umask": 63},
+        "capabilities": {"bounding": ["CAP_KILL"]},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 4}],
+        "oomScoreAdj": 7,
+    }
+
+    def test_what_is_left_out_is_the_containers(self) -> None:
+        found = exec_ops(config(process=self.OWN), {"args": ["id"], "cwd": "/"})
+        assert DropBounding(0b100000, 40) in found
+        assert SetRlimit(7, 3, 4) in found
+        assert Umask(63) in found
+        assert WriteFile("hostproc", "self/oom_score_adj", b"7") in found
+
+    def test_what_is_given_counts(self) -> None:
+        process = {"args": ["id"], "cwd": "/", "user": {"umask": 0}, "capabilities": {}, "oomScoreAdj": 9}
+        found = exec_ops(config(process=self.OWN), process)
+        assert DropBounding(0, 40) in found
+        assert found.count(Umask(0)) == 2
+        assert WriteFile("hostproc", "self/oom_score_adj", b"9") in found
+
+    def test_exec_makes_no_namespace(self) -> None:
+        found = exec_ops(config(), {"args": ["id"], "cwd": "/"})
+        assert not of_type(Unshare, found)
+        assert of_type(Clone, found) == [Clone(0)]
+
+
+def test_hook_gets_the_state_around_the_pid() -> None:
+    document = config(hooks={"createContainer": [{"path": "/h", "timeout": 3}]}, annotations={"a": 'q"\n'})
+    (hook,) = of_type(Hook, ops(document))
+    assert hook.args == ("/h",)
+    assert hook.head + b"1" + hook.tail == (
+        b'{"ociVersion":"1.2.0","id":"c1","status":"creating","pid":1,"bundle":"/bundle","annotations":{"a":"q\\"\\n"}}'
+    )
+
+
+def test_executable_is_found_before_the_start_is_waited_for() -> None:
+    kinds = [type(op).__name__ for op in ops(config())]
+    assert kinds.index("FindExecutable") < kinds.index("Wait")
+    assert FindExecutable("sh", ("/bin/sh",)) in ops(config())
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("net.ipv4.ip_forward", "sys/net/ipv4/ip_forward"),
+        ("net/ipv4/conf/eth0.1/rp_filter", "sys/net/ipv4/conf/eth0.1/rp_filter"),
+        ("net.ipv4.conf.eth0/1.rp_filter", "sys/net/ipv4/conf/eth0.1/rp_filter"),
+    ],
+)
+def test_sysctl_is_written_in_both_ways(name: str, path: str) -> None:
+    assert sysctl_path(name) == path
+
+
+def test_facts_survive_being_written_down() -> None:
+    assert facts_from_obj(facts_to_obj(FACTS)) == FACTS

@@ -1,0 +1,36 @@
+"""What a cold start pays for: the modules that compiling and spawning load (design.md §7, "Import budget")."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[3] / "src"
+MODULES = (
+    "corten.launch.compile",
+    "corten.launch.spawn",
+    "corten.launch.seccomp",
+    "corten.launch.facts",
+    "corten.spec.runtime",
+)
+COLD = (
+    "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]);"
+    f"import {', '.join(MODULES)};"
+    "print(*sorted(set(sys.modules) - before))"
+)
+ALLOWED = {
+    *("__future__", "_struct", "struct", "fcntl", "_json", "_blake2", "errno", "marshal"),
+    *("os", "os.path", "posixpath", "genericpath", "stat", "_stat", "abc", "_abc", "_collections_abc"),
+}
+
+
+def test_compiling_and_spawning_load_only_what_the_budget_allows() -> None:
+    done = subprocess.run(
+        [sys.executable, "-ISE", "-c", COLD, str(SOURCE)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    loaded = set(done.stdout.split())
+    ours = {name for name in loaded if name.split(".")[0] == "corten"}
+    assert loaded - ours <= ALLOWED
+    assert "corten.launch.seccomp_compile" not in ours
+    assert {name.split(".")[1] for name in ours if "." in name} == {"errors", "spec", "launch"}

@@ -1,0 +1,57 @@
+"""Mount options, sorted into attributes, propagation and data."""
+
+from __future__ import annotations
+
+import pytest
+
+from corten.errors import InvalidArgument
+from corten.launch.mountops import (
+    MOUNT_ATTR_ATIME,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_REC,
+    MS_SHARED,
+)
+from corten.launch.options import MountOptions
+
+
+def options(*words: str) -> MountOptions:
+    return MountOptions(words, "mounts[0]")
+
+
+def test_words_of_the_kernel_become_attributes_and_the_rest_data() -> None:
+    found = options("ro", "nosuid", "mode=755", "size=64k", "defaults", "")
+    assert found.attr_set == MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID
+    assert found.data == ("mode=755", "size=64k")
+
+
+def test_later_word_takes_back_an_earlier_one() -> None:
+    found = options("ro", "nodev", "rw", "dev")
+    assert found.attr_set == 0
+    assert found.attr_clear == MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV
+
+
+def test_access_time_replaces_the_whole_field() -> None:
+    found = options("strictatime", "noatime")
+    assert found.attr_set & MOUNT_ATTR_ATIME == MOUNT_ATTR_NOATIME
+    assert found.attr_clear & MOUNT_ATTR_ATIME == MOUNT_ATTR_ATIME
+
+
+def test_leading_r_means_the_mounts_below_too() -> None:
+    found = options("rbind", "rro", "rshared")
+    assert (found.is_bind, found.recursive) == (True, True)
+    assert (found.all_set, found.attr_set) == (MOUNT_ATTR_RDONLY, 0)
+    assert found.propagation == MS_SHARED | MS_REC
+
+
+def test_data_on_a_bind_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="size=1"):
+        options("bind", "size=1")
+
+
+@pytest.mark.parametrize("word", ["tmpcopyup", "idmap", "remount"])
+def test_option_that_is_not_supported_is_an_error_and_not_ignored(word: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"'{word}' is not supported yet"):
+        options(word)
