@@ -55,6 +55,7 @@ class Tasks:
         self.root = f"{exec_root}/tasks"
         self._journal = journal
         self._facts = facts
+        self._spare: asyncio.Future[int] | None = None
 
     def directory(self, id: str) -> str:
         """Where a container's task lives."""
@@ -71,6 +72,29 @@ class Tasks:
         os.makedirs(os.path.dirname(directory), 0o711, exist_ok=True)
         os.mkdir(directory, 0o700)
         return Task(id, directory, cgroup_path, entry)
+
+    async def netns(self) -> int:
+        """The descriptor of a new network namespace with `lo` up; the caller's.
+
+        One is kept ready: making it takes longer than all else that a start waits for before its shim.
+        """
+        spare, self._spare = self._spare, None
+        fd = await spare if spare is not None else await self.zygote.netns()
+        self._prepare_spare()
+        return fd
+
+    def _prepare_spare(self) -> None:
+        if self._spare is None:
+            self._spare = asyncio.ensure_future(self.zygote.netns())
+            self._spare.add_done_callback(_take_error)
+
+    async def close(self) -> None:
+        """Let go of the spare namespace and the zygote.  Tasks go on."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with contextlib.suppress(CortenError):
+                os.close(await spare)
+        await self.zygote.close()
 
     async def fork(self, task: Task, *, events: EventHandler, lost: LostHandler) -> ShimClient:
         """Give a prepared task its shim."""
@@ -133,3 +157,9 @@ async def is_responding(shim: ShimClient) -> bool:
     except Unavailable:
         return False
     return True
+
+
+def _take_error(made: asyncio.Future[int]) -> None:
+    """An error of the spare is told to who takes it; without anybody it is none."""
+    if not made.cancelled():
+        made.exception()

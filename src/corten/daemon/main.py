@@ -90,7 +90,7 @@ class Daemon:
                 listeners.unlink(host)
             await door.close()
             await engine.close()
-            await parts.tasks.zygote.close()
+            await parts.tasks.close()
 
     @contextlib.contextmanager
     def _pidfile(self) -> Iterator[None]:

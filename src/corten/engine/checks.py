@@ -7,6 +7,7 @@ dotted path → None (any value is refused) or a predicate that tells which valu
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -61,6 +62,7 @@ _UPDATABLE: Final = frozenset(
     }
 )  # fmt: skip
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
+_MAC: Final = re.compile(r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 _POLICIES: Final = frozenset({"", "no", "always", "on-failure", "unless-stopped"})
 _LOG_OPTIONS: Final = frozenset(
     {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
@@ -229,6 +231,14 @@ def _check_cpu(limits: Resources, machine: Host) -> None:
         ),
         (0 < limits.cpu_quota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
         (limits.cpu_shares < 0, "shares: invalid argument"),
+        (
+            0 < limits.cpu_shares < defaults.MIN_CPU_SHARES,
+            f"the minimum allowed cpu-shares is {defaults.MIN_CPU_SHARES}",
+        ),
+        (
+            limits.cpu_shares > defaults.MAX_CPU_SHARES,
+            f"the maximum allowed cpu-shares is {defaults.MAX_CPU_SHARES}",
+        ),
     )
     _raise_first(rules)
 
@@ -303,6 +313,8 @@ def check_log(driver: str, options: dict[str, str]) -> None:
 
 def check_network(request: ContainerCreateRequest) -> None:
     """NetworkingConfig on the networks of now: bridge, none, host; Docker's refusals for the default bridge."""
+    if request.config.mac_address and not _MAC.match(request.config.mac_address):
+        raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {request.config.mac_address}")
     for name, endpoint in (request.networking_config.endpoints_config or {}).items():
         if name not in ("bridge", "default"):
             continue
@@ -313,6 +325,8 @@ def check_network(request: ContainerCreateRequest) -> None:
             problems.append(
                 "* user specified IP address is supported only when connecting to networks with user configured subnets"
             )
+        if endpoint.mac_address and not _MAC.match(endpoint.mac_address):
+            raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {endpoint.mac_address}")
         if endpoint.aliases:
             problems.append("network-scoped alias is supported only for containers in user defined networks")
         if problems:

@@ -40,6 +40,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     config: ContainerConfig
     host: HostConfig
     endpoint: EndpointSettings | None = None
+    other_networks: tuple[str, ...] = ()  # of EndpointsConfig, besides the one of NetworkMode
     argv: tuple[str, ...]
     mounts: tuple[MountPoint, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ def decide(
         config=config,
         host=host,
         endpoint=_endpoint(request),
+        other_networks=_other_networks(request, host),
         argv=command_line(config),
         mounts=mountspec.parse_all(host),
         capabilities=security.capabilities(
@@ -301,6 +303,11 @@ def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
     if request.config.mac_address:
         found = replace(found or EndpointSettings(), mac_address=request.config.mac_address)
     return found
+
+
+def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> tuple[str, ...]:
+    names = request.networking_config.endpoints_config or {}
+    return tuple(name for name in names if name not in (host.network_mode, "default"))
 
 
 def _image_warnings(config: ContainerConfig, image: RunConfig) -> list[str]:

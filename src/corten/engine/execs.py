@@ -213,7 +213,7 @@ class Execs:
             "OpenStdin": config.attach_stdin,
             "OpenStderr": config.attach_stderr,
             "OpenStdout": config.attach_stdout,
-            "CanRemove": one.state is ExecState.EXITED,
+            "CanRemove": False,
             "ContainerID": one.container.id,
             "DetachKeys": config.detach_keys,
             "Pid": one.pid,

@@ -274,12 +274,8 @@ class Lifecycle:
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         """A signal; SIGKILL waits for the end."""
         container = self.find(ref)
-        try:
-            number = parse_signal(signal)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"cannot kill container: {ref}: {error}") from error
-        if not container.is_running:
-            raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+        number = parse_signal(signal)
+        container.require_running()
         waiter = container.wait("next-exit")
         if number == SIGKILL:
             await self._kill_to_end(container, waiter)

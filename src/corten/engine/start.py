@@ -174,6 +174,9 @@ class Starter:
             run.effective = replace(run.effective, config=config)
         elif mode not in self._parts.networks.ids:
             raise NotFound(f"network {mode} not found")
+        for name in run.effective.other_networks:
+            known = self._parts.networks.find(name)
+            raise InvalidArgument(f"NetworkingConfig.EndpointsConfig.{known}: a second network is not supported yet")
 
     def _joined(self, mode: str, kind: str) -> str | None:
         prefix, colon, ref = mode.partition(":")
@@ -219,7 +222,7 @@ class Starter:
         run.sandbox_id = secrets.token_hex(32)
         if mode == "host":
             return
-        run.netns_fd = await self._parts.tasks.zygote.netns()
+        run.netns_fd = await self._parts.tasks.netns()
         run.held["netns"] = run.netns_fd
         if mode == "bridge":
             self._join_bridge(run, undo)
