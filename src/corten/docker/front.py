@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import os
 import socket
+import sys
+import termios
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, cast
 
@@ -46,6 +49,7 @@ MAX_PIPELINED_BYTES = 256 << 10
 MAX_HIJACK_BODY_BYTES = 1 << 20
 HEAD_TIMEOUT_S = 30.0
 LINGER_S = 1.0
+READ_SPINS, READ_SLEEPS = 40, 10  # turns of the loop (5–10 µs each), then sleeps of 1 ms
 _NEVER_S = 10 * 365 * 86400.0
 
 
@@ -345,6 +349,19 @@ class Front(asyncio.Protocol):
         while self.transport is not None and self.transport.get_write_buffer_size():
             await asyncio.sleep(0.001)  # pipelining and hijacking at once: nobody in practice
 
+    async def read_by_client(self) -> None:
+        """Wait, a few ms at most, until the client has taken what was written from its socket.
+
+        Some clients (docker-py: http.client's buffered reader) lose what comes in the same read as the head of a
+        hijacked answer.  On a unix socket SIOCOUTQ tells what the peer has not read yet; on TCP nothing does.
+        """
+        if self.transport is None or self.transport.get_extra_info("socket").family != socket.AF_UNIX:
+            return
+        for turn in range(READ_SPINS + READ_SLEEPS):
+            await asyncio.sleep(0 if turn < READ_SPINS else 0.001)
+            if self.transport is None or not _unread_bytes(self.fileno()):
+                return
+
     def write_now(self, data: bytes) -> None:
         """Write a head of a few hundred bytes straight to the socket, after `flushed`.  Raises OSError."""
         if self.transport is None:
@@ -428,6 +445,12 @@ class Front(asyncio.Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _unread_bytes(fd: int) -> int:
+    """What the peer of a unix socket has not read yet (unix(7), SIOCOUTQ)."""
+    answer = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _refusal(raw: bytes, error: CortenError) -> tuple[int, str]:

@@ -115,6 +115,8 @@ class Hijacker:
             self._front.answer(answer, keep_alive=self._head.keep_alive)
             return
         stream = self._stream(tty, self._headers)
+        stream.write_head()
+        await self._front.read_by_client()
         try:
             await self._engine.exec_start(exec_id, False, size, stream)
         except CortenError as error:
@@ -128,7 +130,6 @@ class Hijacker:
         """An exec that could not start says so on its stdout, as dockerd's do; its exit code is in inspect."""
         if stream.is_detached:
             return
-        stream.write_head()
         text = error.text + "\r\n"
         self._front.write_now(text.encode() if tty else stdout_frame(text))
         stream.close()

@@ -49,9 +49,9 @@ class Program:
         status = 0
         with contextlib.suppress(OSError):
             status = self._execute(fd, initial)
+        self.done(status)  # the exit is known before anybody sees the end of the stream
         if fd >= 0:
             os.close(fd)
-        self.done(status)
 
     def _execute(self, fd: int, initial: bytes) -> int:
         match self.command:
@@ -130,14 +130,25 @@ class LogOf:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.engine.following += 1
         try:
-            program = self.engine.find(self.ref).program
-            data = bytes(program.log) if program else b""
-            yield data if self.tty else frame(1, data)
-            while self.options.follow:
-                await asyncio.sleep(0.01)
-                yield data if self.tty else frame(1, self.engine.flood)
+            async for data in self._pieces():
+                yield data if self.tty else frame(1, data)
         finally:
             self.engine.following -= 1
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        box = self.engine.find(self.ref)
+        read = 0
+        while True:
+            was_running = box.running or box.program is None
+            data = bytes(box.program.log[read:]) if box.program else b""
+            read += len(data)
+            if data:
+                yield data
+            if not self.options.follow or not was_running:
+                return
+            if self.engine.flood:
+                yield self.engine.flood
+            await asyncio.sleep(0.005)
 
 
 class FakeEngine:
@@ -151,7 +162,7 @@ class FakeEngine:
         self.waiting = 0
         self.following = 0
         self.loaded = 0
-        self.flood = b"tick\n"
+        self.flood = b""
         self.programs: list[Program] = []
 
     def is_quiet(self) -> bool:

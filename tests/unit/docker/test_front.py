@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 
 import pytest
 
@@ -219,8 +220,22 @@ async def test_console_size_of_exec_start_counts_from_1_42(
 ) -> None:
     exec_id = await started(harness, "echo", Tty=True)
     await client.send(exec_start(exec_id, version=version, body=b'{"Tty": true, "ConsoleSize": [24, 80]}'))
-    await client.head()
+    await client.rest()
     assert harness.engine.calls[-1] == ("exec_start", False, size)
+
+
+async def test_output_never_comes_in_the_same_read_as_the_head(harness: Harness) -> None:
+    """docker-py loses what its buffered reader takes behind the head; so it must have read the head first."""
+    exec_id = await started(harness, "echo", "fast")
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.setblocking(False)
+        await loop.sock_connect(slow, harness.path)
+        await loop.sock_sendall(slow, exec_start(exec_id))
+        await asyncio.sleep(0.004)
+        first = await loop.sock_recv(slow, 65536)
+        assert first.endswith(b"Server: Corten/0.1 (linux)\r\n\r\n")
+        assert await loop.sock_recv(slow, 65536) == frame(1, b"fast\n")
 
 
 async def test_exec_start_of_an_unknown_id(client: Client) -> None:
