@@ -73,10 +73,7 @@ class Device:
         self._host = host
         self._pools = subnets
         self._avoid = tuple(avoid)
-
-    def exists(self) -> bool:
-        """The device is in the kernel."""
-        return self._host.links.link(self.name) is not None
+        self.known_index = 0  # of the device as `make` left it
 
     def index(self) -> int:
         """Its interface index; raises NotFound."""
@@ -139,7 +136,8 @@ class Device:
         links.send(netlink.set_alias(self.name, alias_of(self._engine_id, "bridge")))
         self._host.set_sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")
         self._host.set_sysctl(f"ipv4/conf/{self.name}/route_localnet", "1")
-        up, address = netlink.set_up(self.name), netlink.new_address(self.index(), bridge.address)
+        self.known_index = self.index()
+        up, address = netlink.set_up(self.name), netlink.new_address(self.known_index, bridge.address)
         netlink.raise_unless(links.attempt(up, address), errno.EEXIST)
 
     def destroy(self) -> None:
