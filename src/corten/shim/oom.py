@@ -3,7 +3,7 @@
 v1   an eventfd registered in cgroup.event_control for memory.oom_control (cgroup-v1/memory.rst, "OOM Control")
 v2   memory.events, whose open file reports EPOLLPRI when a counter changes (cgroup-v2.rst)
 
-Either only says that something happened: the count is read then, and told if it has grown.
+Either only says that something happened: the count is read then.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from corten.shim.loop import PRIORITY, READ, Loop
 class OomWatch:
     """A registration; `close` ends it."""
 
-    __slots__ = ("_cgroup", "_fds", "_loop", "_told", "_watched")
+    __slots__ = ("_cgroup", "_fds", "_loop", "_watched")
 
     def __init__(self, cgroup: Cgroup, loop: Loop, watched: int, fds: list[int]) -> None:
         self._cgroup = cgroup
         self._loop = loop
         self._watched = watched
         self._fds = fds
-        self._told = 0
 
     @classmethod
     def open(cls, cgroup: Cgroup, loop: Loop, on_oom: Callable[[int], None]) -> OomWatch | None:
-        """None where the container has no memory cgroup; `on_oom` gets the kills since the container was made."""
+        """None where the container has no memory cgroup; `on_oom` gets all kills so far, maybe one number twice."""
         directory = cgroup.paths.directory("memory")
         try:
             watched, fds, events = _open_v2(directory) if cgroup.paths.mode == "v2" else _open_v1(directory)
@@ -51,10 +50,7 @@ class OomWatch:
             os.pread(self._watched, 4096, 0)  # rearms the notification
         else:
             os.eventfd_read(self._watched)
-        kills = self._cgroup.counters().oom_kills
-        if kills > self._told:
-            self._told = kills
-            on_oom(kills)
+        on_oom(self._cgroup.counters().oom_kills)
 
 
 def _open_v1(directory: str) -> tuple[int, list[int], int]:

@@ -169,7 +169,7 @@ class Shim:
         client = (request.take_fd(), attach_options(attached, tty=tty)) if attached is not None else None
         try:
             process = yield from self._task.exec(
-                request.string("exec_id"),
+                _file_name(request, "exec_id"),
                 request.object("process"),
                 tty=tty,
                 stdin=request.boolean("stdin_open"),
@@ -244,7 +244,7 @@ class Shim:
 
     def _resize(self, request: Request) -> Message:
         stdio = self._task.process(request.string("exec_id")).stdio
-        stdio.resize(request.integer("rows"), request.integer("cols"))
+        stdio.resize(_edge(request, "rows"), _edge(request, "cols"))
         return {}
 
     def _close_stdin(self, request: Request) -> Message:
@@ -325,6 +325,22 @@ class Shim:
         """Children that somebody waits for by descriptor."""
         processes = [*self._task.execs.values(), *([self._task.init] if self._task.init is not None else [])]
         return {process.pid for process in processes if process.pidfd >= 0}
+
+
+def _edge(request: Request, key: str) -> int:
+    """A side of a terminal; struct winsize holds 16 bits."""
+    value = request.integer(key)
+    if not 0 <= value < 1 << 16:
+        raise InvalidArgument(f"{key}: {value} is not a terminal's size")
+    return value
+
+
+def _file_name(request: Request, key: str) -> str:
+    """An id that becomes part of a file's name."""
+    value = request.string(key)
+    if not value or "/" in value or len(value) > 128:
+        raise InvalidArgument(f"{key}: {value!r} is not an id")
+    return value
 
 
 def reserve_netns_fd() -> None:

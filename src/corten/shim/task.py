@@ -73,6 +73,7 @@ class Task:
         self._backend: Backend | None = None
         self._log: Log | None = None
         self._oom: OomWatch | None = None
+        self._oom_kills_told = 0
         self._owns_pid_namespace = True
 
     # Life
@@ -289,6 +290,9 @@ class Task:
             self._oom = OomWatch.open(cgroup, self._loop, self._out_of_memory)
 
     def _out_of_memory(self, kills: int) -> None:
+        if kills <= self._oom_kills_told:
+            return
+        self._oom_kills_told = kills
         self._emit({"event": "oom", "oom_kill_count": kills, "at": fast.rfc3339()})
 
     def _write_trace(self) -> None:
@@ -324,6 +328,7 @@ class Task:
         """The steps of an exit, in the order of the module's text."""
         yield from self._end_stragglers(init)
         counters = self.counters()
+        self._out_of_memory(counters.oom_kills)
         self.exit_record = exit_record(init, counters)
         files.replace(f"{self.directory}/{EXIT_RECORD}", fast.dump_bytes(self.exit_record))
         self._enter("stopped")
