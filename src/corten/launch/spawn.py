@@ -232,7 +232,8 @@ class Launcher:
         try:
             trace_fd = _above_stdio(write_fd, held)
             inputs = {name: _above_stdio(fds[name], held) for name in plan.inputs if name in fds}
-            plan_fd = _above_stdio(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd)), held)
+            held.append(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd)))
+            plan_fd = _above_stdio(held[-1], held)
             actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(_stdio(stdio, held))]
             kept = (trace_fd, plan_fd, *inputs.values(), *range(3, 3 + plan.preserve_fds))
             # dup2 of a descriptor onto itself clears its close-on-exec flag in the child alone
