@@ -1,4 +1,5 @@
 /* corten-launch FD: execute the plan in the memfd FD. */
+#include "entry.h"
 #include "ops.h"
 
 #include <linux/close_range.h>
@@ -154,18 +155,4 @@ __attribute__((noreturn, used)) void launch_main(long *stack) {
         __builtin_unreachable();
 }
 
-#if defined(__x86_64__)
-__asm__(".globl _start\n"
-        "_start:\n"
-        "xor %ebp, %ebp\n"
-        "mov %rsp, %rdi\n"
-        "and $-16, %rsp\n"
-        "call launch_main\n");
-#elif defined(__aarch64__)
-__asm__(".globl _start\n"
-        "_start:\n"
-        "mov x29, #0\n"
-        "mov x30, #0\n"
-        "mov x0, sp\n"
-        "bl launch_main\n");
-#endif
+ENTRY(launch_main);
