@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+
+import pytest
+
+from corten.core.events import EventBus
+from corten.core.images import ImageStore
+from corten.core.importer import import_rootfs
+from corten.errors import InvalidArgument
+from corten.spec.image import OCI_LAYER, OCI_LAYER_GZIP
+from corten.spec.reference import parse
+from support import tarballs as t
+
+ROOTFS = t.archive(t.directory(b"bin"), t.entry(b"bin/sh", data=b"#!"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_root_filesystem_becomes_an_image(store: ImageStore, bus: EventBus, packed: bool) -> None:
+    data = gzip.compress(ROOTFS) if packed else ROOTFS
+    image = import_rootfs([data], store, reference=parse("new:1"), message="made", changes=["CMD /bin/sh"])
+    assert image.repo_tags == ["new:1"]
+    assert (image.size, list(image.config.diff_ids)) == (2, [t.digest(ROOTFS)])
+    assert image.config.run.cmd == ["/bin/sh", "-c", "/bin/sh"]
+    assert (image.config.os, image.config.comment, image.config.history[0].comment) == ("linux", "made", "made")  # type: ignore[index]
+    manifest = json.loads(store.content.read(image.manifest.digest))
+    assert manifest["layers"][0]["mediaType"] == (OCI_LAYER_GZIP if packed else OCI_LAYER)
+    assert os.listdir(store.overlay.fs_path(store.overlay.stat(image.chain).id)) == ["bin"]
+    with bus.subscribe(since_ns=0) as events:
+        assert [event.action for event in events.drain()] == ["import"]
+
+
+def test_without_a_name_it_is_found_by_its_id(store: ImageStore) -> None:
+    image = import_rootfs([ROOTFS], store)
+    assert image.is_dangling
+    assert image.config.comment == "Imported from -"
+    assert (image.config.created or "").endswith("Z")
+    assert store.get(image.id).id == image.id
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage" * 1000, gzip.compress(ROOTFS)[:-4], ROOTFS[:1000]])
+def test_what_is_no_archive_leaves_nothing(store: ImageStore, data: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        import_rootfs([data], store)
+    assert list(store.list()) == list(store.content.blobs()) == store.overlay.all() == list(store.leases.list()) == []
+
+
+def test_changes_are_looked_at_before_the_archive_is_read(store: ImageStore) -> None:
+    with pytest.raises(InvalidArgument, match="not a valid change command"):
+        import_rootfs(iter(()), store, changes=["RUN x"])

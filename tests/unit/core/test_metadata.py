@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corten.core.metadata import Database
+from corten.errors import FailedPrecondition
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(str(tmp_path / "corten.db"))
+    yield opened
+    opened.close()
+
+
+def words(database: Database) -> list[str]:
+    return [row[0] for row in database.query("SELECT value FROM meta WHERE key LIKE 'w%' ORDER BY key")]
+
+
+def fail(database: Database, key: str) -> None:
+    with database.transaction():
+        database.set_meta(key, "lost")
+        raise ZeroDivisionError
+
+
+def test_the_database_is_private_and_has_a_schema_version(database: Database) -> None:
+    assert stat.S_IMODE(os.stat(database.path).st_mode) == 0o600
+    assert database.meta("schema:core") == "1"
+    assert database.query("PRAGMA journal_mode") == [("wal",)]
+
+
+def test_a_failed_transaction_leaves_nothing_and_an_inner_one_fails_alone(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fail(database, "w1")
+    with database.transaction():
+        database.set_meta("w2", "kept")
+        with pytest.raises(ZeroDivisionError):
+            fail(database, "w3")
+        with database.transaction():
+            database.set_meta("w4", "kept too")
+    assert words(database) == ["kept", "kept too"]
+
+
+def test_writers_in_threads_wait_for_each_other(database: Database) -> None:
+    def count() -> None:
+        for _ in range(50):
+            with database.transaction():
+                database.set_meta("w", str(int(database.meta("w") or 0) + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert database.meta("w") == "200"
+
+
+def test_what_was_committed_is_seen_by_the_next_process(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    first = Database(path)
+    with first.durable() as tx:
+        tx.execute("INSERT INTO meta VALUES ('w', 'x')")
+    copy = tmp_path / "copy"  # as after kill -9: the log is there, nobody closed it
+    for suffix in ("", "-wal"):
+        Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    first.close()
+    second = Database(str(copy))
+    assert second.meta("w") == "x"
+    second.close()
+
+
+def test_other_rooms_bring_their_tables_in_steps(tmp_path: Path, database: Database) -> None:
+    steps = (("CREATE TABLE things (a TEXT) STRICT",), ("ALTER TABLE things ADD COLUMN b TEXT",))
+    database.migrate("things", steps[:1])
+    database.migrate("things", steps)
+    database.migrate("things", steps)
+    with database.transaction() as tx:
+        tx.execute("INSERT INTO things VALUES ('1', '2')")
+    with pytest.raises(FailedPrecondition, match="has things schema 2, this release knows 1"):
+        database.migrate("things", steps[:1])
+
+
+def test_a_step_that_fails_is_not_half_done(database: Database) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        database.migrate("bad", (("CREATE TABLE half (a TEXT) STRICT", "NONSENSE"),))
+    assert database.meta("schema:bad") == ""
+    assert database.query("SELECT name FROM sqlite_master WHERE name = 'half'") == []
