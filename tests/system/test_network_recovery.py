@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from corten.core.journal import Journal
 from corten.core.metadata import Database
+from corten.errors import Internal
 from corten.network.bridge import BridgeDriver
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
@@ -172,6 +174,33 @@ def test_connect_makes_a_bridge_again_that_somebody_deleted(world: tuple[Node, N
         host.call(lambda: engine.driver.connect("two", two.netns_fd))
         with TcpServer(two, 80):
             assert ask_tcp(host, "172.17.0.3", 80) == "172.17.0.1"
+
+
+def test_publish_makes_a_table_again_that_somebody_deleted(world: tuple[Node, Node, Node, Engine]) -> None:
+    host, client, one, engine = world
+    host.run(["nft", "flush", "ruleset"])
+    with Node("two") as two:
+        endpoint = host.call(lambda: engine.driver.connect("two", two.netns_fd))
+        with (
+            host.call(lambda: engine.driver.publish(endpoint, "two", parse_bindings([], {"80/tcp": [("", "8090")]}))),
+            TcpServer(one, 80),
+            TcpServer(two, 80),
+        ):
+            assert (ask_tcp(client, HOST, 8080), ask_tcp(client, HOST, 8090)) == (CLIENT, CLIENT)
+
+
+def test_a_port_that_cannot_be_opened_leaves_no_trace(world: tuple[Node, Node, Node, Engine]) -> None:
+    host, _, _, engine = world
+    host.run(["nft", f"add element ip corten-{ENGINE} by_port {{ tcp . 8090 : 172.17.0.9 . 99 }}"])
+    with Node("two") as two:
+        endpoint = host.call(lambda: engine.driver.connect("two", two.netns_fd))
+        before = engine.journal.entries()
+        with pytest.raises(Internal, match="File exists"):
+            host.call(lambda: engine.driver.publish(endpoint, "two", parse_bindings([], {"80/tcp": [("", "8090")]})))
+        assert engine.driver.endpoint("two") == endpoint
+        assert engine.journal.entries() == before
+        with host.call(lambda: socket.create_server(("", 8090))):
+            pass
 
 
 def test_what_no_record_names_is_found_and_removed(world: tuple[Node, Node, Node, Engine]) -> None:

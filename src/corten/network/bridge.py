@@ -229,8 +229,9 @@ class BridgeDriver:
 
     def _forget_neighbour(self, endpoint: Endpoint) -> None:
         """A hardware address of the user's own does not follow from the address: somebody may remember another."""
-        if endpoint.mac != pools.mac_of(endpoint.ip):
-            outcome = self._host.links.attempt(netlink.delete_neighbour(self._device.index(), endpoint.ip))
+        bridge = self._host.links.link(self._device.name) if endpoint.mac != pools.mac_of(endpoint.ip) else None
+        if bridge is not None:
+            outcome = self._host.links.attempt(netlink.delete_neighbour(bridge.index, endpoint.ip))
             netlink.raise_unless(outcome, errno.ENOENT)
 
     def disconnect(self, container_id: str) -> None:
@@ -246,6 +247,7 @@ class BridgeDriver:
         if link is not None:
             outcome = self._host.links.attempt(netlink.cut_off(link.index))
             netlink.raise_unless(outcome, errno.ENODEV, errno.ENETDOWN, errno.EOPNOTSUPP)
+        self._forget_neighbour(endpoint)
         self._forget(endpoint)
         self._flows.check(_udp_ports(endpoint))
 
@@ -276,7 +278,7 @@ class BridgeDriver:
                 self._open(wider)
             except (OSError, CortenError) as error:
                 self._give_back(reservations)
-                self._unpublish(self._endpoints[endpoint.endpoint_id])
+                self._narrow(endpoint)  # nothing of the elements' transaction is in the kernel
                 raise error if isinstance(error, CortenError) else Internal(f"ports of {name}: {error}") from error
             return Published(wider, reservations)
 
@@ -308,7 +310,13 @@ class BridgeDriver:
         link = self._host.links.link(endpoint.link)
         if link is not None:
             self._host.links.send(netlink.hairpin_on(link.index))
-        self._firewall.publish(endpoint)
+        try:
+            self._firewall.publish(endpoint)
+        except Internal:
+            if self._firewall.exists():
+                raise
+            log.warning("nftables table %s was deleted; made again", self._firewall.table)
+            self.ensure()
         self._flows.check(_udp_ports(endpoint))
 
     def _forwarded(self) -> Forwarded:
@@ -336,10 +344,15 @@ class BridgeDriver:
 
     def _unpublish(self, endpoint: Endpoint) -> None:
         self._withdraw(endpoint)
-        with self._store.transaction():
-            self._keep(dataclasses.replace(endpoint, publications=(), journal=endpoint.journal[:1]))
-            self._journal.done(*endpoint.journal[1:])
+        self._narrow(endpoint)
         self._flows.check(_udp_ports(endpoint))
+
+    def _narrow(self, endpoint: Endpoint) -> None:
+        """The record without ports, and without the journal entry that is theirs."""
+        entries = self._endpoints[endpoint.endpoint_id].journal
+        with self._store.transaction():
+            self._keep(dataclasses.replace(endpoint, publications=(), journal=entries[:1]))
+            self._journal.done(*entries[1:])
 
     def _withdraw(self, endpoint: Endpoint) -> None:
         self._firewall.unpublish(endpoint)
