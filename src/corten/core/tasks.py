@@ -5,7 +5,8 @@
     adopt    shim connected to again
     bury     of a task whose shim is gone: its processes killed, cgroup and directory removed, journal
 
-The journal's entry of kind `task-dir` names the directory and the cgroup; both are gone before the entry is.
+The journal's entry of kind `task-dir` names the directory and the cgroup; both are gone before the entry is.  A parent
+cgroup that was not there before has an entry of its own and goes with the last container in it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
+from corten.core.journal import CGROUP, TASK_DIR, Journal
 from corten.core.shims import EventHandler, LostHandler, ShimClient, Zygote
 from corten.errors import CortenError, Unavailable
 from corten.launch.facts import HostFacts
@@ -24,14 +26,6 @@ from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.shim.protocol import Message
 
 TENANT: Final = "moby"
-JOURNAL_KIND: Final = "task-dir"
-
-
-class Journal(Protocol):
-    """corten.core.journal.Journal, as far as tasks need it."""
-
-    def begin(self, kind: str, name: str, **data: object) -> int: ...
-    def done(self, entry: int) -> None: ...
 
 
 class Task:
@@ -50,12 +44,17 @@ class Task:
 class Tasks:
     """Makes, adopts and ends tasks.  Its coroutines run in one event loop."""
 
-    def __init__(self, zygote: Zygote, journal: Journal, facts: HostFacts, exec_root: str) -> None:
+    def __init__(
+        self, zygote: Zygote, journal: Journal, facts: HostFacts, exec_root: str, *, cgroup_parent: str
+    ) -> None:
+        """`cgroup_parent`: the engine's own, which stays as long as the engine."""
         self.zygote = zygote
         self.root = f"{exec_root}/tasks"
         self._journal = journal
         self._facts = facts
+        self._cgroup_parent = cgroup_parent
         self._spare: asyncio.Future[int] | None = None
+        self._made_parents = {entry.name: entry.id for entry in journal.entries(CGROUP)}
 
     def directory(self, id: str) -> str:
         """Where a container's task lives."""
@@ -68,10 +67,33 @@ class Tasks:
     def prepare(self, id: str, cgroup_path: str) -> Task:
         """Announce the task and make its directory."""
         directory = self.directory(id)
-        entry = self._journal.begin(JOURNAL_KIND, directory, id=id, cgroup=cgroup_path)
+        self._announce_parents(cgroup_path)
+        entry = self._journal.begin(TASK_DIR, directory, id=id, cgroup=cgroup_path)
         os.makedirs(os.path.dirname(directory), 0o711, exist_ok=True)
         os.mkdir(directory, 0o700)
         return Task(id, directory, cgroup_path, entry)
+
+    def _announce_parents(self, cgroup_path: str) -> None:
+        """Cgroups above the container's that are not there yet: ours to remove when nobody is in them any more."""
+        parent = os.path.dirname(cgroup_path)
+        while parent not in ("", "/", self._cgroup_parent) and not any(map(os.path.isdir, self._directories(parent))):
+            self._made_parents[parent] = self._journal.begin(CGROUP, parent)
+            parent = os.path.dirname(parent)
+
+    def _directories(self, cgroup_path: str) -> list[str]:
+        return plan_paths(self._facts, cgroup_path, "").directories()
+
+    def _remove_parents(self, cgroup_path: str) -> None:
+        parent = os.path.dirname(cgroup_path)
+        while parent in self._made_parents:
+            directories = self._directories(parent)
+            for directory in directories:
+                with contextlib.suppress(OSError):  # somebody else is in it, or it was never made
+                    os.rmdir(directory)
+            if any(map(os.path.isdir, directories)):
+                return
+            self._journal.done(self._made_parents.pop(parent))
+            parent = os.path.dirname(parent)
 
     async def netns(self) -> int:
         """The descriptor of a new network namespace with `lo` up; the caller's.
@@ -142,6 +164,7 @@ class Tasks:
 
     def _forget(self, task: Task) -> None:
         shutil.rmtree(task.directory, ignore_errors=True)
+        self._remove_parents(task.cgroup_path)
         self._journal.done(task.entry)
 
     def leftovers(self) -> Iterator[str]:

@@ -24,6 +24,7 @@ from corten.core.shims import ShimClient
 from corten.core.trees import remove_entry
 from corten.daemon import execroot, listeners, wiring
 from corten.engine import sharedmemory
+from corten.engine.parts import cgroup_parent
 from corten.engine.settings import Settings
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
@@ -141,10 +142,10 @@ def _kill_shim(directory: str) -> None:
 
 def _end_cgroups(engine_id: str, facts: HostFacts) -> None:
     """What is left in the engine's parent cgroup, and that."""
-    parent = plan_paths(facts, f"/corten-{engine_id}", "")
+    parent = plan_paths(facts, cgroup_parent(engine_id), "")
     names = {name for path in parent.directories() for name in _names(path) if os.path.isdir(f"{path}/{name}")}
     for name in sorted(names):
-        cgroup = Cgroup(plan_paths(facts, f"/corten-{engine_id}/{name}", ""))
+        cgroup = Cgroup(plan_paths(facts, f"{cgroup_parent(engine_id)}/{name}", ""))
         cgroup.kill_all()
         cgroup.remove()
     Cgroup(parent).remove()

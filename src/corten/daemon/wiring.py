@@ -23,7 +23,7 @@ from corten.daemon import execroot
 from corten.engine import host
 from corten.engine.container import Roster
 from corten.engine.networks import Networks
-from corten.engine.parts import Parts
+from corten.engine.parts import Parts, cgroup_parent
 from corten.engine.settings import Settings
 from corten.engine.times import rfc3339
 from corten.launch.facts import HostFacts
@@ -102,7 +102,7 @@ def make_parts(settings: Settings, stores: Stores, program: str) -> Parts:
         snapshots=stores.snapshots,
         journal=stores.journal,
         bus=stores.bus,
-        tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root),
+        tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root, cgroup_parent=cgroup_parent(engine_id)),
         bridge=stores.bridge,
         networks=Networks(engine_id, stores.bridge.bridge, stores.bridge.network_id, created),
         init_binary=os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),

@@ -6,9 +6,10 @@ What a service already offers in the right form is the operation; nothing is for
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -35,6 +36,10 @@ from corten.launch.facts import HostFacts
 from corten.spec.docker import ContainerCreateRequest
 
 Json = dict[str, Any]
+
+log = logging.getLogger("corten.engine")
+
+_CLOSE_TIMEOUT_S: Final = 10.0
 
 
 class Engine:
@@ -94,8 +99,11 @@ class Engine:
 
     async def close(self) -> None:
         """Wait for what runs in the background.  Containers go on."""
-        while self._parts.background:
-            await asyncio.wait(list(self._parts.background), timeout=10.0)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._parts.settle()
+        except TimeoutError:
+            log.warning("%d pieces of work are left to the next start", len(self._parts.background))
         for container in self._parts.roster:
             if container.task is not None and container.task.shim is not None:
                 container.task.shim.close()

@@ -9,6 +9,7 @@ Cleanup is in reverse order of the start and never waited for by the client; a n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -27,7 +28,8 @@ from corten.engine.parts import Parts
 from corten.engine.record import Move, Place, Record, Status, advance
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import SharedMemory
-from corten.errors import CortenError, NotFound
+from corten.engine.start import port_name
+from corten.errors import CortenError, NotFound, Unavailable
 from corten.shim.logfile import mend
 from corten.shim.task import read_exit_record
 
@@ -112,7 +114,7 @@ class Finisher:
         async with container.lock:
             if container.task is not task or not container.is_running:
                 return
-            self._leave_network(container)
+            await self._leave_network(container, task)
             record = self._exited(container, how)
             restart_delay_s = self._restart_delay(container, how)
             if restart_delay_s is not None:
@@ -153,11 +155,14 @@ class Finisher:
         event = container_event(container.record, "die", **attributes)
         self._parts.loop.call_soon(self._parts.bus.publish, event)
 
-    def _leave_network(self, container: Container) -> None:
+    async def _leave_network(self, container: Container, task: Task) -> None:
         """Ports and address are free before anybody hears of the exit."""
         name = container.record.place.network
         if not name:
             return
+        if container.endpoint is not None and container.endpoint.publications and task.shim is not None:
+            with contextlib.suppress(Unavailable):  # its sockets end with it
+                await task.shim.release([port_name(one) for one in container.endpoint.publications])
         if name == "bridge":
             self._parts.bridge.disconnect(container.id)
         container.endpoint = None

@@ -84,7 +84,7 @@ def _process(effective: Effective, at: Surroundings) -> Json:
         process["terminal"] = True
         if any(host.console_size):
             process["consoleSize"] = {"height": host.console_size[0], "width": host.console_size[1]}
-    process["env"] = environment(config, at.user.home, tty=config.tty)
+    process["env"] = environment(config, tty=config.tty)
     process["cwd"] = config.working_dir or "/"
     process["capabilities"] = _capability_sets(effective.capabilities)
     if host.ulimits:
@@ -109,10 +109,10 @@ def _capability_sets(capabilities: Sequence[str]) -> Json:
     return {name: list(capabilities) for name in ("bounding", "effective", "permitted")}
 
 
-def environment(config: ContainerConfig, home: str, *, tty: bool, extra: Sequence[str] = ()) -> list[str]:
+def environment(config: ContainerConfig, *, tty: bool, extra: Sequence[str] = ()) -> list[str]:
     """PATH, HOSTNAME and TERM, then the configured ones over them; a word without `=` removes a variable.
 
-    HOME is the user's when nobody set it: runc looks it up in the container, our runtime runs nothing there.
+    HOME comes from the runtime, which looks it up in the container.
     """
     values = {"PATH": defaults.PATH_ENV, "HOSTNAME": config.hostname}
     if tty:
@@ -123,15 +123,13 @@ def environment(config: ContainerConfig, home: str, *, tty: bool, extra: Sequenc
             values[name] = value
         else:
             values.pop(name, None)
-    if not values.get("HOME"):
-        values["HOME"] = home
     return [f"{name}={value}" for name, value in values.items()]
 
 
 def exec_process(base: Json, config: ContainerConfig, request: ExecConfig, user: User) -> Json:
     """The process of `docker exec`: the container's own (`base`), with what the request changes."""
     process = {**base, "user": user_object(user), "args": list(request.cmd or ())}
-    process["env"] = environment(config, user.home, tty=request.tty, extra=request.env or ())
+    process["env"] = environment(config, tty=request.tty, extra=request.env or ())
     process["cwd"] = request.working_dir or config.working_dir or "/"
     process.pop("terminal", None)
     process.pop("consoleSize", None)

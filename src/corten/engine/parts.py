@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ from corten.engine.settings import Settings
 from corten.network.bridge import BridgeDriver
 
 Json = dict[str, Any]
+
+log = logging.getLogger("corten.engine")
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class Parts:
     @property
     def cgroup_parent(self) -> str:
         """Where containers' cgroups are unless --cgroup-parent says otherwise; it carries the engine's id."""
-        return f"/corten-{self.engine_id}"
+        return cgroup_parent(self.engine_id)
 
     def cgroup_path(self, container_id: str) -> str:
         """The cgroup of a container in the default parent."""
@@ -67,8 +70,23 @@ class Parts:
         """Work that nobody waits for; the engine waits for it when it closes."""
         task = self.loop.create_task(work)
         self.background.add(task)
-        task.add_done_callback(self.background.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed", exc_info=error)
+
+    async def settle(self) -> None:
+        """Wait until no work is left in the background."""
+        while self.background:
+            await asyncio.wait(list(self.background))
+
+
+def cgroup_parent(engine_id: str) -> str:
+    """The default parent cgroup of an engine."""
+    return f"/corten-{engine_id}"
 
 
 def row(record: Record) -> ContainerRecord:

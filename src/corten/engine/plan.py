@@ -25,7 +25,7 @@ def describe(effective: Effective, parts: Parts, facts: HostFacts) -> list[str]:
             machine=parts.machine,
             rootfs=f"{bundle}/rootfs",
             cgroup=parts.cgroup_path(_ID),
-            user=User(0, 0, (0,), "/"),
+            user=User(0, 0, (0,)),
             hostname_file="/dev/null",
             hosts_file="/dev/null",
             resolv_file="/dev/null",

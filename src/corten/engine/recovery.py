@@ -59,6 +59,7 @@ class Recovery:
         await self._adopt_all()
         self._restore_network()
         await self._end_strays()
+        await self._parts.settle()
         await asyncio.to_thread(self._clean_disk)
 
     def _load_records(self) -> None:

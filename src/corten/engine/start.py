@@ -42,6 +42,7 @@ from corten.engine.streams import Streams
 from corten.engine.times import from_rfc3339
 from corten.engine.users import User
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
+from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
 
 CONFIG_NAME: Final = "config.json"
@@ -64,7 +65,7 @@ class Run:
         self.netns_fd = -1
         self.held: dict[str, int] = {}
         self.mounts: list[Mount] = []
-        self.user = User(0, 0, (0,), "/")
+        self.user = User(0, 0, (0,))
         self.namespaces: dict[str, str | None] = {}
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
@@ -237,7 +238,7 @@ class Starter:
             published = driver.publish(endpoint, container.name, bindings)
             endpoint = published.endpoint
             for one in published.reservations:
-                run.held[f"port:{one.publication.key}"] = one.socket.detach()
+                run.held[port_name(one.publication)] = one.socket.detach()
         container.endpoint = endpoint
         run.endpoint_id = endpoint.endpoint_id
 
@@ -410,6 +411,11 @@ def log_attributes(effective: Effective, options: dict[str, str]) -> dict[str, s
     out = {key: labels[key] for key in options.get("labels", "").split(",") if key in labels}
     environment = dict(item.partition("=")[::2] for item in effective.config.env or ())
     return out | {key: environment[key] for key in options.get("env", "").split(",") if key in environment}
+
+
+def port_name(publication: Publication) -> str:
+    """The name under which a shim holds the socket of a published port."""
+    return f"port:{publication.key}"
 
 
 async def _settle(fork: asyncio.Task[ShimClient]) -> None:

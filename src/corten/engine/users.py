@@ -27,14 +27,12 @@ class User(NamedTuple):
     uid: int
     gid: int
     groups: tuple[int, ...]
-    home: str
 
 
 class _Passwd(NamedTuple):
     name: str
     uid: int
     gid: int
-    home: str
 
 
 class _Group(NamedTuple):
@@ -79,7 +77,7 @@ def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User
         gid, memberships = _find_group(group, groups), []
     extra = [_additional(item, groups) for item in group_add]
     every = dict.fromkeys((gid, *memberships, *extra))
-    return User(entry.uid, gid, tuple(every)[:_MAX_GROUPS], entry.home)
+    return User(entry.uid, gid, tuple(every)[:_MAX_GROUPS])
 
 
 def _find_user(name: str, accounts: Accounts) -> _Passwd:
@@ -89,7 +87,7 @@ def _find_user(name: str, accounts: Accounts) -> _Passwd:
             return entry
     if number is None:
         raise Internal(f"unable to find user {name}: no matching entries in passwd file")
-    return _Passwd("", number, 0, "/")
+    return _Passwd("", number, 0)
 
 
 def _find_group(name: str, groups: Sequence[_Group]) -> int:
@@ -134,8 +132,7 @@ def _users(data: bytes) -> Iterator[_Passwd]:
     for parts in _fields(data, 4):
         uid, gid = _id(parts[2]), _id(parts[3])
         if uid is not None and gid is not None:
-            home = parts[5] if len(parts) > 5 else ""
-            yield _Passwd(parts[0], uid, gid, home or "/")
+            yield _Passwd(parts[0], uid, gid)
 
 
 def _groups(data: bytes) -> Iterator[_Group]:
