@@ -148,7 +148,9 @@ def docker_archive(
     return archive(*parts)
 
 
-def oci_archive(layers: Sequence[bytes], name: str = "docker.io/library/test:1", **replaced: bytes) -> bytes:
+def oci_archive(
+    layers: Sequence[bytes], name: str = "docker.io/library/test:1", *, replaced: Mapping[str, bytes] | None = None
+) -> bytes:
     """An OCI layout of one image; `replaced` maps a blob's hex digest to other bytes under its name."""
     config = image_config(layers)
     manifest = json.dumps(
@@ -162,7 +164,7 @@ def oci_archive(layers: Sequence[bytes], name: str = "docker.io/library/test:1",
     top = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
     top["annotations"] = {"org.opencontainers.image.ref.name": name}
     index = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
-    blobs = {digest(data)[7:]: data for data in (*layers, config, manifest)} | replaced
+    blobs = {digest(data)[7:]: data for data in (*layers, config, manifest)} | dict(replaced or {})
     parts = [entry(f"blobs/sha256/{key}".encode(), data=data) for key, data in blobs.items()]
     parts += [entry(b"oci-layout", data=b'{"imageLayoutVersion":"1.0.0"}'), entry(b"index.json", data=index)]
     return archive(*parts)

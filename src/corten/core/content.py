@@ -109,14 +109,9 @@ class ContentStore:
             raise NotFound(f"content {digest}: not found") from None
 
     def chunks(self, digest: str) -> Iterator[bytes]:
-        """The blob piece by piece; raises NotFound before the first."""
-        file = self.open(digest)
-
-        def pieces() -> Iterator[bytes]:
-            with file:
-                yield from chunks_of(file)
-
-        return pieces()
+        """The blob piece by piece; raises NotFound when the first is asked for."""
+        with self.open(digest) as file:
+            yield from chunks_of(file)
 
     def read(self, digest: str) -> bytes:
         """A small blob, checked once more.  Raises NotFound; InvalidArgument when large or damaged."""

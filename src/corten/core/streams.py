@@ -10,8 +10,8 @@ import bz2
 import hashlib
 import lzma
 import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
 from typing import IO, Protocol, cast
 
@@ -264,35 +264,36 @@ class Ahead:
     _DEPTH = 8
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(self._DEPTH)
+        self._queue: queue.Queue[bytes | None] = queue.Queue(self._DEPTH)
+        self._chunks = chunks
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, args=(chunks,), name="stream-ahead", daemon=True)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stream-ahead")
+        self._job: Future[None] | None = None
 
     def __enter__(self) -> Ahead:
-        self._thread.start()
+        self._job = self._pool.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped = True
-        while self._thread.is_alive():
+        while self._job is not None and not self._job.done():
             try:
-                self._queue.get(timeout=0.05)
+                self._queue.get(timeout=0.01)
             except queue.Empty:
                 continue
-        self._thread.join()
+        self._pool.shutdown()
 
     def __iter__(self) -> Iterator[bytes]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while (chunk := self._queue.get()) is not None:
+            yield chunk
+        if self._job is not None:
+            self._job.result()  # raises what ended the thread
 
-    def _run(self, chunks: Iterable[bytes]) -> None:
+    def _run(self) -> None:
         try:
-            for chunk in chunks:
+            for chunk in self._chunks:
                 self._queue.put(chunk)
                 if self._stopped:
                     return
+        finally:
             self._queue.put(None)
-        except BaseException as error:  # handed to the reader, who raises it
-            self._queue.put(error)

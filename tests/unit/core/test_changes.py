@@ -1,3 +1,5 @@
+"""`--change` of `docker import`."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Container records: lookups, names, texts."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""The data root: modes, lock, engine id."""
+
 from __future__ import annotations
 
 import os

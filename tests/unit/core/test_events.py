@@ -1,3 +1,5 @@
+"""The event bus: order, replay, bounds."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""Images: load, look up, tag, remove, collect."""
+
 from __future__ import annotations
 
 import gzip
@@ -146,7 +148,7 @@ def test_layers_are_shared(store: ImageStore) -> None:
         (t.docker_archive([ONE], ["UPPER:1"]), InvalidArgument, "must be lowercase"),
         (t.docker_archive([ONE], ["untagged"]), InvalidArgument, 'invalid tag "untagged"'),
         (t.docker_archive([ONE])[:-2000], InvalidArgument, "unexpected end"),
-        (t.oci_archive([ONE], **{t.digest(ONE)[7:]: b"short"}), InvalidArgument, "content has digest"),
+        (t.oci_archive([ONE], replaced={t.digest(ONE)[7:]: b"short"}), InvalidArgument, "content has digest"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_refused_and_leaves_nothing(

@@ -1,3 +1,5 @@
+"""`docker import`."""
+
 from __future__ import annotations
 
 import gzip
@@ -44,7 +46,7 @@ def test_without_a_name_it_is_found_by_its_id(store: ImageStore) -> None:
 def test_what_is_no_archive_leaves_nothing(store: ImageStore, data: bytes) -> None:
     with pytest.raises(InvalidArgument):
         import_rootfs([data], store)
-    assert list(store.list()) == list(store.content.blobs()) == store.overlay.all() == list(store.leases.list()) == []
+    assert not [*store.list(), *store.content.blobs(), *store.overlay.all(), *store.leases.list()]
 
 
 def test_changes_are_looked_at_before_the_archive_is_read(store: ImageStore) -> None:

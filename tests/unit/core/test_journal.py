@@ -1,3 +1,5 @@
+"""The journal."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

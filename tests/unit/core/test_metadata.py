@@ -1,3 +1,5 @@
+"""The database: transactions, schema versions, durability."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""What is found and mended after a crash."""
+
 from __future__ import annotations
 
 import os

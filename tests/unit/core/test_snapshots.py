@@ -1,3 +1,5 @@
+"""Overlay snapshots: life cycle, mounts, staging."""
+
 from __future__ import annotations
 
 import os
@@ -76,26 +78,39 @@ def test_removal_takes_the_directory_and_the_record(overlay: Overlay, journal: J
         overlay.remove("a")
 
 
-def test_what_each_kind_allows_is_the_table(overlay: Overlay) -> None:
-    for kind in Kind:
-        for verb in Verb:
-            committed(overlay, "base")
-            {Kind.ACTIVE: overlay.prepare, Kind.VIEW: overlay.view}.get(
-                kind, lambda key, parent: committed(overlay, key, parent)
-            )("x", "base")
-            calls = {
-                Verb.COMMIT: lambda: overlay.commit("x", "y"),
-                Verb.REMOVE: lambda: overlay.remove("x"),
-                Verb.MOUNT: lambda: overlay.mounts("x"),
-                Verb.BE_PARENT: lambda: overlay.prepare("child", "x"),
-            }
-            if verb in ALLOWED[kind]:
-                calls[verb]()
-            else:
-                with pytest.raises(FailedPrecondition, match=f"is {kind}: it cannot {verb}"):
-                    calls[verb]()
-            for snapshot in reversed(overlay.all()):
-                overlay.remove(snapshot.key)
+def make(overlay: Overlay, kind: Kind) -> None:
+    """A snapshot `x` of a kind over `base`."""
+    committed(overlay, "base")
+    if kind is Kind.ACTIVE:
+        overlay.prepare("x", "base")
+    elif kind is Kind.VIEW:
+        overlay.view("x", "base")
+    else:
+        committed(overlay, "x", "base")
+
+
+def do(overlay: Overlay, verb: Verb) -> None:
+    """A verb on `x`."""
+    match verb:
+        case Verb.COMMIT:
+            overlay.commit("x", "y")
+        case Verb.REMOVE:
+            overlay.remove("x")
+        case Verb.MOUNT:
+            overlay.mounts("x")
+        case Verb.BE_PARENT:
+            overlay.prepare("child", "x")
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("verb", Verb)
+def test_what_each_kind_allows_is_the_table(overlay: Overlay, kind: Kind, verb: Verb) -> None:
+    make(overlay, kind)
+    if verb in ALLOWED[kind]:
+        do(overlay, verb)
+    else:
+        with pytest.raises(FailedPrecondition, match=f"is {kind}: it cannot {verb}"):
+            do(overlay, verb)
 
 
 def test_keys_are_unique_parents_exist_and_stay(overlay: Overlay) -> None:
@@ -127,7 +142,7 @@ def test_staging_leaves_nothing_unless_it_is_adopted(overlay: Overlay, journal: 
         Path(dropped.path, "fs/x").touch()
         Path(kept.path, "fs/y").touch()
         overlay.adopt([Adoption(kept, "chain", "", Usage(5, 1))])
-    assert overlay.staged_directories() == journal.entries() == []
+    assert not [*overlay.staged_directories(), *journal.entries()]
     assert os.listdir(overlay.fs_path(overlay.stat("chain").id)) == ["y"]
 
 
@@ -147,7 +162,7 @@ def test_opening_again_empties_staging(overlay: Overlay, database: Database, jou
     leftover.mkdir(parents=True)
     journal.begin("staging-dir", "dead")
     again = Overlay(overlay.root, database, journal)
-    assert again.staged_directories() == journal.entries() == []
+    assert not [*again.staged_directories(), *journal.entries()]
 
 
 def test_a_directory_that_cannot_be_made_leaves_no_record(overlay: Overlay) -> None:

@@ -1,3 +1,5 @@
+"""Streams: packings, damage, bombs, threads."""
+
 from __future__ import annotations
 
 import bz2

@@ -1,3 +1,5 @@
+"""The reader of tar archives: formats, damage, budgets."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Removing and measuring whole trees."""
+
 from __future__ import annotations
 
 import os

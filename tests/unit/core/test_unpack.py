@@ -1,3 +1,5 @@
+"""Unpacking a base layer, as anybody.  Whiteouts and what needs root: tests/system/test_core_layers.py."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Image documents: configuration, manifest, index."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""References: normal form, shown form, refusals."""
+
 from __future__ import annotations
 
 import pytest
