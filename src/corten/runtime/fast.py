@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _json
 import _signal  # type: ignore[import-not-found]
-import _socket
 import posix
 import time
 
@@ -16,6 +15,7 @@ from corten.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Iterable
     from typing import Any
 
@@ -164,6 +164,8 @@ SUN_PATH_BYTES = 108  # unix(7): sizeof(sun_path), with the NUL
 
 def connect_unix(path: str) -> int:
     """A close-on-exec stream connected to the unix socket at an absolute path of any length; raises OSError."""
+    import _socket
+
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
     directory = -1
     try:
@@ -181,11 +183,15 @@ def connect_unix(path: str) -> int:
 
 def socket_pair() -> tuple[_socket.socket, _socket.socket]:
     """Two connected close-on-exec streams."""
+    import _socket
+
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
 
 
 def receive_fd(stream: _socket.socket) -> int:
     """The descriptor that the next message on `stream` carries (unix(7), SCM_RIGHTS); -1 when it carries none."""
+    import _socket
+
     fd_bytes = 4
     _, ancillary, _, _ = stream.recvmsg(4096, _socket.CMSG_SPACE(fd_bytes), _socket.MSG_CMSG_CLOEXEC)
     for level, kind, data in ancillary:
