@@ -328,7 +328,7 @@ class ShimClient:
 
     async def kill(self, signum: int, exec_id: str = "") -> None:
         """Signal the init or an exec.  Raises FailedPrecondition when it is dead."""
-        await self.request("kill", signal=signum, exec_id=exec_id)
+        await self.request("kill", signal=signum, exec_id=exec_id, timeout_s=PING_TIMEOUT_S)
 
     async def kill_all(self, signum: int) -> None:
         """Signal every process of the container."""

@@ -15,15 +15,18 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Final
 
 from corten.core.journal import CGROUP, TASK_DIR, Journal
 from corten.core.shims import EventHandler, LostHandler, ShimClient, Zygote
-from corten.errors import CortenError, Unavailable
+from corten.errors import CortenError
 from corten.launch.facts import HostFacts
 from corten.runtime.cgroups import Cgroup, plan_paths
-from corten.shim.protocol import Message
+from corten.shim.protocol import Message, connect
 
 TENANT: Final = "moby"
 
@@ -153,11 +156,17 @@ class Tasks:
         await asyncio.to_thread(self._kill, task)
         self._forget(task)
 
+    def kill_shim(self, task: Task) -> None:
+        """SIGKILL to a shim that hangs; its connection ends, and its container with it."""
+        with contextlib.suppress(OSError):
+            os.kill(listener_pid(task.directory), signal.SIGKILL)
+
     async def kill(self, task: Task) -> None:
         """Kill every process of a task by its cgroup; returns when they are dead."""
         await asyncio.to_thread(self.cgroup(task.cgroup_path).kill_all)
 
     def _kill(self, task: Task) -> None:
+        self.kill_shim(task)
         cgroup = self.cgroup(task.cgroup_path)
         cgroup.kill_all()
         cgroup.remove()
@@ -173,13 +182,12 @@ class Tasks:
             yield from os.listdir(f"{self.root}/{TENANT}")
 
 
-async def is_responding(shim: ShimClient) -> bool:
-    """Whether a shim answers a ping in time."""
-    try:
-        await shim.ping()
-    except Unavailable:
-        return False
-    return True
+def listener_pid(directory: str) -> int:
+    """Who listens on a task's socket (unix(7), SO_PEERCRED), answering or not.  Raises OSError when nobody does."""
+    with connect(directory) as sock:
+        size = struct.calcsize("3i")
+        pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+    return pid
 
 
 def _take_error(made: asyncio.Future[int]) -> None:

@@ -12,8 +12,6 @@ import logging
 import os
 import select
 import signal
-import socket
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +19,7 @@ import msgspec
 
 from corten.core import dataroot
 from corten.core.shims import ShimClient
+from corten.core.tasks import listener_pid
 from corten.core.trees import remove_entry
 from corten.daemon import execroot, listeners, wiring
 from corten.engine import sharedmemory
@@ -30,7 +29,6 @@ from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
-from corten.shim import protocol
 
 log = logging.getLogger("corten.daemon")
 
@@ -132,12 +130,8 @@ def _cgroup_of(directory: str, facts: HostFacts) -> Cgroup | None:
 
 
 def _kill_shim(directory: str) -> None:
-    """SIGKILL to whoever listens on a task's socket (unix(7), SO_PEERCRED)."""
     with contextlib.suppress(OSError):
-        with protocol.connect(directory) as sock:
-            size = struct.calcsize("3i")
-            pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(listener_pid(directory), signal.SIGKILL)
 
 
 def _end_cgroups(engine_id: str, facts: HostFacts) -> None:

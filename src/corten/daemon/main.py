@@ -83,9 +83,9 @@ class Daemon:
             log.info(
                 "Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts)
             )
-            policies = asyncio.create_task(engine.start_policies())
+            attending = asyncio.create_task(engine.attend())
             await self._stopped.wait()
-            policies.cancel()
+            attending.cancel()
             for host in self._settings.hosts:
                 listeners.unlink(host)
             await door.close()

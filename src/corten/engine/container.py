@@ -14,7 +14,7 @@ from corten.core.shims import ShimClient
 from corten.core.tasks import Task
 from corten.engine.record import Record
 from corten.engine.restart import Backoff
-from corten.errors import Conflict, InvalidArgument, NotFound
+from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from corten.network.values import Endpoint
 
 ID_LENGTH: Final = 64
@@ -56,6 +56,7 @@ class Container:
         self.cleanup: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
         self.is_stopping = False
+        self.is_unresponsive = False  # its shim
         self.keeps_record = False  # a restart of a --rm container
         self.backoff = Backoff()
         self._loop = loop
@@ -93,9 +94,11 @@ class Container:
                 waiter.resolve(self.record.state.exit_code, error)
 
     def require_running(self) -> ShimClient:
-        """Its shim; raises Conflict: `container … is not running`."""
-        if not self.is_running or self.task is None or self.task.shim is None:
+        """Its shim; raises Conflict: `container … is not running`, Unavailable when its shim hung at adoption."""
+        if not self.is_running or self.task is None:
             raise Conflict(f"container {self.id} is not running")
+        if self.task.shim is None:
+            raise Unavailable(f"shim of container {self.id} does not respond")
         return self.task.shim
 
 

@@ -29,6 +29,7 @@ from corten.engine.logs import LogOptions, LogStream
 from corten.engine.parts import Parts
 from corten.engine.recovery import Recovery
 from corten.engine.sharedmemory import SharedMemory
+from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
 from corten.errors import Conflict, CortenError, NotFound
@@ -52,11 +53,12 @@ class Engine:
         self._streams = Streams()
         finisher = Finisher(parts, shared_memory)
         starter = Starter(parts, self._streams, shared_memory, events=finisher.told, lost=finisher.lost)
-        self._life = life = Lifecycle(parts, starter, finisher, self._streams)
+        self._watch = watch = ShimWatch(parts)
+        self._life = life = Lifecycle(parts, starter, finisher, self._streams, watch)
         self._execs = execs = Execs(parts)
         finisher.exec_exited = execs.exited
         finisher.container_ended = execs.container_ended
-        self._recovery = Recovery(parts, finisher, execs, database, content)
+        self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
         info, images = Info(parts), Images(parts)
 
         self.version = info.version
@@ -93,9 +95,10 @@ class Engine:
         """Adopt and clean up; then the engine can serve."""
         await self._recovery.run()
 
-    async def start_policies(self) -> None:
-        """Start what restart policies want, once the engine serves."""
+    async def attend(self) -> None:
+        """What goes on while the engine serves: restart policies first, then the watch over shims.  Until cancelled."""
         await self._recovery.start_policies()
+        await self._watch.run()
 
     async def close(self) -> None:
         """Wait for what runs in the background.  Containers go on."""

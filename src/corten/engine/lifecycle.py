@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ from corten.core import journal as kinds
 from corten.core.events import Event
 from corten.core.images import Image
 from corten.core.init import init_layer
+from corten.core.tasks import Task
 from corten.engine import checks, effective, filters, names, oci, times
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.effective import Effective
@@ -23,6 +25,7 @@ from corten.engine.filters import Filters
 from corten.engine.finish import Finisher
 from corten.engine.parts import Parts, row
 from corten.engine.record import Move, Record, Status, advance
+from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
 from corten.engine.streams import Streams
@@ -51,11 +54,12 @@ _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 class Lifecycle:
     """The verbs.  Each takes a container's lock for as long as it changes its state."""
 
-    def __init__(self, parts: Parts, starter: Starter, finisher: Finisher, streams: Streams) -> None:
+    def __init__(self, parts: Parts, starter: Starter, finisher: Finisher, streams: Streams, watch: ShimWatch) -> None:
         self._parts = parts
         self._starter = starter
         self._finisher = finisher
         self._streams = streams
+        self._watch = watch
         finisher.start_again = starter.start
         finisher.remove = self._remove_now
 
@@ -219,7 +223,7 @@ class Lifecycle:
             self._parts.save(container, container.record.with_state(stopped_by_user=True))
 
     async def _send(self, container: Container, number: int) -> None:
-        """A signal to the init.  A hung shim is gone around, for SIGKILL, through the cgroup."""
+        """A signal to the init.  Around a shim that hangs: by pid, for SIGKILL through the cgroup and to the shim."""
         task = container.task
         assert task is not None
         try:
@@ -227,13 +231,21 @@ class Lifecycle:
         except FailedPrecondition:
             return  # it is dead; its exit is on the way
         except Unavailable:
-            if number != SIGKILL:
-                log.warning("shim of container %s does not respond", container.id)
-                return
-            await self._parts.tasks.kill(task)
+            self._watch.unresponsive(container)
+            if number == SIGKILL:
+                await self._parts.tasks.kill(task)
+                await self._bury_hung(container, task)
+            else:
+                _signal_init(container, number)
         if container.record.state.status is Status.PAUSED and number in (SIGKILL, _SIGTERM):
             await self._thaw(container)
         self._parts.bus.publish(container_event(container.record, "kill", signal=str(number)))
+
+    async def _bury_hung(self, container: Container, task: Task) -> None:
+        """End a shim that does not answer.  Its connection's end is its exit; without one it is told here."""
+        self._parts.tasks.kill_shim(task)
+        if task.shim is None:
+            self._parts.run_later(self._finisher.finish(container, task, self._finisher.verdict(container, task)))
 
     async def _thaw(self, container: Container) -> None:
         try:
@@ -458,6 +470,12 @@ def updated_pids_limit(before: Effective, request: ContainerUpdateRequest) -> in
     if not request.pids_limit:
         return before.pids_limit
     return request.pids_limit if request.pids_limit > 0 else -1
+
+
+def _signal_init(container: Container, number: int) -> None:
+    """By pid: nobody but the hung shim can reap it, so the number is still its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(container.record.state.pid, number)
 
 
 async def _ended(waiter: Waiter, timeout_s: float | None) -> bool:

@@ -33,6 +33,7 @@ from corten.engine.parts import Parts
 from corten.engine.record import Place, Record, Status, decode
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import release
+from corten.engine.shimwatch import ShimWatch
 from corten.errors import CortenError, NotFound, Unavailable
 
 log = logging.getLogger("corten.engine")
@@ -44,11 +45,20 @@ class Recovery:
     """One start of the engine."""
 
     def __init__(
-        self, parts: Parts, finisher: Finisher, execs: Execs, database: Database, content: ContentStore
+        self,
+        parts: Parts,
+        finisher: Finisher,
+        execs: Execs,
+        watch: ShimWatch,
+        *,
+        database: Database,
+        content: ContentStore,
     ) -> None:
         self._parts = parts
         self._finisher = finisher
         self._execs = execs
+        self._watch = watch
+        watch.adopt = self._adopt
         self._database = database
         self._content = content
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
@@ -98,9 +108,12 @@ class Recovery:
                 events=lambda message: self._finisher.told(container, task, message),
                 lost=lambda: self._finisher.lost(container, task),
             )
-        except (NotFound, Unavailable) as error:
+        except NotFound as error:
             log.warning("container %s: %s", container.id, error)
             await self._bury(container, task)
+            return
+        except Unavailable as error:
+            await self._leave_hung(container, task, error)
             return
         await self._take_over(container, task, status)
 
@@ -135,6 +148,16 @@ class Recovery:
         container.task = None
         release(task.directory)
         await self._parts.tasks.bury(task)
+
+    async def _leave_hung(self, container: Container, task: Task, error: Unavailable) -> None:
+        """Its container goes on, as far as anybody knows; of one that was not running yet nothing is worth keeping."""
+        if not container.is_running:
+            await self._bury(container, task)
+            return
+        log.warning("container %s: %s", container.id, error)
+        container.task = task
+        container.endpoint = self._parts.bridge.endpoint(container.id)
+        self._watch.unresponsive(container)
 
     def _forget_run(self, container: Container) -> None:
         """A start that a kill interrupted never was."""
