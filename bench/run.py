@@ -91,7 +91,7 @@ def _report(rows: list[Row]) -> str:
     ]
     programs += [
         f"- {path.name}, sha256 {digest(path)}"
-        for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", paths.LAUNCHER)
+        for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", paths.REPOSITORY / "build" / "launcher" / "corten-launch")
     ]
     now = datetime.datetime.now(datetime.UTC)
     return "\n".join(

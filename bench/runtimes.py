@@ -152,11 +152,11 @@ def _exec_row(runtimes, bundle, folder, rounds) -> Row:  # type: ignore[no-untyp
     contenders: dict[str, Once] = {}
     for label, (shell, path) in runtimes.items():
         verb = [str(path), "--root", str(folder / f"root-{label}")]
-        shell.time([*verb, "run", "--detach", "--bundle", str(bundle.folder), "bench-exec"])
-        contenders[label] = _once(shell, [[*verb, "exec", "bench-exec", "/bin/true"]])
+        shell.time([*verb, "run", "--detach", "--bundle", str(bundle.folder), f"bench-exec-{label}"])
+        contenders[label] = _once(shell, [[*verb, "exec", f"bench-exec-{label}", "/bin/true"]])
     samples = interleave(contenders, rounds, warm=3)
     for label, (shell, path) in runtimes.items():
-        shell.time([str(path), "--root", str(folder / f"root-{label}"), "delete", "--force", "bench-exec"])
+        shell.time([str(path), "--root", str(folder / f"root-{label}"), "delete", "--force", f"bench-exec-{label}"])
     return Row("runtime exec, cold", "ms", samples, "", "RUNTIME --root ROOT exec bench-exec /bin/true")
 
 

@@ -171,7 +171,8 @@ def main() -> int:
 
 def leftovers(folder: Path) -> Sequence[str]:
     """Mounts and processes that still name the engine's folder."""
-    found = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if folder.name in line]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found = [line for line in mounts if str(folder) in line]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes()
