@@ -27,7 +27,7 @@ from corten.core.snapshots import Overlay
 from corten.core.unpack import NeedsLower, apply_layer, settle
 from corten.errors import InvalidArgument
 from corten.sys import mount
-from support import paths
+from support import paths, peers
 from support import tarballs as t
 
 BASE = (
@@ -357,12 +357,6 @@ def test_the_init_layer_covers_what_is_mounted_over(store: ImageStore) -> None:
 # Side by side with umoci and skopeo, on the same image.
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    assert found, f"{name} is not installed"
-    return found
-
-
 COMPARED = (
     t.archive(*BASE),
     t.archive(
@@ -386,7 +380,7 @@ def test_umoci_unpacks_the_same_tree_from_our_content_store(store: ImageStore, f
     image = store.get("test:1")
     layout = f"{store.content.root}:docker.io/library/test:1"
     bundle = folder / "bundle"
-    subprocess.run([tool("umoci"), "unpack", "--image", layout, str(bundle)], check=True, capture_output=True)
+    subprocess.run([peers.binary("umoci"), "unpack", "--image", layout, str(bundle)], check=True, capture_output=True)
     store.overlay.prepare("look", image.chain)
     with merged(store.overlay, "look") as root:
         assert describe(root) == describe(bundle / "rootfs")
@@ -398,7 +392,7 @@ def test_what_skopeo_writes_is_loaded_and_is_the_same_image(store: ImageStore, f
     target = folder / "out"
     name = "example.org/some/name:tag"
     source = f"docker-archive:{folder}/in.tar"
-    argv = [tool("skopeo"), "--insecure-policy", "copy", source, f"{transport}:{target}:{name}"]
+    argv = [peers.binary("skopeo"), "--insecure-policy", "copy", source, f"{transport}:{target}:{name}"]
     subprocess.run(argv, check=True, capture_output=True)
     if transport == "oci":
         subprocess.run(["tar", "-C", str(target), "-cf", f"{target}.tar", "."], check=True)
@@ -415,7 +409,7 @@ def test_what_skopeo_writes_is_loaded_and_is_the_same_image(store: ImageStore, f
 
 def test_what_umoci_writes_is_loaded(store: ImageStore, folder: Path) -> None:
     layout, bundle = folder / "layout", folder / "bundle"
-    umoci = tool("umoci")
+    umoci = peers.binary("umoci")
     for argv in (
         [umoci, "init", "--layout", str(layout)],
         [umoci, "new", "--image", f"{layout}:made:1"],
@@ -435,7 +429,7 @@ def test_what_umoci_writes_is_loaded(store: ImageStore, folder: Path) -> None:
 def test_skopeo_copies_out_of_our_content_store(store: ImageStore, folder: Path) -> None:
     archive.load(iter([t.docker_archive(COMPARED)]), store)
     source = f"oci:{store.content.root}:docker.io/library/test:1"
-    argv = [tool("skopeo"), "--insecure-policy", "copy", source, f"dir:{folder}/copied"]
+    argv = [peers.binary("skopeo"), "--insecure-policy", "copy", source, f"dir:{folder}/copied"]
     subprocess.run(argv, check=True, capture_output=True)
     manifest = json.loads((folder / "copied/manifest.json").read_text())
     for layer in manifest["layers"]:

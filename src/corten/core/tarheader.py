@@ -92,6 +92,9 @@ FLAG_GNU_SPARSE = b"S"
 
 def number(field: bytes) -> int:
     """A numeric field: octal text, or GNU's base 256 when the top bit is set."""
+    usual = field.rstrip(b"\0 ")
+    if usual.isdigit() and b"8" not in usual and b"9" not in usual:
+        return int(usual, 8)
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
