@@ -57,7 +57,7 @@ def begin(b: Builder, context: InitContext | ExecContext) -> None:
         else:
             b.add(JoinCgroup(f"{path}/tasks"))
     if context.cgroup_v2_dir:
-        if isinstance(context, ExecContext) and not context.clone_into_cgroup:
+        if _joins_by_write(b, context):
             b.add(Open(b.opened(CGROUP), f"{context.cgroup_v2_dir}/cgroup.procs", O_WRONLY))
         else:
             b.add(OpenTree(b.opened(CGROUP), context.cgroup_v2_dir, 0, "nothing"))
@@ -154,6 +154,17 @@ def loopback_up(b: Builder, flags: int) -> None:
 def id_map(mappings: tuple[IdMapping, ...]) -> str:
     """Lines of uid_map or gid_map (user_namespaces(7))."""
     return "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in mappings)
+
+
+def _joins_by_write(b: Builder, context: InitContext | ExecContext) -> bool:
+    """The child writes to `cgroup.procs`: in the second plan of an exec, and where a user namespace is joined.
+
+    clone3 asks for the rights of who calls, and the root of a user namespace has none over the host's cgroups; a
+    write asks for those of who opened the file.
+    """
+    if isinstance(context, ExecContext):
+        return not context.clone_into_cgroup or b.config.linux.namespace("user") is not None
+    return bool(b.joined_flags() & CLONE_NEWUSER)
 
 
 def _clone_cgroup(b: Builder) -> str:

@@ -1,0 +1,208 @@
+"""Mounts, links as targets and the root itself, as the launcher makes them; and the sentences when it cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.launching import Machine, mount
+from support.newmount import detached_overlay
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+class TestSentences:
+    """A failed step names what it was about."""
+
+    def test_missing_source(self, machine: Machine) -> None:
+        document = machine.config("true")
+        document["mounts"].append(mount("/data", "bind", "/no/such/source", "rbind"))
+        done = machine.run(document)
+        at = done.failure.rpartition(" (step ")
+        assert at[0] == "mount /no/such/source on /data: no such file or directory"
+        assert at[2] == f"{done.steps[-1] + 1} of {len(done.plan.ops)})"
+        assert done.pid == 0, "the launcher itself failed: there was no child"
+
+    def test_bad_option_comes_with_the_kernels_words(self, machine: Machine) -> None:
+        document = machine.config("true")
+        document["mounts"].append(mount("/data", "tmpfs", "tmpfs", "colour=red"))
+        assert "invalid argument: tmpfs: Unknown parameter 'colour'" in machine.run(document).failure
+
+    def test_file_in_the_way_of_a_directory(self, machine: Machine) -> None:
+        document = machine.config("true")
+        document["mounts"].append(mount("/etc/passwd/x", "tmpfs", "tmpfs"))
+        assert machine.run(document).failure.startswith("mount tmpfs on /etc/passwd/x: not a directory (step ")
+
+    def test_limit_that_cannot_be_raised(self, machine: Machine) -> None:
+        if machine.facts.can_raise_rlimits:
+            pytest.skip("limits can be raised here")
+        limits = [{"type": "RLIMIT_NOFILE", "soft": 1 << 20, "hard": 1 << 20}]
+        text = "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
+        assert machine.sh("true", rlimits=limits).failure == text
+
+    def test_failed_child_leaves_nothing(self, machine: Machine) -> None:
+        document = machine.config("true")
+        document["mounts"].append(mount("/data", "no-such-fs", "x"))
+        done = machine.run(document)
+        assert done.failure.startswith("fsmount no-such-fs")
+        assert done.status == 1
+        assert (Path(machine.cgroup_paths["pids"]) / "tasks").read_text() == ""
+
+
+class TestMounts:
+    """Binds, tmpfs, links as targets."""
+
+    def bound(self, machine: Machine, script: str, *mounts: dict[str, Any]) -> Any:
+        document = machine.config("sh", "-c", script)
+        document["mounts"] += mounts
+        return machine.run(document)
+
+    def test_bind_of_a_directory_and_of_a_file(self, machine: Machine, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("content")
+        done = self.bound(
+            machine,
+            "cat /deep/new/dir/file /etc/as-file; echo x > /deep/new/dir/file; echo y > /etc/as-file",
+            mount("/deep/new/dir", "bind", str(tmp_path), "rbind", "ro"),
+            mount("/etc/as-file", "bind", str(tmp_path / "file"), "rbind"),
+        )
+        assert done.out == "contentcontent"
+        assert done.err.count("Read-only file system") == 1
+        assert (tmp_path / "file").read_text() == "y\n"
+
+    def test_bind_of_the_hosts_root_does_not_show_the_containers(self, machine: Machine) -> None:
+        done = self.bound(machine, "ls -A /host", mount("/host", "bind", "/", "rbind"))
+        assert set(os.listdir("/")) <= set(done.lines)
+
+    def test_recursive_readonly_holds_below(self, machine: Machine) -> None:
+        done = self.bound(
+            machine,
+            "touch /all/dev/shm/x; touch /one/dev/shm/corten-x && rm /one/dev/shm/corten-x && echo writable",
+            mount("/all", "bind", "/", "rbind", "rro"),
+            mount("/one", "bind", "/", "rbind", "ro"),
+        )
+        assert "Read-only file system" in done.err
+        assert done.out == "writable\n"
+
+    def test_tmpfs_looks_like_the_directory_that_it_covers(self, machine: Machine) -> None:
+        done = self.bound(
+            machine,
+            "stat -c %a /root /tmp /fresh /given",
+            mount("/root", "tmpfs", "tmpfs", "size=1m"),
+            mount("/tmp", "tmpfs", "tmpfs"),
+            mount("/fresh", "tmpfs", "tmpfs"),
+            mount("/given", "tmpfs", "tmpfs", "mode=710"),
+        )
+        assert done.lines == ["700", "1777", "1777", "710"]
+
+    def test_readonly_tmpfs(self, machine: Machine) -> None:
+        done = self.bound(machine, "touch /ro/x; grep ' /ro ' /proc/mounts", mount("/ro", "tmpfs", "tmpfs", "ro"))
+        assert "Read-only file system" in done.err
+        assert " tmpfs ro," in done.out
+
+    @pytest.mark.parametrize("target", ["/etc", "../../../../etc", "/proc/self/root/etc"])
+    def test_link_as_target_stays_in_the_root(self, machine: Machine, tmp_path: Path, target: str) -> None:
+        (tmp_path / "mark").write_text("")
+        link = machine.rootfs / "link"
+        link.symlink_to(target)
+        try:
+            done = self.bound(machine, "ls /etc", mount("/link", "bind", str(tmp_path), "bind"))
+        finally:
+            link.unlink()
+        assert not Path("/etc/mark").exists()
+        if "/proc/" in target:
+            assert done.failure.endswith("(step " + done.failure.rpartition("(step ")[2])
+            assert "too many levels of symbolic links" in done.failure
+        else:
+            assert done.out == "mark\n"
+
+    def test_link_to_nowhere_is_made_inside(self, machine: Machine, tmp_path: Path) -> None:
+        (tmp_path / "mark").write_text("")
+        link = machine.rootfs / "dangling"
+        link.symlink_to("/corten-not/there")
+        try:
+            entry = mount("/dangling/below", "bind", str(tmp_path), "bind")
+            done = self.bound(machine, "ls /corten-not/there/below", entry)
+        finally:
+            link.unlink()
+        assert done.out == "mark\n"
+        assert not Path("/corten-not").exists()
+
+    @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+    def test_link_in_place_of_a_kernel_directory_is_refused(self, machine: Machine, name: str) -> None:
+        """CVE-2019-19921, 2026-41579."""
+        real = machine.rootfs / name
+        real.rename(machine.rootfs / "moved")
+        real.symlink_to("/tmp")
+        try:
+            failure = machine.sh("true").failure
+        finally:
+            real.unlink()
+            (machine.rootfs / "moved").rename(real)
+        assert f"on /{name}: too many levels of symbolic links" in failure
+
+    def test_null_device_of_the_image_is_not_used_for_masks(self, machine: Machine) -> None:
+        """CVE-2025-31133: what is bound over a masked file is the host's device, checked by number."""
+        document = machine.config("sh", "-c", "wc -c < /proc/keys; readlink /dev/null")
+        document["mounts"] = [entry for entry in document["mounts"] if entry["destination"] not in ("/dev",)]
+        document["mounts"] = [entry for entry in document["mounts"] if not entry["destination"].startswith("/dev/")]
+        link = machine.rootfs / "dev/null"
+        link.symlink_to("/proc/kcore")
+        try:
+            done = machine.run(document)
+        finally:
+            for path in (machine.rootfs / "dev").iterdir():
+                path.unlink()
+        assert done.lines == ["0", "/proc/kcore"]
+
+    def test_propagation_is_what_was_asked_for(self, machine: Machine, tmp_path: Path) -> None:
+        done = self.bound(
+            machine,
+            "cat /proc/self/mountinfo",
+            mount("/a", "bind", str(tmp_path), "rbind", "rshared"),
+            mount("/b", "bind", str(tmp_path), "rbind", "rprivate"),
+        )
+        rows = {line.split()[4]: line.split()[6] for line in done.lines}
+        assert rows["/a"].startswith("shared:")
+        assert rows["/b"] == "-"
+
+
+class TestRoot:
+    """Where the root comes from."""
+
+    def test_detached_mount_of_the_spawner(self, machine: Machine, tmp_path: Path) -> None:
+        with detached_overlay(machine.rootfs, tmp_path) as fd:
+            plan = machine.plan(machine.config("sh", "-c", "echo x > /written; stat -f -c %T /"), rootfs_fd=True)
+            done = machine.spawn(plan, {"rootfs": fd}).finish()
+        assert done.failure == ""
+        assert done.status == 0
+        assert (tmp_path / "upper/written").read_text() == "x\n"
+        assert not (machine.rootfs / "written").exists()
+
+    def test_without_pivot(self, machine: Machine) -> None:
+        assert machine.run(machine.config("cat", "/etc/passwd"), no_pivot=True).out.startswith("root:")
+
+    def test_shared_root_propagates_to_nobody_outside(self, machine: Machine) -> None:
+        document = machine.config("sh", "-c", "grep ' / / ' /proc/self/mountinfo || cat /proc/self/mountinfo")
+        document["linux"]["rootfsPropagation"] = "rshared"
+        assert " shared:" in machine.run(document).out
+
+    def test_user_namespace_has_ids_and_devices_of_its_own(self, machine: Machine) -> None:
+        maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        script = "id -u; cat /proc/self/uid_map; echo > /dev/null; stat -c %U /proc/1/status"
+        document = machine.config("sh", "-c", script)
+        document["linux"]["namespaces"].append({"type": "user"})
+        document["linux"].update(uidMappings=maps, gidMappings=maps)
+        done = machine.run(document)
+        assert done.failure == ""
+        assert done.lines[0] == "0"
+        assert done.lines[1].split() == ["0", "100000", "65536"]
+        assert done.lines[2] == "root"
