@@ -153,9 +153,15 @@ class ContentStore:
         return sorted(os.listdir(self._ingest))
 
     def write_index(self, manifests: Sequence[Descriptor]) -> None:
-        """Writes index.json: what other tools find in this layout."""
-        index = Index(schema_version=2, manifests=list(manifests), media_type=OCI_INDEX)
-        write_durably(os.path.join(self.root, "index.json"), encode(index))
+        """Writes index.json: what other tools find in this layout.
+
+        Replaced whole, but not synced: the images' tables are the truth, and every start writes it again.
+        """
+        data = encode(Index(schema_version=2, manifests=list(manifests), media_type=OCI_INDEX))
+        temporary = os.path.join(self.root, f".index.json.{secrets.token_hex(4)}")
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.rename(temporary, os.path.join(self.root, "index.json"))
 
     def _path(self, digest: str) -> str:
         algorithm, _, encoded = parse_digest(digest).partition(":")

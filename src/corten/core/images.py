@@ -108,6 +108,8 @@ class ImageStore:
         self._configs: dict[str, ImageConfig] = {}
         self.lock = threading.RLock()
         """Held while images, their blobs and their snapshots are removed, or new ones are made from what is there."""
+        self.leases.end_requests()
+        self._write_index()
 
     # -- lookups
 

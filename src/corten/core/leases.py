@@ -18,7 +18,7 @@ from corten.errors import AlreadyExists, NotFound
 
 CONTENT = "content"
 SNAPSHOT = "snapshot"
-_HOUR_NS = 3600 * 10**9
+_REQUEST = "corten.request"
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -51,8 +51,8 @@ class Leases:
 
     @contextmanager
     def held(self) -> Iterator[Lease]:
-        """A lease for the length of one request; a crash leaves it to its expiry, an hour later."""
-        lease = self.create(expires_ns=time.time_ns() + _HOUR_NS)
+        """A lease for the length of one request; `end_requests` ends those that a crash left."""
+        lease = self.create(labels={_REQUEST: "1"})
         try:
             yield lease
         finally:
@@ -84,6 +84,12 @@ class Leases:
             (kind, time.time_ns()),
         )
         return {row[0] for row in rows}
+
+    def end_requests(self) -> None:
+        """Ends the leases of requests that an earlier process did not finish."""
+        for lease in self.list():
+            if _REQUEST in lease.labels:
+                self.delete(lease.id)
 
     def drop_expired(self) -> None:
         """Forgets leases whose time is over."""
