@@ -62,8 +62,8 @@ u64 get_number(struct cursor *c);
 const char *get_text(struct cursor *c);
 struct bytes get_bytes(struct cursor *c);
 struct list get_list(struct cursor *c);
-/* A NULL-terminated vector of the texts in a list; `first`, if any, comes before them; NULL without memory. */
-const char **get_texts(struct cursor *c, const char *first);
+/* A NULL-terminated vector of the texts in a list and then `last`, which may be NULL; NULL without memory. */
+const char **get_texts(struct cursor *c, const char *last);
 
 /* The descriptor of a slot, or -EBADF. */
 int slot_fd(struct launch *l, u64 slot);

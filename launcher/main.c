@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mman.h>
+#include <linux/prctl.h>
 #include <linux/signal.h>
 #include <asm/stat.h>
 
@@ -103,6 +104,8 @@ static void start(const struct header *header) {
                 sys(rt_sigaction, number, &standard, 0, sizeof(standard.mask));
         /* whoever reads the trace may be gone when we write: that must not end the container */
         sys(rt_sigaction, SIGPIPE, &ignore, 0, sizeof(ignore.mask));
+        /* for ps: until execve the name would be the descriptor's number */
+        sys(prctl, PR_SET_NAME, "corten-launch");
         close_strangers(header);
 }
 

@@ -52,7 +52,7 @@ struct list get_list(struct cursor *c) {
         return list;
 }
 
-const char **get_texts(struct cursor *c, const char *first) {
+const char **get_texts(struct cursor *c, const char *last) {
         u64 count = get_number(c);
 
         if (c->error || count > (u64) (c->end - c->at) / 8)
@@ -63,10 +63,9 @@ const char **get_texts(struct cursor *c, const char *first) {
 
         if (!texts)
                 return texts;
-        if (first)
-                texts[at++] = first;
         while (count--)
                 texts[at++] = get_text(c);
+        texts[at] = last;
         return texts;
 }
 

@@ -18,7 +18,7 @@ Numbers are in the byte order of the machine: a plan never leaves it.
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 from corten.errors import Internal
 from corten.launch.ops import Op, Plan

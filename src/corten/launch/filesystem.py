@@ -8,8 +8,6 @@ Then each is moved to its place, in the order of the configuration.
 
 from __future__ import annotations
 
-from os.path import basename, join, normpath
-
 from corten.launch.builder import NAMESPACE_FLAGS, Builder
 from corten.launch.mountops import (
     DIRECTORY,
@@ -83,11 +81,14 @@ class Entry:
 
     def __init__(self, index: int, mount: Mount, bundle: str) -> None:
         self.mount = mount
-        self.destination = normpath("/" + mount.destination.lstrip("/"))
+        self.destination = clean_path(mount.destination)
         self.options = MountOptions(mount.options, f"config.json.mounts[{index}]")
         self.options.is_bind = self.options.is_bind or mount.type == "bind"
         self.slot = f"mount.{index}"
-        self.source = join(bundle, mount.source) if self.options.is_bind else mount.source or mount.type
+        if self.options.is_bind:
+            self.source = mount.source if mount.source.startswith("/") else f"{bundle}/{mount.source}"
+        else:
+            self.source = mount.source or mount.type
 
     def is_beneath(self, path: str) -> bool:
         """The mount is at `path` or below it."""
@@ -293,7 +294,7 @@ class Filesystem:
             MoveMount(entry.slot, ROOT, entry.destination, DIRECTORY, "tmpfs"),
         )
         for controllers, path in self.context.cgroup_paths.items():
-            name = basename(self.b.facts.cgroup_v1.get(controllers, "")) or controllers.removeprefix("name=")
+            name = self.b.facts.cgroup_v1.get(controllers, "").rpartition("/")[2] or controllers.removeprefix("name=")
             place = f"{entry.destination}/{name}"
             self.b.add(MoveMount(f"{entry.slot}.{controllers}", ROOT, place, DIRECTORY, path))
             if "," in controllers and name == controllers:
@@ -324,3 +325,14 @@ def open_terminal(b: Builder, process: Process) -> None:
         SendFd("console", "pty", b"/dev/ptmx"),
     )
     b.close("console", "pty")
+
+
+def clean_path(path: str) -> str:
+    """An absolute path without `.`, `..` and doubled slashes, for comparing; the kernel resolves links."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)

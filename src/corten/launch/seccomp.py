@@ -11,7 +11,7 @@ profile, the architecture, libseccomp's file and the kernel's version.
 
 from __future__ import annotations
 
-import os
+import posix
 from _blake2 import blake2b
 
 from corten.errors import InvalidArgument
@@ -27,7 +27,7 @@ FLAGS = {
 }
 LIBRARY = "libseccomp.so.2"
 LIBRARY_DIRECTORIES = ("/usr/lib/{0}-linux-gnu", "/lib/{0}-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib")
-O_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+O_FLAGS = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW
 
 
 def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int]:
@@ -37,7 +37,7 @@ def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int]:
     """
     flags = filter_flags(profile)
     trusted = _open_cache(cache_dir)
-    path = os.path.join(cache_dir, cache_key(profile))
+    path = f"{cache_dir}/{cache_key(profile)}"
     filter = _read(path) if trusted else b""
     if not filter:
         from corten.launch.seccomp_compile import compile_profile  # ctypes and libseccomp: on a miss only
@@ -63,7 +63,7 @@ def filter_flags(profile: dict[str, object]) -> int:
 
 def cache_key(profile: dict[str, object]) -> str:
     """What the compiled program depends on, as a file name."""
-    uname = os.uname()
+    uname = posix.uname()
     facts = repr((FORMAT, profile, uname.machine, uname.release, _library_identity(uname.machine)))
     return blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
@@ -71,7 +71,7 @@ def cache_key(profile: dict[str, object]) -> str:
 def _library_identity(machine: str) -> tuple[int, int]:
     for pattern in LIBRARY_DIRECTORIES:
         try:
-            found = os.stat(os.path.join(pattern.format(machine), LIBRARY))
+            found = posix.stat(f"{pattern.format(machine)}/{LIBRARY}")
         except OSError:
             continue
         return found.st_size, found.st_mtime_ns
@@ -81,17 +81,17 @@ def _library_identity(machine: str) -> tuple[int, int]:
 def _open_cache(path: str) -> bool:
     """The directory is there, belongs to us and nobody else can write to it."""
     try:
-        os.mkdir(path, 0o700)
+        posix.mkdir(path, 0o700)
     except FileExistsError:
-        found = os.lstat(path)
-        return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == os.geteuid()
+        found = posix.lstat(path)
+        return (found.st_mode & 0o170077) == 0o040000 and found.st_uid == posix.geteuid()
     return True
 
 
 def _read(path: str) -> bytes:
     """The cached program, b'' where there is none."""
     try:
-        fd = os.open(path, O_FLAGS)
+        fd = posix.open(path, O_FLAGS)
     except FileNotFoundError:
         return b""
     with open(fd, "rb", buffering=0) as file:
@@ -100,7 +100,7 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, data: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}"
+    temporary = f"{path}.{posix.getpid()}"
     with open(temporary, "xb", buffering=0) as file:
         file.write(data)
-    os.rename(temporary, path)
+    posix.rename(temporary, path)

@@ -20,8 +20,8 @@ The trace pipe carries records of 16 bytes: u32 op index, u32 kind, u64 value.
 from __future__ import annotations
 
 import fcntl
-import os
-from struct import Struct
+import posix
+from _struct import Struct
 
 from corten.errors import Internal
 from corten.launch.encode import encode
@@ -152,16 +152,16 @@ class Launch:
 
     def events(self) -> list[Event]:
         """Blocks for the next events; `Done` once at the end."""
-        return self.reader.feed(os.read(self.trace_fd, 65536))
+        return self.reader.feed(posix.read(self.trace_fd, 65536))
 
     def reap_launcher(self) -> int:
         """Wait for the launcher itself, which ends right after `Started` or `Failed`; its wait status."""
-        return os.waitpid(self.launcher_pid, 0)[1]
+        return posix.waitpid(self.launcher_pid, 0)[1]
 
     def close(self) -> None:
         """Close the trace pipe; a second call does nothing."""
         if self.trace_fd >= 0:
-            os.close(self.trace_fd)
+            posix.close(self.trace_fd)
             self.trace_fd = -1
 
     def detach(self) -> int:
@@ -185,18 +185,20 @@ def sentence(plan: Plan, index: int, errno: int, detail: int = 0, text: str = ""
 
 def errno_text(errno: int) -> str:
     """The C library's text for an errno, with a small first letter."""
-    text = os.strerror(errno)
+    text = posix.strerror(errno)
     return text[:1].lower() + text[1:]
 
 
 def launcher_path() -> str:
     """The built launcher: beside the installed package, else in the checkout's `build`."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    installed = os.path.join(here, "corten-launch")
-    if os.path.exists(installed):
-        return installed
-    repository = os.path.dirname(os.path.dirname(os.path.dirname(here)))
-    return os.path.join(repository, "build", "launcher", "corten-launch")
+    here = __file__.rpartition("/")[0]
+    installed = f"{here}/corten-launch"
+    try:
+        posix.stat(installed)
+    except FileNotFoundError:
+        # src/corten/launch → the repository
+        return f"{here}/../../../build/launcher/corten-launch"
+    return installed
 
 
 class Launcher:
@@ -209,8 +211,8 @@ class Launcher:
             program = file.readall()
         writable = sealed_memfd("corten-launch", program, executable=True)
         # execve refuses a file that anybody holds open for writing (ETXTBSY), and the memfd itself counts
-        self.fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
-        os.close(writable)
+        self.fd = posix.open(f"/proc/self/fd/{writable}", posix.O_RDONLY | posix.O_CLOEXEC)
+        posix.close(writable)
 
     def spawn(
         self,
@@ -227,18 +229,18 @@ class Launcher:
         """
         if transform is not None:
             plan = transform(plan)
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        read_fd, write_fd = posix.pipe2(posix.O_CLOEXEC)
         held = [write_fd]
         try:
             trace_fd = _above_stdio(write_fd, held)
             inputs = {name: _above_stdio(fds[name], held) for name in plan.inputs if name in fds}
             held.append(sealed_memfd("corten-plan", encode(plan, inputs, trace_fd)))
             plan_fd = _above_stdio(held[-1], held)
-            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(_stdio(stdio, held))]
+            actions = [(posix.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(_stdio(stdio, held))]
             kept = (trace_fd, plan_fd, *inputs.values(), *range(3, 3 + plan.preserve_fds))
             # dup2 of a descriptor onto itself clears its close-on-exec flag in the child alone
-            actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in dict.fromkeys(kept)]
-            pid = os.posix_spawn(
+            actions += [(posix.POSIX_SPAWN_DUP2, fd, fd) for fd in dict.fromkeys(kept)]
+            pid = posix.posix_spawn(
                 f"/proc/self/fd/{self.fd}",
                 ["corten-launch", str(plan_fd)],
                 {},
@@ -246,11 +248,11 @@ class Launcher:
                 setsigmask=(),
             )
         except BaseException:
-            os.close(read_fd)
+            posix.close(read_fd)
             raise
         finally:
             for fd in held:
-                os.close(fd)
+                posix.close(fd)
         return Launch(plan, pid, read_fd)
 
 
@@ -258,14 +260,14 @@ def sealed_memfd(name: str, data: bytes, *, executable: bool = False) -> int:
     """A memfd with `data` that nobody can change any more; the caller owns it (memfd_create(2))."""
     flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
     try:
-        fd = os.memfd_create(name, flags | (MFD_EXEC if executable else 0))
+        fd = posix.memfd_create(name, flags | (MFD_EXEC if executable else 0))
     except OSError as error:
         if error.errno != EINVAL:
             raise
-        fd = os.memfd_create(name, flags)  # before Linux 6.3 there is no MFD_EXEC, and every memfd can be executed
+        fd = posix.memfd_create(name, flags)  # before Linux 6.3 there is no MFD_EXEC, and every memfd can be executed
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        view = view[posix.write(fd, view) :]
     fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
     return fd
 

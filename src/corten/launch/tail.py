@@ -7,7 +7,7 @@ seccomp; and nothing between seccomp and execve.
 
 from __future__ import annotations
 
-from os import strerror
+from posix import strerror
 
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.context import SHIM
