@@ -205,9 +205,10 @@ class ImageStore:
 
         Raises NotFound; InvalidArgument for a name that cannot be.
         """
-        image = self.get(ref)
         name = new_tag(repo, tag)
-        self.point(name, image.id)
+        with self.lock:
+            image = self.get(ref)
+            self.point(name, image.id)
         self.publish("tag", image.id, {"name": name.familiar})
         return name
 
@@ -257,9 +258,16 @@ class ImageStore:
 
     def _select(self, condition: str, parameters: Sequence[Any]) -> Sequence[Image]:
         rows = self.database.query(f"SELECT {_COLUMNS} FROM images WHERE {condition}", parameters)
-        return [self._image(row) for row in rows]
+        return [image for row in rows if (image := self._image(row)) is not None]
 
-    def _image(self, row: Sequence[Any]) -> Image:
+    def _image(self, row: Sequence[Any]) -> Image | None:
+        """The image of a row; None when it was removed since the row was read."""
+        try:
+            config = self._config(row[0])
+        except NotFound:
+            if self.database.query("SELECT 1 FROM images WHERE id = ?", (row[0],)):
+                raise
+            return None
         descriptor = Descriptor(media_type=row[2], digest=row[1], size=row[3])
         return Image(
             id=Digest(row[0]),
@@ -271,7 +279,7 @@ class ImageStore:
             tagged_ns=row[8],
             used_ns=row[9],
             references=self.references(row[0]),
-            config=self._config(row[0]),
+            config=config,
         )
 
     def _config(self, image_id: str) -> ImageConfig:

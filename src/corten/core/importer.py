@@ -68,11 +68,12 @@ def import_rootfs(
             )
             stored = images.content.put(encode(manifest), keep)
             descriptor = Descriptor(OCI_MANIFEST, stored.digest, stored.size)
-            image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
-            images.publish("import", image.id, {"name": image.id})
-            if reference is not None:
-                images.point(reference, image.id)
-            return images.get(image.id)
+            with images.lock:
+                image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
+                images.publish("import", image.id, {"name": image.id})
+                if reference is not None:
+                    images.point(reference, image.id)
+                return images.get(image.id)
     finally:
         gc.drop_blobs(images, ingested)
 

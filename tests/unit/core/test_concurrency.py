@@ -1,0 +1,78 @@
+"""Requests that meet: loads of the same layers, removals and collections in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from corten.core import archive, gc
+from corten.core.images import ImageStore
+from corten.core.rmi import remove_image
+from corten.errors import CortenError, NotFound
+from support import tarballs as t
+
+LAYERS = [t.archive(t.directory(b"d"), t.entry(b"d/%d" % n, data=b"x" * 3000 * n)) for n in range(1, 5)]
+ROUNDS = 60
+
+
+def together(*jobs: Callable[[], None]) -> list[BaseException]:
+    """Runs jobs in threads; what they raised."""
+    raised: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except (CortenError, OSError, LookupError, AssertionError) as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_the_same_image_from_several_clients_at_once(store: ImageStore) -> None:
+    data = t.docker_archive(LAYERS)
+    assert together(*[lambda: archive.load([data], store)] * 4) == []
+    assert len(store.list()) == 1
+    assert len(store.overlay.all()) == len(store.overlay.directories()) == len(LAYERS)
+    assert store.leases.list() == []
+
+
+def test_loads_removals_and_collections_leave_an_orderly_store(store: ImageStore) -> None:
+    images = {f"test:{n}": t.docker_archive(LAYERS[:n], (f"test:{n}",)) for n in range(1, 5)}
+
+    def load() -> None:
+        for data in list(images.values()) * (ROUNDS // 4):
+            (loaded,) = archive.load([data], store)
+            assert loaded.reference is not None
+
+    def remove() -> None:
+        for name in list(images) * ROUNDS:
+            try:
+                remove_image(store, name, [])
+            except NotFound:
+                continue
+
+    def collect() -> None:
+        for _ in range(ROUNDS):
+            gc.collect(store)
+
+    def tag() -> None:
+        for name in list(images) * ROUNDS:
+            try:
+                store.tag(name, "again", "1")
+            except NotFound:
+                continue
+
+    assert together(load, load, remove, collect, tag) == []
+    for image in store.list():
+        assert all(store.overlay.exists(chain_id) for chain_id in image.chain_ids)
+        assert all(store.content.has(digest) for digest in store.layer_blobs(image))
+    for name in [name for image in store.list() for name in image.repo_tags]:
+        remove_image(store, name, [], force=True)
+    gc.collect(store)
+    assert not [*store.list(), *store.overlay.all(), *store.content.blobs(), *store.leases.list()]
+    assert not [*store.overlay.directories(), *store.overlay.staged_directories()]
