@@ -12,14 +12,14 @@ from corten.errors import CortenError, NotFound
 from support import tarballs as t
 
 LAYERS = [t.archive(t.directory(b"d"), t.entry(b"d/%d" % n, data=b"x" * 3000 * n)) for n in range(1, 5)]
-ROUNDS = 60
+ROUNDS = 16
 
 
-def together(*jobs: Callable[[], None]) -> list[BaseException]:
+def together(*jobs: Callable[[], object]) -> list[BaseException]:
     """Runs jobs in threads; what they raised."""
     raised: list[BaseException] = []
 
-    def run(job: Callable[[], None]) -> None:
+    def run(job: Callable[[], object]) -> None:
         try:
             job()
         except (CortenError, OSError, LookupError, AssertionError) as error:
