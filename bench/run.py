@@ -28,6 +28,9 @@ from support.dockerd import DockerClient, Dockerd  # noqa: E402
 from support.engine import CortenEngine  # noqa: E402
 
 
+LAUNCHER = paths.REPOSITORY / "build" / "launcher" / "corten-launch"
+
+
 def main() -> int:
     """Runs the chosen parts and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,8 +93,7 @@ def _report(rows: list[Row]) -> str:
         if name in {"runc", "crun", "dockerd-20.10"}
     ]
     programs += [
-        f"- {path.name}, sha256 {digest(path)}"
-        for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", paths.REPOSITORY / "build" / "launcher" / "corten-launch")
+        f"- {path.name}, sha256 {digest(path)}" for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", LAUNCHER)
     ]
     now = datetime.datetime.now(datetime.UTC)
     return "\n".join(

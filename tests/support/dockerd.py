@@ -83,7 +83,14 @@ class Dockerd(DockerClient):
     namespace first.
     """
 
-    def __init__(self, version: str = "26.1", *, runtimes: dict[str, Path] | None = None, args: Sequence[str] = (), prepare: str = "true") -> None:  # fmt: skip
+    def __init__(
+        self,
+        version: str = "26.1",
+        *,
+        runtimes: dict[str, Path] | None = None,
+        args: Sequence[str] = (),
+        prepare: str = "true",
+    ) -> None:
         self.version = version
         self._prepare = prepare
         self.folder = paths.scratch("dockerd")

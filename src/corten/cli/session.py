@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 
@@ -42,6 +41,8 @@ class Session:
 
     def _start_engine(self) -> None:
         """Starts `cortend` beside this program, detached, logging to /var/log, and waits until it answers."""
+        import subprocess
+
         program = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "cortend")
         log = "/var/log/cortend.log"
         print(f"corten: no engine answers at {self.host}: starting {program} (log: {log})", file=sys.stderr)
