@@ -27,7 +27,7 @@ def executed(side: Side) -> Json:
 @check("exec -e", Body("Env", CREATE))
 def exec_environment(side: Side) -> Json:
     sleeper(side, "-e", "A=container", "-e", "B=container")
-    return side.docker("exec", "-e", "A=exec", "box", "env")
+    return side.docker("exec", "-e", "A=exec", "box", "sh", "-c", "env | sort")
 
 
 @check("exec -w", Body("WorkingDir", CREATE))
@@ -69,7 +69,7 @@ def exec_terminal(side: Side) -> Json:
 @check("exec -d", Body("Detach", START))
 def exec_detached(side: Side) -> Json:
     sleeper(side)
-    answer = side.api("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "sleep 0.3; touch /x"]})
+    answer = side.api("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "sleep 0.3; touch /x"], "AttachStdout": True})
     began = time.monotonic()
     started = side.api("POST", f"/exec/{answer['body']['Id']}/start", {"Detach": True})
     quick = time.monotonic() - began < 0.3
@@ -131,7 +131,10 @@ def exec_inspected(side: Side) -> Json:
 def exec_twice(side: Side) -> Json:
     sleeper(side)
     identity = side.api("POST", "/containers/box/exec", {"Cmd": ["true"]})["body"]["Id"]
-    return [side.api("POST", f"/exec/{identity}/start", {"Detach": True}) for _ in range(2)]
+    first = side.api("POST", f"/exec/{identity}/start", {"Detach": True})
+    side.until(lambda: side.api("GET", f"/exec/{identity}/json")["body"]["Running"] is False)
+    side.until(lambda: side.api("GET", f"/exec/{identity}/json")["body"]["ExitCode"] is not None)
+    return [first, side.api("POST", f"/exec/{identity}/start", {"Detach": True})]
 
 
 @check("exec start with ConsoleSize", Body("ConsoleSize", START))

@@ -221,7 +221,7 @@ def waited_for_nonsense(side: Side) -> Json:
 
 @check("attach", Act("/containers/*/attach", status="500 Internal Server Error"))
 def attached(side: Side) -> Json:
-    side.docker("run", "-di", "--name", "box", IMAGE, "sh", "-c", "cat; exit 6")
+    side.docker("run", "-di", "--name", "box", IMAGE, "sh", "-c", "head -n 1; exit 6")
     return side.docker("attach", "box", stdin="through\n")
 
 

@@ -98,7 +98,9 @@ def listed_some(side: Side) -> Json:
 
 @check("ps -l", Query("limit", LIST))
 def listed_latest(side: Side) -> Json:
-    return ps(side, "-l")
+    side.docker("create", "--name", "older", IMAGE)
+    side.docker("create", "--name", "newer", IMAGE)
+    return side.docker("ps", "-l", "--format", "{{.Names}} {{.State}}")
 
 
 @check("ps -s", Query("size", LIST))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from contextlib import closing
 from typing import Any
 
@@ -19,7 +20,7 @@ Json = Any
 @check("docker-py: containers.run", Body("Env"))
 def py_run(side: Side) -> Json:
     with closing(side.py()) as client:
-        output = client.containers.run(IMAGE, ["sh", "-c", "echo $A; echo err >&2"], environment={"A": "b"}, stderr=True)
+        output = client.containers.run(IMAGE, ["sh", "-c", "echo $A; sleep 0.1; echo err >&2"], environment={"A": "b"}, stderr=True)
         return output.decode()
 
 
@@ -68,13 +69,12 @@ def py_attach(side: Side) -> Json:
         container.start()
         raw = stream._sock  # the only way to the socket that docker-py has
         raw.settimeout(3)
-        raw.sendall(b"spoken\n")
-        try:
-            data = b"".join(iter(lambda: raw.recv(1000), b""))
-        except TimeoutError:
-            data = b"nothing came"
-        stream.close()
-        return list(data)
+        with closing(stream), closing(raw):
+            raw.sendall(b"spoken\n")
+            try:
+                return list(b"".join(iter(lambda: raw.recv(1000), b"")))
+            except TimeoutError:
+                return "nothing came"
 
 
 @check("docker-py: networks of a container", Body("HostConfig.NetworkMode"))
@@ -107,15 +107,15 @@ def py_images(side: Side) -> Json:
         return [tagged, sorted(tag for image in client.images.list() for tag in image.tags)]
 
 
-@check("docker-py: events", Query("since", "/events"))
+@check("docker-py: events", Query("filters.event", "/events"))
 def py_events(side: Side) -> Json:
-    """Without the moment from which on, nothing of the past is told."""
     with closing(side.py()) as client:
-        began = int(json.loads(json.dumps(client.info()["SystemTime"][17:19]))) and 1
-        client.containers.run(IMAGE, "true", name="box")
-        until = client.info()["SystemTime"]
-        stream = client.events(since=began, until=until, filters={"container": "box"}, decode=True)
-        return [event["Action"] for event in stream][:5]
+        began = int(time.time())
+        for name in ("first", "box"):
+            client.containers.run(IMAGE, "true", name=name)
+        filters = {"container": "box", "event": ["start", "die"]}
+        stream = client.events(since=began, until=int(time.time()) + 1, filters=filters, decode=True)
+        return [[event["Action"], event["Actor"]["Attributes"]["name"]] for event in stream]
 
 
 @check("docker-py: put an end, stats once", Act("/containers/*/stats", "GET", "500 Internal Server Error"))
@@ -133,17 +133,24 @@ def py_stats(side: Side) -> Json:
 
 
 def hijack(side: Side, target: str, body: Json, first: bytes, *, upgrade: bool, shut: bool = True) -> Json:
-    """A request and its first input in one segment, then a half-close; status line, kind of stream, bytes."""
+    """A request; after the answer's head, input and a half-close; status line, kind of stream, bytes.
+
+    The input does not come in the request's segment: dockerd loses it then, at exec start.
+    """
     data = b"" if body is None else json.dumps(body).encode()
     lines = [f"POST /v{API}{target} HTTP/1.1", "Host: d", f"Content-Length: {len(data)}", "Content-Type: application/json"]
     lines += ["Connection: Upgrade", "Upgrade: tcp"] if upgrade else []
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(side.socket))
-        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data + first)
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        answer = b""
+        while b"\r\n\r\n" not in answer and (more := connection.recv(65536)):
+            answer += more
+        connection.sendall(first)
         if shut:
             connection.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer += b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, rest = answer.partition(b"\r\n\r\n")
     headers = [line for line in head.decode().split("\r\n")[1:] if line.lower().startswith(("content-type", "upgrade"))]
     return [head.decode().split("\r\n")[0], sorted(headers), list(rest)]
@@ -158,7 +165,7 @@ def listener(side: Side, *options: str) -> None:
     side.docker("run", "-di", "--name", "box", *options, IMAGE, "sh", "-c", script)
 
 
-@check("attach, input in the same segment, half-close at once", Body("OpenStdin"))
+@check("attach, input and half-close at once", Body("OpenStdin"))
 def attach_at_once(side: Side) -> Json:
     listener(side)
     return hijack(side, ATTACH, None, b"one\ntwo\n", upgrade=True)
@@ -170,7 +177,7 @@ def attach_without_upgrade(side: Side) -> Json:
     return hijack(side, ATTACH, None, b"one\n", upgrade=False)
 
 
-@check("exec start, input in the same segment", Body("AttachStdin", "/containers/*/exec"))
+@check("exec start, input and half-close at once", Body("AttachStdin", "/containers/*/exec"))
 def exec_at_once(side: Side) -> Json:
     sleeper(side)
     body = {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True}

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ class Engine(Protocol):
 class UnixConnection(http.client.HTTPConnection):
     """HTTP on a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("docker", timeout=60)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
         self._path = str(path)
 
     def connect(self) -> None:
@@ -68,6 +68,7 @@ class Side:
     socket: Path
     folder: Path  # the engine's; files that a check wants to mount go below `shared`
     enter: tuple[str, ...]  # what to put before an argv that is to run in the engine's network
+    patience: float = 40  # seconds that one call may take
 
     @property
     def shared(self) -> Path:
@@ -76,7 +77,7 @@ class Side:
         path.mkdir(exist_ok=True)
         return path
 
-    def docker(self, *args: str, stdin: str | None = None, timeout: float = 40, env: Mapping[str, str] = {}) -> Json:  # noqa: B006  # read only
+    def docker(self, *args: str, stdin: str | None = None) -> Json:
         """Runs the docker CLI: {"status", "stdout", "stderr"}."""
         done = subprocess.run(
             [str(peers.docker_cli()), "-H", f"unix://{self.socket}", *args],
@@ -86,17 +87,10 @@ class Side:
             text=True,
             errors="replace",
             check=False,
-            timeout=timeout,
-            env=client_environment() | {"DOCKER_API_VERSION": API} | dict(env),
+            timeout=self.patience,
+            env=client_environment() | {"DOCKER_API_VERSION": API},
         )
         return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
-
-    def popen(self, *args: str) -> subprocess.Popen[str]:
-        """Starts the docker CLI with pipes on all three; the check ends it."""
-        pipe = subprocess.PIPE
-        environment = client_environment() | {"DOCKER_API_VERSION": API}
-        argv = [str(peers.docker_cli()), "-H", f"unix://{self.socket}", *args]
-        return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
 
     def api(self, method: str, path: str, body: Json = None, **query: str) -> Json:
         """One request: {"status", "body"}; the body parsed when it is JSON."""
@@ -107,7 +101,7 @@ class Side:
         self, method: str, path: str, body: bytes | None = None, kind: str = "application/json", **query: str
     ) -> tuple[int, dict[str, str], bytes]:
         """One request: status, headers, bytes."""
-        connection = UnixConnection(self.socket)
+        connection = UnixConnection(self.socket, self.patience)
         try:
             target = f"/v{API}{path}" + (f"?{urlencode(query)}" if query else "")
             connection.request(method, target, body, {"Content-Type": kind} if body is not None else {})
@@ -145,7 +139,7 @@ class Side:
 
     def py(self) -> DockerPy:
         """A docker-py client; the check closes it (with contextlib.closing)."""
-        return DockerPy(base_url=f"unix://{self.socket}", version=API, timeout=60)
+        return DockerPy(base_url=f"unix://{self.socket}", version=API, timeout=int(self.patience))
 
     def clear(self) -> None:
         """Removes every container, and every image but the one that all checks use, which is loaded when it is gone."""

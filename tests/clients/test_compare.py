@@ -75,7 +75,7 @@ def test_a_check_fails_when_its_option_is_taken_out(
     corten.clear()
     with StripDoor(corten.socket, check.without) as door:
         try:
-            stripped = check.see(Side(door.socket, corten.folder, corten.enter))
+            stripped = check.see(Side(door.socket, corten.folder, corten.enter, patience=12))
         except FAILS as error:
             stripped = repr(error)  # a check that cannot go on fails as well
     if not door.hits:

@@ -168,9 +168,11 @@ class StripDoor:
             chunked = request.header("transfer-encoding").lower() == "chunked"
             if not chunked and (length := int(request.header("content-length") or 0)):
                 request.body = stream.read(length)
-            if not chunked and strip(request, self.rule):
+            if strip(request, self.rule):
                 self.hits += 1
                 if isinstance(self.rule, Act):
+                    if chunked:
+                        copy_chunks(stream.readline, stream.read, None)
                     client.sendall(f"HTTP/1.1 {self.rule.status}\r\nContent-Length: 0\r\n\r\n".encode())
                     continue
             server.sendall(request.encode())
@@ -219,12 +221,14 @@ def read_head(readline: Callable[[], bytes]) -> Request | None:
     return Request(method, target, headers)
 
 
-def copy_chunks(readline: Callable[[], bytes], read: Callable[[int], bytes], server: socket.socket) -> None:
-    """Passes on a chunked body, chunk by chunk (RFC 9112 §7.1)."""
+def copy_chunks(readline: Callable[[], bytes], read: Callable[[int], bytes], server: socket.socket | None) -> None:
+    """Passes on a chunked body, chunk by chunk (RFC 9112 §7.1); without a server it is only read."""
     while True:
         line = readline()
         size = int(line.split(b";")[0], 16)
-        server.sendall(line + read(size + 2))
+        chunk = line + read(size + 2)
+        if server is not None:
+            server.sendall(chunk)
         if size == 0:
             return
 
