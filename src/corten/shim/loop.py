@@ -55,6 +55,8 @@ class Timer:
 class Loop:
     """Level-triggered; handlers get the epoll event mask, and their errors pass through `turn`."""
 
+    __slots__ = ("_epoll", "_handlers", "_masks", "_order", "_timers")
+
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}

@@ -12,9 +12,8 @@ import socket
 import struct
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from corten import errors
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.shim import protocol
 from corten.shim.backend import Steps
@@ -27,8 +26,21 @@ _MAX_QUEUED = 1024  # answers and events for one peer
 _MAX_REQUESTS = 16  # of one peer in one round
 _SO_PEERCRED_BYTES = struct.calcsize("3i")
 
-Now = Callable[[Request], Message]
-InOrder = Callable[[Request], Steps[Message]]
+
+class Answerer(Protocol):
+    """Who knows the requests."""
+
+    def is_in_order(self, op: str) -> bool:
+        """Whether requests of this name run one after the other."""
+
+    def answer(self, request: Request) -> Message:
+        """The value of `ok`, at once."""
+
+    def answer_in_order(self, request: Request) -> Steps[Message]:
+        """The value of `ok`, when its turn has come."""
+
+    def last_peer_left(self) -> None:
+        """Nobody is connected any more."""
 
 
 class Connection:
@@ -111,13 +123,13 @@ class Connection:
 
 
 class Server:
-    """Dispatches requests to two tables: `now` and `in_order`."""
+    """Reads requests and sends what the `Answerer` makes of them."""
 
-    def __init__(self, loop: Loop, *, on_last_disconnect: Callable[[], None]) -> None:
+    __slots__ = ("_answerer", "_busy", "_connections", "_listener", "_loop", "_waiting")
+
+    def __init__(self, loop: Loop, answerer: Answerer) -> None:
         self._loop = loop
-        self._on_last_disconnect = on_last_disconnect
-        self._now: Mapping[str, Now] = {}
-        self._in_order: Mapping[str, InOrder] = {}
+        self._answerer = answerer
         self._connections: list[Connection] = []
         self._listener: socket.socket | None = None
         self._waiting: deque[tuple[Connection, Request]] = deque()
@@ -128,11 +140,11 @@ class Server:
         """Whether a request that changes the container is under way."""
         return self._busy
 
-    def serve(self, directory: str, *, now: Mapping[str, Now], in_order: Mapping[str, InOrder]) -> None:
-        """Listen in `directory`.  The socket's file appears when the shim can be connected to."""
-        self._now, self._in_order = now, in_order
+    def listen(self, directory: str) -> int:
+        """Listen in `directory`; the inode of the socket's file, which appears when the shim can be connected to."""
         self._listener = protocol.bind_listener(directory)
-        self._loop.add(self._listener.fileno(), READ, lambda events: self._accept())
+        self._loop.add(self._listener.fileno(), READ, self._accept)
+        return os.stat(f"{directory}/{protocol.SOCKET_NAME}").st_ino
 
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection that exists already."""
@@ -155,7 +167,7 @@ class Server:
     def disconnected(self, connection: Connection) -> None:
         self._connections.remove(connection)
         if not self._connections:
-            self._on_last_disconnect()
+            self._answerer.last_peer_left()
 
     def handle(self, connection: Connection, body: bytes, fds: list[int]) -> None:
         """One message of a peer; every failure becomes one answer."""
@@ -171,7 +183,7 @@ class Server:
             protocol.close_all(fds)
             connection.send({"seq": message.get("seq"), "error": protocol.failure(error)})
             return
-        if request.op in self._in_order:
+        if self._answerer.is_in_order(request.op):
             self._waiting.append((connection, request))
             self._next()
         else:
@@ -179,7 +191,7 @@ class Server:
 
     def _answer_now(self, connection: Connection, request: Request) -> None:
         try:
-            answer: Message = {"ok": self._now.get(request.op, _unknown)(request)}
+            answer: Message = {"ok": self._answerer.answer(request)}
         except Exception as error:  # the shim's outermost loop: no request may end it
             answer = {"error": failure(error)}
         finally:
@@ -193,7 +205,7 @@ class Server:
 
     def _run(self, connection: Connection, request: Request) -> Steps[None]:
         try:
-            answer: Message = {"ok": (yield from self._in_order[request.op](request))}
+            answer: Message = {"ok": (yield from self._answerer.answer_in_order(request))}
         except Exception as error:  # as above
             answer = {"error": failure(error)}
         finally:
@@ -202,7 +214,7 @@ class Server:
         self._busy = False
         self._loop.call_later(0, self._next)
 
-    def _accept(self) -> None:
+    def _accept(self, events: int) -> None:
         if self._listener is None:
             return
         try:
@@ -214,10 +226,6 @@ class Server:
             sock.close()
             return
         self.adopt(sock)
-
-
-def _unknown(request: Request) -> Message:
-    raise errors.NotImplemented(f"unknown op {request.op!r}")
 
 
 def failure(error: Exception) -> Message:

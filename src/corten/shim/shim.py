@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable
 
+from corten import errors
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.runtime import fast
 from corten.runtime.options import BUILT_IN_PIDS_LIMIT
@@ -27,7 +28,7 @@ from corten.shim.orphans import OrphanReaper
 from corten.shim.protocol import NETNS_FD, Message
 from corten.shim.request import Request, attach_options
 from corten.shim.rootfs import RootMount, make_detached
-from corten.shim.server import InOrder, Now, Server
+from corten.shim.server import Server
 from corten.shim.stdio import Log
 from corten.shim.task import TRACE, Task
 from corten.sys import files, prctl
@@ -35,63 +36,73 @@ from corten.sys import files, prctl
 NETNS = "netns"
 LOG_NAME = "shim.log"
 
+BackendMaker = Callable[[], Backend]
+
 
 class Shim:
-    """Owns the task, the held descriptors and the server."""
+    """Owns the task, the held descriptors and the server.
 
-    def __init__(self, directory: str, tenant: str, id: str, host: Host) -> None:
+    Life: `serve` → `run` until `shutdown` was asked, and every attached client has its output.
+    """
+
+    __slots__ = (
+        "_directory", "_held", "_host", "_id", "_loop", "_make_backend", "_rootfs_fd", "_server", "_shutting_down",
+        "_socket_inode", "_task", "_tenant",
+    )  # fmt: skip
+
+    def __init__(
+        self, directory: str, tenant: str, id: str, host: Host, *, make_backend: BackendMaker | None = None
+    ) -> None:
+        """`make_backend` replaces the choice between built-in and external runtime (for the zygote's rehearsal)."""
+        self._make_backend = make_backend
         self._directory = directory
         self._tenant = tenant
         self._id = id
         self._host = host
         self._loop = Loop()
-        self._server = Server(self._loop, on_last_disconnect=self._last_peer_left)
+        self._server = Server(self._loop, self)
         self._task = Task(directory, self._loop, self._server.broadcast)
         self._held: dict[str, int] = {}
         self._rootfs_fd = -1
         self._shutting_down = False
+        self._socket_inode = 0
 
-    def run(self, first: socket.socket) -> None:
-        """Serve until `shutdown`; then go on until the last attached client has its output."""
-        self._server.serve(self._directory, now=self._now_table(), in_order=self._in_order_table())
+    def serve(self, first: socket.socket) -> None:
+        """Listen in the directory, and serve the connection `first`, taken here."""
+        self._socket_inode = self._server.listen(self._directory)
         self._server.adopt(first)
-        while not self._shutting_down or self._task.connections:
-            try:
-                self._loop.turn()
-            except Exception:  # the shim's outermost loop: its container lives no longer than it does
-                traceback.print_exc()
 
-    def _now_table(self) -> Mapping[str, Now]:
-        return {
-            "hello": self._hello,
-            "ping": lambda request: {},
-            "attach": self._attach,
-            "kill": self._kill,
-            "resize": self._resize,
-            "close_stdin": self._close_stdin,
-            "exec_status": lambda request: self._task.process(request.string("exec_id")).to_obj(),
-            "exec_forget": self._exec_forget,
-            "pids": lambda request: {"pids": self._task.pids()},
-            "counters": self._counters,
-            "stats": lambda request: {"stats": self._task.stats()},
-            "trace": self._trace,
-            "hold": self._hold,
-            "release": self._release,
-            "rootfs": self._rootfs,
-        }
+    @property
+    def is_over(self) -> bool:
+        """Whether `shutdown` was asked and nobody waits for output."""
+        return self._shutting_down and not self._task.connections
 
-    def _in_order_table(self) -> Mapping[str, InOrder]:
-        return {
-            "create": self._create,
-            "start": self._start,
-            "exec_start": self._exec_start,
-            "kill_all": self._kill_all,
-            "pause": self._pause,
-            "resume": self._resume,
-            "update": self._update,
-            "delete": self._delete,
-            "shutdown": self._shutdown,
-        }
+    def run(self) -> None:
+        """Turn the loop until the end."""
+        while not self.is_over:
+            self.turn()
+
+    def turn(self) -> None:
+        """One round of the loop."""
+        try:
+            self._loop.turn()
+        except Exception:  # the shim's outermost loop: its container lives no longer than it does
+            traceback.print_exc()
+
+    def answer(self, request: Request) -> Message:
+        """A request of the table `_NOW`."""
+        handler = _NOW.get(request.op)
+        if handler is None:
+            raise errors.NotImplemented(f"unknown op {request.op!r}")
+        return handler(self, request)
+
+    def is_in_order(self, op: str) -> bool:
+        """Whether it is one of the table `_IN_ORDER`."""
+        return op in _IN_ORDER
+
+    def answer_in_order(self, request: Request) -> Steps[Message]:
+        """A request of the table `_IN_ORDER`."""
+        return _IN_ORDER[request.op](self, request)
 
     # In order
 
@@ -120,6 +131,8 @@ class Shim:
                 self._rootfs_fd = self._make_rootfs(rootfs)
         runtime = request.nested("runtime")
         path = runtime.string("path")
+        if self._make_backend is not None:
+            return self._make_backend()
         if not path:
             return BuiltinRuntime(
                 self._directory,
@@ -217,6 +230,18 @@ class Shim:
 
     # Now
 
+    def _ping(self, request: Request) -> Message:
+        return {}
+
+    def _exec_status(self, request: Request) -> Message:
+        return self._task.process(request.string("exec_id")).to_obj()
+
+    def _pids(self, request: Request) -> Message:
+        return {"pids": self._task.pids()}
+
+    def _stats(self, request: Request) -> Message:
+        return {"stats": self._task.stats()}
+
     def _hello(self, request: Request) -> Message:
         return {
             "version": protocol.VERSION,
@@ -312,11 +337,13 @@ class Shim:
     def _leave(self) -> None:
         """Nobody can reach the shim any more; attached clients may still get their output."""
         self._shutting_down = True
+        path = f"{self._directory}/{protocol.SOCKET_NAME}"
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._directory}/{protocol.SOCKET_NAME}")
+            if os.stat(path).st_ino == self._socket_inode:  # not that of another shim of the same directory
+                os.unlink(path)
         self._server.close()
 
-    def _last_peer_left(self) -> None:
+    def last_peer_left(self) -> None:
         """A shim that never had a container is of no use to a new cortend."""
         if self._task.state == "new" and not self._shutting_down:
             self._loop.call_later(0, self._leave)
@@ -325,6 +352,36 @@ class Shim:
         """Children that somebody waits for by descriptor."""
         processes = [*self._task.execs.values(), *([self._task.init] if self._task.init is not None else [])]
         return {process.pid for process in processes if process.pidfd >= 0}
+
+
+_NOW: dict[str, Callable[[Shim, Request], Message]] = {
+    "hello": Shim._hello,
+    "ping": Shim._ping,
+    "attach": Shim._attach,
+    "kill": Shim._kill,
+    "resize": Shim._resize,
+    "close_stdin": Shim._close_stdin,
+    "exec_status": Shim._exec_status,
+    "exec_forget": Shim._exec_forget,
+    "pids": Shim._pids,
+    "counters": Shim._counters,
+    "stats": Shim._stats,
+    "trace": Shim._trace,
+    "hold": Shim._hold,
+    "release": Shim._release,
+    "rootfs": Shim._rootfs,
+}
+_IN_ORDER: dict[str, Callable[[Shim, Request], Steps[Message]]] = {
+    "create": Shim._create,
+    "start": Shim._start,
+    "exec_start": Shim._exec_start,
+    "kill_all": Shim._kill_all,
+    "pause": Shim._pause,
+    "resume": Shim._resume,
+    "update": Shim._update,
+    "delete": Shim._delete,
+    "shutdown": Shim._shutdown,
+}
 
 
 def _edge(request: Request, key: str) -> int:
@@ -350,12 +407,14 @@ def reserve_netns_fd() -> None:
     os.close(null)
 
 
-def run(directory: str, tenant: str, id: str, host: Host, first: socket.socket) -> None:
+def run(directory: str, tenant: str, id: str, host: Host, first: socket.socket, title: prctl.Title) -> None:
     """The life of a shim in a process just forked from the zygote."""
     os.setsid()
-    prctl.set_title(f"corten-shim {tenant}/{id}")
+    title.write(f"corten-shim {tenant}/{id}")
     log_fd = os.open(f"{directory}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(log_fd, 2)
     os.close(log_fd)
     reserve_netns_fd()
-    Shim(directory, tenant, id, host).run(first)
+    shim = Shim(directory, tenant, id, host)
+    shim.serve(first)
+    shim.run()

@@ -217,6 +217,11 @@ class Stdio:
     `attach` at any time before or after → `drain` when the process is dead → `finish`.
     """
 
+    __slots__ = (
+        "_begun", "_child_fds", "_clients", "_connections", "_early_input", "_input_ended_early", "_log", "_loop",
+        "_master", "_on_detach", "_over", "_own_fds", "_paused", "_sink", "_sources", "_stdin_open", "tty",
+    )  # fmt: skip
+
     def __init__(
         self, loop: Loop, *, tty: bool, log: Log | None, on_detach: Callable[[], None], connections: set[Client]
     ) -> None:

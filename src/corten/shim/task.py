@@ -59,6 +59,11 @@ Emit = Callable[[Message], None]
 class Task:
     """One container.  `emit` sends an event to every connected client."""
 
+    __slots__ = (
+        "_backend", "_emit", "_log", "_loop", "_oom", "_oom_kills_told", "_owns_pid_namespace", "connections",
+        "created_at", "directory", "execs", "exit_record", "init", "phases", "state",
+    )  # fmt: skip
+
     def __init__(self, directory: str, loop: Loop, emit: Emit) -> None:
         self.directory = directory
         self.state = "new"

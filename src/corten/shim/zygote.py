@@ -24,8 +24,8 @@ from corten.errors import CortenError, Internal, InvalidArgument
 from corten.runtime.prepare import Host
 from corten.shim import protocol, shim
 from corten.shim.protocol import Message
+from corten.shim.rehearsal import play
 from corten.shim.request import Request
-from corten.shim.warmup import warm_up
 from corten.sys import files, prctl
 from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
@@ -38,7 +38,8 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._host = Host()
+        self.host = Host()
+        self._title = prctl.Title()
         self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
         self._wakeup, send = os.pipe()
         for fd in (self._wakeup, send):
@@ -111,7 +112,7 @@ class Zygote:
         status = 1
         try:
             self._forget()
-            shim.run(directory, tenant, id, self._host, first)
+            shim.run(directory, tenant, id, self.host, first, self._title)
             status = 0
         except Exception:  # the child's outermost loop
             traceback.print_exc()
@@ -174,7 +175,7 @@ def run(control_fd: int) -> int:
     control = socket.socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)
     zygote = Zygote(control)
-    warm_up()
+    play(zygote.host)
     gc.collect()
     gc.freeze()
     try:
