@@ -27,7 +27,6 @@ from support import images, paths, peers  # noqa: E402
 from support.dockerd import DockerClient, Dockerd  # noqa: E402
 from support.engine import CortenEngine  # noqa: E402
 
-
 LAUNCHER = paths.REPOSITORY / "build" / "launcher" / "corten-launch"
 
 

@@ -12,6 +12,7 @@ The base system is made by debootstrap once and kept in .cache/fresh.  Nothing e
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("CORTEN_TEST_CACHE") or ROOT / ".cache") / "fresh"
-MIRROR = os.environ.get("CORTEN_TEST_MIRROR", "http://deb.debian.org/debian")
 BASE = ("python3", "python3-pip", "make", "ca-certificates")
 HOME = "root/corten"  # of the clone, in the new machine
 
@@ -59,6 +59,20 @@ exec "$@"
 """
 
 
+def mirror() -> str:
+    """The Debian mirror that the machine's own apt uses; $CORTEN_TEST_MIRROR goes first."""
+    given = os.environ.get("CORTEN_TEST_MIRROR", "")
+    if given:
+        return given
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    for name, _, uri in (line.partition(" ") for line in lines):
+        if name in {release, "stable"}:
+            return uri
+    sys.exit(f"fresh: apt knows no mirror of {release}: set CORTEN_TEST_MIRROR")
+
+
 def main(targets: list[str]) -> int:
     """Makes the machine, runs each target, removes the machine; the status of the first target that failed."""
     if os.geteuid() != 0:
@@ -89,7 +103,7 @@ def base_archive() -> Path:
         include = f"--include={','.join(BASE)}"
         log = CACHE / "debootstrap.log"
         with log.open("w") as stream:
-            command = ["debootstrap", "--variant=minbase", include, "bookworm", folder, MIRROR]
+            command = ["debootstrap", "--variant=minbase", include, "bookworm", folder, mirror()]
             subprocess.run(command, check=True, stdout=stream, stderr=stream)
         fresh = archive.with_suffix(".new")
         subprocess.run(["tar", "-C", folder, "--numeric-owner", "-cf", fresh, "."], check=True)

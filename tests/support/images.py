@@ -168,7 +168,7 @@ def debootstrap_tar(include: Sequence[str] = ()) -> bytes:
     options = [f"--include={','.join(include)}"] if include else []
     try:
         subprocess.run(
-            ["debootstrap", "--variant=minbase", *options, "bookworm", target / "root", peers.MIRROR],
+            ["debootstrap", "--variant=minbase", *options, "bookworm", target / "root", peers.mirror()],
             check=True,
             stdout=subprocess.DEVNULL,
             timeout=600,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -23,7 +24,6 @@ from pathlib import Path
 
 from support import paths
 
-MIRROR = os.environ.get("CORTEN_TEST_MIRROR", "http://deb.debian.org/debian")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # suite: packages.  20.10 is the speed peer, 26.1 the reference for answers and texts.
@@ -91,6 +91,20 @@ def binary(name: str) -> Path:
     if not path.exists():
         raise PeerMissing(f"{name}: no {inside} in the packages of {suite}")
     return path
+
+
+@functools.cache
+def mirror() -> str:
+    """The Debian mirror that the machine's own apt uses, which has the other suites too; $CORTEN_TEST_MIRROR goes first."""
+    given = os.environ.get("CORTEN_TEST_MIRROR", "")
+    if given:
+        return given
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    for line in _output(["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)"]).splitlines():
+        name, _, uri = line.partition(" ")
+        if name in {release, "stable"}:
+            return uri.rstrip("/")
+    raise PeerMissing(f"apt knows no mirror of {release}: set CORTEN_TEST_MIRROR")
 
 
 @functools.cache
@@ -184,7 +198,7 @@ def _apt_options(suite: str) -> list[str]:
     for part in ("state/lists/partial", "cache/archives/partial"):
         (home / part).mkdir(parents=True, exist_ok=True)
     sources = home / "sources.list"
-    sources.write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n")
+    sources.write_text(f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n")
     settings = {
         "Dir::State": home / "state",
         "Dir::Cache": home / "cache",
