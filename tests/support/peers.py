@@ -95,7 +95,7 @@ def binary(name: str) -> Path:
 
 @functools.cache
 def mirror() -> str:
-    """The Debian mirror that the machine's own apt uses, which has the other suites too; $CORTEN_TEST_MIRROR goes first."""
+    """The mirror of the machine's own apt, which has the other suites too; $CORTEN_TEST_MIRROR goes first."""
     given = os.environ.get("CORTEN_TEST_MIRROR", "")
     if given:
         return given
