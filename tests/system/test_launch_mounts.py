@@ -53,7 +53,7 @@ class TestSentences:
         document = machine.config("true")
         document["mounts"].append(mount("/data", "no-such-fs", "x"))
         done = machine.run(document)
-        assert done.failure.startswith("fsmount no-such-fs")
+        assert done.failure.startswith("mount no-such-fs on /data: no such device (step ")
         assert done.status == 1
         assert (Path(machine.cgroup_paths["pids"]) / "tasks").read_text() == ""
 

@@ -84,7 +84,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     enter.begin_child(b, 0)
     if needs_apparmor(b, process):
         options = ("subset=pid",)
-        b.add(FsMount(b.opened("proc"), "proc", options, PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC))
+        b.add(FsMount(b.opened("proc"), "proc", options, PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
         add_apparmor(b, process, "proc")
         b.close("proc")
     add_process(b, process, context, userns=userns)

@@ -78,7 +78,7 @@ def raise_rlimits(b: Builder, process: Process) -> None:
 def host_proc(b: Builder) -> str:
     """The slot of the launcher's own procfs, of the host's pid namespace: processes only."""
     if HOST_PROC not in b.open:
-        b.add(FsMount(b.opened(HOST_PROC), "proc", ("subset=pid",), PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC))
+        b.add(FsMount(b.opened(HOST_PROC), "proc", ("subset=pid",), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
     return HOST_PROC
 
 

@@ -8,6 +8,7 @@ Then each is moved to its place, in the order of the configuration.
 
 from __future__ import annotations
 
+from corten.errors import InvalidArgument
 from corten.launch.builder import NAMESPACE_FLAGS, Builder
 from corten.launch.mountops import (
     DIRECTORY,
@@ -71,6 +72,11 @@ DEV_LINKS = (
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
 )
+# files of /proc that may be mounted over: what lxcfs emulates
+EMULATED = (
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg",
+    "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+)  # fmt: skip
 NODE_MODES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
 
 
@@ -81,8 +87,10 @@ class Entry:
 
     def __init__(self, index: int, mount: Mount, bundle: str) -> None:
         self.mount = mount
+        where = f"config.json.mounts[{index}]"
         self.destination = clean_path(mount.destination)
-        self.options = MountOptions(mount.options, f"config.json.mounts[{index}]")
+        check_destination(self.destination, mount.type, where)
+        self.options = MountOptions(mount.options, where)
         self.options.is_bind = self.options.is_bind or mount.type == "bind"
         self.slot = f"mount.{index}"
         if self.options.is_bind:
@@ -114,8 +122,8 @@ class Filesystem:
         for entry in self.entries:
             if entry.options.is_bind:
                 self._open_bind(entry)
-            elif entry.mount.type == "cgroup" and self.b.facts.cgroup_mode != "v2":
-                self._open_cgroup_v1(entry)
+            elif entry.mount.type == "cgroup":
+                self._open_cgroup(entry)
         if self.userns:
             for i, device in enumerate(self._devices()):
                 self.b.add(OpenTree(self.b.opened(f"device.{i}"), device.path, 0, device.path))
@@ -200,7 +208,7 @@ class Filesystem:
     def private_proc(self) -> str:
         """The slot of a procfs of the new pid namespace that nobody else can reach, for writes to /proc."""
         if PROC not in self.b.open:
-            self.b.add(FsMount(self.b.opened(PROC), "proc", (), PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC))
+            self.b.add(FsMount(self.b.opened(PROC), "proc", (), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
         return PROC
 
     def _open_root(self) -> None:
@@ -228,11 +236,21 @@ class Filesystem:
         else:
             self.b.add(MountSetattr(entry.slot, set_, clear, kind, rec))
 
-    def _open_cgroup_v1(self, entry: Entry) -> None:
+    def _open_cgroup(self, entry: Entry) -> None:
+        if self.b.facts.cgroup_mode == "v2":
+            self._open_cgroup_v2(entry)
+            return
         for controllers, path in self.context.cgroup_paths.items():
             slot = self.b.opened(f"{entry.slot}.{controllers}")
             attrs = entry.options.attr_set
             self.b.add(OpenTree(slot, path, 0, entry.destination), MountSetattr(slot, attrs, 0, MS_PRIVATE, 0))
+
+    def _open_cgroup_v2(self, entry: Entry) -> None:
+        """A user namespace may mount cgroup2 only with a cgroup namespace of its own; else it gets the host's."""
+        if self.userns and self.b.config.linux.namespace("cgroup") is None:
+            entry.options.is_bind = entry.options.recursive = True
+            entry.source = self.b.facts.cgroup_v2_mount
+            self._open_bind(entry)
 
     def _must_wait(self, entry: Entry) -> bool:
         """procfs shows the pid namespace of the process that mounts it, cgroup2 its cgroup namespace."""
@@ -266,7 +284,13 @@ class Filesystem:
         if fstype == "sysfs" or entry.destination == "/dev":
             kind = PLAIN_DIRECTORY
         self.b.add(
-            FsMount(self.b.opened(entry.slot), fstype, (f"source={entry.source}", *flags, *data), attrs),
+            FsMount(
+                self.b.opened(entry.slot),
+                fstype,
+                (f"source={entry.source}", *flags, *data),
+                attrs,
+                on=entry.destination,
+            ),
             MoveMount(entry.slot, ROOT, entry.destination, kind, entry.source),
         )
         self._set_propagation(entry)
@@ -275,8 +299,9 @@ class Filesystem:
         options = entry.options
         readonly = bool(options.attr_set & MOUNT_ATTR_RDONLY)
         words = (f"source={entry.source}", *(("ro",) if readonly else ()), *options.data)
+        slot = self.b.opened(entry.slot)
         self.b.add(
-            FsMount(self.b.opened(entry.slot), "proc", words, options.attr_set, PROC_SUPER_MAGIC),
+            FsMount(slot, "proc", words, options.attr_set, magic=PROC_SUPER_MAGIC, on=entry.destination),
             MoveMount(entry.slot, ROOT, entry.destination, PLAIN_DIRECTORY, entry.source),
         )
         if self.keep_proc and PROC not in self.b.open and not readonly and not options.data:
@@ -289,8 +314,9 @@ class Filesystem:
             self._mount_fs(entry, "cgroup2", entry.options.data)
             return
         attrs = entry.options.attr_set & ~MOUNT_ATTR_RDONLY
+        slot = self.b.opened(entry.slot)
         self.b.add(
-            FsMount(self.b.opened(entry.slot), "tmpfs", ("source=tmpfs", "mode=755"), attrs),
+            FsMount(slot, "tmpfs", ("source=tmpfs", "mode=755"), attrs, on=entry.destination),
             MoveMount(entry.slot, ROOT, entry.destination, DIRECTORY, "tmpfs"),
         )
         for controllers, path in self.context.cgroup_paths.items():
@@ -336,3 +362,11 @@ def clean_path(path: str) -> str:
         elif part not in ("", "."):
             parts.append(part)
     return "/" + "/".join(parts)
+
+
+def check_destination(path: str, type: str, where: str) -> None:
+    """No mount over the root, and in /proc only what emulators of single files put there (as in runc)."""
+    if path == "/":
+        raise InvalidArgument(f"{where}.destination: cannot mount over the root")
+    if path.startswith("/proc/") and type != "proc" and path not in EMULATED:
+        raise InvalidArgument(f'"{path}" cannot be mounted because it is inside /proc')

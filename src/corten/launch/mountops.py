@@ -86,21 +86,30 @@ class CloneTree(Op):
 
 
 class FsMount(Op):
-    """fsopen(2), fsconfig(2), fsmount(2): a new detached mount; `magic` of statfs(2) is checked unless 0."""
+    """fsopen(2), fsconfig(2), fsmount(2): a new detached mount; `magic` of statfs(2) is checked unless 0.
 
-    __slots__ = ("attrs", "fstype", "magic", "options", "slot")
+    `on` is where it will go, for the sentence; '' for a mount that stays detached.
+    """
+
+    __slots__ = ("attrs", "fstype", "magic", "on", "options", "slot")
     code, form, order = 8, "dslnn", ("slot", "fstype", "options", "attrs", "magic")
 
-    def __init__(self, slot: str, fstype: str, options: tuple[str, ...], attrs: int, magic: int = 0) -> None:
+    def __init__(
+        self, slot: str, fstype: str, options: tuple[str, ...], attrs: int, *, magic: int = 0, on: str = ""
+    ) -> None:
         self.slot = slot
         self.fstype = fstype
         self.options = options
         self.attrs = attrs
         self.magic = magic
+        self.on = on
 
     def describe(self) -> str:
         words = [f"fsmount {self.fstype}", ",".join(self.options), attr_names(self.attrs), "->", self.slot]
         return " ".join(word for word in words if word)
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"mount {self.fstype} on {self.on}: {errno_text}" if self.on else super().failure(errno_text, detail)
 
 
 class MountSetattr(Op):

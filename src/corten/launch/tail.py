@@ -62,12 +62,12 @@ def add_process(b: Builder, process: Process, context: InitContext | ExecContext
         b.add(JoinSessionKeyring(f"_ses.{context.id}"))
     if process.user.uid or userns:
         b.add(ChownStdio(process.user.uid))
-    if not userns:
-        b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits])
     env = environment(process)
     if "HOME" not in env:
         b.add(SetHome(process.user.uid))
     b.add(Chdir(process.cwd))
+    if not userns:
+        b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits])
     _add_identity(b, process, with_seccomp=bool(context.seccomp), userns=userns)
     umask = process.user.umask
     b.add(Umask(DEFAULT_UMASK if umask is None else umask))

@@ -214,6 +214,25 @@ class TestMounts:
         attrs = [op for op in of_type(MountSetattr, found) if op.slot == "mount.0"]
         assert attrs == [MountSetattr("mount.0", 1, 0, 0, 1), MountSetattr("mount.0", 0, 0, 1 << 18, 0)]
 
+    @pytest.mark.parametrize(
+        ("destination", "text"),
+        [("/", "over the root"), ("/x/../", "over the root"), ("/proc/1/attr", '"/proc/1/attr" cannot be mounted')],
+    )
+    def test_root_and_the_files_of_proc_are_no_place_for_a_mount(self, destination: str, text: str) -> None:
+        with pytest.raises(InvalidArgument, match=text):
+            ops(config(mounts=[{"destination": destination, "type": "bind", "source": "/a"}]))
+
+    def test_file_of_proc_that_emulators_replace_may_be_mounted(self) -> None:
+        mounts = [{"destination": "/proc/meminfo", "type": "bind", "source": "/a", "options": ["bind"]}]
+        assert [op for op in ops(config(mounts=mounts)) if isinstance(op, MoveMount) and op.path == "/proc/meminfo"]
+
+    def test_user_namespace_without_a_cgroup_namespace_gets_the_hosts_view(self) -> None:
+        maps = [{"containerID": 0, "hostID": 1000, "size": 10}]
+        linux = {"namespaces": [{"type": "mount"}, {"type": "user"}], "uidMappings": maps, "gidMappings": maps}
+        mounts = [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}]
+        trees = of_type(OpenTree, ops(config(linux=linux, mounts=mounts)))
+        assert ("/sys/fs/cgroup", 1) in [(tree.path, tree.recursive) for tree in trees]
+
     def test_dev_of_its_own_is_not_filled(self) -> None:
         mounts = [{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]
         assert "mknod" not in "".join(op.describe() for op in ops(config(mounts=mounts)))

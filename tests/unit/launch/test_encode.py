@@ -37,7 +37,7 @@ def test_texts_end_with_nul_on_a_multiple_of_eight(length: int) -> None:
 
 
 def test_lists_begin_with_their_count() -> None:
-    data = body(FsMount("a", "b", ("c", "d"), 3, 4))
+    data = body(FsMount("a", "b", ("c", "d"), 3, magic=4))
     assert data == struct.pack("=QI4sQI4sI4sQQ", 0, 1, b"b", 2, 1, b"c", 1, b"d", 3, 4)
 
 

@@ -53,9 +53,9 @@ def test_failed_mount_names_source_target_and_step() -> None:
 
 
 def test_explanation_of_the_kernel_comes_with_the_sentence() -> None:
-    op = mountops.FsMount("mount.0", "tmpfs", ("size=x",), 0)
+    op = mountops.FsMount("mount.0", "tmpfs", ("size=x",), 0, on="/data")
     assert sentence(plan_of(op), 0, 22, 0, "tmpfs: Bad value for 'size'") == (
-        "fsmount tmpfs size=x -> mount.0: invalid argument: tmpfs: Bad value for 'size' (step 1 of 2)"
+        "mount tmpfs on /data: invalid argument: tmpfs: Bad value for 'size' (step 1 of 2)"
     )
 
 
