@@ -1,0 +1,123 @@
+"""daemon.json: Docker's keys, refusals by name, reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from corten.daemon import arguments, config
+from corten.engine.settings import Runtime
+from corten.errors import InvalidArgument
+
+PATH = "/etc/corten/daemon.json"
+
+
+def refused(file: dict[str, Any], flags: dict[str, Any] | None = None) -> str:
+    with pytest.raises(InvalidArgument) as caught:
+        config.settings(PATH, file, flags or {})
+    return caught.value.text
+
+
+def test_without_file_and_flags_everything_is_a_default() -> None:
+    made = config.settings(PATH, {}, {})
+    assert made.data_root == "/var/lib/corten"
+    assert made.hosts == ("unix:///run/corten/corten.sock",)
+    assert made.default_pids_limit == 500
+    assert list(made.runtimes) == ["corten"]
+    assert made.origin("debug") == "built-in"
+
+
+def test_values_know_where_they_are_from() -> None:
+    made = config.settings(PATH, {"default-pids-limit": 7, "debug": True}, {"data-root": "/d"})
+    assert (made.default_pids_limit, made.debug, made.data_root) == (7, True, "/d")
+    assert [made.origin(key) for key in ("default-pids-limit", "data-root")] == ["daemon.json", "flag"]
+
+
+def test_runtimes_are_added_to_the_built_in_one() -> None:
+    file = {"runtimes": {"crun": {"path": "/usr/bin/crun", "runtimeArgs": ["--x"]}}, "default-runtime": "crun"}
+    made = config.settings(PATH, file, {})
+    assert made.runtimes["crun"] == Runtime("crun", "/usr/bin/crun", ("--x",))
+    assert set(made.runtimes) == {"corten", "crun"}
+    assert made.default_runtime == "crun"
+
+
+@pytest.mark.parametrize("key", sorted(config.UNSUPPORTED))
+def test_a_key_that_dockerd_knows_is_refused_by_name(key: str) -> None:
+    assert refused({key: "x"}) == f"unable to configure the daemon with file {PATH}: {key} is not supported yet"
+
+
+def test_unknown_keys_are_refused_by_name() -> None:
+    text = refused({"foo": 1, "bar": 2, "debug": True})
+    assert text.endswith("the following directives don't match any configuration option: foo, bar")
+
+
+def test_a_flag_and_a_key_for_the_same_are_refused() -> None:
+    text = refused({"debug": True, "hosts": ["unix:///a"]}, {"debug": True, "hosts": ("unix:///b",)})
+    assert text.endswith(
+        "the following directives are specified both as a flag and in the configuration file: "
+        "debug: (from flag: true, from file: true), hosts: (from flag: [unix:///b], from file: [unix:///a])"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ({"debug": "yes"}, "debug: not true or false"),
+        ({"hosts": "unix:///x"}, "hosts: not a list of strings"),
+        ({"hosts": ["fd://"]}, "hosts: 'fd://': only unix:// and tcp:// are supported"),
+        ({"default-pids-limit": 0}, "default-pids-limit: not a number above 0, or -1 for no limit"),
+        ({"default-pids-limit": True}, "default-pids-limit: not a number above 0, or -1 for no limit"),
+        ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist"),
+        ({"runtimes": {"x": {}}}, "runtimes.x: either a runtimeType or a path must be configured"),
+        ({"runtimes": {"x": {"runtimeType": "y"}}}, "runtimes.x.runtimeType is not supported yet"),
+        ({"runtimes": {"corten": {"path": "/x"}}}, "runtimes: runtime name 'corten' is reserved"),
+        ({"live-restore": False}, "live-restore: false is not supported: containers always outlive the daemon"),
+        ({"log-driver": "syslog"}, "HostConfig.LogConfig: log driver syslog is not supported yet"),
+        ({"log-opts": {"foo": "x"}}, "unknown log opt 'foo' for json-file log driver"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_key(file: dict[str, Any], text: str) -> None:
+    assert refused(file) == f"unable to configure the daemon with file {PATH}: {text}"
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    missing = str(tmp_path / "x.json")
+    assert config.load(missing, is_required=False) == {}
+    with pytest.raises(InvalidArgument, match="no such file or directory"):
+        config.load(missing, is_required=True)
+
+
+def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in ("[]", "{", "1"):
+        path.write_text(text)
+        with pytest.raises(InvalidArgument, match="unable to configure the daemon with file"):
+            config.load(str(path), is_required=True)
+    path.write_text("  \n")
+    assert config.load(str(path), is_required=True) == {}
+
+
+def test_a_reload_takes_over_what_docker_reloads_and_nothing_else() -> None:
+    before = config.settings(PATH, {}, {"data-root": "/d"})
+    after = config.settings(PATH, {"debug": True, "data-root": "/other", "default-pids-limit": 9}, {})
+    made = config.reloaded(before, after)
+    assert (made.debug, made.default_pids_limit, made.data_root) == (True, 9, "/d")
+    assert made.origin("debug") == "daemon.json"
+    assert made.origin("data-root") == "flag"
+
+
+def test_the_whole_configuration_is_one_line_of_json() -> None:
+    text = config.shown(config.settings(PATH, {"registry-mirrors": ["https://mirror.example"]}, {}))
+    shown = msgspec.json.decode(text)
+    assert set(shown) == set(config.KEYS)
+    assert shown["registry-mirrors"] == ["https://mirror.example"]
+    assert "\n" not in text
+
+
+def test_flags_are_named_as_keys() -> None:
+    given = arguments.parse(["--data-root", "/d", "-H", "unix:///a", "--host", "unix:///b", "--debug"])
+    assert arguments.flags(given) == {"data-root": "/d", "hosts": ("unix:///a", "unix:///b"), "debug": True}
+    assert arguments.flags(arguments.parse([])) == {}

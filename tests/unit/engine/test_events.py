@@ -1,0 +1,84 @@
+"""Docker's events: shape, filters, replay, following."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from corten.core.events import Event, EventBus
+from corten.engine import events
+from corten.errors import Internal, InvalidArgument
+
+ID = "a" * 64
+START = Event(type="container", action="start", id=ID, attributes={"image": "busybox:1", "name": "web", "k": "v"})
+EXEC = Event(type="container", action="exec_start: sh ", id=ID, attributes={"image": "busybox:1", "name": "web"})
+CONNECT = Event(type="network", action="connect", id="n" * 64, attributes={"container": ID, "name": "bridge"})
+TAG = Event(type="image", action="tag", id="sha256:" + "b" * 64, attributes={"name": "busybox:1"})
+
+
+def test_containers_and_images_have_the_old_fields_too() -> None:
+    shown = events.to_json(Event(**{**_fields(START), "time_ns": 5_000_000_001}))
+    assert shown["status"] == "start"
+    assert shown["from"] == "busybox:1"
+    assert (shown["time"], shown["timeNano"]) == (5, 5_000_000_001)
+    assert "status" not in events.to_json(CONNECT)
+    assert "from" not in events.to_json(TAG)
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    ("event", "filters", "wanted"),
+    [
+        (START, {}, True),
+        (START, {"type": ["container"]}, True),
+        (START, {"type": ["image"]}, False),
+        (START, {"event": ["start", "die"]}, True),
+        (EXEC, {"event": ["exec_start"]}, True),
+        (START, {"container": ["web"]}, True),
+        (START, {"container": [ID[:12]]}, True),
+        (START, {"container": ["db"]}, False),
+        (CONNECT, {"container": [ID]}, True),
+        (CONNECT, {"network": ["bridge"]}, True),
+        (START, {"image": ["busybox:1"]}, True),
+        (START, {"image": ["busybox"]}, True),
+        (TAG, {"image": ["busybox:1"]}, True),
+        (START, {"label": ["k=v"]}, True),
+        (START, {"label": ["k=w"]}, False),
+        (START, {"scope": ["swarm"]}, False),
+        (START, {"unknown": ["x"]}, True),
+    ],
+)
+def test_filters(event: Event, filters: dict[str, list[str]], wanted: bool) -> None:
+    assert events.matches(event, filters) is wanted
+
+
+async def test_the_past_comes_first_and_until_ends_it() -> None:
+    bus = EventBus()
+    bus.publish(START)
+    seen = [item["Action"] async for item in events.follow(bus, {}, "0.000000001", f"{time.time():.9f}")]
+    assert seen == ["start"]
+
+
+async def test_what_comes_is_told_at_once() -> None:
+    bus = EventBus()
+    stream = events.follow(bus, {"type": ["container"]}, "", "")
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    bus.publish(TAG)
+    bus.publish(START)
+    assert (await asyncio.wait_for(first, 1))["Action"] == "start"
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert bus.listener_count == 0
+
+
+async def test_wrong_times_are_refused_as_dockerd_does() -> None:
+    with pytest.raises(Internal, match=r'^strconv.ParseInt: parsing "x": invalid syntax$'):
+        await anext(events.follow(EventBus(), {}, "x", ""))
+    with pytest.raises(InvalidArgument, match="cannot be after"):
+        await anext(events.follow(EventBus(), {}, "5", "4"))

@@ -1,0 +1,81 @@
+"""Conditions of seccomp rules, as Docker's profiles have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from corten.engine import defaults, seccomp
+from corten.engine.seccomp import Host
+from corten.errors import InvalidArgument
+
+DEFAULT = Host("x86_64", (6, 18), frozenset(defaults.CAPABILITIES))
+
+
+def resolved(rules: list[dict[str, Any]], host: Host = DEFAULT, **profile: Any) -> dict[str, Any]:
+    text = msgspec.json.encode({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules, **profile}).decode()
+    return seccomp.resolve(seccomp.parse_profile(text), host)
+
+
+def names(rules: list[dict[str, Any]], host: Host = DEFAULT) -> list[str]:
+    return [name for rule in resolved(rules, host)["syscalls"] for name in rule["names"]]
+
+
+def rule(name: str, **conditions: Any) -> dict[str, Any]:
+    return {"names": [name], "action": "SCMP_ACT_ALLOW", **conditions}
+
+
+def test_a_rule_with_a_capability_needs_it() -> None:
+    rules = [rule("mount", includes={"caps": ["CAP_SYS_ADMIN"]}), rule("chroot", includes={"caps": ["CAP_SYS_CHROOT"]})]
+    assert names(rules) == ["chroot"]
+    assert names(rules, Host("x86_64", (6, 18), frozenset({"CAP_SYS_ADMIN"}))) == ["mount"]
+
+
+def test_a_rule_can_exclude_a_capability() -> None:
+    rules = [rule("clone3", excludes={"caps": ["CAP_SYS_ADMIN"]})]
+    assert names(rules) == ["clone3"]
+    assert names(rules, Host("x86_64", (6, 18), frozenset({"CAP_SYS_ADMIN"}))) == []
+
+
+def test_a_rule_can_be_of_an_architecture() -> None:
+    rules = [rule("arch_prctl", includes={"arches": ["amd64", "x32"]}), rule("riscv", includes={"arches": ["riscv64"]})]
+    assert names(rules) == ["arch_prctl"]
+
+
+def test_a_rule_can_need_a_kernel() -> None:
+    rules = [rule("ptrace", includes={"minKernel": "4.8"})]
+    assert names(rules, Host("x86_64", (4, 8), frozenset())) == ["ptrace"]
+    assert names(rules, Host("x86_64", (4, 7), frozenset())) == []
+
+
+def test_architectures_come_from_the_machine_or_the_map() -> None:
+    assert resolved([])["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+    arch_map = [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}]
+    assert resolved([], archMap=arch_map)["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+
+
+def test_arguments_and_errno_are_kept() -> None:
+    made = resolved([rule("personality", args=[{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}], errnoRet=38)])
+    assert made["syscalls"][0]["args"] == [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]
+    assert made["syscalls"][0]["errnoRet"] == 38
+
+
+def test_the_form_of_before_1_12_has_one_name() -> None:
+    assert names([{"name": "read", "action": "SCMP_ACT_ALLOW"}]) == ["read"]
+    with pytest.raises(InvalidArgument, match="both 'name' and 'names'"):
+        names([{"name": "read", "names": ["write"], "action": "SCMP_ACT_ALLOW"}])
+
+
+def test_what_is_no_profile_is_refused_in_dockers_words() -> None:
+    with pytest.raises(InvalidArgument, match=r"^Decoding seccomp profile failed: "):
+        seccomp.parse_profile("/path/of/a/file")
+
+
+def test_the_built_in_profile_refuses_mount_and_answers_clone3_with_enosys() -> None:
+    made = msgspec.json.decode(seccomp.resolved_default(DEFAULT))
+    allowed = {name for one in made["syscalls"] if one["action"] == "SCMP_ACT_ALLOW" for name in one["names"]}
+    assert {"read", "execve", "clone", "chroot"} <= allowed
+    assert not {"mount", "reboot", "init_module", "bpf", "io_uring_setup", "keyctl"} & allowed
+    assert {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38} in made["syscalls"]

@@ -1,0 +1,63 @@
+"""Times as Docker takes and prints them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from corten.engine.times import from_rfc3339, human, parse_duration, parse_timestamp, rfc3339
+from corten.errors import InvalidArgument
+
+SECOND = 10**9
+
+
+def test_rfc_3339_has_no_trailing_zeros_and_never_is_the_year_one() -> None:
+    assert rfc3339(0) == "0001-01-01T00:00:00Z"
+    assert rfc3339(1767323045 * SECOND) == "2026-01-02T03:04:05Z"
+    assert rfc3339(1767323045 * SECOND + 678_900_000) == "2026-01-02T03:04:05.6789Z"
+
+
+@pytest.mark.parametrize("moment", [1, 1767323045 * SECOND + 1, 1767323045 * SECOND + 123456789])
+def test_a_moment_comes_back_to_the_nanosecond(moment: int) -> None:
+    assert from_rfc3339(rfc3339(moment)) == moment
+
+
+def test_offsets_and_days_alone_are_understood() -> None:
+    assert from_rfc3339("2026-01-02T04:04:05+01:00") == 1767323045 * SECOND
+    assert from_rfc3339("2026-01-02") == from_rfc3339("2026-01-02T00:00:00Z")
+
+
+def test_timestamps_are_seconds_dates_or_durations_ago() -> None:
+    assert parse_timestamp("") == 0
+    assert parse_timestamp("1.5") == 1_500_000_000
+    assert parse_timestamp("1136073600.000000001") == 1136073600 * SECOND + 1
+    assert abs(parse_timestamp("10m") - (time.time_ns() - 600 * SECOND)) < SECOND
+    with pytest.raises(InvalidArgument):
+        parse_timestamp("x")
+
+
+def test_durations_are_gos() -> None:
+    assert parse_duration("1h30m") == 5400 * SECOND
+    assert parse_duration("1.5s") == 1_500_000_000
+    assert parse_duration("5 minutes") == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.5, "Less than a second"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (60, "About a minute"),
+        (3540, "59 minutes"),
+        (3600, "About an hour"),
+        (47 * 3600, "47 hours"),
+        (48 * 3600, "2 days"),
+        (15 * 86400, "2 weeks"),
+        (90 * 86400, "3 months"),
+        (800 * 86400, "2 years"),
+    ],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert human(int(seconds * SECOND)) == text
