@@ -19,12 +19,12 @@ import msgspec
 
 from corten.core import dataroot
 from corten.core.shims import ShimClient
-from corten.core.tasks import listener_pid
 from corten.core.trees import remove_entry
 from corten.daemon import execroot, listeners, wiring
 from corten.engine import sharedmemory
 from corten.engine.parts import cgroup_parent
 from corten.engine.settings import Settings
+from corten.engine.tasks import listener_pid
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.runtime import hostfacts

@@ -18,13 +18,13 @@ from corten.core.journal import Journal
 from corten.core.metadata import Database
 from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
-from corten.core.tasks import Tasks
 from corten.daemon import execroot
 from corten.engine import host
 from corten.engine.container import Roster
 from corten.engine.networks import Networks
 from corten.engine.parts import Parts, cgroup_parent
 from corten.engine.settings import Settings
+from corten.engine.tasks import Tasks
 from corten.engine.times import rfc3339
 from corten.launch.facts import HostFacts
 from corten.launch.spawn import launcher_path

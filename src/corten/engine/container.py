@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from corten.core.shims import ShimClient
-from corten.core.tasks import Task
 from corten.engine.record import Record
 from corten.engine.restart import Backoff
+from corten.engine.tasks import Task
 from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from corten.network.values import Endpoint
 

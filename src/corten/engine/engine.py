@@ -28,6 +28,7 @@ from corten.engine.lifecycle import Lifecycle
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.parts import Parts
 from corten.engine.recovery import Recovery
+from corten.engine.removal import Removal
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
@@ -54,7 +55,11 @@ class Engine:
         finisher = Finisher(parts, shared_memory)
         starter = Starter(parts, self._streams, shared_memory, events=finisher.told, lost=finisher.lost)
         self._watch = watch = ShimWatch(parts)
-        self._life = life = Lifecycle(parts, starter, finisher, self._streams, watch)
+        removal = Removal(parts, self._streams)
+        self._life = life = Lifecycle(parts, starter, finisher, removal, watch)
+        finisher.start_again = starter.start
+        finisher.remove = removal.remove_now
+        removal.kill_to_end = life.kill_to_end
         self._execs = execs = Execs(parts)
         finisher.exec_exited = execs.exited
         finisher.container_ended = execs.container_ended
@@ -72,8 +77,8 @@ class Engine:
         self.container_unpause = life.unpause
         self.container_wait = life.wait
         self.container_rename = life.rename
-        self.container_remove = life.remove
-        self.container_prune = life.prune
+        self.container_remove = removal.remove
+        self.container_prune = removal.prune
         self.container_update = life.update
         self.exec_create = execs.create
         self.exec_check = execs.check

@@ -8,19 +8,14 @@ Cleanup is in reverse order of the start and never waited for by the client; a n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from corten.core.journal import CONTAINER_DIR
-from corten.core.tasks import Task
 from corten.engine import times
 from corten.engine.container import EXIT_CONDITIONS, Container
 from corten.engine.events import container_event, network_event
@@ -29,7 +24,8 @@ from corten.engine.record import Move, Place, Record, Status, advance
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.start import port_name
-from corten.errors import CortenError, NotFound, Unavailable
+from corten.engine.tasks import Task
+from corten.errors import CortenError, Unavailable
 from corten.shim.logfile import mend
 from corten.shim.task import read_exit_record
 
@@ -61,15 +57,16 @@ def exit_of(message: dict[str, Any]) -> Exit:
 
 
 class Finisher:
-    """Handles exits.  `start_again` and `remove` are given by the life cycle, which this is a part of."""
+    """Handles exits."""
 
     def __init__(self, parts: Parts, shared_memory: SharedMemory) -> None:
         self._parts = parts
         self._shared_memory = shared_memory
-        self.start_again: Callable[[Container], Awaitable[None]] = _nobody
-        self.remove: Callable[[Container], None] = _nobody_removes
-        self.exec_exited: Callable[[Container, dict[str, Any]], None] = _nobody_listens
-        self.container_ended: Callable[[Container], None] = _nobody_removes
+        # given by the services that this is a part of, before the first event
+        self.start_again: Callable[[Container], Awaitable[None]]
+        self.remove: Callable[[Container], None]
+        self.exec_exited: Callable[[Container, dict[str, Any]], None]
+        self.container_ended: Callable[[Container], None]
 
     # What shims tell
 
@@ -233,32 +230,3 @@ class Finisher:
                 file.write(msgspec.json.encode(recorded))
         except FileNotFoundError:
             return  # the container was removed with its run
-
-    async def remove_files(self, container_id: str, cleanup: asyncio.Task[None] | None) -> None:
-        """The disk's part of a removal: after its task is gone, its layer and its directory."""
-        if cleanup is not None:
-            await asyncio.wait([cleanup])
-        await asyncio.to_thread(self.discard_files, container_id)
-
-    def discard_files(self, container_id: str) -> None:
-        """The disk's part of a container that was not made; blocks."""
-        try:
-            self._parts.snapshots.remove(container_id)
-        except NotFound:
-            log.debug("container %s has no snapshot", container_id)
-        directory = self._parts.paths(container_id).directory
-        if os.path.isdir(directory):
-            shutil.rmtree(directory)
-        self._parts.journal.done_by_name(CONTAINER_DIR, directory)
-
-
-async def _nobody(container: Container) -> None:
-    raise NotImplementedError
-
-
-def _nobody_removes(container: Container) -> None:
-    raise NotImplementedError
-
-
-def _nobody_listens(container: Container, message: dict[str, Any]) -> None:
-    raise NotImplementedError

@@ -13,22 +13,20 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.core import journal as kinds
-from corten.core.events import Event
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.core.tasks import Task
-from corten.engine import checks, effective, filters, names, oci, times
+from corten.engine import checks, effective, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.effective import Effective
 from corten.engine.events import container_event
-from corten.engine.filters import Filters
 from corten.engine.finish import Finisher
 from corten.engine.parts import Parts, row
 from corten.engine.record import Move, Record, Status, advance
+from corten.engine.removal import Removal
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
-from corten.engine.streams import Streams
+from corten.engine.tasks import Task
 from corten.errors import (
     Conflict,
     CortenError,
@@ -54,14 +52,12 @@ _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 class Lifecycle:
     """The verbs.  Each takes a container's lock for as long as it changes its state."""
 
-    def __init__(self, parts: Parts, starter: Starter, finisher: Finisher, streams: Streams, watch: ShimWatch) -> None:
+    def __init__(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal, watch: ShimWatch) -> None:
         self._parts = parts
         self._starter = starter
         self._finisher = finisher
-        self._streams = streams
         self._watch = watch
-        finisher.start_again = starter.start
-        finisher.remove = self._remove_now
+        self._removal = removal
 
     def find(self, ref: str) -> Container:
         """By id, name or prefix.  Raises NotFound."""
@@ -143,7 +139,7 @@ class Lifecycle:
             parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain))
             parts.containers.create(row(record))
         except BaseException:
-            self._finisher.discard_files(record.id)
+            self._removal.discard_files(record.id)
             raise
         parts.journal.done(entry)
         parts.roster.add(Container(record, parts.loop))
@@ -180,7 +176,7 @@ class Lifecycle:
             raise
         except CortenError:
             if container.record.effective.host.auto_remove and not container.is_running:
-                self._remove_now(container)
+                self._removal.remove_now(container)
             raise
 
     async def stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
@@ -202,7 +198,7 @@ class Lifecycle:
             return
         if await _ended(waiter, timeout_s if timeout_s >= 0 else None):
             return
-        await self._kill_to_end(container, waiter)
+        await self.kill_to_end(container, waiter)
 
     async def _signal_to_end(self, container: Container, number: int) -> bool:
         """Send a signal that is meant to end it; False when it does not run (any more)."""
@@ -255,7 +251,7 @@ class Lifecycle:
         record = container.record.with_state(status=advance(container.record.state.status, Move.UNPAUSE))
         self._parts.save(container, record)
 
-    async def _kill_to_end(self, container: Container, waiter: Waiter) -> None:
+    async def kill_to_end(self, container: Container, waiter: Waiter) -> None:
         """SIGKILL and, when even that does not end it in time, its whole cgroup."""
         if not await self._signal_to_end(container, SIGKILL):
             return
@@ -290,7 +286,7 @@ class Lifecycle:
         container.require_running()
         waiter = container.wait("next-exit")
         if number == SIGKILL:
-            await self._kill_to_end(container, waiter)
+            await self.kill_to_end(container, waiter)
             return
         async with container.lock:
             stop_signal = container.record.effective.config.stop_signal
@@ -356,79 +352,6 @@ class Lifecycle:
         self._parts.save(container, replace(container.record, name=bare))
         roster.release_name(before, container.id)
         self._parts.bus.publish(container_event(container.record, "rename", oldName=f"/{before}"))
-
-    # Removing
-
-    async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
-        """Raises Conflict while it runs, unless forced."""
-        container = self.find(ref)
-        if link:
-            raise InvalidArgument("link is not supported yet")
-        if container.is_running or container.record.state.status is Status.RESTARTING:
-            self._refuse_running(container, force)
-            await self._kill_for_removal(container)
-        async with container.lock:
-            if container.id in self._parts.roster:
-                self._remove_now(container)
-        if container.removal is not None:
-            await asyncio.shield(container.removal)
-
-    def _refuse_running(self, container: Container, force: bool) -> None:
-        if force:
-            return
-        status = container.record.state.status
-        advice = {
-            Status.PAUSED: "container is paused and must be unpaused first",
-            Status.RUNNING: "container is running: stop the container before removing or force remove",
-            Status.RESTARTING: "container is restarting: stop the container before removing or force remove",
-        }[status]
-        raise Conflict(f'cannot remove container "/{container.name}": {advice}')
-
-    async def _kill_for_removal(self, container: Container) -> None:
-        waiter = container.wait("next-exit")
-        await self._kill_to_end(container, waiter)
-
-    def _remove_now(self, container: Container) -> None:
-        """The record goes at once, the disk's part follows in the background; the caller holds the lock."""
-        if container.keeps_record or container.id not in self._parts.roster:
-            return
-        parts = self._parts
-        container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
-        parts.journal.begin(kinds.CONTAINER_DIR, parts.paths(container.id).directory)
-        parts.containers.delete(container.id)
-        parts.roster.discard(container)
-        self._streams.drop(container)
-        container.removal = parts.run_later(self._finisher.remove_files(container.id, container.cleanup))
-        container.resolve_waiters(*CONDITIONS)
-        parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
-
-    async def prune(self, query: Filters) -> Json:
-        """Remove what is stopped.  SpaceReclaimed is what the containers' own layers took."""
-        filters.check_keys(query, _PRUNE_FILTERS)
-        until_ns = times.parse_timestamp(query.get("until", [""])[0])
-        removed, space = [], 0
-        for container in self._parts.roster:
-            if not self._is_prunable(container, query, until_ns):
-                continue
-            used = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
-            async with container.lock:
-                if self._is_prunable(container, query, until_ns) and container.id in self._parts.roster:
-                    self._remove_now(container)
-                    removed.append(container.id)
-                    space += used.size
-        self._parts.bus.publish(_prune_event(space))
-        return {"ContainersDeleted": removed or None, "SpaceReclaimed": space}
-
-    def _is_prunable(self, container: Container, query: Filters, until_ns: int) -> bool:
-        record = container.record
-        if record.state.status not in (Status.CREATED, Status.EXITED, Status.DEAD):
-            return False
-        if until_ns and record.created_ns >= until_ns:
-            return False
-        unwanted = query.get("label!", ())
-        return filters.labels_match(record.labels, query.get("label", ())) and not (
-            unwanted and filters.labels_match(record.labels, unwanted)
-        )
 
     # Changing
 
@@ -499,7 +422,3 @@ def _check_platform(platform: str, image: Image) -> None:
         was = f"{config.os}/{config.architecture}"
         text = f"was found but does not match the specified platform: wanted {platform}, actual: {was}"
         raise NotFound(f"image with reference {image.id} {text}")
-
-
-def _prune_event(space: int) -> Event:
-    return Event(type="container", action="prune", id="", attributes={"reclaimed": str(space)})

@@ -13,13 +13,13 @@ from corten.core.events import EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.snapshots import Overlay
-from corten.core.tasks import Tasks
 from corten.engine.container import Container, Roster
 from corten.engine.host import Host
 from corten.engine.inspect import Paths
 from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
 from corten.engine.settings import Settings
+from corten.engine.tasks import Tasks
 from corten.network.bridge import BridgeDriver
 
 Json = dict[str, Any]

@@ -24,7 +24,6 @@ from corten.core.content import ContentStore
 from corten.core.journal import CONTAINER_DIR, TASK_DIR
 from corten.core.metadata import Database
 from corten.core.snapshots import Kind
-from corten.core.tasks import Task
 from corten.engine import times
 from corten.engine.container import Container
 from corten.engine.execs import Execs
@@ -34,6 +33,7 @@ from corten.engine.record import Place, Record, Status, decode
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import release
 from corten.engine.shimwatch import ShimWatch
+from corten.engine.tasks import Task
 from corten.errors import CortenError, NotFound, Unavailable
 
 log = logging.getLogger("corten.engine")

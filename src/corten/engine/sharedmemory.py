@@ -10,8 +10,8 @@ import contextlib
 import os
 from typing import Final
 
-from corten.core.tasks import Task
 from corten.engine.container import Container, Roster
+from corten.engine.tasks import Task
 from corten.sys import mount
 
 _NAME: Final = "shm"

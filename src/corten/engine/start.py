@@ -27,7 +27,6 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, LogRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.core.tasks import Task
 from corten.engine import devices, hostfiles, launcherrors, oci, sources
 from corten.engine.accounts import AccountBook
 from corten.engine.container import Container
@@ -39,6 +38,7 @@ from corten.engine.phases import Phases
 from corten.engine.record import Move, Place, Status, advance
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.streams import Streams
+from corten.engine.tasks import Task
 from corten.engine.times import from_rfc3339
 from corten.engine.users import User
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified

@@ -1,0 +1,132 @@
+"""Removing containers: the record at once, the disk's part after its task is gone.
+
+What a client waits for is the record: name and id are free then.  The layer and the directory are announced in the
+journal first and go in the background; `docker rm` waits for them, `--rm` does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from corten.core.events import Event
+from corten.core.journal import CONTAINER_DIR
+from corten.engine import filters, times
+from corten.engine.container import CONDITIONS, Container, Waiter
+from corten.engine.events import container_event
+from corten.engine.filters import Filters
+from corten.engine.parts import Parts
+from corten.engine.record import Move, Status, advance
+from corten.engine.streams import Streams
+from corten.errors import Conflict, InvalidArgument, NotFound
+
+Json = dict[str, Any]
+
+log = logging.getLogger("corten.engine")
+
+_PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
+
+
+class Removal:
+    """Removes one, or all that are stopped."""
+
+    def __init__(self, parts: Parts, streams: Streams) -> None:
+        self._parts = parts
+        self._streams = streams
+        self.kill_to_end: Callable[[Container, Waiter], Awaitable[None]]  # given by the life cycle
+
+    async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
+        """Raises Conflict while it runs, unless forced."""
+        container = self._parts.roster.find(ref)
+        if link:
+            raise InvalidArgument("link is not supported yet")
+        if container.is_running or container.record.state.status is Status.RESTARTING:
+            self._refuse_running(container, force)
+            await self._kill_for_removal(container)
+        async with container.lock:
+            if container.id in self._parts.roster:
+                self.remove_now(container)
+        if container.removal is not None:
+            await asyncio.shield(container.removal)
+
+    def _refuse_running(self, container: Container, force: bool) -> None:
+        if force:
+            return
+        status = container.record.state.status
+        advice = {
+            Status.PAUSED: "container is paused and must be unpaused first",
+            Status.RUNNING: "container is running: stop the container before removing or force remove",
+            Status.RESTARTING: "container is restarting: stop the container before removing or force remove",
+        }[status]
+        raise Conflict(f'cannot remove container "/{container.name}": {advice}')
+
+    async def _kill_for_removal(self, container: Container) -> None:
+        waiter = container.wait("next-exit")
+        await self.kill_to_end(container, waiter)
+
+    def remove_now(self, container: Container) -> None:
+        """The record goes at once, the disk's part follows in the background; the caller holds the lock."""
+        if container.keeps_record or container.id not in self._parts.roster:
+            return
+        parts = self._parts
+        container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
+        parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
+        parts.containers.delete(container.id)
+        parts.roster.discard(container)
+        self._streams.drop(container)
+        container.removal = parts.run_later(self._remove_files(container.id, container.cleanup))
+        container.resolve_waiters(*CONDITIONS)
+        parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
+
+    async def prune(self, query: Filters) -> Json:
+        """Remove what is stopped.  SpaceReclaimed is what the containers' own layers took."""
+        filters.check_keys(query, _PRUNE_FILTERS)
+        until_ns = times.parse_timestamp(query.get("until", [""])[0])
+        removed, space = [], 0
+        for container in self._parts.roster:
+            if not self._is_prunable(container, query, until_ns):
+                continue
+            used = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
+            async with container.lock:
+                if self._is_prunable(container, query, until_ns) and container.id in self._parts.roster:
+                    self.remove_now(container)
+                    removed.append(container.id)
+                    space += used.size
+        self._parts.bus.publish(_prune_event(space))
+        return {"ContainersDeleted": removed or None, "SpaceReclaimed": space}
+
+    def _is_prunable(self, container: Container, query: Filters, until_ns: int) -> bool:
+        record = container.record
+        if record.state.status not in (Status.CREATED, Status.EXITED, Status.DEAD):
+            return False
+        if until_ns and record.created_ns >= until_ns:
+            return False
+        unwanted = query.get("label!", ())
+        return filters.labels_match(record.labels, query.get("label", ())) and not (
+            unwanted and filters.labels_match(record.labels, unwanted)
+        )
+
+    async def _remove_files(self, container_id: str, cleanup: asyncio.Task[None] | None) -> None:
+        """The disk's part of a removal: after its task is gone, its layer and its directory."""
+        if cleanup is not None:
+            await asyncio.wait([cleanup])
+        await asyncio.to_thread(self.discard_files, container_id)
+
+    def discard_files(self, container_id: str) -> None:
+        """The disk's part of a container that was not made; blocks."""
+        try:
+            self._parts.snapshots.remove(container_id)
+        except NotFound:
+            log.debug("container %s has no snapshot", container_id)
+        directory = self._parts.paths(container_id).directory
+        if os.path.isdir(directory):
+            shutil.rmtree(directory)
+        self._parts.journal.done_by_name(CONTAINER_DIR, directory)
+
+
+def _prune_event(space: int) -> Event:
+    return Event(type="container", action="prune", id="", attributes={"reclaimed": str(space)})
