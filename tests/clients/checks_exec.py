@@ -69,7 +69,9 @@ def exec_terminal(side: Side) -> Json:
 @check("exec -d", Body("Detach", START))
 def exec_detached(side: Side) -> Json:
     sleeper(side)
-    answer = side.api("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "sleep 0.3; touch /x"], "AttachStdout": True})
+    answer = side.api(
+        "POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "sleep 0.3; touch /x"], "AttachStdout": True}
+    )
     began = time.monotonic()
     started = side.api("POST", f"/exec/{answer['body']['Id']}/start", {"Detach": True})
     quick = time.monotonic() - began < 0.3
@@ -158,7 +160,7 @@ def top(side: Side) -> Json:
 @check("top with options of ps", Query("ps_args", "/containers/*/top"))
 def top_with_options(side: Side) -> Json:
     sleeper(side)
-    return [line.split() for line in side.docker("top", "box", "-o", "pid,comm,args")["stdout"].splitlines()][0]
+    return [line.split() for line in side.docker("top", "box", "-o", "pid,comm,args")["stdout"].splitlines()][:1]
 
 
 @check("top of a stopped container", Act("/containers/*/top", "GET", "200 OK"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from clients.compare import IMAGE, Side, check
+from clients.compare import CHECKS, IMAGE, Check, Side, check
 from support.stripdoor import Act, Body, Query
 
 Json = Any
@@ -20,7 +20,7 @@ def sleeper(side: Side, *options: str, name: str = "box") -> Json:
 
 def trapper(side: Side, signals: str = "TERM", *options: str) -> Json:
     """Starts a container that says which signal came, and ends with 7."""
-    script = f"for s in {signals}; do trap \"echo got $s; exit 7\" $s; done; echo up; while true; do sleep 0.05; done"
+    script = f'for s in {signals}; do trap "echo got $s; exit 7" $s; done; echo up; while true; do sleep 0.05; done'
     seen = side.docker("run", "-d", "--name", "box", *options, IMAGE, "sh", "-c", script)
     side.until(lambda: "up" in side.docker("logs", "box")["stdout"])
     return seen
@@ -38,7 +38,11 @@ def ended(side: Side, name: str = "box") -> Json:
 @check("create", Act("/containers/create", status="201 Created"))
 def created(side: Side) -> Json:
     seen = side.docker("create", "--name", "box", IMAGE, "echo", "hi")
-    return [seen["status"], len(seen["stdout"]), side.inspect("box", *STATE, "State.Pid", "State.StartedAt", "RestartCount")]
+    return [
+        seen["status"],
+        len(seen["stdout"]),
+        side.inspect("box", *STATE, "State.Pid", "State.StartedAt", "RestartCount"),
+    ]
 
 
 @check("start", Act("/containers/*/start"))
@@ -161,7 +165,11 @@ def restarted_with_a_signal(side: Side) -> Json:
 @check("pause", Act("/containers/*/pause"))
 def paused(side: Side) -> Json:
     sleeper(side)
-    return [side.docker("pause", "box"), side.inspect("box", *STATE), side.docker("ps", "--format", "{{.State}} {{.Names}}")]
+    return [
+        side.docker("pause", "box"),
+        side.inspect("box", *STATE),
+        side.docker("ps", "--format", "{{.State}} {{.Names}}"),
+    ]
 
 
 @check("unpause", Act("/containers/*/unpause"))
@@ -355,8 +363,16 @@ def by_prefix(side: Side) -> Json:
     return [side.inspect(identity[:12], "Name"), side.inspect(identity[:5], "Name"), side.docker("inspect", "nobody")]
 
 
-for verb in ("start", "stop", "restart", "kill", "pause", "unpause", "rm", "logs", "wait", "attach", "top", "port"):
+VERBS = {
+    **dict.fromkeys(("start", "stop", "restart", "kill", "pause", "unpause", "wait"), "POST"),
+    **dict.fromkeys(("logs", "attach", "top", "port"), "GET"),  # attach looks before it leaps
+    "rm": "DELETE",
+}
 
-    @check(f"{verb} of a container that does not exist", Act("/containers/nobody*", "GET" if verb in ("logs", "attach", "top", "port") else "DELETE" if verb == "rm" else "POST", "500 Internal Server Error"))  # fmt: skip
+for verb, method in VERBS.items():
+
     def missing(side: Side, verb: str = verb) -> Json:
         return side.docker(verb, "nobody")
+
+    act = Act("/containers/nobody*", method, "500 Internal Server Error")
+    CHECKS.append(Check(f"{verb} of a container that does not exist", missing, act))

@@ -49,16 +49,19 @@ FILTERS = {
 
 for filter_name, values in FILTERS.items():
 
-    def filtered(side: Side, name: str = filter_name, values: list[str] = values) -> Json:  # noqa: B006  # read only
+    def filtered(side: Side, name: str = filter_name, values: list[str] = values) -> Json:  # read only
         population(side)
         shown = ("--format", "{{.Names}} {{.State}}")
         return {value: side.docker("ps", "-a", "--filter", f"{name}={value}", *shown) for value in values}
 
     if filter_name == "health":
 
-        def filtered(side: Side, name: str = filter_name, values: list[str] = values) -> Json:  # noqa: B006, F811  # read only
+        def filtered(side: Side, name: str = filter_name, values: list[str] = values) -> Json:  # read only
             population(side)
-            return [side.docker("ps", "-aq", "--filter", f"health={value}")["stdout"].count("\n") for value in ("none", "healthy")]
+            return [
+                side.docker("ps", "-aq", "--filter", f"health={value}")["stdout"].count("\n")
+                for value in ("none", "healthy")
+            ]
 
     CHECKS.append(Check(f"ps --filter {filter_name}", filtered, Query(f"filters.{filter_name}", LIST)))
 
@@ -83,7 +86,9 @@ def filtered_by_unknown_status(side: Side) -> Json:
 @check("ps", Act(LIST, "GET", "500 Internal Server Error"))
 def listed(side: Side) -> Json:
     population(side)
-    return side.docker("ps", "--format", "{{.Image}}|{{.Command}}|{{.Status}}|{{.Ports}}|{{.Names}}|{{.Networks}}|{{.Mounts}}")
+    return side.docker(
+        "ps", "--format", "{{.Image}}|{{.Command}}|{{.Status}}|{{.Ports}}|{{.Names}}|{{.Networks}}|{{.Mounts}}"
+    )
 
 
 @check("ps -a", Query("all", LIST))
@@ -180,7 +185,7 @@ def imported(side: Side) -> Json:
 @check("import --change", Query("changes", "/images/create"))
 def imported_with_changes(side: Side) -> Json:
     (side.shared / "root.tar").write_bytes(images.layer([images.Entry("file", b"imported")]))
-    changes = ("CMD [\"/file\"]", "ENV A=b", "LABEL k=v", "WORKDIR /w", "USER nobody", "EXPOSE 80", "ENTRYPOINT /e")
+    changes = ('CMD ["/file"]', "ENV A=b", "LABEL k=v", "WORKDIR /w", "USER nobody", "EXPOSE 80", "ENTRYPOINT /e")
     words = [word for change in changes for word in ("--change", change)]
     seen = side.docker("import", *words, f"{side.shared}/root.tar", "made:1")
     return [seen["status"], side.docker("image", "inspect", "made:1", "--format", "{{json .Config}}")["stdout"]]
@@ -214,7 +219,7 @@ for image_filter, values in {
     "since": [IMAGE],
 }.items():
 
-    def images_filtered(side: Side, name: str = image_filter, values: list[str] = values) -> Json:  # noqa: B006  # read only
+    def images_filtered(side: Side, name: str = image_filter, values: list[str] = values) -> Json:  # read only
         tiny(side, "tiny:1", label="mark")
         tiny(side, "other:1")
         shown = ("--format", "{{.Repository}}:{{.Tag}}")
@@ -223,7 +228,9 @@ for image_filter, values in {
             for value in values
         }
 
-    CHECKS.append(Check(f"images --filter {image_filter}", images_filtered, Query(f"filters.{image_filter}", "/images/json")))
+    CHECKS.append(
+        Check(f"images --filter {image_filter}", images_filtered, Query(f"filters.{image_filter}", "/images/json"))
+    )
 
 
 @check("image inspect, whole", Act("/images/*/json", "GET", "500 Internal Server Error"))
@@ -361,5 +368,3 @@ def info(side: Side) -> Json:
 @check("an operation that nobody knows", Act("/nonesuch", "GET"))
 def unknown_page(side: Side) -> Json:
     return [side.api("GET", "/nonesuch"), side.api("PUT", "/containers/json")["status"]]
-
-

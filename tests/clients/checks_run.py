@@ -70,7 +70,11 @@ row("--security-opt seccomp=unconfined", CAPS, "HostConfig.SecurityOpt")
 row("--read-only", "touch /x; touch /dev/shm/x && echo shm", "HostConfig.ReadonlyRootfs")
 row("--device /dev/null:/dev/hole:rw", "ls -l /dev/hole; echo x >/dev/hole && echo ok", "HostConfig.Devices")
 row("--device /dev/zero:/dev/well:r", "head -c 2 /dev/well | wc -c; echo x >/dev/well", "HostConfig.Devices")
-row("--sysctl net.ipv4.ip_unprivileged_port_start=77", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "HostConfig.Sysctls")
+row(
+    "--sysctl net.ipv4.ip_unprivileged_port_start=77",
+    "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+    "HostConfig.Sysctls",
+)
 row("--sysctl kernel.msgmax=4242", "cat /proc/sys/kernel/msgmax", "HostConfig.Sysctls")
 row("--ulimit nofile=100:200 --ulimit core=0", "ulimit -n; ulimit -Hn; ulimit -c", "HostConfig.Ulimits")
 
@@ -78,7 +82,11 @@ row("--ulimit nofile=100:200 --ulimit core=0", "ulimit -n; ulimit -Hn; ulimit -c
 row("--memory 64m", MEMORY, "HostConfig.Memory", "HostConfig.MemorySwap")
 row("--memory 64m --memory-swap 96m", SWAP, "HostConfig.MemorySwap")
 row("--memory 64m --memory-swap -1", SWAP, "HostConfig.MemorySwap")
-row("--memory 64m --memory-reservation 32m", cgroup("memory/memory.soft_limit_in_bytes", "memory.low"), "HostConfig.MemoryReservation")
+row(
+    "--memory 64m --memory-reservation 32m",
+    cgroup("memory/memory.soft_limit_in_bytes", "memory.low"),
+    "HostConfig.MemoryReservation",
+)
 row("--cpus 0.5", cgroup("cpu/cpu.cfs_quota_us", "cpu.max"), "HostConfig.NanoCpus")
 row("--cpu-period 50000 --cpu-quota 20000", cgroup("cpu/cpu.cfs_quota_us", "cpu.max"), "HostConfig.CpuQuota")
 row("--cpu-shares 512", cgroup("cpu/cpu.shares", "cpu.weight"), "HostConfig.CpuShares")
@@ -99,11 +107,21 @@ row("--uts host", "hostname | wc -l", "HostConfig.UTSMode", "Config.Hostname")
 row("--tmpfs /t", "grep ' /t ' /proc/self/mounts; stat -c %a /t", "HostConfig.Tmpfs")
 row("--tmpfs /t:size=64k,mode=700,noexec", "grep ' /t ' /proc/self/mounts", "HostConfig.Tmpfs")
 row("-v SHARED:/v", "echo out >/v/f; cat /v/f; grep -c ' /v ' /proc/self/mounts", "HostConfig.Binds", "Mounts")
-row("-v SHARED:/v:ro", "touch /v/x; grep ' /v ' /proc/self/mounts | cut -d' ' -f4 | cut -c1-2", "HostConfig.Binds", "Mounts")
+row(
+    "-v SHARED:/v:ro",
+    "touch /v/x; grep ' /v ' /proc/self/mounts | cut -d' ' -f4 | cut -c1-2",
+    "HostConfig.Binds",
+    "Mounts",
+)
 row("-v SHARED/made/by/engine:/v", "ls -ld /v | cut -c1-10", "HostConfig.Binds", "Mounts")
 row("--mount type=bind,source=SHARED,target=/v", "touch /v/ok && ls /v", "HostConfig.Mounts", "Mounts")
 row("--mount type=bind,source=SHARED,target=/v,readonly", "touch /v/x", "HostConfig.Mounts", "Mounts")
-row("--mount type=tmpfs,target=/t,tmpfs-size=65536,tmpfs-mode=0710", "df -k /t | tail -n 1 | awk '{print $2}'; stat -c %a /t", "HostConfig.Mounts", "Mounts")  # fmt: skip
+row(
+    "--mount type=tmpfs,target=/t,tmpfs-size=65536,tmpfs-mode=0710",
+    "df -k /t | tail -n 1 | awk '{print $2}'; stat -c %a /t",
+    "HostConfig.Mounts",
+    "Mounts",
+)
 
 # Its runtime.
 row("--runtime crun", "echo ran", "HostConfig.Runtime")
@@ -170,7 +188,7 @@ def privileged(side: Side) -> Json:
 @check("run --network container:ID", Body("HostConfig.NetworkMode"))
 def network_of_another(side: Side) -> Json:
     side.docker("run", "-d", "--name", "first", "--network", "none", IMAGE, "sleep", "60")
-    script = "test \"$(readlink /proc/self/ns/net)\" = \"$NS\" && echo same; hostname | wc -c; cat /etc/hosts"
+    script = 'test "$(readlink /proc/self/ns/net)" = "$NS" && echo same; hostname | wc -c; cat /etc/hosts'
     inside = side.docker("exec", "first", "readlink", "/proc/self/ns/net")["stdout"].strip()
     return run(side, ["--network", "container:first", "-e", f"NS={inside}"], ["sh", "-c", script])
 

@@ -106,7 +106,7 @@ class Side:
             target = f"/v{API}{path}" + (f"?{urlencode(query)}" if query else "")
             connection.request(method, target, body, {"Content-Type": kind} if body is not None else {})
             answer = connection.getresponse()
-            return answer.status, {key: value for key, value in answer.getheaders()}, answer.read()
+            return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
 
@@ -212,8 +212,14 @@ def difference(left: Json, right: Json, place: str = "") -> list[str]:
             lines += difference(left.get(key, "<absent>"), right.get(key, "<absent>"), f"{place}.{key}")
         return lines
     if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        return [line for index, pair in enumerate(zip(left, right, strict=True)) for line in difference(*pair, f"{place}[{index}]")]
-    return [] if left == right and type(left) is type(right) else [f"{place or '.'}: dockerd {left!r}, corten {right!r}"]
+        return [
+            line
+            for index, pair in enumerate(zip(left, right, strict=True))
+            for line in difference(*pair, f"{place}[{index}]")
+        ]
+    return (
+        [] if left == right and type(left) is type(right) else [f"{place or '.'}: dockerd {left!r}, corten {right!r}"]
+    )
 
 
 def peer_only() -> bool:

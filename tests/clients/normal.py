@@ -99,5 +99,3 @@ def matches(place: tuple[str, ...], where: str) -> bool:
         names = names[1:]
     tail = place[-len(names) :]
     return len(tail) == len(names) and all(name in ("*", got) for name, got in zip(names, tail, strict=True))
-
-

@@ -14,10 +14,9 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, urlencode
 
 from support import paths
@@ -161,9 +160,9 @@ class StripDoor:
     def _requests(self, client: socket.socket, server: socket.socket) -> None:
         """Passes request after request, then, once one asks for a hijack, the bytes as they come."""
         with client.makefile("rb", BUFFER) as stream:
-            self._pass_on(stream, client, server)
+            self._pass_on(cast("BinaryIO", stream), client, server)
 
-    def _pass_on(self, stream: BufferedReader, client: socket.socket, server: socket.socket) -> None:
+    def _pass_on(self, stream: BinaryIO, client: socket.socket, server: socket.socket) -> None:
         while (request := read_head(stream.readline)) is not None:
             chunked = request.header("transfer-encoding").lower() == "chunked"
             if not chunked and (length := int(request.header("content-length") or 0)):
@@ -178,7 +177,9 @@ class StripDoor:
             server.sendall(request.encode())
             if chunked:
                 copy_chunks(stream.readline, stream.read, server)
-            if request.path.endswith("/attach") or (request.path.startswith("/exec/") and request.path.endswith("/start")):
+            if request.path.endswith("/attach") or (
+                request.path.startswith("/exec/") and request.path.endswith("/start")
+            ):
                 copy_rest(stream.read1, server)
                 return
         server.shutdown(socket.SHUT_WR)

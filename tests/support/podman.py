@@ -1,0 +1,76 @@
+"""podman of Debian 12 with storage, configuration and cgroups of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from types import TracebackType
+
+from support import images, paths, peers, process
+
+# hard limits cannot be raised on a machine without CAP_SYS_RESOURCE
+CONFIGURATION = """\
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+[engine]
+conmon_path = ["{root}/usr/bin/conmon"]
+runtime_supports_json = ["corten-runtime", "runc", "crun"]
+runtime_supports_nocgroup = ["corten-runtime", "crun"]
+[engine.runtimes]
+corten-runtime = ["{corten}"]
+"""
+POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
+
+
+class Podman:
+    """podman with private folders; a context manager that removes everything."""
+
+    def __init__(self) -> None:
+        self.folder = paths.scratch("podman")
+        self._tree = peers.tree("bookworm")
+        self._configuration = self.folder / "containers.conf"
+        self._configuration.write_text(
+            CONFIGURATION.format(root=self._tree.root, corten=paths.COMMANDS / "corten-runtime")
+        )
+        policy = self.folder / "policy.json"
+        policy.write_text(POLICY)
+        self("runc", "load", "--signature-policy", str(policy), "-i", str(images.busybox()), check=True)
+
+    def __call__(
+        self, runtime: str, *args: str, stdin: str | None = None, check: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs podman with an OCI runtime: `runc` or `corten-runtime`."""
+        program = peers.binary("runc") if runtime == "runc" else runtime
+        argv = [str(peers.binary("podman")), "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run"]
+        argv += ["--tmpdir", f"{self.folder}/tmp", "--storage-driver", "overlay", "--events-backend", "file"]
+        argv += ["--cgroup-manager", "cgroupfs", "--runtime", str(program), *args]
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, check=False, text=True, timeout=60, env=self._environment()
+        )
+        assert not check or done.returncode == 0, f"podman {args}: {done.returncode}: {done.stderr}"
+        return done
+
+    @property
+    def own_cgroup(self) -> tuple[str, ...]:
+        """Options that put a container below a cgroup of this instance."""
+        return ("--cgroup-parent", f"/{self.folder.name}", "--network", "none")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self._tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.folder),
+            "XDG_RUNTIME_DIR": str(self.folder),
+            "CONTAINERS_CONF": str(self._configuration),
+        }
+
+    def __enter__(self) -> Podman:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self("runc", "rm", "--force", "--all", "--time", "0")
+        process.kill_all(str(self.folder))
+        process.remove_cgroups(self.folder.name)
+        process.unmount_below(self.folder)
+        shutil.rmtree(self.folder)
