@@ -201,8 +201,8 @@ def test_state_json_is_there_before_the_first_cgroup(corten: Runtime, folder: Pa
     trace = folder / "strace"
     calls = "trace=mkdir,mkdirat,rename,renameat,mknod,mknodat"
     argv = corten.argv("run", "-d", "-b", str(bundle.path), "c")
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["strace", "-e", calls, "-o", trace, *argv], check=True, **quiet)
+    with open(os.devnull, "r+b") as null:
+        subprocess.run(["strace", "-e", calls, "-o", trace, *argv], check=True, stdin=null, stdout=null, stderr=null)
     lines = trace.read_text().splitlines()
     renamed = next(i for i, line in enumerate(lines) if "rename" in line and 'state.json"' in line)
     made = next(i for i, line in enumerate(lines) if "mkdir" in line and str(CGROUPS) in line)
