@@ -380,7 +380,7 @@ def test_umoci_unpacks_the_same_tree_from_our_content_store(store: ImageStore, f
     image = store.get("test:1")
     layout = f"{store.content.root}:docker.io/library/test:1"
     bundle = folder / "bundle"
-    subprocess.run([peers.binary("umoci"), "unpack", "--image", layout, str(bundle)], check=True, capture_output=True)
+    subprocess.run([str(peers.binary("umoci")), "unpack", "--image", layout, str(bundle)], check=True, capture_output=True)
     store.overlay.prepare("look", image.chain)
     with merged(store.overlay, "look") as root:
         assert describe(root) == describe(bundle / "rootfs")
@@ -392,7 +392,7 @@ def test_what_skopeo_writes_is_loaded_and_is_the_same_image(store: ImageStore, f
     target = folder / "out"
     name = "example.org/some/name:tag"
     source = f"docker-archive:{folder}/in.tar"
-    argv = [peers.binary("skopeo"), "--insecure-policy", "copy", source, f"{transport}:{target}:{name}"]
+    argv = [str(peers.binary("skopeo")), "--insecure-policy", "copy", source, f"{transport}:{target}:{name}"]
     subprocess.run(argv, check=True, capture_output=True)
     if transport == "oci":
         subprocess.run(["tar", "-C", str(target), "-cf", f"{target}.tar", "."], check=True)
@@ -409,7 +409,7 @@ def test_what_skopeo_writes_is_loaded_and_is_the_same_image(store: ImageStore, f
 
 def test_what_umoci_writes_is_loaded(store: ImageStore, folder: Path) -> None:
     layout, bundle = folder / "layout", folder / "bundle"
-    umoci = peers.binary("umoci")
+    umoci = str(peers.binary("umoci"))
     for argv in (
         [umoci, "init", "--layout", str(layout)],
         [umoci, "new", "--image", f"{layout}:made:1"],
@@ -429,7 +429,7 @@ def test_what_umoci_writes_is_loaded(store: ImageStore, folder: Path) -> None:
 def test_skopeo_copies_out_of_our_content_store(store: ImageStore, folder: Path) -> None:
     archive.load(iter([t.docker_archive(COMPARED)]), store)
     source = f"oci:{store.content.root}:docker.io/library/test:1"
-    argv = [peers.binary("skopeo"), "--insecure-policy", "copy", source, f"dir:{folder}/copied"]
+    argv = [str(peers.binary("skopeo")), "--insecure-policy", "copy", source, f"dir:{folder}/copied"]
     subprocess.run(argv, check=True, capture_output=True)
     manifest = json.loads((folder / "copied/manifest.json").read_text())
     for layer in manifest["layers"]:
