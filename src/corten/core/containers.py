@@ -109,9 +109,10 @@ class ContainerStore:
                 raise _no_such(stored.id)
         return stored
 
-    def delete(self, container_id: str, tenant: str = MOBY) -> None:
+    def delete(self, container_id: str, tenant: str = MOBY, *, durable: bool = True) -> None:
         """Removes a record; raises NotFound."""
-        with self._database.durable() as tx:
+        writing = self._database.durable() if durable else self._database.transaction()
+        with writing as tx:
             cursor = tx.execute("DELETE FROM containers WHERE tenant = ? AND id = ?", (tenant, container_id))
             if not cursor.rowcount:
                 raise _no_such(container_id)

@@ -84,6 +84,8 @@ class Lifecycle:
         except BaseException:
             self._parts.roster.release_name(name, container_id)
             raise
+        if not decided.host.auto_remove:
+            await asyncio.to_thread(self._parts.sync)
         return {"Id": container_id, "Warnings": warnings}
 
     def _decide(
@@ -130,14 +132,17 @@ class Lifecycle:
         return bare
 
     def _make(self, record: Record, image: Image) -> None:
-        """Directories first, each announced, then the record; one fsync in all."""
+        """Directories first, each announced, then the record.
+
+        A --rm container's is not synced: after the machine's end it would be removed anyway (`recovery`).
+        """
         parts = self._parts
         paths = parts.paths(record.id)
         entry = parts.journal.begin(kinds.CONTAINER_DIR, paths.directory)
         try:
             os.mkdir(paths.directory, 0o710)
             parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain))
-            parts.containers.create(row(record))
+            parts.containers.create(row(record), durable=False)
         except BaseException:
             self._removal.discard_files(record.id)
             raise

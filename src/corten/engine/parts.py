@@ -66,6 +66,10 @@ class Parts:
         self.containers.update(row(record))
         container.record = record
 
+    def sync(self) -> None:
+        """What was recorded so far survives the machine; one fsync, for a thread."""
+        self.images.database.sync()
+
     def run_later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that nobody waits for; the engine waits for it when it closes."""
         task = self.loop.create_task(work)

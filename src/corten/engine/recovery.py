@@ -68,6 +68,7 @@ class Recovery:
         self._load_records()
         await self._adopt_all()
         self._restore_network()
+        await self._remove_transient()
         await self._end_strays()
         await self._parts.settle()
         await asyncio.to_thread(self._clean_disk)
@@ -211,6 +212,13 @@ class Recovery:
         for name in names - alive:
             log.warning("cgroup %s has no container: removed", name)
             self._remove_cgroup(f"{self._parts.cgroup_parent}/{name}")
+
+    async def _remove_transient(self) -> None:
+        """--rm containers that do not run: their end came while nobody was here."""
+        for container in self._parts.roster:
+            if container.record.effective.host.auto_remove and not container.is_running:
+                async with container.lock:
+                    self._finisher.remove(container)
 
     # Network and disk
 

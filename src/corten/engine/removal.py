@@ -51,6 +51,7 @@ class Removal:
             if container.id in self._parts.roster:
                 self.remove_now(container)
         if container.removal is not None:
+            await asyncio.to_thread(self._parts.sync)
             await asyncio.shield(container.removal)
 
     def _refuse_running(self, container: Container, force: bool) -> None:
@@ -69,13 +70,16 @@ class Removal:
         await self.kill_to_end(container, waiter)
 
     def remove_now(self, container: Container) -> None:
-        """The record goes at once, the disk's part follows in the background; the caller holds the lock."""
+        """The record goes at once, the disk's part follows in the background; the caller holds the lock.
+
+        Nothing is synced here: `remove` does that, and a --rm container is removed again at the next start.
+        """
         if container.keeps_record or container.id not in self._parts.roster:
             return
         parts = self._parts
         container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
         parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
-        parts.containers.delete(container.id)
+        parts.containers.delete(container.id, durable=False)
         parts.roster.discard(container)
         self._streams.drop(container)
         container.removal = parts.run_later(self._remove_files(container.id, container.cleanup))
@@ -96,6 +100,7 @@ class Removal:
                     self.remove_now(container)
                     removed.append(container.id)
                     space += used.size
+        await asyncio.to_thread(self._parts.sync)
         self._parts.bus.publish(_prune_event(space))
         return {"ContainersDeleted": removed or None, "SpaceReclaimed": space}
 
