@@ -147,6 +147,7 @@ class Lifecycle:
             self._removal.discard_files(record.id)
             raise
         parts.journal.done(entry)
+        parts.images.touch(image.id)
         parts.roster.add(Container(record, parts.loop))
         parts.bus.publish(container_event(record, "create"))
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corten.core import recovery
+from corten.core import gc, recovery
 from corten.core.content import ContentStore
 from corten.core.journal import CONTAINER_DIR, TASK_DIR
 from corten.core.metadata import Database
@@ -240,6 +240,9 @@ class Recovery:
         for key in recovery.repair(found, parts.images, parts.journal, containers_path=containers):
             log.warning("snapshot %s is lost", key)
         parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
+        collected = gc.collect(parts.images)
+        if collected.blobs or collected.snapshots:
+            log.info("removed %d blobs and %d layers of nobody", len(collected.blobs), len(collected.snapshots))
 
     # Policies
 
