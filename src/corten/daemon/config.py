@@ -28,6 +28,7 @@ UNSUPPORTED: Final = frozenset(
         "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip",
         "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs", "cgroup-parent", "cluster-advertise",
         "cluster-store", "cluster-store-opts", "containerd", "containerd-namespace", "containerd-plugin-namespace",
+        "containerd-plugins-namespace", "cri-containerd",
         "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-cgroupns-mode", "default-gateway",
         "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size", "default-ulimits",
         "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",

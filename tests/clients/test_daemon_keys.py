@@ -1,0 +1,238 @@
+"""Every key of daemon.json that dockerd knows: refused by name, or with an effect that can be seen.
+
+Which keys there are says dockerd 26.1 itself: the names of its flags, in the singular and the plural, are put into
+one file, and `dockerd --validate` lists those that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.api import Api
+from corten.daemon import config
+from corten.errors import InvalidArgument
+from support import images, paths, peers, process
+from support.engine import CortenEngine
+from support.netns import NetNs
+
+# Keys without a flag of their own, and those whose plural is not the flag with an s.
+MORE_KEYS = (
+    "builder",
+    "features",
+    "insecure-registries",
+    "runtimes",
+    "default-address-pools",
+    "containerd-plugin-namespace",
+)
+# Known to dockerd 28 and not to 26.1 (its reference, "Daemon configuration file").
+YOUNGER_KEYS = (
+    "allow-direct-routing",
+    "bip6",
+    "bridge-accept-fwmark",
+    "firewall-backend",
+    "host-gateway-ips",
+    "ip-forward-no-drop",
+)
+# Flags that dockerd does not call unknown in a file, and that mean nothing there.
+FLAGS_ONLY = {"add-runtime", "config-file", "help", "insecure-registry", "version"}
+UNKNOWN = re.compile(r"don't match any configuration option: (.*)")
+
+Look = Callable[["Running"], Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine with all keys set, and a container that it started."""
+
+    engine: CortenEngine
+    info: Any
+    inspect: Any
+    pids_max: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A supported key: a value that is not the default, and what shows it."""
+
+    value: Any
+    look: Look
+    expect: Any
+
+
+# The keys that CortenEngine gives as flags (data-root, exec-root, hosts, pidfile, debug) have a test of their own.
+SEEN: dict[str, Row] = {
+    "default-pids-limit": Row(77, lambda running: running.pids_max, "77"),
+    "default-runtime": Row("crun", lambda running: running.inspect["HostConfig"]["Runtime"], "crun"),
+    "insecure-registries": Row(
+        ["registry.example:5000"],
+        lambda running: "registry.example:5000" in running.info["RegistryConfig"]["IndexConfigs"],
+        True,
+    ),
+    "labels": Row(["quarry=one"], lambda running: running.info["Labels"], ["quarry=one"]),
+    "live-restore": Row(True, lambda running: running.info["LiveRestoreEnabled"], True),
+    "log-driver": Row("json-file", lambda running: running.inspect["HostConfig"]["LogConfig"]["Type"], "json-file"),
+    "log-opts": Row(
+        {"max-size": "3k"}, lambda running: running.inspect["HostConfig"]["LogConfig"]["Config"], {"max-size": "3k"}
+    ),
+    "registry-mirrors": Row(
+        ["https://mirror.example/"],
+        lambda running: running.info["RegistryConfig"]["Mirrors"],
+        ["https://mirror.example/"],
+    ),
+    "runtimes": Row({"crun": {"path": str}}, lambda running: "crun" in running.info["Runtimes"], True),
+}
+GIVEN_AS_FLAGS = ("data-root", "exec-root", "hosts", "pidfile", "debug")
+
+
+def known_keys(folder: Path) -> list[str]:
+    """What dockerd 26.1 takes in daemon.json."""
+    dockerd = str(peers.binary("dockerd-26.1"))
+    usage = subprocess.run([dockerd, "--help"], check=True, capture_output=True, text=True).stdout
+    flags = re.findall(r"--([a-z0-9-]+)", usage)
+    names = {name for flag in flags for name in (flag, f"{flag}s")} | set(MORE_KEYS)
+    file = folder / "dockerd.json"
+    file.write_text(json.dumps(dict.fromkeys(names, "x")))
+    done = subprocess.run(
+        [dockerd, "--validate", "--config-file", str(file)], check=False, capture_output=True, text=True
+    )
+    found = UNKNOWN.search(done.stderr)
+    assert found, done.stderr
+    known = names - set(re.split(r", ", found[1].strip())) - FLAGS_ONLY
+    known -= {name for name in known if f"{name}s" in known}  # the flag of a list, ignored in a file
+    assert len(known) > 60
+    return sorted(known) + list(YOUNGER_KEYS)
+
+
+def validate(folder: Path, values: Any) -> tuple[int, str]:
+    """`cortend --validate` of a file."""
+    file = folder / "daemon.json"
+    file.write_text(json.dumps(values))
+    argv = [str(paths.COMMANDS / "cortend"), "--validate", "--config", str(file)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stderr
+
+
+def test_every_key_of_dockerd_is_refused_by_name_or_has_a_row(tmp_path: Path) -> None:
+    accepted = []
+    for key in known_keys(tmp_path):
+        if key in SEEN or key in GIVEN_AS_FLAGS:
+            continue
+        try:
+            config.settings("daemon.json", {key: "x"}, {})
+        except InvalidArgument as error:
+            if f"{key} is not supported yet" in error.text:
+                continue
+        accepted.append(key)
+    assert not accepted
+
+
+def test_every_row_is_of_a_key_that_dockerd_knows_but_for_our_own(tmp_path: Path) -> None:
+    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit"}
+
+
+def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    status, text = validate(tmp_path, {"frobnicate": 1})
+    assert status == 1
+    assert "the following directives don't match any configuration option: frobnicate" in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"live-restore": False}, "live-restore: false is not supported"),
+        ({"debug": "yes"}, "debug: not true or false"),
+        ({"hosts": "unix:///x"}, "hosts: not a list of strings"),
+        ({"runtimes": {"x": {}}}, "runtimes"),
+        ({"default-runtime": "absent"}, "specified default runtime 'absent' does not exist"),
+        ({"default-pids-limit": 0}, "default-pids-limit: not a number above 0, or -1 for no limit"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(tmp_path: Path, wrong: Any, text: str) -> None:
+    status, error = validate(tmp_path, wrong)
+    assert status == 1
+    assert text in error
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    """An engine whose daemon.json has every row's value."""
+    values = {key: row.value for key, row in SEEN.items()}
+    values["runtimes"] = {"crun": {"path": str(peers.crun_for_hybrid())}}
+    with CortenEngine(config=values) as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        api = Api(engine.socket)
+        script = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; true"
+        engine.docker("run", "--name", "box", images.BUSYBOX_REF, "sh", "-c", script, check=True)
+        inspect = api.ok("GET", "/containers/box/json")
+        yield Running(engine, api.ok("GET", "/info"), inspect, api.logs("box").strip())
+        engine.docker("rm", "box", check=True)
+
+
+@pytest.mark.parametrize("key", SEEN)
+def test_a_supported_key_has_its_effect(running: Running, key: str) -> None:
+    assert SEEN[key].look(running) == SEEN[key].expect
+
+
+def test_the_effects_are_not_the_defaults(shared_engine: CortenEngine) -> None:
+    api = Api(shared_engine.socket)
+    made = api.ok("POST", "/containers/create", {"Image": images.BUSYBOX_REF, "Cmd": ["true"]})["Id"]
+    bare = Running(shared_engine, api.ok("GET", "/info"), api.ok("GET", f"/containers/{made}/json"), "500")
+    api.remove(made)
+    same = [key for key, row in SEEN.items() if row.look(bare) == row.expect]
+    # the only driver that writes and the only way to restart: their other values are refused, or seen below
+    assert same == ["live-restore", "log-driver", "runtimes"]
+
+
+def test_log_driver_none_keeps_no_log() -> None:
+    with CortenEngine(config={"log-driver": "none"}) as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        engine.docker("run", "--name", "box", images.BUSYBOX_REF, "echo", "x", check=True)
+        done = engine.docker("logs", "box")
+        assert "configured logging driver does not support reading" in done.stderr
+
+
+def test_paths_and_debug_may_stand_in_the_file() -> None:
+    folder = paths.scratch("keys")
+    values = {
+        "data-root": str(folder / "data"),
+        "exec-root": str(folder / "exec"),
+        "hosts": [f"unix://{folder}/one", f"unix://{folder}/two"],
+        "pidfile": str(folder / "pid"),
+        "debug": True,
+    }
+    file = folder / "daemon.json"
+    file.write_text(json.dumps(values))
+    argv = [str(paths.COMMANDS / "cortend"), "--config", str(file)]
+    with NetNs() as netns:
+        daemon = process.Daemon([*netns.enter, *argv], folder / "log")
+        try:
+            daemon.wait_until(lambda: (folder / "two").exists() and (folder / "pid").exists(), "sockets")
+            for name in ("one", "two"):
+                info = Api(folder / name).ok("GET", "/info")
+                assert (info["Debug"], info["DockerRootDir"]) == (True, str(folder / "data"))
+            assert int((folder / "pid").read_text()) == daemon.pid
+            assert (folder / "exec" / "tasks").is_dir()
+            assert " DEBUG " in (folder / "log").read_text()
+        finally:
+            daemon.stop()
+            done = subprocess.run([*netns.enter, *argv, "--destroy"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process.unmount_below(folder)
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def test_a_path_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"data-root": "/a"}))
+    argv = [str(paths.COMMANDS / "cortend"), "--validate", "--config", str(file), "--data-root", "/b"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "data-root: (from flag: /b, from file: /a)" in done.stderr
