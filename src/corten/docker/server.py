@@ -82,7 +82,7 @@ class Door:
         started = time.perf_counter()
         try:
             await Hijacker(self._engine, front, head, self._headers).serve(body)
-        except Exception:  # a defect: it must not take other connections with it
+        except Exception:  # outermost of a connection: a defect must not take others with it
             log.exception("%s %s failed", head.method, head.target)
             front.close()
         self._log(head.method, head.target, 101, started)
@@ -102,7 +102,7 @@ class Door:
             response = call.error(status_of(error), error.text)
         except ConnectionError:  # the client is gone: there is nobody to tell
             raise
-        except Exception as error:
+        except Exception as error:  # outermost of a request: a defect is answered 500
             log.exception("%s %s failed", request.method, request.raw_path)
             if call.is_started:  # half an answer cannot be taken back: only a cut stream says that it failed
                 raise ConnectionAbortedError(str(error)) from error
