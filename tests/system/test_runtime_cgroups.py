@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,15 @@ from corten.sys import bpf, devicebpf
 from support import paths, process
 
 FACTS = hostfacts.gather()
+FORKS = """
+import os
+print("ready", flush=True)
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
 hybrid_only = pytest.mark.skipif(FACTS.cgroup_mode != "hybrid", reason="needs v1 controllers and cgroup2 beside them")
 
 
@@ -112,7 +122,7 @@ def test_a_frozen_cgroup_stands_still_and_goes_on(group: Cgroup) -> None:
 
 def test_killing_reaches_processes_that_fork_all_the_time(group: Cgroup) -> None:
     group.apply([Setting("pids", "pids.max", "64")])
-    with inside(group, "echo ready; while :; do (sleep 0.01; :) & done 2>/dev/null") as child:
+    with inside(group, f"exec {sys.executable} -ISE -c '{FORKS}'") as child:
         ready(child)
         time.sleep(0.1)
         group.kill_all()
