@@ -42,8 +42,8 @@ class Op(Value):
         return tuple([getattr(self, name) for name in self.order])
 
     def describe(self) -> str:
-        """One line for people, without a line break."""
-        raise NotImplementedError
+        """One line for people, without a line break; by default the name alone."""
+        return type(self).__name__
 
     def failure(self, errno_text: str, detail: int) -> str:
         """The sentence for a failure here; `detail` is the number that came with it, 0 for most ops."""

@@ -101,6 +101,6 @@ def _read(path: str) -> bytes:
 
 def _write(path: str, data: bytes) -> None:
     temporary = f"{path}.{posix.getpid()}"
-    with open(temporary, "xb", buffering=0) as file:
+    with open(temporary, "wb", buffering=0) as file:
         file.write(data)
     posix.rename(temporary, path)
