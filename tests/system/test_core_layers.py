@@ -10,7 +10,6 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,29 +25,9 @@ from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
 from corten.core.unpack import NeedsLower, apply_layer, settle
 from corten.errors import InvalidArgument
-from corten.sys import mount
 from support import paths, peers
 from support import tarballs as t
-
-BASE = (
-    t.directory(b"./", 0o755),
-    t.symlink(b"lib", b"usr/lib"),
-    t.directory(b"usr"),
-    t.directory(b"usr/lib"),
-    t.entry(b"usr/lib/keep", data=b"keep"),
-    t.pax({b"SCHILY.xattr.user.k": b"v"}),
-    t.directory(b"secret", 0o2710, uid=5, gid=6),
-    t.entry(b"secret/f"),
-    t.entry(b"plain", data=b"plain", uid=9, gid=8, mode=0o4755),
-    t.directory(b"od"),
-    t.entry(b"od/low"),
-    t.directory(b"od/sub"),
-    t.entry(b"od/sub/x"),
-    t.entry(b"removed"),
-    t.symlink(b"slink", b"plain"),
-    t.entry(b"null", t.CHAR, device=(1, 3), mode=0o666),
-    t.entry(b"blk", t.BLOCK_DEVICE, device=(7, 200), mode=0o660, gid=6),
-)
+from support.layers import BASE, BASE_SHOWN, UPPER, describe, merged
 
 
 @pytest.fixture
@@ -68,23 +47,6 @@ def store(folder: Path) -> Iterator[ImageStore]:
     root.close()
 
 
-@contextmanager
-def merged(overlay: Overlay, key: str) -> Iterator[Path]:
-    """The mounted snapshot, by a descriptor that no mount namespace shows."""
-    (described,) = overlay.mounts(key)
-    context = mount.fsopen("overlay")
-    with ExitStack() as stack:
-        stack.callback(os.close, context)
-        for option in described.options:
-            name, _, value = option.partition("=")
-            for part in value.split(":"):
-                mount.fsconfig_string(context, "lowerdir+" if name == "lowerdir" else name, part)
-        mount.fsconfig_create(context)
-        fd = mount.fsmount(context, 0)
-        stack.callback(os.close, fd)
-        yield Path(f"/proc/self/fd/{fd}")
-
-
 def put_layers(store: ImageStore, *layers: bytes) -> str:
     """Unpacks uncompressed archives over each other; the key of the top one."""
     described = [Layer(store.content.put(data).digest, t.digest(data)) for data in layers]
@@ -102,121 +64,11 @@ def shown(store: ImageStore, *layers: bytes) -> dict[str, str]:
         store.overlay.remove("look")
 
 
-def describe(root: Path) -> dict[str, str]:
-    found = {}
-    for directory, names, files in os.walk(f"{root}/."):
-        for name in (*names, *files):
-            path = os.path.join(directory, name)
-            status = os.lstat(path)
-            kind = stat.filemode(status.st_mode)
-            what = f"{kind} {status.st_uid}:{status.st_gid}"
-            if stat.S_ISLNK(status.st_mode):
-                what += f" {os.readlink(path)}"
-            elif stat.S_ISREG(status.st_mode):
-                what += f" {Path(path).read_text()}"
-            elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-                what += f" {os.major(status.st_rdev)},{os.minor(status.st_rdev)}"
-            found[os.path.relpath(path, f"{root}/.")] = what
-    return found
-
-
-BASE_SHOWN = {
-    "lib": "lrwxrwxrwx 0:0 usr/lib",
-    "usr": "drwxr-xr-x 0:0",
-    "usr/lib": "drwxr-xr-x 0:0",
-    "usr/lib/keep": "-rw-r--r-- 0:0 keep",
-    "secret": "drwx--s--- 5:6",
-    "secret/f": "-rw-r--r-- 0:0 ",
-    "plain": "-rwsr-xr-x 9:8 plain",
-    "od": "drwxr-xr-x 0:0",
-    "od/low": "-rw-r--r-- 0:0 ",
-    "od/sub": "drwxr-xr-x 0:0",
-    "od/sub/x": "-rw-r--r-- 0:0 ",
-    "removed": "-rw-r--r-- 0:0 ",
-    "slink": "lrwxrwxrwx 0:0 plain",
-    "null": "crw-rw-rw- 0:0 1,3",
-    "blk": "brw-rw---- 0:6 7,200",
-}
-
-
-def without(*names: str) -> dict[str, str]:
-    return {key: value for key, value in BASE_SHOWN.items() if key not in names}
-
-
 def test_a_base_layer_shows_owners_set_id_bits_and_devices(store: ImageStore) -> None:
     assert shown(store, t.archive(*BASE), t.archive(t.entry(b"nothing"))) == {
         **BASE_SHOWN,
         "nothing": "-rw-r--r-- 0:0 ",
     }
-
-
-UPPER: dict[str, tuple[tuple[bytes, ...], dict[str, str]]] = {
-    "a whiteout removes": ((t.entry(b".wh.removed"),), without("removed")),
-    "a whiteout removes a tree": ((t.entry(b".wh.od"),), without("od", "od/low", "od/sub", "od/sub/x")),
-    "a whiteout of nothing shows nothing": (
-        (t.entry(b"fresh/.wh.nothing"), t.entry(b".wh.nothing")),
-        {**BASE_SHOWN, "fresh": "drwxr-xr-x 0:0"},
-    ),
-    "an opaque directory hides what is below": (
-        (t.directory(b"od"), t.entry(b"od/.wh..wh..opq"), t.entry(b"od/n", data=b"n")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od/n": "-rw-r--r-- 0:0 n"},
-    ),
-    "opaque hides also when it comes last": (
-        (t.directory(b"od"), t.entry(b"od/n", data=b"n"), t.entry(b"od/.wh..wh..opq")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od/n": "-rw-r--r-- 0:0 n"},
-    ),
-    "an opaque directory without an entry keeps its look": (
-        (t.entry(b"secret/.wh..wh..opq"), t.entry(b"secret/n")),
-        {**without("secret/f"), "secret/n": "-rw-r--r-- 0:0 "},
-    ),
-    "whiteout, then the directory again": (
-        (t.entry(b".wh.od"), t.directory(b"od", 0o700), t.entry(b"od/n", data=b"n")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od": "drwx------ 0:0", "od/n": "-rw-r--r-- 0:0 n"},
-    ),
-    "whiteout, then a file in the directory": (
-        (t.entry(b".wh.od"), t.entry(b"od/n", data=b"n")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od/n": "-rw-r--r-- 0:0 n"},
-    ),
-    "the directory, then its whiteout": (
-        (t.directory(b"od"), t.entry(b"od/n", data=b"n"), t.entry(b".wh.od")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od/n": "-rw-r--r-- 0:0 n"},
-    ),
-    "a file and its whiteout, in both orders": (
-        (t.entry(b".wh.plain"), t.entry(b"plain", data=b"1"), t.entry(b"removed", data=b"2"), t.entry(b".wh.removed")),
-        {**BASE_SHOWN, "plain": "-rw-r--r-- 0:0 1", "removed": "-rw-r--r-- 0:0 2"},
-    ),
-    "a file replaces a directory": (
-        (t.entry(b"od", data=b"f"),),
-        {**without("od/low", "od/sub", "od/sub/x"), "od": "-rw-r--r-- 0:0 f"},
-    ),
-    "a file, then a directory, hides the directory below": (
-        (t.entry(b"od"), t.directory(b"od"), t.entry(b"od/n")),
-        {**without("od/low", "od/sub", "od/sub/x"), "od/n": "-rw-r--r-- 0:0 "},
-    ),
-    "a parent that is left out looks as below": (
-        (t.entry(b"secret/new"),),
-        {**BASE_SHOWN, "secret/new": "-rw-r--r-- 0:0 "},
-    ),
-    "a parent that is a link below is followed": (
-        (t.entry(b"lib/foo", data=b"1"),),
-        {**BASE_SHOWN, "usr/lib/foo": "-rw-r--r-- 0:0 1"},
-    ),
-    "a whiteout through a link below": ((t.entry(b"lib/.wh.keep"),), without("usr/lib/keep")),
-    "a directory entry covers a link below": (
-        (t.directory(b"lib"), t.entry(b"lib/foo")),
-        {**BASE_SHOWN, "lib": "drwxr-xr-x 0:0", "lib/foo": "-rw-r--r-- 0:0 "},
-    ),
-    "a hard link to a file below": (
-        (t.hard_link(b"usr/hl", b"plain"),),
-        {**BASE_SHOWN, "usr/hl": "-rwsr-xr-x 9:8 plain"},
-    ),
-    "a hard link through a link below": (
-        (t.hard_link(b"hl", b"lib/keep"),),
-        {**BASE_SHOWN, "hl": "-rw-r--r-- 0:0 keep"},
-    ),
-    "a hard link to a link below": ((t.hard_link(b"hl", b"slink"),), {**BASE_SHOWN, "hl": "lrwxrwxrwx 0:0 plain"}),
-    "a hard link to a device below": ((t.hard_link(b"hl", b"null"),), {**BASE_SHOWN, "hl": "crw-rw-rw- 0:0 1,3"}),
-}
 
 
 @pytest.mark.parametrize("case", UPPER)
@@ -366,7 +218,7 @@ COMPARED = (
         t.entry(b".wh.removed"),
         t.directory(b"usr"),
         t.entry(b"usr/k", data=b"k", mode=0o2755, uid=7),
-        t.hard_link(b"usr/h", b"usr/k"),
+        t.hard_link(b"usr/h", b"usr/k", mode=0o2755, uid=7),
         t.entry(b"lib/through", data=b"t"),
     ),
     t.archive(t.entry(b"plain", data=b"other", mode=0o600), t.symlink(b"od/s", b"n"), t.entry(b"usr/.wh.k")),
@@ -380,7 +232,8 @@ def test_umoci_unpacks_the_same_tree_from_our_content_store(store: ImageStore, f
     image = store.get("test:1")
     layout = f"{store.content.root}:docker.io/library/test:1"
     bundle = folder / "bundle"
-    subprocess.run([str(peers.binary("umoci")), "unpack", "--image", layout, str(bundle)], check=True, capture_output=True)
+    argv = [str(peers.binary("umoci")), "unpack", "--image", layout, str(bundle)]
+    subprocess.run(argv, check=True, capture_output=True)
     store.overlay.prepare("look", image.chain)
     with merged(store.overlay, "look") as root:
         assert describe(root) == describe(bundle / "rootfs")
@@ -435,3 +288,11 @@ def test_skopeo_copies_out_of_our_content_store(store: ImageStore, folder: Path)
     for layer in manifest["layers"]:
         data = (folder / "copied" / layer["digest"][7:]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == layer["digest"][7:]
+
+
+def test_a_hard_links_entry_leaves_capabilities_alone(store: ImageStore) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    parts = (t.pax({b"SCHILY.xattr.security.capability": capability}), t.entry(b"f", mode=0o755))
+    key = put_layers(store, t.archive(*parts, t.hard_link(b"h", b"f", mode=0o755)))
+    layer = Path(store.overlay.fs_path(store.overlay.stat(key).id))
+    assert os.getxattr(layer / "h", "security.capability") == capability

@@ -246,10 +246,26 @@ class _Writer:
             except FileExistsError:
                 self._clear(place, base)
                 os.link(target, base, src_dir_fd=source_fd, dst_dir_fd=place.fd, follow_symlinks=False)
+            self._finish_link(place, base, entry)
         except (IsADirectoryError, PermissionError) as error:
             raise InvalidArgument(f"link {_shown(entry.link)} {_shown(path)}: {error.strerror}") from error
         finally:
             os.close(source_fd)
+
+    def _finish_link(self, place: Place, base: bytes, entry: Entry) -> None:
+        """What a hard link's entry says of owner, mode and time holds for the file, as with dockerd.
+
+        Only where it says something new: chown(2) takes set-id bits and capabilities away.
+        """
+        status = os.lstat(base, dir_fd=place.fd)
+        if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(base, entry.uid, entry.gid, dir_fd=place.fd, follow_symlinks=False)
+            status = os.lstat(base, dir_fd=place.fd)
+        if not stat.S_ISLNK(status.st_mode) and stat.S_IMODE(status.st_mode) != entry.mode:
+            _chmod_node(place, base, entry.mode)
+        if entry.xattrs:
+            self._set_xattrs(b"/proc/self/fd/%d/%b" % (place.fd, base), entry)
+        os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=place.fd, follow_symlinks=False)
 
     def _require_target(self, place: Place, base: bytes, link: bytes) -> None:
         """The file that a hard link means, copied up when only a layer below has it."""

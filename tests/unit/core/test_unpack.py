@@ -46,7 +46,8 @@ def test_files_directories_and_links_with_mode_and_time(root: Path) -> None:
         t.directory(b"d", 0o2750, mtime=5),
         t.pax({b"mtime": b"1600000000.123456789"}),
         t.entry(b"d/f", data=b"x" * 5000, mode=0o4711),
-        t.hard_link(b"d/h", b"d/f"),
+        t.pax({b"mtime": b"1600000000.123456789"}),
+        t.hard_link(b"d/h", b"d/f", mode=0o4711),
         t.symlink(b"s", b"/nowhere/../else"),
         t.entry(b"pipe", t.FIFO, mode=0o622),
     )
