@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 MAGIC = b"CORTEN\0\1"
 HEADER = Struct("=8sIIiIII")
-OP_HEADER = Struct("=HHI")
-U64 = Struct("=Q")
-U32 = Struct("=I")
+OP_HEADER = Struct("=HHI").pack
+U64 = Struct("=Q").pack
+U32 = Struct("=I").pack
+# NUL and what is missing to a multiple of 8, by the bytes that are there
+PADDING = tuple(bytes(8 - used) for used in range(8))
 NO_SLOT = 0xFFFFFFFFFFFFFFFF
 MAX_SLOTS = 1024
 
@@ -54,38 +56,40 @@ def encode(plan: Plan, fds: Mapping[str, int], trace_fd: int) -> bytes:
 
 
 def _op(op: Op, slots: dict[str, int]) -> bytes:
-    fields = b"".join([FIELDS[letter](value, slots) for letter, value in zip(op.form, op.fields(), strict=True)])
-    return OP_HEADER.pack(op.code, 0, OP_HEADER.size + len(fields)) + fields
+    parts = [FIELDS[letter](value, slots) for letter, value in zip(op.form, op.fields(), strict=True)]
+    fields = b"".join(parts)
+    return OP_HEADER(op.code, 0, 8 + len(fields)) + fields
 
 
 def _number(value: int, slots: dict[str, int]) -> bytes:
-    return U64.pack(value)
+    return U64(value)
 
 
 def _slot(name: str, slots: dict[str, int]) -> bytes:
-    if not name:
-        return U64.pack(NO_SLOT)
-    return U64.pack(slots.setdefault(name, len(slots)))
+    return U64(slots.setdefault(name, len(slots)) if name else NO_SLOT)
 
 
 def _bytes(value: bytes, slots: dict[str, int]) -> bytes:
-    return b"".join((U32.pack(len(value)), value, bytes(-(len(value) + 5) % 8 + 1)))
+    size = len(value)
+    return U32(size) + value + PADDING[(size + 4) % 8]
 
 
 def _text(value: str, slots: dict[str, int]) -> bytes:
-    return _bytes(value.encode("utf-8", "surrogateescape"), slots)
+    data = value.encode("utf-8", "surrogateescape")
+    size = len(data)
+    return U32(size) + data + PADDING[(size + 4) % 8]
 
 
 def _texts(values: tuple[str, ...], slots: dict[str, int]) -> bytes:
-    return U64.pack(len(values)) + b"".join([_text(value, slots) for value in values])
+    return U64(len(values)) + b"".join([_text(value, slots) for value in values])
 
 
 def _numbers(values: tuple[int, ...], slots: dict[str, int]) -> bytes:
-    return U64.pack(len(values)) + b"".join([U64.pack(value) for value in values])
+    return U64(len(values)) + b"".join([U64(value) for value in values])
 
 
 def _slots(names: tuple[str, ...], slots: dict[str, int]) -> bytes:
-    return U64.pack(len(names)) + b"".join([_slot(name, slots) for name in names])
+    return U64(len(names)) + b"".join([_slot(name, slots) for name in names])
 
 
 FIELDS: dict[str, Callable[..., bytes]] = {
