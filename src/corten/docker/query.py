@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from corten.docker.engine_api import Filters
-from corten.errors import InvalidArgument
+from corten.errors import Internal, InvalidArgument
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -41,9 +41,12 @@ class Query:
         return self.text(name).strip().lower() not in _FALSE
 
     def integer(self, name: str) -> int | None:
-        """A decimal number, None when it is not given.  Raises InvalidArgument in Go's words."""
+        """A decimal number, None when it is not given.  Raises Internal: dockerd answers 500 here."""
         text = self.text(name)
-        return None if text == "" else integer(text)
+        try:
+            return None if text == "" else integer(text)
+        except InvalidArgument as error:
+            raise Internal(error.text) from error
 
     def filters(self, name: str = "filters") -> Filters:
         """`{"label": {"a=b": true}}` or, as old clients write it, `{"label": ["a=b"]}`."""

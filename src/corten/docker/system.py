@@ -31,8 +31,9 @@ PING_HEADERS = {
 
 async def ping(call: Call) -> web.StreamResponse:
     headers = {**call.headers, **PING_HEADERS, "Content-Type": "text/plain; charset=utf-8"}
-    body = b"" if call.request.method == "HEAD" else b"OK"
-    return web.Response(body=body, headers=headers)
+    if call.request.method == "HEAD":
+        return web.Response(headers={**headers, "Content-Length": "0"})
+    return web.Response(body=b"OK", headers=headers)
 
 
 async def version(call: Call) -> web.StreamResponse:

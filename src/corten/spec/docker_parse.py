@@ -50,9 +50,7 @@ _GO_INTEGERS = {
     "StartPeriod": "time.Duration", "StartInterval": "time.Duration",
 }  # fmt: skip
 _JSON_KINDS = {"str": "string", "int": "number", "float": "number"}
-_MISMATCH = re.compile(
-    r"Expected `(?P<want>[^`]+)`(?:, got `(?P<got>[^`]+)`)?.*?(?: - at `\$(?P<path>.*)`)?$"
-)
+_MISMATCH = re.compile(r"Expected `(?P<want>[^`]+)`(?:, got `(?P<got>[^`]+)`)?.*?(?: - at `\$(?P<path>.*)`)?$")
 
 
 def parse_create(body: bytes, api_version: tuple[int, int] = (1, 51)) -> ContainerCreateRequest:
@@ -123,9 +121,18 @@ def _syntax_text(text: str, body: bytes) -> str:
         return "invalid JSON: unexpected EOF"
     place = re.search(r"\(byte (\d+)\)", text)
     if place and int(place[1]) < len(body):
-        character = chr(body[int(place[1])])
-        return f"invalid JSON: invalid character {character!r} at byte {place[1]}"
+        at = int(place[1])
+        return f"invalid JSON: invalid character {chr(body[at])!r} {_expected(body[:at].rstrip()[-1:])}"
     return f"invalid JSON: {text[:1].lower()}{text[1:]}"
+
+
+def _expected(before: bytes) -> str:
+    """What Go says it was reading, from the byte in front of the one that it did not like."""
+    if before in (b"", b":", b"["):
+        return "looking for beginning of value"
+    if before in (b"{", b","):
+        return "looking for beginning of object key string"
+    return "after object key:value pair"
 
 
 def _json_kind(raw: object) -> str:
@@ -141,10 +148,10 @@ def _convert(raw: Any, cls: type[T], go_name: str, prefix: str, unknown: Unknown
     try:
         return msgspec.convert(walked, cls)
     except msgspec.ValidationError as error:
-        raise InvalidArgument(_mismatch_text(str(error), go_name, prefix)) from error
+        raise InvalidArgument(_mismatch_text(str(error), walked, go_name, prefix)) from error
 
 
-def _mismatch_text(text: str, go_name: str, prefix: str) -> str:
+def _mismatch_text(text: str, walked: Any, go_name: str, prefix: str) -> str:
     """dockerd's sentence for msgspec's "Expected `int`, got `str` - at `$.Memory`"."""
     found = _MISMATCH.match(text)
     if not found:
@@ -154,10 +161,24 @@ def _mismatch_text(text: str, go_name: str, prefix: str) -> str:
     last = field.rpartition(".")[2]
     want = found["want"].split(" | ")[0]
     integer = _GO_INTEGERS.get(last, "int64")
-    types = {"int": integer, "str": "string", "array": "[]string", "object": _go_object(last)}
+    is_strslice = last in STRING_OR_LIST and go_name != GO_NAMES[ExecConfig]
+    array = "string" if is_strslice else "[]string"
+    types = {"int": integer, "str": "string", "array": array, "object": _go_object(last)}
     go_type = types.get(want, want)
     got = _JSON_KINDS.get(found["got"], found["got"]) if found["got"] else "number"
+    if want == "int" and got == "number":  # of the right kind, but no such integer: Go shows it
+        got = f"number {msgspec.json.encode(_at(walked, found['path'] or '')).decode()}"
     return f"invalid JSON: json: cannot unmarshal {got} into Go struct field {field} of type {go_type}"
+
+
+def _at(walked: Any, path: str) -> Any:
+    """The value at a path of msgspec's; a map's key is `[...]` there: the first value that is no string will do."""
+    for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path):
+        if name or index.isdigit():
+            walked = walked[name or int(index)]
+        else:
+            walked = next((item for item in walked.values() if not isinstance(item, str)), None)
+    return walked
 
 
 def _go_object(name: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from corten.docker.query import Query
-from corten.errors import InvalidArgument
+from corten.docker.query import Query, integer
+from corten.errors import Internal, InvalidArgument
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ def test_integers(text: str, expected: int | None) -> None:
 @pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "٣", "9223372036854775808", "1_000"])
 def test_what_is_no_integer(text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"strconv\.Atoi: parsing"):
+        integer(text)
+    with pytest.raises(Internal, match=r"strconv\.Atoi: parsing"):
         Query(f"t={text}").integer("t")
 
 
