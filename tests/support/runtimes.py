@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,17 @@ class Bundle:
         (self.path / "config.json").write_text(json.dumps(self.config))
         return self
 
-    def variant(self, change: Callable[[dict[str, Any]], None]) -> Bundle:
-        """A bundle beside this one, of the same rootfs, with a changed configuration."""
-        other = Bundle(paths.scratch("bundle"), copy.deepcopy(self.config))
-        other.config["root"]["path"] = str(self.path / "rootfs")
-        change(other.config)
-        return other.save()
+    def cgroup(self, controller: str, file: str) -> str:
+        """A file of the container's cgroup."""
+        return self._cgroup(controller).joinpath(file).read_text().strip()
+
+    def has_cgroup(self, controller: str = "pids") -> bool:
+        """Whether the container's cgroup exists."""
+        return self._cgroup(controller).exists()
+
+    def _cgroup(self, controller: str) -> Path:
+        path: str = self.config["linux"]["cgroupsPath"]
+        return process.CGROUPS / controller / path.lstrip("/")
 
 
 def bundle(*args: str, folder: Path, terminal: bool = False) -> Bundle:
@@ -52,6 +56,11 @@ def bundle(*args: str, folder: Path, terminal: bool = False) -> Bundle:
             (rootfs / "bin" / name).symlink_to("busybox")
         (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     return Bundle(folder, starter(args, terminal)).save()
+
+
+def sleeper(folder: Path) -> Bundle:
+    """A bundle below `folder` whose process does nothing for a long time."""
+    return bundle("sleep", "1000", folder=folder / "bundle")
 
 
 def starter(args: Sequence[str], terminal: bool) -> dict[str, Any]:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +124,6 @@ def without_own_keys(text: str) -> str:
     indent = 2 if "\n" in text.strip() else None
     separators = (",", ": ") if indent else (",", ":")
     return json.dumps(found, indent=indent, separators=separators)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = paths.scratch("texts")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -1,0 +1,29 @@
+"""Fixtures of the tests that run `corten-runtime` as a program."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import paths, runtimes
+from support.runtimes import Runtime
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A new folder for bundles and state roots, removed with the cgroups of its containers."""
+    made = paths.scratch("runtime")
+    yield made
+    runtimes.remove_cgroups()
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def corten(folder: Path) -> Iterator[Runtime]:
+    """`corten-runtime` with a state root of its own; its containers are deleted after the test."""
+    made = Runtime(paths.COMMANDS / "corten-runtime", folder / "root")
+    yield made
+    made.close()
