@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from corten.core import dataroot
+from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
 from corten.core.trees import remove_entry
 from corten.daemon import execroot, listeners, wiring
@@ -46,6 +47,8 @@ def run(settings: Settings) -> int:
         stores = wiring.open_stores(settings)
         try:
             _end_cgroups(stores.root.engine_id, facts)
+            for entry in stores.journal.entries(CGROUP):
+                _remove_empty(entry.name, facts)
             stores.bridge.destroy()
         finally:
             stores.close()
@@ -102,6 +105,7 @@ async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
         if cgroup is not None:
             cgroup.kill_all()
             cgroup.remove()
+            _remove_empty(_parent_of(directory), facts)
         sharedmemory.release(directory)
 
 
@@ -120,13 +124,30 @@ def _names(path: str) -> list[str]:
 
 
 def _cgroup_of(directory: str, facts: HostFacts) -> Cgroup | None:
+    path = _cgroup_path_of(directory)
+    return Cgroup(plan_paths(facts, path, "")) if path else None
+
+
+def _cgroup_path_of(directory: str) -> str:
     """From its config.json: also a --cgroup-parent of the user's own."""
     try:
         with open(f"{directory}/config.json", "rb") as file:
-            path = msgspec.json.decode(file.read())["linux"]["cgroupsPath"]
+            return str(msgspec.json.decode(file.read())["linux"]["cgroupsPath"])
     except (FileNotFoundError, msgspec.DecodeError, KeyError):
-        return None
-    return Cgroup(plan_paths(facts, path, ""))
+        return ""
+
+
+def _parent_of(directory: str) -> str:
+    """The engine's own parent cgroup, when that is where the task's is: a user's parent is the user's."""
+    parent = os.path.dirname(_cgroup_path_of(directory))
+    return parent if parent.startswith(cgroup_parent("")) else ""
+
+
+def _remove_empty(path: str, facts: HostFacts) -> None:
+    """A cgroup in which nobody is any more; others stay."""
+    for directory in plan_paths(facts, path, "").directories() if path else ():
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def _kill_shim(directory: str) -> None:

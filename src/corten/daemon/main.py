@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -29,8 +30,7 @@ def main(argv: list[str]) -> int:
     given = arguments.parse(argv[1:])
     path = given.config or config.DEFAULT_FILE
     try:
-        file = config.load(path, is_required=given.config is not None)
-        settings = config.settings(path, file, arguments.flags(given))
+        settings = _settings(given, path)
         if given.validate:
             sys.stderr.write("configuration OK\n")
             return 0
@@ -45,6 +45,19 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"cortend: {error.filename or ''}: {(error.strerror or str(error)).lower()}\n")
         return 1
     return 0
+
+
+def _settings(given: argparse.Namespace, path: str) -> Settings:
+    """From file and flags.  `--destroy` needs the file for the roots alone: flags for both do without it."""
+    flags = arguments.flags(given)
+    try:
+        file = config.load(path, is_required=given.config is not None)
+        return config.settings(path, file, flags)
+    except CortenError as error:
+        if not given.destroy or not {"data-root", "exec-root"} <= set(flags):
+            raise
+        sys.stderr.write(f"cortend: {error.text}: ignored\n")
+        return config.settings(path, {}, flags)
 
 
 def _set_up_logging(settings: Settings) -> None:

@@ -1,0 +1,172 @@
+"""Ends of cortend and of shims: what goes on, what is told, what is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from support.engine import CortenEngine
+
+from .test_engine import IMAGE, inspect, remains, until
+
+
+def shim_of(engine: CortenEngine, name: str) -> int:
+    """The pid of a container's shim."""
+    ident = inspect(engine, name)["Id"]
+    done = subprocess.run(["pgrep", "-f", f"corten-shim moby/{ident}"], check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout)
+
+
+def state(engine: CortenEngine, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = inspect(engine, name)["State"]
+    return found
+
+
+def test_containers_outlive_cortend_and_their_exits_are_replayed(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "goes-on", "-p", "8080:80", IMAGE, "sleep", "100", check=True)
+    engine.docker("run", "-d", "--name", "ends", IMAGE, "sh", "-c", "sleep 0.3; exit 5", check=True)
+    engine.docker("run", "-d", "--rm", "--name", "vanishes", IMAGE, "sleep", "0.3", check=True)
+    pid = state(engine, "goes-on")["Pid"]
+    engine.kill9()
+    time.sleep(0.6)
+    engine.start()
+    assert state(engine, "goes-on")["Pid"] == pid
+    assert inspect(engine, "goes-on")["NetworkSettings"]["Ports"] == {
+        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]
+    }
+    assert (state(engine, "ends")["Status"], state(engine, "ends")["ExitCode"]) == ("exited", 5)
+    assert engine.docker("inspect", "vanishes").returncode == 1
+    assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
+    engine.docker("rm", "-f", "goes-on", "ends", check=True)
+    until(lambda: not remains(engine), "remains after adoption")
+
+
+def test_a_lost_shim_is_a_verdict_and_every_byte_of_output_stays(engine: CortenEngine) -> None:
+    script = "i=0; while true; do i=$((i+1)); echo line $i; done"
+    engine.docker("run", "-d", "--name", "speaks", IMAGE, "sh", "-c", script, check=True)
+    engine.docker("run", "-d", "--name", "other", IMAGE, "sleep", "100", check=True)
+    until(lambda: engine.docker("logs", "--tail", "1", "speaks").stdout, "output")
+    os.kill(shim_of(engine, "speaks"), signal.SIGKILL)
+    until(lambda: state(engine, "speaks")["Status"] == "exited", "the end of a container without its shim")
+    assert (state(engine, "speaks")["ExitCode"], state(engine, "speaks")["Error"]) == (137, "shim lost")
+    lines = engine.docker("logs", "speaks", check=True).stdout.splitlines()
+    assert lines == [f"line {number}" for number in range(1, len(lines) + 1)] or lines[:-1] == [
+        f"line {number}" for number in range(1, len(lines))
+    ]
+    assert state(engine, "other")["Running"]
+
+
+def test_a_shim_lost_while_nobody_was_there_is_a_verdict_too(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "gone", IMAGE, "sleep", "100", check=True)
+    shim = shim_of(engine, "gone")
+    engine.kill9()
+    os.kill(shim, signal.SIGKILL)
+    engine.start()
+    assert (state(engine, "gone")["ExitCode"], state(engine, "gone")["Error"]) == (137, "shim lost")
+    engine.docker("rm", "gone", check=True)
+    until(lambda: not remains(engine), "remains of a lost container")
+
+
+def test_a_hung_shim_is_gone_around(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "hangs", IMAGE, "sleep", "100", check=True)
+    shim = shim_of(engine, "hangs")
+    os.kill(shim, signal.SIGSTOP)
+    start = time.monotonic()
+    assert state(engine, "hangs")["Running"]
+    assert engine.docker("ps", "-q").stdout
+    assert time.monotonic() - start < 2
+    engine.docker("stop", "-t", "1", "hangs", check=True, timeout=30)
+    assert state(engine, "hangs")["Status"] == "exited"
+    assert not os.path.exists(f"/proc/{shim}")
+    seen = engine.docker("events", "--since", "60s", "--until", "0s", "--format", "{{.Action}}", check=True).stdout
+    assert "shim-unresponsive" in seen.split()
+
+
+def test_a_new_zygote_takes_the_place_of_a_dead_one(engine: CortenEngine) -> None:
+    pattern = f"corten-shim --zygote --exec-root {engine.exec_root}"
+    found = subprocess.run(["pgrep", "-f", "--", pattern], check=True, stdout=subprocess.PIPE, text=True)
+    os.kill(int(found.stdout), signal.SIGKILL)
+    assert engine.docker("run", "--rm", IMAGE, "echo", "ok", check=True).stdout == "ok\n"
+
+
+def test_policies_hold_over_a_restart_of_the_daemon(engine: CortenEngine) -> None:
+    for policy in ("always", "unless-stopped"):
+        engine.docker("run", "-d", "--name", policy, "--restart", policy, IMAGE, "sleep", "100", check=True)
+        engine.docker("stop", "-t", "0", policy, check=True)
+    engine.restart()
+    until(lambda: state(engine, "always")["Running"], "a container that always runs")
+    assert not state(engine, "unless-stopped")["Running"]
+
+
+def test_a_deleted_journal_does_not_hide_leftovers(engine: CortenEngine) -> None:
+    import sqlite3
+
+    engine.docker("run", "-d", "--name", "stray", IMAGE, "sleep", "100", check=True)
+    engine.kill9()
+    with sqlite3.connect(engine.data_root / "corten.db") as database:
+        for table in ("journal", "containers"):
+            database.execute(f"DELETE FROM {table}")
+        database.execute("DELETE FROM network_endpoints")
+    database.close()
+    engine.start()
+    assert engine.docker("ps", "-aq", check=True).stdout == ""
+    until(lambda: not remains(engine), "remains of a container that no record names")
+
+
+def test_a_second_cortend_is_refused_by_name(engine: CortenEngine) -> None:
+    done = subprocess.run(engine.argv, check=False, capture_output=True, text=True, env=engine.environment)
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == f"cortend: data root {engine.data_root} is in use by cortend (pid {engine.pid})"
+    )
+
+
+def test_destroy_works_alive_dead_and_twice(make_engine: Callable[..., CortenEngine]) -> None:
+    from support import images
+
+    engine = make_engine()
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    engine.docker("run", "-d", "--cgroup-parent", f"/{engine.folder.name}", IMAGE, "sleep", "100", check=True)
+    command = [*engine.netns.enter, *engine.argv, "--destroy"]
+    for _ in range(2):
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=engine.environment)
+        assert done.returncode == 0, done.stderr
+        assert not engine.data_root.exists()
+        assert not engine.exec_root.exists()
+
+
+@pytest.mark.parametrize("keeps_data", [True, False])
+def test_destroy_finds_everything_without_a_daemon(make_engine: Callable[..., CortenEngine], keeps_data: bool) -> None:
+    from support import images
+
+    engine = make_engine()
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    engine.docker("run", "-d", "--network", "none", IMAGE, "sleep", "100", check=True)
+    engine.kill9()
+    if not keeps_data:
+        shutil.rmtree(engine.data_root)
+    command = [*engine.netns.enter, *engine.argv, "--destroy"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=engine.environment)
+    assert done.returncode == 0, done.stderr
+    assert not engine.exec_root.exists()
+
+
+def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -> None:
+    config = json.loads(engine.config_file.read_text())
+    engine.config_file.write_text(json.dumps(config | {"default-pids-limit": 33}))
+    os.kill(engine.pid, signal.SIGHUP)
+    until(lambda: "Reloaded configuration: " in engine.log_tail(), "a reload in the log")
+    assert '"default-pids-limit":33' in engine.log_tail()
+    done = engine.docker("run", "--rm", IMAGE, "cat", "/sys/fs/cgroup/pids/pids.max", check=True)
+    assert done.stdout == "33\n"
+    engine.config_file.write_text('{"nonsense": 1}')
+    os.kill(engine.pid, signal.SIGHUP)
+    until(lambda: "configuration not reloaded" in engine.log_tail(), "a refusal in the log")
