@@ -10,6 +10,7 @@ Undoing goes the other way, by the same functions as `delete --force`.
 from __future__ import annotations
 
 import posix
+import select
 
 from corten.errors import CortenError, Internal
 from corten.launch import spawn
@@ -120,7 +121,7 @@ class Running:
             self.reap_launcher()
         if self.pidfd >= 0:
             fast.pidfd_send_signal(self.pidfd, SIGKILL)
-            posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
+            wait_until_dead(self.pidfd)
             posix.close(self.pidfd)
             self.pidfd = -1
         self.launch.close()
@@ -249,6 +250,16 @@ class Creation:
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)
+
+
+def wait_until_dead(pidfd: int) -> None:
+    """Reaps a killed process; one that is another process's child (a shim's) is only waited for."""
+    try:
+        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
+    except ChildProcessError:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll()
 
 
 def write_pid_file(path: str, pid: int) -> None:

@@ -64,7 +64,10 @@ class Backend(Protocol):
     """One container's runtime.
 
     Life: `create` → `start` → any number of `exec`, `pause`, `resume`, `update`, `kill` → (init exits) → `delete`.
+    `rootfs_fd` is the detached mount of the root filesystem, owned, -1 before `create` and without one.
     """
+
+    rootfs_fd: int
 
     def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
         """Make the container; its init waits."""
@@ -93,5 +96,5 @@ class Backend(Protocol):
     def cgroup(self) -> Cgroup | None:
         """The container's cgroup, None before `create` and where it is not known."""
 
-    def steps(self) -> list[dict[str, object]]:
-        """Steps of the launch plan: [{"index", "op", "start_ns", "duration_ns"}]; none of an external runtime."""
+    def write_trace(self, path: str, phases: Phases) -> None:
+        """Write {"phases", "steps": [{"index", "op", "start_ns", "duration_ns"}]}; no steps of an external runtime."""

@@ -20,6 +20,7 @@ from corten.runtime import fast
 from corten.runtime.cgroups import Cgroup, CgroupPaths
 from corten.shim.backend import Launched, Phases, Steps, Streams
 from corten.shim.loop import Readable
+from corten.shim.rootfs import RootMount, make_detached
 from corten.shim.stdio import receive_master
 from corten.sys import files, mount, pidfd, prctl
 from corten.sys.namespace import CLONE_NEWNS, unshare
@@ -34,8 +35,12 @@ _LOG_TAIL_BYTES = 65536
 class ExternalRuntime:
     """`Backend` by exec of `path`; `args` are the configured runtimeArgs, before every verb."""
 
-    def __init__(self, directory: str, id: str, path: str, args: list[str], facts: HostFacts) -> None:
+    def __init__(
+        self, directory: str, id: str, path: str, args: list[str], *, rootfs: RootMount | None, facts: HostFacts
+    ) -> None:
         """Changes the process: subreaper, and a mount namespace of its own."""
+        self.rootfs_fd = -1
+        self._rootfs = rootfs
         self._directory = directory
         self._id = id
         self._argv = [path, *args, "--root", f"{directory}/{_STATE}", "--log", f"{directory}/{_LOG}"]
@@ -46,14 +51,17 @@ class ExternalRuntime:
         prctl.set_child_subreaper()
         unshare(CLONE_NEWNS)
 
-    def attach_rootfs(self, rootfs_fd: int) -> None:
+    def _attach_rootfs(self, rootfs: RootMount) -> None:
         """Show the detached mount at `<dir>/rootfs`, in this process's mount namespace."""
         path = f"{self._directory}/{_ROOTFS}"
-        os.makedirs(path, 0o700, exist_ok=True)
-        mount.move_mount(rootfs_fd, path)
+        self.rootfs_fd = make_detached(rootfs, path)
+        mount.move_mount(self.rootfs_fd, path)
         self._has_rootfs = True
 
     def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
+        if self._rootfs is not None:
+            with phases.measure("overlay"):
+                self._attach_rootfs(self._rootfs)
         pid_path = f"{self._directory}/{_PID}"
         verb = ["create", "--bundle", self._directory, "--pid-file", pid_path]
         with phases.measure("runtime create"):
@@ -101,12 +109,15 @@ class ExternalRuntime:
         if self._has_rootfs:
             mount.umount(f"{self._directory}/{_ROOTFS}", mount.MNT_DETACH)
             self._has_rootfs = False
+        if self.rootfs_fd >= 0:
+            os.close(self.rootfs_fd)
+            self.rootfs_fd = -1
 
     def cgroup(self) -> Cgroup | None:
         return self._cgroup
 
-    def steps(self) -> list[dict[str, object]]:
-        return []
+    def write_trace(self, path: str, phases: Phases) -> None:
+        files.replace(path, fast.dump_bytes({"phases": phases.to_obj(), "steps": []}))
 
     def _run_with_console(self, verb: list[str], tail: list[str], streams: Streams) -> Steps[None]:
         """A verb that makes a process; its terminal's master arrives at `streams.console_fd` as a listener's path."""

@@ -33,12 +33,13 @@ class RootMount:
 def make_detached(root: RootMount, scratch: str) -> int:
     """The descriptor of the mount; close-on-exec, the caller's.
 
-    `scratch` is an empty directory, used only on kernels before 6.7.
+    `scratch` is an empty directory, made when missing; used for mounting only on kernels before 6.7.
 
     Raises:
         InvalidArgument: an unknown type.
         Internal: with what the kernel said.
     """
+    os.makedirs(scratch, 0o700, exist_ok=True)
     if root.type == "overlay":
         return _overlay(root, scratch)
     if root.type in ("bind", "rbind"):

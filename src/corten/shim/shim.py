@@ -27,7 +27,7 @@ from corten.shim.loop import Loop
 from corten.shim.orphans import OrphanReaper
 from corten.shim.protocol import NETNS_FD, Message
 from corten.shim.request import Request, attach_options
-from corten.shim.rootfs import RootMount, make_detached
+from corten.shim.rootfs import RootMount
 from corten.shim.server import Server
 from corten.shim.stdio import Log
 from corten.shim.task import TRACE, Task
@@ -46,7 +46,7 @@ class Shim:
     """
 
     __slots__ = (
-        "_directory", "_held", "_host", "_id", "_loop", "_make_backend", "_rootfs_fd", "_server", "_shutting_down",
+        "_directory", "_held", "_host", "_id", "_loop", "_make_backend", "_reaper", "_server", "_shutting_down",
         "_socket_inode", "_task", "_tenant",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Shim:
         self._server = Server(self._loop, self)
         self._task = Task(directory, self._loop, self._server.broadcast)
         self._held: dict[str, int] = {}
-        self._rootfs_fd = -1
+        self._reaper: OrphanReaper | None = None
         self._shutting_down = False
         self._socket_inode = 0
 
@@ -109,51 +109,28 @@ class Shim:
     def _create(self, request: Request) -> Steps[Message]:
         """The container, up to its waiting init."""
         log = self._open_log(request.nested("log"))
-        try:
-            self._keep(request)
-            backend = self._backend(request)
-            init = yield from self._task.create(
-                backend,
-                tty=request.boolean("terminal"),
-                stdin=request.boolean("stdin_open"),
-                size=request.size("console_size"),
-                log=log,
-            )
-        except BaseException:
-            self._drop_rootfs()
-            raise
+        self._keep(request)
+        init = yield from self._task.create(
+            self._backend(request),
+            tty=request.boolean("terminal"),
+            stdin=request.boolean("stdin_open"),
+            size=request.size("console_size"),
+            log=log,
+        )
         return {"pid": init.pid}
 
     def _backend(self, request: Request) -> Backend:
-        rootfs = request.objects("rootfs")
-        if rootfs:
-            with self._task.phases.measure("overlay"):
-                self._rootfs_fd = self._make_rootfs(rootfs)
+        rootfs = _root_mount(request.objects("rootfs"))
+        self._reap_children()
         runtime = request.nested("runtime")
         path = runtime.string("path")
         if self._make_backend is not None:
             return self._make_backend()
         if not path:
-            return BuiltinRuntime(
-                self._directory,
-                self._id,
-                self._rootfs_fd,
-                self._host,
-                pids_limit=request.integer("default_pids_limit", BUILT_IN_PIDS_LIMIT),
-            )
-        external = ExternalRuntime(self._directory, self._id, path, runtime.strings("args"), self._host.facts)
-        OrphanReaper(self._loop, is_busy=lambda: self._server.is_busy, known=self._busy_pids)
-        if self._rootfs_fd >= 0:
-            external.attach_rootfs(self._rootfs_fd)
-        return external
-
-    def _make_rootfs(self, mounts: list[Message]) -> int:
-        if len(mounts) != 1:
-            raise InvalidArgument(f"rootfs: {len(mounts)} mounts given, one expected")
-        entry = Request({"op": "rootfs", **mounts[0]}, [])
-        scratch = f"{self._directory}/rootfs"
-        os.makedirs(scratch, 0o700, exist_ok=True)
-        return make_detached(RootMount(entry.string("type"), entry.string("source"), entry.strings("options")), scratch)
+            limit = request.integer("default_pids_limit", BUILT_IN_PIDS_LIMIT)
+            return BuiltinRuntime(self._directory, self._id, rootfs, self._host, pids_limit=limit)
+        args = runtime.strings("args")
+        return ExternalRuntime(self._directory, self._id, path, args, rootfs=rootfs, facts=self._host.facts)
 
     def _open_log(self, request: Request) -> Log | None:
         path = request.string("path")
@@ -214,7 +191,6 @@ class Shim:
     def _delete(self, request: Request) -> Steps[Message]:
         """Everything of the container but the shim and the exit record."""
         yield from self._task.delete(force=request.boolean("force"))
-        self._drop_rootfs()
         for name in list(self._held):
             self._drop(name)
         return {"exit": self._task.exit_record}
@@ -299,9 +275,7 @@ class Shim:
         return {"held": sorted(self._held)}
 
     def _rootfs(self, request: Request) -> Message:
-        if self._rootfs_fd < 0:
-            raise FailedPrecondition("the container has no root filesystem of its own")
-        request.answer_fds = (self._rootfs_fd,)
+        request.answer_fds = (self._task.rootfs_fd(),)
         return {}
 
     # Descriptors
@@ -327,11 +301,6 @@ class Shim:
         elif fd >= 0:
             os.close(fd)
 
-    def _drop_rootfs(self) -> None:
-        if self._rootfs_fd >= 0:
-            os.close(self._rootfs_fd)
-            self._rootfs_fd = -1
-
     # Ends
 
     def _leave(self) -> None:
@@ -347,6 +316,11 @@ class Shim:
         """A shim that never had a container is of no use to a new cortend."""
         if self._task.state == "new" and not self._shutting_down:
             self._loop.call_later(0, self._leave)
+
+    def _reap_children(self) -> None:
+        """Collect helpers, launchers and, as subreaper, what a container's processes leave behind."""
+        if self._reaper is None:
+            self._reaper = OrphanReaper(self._loop, is_busy=lambda: self._server.is_busy, known=self._busy_pids)
 
     def _busy_pids(self) -> set[int]:
         """Children that somebody waits for by descriptor."""
@@ -382,6 +356,15 @@ _IN_ORDER: dict[str, Callable[[Shim, Request], Steps[Message]]] = {
     "delete": Shim._delete,
     "shutdown": Shim._shutdown,
 }
+
+
+def _root_mount(mounts: list[Message]) -> RootMount | None:
+    if not mounts:
+        return None
+    if len(mounts) != 1:
+        raise InvalidArgument(f"rootfs: {len(mounts)} mounts given, one expected")
+    entry = Request({"op": "rootfs", **mounts[0]}, [])
+    return RootMount(entry.string("type"), entry.string("source"), entry.strings("options"))
 
 
 def _edge(request: Request, key: str) -> int:

@@ -96,6 +96,7 @@ class Task:
         except BaseException:
             init.stdio.abandon()
             self._close_log()
+            yield from backend.delete(force=True)
             self._backend = None
             raise
         self.init = init
@@ -118,7 +119,7 @@ class Task:
         finally:
             self._loop.add(init.pidfd, READ, lambda events: self._init_died())
         self._watch_oom()
-        self._loop.call_later(0, self._write_trace)
+        self._write_trace()
         return init
 
     def exec(
@@ -236,6 +237,12 @@ class Task:
             raise FailedPrecondition("the container has no cgroup")
         return cgroup.stats()
 
+    def rootfs_fd(self) -> int:
+        """The detached mount of the root filesystem, which stays the task's.  Raises FailedPrecondition without one."""
+        if self._backend is None or self._backend.rootfs_fd < 0:
+            raise FailedPrecondition("the container has no root filesystem of its own")
+        return self._backend.rootfs_fd
+
     def status(self) -> Message:
         """Everything that an adopter needs to know."""
         init = self.init
@@ -301,9 +308,8 @@ class Task:
         self._emit({"event": "oom", "oom_kill_count": kills, "at": fast.rfc3339()})
 
     def _write_trace(self) -> None:
-        steps = self._backend.steps() if self._backend is not None else []
-        record = {"phases": self.phases.to_obj(), "steps": steps}
-        files.replace(f"{self.directory}/{TRACE}", fast.dump_bytes(record))
+        if self._backend is not None:
+            self._backend.write_trace(f"{self.directory}/{TRACE}", self.phases)
 
     # Ends
 
