@@ -6,6 +6,7 @@ What a service already offers in the right form is the operation; nothing is for
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -157,10 +158,11 @@ class Engine:
             key=lambda one: one.record.created_ns,
             reverse=True,
         )
-        now_ns = time.time_ns()
-        rows = []
+        now_ns, rows = time.time_ns(), []
+        image_name = functools.cache(self._image_name)
         for container in found[: limit if limit > 0 else None]:
-            row = summary(container, self._parts.networks.ids, self._image_name(container), now_ns)
+            name = image_name(container.record.image_ref, container.record.image_id)
+            row = summary(container, self._parts.networks.ids, name, now_ns)
             rows.append(row | await self._sizes(container) if size else row)
         return rows
 
@@ -192,9 +194,8 @@ class Engine:
             queue += children
         return frozenset(found)
 
-    def _image_name(self, container: Container) -> str:
+    def _image_name(self, ref: str, image_id: str) -> str:
         """The name it was made with, or the image's id when that name is another's by now."""
-        ref, image_id = container.record.image_ref, container.record.image_id
         try:
             is_same = self._parts.images.get(ref).id == image_id
         except CortenError:
