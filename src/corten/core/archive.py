@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from corten.core import gc
 from corten.core.images import Image, ImageStore
-from corten.core.layers import Layer, unpack
+from corten.core.layers import layers_of, unpack
 from corten.core.leases import SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.members import Members
@@ -144,7 +144,7 @@ def _docker_plan(entry: ArchiveEntry, members: Members, kept: dict[str, bytes]) 
     config_data = members.document(entry.config)
     config = parse_config(config_data)
     if len(entry.layers) != len(config.diff_ids):
-        counts = f"expected {len(config.diff_ids)}, got {len(entry.layers)}"
+        counts = f"expected {len(entry.layers)}, got {len(config.diff_ids)}"
         raise InvalidArgument(f"invalid manifest, layers length mismatch: {counts}")
     config_blob = members.put(config_data)
     references = tuple(_tagged(text) for text in entry.repo_tags or ())
@@ -234,7 +234,7 @@ def _take_in(planned: _Planned, members: Members, images: ImageStore, lease_id: 
     config_blob = members.known(manifest.config.digest)
     config = parse_config(images.content.read(config_blob.digest))
     if len(manifest.layers) != len(config.diff_ids):
-        counts = f"expected {len(config.diff_ids)}, got {len(manifest.layers)}"
+        counts = f"expected {len(manifest.layers)}, got {len(config.diff_ids)}"
         raise InvalidArgument(f"invalid manifest, layers length mismatch: {counts}")
     for layer in manifest.layers:
         blob = members.known(layer.digest)
@@ -243,7 +243,7 @@ def _take_in(planned: _Planned, members: Members, images: ImageStore, lease_id: 
     with images.lock:
         for chain_id in chain_ids(config.diff_ids):
             images.leases.add(lease_id, SNAPSHOT, chain_id)
-    layers = [Layer(blob.digest, diff_id) for blob, diff_id in zip(manifest.layers, config.diff_ids, strict=True)]
+    layers = layers_of([layer.digest for layer in manifest.layers], config.diff_ids)
     chain = unpack(layers, images.content, images.overlay, limits)
     manifest_blob = members.put(planned.data)
     size = sum(images.overlay.stat(chain_id).size for chain_id in chain)

@@ -1,83 +1,99 @@
 """`--change` of `docker import`: a few Dockerfile instructions applied to a configuration.
 
-Docker API ImageCreate, parameter `changes`.  One instruction per string; words are quoted as in a Dockerfile and
-`$VAR`, `${VAR}` are taken from the configuration's own environment.
+Docker API ImageCreate, parameter `changes`.  One instruction per string; words and variables as in a Dockerfile, with
+the configuration's own environment.  Texts of refusals are dockerd's (26.1).
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from posixpath import join, normpath
 from typing import Any
 
 import msgspec
 
+from corten.core.words import expand, split
 from corten.errors import InvalidArgument
 from corten.spec.image import Healthcheck, RunConfig
 
 SHELL = ("/bin/sh", "-c")
 
 _Change = dict[str, Any]
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+_PORT_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_PROTOCOLS = ("tcp", "udp", "sctp")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 _UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+_MILLISECOND_NS = 10**6
+_TIMES = ("interval", "timeout", "start-period", "start-interval")
 
 
 def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     """The configuration after `changes`, in order; raises InvalidArgument."""
     for line in changes:
-        name, _, rest = line.strip().partition(" ")
+        if not line.strip() or line.lstrip().startswith("#"):
+            raise InvalidArgument("file with no instructions")
+        name, *rest = line.split(maxsplit=1)
         instruction = _INSTRUCTIONS.get(name.lower())
         if instruction is None:
             raise InvalidArgument(f"{name} is not a valid change command")
-        if not rest.strip():
-            raise InvalidArgument(f"{name.upper()} requires at least one argument")
-        config = msgspec.structs.replace(config, **instruction(config, rest.strip()))
+        config = msgspec.structs.replace(config, **instruction(config, "".join(rest).strip()))
     return config
 
 
-def _words(config: RunConfig, text: str) -> list[str]:
-    env = dict(item.partition("=")[::2] for item in config.env or ())
-    expanded = _VARIABLE.sub(lambda match: env.get(match[1] or match[2], ""), text)
-    try:
-        return shlex.split(expanded)
-    except ValueError as error:
-        raise InvalidArgument(f"{text}: {error}") from error
+def _expanded(config: RunConfig, text: str) -> str:
+    return expand(text, dict(item.partition("=")[::2] for item in config.env or ()))
+
+
+def _require(text: str, name: str, how_many: str = "at least one") -> None:
+    if not text:
+        raise InvalidArgument(f"{name} requires {how_many} argument")
 
 
 def _json_words(text: str) -> list[str] | None:
-    """The exec form `["a", "b"]`, or None when `text` is something else."""
+    """The exec form `["a", "b"]`, what follows it left out; None when `text` is something else."""
     if not text.startswith("["):
         return None
     try:
-        return msgspec.json.decode(text.encode(), type=list[str])
-    except msgspec.DecodeError:
+        words, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError:
         return None
+    if not all(isinstance(word, str) for word in words):
+        raise InvalidArgument("when using JSON array syntax, arrays must be comprised of strings only")
+    return list(words)
 
 
 def _command(text: str) -> list[str]:
     words = _json_words(text)
-    return [*SHELL, text] if words is None else words
+    if words is not None:
+        return words
+    return [*SHELL, text] if text else [*SHELL]
 
 
-def _pairs(config: RunConfig, text: str, what: str) -> dict[str, str]:
+def _pairs(config: RunConfig, text: str, name: str) -> dict[str, str]:
     """`key=value key2="value 2"`, or the old `key value`."""
-    first = text.split(maxsplit=1)[0]
-    if "=" not in first:
-        key, _, value = text.partition(" ")
+    _require(text, name)
+    words = split(text)
+    if "=" in words[0]:
+        pairs = [_pair(word) for word in words]
+    else:
+        key, *value = text.split(maxsplit=1)
         if not value:
-            raise InvalidArgument(f"{what} must have two arguments")
-        return {key: value.strip()}
-    pairs = {}
-    for word in _words(config, text):
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InvalidArgument(f"Syntax error - can't find = in {word!r}. Must be of the form: name=value")
-        pairs[key] = value
-    return pairs
+            raise InvalidArgument(f"{name} must have two arguments")
+        pairs = [(key, value[0])]
+    found = {_expanded(config, key): _expanded(config, value) for key, value in pairs}
+    if "" in found:
+        raise InvalidArgument(f"{name} names can not be blank")
+    return found
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise InvalidArgument(f"Syntax error - can't find = in {json.dumps(word)}. Must be of the form: name=value")
+    return key, value
 
 
 def _cmd(_: RunConfig, text: str) -> _Change:
@@ -85,7 +101,7 @@ def _cmd(_: RunConfig, text: str) -> _Change:
 
 
 def _entrypoint(_: RunConfig, text: str) -> _Change:
-    return {"entrypoint": _command(text)}
+    return {"entrypoint": _command(text) if text else None}
 
 
 def _env(config: RunConfig, text: str) -> _Change:
@@ -104,44 +120,57 @@ def _label(config: RunConfig, text: str) -> _Change:
 
 
 def _expose(config: RunConfig, text: str) -> _Change:
+    _require(text, "EXPOSE")
     ports = dict(config.exposed_ports or {})
-    for word in _words(config, text):
-        match = _PORT.fullmatch(word)
-        if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 65535:
-            raise InvalidArgument(f"invalid containerPort: {word}")
-        for port in range(int(match[1]), int(match[2] or match[1]) + 1):
-            ports[f"{port}/{(match[3] or 'tcp').lower()}"] = {}
+    for word in text.split():
+        ports |= _ports(_expanded(config, word))
     return {"exposed_ports": ports}
+
+
+def _ports(word: str) -> dict[str, dict[str, Any]]:
+    """`[[ip:]host:]container[-last][/protocol]`: the container's ports."""
+    numbers, _, protocol = word.partition("/")
+    container = numbers.rpartition(":")[2]
+    match = _PORT_RANGE.fullmatch(container)
+    if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 65535:
+        raise InvalidArgument(f"Invalid containerPort: {container}")
+    if (protocol or "tcp").lower() not in _PROTOCOLS:
+        raise InvalidArgument(f"Invalid proto: {protocol}")
+    last = int(match[2] or match[1])
+    return {f"{port}/{(protocol or 'tcp').lower()}": {} for port in range(int(match[1]), last + 1)}
 
 
 def _volume(config: RunConfig, text: str) -> _Change:
     listed = _json_words(text)
-    words = _words(config, text) if listed is None else listed
+    words = [_expanded(config, word) for word in (text.split() if listed is None else listed)]
+    _require(" ".join(text.split() if listed is None else listed), "VOLUME")
     if not all(word.strip() for word in words):
         raise InvalidArgument("VOLUME specified can not be an empty string")
     return {"volumes": {**(config.volumes or {}), **{word: {} for word in words}}}
 
 
 def _workdir(config: RunConfig, text: str) -> _Change:
-    (path,) = _words(config, text) or ("",)
-    return {"working_dir": normpath(join("/", config.working_dir, path))}
+    _require(text, "WORKDIR", "exactly one")
+    return {"working_dir": normpath(join("/", config.working_dir, _expanded(config, text)))}
 
 
 def _user(config: RunConfig, text: str) -> _Change:
-    words = _words(config, text)
-    if len(words) != 1:
-        raise InvalidArgument("USER requires exactly one argument")
-    return {"user": words[0]}
+    _require(text, "USER", "exactly one")
+    return {"user": _expanded(config, text)}
 
 
 def _stop_signal(config: RunConfig, text: str) -> _Change:
-    words = _words(config, text)
-    if len(words) != 1:
-        raise InvalidArgument("STOPSIGNAL requires exactly one argument")
-    return {"stop_signal": words[0]}
+    _require(text, "STOPSIGNAL", "exactly one")
+    word = _expanded(config, text)
+    name = "SIG" + word.upper().removeprefix("SIG")
+    is_number = word.isdigit() and 0 < int(word) <= signal.SIGRTMAX
+    if not is_number and name not in signal.Signals.__members__ and not re.fullmatch(r"SIGRTM(IN|AX)[+-]\d+", name):
+        raise InvalidArgument(f"invalid signal: {word}")
+    return {"stop_signal": word}
 
 
 def _on_build(config: RunConfig, text: str) -> _Change:
+    _require(text, "ONBUILD")
     trigger = text.split(maxsplit=1)[0].upper()
     if trigger == "ONBUILD":
         raise InvalidArgument("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
@@ -156,11 +185,16 @@ def _healthcheck(_config: RunConfig, text: str) -> _Change:
         word, *rest = text.split(maxsplit=1)
         text = "".join(rest)
         options |= _health_option(word)
+    _require(text, "HEALTHCHECK")
     kind, *command = text.split(maxsplit=1)
-    if kind.upper() == "NONE" and not command:
+    if kind.upper() == "NONE":
+        if command:
+            raise InvalidArgument("HEALTHCHECK NONE takes no arguments")
         return {"healthcheck": Healthcheck(test=["NONE"])}
-    if kind.upper() != "CMD" or not command:
-        raise InvalidArgument(f"Unknown type {kind!r} in HEALTHCHECK (try CMD)")
+    if kind.upper() != "CMD":
+        raise InvalidArgument(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+    if not command:
+        raise InvalidArgument("Missing command after HEALTHCHECK CMD")
     words = _json_words(command[0])
     test = ["CMD-SHELL", command[0]] if words is None else ["CMD", *words]
     return {"healthcheck": Healthcheck(test=test, **options)}
@@ -170,12 +204,15 @@ def _health_option(word: str) -> dict[str, int]:
     name, _, value = word[2:].partition("=")
     if name == "retries" and value.isdigit():
         return {"retries": int(value)}
-    if name not in ("interval", "timeout", "start-period", "start-interval"):
-        raise InvalidArgument(f"unknown flag: {word}")
+    if name not in _TIMES:
+        raise InvalidArgument(f"unknown flag: {name}")
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise InvalidArgument(f"time: invalid duration {value!r}")
-    return {name.replace("-", "_"): int(sum(float(number) * _UNIT_NS[unit] for number, unit in parts))}
+        raise InvalidArgument(f'time: invalid duration "{value}"')
+    duration_ns = int(sum(float(number) * _UNIT_NS[unit] for number, unit in parts))
+    if 0 < duration_ns < _MILLISECOND_NS:
+        raise InvalidArgument(f'Interval "{name}" cannot be less than 1ms')
+    return {name.replace("-", "_"): duration_ns}
 
 
 _INSTRUCTIONS: Mapping[str, Callable[[RunConfig, str], _Change]] = {

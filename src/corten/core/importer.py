@@ -70,9 +70,10 @@ def import_rootfs(
             descriptor = Descriptor(OCI_MANIFEST, stored.digest, stored.size)
             with images.lock:
                 image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
-                images.publish("import", image.id, {"name": image.id})
                 if reference is not None:
                     images.point(reference, image.id)
+                    images.publish("tag", image.id, {**(run.labels or {}), "name": reference.tagged().familiar})
+                images.publish("import", image.id, {"name": image.id})
                 return images.get(image.id)
     finally:
         gc.drop_blobs(images, ingested)
@@ -83,8 +84,6 @@ def _diff_id(images: ImageStore, digest: str, limits: Limits) -> str:
     with Ahead(hashed) as ahead:
         for _ in ahead:
             pass
-    if not hashed.size:
-        raise InvalidArgument("archive is empty")
     return hashed.digest
 
 

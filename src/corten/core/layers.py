@@ -35,6 +35,14 @@ class Layer:
 
     blob: str
     diff_id: str
+    number: int = 0
+    """From 0 at the bottom."""
+
+
+def layers_of(blobs: Sequence[str], diff_ids: Sequence[str]) -> list[Layer]:
+    """The layers of an image, bottom first, from its manifest and its configuration."""
+    pairs = zip(blobs, diff_ids, strict=True)
+    return [Layer(blob, diff_id, number) for number, (blob, diff_id) in enumerate(pairs)]
 
 
 def unpack(
@@ -138,7 +146,8 @@ def unpack_blob(
     finally:
         os.close(root_fd)
     if hashed.digest != layer.diff_id:
-        raise InvalidArgument(f"layer {layer.blob} has diff id {hashed.digest}, not {layer.diff_id}")
+        differs = f'expected "{layer.diff_id}", got "{hashed.digest}"'
+        raise InvalidArgument(f"invalid diffID for layer {layer.number}: {differs}")
     return applied
 
 

@@ -15,7 +15,7 @@ from corten.core import journal as j
 from corten.core.content import ContentStore
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
-from corten.core.layers import Layer, unpack_blob
+from corten.core.layers import Layer, layers_of, unpack_blob
 from corten.core.limits import DEFAULT, Limits
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
@@ -108,10 +108,8 @@ def _restore(lost: Iterable[str], images: ImageStore, limits: Limits) -> list[st
 def _layers_by_chain(images: ImageStore) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     for image in images.list():
-        for chain_id, blob, diff_id in zip(
-            image.chain_ids, images.layer_blobs(image), image.config.diff_ids, strict=True
-        ):
-            found[chain_id] = Layer(blob, diff_id)
+        layers = layers_of(images.layer_blobs(image), image.config.diff_ids)
+        found.update(zip(image.chain_ids, layers, strict=True))
     return found
 
 

@@ -162,9 +162,9 @@ def _delete(
         raise
     for name in images.references(image.id):
         _untag(images, image, name, done)
-    images.publish("delete", image.id, {"name": image.id})
     blobs = {image.id, image.manifest.digest, *images.layer_blobs(image)}
     images.forget(image.id)
+    images.publish("delete", image.id, {"name": image.id})
     done.append(Removal(What.DELETED, image.id))
     done.extend(Removal(What.DELETED, chain_id) for chain_id in drop_layers(images, image.chain_ids))
     drop_blobs(images, blobs)

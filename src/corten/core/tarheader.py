@@ -103,11 +103,11 @@ def number(field: bytes) -> int:
         return 0
     text = text.split(b"\0", 1)[0].rstrip(b" ")
     if not text.isdigit():
-        raise InvalidArgument("invalid tar header: bad number")
+        raise InvalidArgument("archive/tar: invalid tar header")
     try:
         return int(text, 8)
     except ValueError as error:
-        raise InvalidArgument("invalid tar header: bad number") from error
+        raise InvalidArgument("archive/tar: invalid tar header") from error
 
 
 def text_field(field: bytes) -> bytes:
@@ -157,7 +157,7 @@ def _verify_checksum(block: bytes) -> None:
     # old tars summed signed characters
     signed = total - 256 * sum(byte > 0x7F for byte in block[:148] + block[156:])
     if told != signed:
-        raise InvalidArgument("invalid tar header: wrong checksum")
+        raise InvalidArgument("archive/tar: invalid tar header")
 
 
 def parse_pax(data: bytes, limits: Limits) -> dict[bytes, list[bytes]]:

@@ -1,16 +1,15 @@
-"""`--change` of `docker import`."""
+"""`--change` of `docker import`.  Every row is what dockerd 26.1 answered."""
 
 from __future__ import annotations
 
 import pytest
 
 from corten.core.changes import apply_changes
+from corten.core.words import expand, split
 from corten.errors import InvalidArgument
 from corten.spec.image import Healthcheck, RunConfig
 
-
-def changed(*changes: str, config: RunConfig | None = None) -> RunConfig:
-    return apply_changes(config or RunConfig(), changes)
+SECOND = 10**9
 
 
 @pytest.mark.parametrize(
@@ -18,51 +17,116 @@ def changed(*changes: str, config: RunConfig | None = None) -> RunConfig:
     [
         ('CMD ["a", "b c"]', RunConfig(cmd=["a", "b c"])),
         ("cmd a b", RunConfig(cmd=["/bin/sh", "-c", "a b"])),
+        ("CMD", RunConfig(cmd=["/bin/sh", "-c"])),
+        ('cmd ["a",]', RunConfig(cmd=["/bin/sh", "-c", '["a",]'])),
+        ("CMD ['a']", RunConfig(cmd=["/bin/sh", "-c", "['a']"])),
         ('ENTRYPOINT ["/x"]', RunConfig(entrypoint=["/x"])),
-        ("ENV A b c", RunConfig(env=["A=b c"])),
-        ('ENV A=1 B="2 3" C=4\\ 5', RunConfig(env=["A=1", "B=2 3", "C=4 5"])),
+        ('ENTRYPOINT exec x "y z"', RunConfig(entrypoint=["/bin/sh", "-c", 'exec x "y z"'])),
+        ("ENTRYPOINT", RunConfig()),
+        ("ENV A x  y ", RunConfig(env=["A=x  y"])),
+        ('ENV A="x y" B=z\\ w', RunConfig(env=["A=x y", "B=z w"])),
+        ("ENV A='x'y", RunConfig(env=["A=xy"])),
         ("EXPOSE 80 53/udp 90-91", RunConfig(exposed_ports={"80/tcp": {}, "53/udp": {}, "90/tcp": {}, "91/tcp": {}})),
+        ("EXPOSE 90:91 81/UDP", RunConfig(exposed_ports={"91/tcp": {}, "81/udp": {}})),
         ("LABEL a=b c='d e'", RunConfig(labels={"a": "b", "c": "d e"})),
+        ("LABEL a b c", RunConfig(labels={"a": "b c"})),
+        ('LABEL "a b"=c', RunConfig(labels={"a b": "c"})),
+        ("LABEL a=$X", RunConfig(labels={"a": ""})),
         ("USER 1:2", RunConfig(user="1:2")),
+        ("USER a b", RunConfig(user="a b")),
+        ("USER $U", RunConfig()),
         ('VOLUME ["/a", "/b c"]', RunConfig(volumes={"/a": {}, "/b c": {}})),
+        ('VOLUME ["/a b"] x', RunConfig(volumes={"/a b": {}})),
         ("VOLUME /a /b", RunConfig(volumes={"/a": {}, "/b": {}})),
         ("WORKDIR a/../b", RunConfig(working_dir="/b")),
+        ("WORKDIR /a b", RunConfig(working_dir="/a b")),
         ("STOPSIGNAL SIGINT", RunConfig(stop_signal="SIGINT")),
-        ("ONBUILD RUN x", RunConfig(on_build=["RUN x"])),
+        ("STOPSIGNAL 9", RunConfig(stop_signal="9")),
+        ("STOPSIGNAL RTMIN+3", RunConfig(stop_signal="RTMIN+3")),
+        ("ONBUILD run x", RunConfig(on_build=["run x"])),
         ("HEALTHCHECK NONE", RunConfig(healthcheck=Healthcheck(test=["NONE"]))),
         (
-            "HEALTHCHECK --interval=1m30s --retries=2 CMD curl x",
-            RunConfig(healthcheck=Healthcheck(test=["CMD-SHELL", "curl x"], interval=90 * 10**9, retries=2)),
+            "HEALTHCHECK --interval=1m30s --start-interval=1s --retries=2 CMD curl x",
+            RunConfig(
+                healthcheck=Healthcheck(
+                    test=["CMD-SHELL", "curl x"], interval=90 * SECOND, start_interval=SECOND, retries=2
+                )
+            ),
         ),
         ('HEALTHCHECK CMD ["x"]', RunConfig(healthcheck=Healthcheck(test=["CMD", "x"]))),
     ],
 )
 def test_an_instruction(line: str, expected: RunConfig) -> None:
-    assert changed(line) == expected
+    assert apply_changes(RunConfig(), [line]) == expected
 
 
 def test_instructions_add_up() -> None:
-    found = changed("ENV A=1", "ENV A=2 B=$A", "WORKDIR /x", "WORKDIR y", "LABEL k=${B}")
-    assert found == RunConfig(env=["A=2", "B=1"], working_dir="/x/y", labels={"k": "1"})
+    lines = ["ENV A=1", "ENV B=${A}x C=${A:-d} D=$Z E=\\$A F='$A' A=2", "WORKDIR /x", "WORKDIR y", "LABEL k=${B}"]
+    assert apply_changes(RunConfig(), lines) == RunConfig(
+        env=["A=2", "B=1x", "C=1", "D=", "E=$A", "F=$A"], working_dir="/x/y", labels={"k": "1x"}
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "text"),
     [
         ("RUN x", "RUN is not a valid change command"),
-        ("CMD", "CMD requires at least one argument"),
+        ("", "file with no instructions"),
+        ("# comment", "file with no instructions"),
+        ('CMD ["a", 1]', "when using JSON array syntax, arrays must be comprised of strings only"),
         ("ENV A", "ENV must have two arguments"),
-        ("LABEL a=b c", "can't find = in 'c'"),
-        ("EXPOSE x", "invalid containerPort: x"),
-        ("EXPOSE 70000", "invalid containerPort: 70000"),
-        ("USER a b", "USER requires exactly one argument"),
+        ("ENV", "ENV requires at least one argument"),
+        ("ENV =x", "ENV names can not be blank"),
+        (
+            'ENV A="unclosed',
+            'failed to process "\\"unclosed": unexpected end of statement while looking for matching double-quote',
+        ),
+        ("LABEL a=b c", 'Syntax error - can\'t find = in "c". Must be of the form: name=value'),
+        ("EXPOSE x", "Invalid containerPort: x"),
+        ("EXPOSE 70000", "Invalid containerPort: 70000"),
+        ("EXPOSE 80/xyz", "Invalid proto: xyz"),
+        ("USER", "USER requires exactly one argument"),
+        ("WORKDIR", "WORKDIR requires exactly one argument"),
+        ("VOLUME", "VOLUME requires at least one argument"),
+        ("VOLUME []", "VOLUME requires at least one argument"),
+        ("STOPSIGNAL a b", "invalid signal: a b"),
+        ("ONBUILD ONBUILD x", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
         ("ONBUILD FROM x", "FROM isn't allowed as an ONBUILD trigger"),
-        ("HEALTHCHECK --what=1 CMD x", "unknown flag: --what=1"),
-        ("HEALTHCHECK --interval=x CMD x", "invalid duration"),
-        ("HEALTHCHECK RUN x", "in HEALTHCHECK"),
-        ("ENV A='x", "No closing quotation"),
+        ("HEALTHCHECK --bad=1 CMD x", "unknown flag: bad"),
+        ("HEALTHCHECK --interval=1us CMD x", 'Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),
+        ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
+        ("HEALTHCHECK RUN x", 'Unknown type "RUN" in HEALTHCHECK (try CMD)'),
     ],
 )
-def test_what_cannot_be_is_refused(line: str, text: str) -> None:
-    with pytest.raises(InvalidArgument, match=text):
-        changed(line)
+def test_what_cannot_be_is_refused_in_dockerds_words(line: str, text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        apply_changes(RunConfig(), [line])
+    assert str(raised.value) == text
+
+
+def test_words_keep_their_quotes_until_they_are_expanded() -> None:
+    assert split(" a  'b c'd \"e \\\" f\" g\\ h 'open i") == ["a", "'b c'd", '"e \\" f"', "g\\ h", "'open i"]
+    assert split("") == []
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a'b $X'c", "ab $Xc"),
+        ('"$X ${X} \\$X \\n \\\\"', "1 1 $X \\n \\"),
+        ("\\a\\$X$", "a$X$"),
+        ("$X-$1-$", "1-$1-$"),
+        ("${E:-w}${E-w}${N-w}${N:-${X}}", "ww1"),
+        ("${E:+w}${E+w}${X:+w}", "ww"),
+        ("${X?no}${X:?no}", "11"),
+    ],
+)
+def test_expansion_is_the_shells(word: str, expected: str) -> None:
+    assert expand(word, {"X": "1", "E": ""}) == expected
+
+
+@pytest.mark.parametrize("word", ["'x", '"x', "${X", "${X:-a", "${", "${X%y}", "${N:?gone}", "${N?}"])
+def test_an_expansion_that_cannot_be_is_refused(word: str) -> None:
+    with pytest.raises(InvalidArgument, match="failed to process"):
+        expand(word, {"X": "1"})

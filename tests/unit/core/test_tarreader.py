@@ -111,7 +111,7 @@ def test_a_signed_checksum_is_accepted_and_a_wrong_one_is_not() -> None:
     block[148:156] = f"{unsigned - 2 * 256:06o}".encode() + b"\0 "
     assert one(bytes(block) + t.END)[0].name == b"\xe9t\xe9"
     block[0] ^= 1
-    with pytest.raises(InvalidArgument, match="wrong checksum"):
+    with pytest.raises(InvalidArgument, match="archive/tar: invalid tar header"):
         read(bytes(block) + t.END)
 
 
