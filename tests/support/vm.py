@@ -63,8 +63,26 @@ def _boot(archive: Path) -> str:
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     libraries = [str(tree / name) for name in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")]
     firmware = [word for name in ("qemu", "seabios") for word in ("-L", str(tree / "usr/share" / name))]
-    machine = [tree / "usr/bin/qemu-system-x86_64", *firmware, "-accel", "tcg", "-m", "512", "-nographic"]
-    start = ["-no-reboot", "-nic", "none", "-kernel", kernel, "-initrd", archive, "-append", COMMAND_LINE]
+    machine: list[str | Path] = [
+        tree / "usr/bin/qemu-system-x86_64",
+        *firmware,
+        "-accel",
+        "tcg",
+        "-m",
+        "512",
+        "-nographic",
+    ]
+    start: list[str | Path] = [
+        "-no-reboot",
+        "-nic",
+        "none",
+        "-kernel",
+        kernel,
+        "-initrd",
+        archive,
+        "-append",
+        COMMAND_LINE,
+    ]
     done = subprocess.run(
         [*machine, *start],
         check=False,
@@ -118,5 +136,9 @@ def _programs() -> Path:
             )
             for deb in sorted(debs.glob("*.deb")):
                 subprocess.run(["dpkg-deb", "-x", deb, folder / "root"], check=True)
+            # the kernel's modules are not needed, and most of the size
+            subprocess.run(
+                ["rm", "-rf", debs, folder / "root/lib/modules", folder / "root/usr/lib/modules"], check=True
+            )
             (folder / "done").touch()
     return folder / "root"

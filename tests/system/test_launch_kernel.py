@@ -58,29 +58,33 @@ for name in bin etc proc sys dev tmp; do mkdir -p /root-fs/$name; done
 cp /bin/busybox /root-fs/bin
 for name in sh cat ls grep id readlink wc sleep; do ln -s busybox /root-fs/bin/$name; done
 chmod 755 / /root-fs
-left() {{ cat {cgroup}/cgroup.procs | wc -l; }}
 go() {{
-    echo "= $1"; $2 corten-launch 3 3</work/$3 4>/tmp/trace </dev/null
-    while [ $(left) -gt $4 ]; do sleep 0.1; done
+    echo "= $1"
+    # cat ends when the last process that writes has ended
+    $2 corten-launch 3 3</work/$3 4>/tmp/trace </dev/null 2>/dev/null | cat
     echo "trace $(od -An -v -tx1 /tmp/trace | tr -d ' \\n')"
 }}
-begin() {{ go "$1" "" "$1" 1; while ! readlink /proc/$(cat {cgroup}/cgroup.procs)/exe | grep -q busybox; do :; done; }}
-finish() {{ kill -9 $(cat {cgroup}/cgroup.procs); while [ $(left) -gt 0 ]; do sleep 0.1; done; }}
-go plain "" plain 0
-go userns "" userns 0
+inside() {{ cat {cgroup}/cgroup.procs; }}
+begin() {{
+    corten-launch 3 3</work/$1 4>/dev/null </dev/null
+    until readlink /proc/$(inside)/exe | grep -q busybox; do sleep 0.1; done
+}}
+finish() {{ kill -9 $(inside); while [ -n "$(inside)" ]; do sleep 0.1; done; }}
+go plain "" plain
+go userns "" userns
 begin sleeping
-first=$(cat {cgroup}/cgroup.procs); mkdir /run/ns
+first=$(inside); mkdir /run/ns
 for name in pid net ipc; do ln -s /proc/$first/ns/$name /run/ns/$name; done
 echo "= first"; for name in mnt pid net cgroup; do echo ns-$name $(readlink /proc/$first/ns/$name); done
-go exec "pfd $first" exec 1
-go joined "" joined 1
+go exec "pfd $first" exec
+go joined "" joined
 echo 1 > {cgroup}/pids.max
-go full "pfd $first" exec 1
-go full-second "pfd $first" exec-second 1
+go full "pfd $first" exec
+go full-second "pfd $first" exec-second
 echo max > {cgroup}/pids.max
 finish
 begin sleeping-userns
-go exec-userns "pfd $(cat {cgroup}/cgroup.procs)" exec-userns 1
+go exec-userns "pfd $(inside)" exec-userns
 finish
 """
 
