@@ -70,6 +70,24 @@ class Row:
         return re.split(r"[.\[\]{}]+", self.field)[-1]
 
 
+# Up to 1.41 only; since then ignored, as dockerd does.
+GONE = frozenset({"HostConfig.KernelMemory"})
+# Not in Debian 12's description, which is of 1.41.
+YOUNGER = frozenset(
+    {
+        "ConsoleSize",
+        "Healthcheck.StartInterval",
+        "HostConfig.Annotations",
+        "HostConfig.Mounts[].BindOptions.CreateMountpoint",
+        "HostConfig.Mounts[].BindOptions.ReadOnlyForceRecursive",
+        "HostConfig.Mounts[].BindOptions.ReadOnlyNonRecursive",
+        "HostConfig.Mounts[].ImageOptions",
+        "HostConfig.Mounts[].TmpfsOptions.Options",
+        "NetworkingConfig.EndpointsConfig{}.DNSNames",
+        "NetworkingConfig.EndpointsConfig{}.GwPriority",
+    }
+)
+
 ROWS: list[Row] = []
 EXEC_ROWS: list[Row] = []
 
