@@ -86,7 +86,7 @@ class TarReader:
             self._left -= len(piece)
             yield piece
         if self._left:
-            raise InvalidArgument("unexpected end of tar archive")
+            raise InvalidArgument("unexpected EOF")
 
     def read_all(self) -> bytes:
         """The stored bytes of the current entry, which the caller knows to be few."""
@@ -111,7 +111,7 @@ class TarReader:
             else:
                 return self._entry(header, records, long_name, long_link)
         if records or long_name or long_link:
-            raise InvalidArgument("unexpected end of tar archive")
+            raise InvalidArgument("unexpected EOF")
         return None
 
     def _next_header(self) -> RawHeader | None:
@@ -120,7 +120,7 @@ class TarReader:
         if not block or block == ZERO_BLOCK:
             return None
         if len(block) < BLOCK:
-            raise InvalidArgument("unexpected end of tar archive")
+            raise InvalidArgument("unexpected EOF")
         self._headers += 1
         if self._headers > self._limits.entries:
             raise InvalidArgument(f"tar archive has more than {self._limits.entries} entries")
@@ -133,7 +133,7 @@ class TarReader:
         for piece in self._stream.pieces(count):
             count -= len(piece)
         if count > self._padding or (count and self._left):
-            raise InvalidArgument("unexpected end of tar archive")
+            raise InvalidArgument("unexpected EOF")
         self._left = self._padding = 0
 
     def _expect(self, size: int) -> None:

@@ -147,7 +147,7 @@ def test_layers_are_shared(store: ImageStore) -> None:
         (t.docker_archive([GARBAGE], config=t.image_config([GARBAGE])), InvalidArgument, "invalid tar header"),
         (t.docker_archive([ONE], ["UPPER:1"]), InvalidArgument, "must be lowercase"),
         (t.docker_archive([ONE], ["untagged"]), InvalidArgument, 'invalid tag "untagged"'),
-        (t.docker_archive([ONE])[:-2000], InvalidArgument, "unexpected end"),
+        (t.docker_archive([ONE])[:-2000], InvalidArgument, "unexpected EOF"),
         (t.oci_archive([ONE], replaced={t.digest(ONE)[7:]: b"short"}), InvalidArgument, "content has digest"),
     ],
 )  # fmt: skip

@@ -119,9 +119,9 @@ def test_an_archive_may_end_at_a_header_and_nowhere_else() -> None:
     data = t.entry(b"f", data=b"x" * 600)
     assert len(read(data)) == 1
     for cut in (100, 512, 513, 1111):
-        with pytest.raises(InvalidArgument, match="unexpected end"):
+        with pytest.raises(InvalidArgument, match="unexpected EOF"):
             read(data[:cut])
-    with pytest.raises(InvalidArgument, match="unexpected end"):
+    with pytest.raises(InvalidArgument, match="unexpected EOF"):
         read(t.pax({b"path": b"x"}))
 
 
