@@ -61,7 +61,8 @@
         X(53, op_hook, CHILD) \
         X(54, op_stop, CHILD) \
         X(55, op_seccomp, CHILD) \
-        X(56, op_exec, CHILD)
+        X(56, op_exec, CHILD) \
+        X(57, op_copy_up, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

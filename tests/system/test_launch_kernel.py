@@ -20,7 +20,7 @@ from corten.launch.ops import Clone, Plan
 from corten.launch.seccomp_compile import compile_profile
 from corten.launch.spawn import RECORD, launcher_path
 from corten.spec.runtime import parse_config, parse_process
-from support import paths, vm
+from support import guest, paths
 from support.launching import DEFAULT_CAPS, default_config
 
 FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", apparmor=True)
@@ -172,7 +172,7 @@ def said() -> dict[str, dict[str, str]]:
     files["corten-launch"] = Path(launcher_path()).read_bytes()
     files["pfd"] = built_pfd()
     sections: dict[str, dict[str, str]] = {}
-    for line in vm.run(SCRIPT.format(cgroup=CGROUP), files):
+    for line in guest.run(SCRIPT.format(cgroup=CGROUP), files):
         word, _, rest = line.partition(" ")
         if word == "=":
             current = sections[rest] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,32 @@ class TestMounts:
             mount("/given", "tmpfs", "tmpfs", "mode=710"),
         )
         assert done.lines == ["700", "1777", "1777", "710"]
+
+    def test_tmpfs_may_begin_as_a_copy(self, machine: Machine) -> None:
+        script = "cd /etc; cat deep/er/file; stat -c '%a %u:%g %Y %F' deep/er/file pipe; readlink link; echo x > passwd"
+        folder = machine.rootfs / "etc/deep/er"
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("kept\n")
+        os.chown(folder / "file", 7, 8)
+        (folder / "file").chmod(0o4751)
+        os.utime(folder / "file", (5, 6))
+        os.mkfifo(machine.rootfs / "etc/pipe", 0o640)
+        (machine.rootfs / "etc/link").symlink_to("/nowhere")
+        try:
+            done = self.bound(machine, script, mount("/etc", "tmpfs", "tmpfs", "tmpcopyup", "mode=755"))
+        finally:
+            shutil.rmtree(machine.rootfs / "etc/deep")
+            for name in ("pipe", "link"):
+                (machine.rootfs / "etc" / name).unlink()
+        assert done.failure == ""
+        assert done.lines[:2] == ["kept", "4751 7:8 6 regular file"]
+        assert done.lines[2].startswith("640 0:0 ")
+        assert done.lines[2].endswith(" fifo")
+        assert done.lines[3] == "/nowhere"
+        assert (machine.rootfs / "etc/passwd").read_text().startswith("root:")
+
+    def test_copy_of_what_is_not_there_is_empty(self, machine: Machine) -> None:
+        assert self.bound(machine, "ls -A /new", mount("/new", "tmpfs", "tmpfs", "tmpcopyup")).out == ""
 
     def test_readonly_tmpfs(self, machine: Machine) -> None:
         done = self.bound(machine, "touch /ro/x; grep ' /ro ' /proc/mounts", mount("/ro", "tmpfs", "tmpfs", "ro"))

@@ -26,6 +26,7 @@ from corten.launch.mountops import (
     AttachRoot,
     Chroot,
     CloneTree,
+    CopyUp,
     FsMount,
     Mask,
     Mkdir,
@@ -92,6 +93,8 @@ class Entry:
         check_destination(self.destination, mount.type, where)
         self.options = MountOptions(mount.options, where)
         self.options.is_bind = self.options.is_bind or mount.type == "bind"
+        if self.options.copies_up and mount.type != "tmpfs":
+            raise InvalidArgument(f"{where}.options: tmpcopyup is for tmpfs alone")
         self.slot = f"mount.{index}"
         if self.options.is_bind:
             self.source = mount.source if mount.source.startswith("/") else f"{bundle}/{mount.source}"
@@ -283,16 +286,11 @@ class Filesystem:
             flags = ("ro",)
         if fstype == "sysfs" or entry.destination == "/dev":
             kind = PLAIN_DIRECTORY
-        self.b.add(
-            FsMount(
-                self.b.opened(entry.slot),
-                fstype,
-                (f"source={entry.source}", *flags, *data),
-                attrs,
-                on=entry.destination,
-            ),
-            MoveMount(entry.slot, ROOT, entry.destination, kind, entry.source),
-        )
+        words = (f"source={entry.source}", *flags, *data)
+        self.b.add(FsMount(self.b.opened(entry.slot), fstype, words, attrs, on=entry.destination))
+        if entry.options.copies_up:
+            self.b.add(CopyUp(entry.slot, ROOT, entry.destination))
+        self.b.add(MoveMount(entry.slot, ROOT, entry.destination, kind, entry.source))
         self._set_propagation(entry)
 
     def _mount_proc(self, entry: Entry) -> None:

@@ -169,6 +169,21 @@ class MoveMount(Op):
         return f"mount {self.source} on {self.path}: {errno_text}"
 
 
+class CopyUp(Op):
+    """Copy what the directory at a path beneath `root` holds into a tmpfs that is still detached (`tmpcopyup`)."""
+
+    __slots__ = ("path", "root", "slot")
+    code, form, order = 57, "dds", ("slot", "root", "path")
+
+    def __init__(self, slot: str, root: str, path: str) -> None:
+        self.slot = slot
+        self.root = root
+        self.path = path
+
+    def describe(self) -> str:
+        return f"copy {self.root}:{self.path} into {self.slot}"
+
+
 class AttachRoot(Op):
     """move_mount(2) of the detached root onto `/`, which must be private; pivot_root(2) needs it attached."""
 

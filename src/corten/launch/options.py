@@ -55,20 +55,20 @@ PROPAGATIONS = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }
-UNSUPPORTED = ("remount", "idmap", "ridmap", "tmpcopyup", "copy-symlink")
+UNSUPPORTED = ("remount", "idmap", "ridmap", "copy-symlink")
 
 
 class MountOptions:
     """One mount's options, sorted.  `attr_set` and `attr_clear` are of the mount itself, `all_…` of those below too."""
 
     __slots__ = (
-        "all_clear", "all_set", "attr_clear", "attr_set", "data", "is_bind", "propagation", "recursive",
+        "all_clear", "all_set", "attr_clear", "attr_set", "copies_up", "data", "is_bind", "propagation", "recursive",
     )  # fmt: skip
 
     def __init__(self, options: tuple[str, ...], where: str) -> None:
         self.attr_set = self.attr_clear = self.all_set = self.all_clear = 0
         self.propagation = 0
-        self.is_bind = self.recursive = False
+        self.is_bind = self.recursive = self.copies_up = False
         data: list[str] = []
         for word in options:
             if word in ATTRIBUTES:
@@ -84,6 +84,8 @@ class MountOptions:
             elif word in ("bind", "rbind"):
                 self.is_bind = True
                 self.recursive = word == "rbind"
+            elif word in ("tmpcopyup", "notmpcopyup"):
+                self.copies_up = word == "tmpcopyup"
             elif word in UNSUPPORTED:
                 raise InvalidArgument(f"{where}: mount option {word!r} is not supported yet")
             elif word and word != "defaults":
