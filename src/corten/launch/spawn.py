@@ -202,17 +202,14 @@ def launcher_path() -> str:
 
 
 class Launcher:
-    """The launcher program in a sealed memfd of this process: made once, used for every spawn."""
+    """The launcher program in a sealed memfd of this process, made once; each spawn executes a copy of its own."""
 
     __slots__ = ("fd",)
 
     def __init__(self, path: str = "") -> None:
         with open(path or launcher_path(), "rb", buffering=0) as file:
             program = file.readall()
-        writable = sealed_memfd("corten-launch", program, executable=True)
-        # execve refuses a file that anybody holds open for writing (ETXTBSY), and the memfd itself counts
-        self.fd = posix.open(f"/proc/self/fd/{writable}", posix.O_RDONLY | posix.O_CLOEXEC)
-        posix.close(writable)
+        self.fd = sealed_memfd("corten-launch", program, executable=True)
 
     def spawn(
         self,
@@ -240,8 +237,10 @@ class Launcher:
             kept = (trace_fd, plan_fd, *inputs.values(), *range(3, 3 + plan.preserve_fds))
             # dup2 of a descriptor onto itself clears its close-on-exec flag in the child alone
             actions += [(posix.POSIX_SPAWN_DUP2, fd, fd) for fd in dict.fromkeys(kept)]
+            program_fd = sealed_copy(self.fd)
+            held.append(program_fd)
             pid = posix.posix_spawn(
-                f"/proc/self/fd/{self.fd}",
+                f"/proc/self/fd/{program_fd}",
                 ["corten-launch", str(plan_fd)],
                 {},
                 file_actions=actions,
@@ -270,6 +269,20 @@ def sealed_memfd(name: str, data: bytes, *, executable: bool = False) -> int:
         view = view[posix.write(fd, view) :]
     fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
     return fd
+
+
+def sealed_copy(program_fd: int) -> int:
+    """A sealed memfd with the program of `program_fd`, for one execve; the caller owns it.
+
+    A seal does not keep a container that catches its own launcher (through /proc/PID/exe) from opening the file for
+    writing, and execve refuses a file that anybody holds so (ETXTBSY): with a copy for each spawn it stops nobody.
+    """
+    size = posix.fstat(program_fd).st_size
+    writable = sealed_memfd("corten-launch", posix.pread(program_fd, size, 0), executable=True)
+    try:
+        return posix.open(f"/proc/self/fd/{writable}", posix.O_RDONLY | posix.O_CLOEXEC)
+    finally:
+        posix.close(writable)
 
 
 def _above_stdio(fd: int, held: list[int]) -> int:

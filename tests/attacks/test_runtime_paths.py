@@ -1,0 +1,295 @@
+"""A hostile root filesystem against mounts, devices, masks and the working directory.
+
+Each attack has a twin: the same attack against a launcher or a plan with the defending step taken out does its harm.
+`outside` is a directory of the host that no container was given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.launch.mountops import OpenPty
+from corten.launch.ops import Close, Open, OpenDevice, Plan, SendFd, SetControllingTerminal, SetStdio
+from corten.launch.spawn import Launcher
+from corten.launch.userops import Chdir, ChownStdio
+from support import summary, weakened
+from support.launching import Machine, Outcome, mount
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+O_PATH = os.O_PATH
+ROUNDS = 40
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    (made.bundle / "outside").mkdir()
+    (made.bundle / "outside" / "secret").write_text("of the host\n")
+    (made.bundle / "volume").mkdir()
+    yield made
+    made.close()
+
+
+@contextmanager
+def using(machine: Machine, launcher: Launcher) -> Iterator[None]:
+    """The machine with another launcher."""
+    own, machine.launcher = machine.launcher, launcher
+    try:
+        yield
+    finally:
+        machine.launcher = own
+
+
+def outside(machine: Machine) -> Path:
+    return machine.bundle / "outside"
+
+
+def host_names(machine: Machine) -> set[str]:
+    return {path.name for path in outside(machine).iterdir()} - {"secret"}
+
+
+def with_bind(machine: Machine, target: str, *command: str) -> dict[str, Any]:
+    """A configuration that binds `volume` on `target`."""
+    document = machine.config(*(command or ("true",)))
+    document["mounts"].append(mount(target, "bind", str(machine.bundle / "volume"), "rbind", "rw"))
+    return document
+
+
+class TestMountTargets:
+    """CVE-2019-18837, CVE-2024-45310: a link in the path of a mount point."""
+
+    def attack(self, machine: Machine) -> Outcome:
+        (machine.rootfs / "data").symlink_to(outside(machine))
+        return machine.run(with_bind(machine, "/data/made"))
+
+    def test_linked_target_is_made_inside_the_root(self, machine: Machine) -> None:
+        self.attack(machine)
+        assert host_names(machine) == set()
+        assert (machine.rootfs / str(outside(machine)).lstrip("/") / "made").is_dir()
+
+    def test_twin_a_launcher_that_follows_links_makes_it_on_the_host(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
+            self.attack(machine)
+        assert host_names(machine) == {"made"}
+
+    def test_target_that_is_a_magic_link_is_refused(self, machine: Machine) -> None:
+        (machine.rootfs / "way").symlink_to("/proc/self/root")
+        done = machine.run(with_bind(machine, "/way/data"))
+        assert "too many levels of symbolic links" in done.failure
+        assert done.status != 0
+
+
+class TestSwappedTargets:
+    """CVE-2021-30465: the mount point is swapped for a link while the container starts."""
+
+    def attack(self, machine: Machine) -> tuple[int, int]:
+        """(runs in which the link was met, runs whose target was made on the host)."""
+        inside = machine.rootfs / str(outside(machine)).lstrip("/")
+        met = escaped = 0
+        (machine.rootfs / "data").mkdir()
+        (machine.rootfs / "other").symlink_to(outside(machine))
+        with swapping(machine.rootfs / "data", machine.rootfs / "other"):
+            for _ in range(ROUNDS):
+                inside.mkdir(parents=True, exist_ok=True)
+                machine.run(with_bind(machine, "/data/made"))
+                escaped += "made" in host_names(machine)
+                met += (inside / "made").exists() or "made" in host_names(machine)
+                for made in (inside / "made", outside(machine) / "made"):
+                    if made.exists():
+                        made.rmdir()
+        return met, escaped
+
+    def test_swapped_target_never_leaves_the_root(self, machine: Machine) -> None:
+        met, escaped = self.attack(machine)
+        summary.add("races", f"swapped mount target: link met in {met} of {ROUNDS} starts, {escaped} escaped")
+        assert escaped == 0
+        assert met > 0, "the window was never hit"
+
+    def test_twin_a_launcher_that_follows_links_is_led_out(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
+            met, escaped = self.attack(machine)
+        summary.add("races", f"swapped mount target, twin: {escaped} of {ROUNDS} starts escaped")
+        assert escaped > 0
+        assert met > 0
+
+
+@contextmanager
+def swapping(first: Path, second: Path) -> Iterator[None]:
+    """Two names exchanged without a pause (renameat2(2), RENAME_EXCHANGE), and `first` put back at the end."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            assert libc.renameat2(AT_FDCWD, bytes(first), AT_FDCWD, bytes(second), RENAME_EXCHANGE) == 0
+            swaps += 1
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        assert swaps > 0
+
+
+class TestDeviceDirectory:
+    """CVE-2026-41579: /dev of the root filesystem is a link, and device nodes are made in it."""
+
+    def attack(self, machine: Machine) -> Outcome:
+        shutil.rmtree(machine.rootfs / "dev")
+        (machine.rootfs / "dev").symlink_to(outside(machine))
+        document = machine.config("true")
+        document["mounts"] = [m for m in document["mounts"] if not m["destination"].startswith("/dev")]
+        return machine.run(document)
+
+    def test_nodes_stay_inside_the_root(self, machine: Machine) -> None:
+        self.attack(machine)
+        assert host_names(machine) == set()
+
+    def test_twin_a_launcher_that_follows_links_makes_them_on_the_host(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
+            self.attack(machine)
+        assert "null" in host_names(machine)
+        assert stat.S_ISCHR((outside(machine) / "null").stat().st_mode)
+
+
+class TestMasks:
+    """CVE-2025-31133: what hides a path is taken from the container's own /dev/null."""
+
+    def document(self, machine: Machine) -> dict[str, Any]:
+        (machine.rootfs / "dev" / "null").write_text("of the attacker\n")
+        document = machine.config("sh", "-c", "cat /proc/keys")
+        document["mounts"] = [m for m in document["mounts"] if not m["destination"].startswith("/dev")]
+        return document
+
+    def test_mask_is_the_host_s_own_null_device(self, machine: Machine) -> None:
+        done = machine.run(self.document(machine))
+        assert (done.out, done.status) == ("", 0)
+
+    def test_device_that_is_none_is_refused(self, machine: Machine) -> None:
+        """Even when the path leads into the container, the number of the device is checked."""
+        fake = machine.rootfs / "dev" / "null"
+
+        def redirected(plan: Plan) -> Plan:
+            return replaced(plan, OpenDevice, lambda op: OpenDevice(op.slot, "", str(fake), op.major, op.minor))
+
+        done = machine.spawn(machine.plan(self.document(machine)), transform=redirected).finish()
+        assert "check 1:3" in done.failure or "null" in done.failure
+
+    def test_twin_an_unchecked_mask_shows_the_attacker_s_file(self, machine: Machine) -> None:
+        fake = machine.rootfs / "dev" / "null"
+
+        def unchecked(plan: Plan) -> Plan:
+            return replaced(plan, OpenDevice, lambda op: Open(op.slot, str(fake), O_PATH))
+
+        done = machine.spawn(machine.plan(self.document(machine)), transform=unchecked).finish()
+        assert done.out == "of the attacker\n"
+
+
+class TestConsole:
+    """CVE-2025-52565: /dev/pts/N is swapped before it is bound on /dev/console."""
+
+    def plan(self, machine: Machine) -> Plan:
+        (machine.rootfs / "dev" / "pts").mkdir()
+        (machine.rootfs / "dev" / "pts" / "ptmx").write_text("")
+        (machine.rootfs / "dev" / "pts" / "0").write_text("of the attacker\n")
+        document = machine.config("sh", "-c", "cat /dev/console", terminal=True)
+        document["mounts"] = [m for m in document["mounts"] if not m["destination"].startswith("/dev")]
+        return machine.plan(document, console=True)
+
+    def test_file_that_is_no_terminal_is_refused(self, machine: Machine) -> None:
+        with console_socket() as console:
+            done = machine.spawn(self.plan(machine), {"console": console}).finish()
+        assert "ptmx" in done.failure
+        assert "attacker" not in done.out
+
+    def test_twin_a_terminal_taken_by_its_path_is_the_attacker_s(self, machine: Machine) -> None:
+        fake = machine.rootfs / "dev" / "pts" / "0"
+
+        def by_path(plan: Plan) -> Plan:
+            found = next(op for op in plan.ops if isinstance(op, OpenPty))
+            return without_terminal(replaced(plan, OpenPty, lambda op: Open(op.slave, str(fake), os.O_RDWR)), found)
+
+        with console_socket() as console:
+            plan = self.plan(machine)
+            done = machine.spawn(plan, {"console": console}, transform=by_path).finish()
+        assert done.out == "of the attacker\n"
+
+
+@contextmanager
+def console_socket() -> Iterator[int]:
+    """A connected socket that nobody reads."""
+    import socket
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield theirs.fileno()
+
+
+def without_terminal(plan: Plan, pty: OpenPty) -> Plan:
+    """The plan without the steps that need a real pty: its master's journey, stdio and the controlling terminal."""
+    ops = [op for op in plan.ops if not isinstance(op, SendFd | SetControllingTerminal | SetStdio | ChownStdio)]
+    kept = [op for op in ops if not (isinstance(op, Close) and pty.master in op.slots)]
+    return Plan(tuple(kept), plan.inputs, plan.preserve_fds)
+
+
+class TestWorkingDirectory:
+    """CVE-2024-21626: the working directory is a descriptor that leads to the host."""
+
+    @pytest.mark.parametrize("number", range(3, 20))
+    def test_descriptor_as_working_directory_leads_nowhere(self, machine: Machine, number: int) -> None:
+        done = machine.run(machine.config("sh", "-c", "cat ../../../../etc/os-release", cwd=f"/proc/self/fd/{number}"))
+        assert done.failure or done.status != 0
+        assert done.out == ""
+
+    def leaking(self, machine: Machine) -> Plan:
+        """A plan that has a descriptor of the host open, and goes there."""
+        plan = machine.plan(machine.config("cat", "secret"))
+        leak = Open("leak", str(outside(machine)), os.O_PATH | os.O_DIRECTORY)
+        return Plan((leak, *plan.ops), plan.inputs, plan.preserve_fds)
+
+    def attack(self, machine: Machine) -> list[Outcome]:
+        """One start for each number that the leaked descriptor may have."""
+        plan = self.leaking(machine)
+
+        def at(number: int) -> Plan:
+            return replaced(plan, Chdir, lambda op: with_path(op, f"/proc/self/fd/{number}"))
+
+        return [machine.spawn(at(number)).finish() for number in range(3, 16)]
+
+    def test_leaked_descriptor_is_no_way_out(self, machine: Machine) -> None:
+        assert not [done for done in self.attack(machine) if "of the host" in done.out]
+
+    def test_twin_without_the_check_the_host_is_read(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.UNCHECKED_CWD) as weak, using(machine, weak):
+            assert [done for done in self.attack(machine) if done.out == "of the host\n"]
+
+
+def with_path(op: Chdir, path: str) -> Chdir:
+    """The same step with another path."""
+    import copy
+
+    changed = copy.copy(op)
+    changed.path = path
+    return changed
+
+
+def replaced(plan: Plan, kind: type, make: Callable[[Any], Any]) -> Plan:
+    """The plan with every op of a kind replaced; at least one is there."""
+    assert any(isinstance(op, kind) for op in plan.ops)
+    ops = tuple(make(op) if isinstance(op, kind) else op for op in plan.ops)
+    return Plan(ops, plan.inputs, plan.preserve_fds)

@@ -1,0 +1,81 @@
+"""Launchers with one defence taken out, for the twins of attacks: what they do not stop must then succeed.
+
+The sources of the launcher are copied, edited by exact replacement and built: the shipped program has no switch that
+turns a defence off.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from corten.launch import spawn
+from corten.launch.spawn import Launcher
+from support import paths
+
+Edit = tuple[str, str, str]  # file, text, its replacement
+
+# paths of a container resolved as a naive runtime does: joined to the root, every link followed
+FOLLOW_LINKS: tuple[Edit, ...] = (
+    ("path.c", ".resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve,", ".resolve = 0,"),
+    (
+        "path.c",
+        "int open_in_root(int root_fd, const char *path, u64 flags, u64 resolve) {",
+        "int open_in_root(int root_fd, const char *path, u64 flags, u64 resolve) { while (*path == '/') path++;",
+    ),
+)
+# the working directory taken as it is (CVE-2024-21626)
+UNCHECKED_CWD: tuple[Edit, ...] = (("ops_user.c", "return r < 0 ? r : check_inside(l);", "return r;"),)
+
+
+@contextmanager
+def launcher(edits: Sequence[Edit]) -> Iterator[Launcher]:
+    """A launcher without the defence that `edits` take out; fails when a text to replace is not there once."""
+    folder = paths.scratch("weakened")
+    source = folder / "launcher"
+    try:
+        shutil.copytree(paths.REPOSITORY / "launcher", source)
+        for name, old, new in edits:
+            text = (source / name).read_text()
+            assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
+            (source / name).write_text(text.replace(old, new))
+        out = folder / "corten-launch"
+        # an edit may leave a function without a caller, and looks odd
+        subprocess.run(
+            [
+                "make",
+                "-s",
+                "-C",
+                source,
+                f"OUT={out}",
+                "CFLAGS=-Os -Wno-unused-function -Wno-misleading-indentation",
+                str(out),
+            ],
+            check=True,
+        )
+        made = Launcher(str(out))
+        try:
+            yield made
+        finally:
+            os.close(made.fd)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def unsealed(folder: Path) -> Iterator[tuple[Launcher, Path]]:
+    """A launcher that runs from an ordinary file, as runc did before CVE-2019-5736, and that file."""
+    copy = folder / "corten-launch-copy"
+    shutil.copy(spawn.launcher_path(), copy)
+    made = Launcher()
+    kept, spawn.sealed_copy = spawn.sealed_copy, lambda program_fd: os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield made, copy
+    finally:
+        spawn.sealed_copy = kept
+        os.close(made.fd)
+        copy.unlink()
