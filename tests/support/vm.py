@@ -1,144 +1,134 @@
-"""Debian 12's kernel in a virtual machine by software emulation: Linux 6.1, cgroup v2 alone, AppArmor.
+"""A virtual machine with Debian's stock kernel and cgroup v2, for what the machine of the tests does not have.
 
-This machine has none of the three.  qemu and the kernel are Debian's packages, unpacked into the cache folder; the
-machine boots from an archive in memory and ends by itself.  A boot takes about two seconds, work in it is some ten
-times slower than outside.
+QEMU, the kernel and cpio are Debian packages, downloaded and unpacked into the cache, never installed.  KVM is not
+used: software emulation boots to our init in some seconds.  The machine has no disk: everything is in its initial
+file system, which the guest copies to a tmpfs (pivot_root(2) cannot leave an initial file system).
 """
 
 from __future__ import annotations
 
-import gzip
 import os
+import re
+import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 
-from support import images, paths, peers
+from support import paths, peers
 
-PACKAGES = ("qemu-system-x86", "linux-image-cloud-amd64")
-COMMAND_LINE = "console=ttyS0 quiet panic=-1"
-TIMEOUT_S = 300
-BEGIN, END = "--- begin ---", "--- end ---"
+PACKAGES = ("qemu-system-x86", "linux-image-cloud-amd64", "cpio")
+MEMORY_MIB = 2048
+APPLETS = ("sh", "mount", "mkdir", "cp", "switch_root", "poweroff", "sync", "cat", "sleep", "head", "tail", "mknod")
+LEFT_OUT = ("test", "dist-packages", "idlelib", "ensurepip", "lib2to3", "pydoc_data", "tkinter", "turtledemo")
 
-# from the archive in memory, which pivot_root(2) cannot leave, into a tmpfs
-FIRST = """\
-#!/bin/busybox sh
-/bin/busybox mount -t tmpfs tmpfs /new
-/bin/busybox cp -a /bin /work /new/
-/bin/busybox mkdir /new/proc /new/sys /new/dev /new/run /new/tmp
-exec /bin/busybox switch_root /new /work/init
+INIT = """\
+#!/bin/sh
+mount -t tmpfs -o size=1g tmpfs /new
+for name in bin usr lib lib64 etc repository box init2; do cp -a /$name /new/; done
+mkdir -p /new/proc /new/sys /new/dev /new/tmp /new/run
+exec switch_root /new /init2
 """
-SECOND = """\
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
+INIT_2 = """\
+#!/bin/sh
 mount -t proc proc /proc
-mount -t sysfs sysfs /sys
+mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mount -t cgroup2 cgroup /sys/fs/cgroup
-mount -t securityfs security /sys/kernel/security
-echo '{begin}'
-{script}
-echo '{end}'
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs run /run
+PATH=/usr/bin:/bin {interpreter} -I /box/checks.py
+sync
 poweroff -f
 """
 
 
-def run(script: str, files: Mapping[str, bytes]) -> list[str]:
-    """Boots, runs a busybox script with `files` in /work, and gives back the lines that it wrote."""
+def run(script: Path, *, timeout_s: float = 300) -> str:
+    """Boots, runs a Python script (standard library; the repository is at /repository) and gives the console's text."""
+    tree = _unpacked()
     folder = paths.scratch("vm")
     try:
-        archive = folder / "archive.gz"
-        archive.write_bytes(_archive(folder / "root", script, files))
-        output = _boot(archive)
+        _fill(folder / "root", script)
+        image = folder / "initrd"
+        names = subprocess.run(["find", "."], cwd=folder / "root", check=True, capture_output=True).stdout
+        cpio = subprocess.run(
+            [tree / "bin/cpio", "-o", "-H", "newc", "--quiet"],
+            input=names,
+            cwd=folder / "root",
+            check=True,
+            capture_output=True,
+        )
+        image.write_bytes(cpio.stdout)
+        return _boot(tree, image, timeout_s)
     finally:
-        subprocess.run(["rm", "-rf", folder], check=True)
-    assert BEGIN in output, f"the machine did not come up:\n{output[-3000:]}"
-    assert END in output, f"the script did not end:\n{output[-3000:]}"
-    return output.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+        shutil.rmtree(folder)
 
 
-def _boot(archive: Path) -> str:
-    tree = _programs()
+def _unpacked() -> Path:
+    """The packages and all that they need beyond what is installed here; fetched once."""
+    folder = paths.cache("vm")
+    tree = folder / "root"
+    with peers.locked(folder):
+        if not (folder / "done").exists():
+            (folder / "deb/partial").mkdir(parents=True, exist_ok=True)
+            options = ["-q", "-y", "-o", f"Dir::Cache::archives={folder / 'deb'}", "--no-install-recommends"]
+            command = ["apt-get", *options, "--reinstall", "--download-only", "install", *PACKAGES]
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+            if done.returncode:
+                raise peers.PeerMissing(f"{' '.join(command)}: {done.stderr.strip()}")
+            for package in (folder / "deb").glob("*.deb"):
+                subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+            shutil.rmtree(folder / "deb")
+            (folder / "done").touch()
+    return tree
+
+
+def _fill(root: Path, script: Path) -> None:
+    """The guest's file system: busybox, this interpreter, the repository's code, the script, a rootfs to contain."""
+    for name in ("bin", "usr/bin", "usr/lib", "lib64", "etc", "new", "proc", "sys", "dev", "repository", "box"):
+        (root / name).mkdir(parents=True)
+    interpreter = Path(sys.executable).resolve()
+    for program in (Path("/bin/busybox"), interpreter):
+        _copy(program, root)
+    for name in APPLETS:
+        if not (root / "bin" / name).exists():
+            (root / "bin" / name).symlink_to("busybox")
+    for library in ("libseccomp.so.2", "libffi.so.8"):
+        found = next(Path("/usr/lib").glob(f"*-linux-gnu/{library}"))
+        _copy(found, root)
+    standard = Path(os.__file__).parent
+    shutil.copytree(standard, root / str(standard)[1:], ignore=shutil.ignore_patterns(*LEFT_OUT, "config-*", "*.opt-*"))
+    shutil.copytree(paths.REPOSITORY / "src", root / "repository/src")
+    shutil.copytree(paths.REPOSITORY / "build/launcher", root / "repository/build/launcher")
+    shutil.copy(script, root / "box/checks.py")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    for path, text in (("init", INIT), ("init2", INIT_2.format(interpreter=interpreter))):
+        (root / path).write_text(text)
+        (root / path).chmod(0o755)
+
+
+def _copy(program: Path, root: Path) -> None:
+    """A program or library and the shared libraries that it loads, each at its own path."""
+    listing = subprocess.run(["ldd", program], check=False, capture_output=True, text=True).stdout
+    for path in (str(program), *re.findall(r"/\S+", listing.replace(f"{program}:", ""))):
+        target = root / path[1:]
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+
+
+def _boot(tree: Path, image: Path, timeout_s: float) -> str:
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
-    libraries = [str(tree / name) for name in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")]
-    firmware = [word for name in ("qemu", "seabios") for word in ("-L", str(tree / "usr/share" / name))]
-    machine: list[str | Path] = [
-        tree / "usr/bin/qemu-system-x86_64",
-        *firmware,
-        "-accel",
-        "tcg",
-        "-m",
-        "512",
-        "-nographic",
-    ]
-    start: list[str | Path] = [
-        "-no-reboot",
-        "-nic",
-        "none",
-        "-kernel",
-        kernel,
-        "-initrd",
-        archive,
-        "-append",
-        COMMAND_LINE,
-    ]
+    libraries = ":".join(str(path) for path in (*tree.glob("usr/lib/*-linux-gnu"), *tree.glob("lib/*-linux-gnu")))
     done = subprocess.run(
-        [*machine, *start],
-        check=False,
+        [
+            *(tree / "usr/bin/qemu-system-x86_64", "-L", tree / "usr/share/qemu", "-L", tree / "usr/share/seabios"),
+            *("-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB), "-nographic"),
+            *("-no-reboot", "-kernel", kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1"),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
-        env={**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)},
+        check=False,
+        timeout=timeout_s,
+        env={"LD_LIBRARY_PATH": libraries, "PATH": "/usr/bin:/bin"},
     )
-    return done.stdout.decode(errors="replace").replace("\r", "")
-
-
-def _archive(root: Path, script: str, files: Mapping[str, bytes]) -> bytes:
-    """What the kernel unpacks into memory at boot (cpio, newc)."""
-    for name in ("bin", "new", "work"):
-        (root / name).mkdir(parents=True)
-    contents = {
-        "bin/busybox": images.BUSYBOX.read_bytes(),
-        "init": FIRST.encode(),
-        "work/init": SECOND.format(script=script, begin=BEGIN, end=END).encode(),
-        **{f"work/{name}": data for name, data in files.items()},
-    }
-    for name, data in contents.items():
-        (root / name).write_bytes(data)
-        (root / name).chmod(0o755)
-    names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
-    packed = subprocess.run(
-        [images.BUSYBOX, "cpio", "-o", "-H", "newc"],
-        check=True,
-        cwd=root,
-        input=names.encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    return gzip.compress(packed.stdout, compresslevel=1)
-
-
-def _programs() -> Path:
-    """The unpacked packages, with what they need and this machine has not installed."""
-    folder = paths.cache("vm")
-    with peers.locked(folder):
-        if not (folder / "done").exists():
-            debs = folder / "debs"
-            (debs / "partial").mkdir(parents=True, exist_ok=True)
-            options = ["-o", f"Dir::Cache::archives={debs}", "-o", "Debug::NoLocking=1", "--no-install-recommends"]
-            subprocess.run(
-                ["apt-get", "install", "-q", "-y", "--download-only", *options, *PACKAGES],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for deb in sorted(debs.glob("*.deb")):
-                subprocess.run(["dpkg-deb", "-x", deb, folder / "root"], check=True)
-            # the kernel's modules are not needed, and most of the size
-            subprocess.run(
-                ["rm", "-rf", debs, folder / "root/lib/modules", folder / "root/usr/lib/modules"], check=True
-            )
-            (folder / "done").touch()
-    return folder / "root"
+    return done.stdout.decode(errors="replace")
