@@ -309,8 +309,22 @@ def events_by_image(side: Side) -> Json:
 
 @check("events --since", Query("since", "/events"))
 def events_since(side: Side) -> Json:
-    happen(side)
-    return side.docker("events", "--since", now(), "--until", now())["stdout"]
+    """What happened before that moment is left out."""
+    side.docker("create", "--name", "early", IMAGE)
+    moment = now()
+    side.docker("create", "--name", "late", IMAGE)
+    shown = "{{.Action}} {{.Actor.Attributes.name}}"
+    return side.docker("events", "--since", moment, "--until", now(), "--format", shown)
+
+
+@check("events --until", Query("until", "/events"))
+def events_until(side: Side) -> Json:
+    """Without that moment the stream would not end."""
+    began = now()
+    side.docker("create", "--name", "early", IMAGE)
+    moment = now()
+    side.docker("create", "--name", "late", IMAGE)
+    return side.docker("events", "--since", began, "--until", moment, "--format", "{{.Actor.Attributes.name}}")
 
 
 @check("events of images", Query("filters.type", "/events"))

@@ -230,7 +230,7 @@ def waited_for_nonsense(side: Side) -> Json:
 @check("attach", Act("/containers/*/attach", status="500 Internal Server Error"))
 def attached(side: Side) -> Json:
     side.docker("run", "-di", "--name", "box", IMAGE, "sh", "-c", "head -n 1; exit 6")
-    return side.docker("attach", "box", stdin="through\n")
+    return side.speak("through\n", "attach", "box")
 
 
 @check("attach --no-stdin", Query("stderr", "/containers/*/attach"))

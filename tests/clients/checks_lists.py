@@ -361,7 +361,7 @@ def info(side: Side) -> Json:
     side.docker("create", "--name", "idle", IMAGE)
     body = side.api("GET", "/info")["body"]
     names = ("Containers", "ContainersRunning", "ContainersPaused", "ContainersStopped", "Images", "NCPU", "OSType")
-    more = ("MemTotal", "KernelVersion", "Architecture", "CgroupDriver", "CgroupVersion", "LoggingDriver", "Debug")
+    more = ("MemTotal", "KernelVersion", "Architecture", "CgroupDriver", "CgroupVersion", "LoggingDriver")
     return {name: body.get(name) for name in (*names, *more)}
 
 

@@ -116,7 +116,7 @@ def py_images(side: Side) -> Json:
 @check("docker-py: events", Query("filters.event", "/events"))
 def py_events(side: Side) -> Json:
     with closing(side.py()) as client:
-        began = int(time.time())
+        began = f"{time.time():.9f}"
         for name in ("first", "box"):
             client.containers.run(IMAGE, "true", name=name)
         filters = {"container": "box", "event": ["start", "die"]}
@@ -136,6 +136,19 @@ def py_stats(side: Side) -> Json:
 
 
 # Bare sockets.
+
+
+def frames(data: bytes) -> Json:
+    """Multiplexed output as (stream, text) pairs; how writes are cut into frames is nobody's promise."""
+    found: list[list[Json]] = []
+    while data:
+        stream, size = data[0], int.from_bytes(data[4:8])
+        text, data = data[8 : 8 + size].decode(), data[8 + size :]
+        if found and found[-1][0] == stream:
+            found[-1][1] += text
+        else:
+            found.append([stream, text])
+    return found
 
 
 def hijack(side: Side, target: str, body: Json, first: bytes, *, upgrade: bool, last: bytes = b"") -> Json:
@@ -163,7 +176,7 @@ def hijack(side: Side, target: str, body: Json, first: bytes, *, upgrade: bool, 
             answer += more
     head, _, rest = answer.partition(b"\r\n\r\n")
     headers = [line for line in head.decode().split("\r\n")[1:] if line.lower().startswith(("content-type", "upgrade"))]
-    return [head.decode().split("\r\n")[0], sorted(headers), list(rest)]
+    return [head.decode().split("\r\n")[0], sorted(headers), frames(rest)]
 
 
 ATTACH = "/containers/box/attach?stream=1&stdin=1&stdout=1&stderr=1"

@@ -54,7 +54,7 @@ row("--hostname marble", "hostname; cat /etc/hostname; grep marble /etc/hosts", 
 row("--hostname marble --domainname quarry.example", "hostname -f; cat /etc/hostname", "Domainname")
 row("--label a=1 --label b", "", "Labels")
 row("-t", "test -t 0 && test -t 1 && test -t 2 && echo tty; stat -c %t /proc/self/fd/1", "Tty")
-row("--init", "cat /proc/1/comm; ps -o comm | grep -c -v ps", "HostConfig.Init")
+row("--init", "cat /proc/1/comm", "HostConfig.Init")
 row("--stop-signal USR1", "true", "StopSignal")
 row("--stop-timeout 3", "true", "StopTimeout")
 row("--oom-score-adj 321", "cat /proc/self/oom_score_adj", "HostConfig.OomScoreAdj")
@@ -208,7 +208,9 @@ def ipc_of_another(side: Side) -> Json:
 
 @check("run -p", Body("HostConfig.PortBindings"))
 def published(side: Side) -> Json:
-    side.docker("run", "-d", "--name", "box", "-p", "127.0.0.1:8099:80", "-p", "8098:81/udp", IMAGE, "sleep", "60")
+    side.docker(
+        "run", "-d", "--name", "box", "-p", "127.0.0.1:8099:80", "-p", "0.0.0.0:8098:81/udp", IMAGE, "sleep", "60"
+    )
     return [side.docker("port", "box"), side.inspect("box", "HostConfig.PortBindings", "NetworkSettings.Ports")]
 
 

@@ -112,12 +112,10 @@ def no_json(side: Side) -> Json:
     return [side.raw("POST", "/containers/create", body)[0] for body in (b"{", b"[]", b"null", b"\xff")]
 
 
-@check("create without an image", Body("Image"))
-def image_missing(side: Side) -> Json:
-    return [
-        side.api("POST", "/containers/create", {"Cmd": ["true"]}),
-        side.api("POST", "/containers/create", {"Image": IMAGE})["status"],
-    ]
+@check("create of an image", Body("Image"))
+def image_given(side: Side) -> Json:
+    created = side.api("POST", "/containers/create", {"Image": IMAGE}, name="box")
+    return [created, side.inspect("box", "Config.Image", "Image")]
 
 
 @check("create with another content type", Act("/containers/create", status="201 Created"))

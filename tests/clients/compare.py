@@ -92,6 +92,23 @@ class Side:
         )
         return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
+    def speak(self, text: str, *args: str) -> Json:
+        """Runs the docker CLI with a terminal's patience: its stdin stays open until it ends by itself."""
+        argv = [str(peers.docker_cli()), "-H", f"unix://{self.socket}", *args]
+        pipe, environment = subprocess.PIPE, client_environment() | {"DOCKER_API_VERSION": API}
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as client:
+            assert client.stdin
+            assert client.stdout
+            assert client.stderr
+            client.stdin.write(text)
+            client.stdin.flush()
+            try:
+                status = client.wait(self.patience)
+            except subprocess.TimeoutExpired:
+                client.kill()
+                raise
+            return {"status": status, "stdout": client.stdout.read(), "stderr": client.stderr.read()}
+
     def api(self, method: str, path: str, body: Json = None, **query: str) -> Json:
         """One request: {"status", "body"}; the body parsed when it is JSON."""
         status, _, data = self.raw(method, path, None if body is None else json.dumps(body).encode(), **query)

@@ -14,9 +14,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
 
 from support import paths
@@ -160,9 +161,9 @@ class StripDoor:
     def _requests(self, client: socket.socket, server: socket.socket) -> None:
         """Passes request after request, then, once one asks for a hijack, the bytes as they come."""
         with client.makefile("rb", BUFFER) as stream:
-            self._pass_on(cast("BinaryIO", stream), client, server)
+            self._pass_on(cast("BufferedReader", stream), client, server)
 
-    def _pass_on(self, stream: BinaryIO, client: socket.socket, server: socket.socket) -> None:
+    def _pass_on(self, stream: BufferedReader, client: socket.socket, server: socket.socket) -> None:
         while (request := read_head(stream.readline)) is not None:
             chunked = request.header("transfer-encoding").lower() == "chunked"
             if not chunked and (length := int(request.header("content-length") or 0)):
