@@ -18,6 +18,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from corten.errors import InvalidArgument, NotFound, Unavailable
@@ -176,7 +177,9 @@ class _Channel:
             protocol.send(self._socket, body, fds)
         except BlockingIOError:
             return False
-        except OSError as error:
+        except OSError as error:  # the peer's end is seen here before its reader has run
+            self.close()
+            self._loop.call_soon(self._on_lost)
             raise Unavailable(f"{self._name} is gone") from error
         return True
 
@@ -187,7 +190,6 @@ class _Channel:
                 if not self._send_now(body, fds):
                     return
             except Unavailable:
-                self._lost()
                 return
             protocol.close_all(fds)
             self._outgoing.popleft()
@@ -424,12 +426,15 @@ class Zygote:
         async with self._starting:
             if self._channel is not None and self._channel.is_open:
                 return
-            self._reap()
+            if self._process is not None:
+                self._reap(self._process)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 argv = [*self._argv, "--control-fd", str(theirs.fileno())]
-                self._process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-            self._channel = _Channel(ours, name="zygote", on_event=lambda event: None, on_lost=self._reap)
+                process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = process
+            lost = partial(self._reap, process)
+            self._channel = _Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
             await self._channel.request("ping", {}, (), _ZYGOTE_TIMEOUT_S)
 
     async def fork(
@@ -473,12 +478,12 @@ class Zygote:
             return answer, fds[:1]
         raise Unavailable("zygote is gone")
 
-    def _reap(self) -> None:
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
         """Collect a zygote that is dying: its socket has ended, so it has no work left."""
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=1.0)
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1.0)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if self._process is process:
             self._process = None

@@ -1,5 +1,4 @@
-"""Collects the zombies that nobody waits for: helpers and launchers of the built-in runtime, and with an external one
-what a child subreaper inherits (prctl(2), PR_SET_CHILD_SUBREAPER).
+"""Collects the zombies that a child subreaper inherits (prctl(2), PR_SET_CHILD_SUBREAPER): external runtimes need one.
 
 Children that are waited for by descriptor are left to whoever waits; while a request is under way nothing is collected,
 because the runtime's processes are not known yet.

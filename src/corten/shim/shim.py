@@ -121,7 +121,6 @@ class Shim:
 
     def _backend(self, request: Request) -> Backend:
         rootfs = _root_mount(request.objects("rootfs"))
-        self._reap_children()
         runtime = request.nested("runtime")
         path = runtime.string("path")
         if self._make_backend is not None:
@@ -129,6 +128,7 @@ class Shim:
         if not path:
             limit = request.integer("default_pids_limit", BUILT_IN_PIDS_LIMIT)
             return BuiltinRuntime(self._directory, self._id, rootfs, self._host, pids_limit=limit)
+        self._reap_children()
         args = runtime.strings("args")
         return ExternalRuntime(self._directory, self._id, path, args, rootfs=rootfs, facts=self._host.facts)
 
@@ -318,7 +318,7 @@ class Shim:
             self._loop.call_later(0, self._leave)
 
     def _reap_children(self) -> None:
-        """Collect helpers, launchers and, as subreaper, what a container's processes leave behind."""
+        """As subreaper: collect what a container's processes leave behind."""
         if self._reaper is None:
             self._reaper = OrphanReaper(self._loop, is_busy=lambda: self._server.is_busy, known=self._busy_pids)
 

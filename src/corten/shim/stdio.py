@@ -218,8 +218,9 @@ class Stdio:
     """
 
     __slots__ = (
-        "_begun", "_child_fds", "_clients", "_connections", "_early_input", "_input_ended_early", "_log", "_loop",
-        "_master", "_on_detach", "_over", "_own_fds", "_paused", "_sink", "_sources", "_stdin_open", "tty",
+        "_begun", "_child_fds", "_clients", "_connections", "_early_input", "_finish_when_over", "_input_ended_early",
+        "_log", "_loop", "_master", "_on_detach", "_over", "_own_fds", "_paused", "_sink", "_sources", "_stdin_open",
+        "tty",
     )  # fmt: skip
 
     def __init__(
@@ -242,6 +243,7 @@ class Stdio:
         self._stdin_open = False
         self._begun = False
         self._over = False
+        self._finish_when_over = False
         self._paused = False
 
     @property
@@ -402,6 +404,8 @@ class Stdio:
         if self._log is not None:
             self._log.end(source.stream)
         self._over = not self._sources
+        if self._over and self._finish_when_over:
+            self.finish()
 
     def drain(self) -> bool:
         """Read what the dead process left; True when every stream has ended."""
@@ -424,6 +428,14 @@ class Stdio:
             client.finish()
         self._over = True
         self._stdin_open = False
+
+    def finish_soon(self, timeout_s: float) -> None:
+        """`finish` at the end of the last stream, and after `timeout_s` when something holds one open."""
+        if self._over:
+            self.finish()
+            return
+        self._finish_when_over = True
+        self._loop.call_later(timeout_s, self.finish)
 
     def resize(self, rows: int, cols: int) -> None:
         """Size of the terminal; without one nothing happens."""

@@ -119,7 +119,7 @@ class Task:
         finally:
             self._loop.add(init.pidfd, READ, lambda events: self._init_died())
         self._watch_oom()
-        self._write_trace()
+        self._loop.call_later(0, self._write_trace)
         return init
 
     def exec(
@@ -316,12 +316,9 @@ class Task:
     def _exec_died(self, process: Process) -> None:
         self._loop.remove(process.pidfd)
         process.reap()
-        over = process.stdio.drain()
+        process.stdio.drain()
         self._emit({"event": "exec-exit", "exec_id": process.id, **process.to_obj()})
-        if over:
-            process.stdio.finish()
-        else:
-            self._loop.call_later(_EXEC_STREAM_TIMEOUT_S, process.stdio.finish)
+        process.stdio.finish_soon(_EXEC_STREAM_TIMEOUT_S)
         self._forget_old_execs()
 
     def _forget_old_execs(self) -> None:
