@@ -204,6 +204,11 @@ def _without_dns_names(answer: Json) -> None:
         endpoint.pop("DNSNames", None)
 
 
+def _without_gw_priority(answer: Json) -> None:
+    for endpoint in _endpoints(answer).values():
+        endpoint.pop("GwPriority", None)
+
+
 def _aliases_with_short_id(answer: Json) -> None:
     for name, endpoint in _endpoints(answer).items():
         if name not in ("bridge", "host", "none"):
@@ -218,12 +223,14 @@ def _endpoints(answer: Json) -> Json:
 
 INSPECT_RULES: tuple[Rule, ...] = (
     ((1, 48), _without("ImageManifestDescriptor")),
+    ((1, 48), _without_gw_priority),
     ((1, 45), _aliases_with_short_id),
     ((1, 44), _without_dns_names),
     ((1, 43), _drop_annotations),
 )
 LIST_RULES: tuple[Rule, ...] = (
     ((1, 48), _without("ImageManifestDescriptor")),
+    ((1, 48), _without_gw_priority),
     ((1, 46), _drop_annotations),
 )
 

@@ -104,7 +104,6 @@ def decide(
         init=bool(host.init) and host.pid_mode == "",
         origins=origins,
     )
-    _check_tmpfs(effective.mounts)
     return effective, warnings
 
 
@@ -128,6 +127,8 @@ def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> 
     take("exposed_ports", "ExposedPorts", image.exposed_ports)
     if config.exposed_ports and image.exposed_ports:
         change["exposed_ports"] = {**image.exposed_ports, **config.exposed_ports}
+    if not config.volumes:
+        change["volumes"] = None
     change["env"] = _merged_env(config.env, image.env, origins)
     change["labels"] = {**(image.labels or {}), **(config.labels or {})}
     if image.labels and not config.labels:
@@ -258,7 +259,7 @@ def _names(
     if config.hostname:
         return config
     origins["Config.Hostname"] = BUILT_IN
-    name = machine.hostname if "host" in (host.network_mode, host.uts_mode) else container_id[:SHORT_ID]
+    name = machine.hostname if host.network_mode == "host" else container_id[:SHORT_ID]
     return replace(config, hostname=name)
 
 
@@ -320,12 +321,6 @@ def _image_warnings(config: ContainerConfig, image: RunConfig) -> list[str]:
     if wants_health and config.healthcheck is None:
         out.append("the image's health check is not supported yet: it does not run")
     return out
-
-
-def _check_tmpfs(mounts: Sequence[MountPoint]) -> None:
-    for point in mounts:
-        if point.kind == "tmpfs":
-            mountspec.tmpfs_options(point.data)
 
 
 def explain(effective: Effective) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import posixpath
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -143,7 +144,8 @@ class Engine:
             key, _, value = option.partition("=")
             options[key] = value
         names = (("LowerDir", "lowerdir"), ("UpperDir", "upperdir"), ("WorkDir", "workdir"))
-        return {title: options[key] for title, key in names if key in options}
+        out = {title: options[key] for title, key in names if key in options}
+        return out | {"MergedDir": f"{posixpath.dirname(out['UpperDir'])}/merged"} if "UpperDir" in out else out
 
     async def _sizes(self, container: Container) -> Json:
         own = await asyncio.to_thread(self._parts.snapshots.usage, container.id)

@@ -117,8 +117,7 @@ class Execs:
             one.code = launcherrors.CANNOT_INVOKE
             self._end(one)
             raise
-        if one.state is ExecState.RUNNING:  # a short one may have ended by now
-            one.pid = int(status["pid"])
+        one.pid = int(status["pid"])  # also after its end, as dockerd shows it
 
     def _process(self, one: Exec, shim: ShimClient, size: tuple[int, int] | None) -> Json:
         """The OCI process: the container's own with what the request changes."""
@@ -174,7 +173,7 @@ class Execs:
 
     def _end(self, one: Exec) -> None:
         """It is over; the last ones stay for ExecInspect."""
-        one.state, one.pid = ExecState.EXITED, 0
+        one.state = ExecState.EXITED
         one.container.exec_ids.remove(one.id)
         self._finished.append(one.id)
         if len(self._finished) > _MAX_FINISHED:

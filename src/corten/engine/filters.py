@@ -166,7 +166,8 @@ class ListQuery:
         if self._published is None:
             return True
         publications = container.endpoint.publications if container.endpoint is not None else ()
-        return bool(self._published & {f"{one.container_port}/{one.transport}" for one in publications})
+        ports = {f"{port}/{one.transport}" for one in publications for port in (one.container_port, one.host_port)}
+        return bool(self._published & ports)
 
     def _exposes(self, record: Record) -> bool:
         exposed = {key if "/" in key else f"{key}/tcp" for key in record.effective.config.exposed_ports or ()}

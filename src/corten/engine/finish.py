@@ -20,7 +20,7 @@ from corten.engine import times
 from corten.engine.container import EXIT_CONDITIONS, Container
 from corten.engine.events import container_event, network_event
 from corten.engine.parts import Parts
-from corten.engine.record import Move, Place, Record, Status, advance
+from corten.engine.record import Move, Record, Status, advance
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.start import port_name
@@ -140,7 +140,7 @@ class Finisher:
             verdict=how.verdict,
             error=how.verdict,
         )
-        return replace(record, place=Place())
+        return replace(record, place=record.place.left())
 
     def _tell(self, container: Container, how: Exit) -> None:
         """Waiters first: `stop` comes before `die` among the events, as dockerd has it."""

@@ -25,6 +25,10 @@ T = TypeVar("T")
 _LIST_FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 _PRUNE_FILTERS: Final = frozenset({"dangling", "label", "label!", "until"})
 _CHUNK_BYTES: Final = 1 << 20
+_EMPTY_CONFIG: Final[Json] = {  # printed also where the image says nothing
+    "User": "", "Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None,
+    "Labels": None,
+}  # fmt: skip
 
 
 class Images:
@@ -113,7 +117,7 @@ class Images:
             "Created": times.rfc3339(_created_ns(image)) if config.created else "",
             "DockerVersion": config.docker_version,
             "Author": config.author,
-            "Config": run_config(config.run),
+            "Config": {**_EMPTY_CONFIG, **run_config(config.run)},
             "Architecture": config.architecture,
             "Os": config.os,
             "Size": image.size,
@@ -133,7 +137,8 @@ class Images:
         paths = [overlay.fs_path(overlay.stat(chain).id) for chain in reversed(image.chain_ids)]
         if not paths:
             return {}
-        data = {"UpperDir": paths[0]}
+        layer = paths[0].rpartition("/")[0]
+        data = {"MergedDir": f"{layer}/merged", "UpperDir": paths[0], "WorkDir": f"{layer}/work"}
         return data | ({"LowerDir": ":".join(paths[1:])} if paths[1:] else {})
 
     async def history(self, ref: str) -> list[Json]:

@@ -13,7 +13,6 @@ from corten.engine.record import Record, Status
 from corten.engine.times import rfc3339
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_ports
-from corten.shim.protocol import NETNS_FD
 from corten.spec.docker import EndpointSettings
 from corten.spec.docker_json import to_json
 
@@ -103,10 +102,10 @@ def mount_point(point: MountPoint) -> Json:
 def network_settings(container: Container, network_ids: Mapping[str, str]) -> Json:
     """`NetworkSettings`; the flat fields are those of the default bridge."""
     record, endpoint = container.record, container.endpoint
-    sandbox, shim_pid = record.place.sandbox_id, record.state.shim_pid
+    place = record.place
     return {
-        "SandboxID": sandbox,
-        "SandboxKey": f"/proc/{shim_pid}/fd/{NETNS_FD}" if sandbox and shim_pid else "",
+        "SandboxID": place.sandbox_id,
+        "SandboxKey": place.sandbox_key,
         "Ports": port_map(container),
         **default_bridge_settings(endpoint),
         "Networks": networks(container, network_ids),

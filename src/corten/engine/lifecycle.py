@@ -116,9 +116,9 @@ class Lifecycle:
                 continue
             try:
                 out[name] = self.find(name).id
-            except CortenError:
-                if is_needed:
-                    raise
+            except CortenError as error:
+                if is_needed:  # not NotFound: the CLI would take it for the image's and pull
+                    raise InvalidArgument(error.text) from error
         return out
 
     def _reserve(self, name: str, container_id: str) -> str:

@@ -100,11 +100,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place in its network while it runs; what the bridge gave it is the network's own record."""
+    """A container's place in its network; what the bridge gave it is the network's own record.
+
+    The sandbox's names stay after the end, as dockerd shows them.
+    """
 
     network: str = ""
     endpoint_id: str = ""
     sandbox_id: str = ""
+    sandbox_key: str = ""
+
+    def left(self) -> Place:
+        """The place after the end of a run."""
+        return Place(sandbox_id=self.sandbox_id, sandbox_key=self.sandbox_key)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from corten.engine.container import Container
 from corten.engine.execs import Execs
 from corten.engine.finish import Finisher, exit_of
 from corten.engine.parts import Parts
-from corten.engine.record import Place, Record, Status, decode
+from corten.engine.record import Record, Status, decode
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import release
 from corten.engine.shimwatch import ShimWatch
@@ -163,10 +163,10 @@ class Recovery:
     def _forget_run(self, container: Container) -> None:
         """A start that a kill interrupted never was."""
         record = container.record
-        if container.is_running or record.place != Place():
+        if container.is_running or record.place != record.place.left():
             status = Status.EXITED if record.state.started_ns else Status.CREATED
             record = record.with_state(status=status, pid=0, shim_pid=0)
-            self._parts.save(container, msgspec.structs.replace(record, place=Place()))
+            self._parts.save(container, msgspec.structs.replace(record, place=record.place.left()))
 
     async def _end_strays(self) -> None:
         """Task directories, cgroups and journal entries of containers that no record names."""

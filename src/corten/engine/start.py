@@ -139,7 +139,7 @@ class Starter:
         if error.text.startswith(launcherrors.CREATE_PREFIX):
             code = launcherrors.exit_code(error.text)
         record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0)
-        self._parts.save(container, replace(record, place=Place()))
+        self._parts.save(container, replace(record, place=record.place.left()))
         container.task = None
         container.endpoint = None
         self._streams.drop(container)
@@ -152,6 +152,7 @@ class Starter:
         run.mounts = parts.snapshots.mounts(run.container.id)
         run.user = self._accounts.user(run.effective.config.user, host.group_add or (), record.image_id, run.mounts[0])
         sources.prepare(run.effective.mounts)
+        launcherrors.check(run.effective)
         mapped = [devices.mapped(mapping) for mapping in host.devices or ()]
         run.devices = (
             [node for nodes, _ in mapped for node in nodes],
@@ -337,7 +338,12 @@ class Starter:
             oom_killed=False,
             started_ns=from_rfc3339(run.started["started_at"]) or time.time_ns(),
         )
-        place = Place(network=network, endpoint_id=run.endpoint_id, sandbox_id=run.sandbox_id)
+        place = Place(
+            network=network,
+            endpoint_id=run.endpoint_id,
+            sandbox_id=run.sandbox_id,
+            sandbox_key=f"/proc/{run.shim.pid}/fd/{NETNS_FD}" if run.sandbox_id else "",
+        )
         container.task = run.task
         parts.save(container, replace(record, place=place))
         if network:

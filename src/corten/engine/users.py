@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from corten.errors import Internal, InvalidArgument
 from corten.sys.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
-MAX_ID: Final = 0xFFFFFFFF - 1  # (uid_t) -1 means "no change" to the kernel
+MAX_ID: Final = 0x7FFFFFFF  # dockerd's
 _MAX_FILE_BYTES: Final = 4 << 20
 _MAX_LINE_BYTES: Final = 64 << 10
 _MAX_GROUPS: Final = 65_536  # NGROUPS_MAX
@@ -81,7 +81,7 @@ def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User
 
 
 def _find_user(name: str, accounts: Accounts) -> _Passwd:
-    number = _number(name, "uid") if name else 0
+    number = _number(name) if name else 0
     for entry in _users(accounts.passwd):
         if entry.uid == number if number is not None else entry.name == name:
             return entry
@@ -91,7 +91,7 @@ def _find_user(name: str, accounts: Accounts) -> _Passwd:
 
 
 def _find_group(name: str, groups: Sequence[_Group]) -> int:
-    number = _number(name, "gid")
+    number = _number(name)
     if number is not None:
         return number
     for group in groups:
@@ -101,7 +101,7 @@ def _find_group(name: str, groups: Sequence[_Group]) -> int:
 
 
 def _additional(name: str, groups: Sequence[_Group]) -> int:
-    number = _number(name, "gid")
+    number = _number(name)
     if number is not None:
         return number
     for group in groups:
@@ -110,13 +110,13 @@ def _additional(name: str, groups: Sequence[_Group]) -> int:
     raise Internal(f"Unable to find group {name}: no matching entries in group file")
 
 
-def _number(text: str, what: str) -> int | None:
+def _number(text: str) -> int | None:
     """The number, or None when it is a name.  Digits with a sign are a number too, and out of range."""
     digits = text[1:] if text[:1] in ("-", "+") else text
     if not (digits.isascii() and digits.isdigit()):
         return None
     if text != digits or len(digits) > 10 or int(digits) > MAX_ID:
-        raise InvalidArgument(f"{what}s and gids must be in range 0-{MAX_ID}: {text}")
+        raise InvalidArgument(f"uids and gids must be in range 0-{MAX_ID}")
     return int(digits)
 
 
