@@ -29,7 +29,9 @@ def ps(invocation: Invocation, log: Log) -> int:
         raise InvalidArgument("invalid format option")
     pids = sorted(Cgroup(container.state(root(invocation.settings), id).cgroup).pids())
     if form == "json":
-        files.write_all(STDOUT_FD, (fast.dumps(pids) if pids else "null").encode())  # as Go prints an empty list
+        files.write_all(
+            STDOUT_FD, ((fast.dumps(pids) if pids else "null") + "\n").encode()
+        )  # as Go prints an empty list
         return 0
     result = subprocess.run(["ps", *(options or ["-ef"])], capture_output=True, check=False)
     if result.returncode:

@@ -75,20 +75,21 @@ def run(invocation: Invocation, log: Log) -> int:
 
 def exec(invocation: Invocation, log: Log) -> int:
     """Starts another process in a container; in the foreground its exit status."""
+    from corten.runtime.prepare import check_console
+
     flags = invocation.options
     place, id = root(invocation.settings), invocation.arguments[0]
     detach = flags.is_set("detach")
     process = exec_process(place, id, invocation)
     console = Console(flags.text("console-socket"), wanted=process.terminal, detach=detach)
-    if process.terminal and console.fd < 0:
-        raise InvalidArgument("cannot allocate tty if corten-runtime will detach without setting console socket")
+    check_console(process, console.fd)
     signals = None if detach else Signals()
     started = container.exec(
         ExecOptions(
             id,
             place,
             process,
-            console_fd=console.fd if process.terminal else -1,
+            console_fd=console.fd,
             pid_file=flags.text("pid-file"),
             preserve_fds=commands.preserved(flags),
             ignore_paused=flags.is_set("ignore-paused"),

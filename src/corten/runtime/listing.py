@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pwd
 
-from corten.errors import InvalidArgument
+from corten.errors import CortenError, InvalidArgument
 from corten.runtime import container, fast
 from corten.runtime.commands import STDOUT_FD, encode
 from corten.runtime.settings import root
@@ -34,9 +34,13 @@ def run(invocation: Invocation, log: Log) -> int:
         return 0
     rows = []
     for id in list_ids(place):
-        record = container.state(place, id)
+        try:
+            record = container.state(place, id)
+        except CortenError as error:
+            log.warning(f"load container {id}: {error.text}")
+            continue
         rows.append(record.listing(record.status(), user_name(record.owner)))
-    text = (fast.dumps(rows) if rows else "null") if form == "json" else table(rows)
+    text = (fast.dumps(rows) if rows else "null") + "\n" if form == "json" else table(rows)
     files.write_all(STDOUT_FD, encode(text))
     return 0
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from corten.launch.spawn import Launcher
     from corten.runtime.cgroup_settings import Setting
     from corten.runtime.options import CreateOptions
-    from corten.spec.runtime import Config
+    from corten.spec.runtime import Config, Process
 
 SPEC = "config.json"
 UNLIMITED = -1
@@ -103,9 +103,9 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     """Reads the bundle and compiles it; raises NotFound and InvalidArgument in runc's words."""
     config_bytes = read_config(options.bundle)
     config = parse_config(fast.loads(config_bytes))
-    check_process(config)
+    process = check_process(config.process)
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
-    check_console(config, options.console_fd)
+    check_console(process, options.console_fd)
     limit = effective_pids_limit(config.linux.resources, options)
     paths = (
         cgroups.plan_paths(host.facts, config.linux.cgroups_path, options.id)
@@ -130,20 +130,20 @@ def read_config(bundle: str) -> bytes:
         raise NotFound(f"chdir {bundle}: not a directory") from None
 
 
-def check_process(config: Config) -> None:
-    """Raises InvalidArgument for a bundle that has nothing to execute."""
-    if config.process is None:
+def check_process(process: Process | None) -> Process:
+    """The process of a bundle; raises InvalidArgument when there is nothing to execute."""
+    if process is None:
         raise InvalidArgument("process property must not be empty")
-    if not config.process.args:
+    if not process.args:
         raise InvalidArgument("args must not be empty")
+    return process
 
 
-def check_console(config: Config, console_fd: int) -> None:
+def check_console(process: Process, console_fd: int) -> None:
     """A terminal needs somebody to take its master, and a socket for it needs a terminal."""
-    terminal = config.process is not None and config.process.terminal
-    if terminal and console_fd < 0:
+    if process.terminal and console_fd < 0:
         raise InvalidArgument("cannot allocate tty if corten-runtime will detach without setting console socket")
-    if console_fd >= 0 and not terminal:
+    if console_fd >= 0 and not process.terminal:
         raise InvalidArgument("cannot use console socket if corten-runtime will not detach or allocate tty")
 
 

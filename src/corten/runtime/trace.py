@@ -72,7 +72,7 @@ def explain(content: bytes) -> dict[str, Any]:
     obj = fast.loads(content)
     ops: list[str] = obj["ops"]
     steps: list[list[int]] = sorted(obj["steps"], key=lambda step: step[1])
-    ends = [ns for _, ns in steps[1:]] + [obj["end_ns"] or (steps[-1][1] if steps else 0)]
+    ends = [ns for _, ns in steps[1:]] + [obj["end_ns"] or steps[-1][1] for _ in steps[-1:]]
     rows = [
         {"index": index + 1, "op": ops[index], "start_ns": start, "duration_ns": max(0, end - start)}
         for (index, start), end in zip(steps, ends, strict=True)
