@@ -120,10 +120,10 @@ class Cgroup:
         if paths.mode == "v2":
             _enable_controllers(paths.mount, paths.v2)
         for names, directory in paths.v1.items():
-            made = files.make_directories(directory)
+            files.make_directories(directory)
             if "cpuset" in names.split(","):
-                for new in made:
-                    _inherit_cpuset(new)
+                for file in ("cpuset.cpus", "cpuset.mems"):
+                    _inherit_cpuset(directory, file)
         if paths.v2:
             files.make_directories(paths.v2)
 
@@ -293,12 +293,16 @@ class Cgroup:
             time.sleep(POLL_S)
 
 
-def _inherit_cpuset(directory: str) -> None:
-    """A new v1 cpuset has no cpus and no memory nodes, and takes no task before it has (cpuset(7))."""
-    parent = files.parent(directory)
-    for file in ("cpuset.cpus", "cpuset.mems"):
-        if not files.read(f"{directory}/{file}").strip():
-            cgroup.write(directory, file, files.read_text(f"{parent}/{file}").strip())
+def _inherit_cpuset(directory: str, file: str) -> str:
+    """A v1 cpuset takes no task before it has cpus and memory nodes, and a new one has none (cpuset(7)).
+
+    Those above may have none either, when whoever made them was killed, or is at it right now; the root has all.
+    """
+    value = files.read_text(f"{directory}/{file}").strip()
+    if not value:
+        value = _inherit_cpuset(files.parent(directory), file)
+        cgroup.write(directory, file, value)
+    return value
 
 
 def _enable_controllers(mount: str, directory: str) -> None:
