@@ -111,9 +111,12 @@ def operands() -> Callable[[_Function], _Function]:
     return click.argument("operands", nargs=-1, type=click.UNPROCESSED)
 
 
-def each(names: Sequence[str], act: Any, *, say: bool = True) -> None:
-    """Runs `act` on every name, prints the names that worked, and fails at the end if any did not."""
-    failed = []
+def each(names: Sequence[str], act: Any, *, say: bool = True, summary: str = "") -> None:
+    """Runs `act` on every name, prints the names that worked, and fails at the end if any did not.
+
+    `summary` is a last line before the names that failed.
+    """
+    failed, bad = [], []
     for name in names:
         try:
             act(name)
@@ -121,8 +124,11 @@ def each(names: Sequence[str], act: Any, *, say: bool = True) -> None:
             pass
         except errors.CortenError as error:
             failed.append(daemon_error(error).message)
+            bad.append(name)
             continue
         if say:
             print(name, flush=True)
+    if failed and summary:
+        failed.append(f"{summary}: {', '.join(bad)}")
     if failed:
         raise Failure("\n".join(failed))

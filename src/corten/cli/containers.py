@@ -130,7 +130,11 @@ def wait(session: Session, /, operands: tuple[str, ...]) -> None:
 @pass_session
 def rename(session: Session, /, operands: tuple[str, ...]) -> None:
     """Renames a container."""
-    session.client.json("POST", f"/containers/{operands[0]}/rename", query={"name": operands[1]})
+    try:
+        session.client.json("POST", f"/containers/{operands[0]}/rename", query={"name": operands[1]})
+    except errors.CortenError as error:
+        said = daemon_error(error).message
+        raise Failure(f"{said}\nError: failed to rename container named {operands[0]}") from None
 
 
 @click.command(
@@ -146,7 +150,7 @@ def rename(session: Session, /, operands: tuple[str, ...]) -> None:
 def top(session: Session, /, operands: tuple[str, ...]) -> None:
     """Shows processes."""
     answer = session.client.json("GET", f"/containers/{operands[0]}/top", query={"ps_args": " ".join(operands[1:])})
-    align([answer["Titles"], *(answer["Processes"] or ())], gap=9)
+    align([answer["Titles"], *(answer["Processes"] or ())], least=20)
 
 
 @click.command(
@@ -211,7 +215,7 @@ def port(session: Session, /, operands: tuple[str, ...]) -> None:
     if wanted:
         key = wanted if "/" in wanted else f"{wanted}/tcp"
         if not ports.get(key):
-            raise Failure(f"Error: No public port '{key}' published for {operands[0]}")
+            raise Failure(f"Error: No public port '{wanted}' published for {operands[0]}")
         ports = {key: ports[key]}
     for key in sorted(ports):
         for binding in ports[key] or ():

@@ -120,7 +120,13 @@ def history(
 @pass_session
 def tag(session: Session, /, operands: tuple[str, ...]) -> None:
     """Names an image."""
+    from corten.spec.reference import parse
+
     source, target = operands
+    try:
+        parse(target)
+    except errors.InvalidArgument as error:
+        raise Failure(f'Error parsing reference: "{target}" is not a valid repository/tag: {error.text}') from None
     repository, name = split_tag(target)
     session.client.json("POST", f"/images/{source}/tag", query={"repo": repository, "tag": name})
 

@@ -209,7 +209,11 @@ def start(
     """Starts containers, one of them in the foreground when asked."""
     client = session.client
     if not attach_ and not interactive:
-        each(operands, lambda name: client.json("POST", f"/containers/{name}/start"))
+        each(
+            operands,
+            lambda name: client.json("POST", f"/containers/{name}/start"),
+            summary="Error: failed to start containers",
+        )
         return 0
     if len(operands) > 1:
         raise Failure("you cannot start and attach multiple containers at once")

@@ -89,7 +89,7 @@ def raw_terminal(fd: int, wanted: bool) -> Iterator[None]:
         yield
         return
     saved = termios.tcgetattr(fd)
-    ttymod.setraw(fd)
+    ttymod.setraw(fd, termios.TCSANOW)  # what was typed already is kept
     try:
         yield
     finally:

@@ -42,16 +42,19 @@ def _unescape(text: str) -> str:
     return text.replace("\\t", "\t").replace("\\n", "\n")
 
 
-def align(lines: Sequence[Sequence[str]], gap: int = 3) -> None:
-    """Prints cells in columns, as Go's tabwriter does for Docker: the last column is not padded."""
+def align(lines: Sequence[Sequence[str]], *, least: int = 10, gap: int = 3) -> None:
+    """Prints cells in columns of at least `least` characters, as Go's tabwriter does for Docker.
+
+    The last column is not padded.
+    """
     widths: list[int] = []
     for cells in lines:
         for index, cell in enumerate(cells[:-1]):
             if index == len(widths):
-                widths.append(0)
-            widths[index] = max(widths[index], len(cell))
+                widths.append(least)
+            widths[index] = max(widths[index], len(cell) + gap)
     for cells in lines:
-        padded = [cell.ljust(widths[index] + gap) for index, cell in enumerate(cells[:-1])]
+        padded = [cell.ljust(widths[index]) for index, cell in enumerate(cells[:-1])]
         sys.stdout.write("".join(padded) + (cells[-1] if cells else "") + "\n")
 
 
