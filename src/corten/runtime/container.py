@@ -34,7 +34,6 @@ __all__ = [
     "exec",
     "kill",
     "pause",
-    "release",
     "resume",
     "start",
     "state",
@@ -112,13 +111,7 @@ def start(root: str, id: str) -> None:
     """
     record = State.load(root, id)
     allow("start", id, record.status())
-    release(record.directory, id)
-    run_poststart(record)
-
-
-def release(directory: str, id: str) -> None:
-    """Lets the init of the state `directory` go on from its wait; all of `start` for a caller that knows the rest."""
-    path = f"{directory}/{START_FIFO}"
+    path = record.path(START_FIFO)
     try:
         fifo = posix.open(path, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
     except FileNotFoundError:
@@ -131,6 +124,7 @@ def release(directory: str, id: str) -> None:
         posix.write(fifo, b"\0")
         posix.close(fifo)
         posix.unlink(path)
+    run_poststart(record)
 
 
 def run_poststart(record: State) -> None:

@@ -82,12 +82,10 @@ class Host:
 
     __slots__ = ("_launcher", "facts", "seccomp_cache")
 
-    def __init__(
-        self, facts: HostFacts | None = None, seccomp_cache: str = "", launcher: Launcher | None = None
-    ) -> None:
+    def __init__(self, facts: HostFacts | None = None, seccomp_cache: str = "") -> None:
         self.facts = facts or hostfacts.gather()
         self.seccomp_cache = seccomp_cache or settings.seccomp_cache()
-        self._launcher = launcher
+        self._launcher: Launcher | None = None
 
     @property
     def launcher(self) -> Launcher:
