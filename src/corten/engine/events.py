@@ -51,14 +51,14 @@ def to_json(event: Event) -> Json:
 
 
 async def follow(bus: EventBus, filters: Filters, since: str, until: str) -> AsyncIterator[Json]:
-    """`docker events`: what was kept since `since`, then what comes, until `until`.
+    """`docker events`: what was kept since `since` (all of it with `until` alone), then what comes, until `until`.
 
     Raises before the first value: Internal for a time that is none (dockerd answers 500), InvalidArgument.
     """
     since_ns, until_ns = _moment(since), _moment(until)
     check_filters(filters)
     if since_ns and until_ns and since_ns > until_ns:
-        raise InvalidArgument("`since` time cannot be after `until` time")
+        raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
     loop, told = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
@@ -67,7 +67,7 @@ async def follow(bus: EventBus, filters: Filters, since: str, until: str) -> Asy
     def wanted(event: Event) -> bool:
         return matches(event, filters)
 
-    with bus.subscribe(wanted, since_ns=since_ns if since else None, wake=wake) as subscription:
+    with bus.subscribe(wanted, since_ns=since_ns if since or until else None, wake=wake) as subscription:
         while True:
             told.clear()
             for event in subscription.drain():

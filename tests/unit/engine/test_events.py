@@ -65,6 +65,13 @@ async def test_the_past_comes_first_and_until_ends_it() -> None:
     assert seen == ["start"]
 
 
+async def test_until_alone_tells_the_whole_past() -> None:
+    bus = EventBus()
+    bus.publish(START)
+    seen = [item["Action"] async for item in events.follow(bus, {}, "", f"{time.time():.9f}")]
+    assert seen == ["start"]
+
+
 async def test_what_comes_is_told_at_once() -> None:
     bus = EventBus()
     stream = events.follow(bus, {"type": ["container"]}, "", "")
