@@ -10,10 +10,10 @@ Undoing goes the other way, by the same functions as `delete --force`.
 from __future__ import annotations
 
 import posix
-import select
 
 from corten.errors import CortenError, Internal
 from corten.launch import spawn
+from corten.launch.userops import SetRlimit
 from corten.runtime import fast, hooks
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.ending import destroy
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SIGKILL = 9
 START_FAILURE = "unable to start container process"
+INIT_FAILURE = "error during container init"
 
 
 class LaunchFailure(Internal):
@@ -47,10 +48,11 @@ class Running:
     Owns `pidfd` and, until `close`, the trace pipe.  `follow` is called again and again by whoever has time.
     """
 
-    __slots__ = ("executed", "failure", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
+    __slots__ = ("executed", "failure", "is_init", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
 
-    def __init__(self, launch: spawn.Launch, trace: Trace) -> None:
+    def __init__(self, launch: spawn.Launch, trace: Trace, *, is_init: bool = False) -> None:
         self.launch = launch
+        self.is_init = is_init
         self.trace = trace
         self.pid = 0
         self.pidfd = -1
@@ -92,8 +94,11 @@ class Running:
                     self.pidfd = posix.pidfd_open(later.pid)
                 self.executed = self.executed or isinstance(later, spawn.Done)
         plan = self.launch.plan
+        op = plan.ops[event.index]
         text = spawn.sentence(plan, event.index, event.errno, event.detail, event.text)
-        raise LaunchFailure(f"{START_FAILURE}: {text}", event.errno, plan.ops[event.index])
+        if self.is_init and (not op.exact or isinstance(op, SetRlimit)):
+            text = f"{INIT_FAILURE}: {text}"  # as runc: all but the lookup of the executable and what comes after it
+        raise LaunchFailure(f"{START_FAILURE}: {text}", event.errno, op)
 
     def follow_until(self, slot: str) -> None:
         """Follows until the process waits for a byte on `slot`; raises Internal when it ends before that."""
@@ -121,7 +126,7 @@ class Running:
             self.reap_launcher()
         if self.pidfd >= 0:
             fast.pidfd_send_signal(self.pidfd, SIGKILL)
-            wait_until_dead(self.pidfd)
+            posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
             posix.close(self.pidfd)
             self.pidfd = -1
         self.launch.close()
@@ -203,7 +208,7 @@ class Creation:
         fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd, "hooks": hooks_read}
         try:
             launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
-            running = self.running = Running(launch, self.trace)
+            running = self.running = Running(launch, self.trace, is_init=True)
             while not running.pid:
                 running.follow()
             self._note_init(running.pid)
@@ -239,7 +244,7 @@ class Creation:
             rows = hooks.to_objs((*config.hooks.prestart, *config.hooks.create_runtime))
             hooks.run_all(rows, state, self.options.bundle)
         except CortenError as error:
-            raise type(error)(f"{START_FAILURE}: error during container init: {error}") from error
+            raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
         self.trace.phase("launch")
 
     def undo(self) -> None:
@@ -250,16 +255,6 @@ class Creation:
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)
-
-
-def wait_until_dead(pidfd: int) -> None:
-    """Reaps a killed process; one that is another process's child (a shim's) is only waited for."""
-    try:
-        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
-    except ChildProcessError:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll()
 
 
 def write_pid_file(path: str, pid: int) -> None:

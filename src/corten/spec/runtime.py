@@ -379,7 +379,7 @@ def _rlimits(reader: Reader) -> tuple[Rlimit, ...]:
     for item in reader.children("rlimits"):
         name = item.string("type", required=True)
         if name not in RLIMITS:
-            raise InvalidArgument(f"{item.where}.type: {name!r} is not a resource limit")
+            raise InvalidArgument(f"wrong rlimit value: {name}")  # runc's words
         number = RLIMITS.index(name)
         if any(limit.type == number for limit in limits):
             raise InvalidArgument(f"{item.where}.type: {name} is given twice")
