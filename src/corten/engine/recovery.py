@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from typing import Any, Final
 
 import msgspec
@@ -29,12 +30,13 @@ from corten.engine.container import Container
 from corten.engine.execs import Execs
 from corten.engine.finish import Finisher, exit_of
 from corten.engine.parts import Parts
-from corten.engine.record import Record, Status, decode
+from corten.engine.record import Place, Record, Status, decode
 from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import release
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.tasks import Task
 from corten.errors import CortenError, NotFound, Unavailable
+from corten.shim.protocol import NETNS_FD
 
 log = logging.getLogger("corten.engine")
 
@@ -133,11 +135,28 @@ class Recovery:
             return
         container.task = task
         container.endpoint = self._parts.bridge.endpoint(container.id)
-        self._parts.save(container, _running(container.record, task, status))
+        self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})
         if exited is not None:
             await self._finisher.finish(container, task, exit_of(exited))
         log.info("container %s adopted: %s", container.id, state)
+
+    def _placed(self, container: Container, record: Record) -> Record:
+        """With its place in the network, when a kill came between the start of its process and the record of it.
+
+        Without a place nobody would take it off the network at its exit.
+        """
+        mode = record.effective.host.network_mode
+        if record.place.network or mode not in self._parts.networks.ids:
+            return record
+        endpoint_id = container.endpoint.endpoint_id if container.endpoint is not None else secrets.token_hex(32)
+        place = Place(
+            network=mode,
+            endpoint_id=endpoint_id,
+            sandbox_id=secrets.token_hex(32),
+            sandbox_key=f"/proc/{record.state.shim_pid}/fd/{NETNS_FD}",
+        )
+        return msgspec.structs.replace(record, place=place)
 
     async def _bury(self, container: Container, task: Task) -> None:
         """No shim answers: what is left of the container dies, and its exit is told."""
