@@ -1,0 +1,175 @@
+"""Kill points, enumerated: strace(1) counts the calls of a program and kills it when it enters the n-th.
+
+    with Trace(pid, calls=("pwrite64",), only=[database]) as trace:    # a counting run
+        …
+        points = trace.end()                                           # every call, in order
+    with Trace(pid, calls=…, kill=("pwrite64", 7)) as trace:           # SIGKILL instead of the seventh
+
+A call that is entered when the signal arrives is not executed.  Counters are per thread (strace(1), "Tampering").
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from support import paths, summary
+
+SEED_VARIABLE = "CORTEN_TEST_SEED"
+TITLE = "kill points"
+STRING_LIMIT = 16384  # bytes of a message that strace prints: its op stands at the end
+ATTACH_SECONDS = 10
+LINE = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)$")
+DEATH = re.compile(r"^(?:(\d+) +)?\+\+\+ killed by SIGKILL \+\+\+$")
+
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One system call: of which thread ('' when one alone is traced), the how-manieth of its name there, its text."""
+
+    thread: str
+    name: str
+    number: int
+    text: str
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it goes to or comes from a shim or the zygote: a unix socket of packets, not the streams of HTTP."""
+        return bool(re.match(r"\d+<UNIX(-SEQPACKET)?:\[", self.text))
+
+    @property
+    def label(self) -> str:
+        """What a message says: the op of a request, the name of an event, or that it is an answer."""
+        text = self.text.replace('\\"', '"')
+        for key in ("op", "event"):
+            found = re.findall(rf'"{key}":"([\w-]+)"', text)
+            if found:
+                return f"{key} {found[-1]}"
+        return "answer" if '"seq":' in text else ""
+
+
+class Trace:
+    """strace, attached to a running process (or to some threads of it) until `end`."""
+
+    def __init__(
+        self,
+        *pids: int,
+        calls: Sequence[str],
+        only: Sequence[Path] = (),
+        kill: tuple[str, int] | None = None,
+        stop: bool = False,
+        follow: bool = False,
+    ) -> None:
+        """`only`: files whose calls count.  `kill`: (name of a call, its number).  `stop`: SIGSTOP, at every call.
+
+        Without `follow` just the named threads are traced.
+        """
+        self.killed: Call | None = None
+        self.folder = paths.scratch("strace")
+        self.log = self.folder / "log"
+        argv = ["strace", "-yy", "-s", str(STRING_LIMIT), "-o", str(self.log), "-e", f"trace={','.join(calls)}"]
+        argv += [word for path in only for word in ("-P", str(path))]
+        if kill is not None:
+            argv += ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"]
+        if stop:
+            argv += ["-e", f"inject={','.join(calls)}:signal=STOP"]
+        argv += ["-f"] if follow else []
+        argv += [word for pid in pids for word in ("-p", str(pid))]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            self._await_attached(len(pids))
+        except AssertionError:
+            self.__exit__(None, None, None)
+            raise
+
+    def _await_attached(self, count: int) -> None:
+        assert self._process.stderr is not None
+        for _ in range(count):
+            line = self._process.stderr.readline()
+            assert "attached" in line, f"strace: {line}{self._process.stderr.read()}"
+
+    def end(self, *, died: bool = False) -> list[Call]:
+        """Detach, or (`died`) wait until what was traced has ended; every call that was seen.
+
+        The one at which the kill landed is in `killed`.
+        """
+        if died:
+            self._process.wait(ATTACH_SECONDS)
+        elif self._process.poll() is None:
+            self._process.terminate()
+        self._process.communicate(timeout=ATTACH_SECONDS)
+        text = self.log.read_text(errors="replace")
+        self.killed = _killed(text)
+        return parse(text)
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=ATTACH_SECONDS)
+        shutil.rmtree(self.folder)
+
+
+def parse(text: str) -> list[Call]:
+    """The calls of a log; a call that another thread's interrupted is counted where it began."""
+    counts: Counter[tuple[str, str]] = Counter()
+    found = []
+    for line in text.splitlines():
+        match = LINE.match(line)
+        if match:
+            thread, name, rest = match[1] or "", match[2], match[3]
+            counts[thread, name] += 1
+            found.append(Call(thread, name, counts[thread, name], rest))
+    return found
+
+
+def _killed(text: str) -> Call | None:
+    """The call at which the kill landed: the last one of a thread of which the log says that SIGKILL ended it.
+
+    All threads of a process die by it: the one that was in an unfinished call to which the kill was given is meant,
+    which strace marks as injected or leaves without a result (`= ?`).
+    """
+    lines = text.splitlines()
+    dead = {match[1] or "" for line in lines if (match := DEATH.match(line))}
+    last: dict[str, Call] = {call.thread: call for call in parse(text) if call.thread in dead}
+    open_calls = [call for call in last.values() if not re.search(r"\) += -?\d", call.text)]
+    return open_calls[-1] if open_calls else None
+
+
+# Which points a run takes, and what it says of them.
+
+
+def seed() -> int:
+    """The seed of this run: $CORTEN_TEST_SEED, else a new one; every use of it is printed in the summary."""
+    if SEED_VARIABLE not in os.environ:
+        os.environ[SEED_VARIABLE] = str(random.SystemRandom().randrange(10**6))
+    return int(os.environ[SEED_VARIABLE])
+
+
+def sample(points: Sequence[Choice], most: int) -> list[Choice]:
+    """At most `most` of the points by the seed of this run, in their order; the first and the last among them."""
+    if len(points) <= most:
+        return list(points)
+    middle = random.Random(seed()).sample(range(1, len(points) - 1), max(0, most - 2))
+    return [points[index] for index in sorted({0, len(points) - 1, *middle})]
+
+
+def report(what: str, hit: int, existing: int) -> None:
+    """A line of the summary; nothing hit is a failure, not a line."""
+    assert hit > 0, f"{what}: no kill point was hit"
+    summary.add(TITLE, f"{what}: {hit} hit / {existing} existing (seed {seed()})")
