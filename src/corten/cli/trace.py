@@ -42,24 +42,22 @@ def trace(session: Session, /, operands: tuple[str, ...], in_order: bool, lines:
 
 
 def print_trace(answer: Mapping[str, Any], *, in_order: bool, lines: int = 0) -> None:
-    """Phases of the engine and shim first, then the launcher's steps."""
-    _print_table("PHASE", answer.get("phases") or (), "name", in_order, 0)
+    """Phases of engine and shim first (some lie within others), then the launcher's steps with their shares."""
+    phases = _ordered(answer.get("phases") or (), in_order)
+    align([["TIME", "PHASE"], *([_time(row), row["name"]] for row in phases)])
     print()
-    _print_table("STEP", answer.get("steps") or (), "op", in_order, lines)
-
-
-def _print_table(title: str, rows: Sequence[Mapping[str, Any]], field: str, in_order: bool, lines: int) -> None:
-    total = sum(row["duration_ns"] for row in rows) or 1
-    ordered = list(rows) if in_order else sorted(rows, key=lambda row: -row["duration_ns"])
-    cells = [["TIME", "SHARE", title]]
-    for row in ordered[: lines or None]:
-        number = f"{row['index']:>3}  " if "index" in row else ""
-        cells.append(
-            [
-                f"{row['duration_ns'] / 1000:.0f} µs",
-                f"{row['duration_ns'] * 100 / total:.1f} %",
-                f"{number}{row[field]}",
-            ]
-        )
+    steps = answer.get("steps") or ()
+    total = sum(row["duration_ns"] for row in steps) or 1
+    cells = [["TIME", "SHARE", "STEP"]]
+    for row in _ordered(steps, in_order)[: lines or None]:
+        cells.append([_time(row), f"{row['duration_ns'] * 100 / total:.1f} %", f"{row['index']:>3}  {row['op']}"])
     align(cells)
-    print(f"{total / 1e6:.2f} ms in {len(rows)} {title.lower()}s")
+    print(f"{total / 1e6:.2f} ms in {len(steps)} steps")
+
+
+def _ordered(rows: Sequence[Mapping[str, Any]], in_order: bool) -> list[Mapping[str, Any]]:
+    return list(rows) if in_order else sorted(rows, key=lambda row: -row["duration_ns"])
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    return f"{row['duration_ns'] / 1000:.0f} µs"
