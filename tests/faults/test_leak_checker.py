@@ -577,15 +577,30 @@ def test_destroy_of_an_engine_that_never_was_makes_nothing(held_engine: HeldEngi
     expect_none(before, allowed=())
 
 
-def test_stop_without_containers_leaves_no_process(held_engine: HeldEngine) -> None:
+@pytest.mark.parametrize("end", ["stop", "kill9"])
+def test_end_of_cortend_without_containers_leaves_no_process(held_engine: HeldEngine, end: str) -> None:
     subject = Subject.of(held_engine)
     before = Snapshot.take(subject)
     held_engine.begin()
     held_engine.docker("load", "-i", str(images.busybox()), check=True)
     held_engine.docker("run", "--rm", IMAGE, "true", check=True)
-    held_engine.stop()
+    process.wait_for(lambda: not shims(subject), "end of the shim")  # while cortend lives it is cortend that ends it
+    getattr(held_engine, end)()
     left = [leak for leak in settled(before, 2, allowed=()) if leak.fact.kind in {"process", "zombie", "descriptor"}]
     assert not left, render(left)
+
+
+def shims(subject: Subject) -> list[str]:
+    """The engine's shims."""
+    return [str(fact) for fact in Snapshot.take(subject).of_kind("process") if fact.place.startswith("shim")]
+
+
+def test_shim_that_lost_cortend_in_the_removal_is_ended_by_the_next_start(warm_engine: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(warm_engine))
+    warm_engine.docker("run", "--rm", IMAGE, "true", check=True)
+    warm_engine.kill9()
+    warm_engine.start()
+    expect_none(before)
 
 
 # Programs to plant with.
