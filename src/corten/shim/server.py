@@ -206,7 +206,7 @@ class Server:
     def _run(self, connection: Connection, request: Request) -> Steps[None]:
         try:
             answer: Message = {"ok": (yield from self._answerer.answer_in_order(request))}
-        except Exception as error:  # as above
+        except Exception as error:  # outermost, as above
             answer = {"error": failure(error)}
         finally:
             request.close()

@@ -1,3 +1,5 @@
+"""Detach keys: their syntax, and finding them in what is typed."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The log file: appending, rotation, mending."""
+
 from __future__ import annotations
 
 import gzip

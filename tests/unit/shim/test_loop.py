@@ -1,3 +1,5 @@
+"""The epoll loop: handlers, timers, jobs."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Messages: size, descriptors, what is refused."""
+
 from __future__ import annotations
 
 import os
