@@ -4,7 +4,7 @@ The machine is a directory with mount, pid, ipc and uts namespaces of its own, o
 a real one would have been given by its administrator is copied in: name servers, certificates, proxies, pip's index.
 It has Python, pip and make, as the README asks; no compiler, no venv, no client.
 
-    tools/fresh.py [TARGET…]      default: demo test
+    tools/fresh.py [TARGET…] [VARIABLE=VALUE…]      default: demo test
 
 The base system is made by debootstrap once and kept in .cache/fresh.  Nothing else stays behind.
 """
@@ -73,7 +73,7 @@ def mirror() -> str:
     sys.exit(f"fresh: apt knows no mirror of {release}: set CORTEN_TEST_MIRROR")
 
 
-def main(targets: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Makes the machine, runs each target, removes the machine; the status of the first target that failed."""
     if os.geteuid() != 0:
         print("test-fresh: needs root: namespaces and mounts", file=sys.stderr)
@@ -83,8 +83,9 @@ def main(targets: list[str]) -> int:
     machine.chmod(0o755)
     try:
         prepare(machine, base)
-        for target in targets or ["demo", "test"]:
-            status = run(machine, ["make", target])
+        settings = [word for word in words if "=" in word]
+        for target in [word for word in words if "=" not in word] or ["demo", "test"]:
+            status = run(machine, ["make", target, *settings])
             if status != 0:
                 return status
         return 0
