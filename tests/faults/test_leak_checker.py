@@ -260,7 +260,7 @@ def test_process_is_found_by_its_cgroup_alone(warm_engine: CortenEngine) -> None
 
 
 def test_zombie_is_found_with_the_name_of_its_parent(warm_engine: CortenEngine) -> None:
-    with stand_in("", "subprocess.Popen(['true'])") as pid:
+    with stand_in("", "os.posix_spawnp('true', ['true'], os.environ)") as pid:
         subject = Subject.of(warm_engine, stand_ins={pid: "shim stand-in"})
         with planted(subject, "zombie", "child of shim stand-in: true"):
             os.kill(pid, signal.SIGUSR1)
