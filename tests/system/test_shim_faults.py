@@ -182,6 +182,15 @@ async def test_the_zygote_ends_with_its_control_socket(own_lab: Lab) -> None:
     await box.client.ping()
 
 
+async def test_the_zygote_collects_dead_shims(own_lab: Lab) -> None:
+    box, other = await own_lab.run("true"), await own_lab.run("sleep", "1000")
+    await box.wait_event("exit")
+    await box.remove()
+    os.kill(other.client.pid, signal.SIGKILL)
+    gone = [box.client.pid, other.client.pid]
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in gone), "collected shims")
+
+
 # A shim dies
 
 
