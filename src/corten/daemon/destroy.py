@@ -55,6 +55,9 @@ def run(settings: Settings) -> int:
     execroot.remove(settings.exec_root)
     for host in settings.hosts:
         listeners.unlink(host)
+    if settings.pidfile:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(settings.pidfile)  # a killed cortend left it
     for path in (settings.exec_root, settings.data_root):
         _remove_tree(path)
     log.info("engine of %s destroyed", settings.data_root)
