@@ -14,6 +14,7 @@ from corten.docker.versions import (
     IMAGE_LIST_RULES,
     INFO_RULES,
     LIST_RULES,
+    NETWORK_RULES,
     adapt_answer,
 )
 from corten.errors import CortenError, NotFound
@@ -88,11 +89,12 @@ async def auth(call: Call) -> web.StreamResponse:
 
 
 async def networks(call: Call) -> web.StreamResponse:
-    return call.answer(await call.engine.network_list(call.query.filters()))
+    found = await call.engine.network_list(call.query.filters())
+    return call.answer([adapt_answer(network, NETWORK_RULES, call.version) for network in found])
 
 
 async def network(call: Call) -> web.StreamResponse:
-    return call.answer(await call.engine.network_inspect(call.args[0]))
+    return call.answer(adapt_answer(await call.engine.network_inspect(call.args[0]), NETWORK_RULES, call.version))
 
 
 async def volumes(call: Call) -> web.StreamResponse:

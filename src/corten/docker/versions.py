@@ -319,6 +319,9 @@ INFO_RULES: tuple[Rule, ...] = (
 )
 
 
+NETWORK_RULES: tuple[Rule, ...] = (((1, 47), _without("EnableIPv4")),)
+
+
 def _builder_size(answer: Json) -> None:
     answer["BuilderSize"] = 0
 

@@ -188,9 +188,9 @@ class Lifecycle:
     async def stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
         """Signal, wait, kill.  Raises NotModified when it does not run."""
         container = self.find(ref)
-        number = parse_signal(signal) if signal else 0
         if not container.is_running and container.record.state.status is not Status.RESTARTING:
             raise NotModified(f"container {container.id} is not running")
+        number = parse_signal(signal) if signal else 0
         await self._stop(container, number, timeout_s)
         self._parts.bus.publish(container_event(container.record, "stop"))
 
@@ -287,8 +287,8 @@ class Lifecycle:
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
         """A signal; SIGKILL waits for the end."""
-        container = self.find(ref)
         number = parse_signal(signal)
+        container = self.find(ref)
         container.require_running()
         waiter = container.wait("next-exit")
         if number == SIGKILL:

@@ -66,7 +66,10 @@ def parse_timestamp(text: str) -> int:
         return int(seconds) * SECOND_NS + (int(f"{fraction[:9]:0<9}") if fraction else 0)
     if duration := parse_duration(text):
         return time.time_ns() - duration
-    return from_rfc3339(text)
+    try:
+        return from_rfc3339(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from error
 
 
 def parse_duration(text: str) -> int:
