@@ -41,6 +41,13 @@ def collect(images: ImageStore) -> Collected:
     return Collected(tuple(blobs), tuple(snapshots), sum(size for digest, size in sizes.items() if digest in blobs))
 
 
+def drop_orphans(images: ImageStore, image_id: str) -> None:
+    """Removes the layers of an image that went while a container of it, now gone too, stood on them."""
+    with images.lock:
+        if images.find_id(image_id) is None:
+            _drop_snapshots(images)
+
+
 def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
     """Removes those of `digests` that no image refers to and no lease holds; what was removed."""
     with images.lock:

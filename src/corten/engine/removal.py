@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from corten.core import gc
 from corten.core.events import Event
 from corten.core.journal import CONTAINER_DIR
 from corten.engine import filters, times
@@ -82,7 +83,7 @@ class Removal:
         parts.containers.delete(container.id, durable=False)
         parts.roster.discard(container)
         self._streams.drop(container)
-        container.removal = parts.run_later(self._remove_files(container.id, container.cleanup))
+        container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
         parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
 
@@ -115,11 +116,12 @@ class Removal:
             unwanted and filters.labels_match(record.labels, unwanted)
         )
 
-    async def _remove_files(self, container_id: str, cleanup: asyncio.Task[None] | None) -> None:
+    async def _remove_files(self, container: Container, cleanup: asyncio.Task[None] | None) -> None:
         """The disk's part of a removal: after its task is gone, its layer and its directory."""
         if cleanup is not None:
             await asyncio.wait([cleanup])
-        await asyncio.to_thread(self.discard_files, container_id)
+        await asyncio.to_thread(self.discard_files, container.id)
+        await asyncio.to_thread(gc.drop_orphans, self._parts.images, container.record.image_id)
 
     def discard_files(self, container_id: str) -> None:
         """The disk's part of a container that was not made; blocks."""
