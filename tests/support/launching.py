@@ -208,7 +208,7 @@ class Machine:
         self.facts: HostFacts = gather()
         self.cgroup_paths: dict[str, str] = {}
         self.cgroup_v2_dir = ""
-        _fill_root(self.rootfs)
+        fill_root(self.rootfs)
         self._make_cgroups(self.bundle.name)
 
     def config(self, *args: str, **process: Any) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class Machine:
             self.cgroup_v2_dir = str(directory)
 
 
-def _fill_root(root: Path) -> None:
+def fill_root(root: Path) -> None:
     """Busybox with its applets, and the folders and files that a userland expects."""
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "root", "home/user", "usr/bin"):
         (root / name).mkdir(parents=True)

@@ -1,0 +1,263 @@
+"""kill -9 of launcher and init before every step of a plan: `create` and `exec` fail in words, and nothing is left.
+
+A `Stop` op, put into the plan by the test, kills the process that executes it.  The trace, which the kernel keeps in a
+pipe whoever dies, says that this step was begun and none behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.errors import CortenError
+from corten.launch.ops import Op, Plan, Stop
+from corten.launch.spawn import Done, Launch, Launcher, Started, Step, TraceReader
+from corten.runtime import container
+from corten.runtime.options import CreateOptions, ExecOptions
+from corten.runtime.prepare import Host
+from corten.spec.runtime import parse_process
+from support import killpoints, launching, paths, process
+from support.process import wait_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.spawn import Event
+
+GROUP = f"{paths.mark()}launcher"
+SHIM = "shim"
+
+
+class Recorder(TraceReader):
+    """Keeps every event that it gives, and kills from outside what the kernel protects from its own signal.
+
+    That is the init of a pid namespace: there the `Stop` waits.
+    """
+
+    __slots__ = ("at", "seen")
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+        self.seen: list[Event] = []
+
+    def feed(self, data: bytes) -> list[Event]:
+        """As the base has it."""
+        events = super().feed(data)
+        self.seen += events
+        started = [event.pid for event in self.seen if isinstance(event, Started)]
+        if events and started and self.at in self.steps:
+            os.kill(started[0], signal.SIGKILL)
+        return events
+
+    @property
+    def steps(self) -> list[int]:
+        """The indexes of the steps that were begun."""
+        return [event.index for event in self.seen if isinstance(event, Step)]
+
+
+class StoppingLauncher(Launcher):
+    """Puts a SIGKILL before step `at` of every plan; at -1 into none."""
+
+    __slots__ = ("at", "plan", "recorder")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = -1
+        self.plan = Plan((), ())
+        self.recorder = Recorder(-1)
+
+    def spawn(
+        self,
+        plan: Plan,
+        fds: Mapping[str, int],
+        *,
+        stdio: tuple[int, int, int] = (0, 1, 2),
+        transform: Callable[[Plan], Plan] | None = None,
+    ) -> Launch:
+        """As the base has it, with the `Stop`."""
+        launch = super().spawn(plan, fds, stdio=stdio, transform=self._stopped)
+        self.plan = plan
+        launch.reader = self.recorder = Recorder(self.at)
+        return launch
+
+    def _stopped(self, plan: Plan) -> Plan:
+        if self.at < 0:
+            return plan
+        ops: list[Op] = [*plan.ops[: self.at], Stop(signal.SIGKILL), *plan.ops[self.at :]]
+        return Plan(tuple(ops), plan.inputs, plan.preserve_fds)
+
+
+class StoppingHost(Host):
+    """A host with this launcher."""
+
+    __slots__ = ("stopping",)
+
+    def __init__(self, seccomp_cache: str, launcher: StoppingLauncher) -> None:
+        super().__init__(seccomp_cache=seccomp_cache)
+        self.stopping = launcher
+
+    @property
+    def launcher(self) -> Launcher:
+        """The one that stops."""
+        return self.stopping
+
+
+class Bench:
+    """A bundle, a host whose launcher stops, and what is there now of everything that a launch makes."""
+
+    def __init__(self) -> None:
+        self.folder = paths.scratch("stops")
+        launching.fill_root(self.folder / "rootfs")
+        self.root = self.folder / "state"
+        self.root.mkdir()
+        self.launcher = StoppingLauncher()
+        self.host = StoppingHost(str(self.folder / "seccomp"), self.launcher)
+        config = launching.default_config("sleep", "1000")
+        config["linux"]["cgroupsPath"] = f"/{GROUP}/one"
+        config["linux"]["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+        (self.folder / "config.json").write_text(json.dumps(config))
+        self.process = {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+
+    def create(self) -> container.Created:
+        """A container that waits for its start."""
+        null = os.open("/dev/null", os.O_RDWR)
+        try:
+            options = CreateOptions("one", str(self.root), str(self.folder), stdio=(null,) * 3, parent=SHIM)
+            return container.create(options, self.host)
+        finally:
+            os.close(null)
+
+    def exec(self) -> container.Executed:
+        """`true` in it."""
+        null = os.open("/dev/null", os.O_RDWR)
+        try:
+            options = ExecOptions("one", str(self.root), parse_process(self.process), stdio=(null,) * 3, parent=SHIM)
+            return container.exec(options, self.host)
+        finally:
+            os.close(null)
+
+    def run(self) -> container.Created:
+        """A container whose process was executed."""
+        created = self.create()
+        container.start(str(self.root), "one")
+        follow(created)
+        return created
+
+    def remove(self, created: container.Created) -> int:
+        """Deletes it by force; the wait status of its init."""
+        container.delete(str(self.root), "one", True)
+        status = reap(created.pid)
+        os.close(created.pidfd)
+        if created.trace_fd >= 0:
+            os.close(created.trace_fd)
+        return status
+
+    def there(self) -> dict[str, Any]:
+        """State directories, cgroups, mounts, children and descriptors of this process."""
+        children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        return {
+            "state": sorted(os.listdir(self.root)),
+            "cgroups": sorted(str(path) for path in process.CGROUPS.glob(f"*/{GROUP}/*/")),
+            "mounts": [line for line in mounts if self.folder.name in line or GROUP in line],
+            "children": sorted(pid for line in children for pid in line),
+            "descriptors": sorted(os.listdir("/proc/self/fd")),
+        }
+
+    def close(self) -> None:
+        """Removes folder and cgroup."""
+        os.close(self.launcher.fd)
+        process.remove_cgroups(GROUP)
+        shutil.rmtree(self.folder)
+
+
+def follow(created: container.Created) -> None:
+    """Reads the trace to its end."""
+    over = False
+    while not over:
+        events = created.reader.feed(os.read(created.trace_fd, 65536))
+        over = any(isinstance(event, Done) for event in events)
+
+
+def reap(pid: int) -> int:
+    """The wait status of a child; SIGKILL's when somebody has reaped it already."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return signal.SIGKILL
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def assert_landed(bench: Bench, at: int) -> None:
+    """The trace ends at the `Stop`: it was begun, and nothing that would come after it."""
+    steps = bench.launcher.recorder.steps
+    assert steps[-1] == at, f"killed before step {at} ({bench.launcher.plan.ops[at].describe()}), begun: {steps}"
+    assert max(steps) == at, steps
+
+
+def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
+    bench.remove(bench.run())
+    count = len(bench.launcher.plan.ops)
+    before = bench.there()
+    for at in range(count):
+        bench.launcher.at = at
+        try:
+            created = bench.create()
+        except CortenError as error:
+            assert str(error), "a failure without a word"
+        else:
+            container.start(str(bench.root), "one")
+            follow(created)
+            assert bench.remove(created) == signal.SIGKILL
+        assert_landed(bench, at)
+        assert_same(bench, before, at)
+    bench.launcher.at = -1
+    bench.remove(bench.run())
+    killpoints.report("launcher, steps of a start", count, count)
+
+
+def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench) -> None:
+    created = bench.run()
+    executed = bench.exec()
+    assert reap(executed.pid) == 0
+    os.close(executed.pidfd)
+    count = len(bench.launcher.plan.ops)
+    before = bench.there()
+    for at in range(count):
+        bench.launcher.at = at
+        try:
+            executed = bench.exec()
+        except CortenError as error:
+            assert str(error), "a failure without a word"
+        else:
+            assert reap(executed.pid) == signal.SIGKILL
+            os.close(executed.pidfd)
+        assert_landed(bench, at)
+        assert_same(bench, before, at)
+        assert process.is_alive(created.pid), f"the container died with its exec at step {at}"
+    bench.launcher.at = -1
+    executed = bench.exec()
+    assert reap(executed.pid) == 0
+    os.close(executed.pidfd)
+    bench.remove(created)
+    killpoints.report("launcher, steps of an exec", count, count)
+
+
+def assert_same(bench: Bench, before: dict[str, Any], at: int) -> None:
+    """Everything that a launch makes is gone; cgroups go with a delay of the kernel's own."""
+    wait_for(lambda: bench.there()["cgroups"] == before["cgroups"], f"removed cgroups after step {at}")
+    now = bench.there()
+    assert now == before, f"left by a kill before step {at} ({bench.launcher.plan.ops[at].describe()})"
