@@ -128,8 +128,13 @@ class Engine:
         """ContainerInspect."""
         container = self._life.find(ref)
         parts = self._parts
+        owner = container.record.effective.host.network_mode.partition("container:")[2] or container.id
         out = inspect(
-            container, parts.paths(container.id), layers=self._layers(container), network_ids=parts.networks.ids
+            container,
+            parts.paths(container.id),
+            parts.paths(owner),
+            layers=self._layers(container),
+            network_ids=parts.networks.ids,
         )
         return out | await self._sizes(container) if size else out
 
@@ -165,7 +170,8 @@ class Engine:
         for container in found[: limit if limit > 0 else None]:
             name = image_name(container.record.image_ref, container.record.image_id)
             row = summary(container, self._parts.networks.ids, name, now_ns)
-            rows.append(row | await self._sizes(container) if size else row)
+            sizes = await self._sizes(container) if size else {}
+            rows.append(row | {name: value for name, value in sizes.items() if value})
         return rows
 
     def _list_query(self, all: bool, wanted: Filters) -> ListQuery:

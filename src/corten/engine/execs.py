@@ -6,6 +6,7 @@ created  --start failed-->  exited (126)
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
 import os
@@ -27,6 +28,7 @@ from corten.engine.record import Status
 from corten.engine.start import CONFIG_NAME
 from corten.engine.streams import ClientStream, check_size
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound
+from corten.shim.detach import parse_keys
 from corten.spec.docker import ExecConfig
 
 Json = dict[str, Any]
@@ -76,6 +78,7 @@ class Execs:
         container.require_running()
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
+        _detach_keys(config)
         one = Exec(secrets.token_hex(32), container, config)
         self._all[one.id] = one
         container.exec_ids.append(one.id)
@@ -188,6 +191,8 @@ class Execs:
         """Size of its terminal."""
         check_size(rows, cols)
         one = self.find(exec_id)
+        if one.state is ExecState.EXITED:
+            raise NotFound(f"process does not exist {exec_id}: not found")
         if one.state is not ExecState.RUNNING:
             raise Internal("timeout waiting for exec session ready")
         await one.container.require_running().resize(rows, cols, exec_id)
@@ -214,7 +219,7 @@ class Execs:
             "OpenStdout": config.attach_stdout,
             "CanRemove": False,
             "ContainerID": one.container.id,
-            "DetachKeys": config.detach_keys,
+            "DetachKeys": base64.b64encode(_detach_keys(config)).decode(),
             "Pid": one.pid,
         }
 
@@ -232,6 +237,14 @@ class Execs:
     def _tell(self, one: Exec, action: str, **attributes: str) -> None:
         event = container_event(one.container.record, action.rstrip("\n"), execID=one.id, **attributes)
         self._parts.bus.publish(event)
+
+
+def _detach_keys(config: ExecConfig) -> bytes:
+    """The bytes that stand for the keys; none by default.  Raises Internal in dockerd's words."""
+    try:
+        return parse_keys(config.detach_keys) if config.detach_keys else b""
+    except InvalidArgument as error:
+        raise Internal(f"Invalid escape keys ({config.detach_keys}) provided") from error
 
 
 def _attach(config: ExecConfig, stream: ClientStream) -> Attach:

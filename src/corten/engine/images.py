@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -65,7 +66,14 @@ class Images:
         """Rows of `docker images`."""
         check_keys(filters, _LIST_FILTERS)
         wanted = self._wanted(filters)
-        return [self._summary(image) for image in self._parts.images.list() if wanted(image)]
+        every = self._parts.images.list()
+        found = [(image, self._summary(image)) for image in every if wanted(image)]
+        if shared_size:
+            users = Counter(chain for image in every for chain in image.chain_ids)
+            sizes = {one.key: one.size for one in self._parts.snapshots.all()}
+            for image, row in found:
+                row["SharedSize"] = sum(sizes.get(chain, 0) for chain in image.chain_ids if users[chain] > 1)
+        return [row for _, row in found]
 
     def _wanted(self, filters: Filters) -> Callable[[Image], bool]:
         dangling = flags("dangling", filters)

@@ -34,12 +34,18 @@ class Paths:
         self.log = f"{self.directory}/{container_id}-json.log"
 
 
-def inspect(container: Container, paths: Paths, *, layers: Mapping[str, str], network_ids: Mapping[str, str]) -> Json:
-    """ContainerInspect's answer.  `layers`: GraphDriver.Data; `network_ids`: ids by name."""
+def inspect(
+    container: Container, paths: Paths, files: Paths, *, layers: Mapping[str, str], network_ids: Mapping[str, str]
+) -> Json:
+    """ContainerInspect's answer.
+
+    files: of the container whose network files these are, once it has run; layers: GraphDriver.Data;
+    network_ids: ids by name.
+    """
     record = container.record
     effective = record.effective
-    has_files = os.path.exists(paths.hosts)
-    has_log = has_files and effective.host.log_config.type == "json-file"
+    has_files = os.path.exists(files.hosts) and (files.directory == paths.directory or record.state.started_ns > 0)
+    has_log = effective.host.log_config.type == "json-file" and os.path.exists(paths.log)
     out: Json = {
         "Id": record.id,
         "Created": rfc3339(record.created_ns),
@@ -47,9 +53,9 @@ def inspect(container: Container, paths: Paths, *, layers: Mapping[str, str], ne
         "Args": list(effective.argv[1:]),
         "State": state(record),
         "Image": record.image_id,
-        "ResolvConfPath": paths.resolv_conf if has_files else "",
-        "HostnamePath": paths.hostname if has_files else "",
-        "HostsPath": paths.hosts if has_files else "",
+        "ResolvConfPath": files.resolv_conf if has_files else "",
+        "HostnamePath": files.hostname if has_files else "",
+        "HostsPath": files.hosts if has_files else "",
         "LogPath": paths.log if has_log else "",
         "Name": f"/{record.name}",
         "RestartCount": record.state.restart_count,

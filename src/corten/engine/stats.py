@@ -37,7 +37,7 @@ def sample(container: Container, raw: Json | None, machine: Host) -> Json:
         "num_procs": 0,
         "storage_stats": {},
         "pids_stats": _pids(raw["pids"]),
-        "blkio_stats": _blkio(raw["blkio"]),
+        "blkio_stats": _blkio(raw["blkio"], machine),
         "memory_stats": _memory(raw["memory"], machine),
         "cpu_stats": _cpu(raw["cpu"], machine),
         "precpu_stats": _NO_CPU,
@@ -88,11 +88,12 @@ def _memory(raw: Json, machine: Host) -> Json:
     }
     if machine.cgroup_mode != "v2":
         out |= {"max_usage": raw["max_usage_bytes"], "failcnt": raw["fail_count"]}
-    return out
+    return {name: value for name, value in out.items() if value != 0}
 
 
-def _blkio(raw: Json) -> Json:
-    out: Json = dict.fromkeys(_BLKIO_NAMES)
+def _blkio(raw: Json, machine: Host) -> Json:
+    """What the kernel does not count is an empty list on cgroup v1, null on v2."""
+    out: Json = dict.fromkeys(_BLKIO_NAMES) if machine.cgroup_mode == "v2" else {name: [] for name in _BLKIO_NAMES}
     out["io_service_bytes_recursive"] = raw["service_bytes"]
     out["io_serviced_recursive"] = raw["serviced"]
     return out
