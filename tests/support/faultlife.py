@@ -39,12 +39,13 @@ class Refused(Exception):
 class Life:
     """What the client asked and was told; `run` goes through all of it and stops at the first failure."""
 
-    def __init__(self, engine: CortenEngine, *, network: str = "bridge", restart: str = "no") -> None:
+    def __init__(self, engine: CortenEngine, *, network: str = "bridge", port: str = PORT) -> None:
+        """`port`: published on the bridge; '' for any."""
         self.engine = engine
         self.api = Api(engine.socket)
         self.name = next(_names)
         self.network = network
-        self.restart = restart
+        self.port = port
         self.id = ""
         self.asked: list[str] = []
         self.told: list[str] = []
@@ -53,16 +54,16 @@ class Life:
     def run(self) -> None:
         """Every step until one fails; what the daemon said of it is in `failure`."""
         try:
-            for step in (self.create, self.start, self.exec, self.pause, self.unpause, self.kill, self.wait):
-                self._step(step.__name__, step)
-            self._step("remove", self.remove)
+            self.do("create", "start", "exec", "pause", "unpause", "kill", "wait", "remove")
         except (Gone, Refused) as error:
             self.failure = str(error)
 
-    def _step(self, name: str, step: Any) -> None:
-        self.asked.append(name)
-        step()
-        self.told.append(name)
+    def do(self, *names: str) -> None:
+        """Some steps by their names, noted as asked for and as told."""
+        for name in names:
+            self.asked.append(name)
+            getattr(self, name)()
+            self.told.append(name)
 
     def call(self, method: str, target: str, body: Any = None) -> Any:
         """The answer.  Raises Gone and Refused."""
@@ -78,11 +79,11 @@ class Life:
 
     def create(self) -> None:
         """Named, with a published port on the bridge."""
-        host: dict[str, Any] = {"NetworkMode": self.network, "RestartPolicy": {"Name": self.restart}}
+        host: dict[str, Any] = {"NetworkMode": self.network}
         body: dict[str, Any] = {"Image": images.BUSYBOX_REF, "Cmd": ["sh", "-c", SCRIPT], "HostConfig": host}
         if self.network == "bridge":
             body["ExposedPorts"] = {"80/tcp": {}}
-            host["PortBindings"] = {"80/tcp": [{"HostPort": PORT}]}
+            host["PortBindings"] = {"80/tcp": [{"HostPort": self.port}]}
         self.id = self.call("POST", f"/containers/create?name={self.name}", body)["Id"]
 
     def start(self) -> None:

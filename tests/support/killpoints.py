@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +113,10 @@ class Trace:
         self.killed = _killed(text)
         return parse(text)
 
+    def stopped(self) -> list[int]:
+        """The pids of which the log says that SIGSTOP has stopped them, so far."""
+        return [int(pid) for pid in re.findall(r"^(\d+) +--- stopped by SIGSTOP ---", self.log.read_text(), re.M)]
+
     def __enter__(self) -> Trace:
         return self
 
@@ -123,6 +127,24 @@ class Trace:
             self._process.terminate()
             self._process.communicate(timeout=ATTACH_SECONDS)
         shutil.rmtree(self.folder)
+
+
+def run_traced(
+    argv: Sequence[str], *, calls: Sequence[str], env: Mapping[str, str], kill: tuple[str, int] | None = None
+) -> tuple[int, list[Call], Call | None]:
+    """Runs a program from its start to its end or kill: (return code, its calls, the one at which the kill landed)."""
+    folder = paths.scratch("strace")
+    log = folder / "log"
+    inject = [] if kill is None else ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"]
+    command = ["strace", "-f", "-yy", "-o", str(log), "-e", f"trace={','.join(calls)}", *inject, *argv]
+    try:
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=dict(env), timeout=60
+        )
+        text = log.read_text(errors="replace")
+    finally:
+        shutil.rmtree(folder)
+    return done.returncode, parse(text), _killed(text)
 
 
 def parse(text: str) -> list[Call]:
