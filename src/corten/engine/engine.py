@@ -37,6 +37,7 @@ from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
+from corten.shim.detach import parse_keys
 from corten.spec.docker import ContainerCreateRequest
 
 Json = dict[str, Any]
@@ -231,7 +232,8 @@ class Engine:
     # Streams
 
     async def attach_check(self, ref: str, options: AttachOptions) -> bool:
-        """Whether it has a tty."""
+        """Whether it has a tty.  Raises InvalidArgument for keys that are none, NotFound."""
+        parse_keys(options.detach_keys)
         return await self._streams.check(self._life.find(ref))
 
     async def container_attach(self, ref: str, options: AttachOptions, stream: ClientStream) -> None:

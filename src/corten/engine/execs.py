@@ -125,6 +125,8 @@ class Execs:
     def _process(self, one: Exec, shim: ShimClient, size: tuple[int, int] | None) -> Json:
         """The OCI process: the container's own with what the request changes."""
         container, config = one.container, one.config
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise launcherrors.exec_error(Internal("Cwd must be an absolute path"))
         effective = container.record.effective
         with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
             base = msgspec.json.decode(file.read())["process"]

@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from corten.engine.inspect import DRIVER
 from corten.engine.parts import Parts
 from corten.errors import Conflict, InvalidArgument
 from corten.spec.image import Platform, RunConfig
+from corten.spec.reference import Reference
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -63,11 +65,12 @@ class Images:
     # Looking
 
     async def rows(self, all: bool, filters: Filters, shared_size: bool, digests: bool) -> list[Json]:
-        """Rows of `docker images`."""
+        """Rows of `docker images`; of an image's names those that a `reference` filter asks for."""
         check_keys(filters, _LIST_FILTERS)
         wanted = self._wanted(filters)
         every = self._parts.images.list()
-        found = [(image, self._summary(image)) for image in every if wanted(image)]
+        patterns = filters.get("reference", ())
+        found = [(image, self._summary(_named_as(image, patterns))) for image in every if wanted(image)]
         if shared_size:
             users = Counter(chain for image in every for chain in image.chain_ids)
             sizes = {one.key: one.size for one in self._parts.snapshots.all()}
@@ -90,7 +93,7 @@ class Images:
                 and not any(labels_match(labels, [item]) for item in filters.get("label!", ()))
                 and all(created < moment for moment in (*before_ns, *until_ns))
                 and all(created > moment for moment in since_ns)
-                and (not patterns or any(_matches(image, pattern) for pattern in patterns))
+                and (not patterns or bool(_named_as(image, patterns).references))
             )
 
         return wanted
@@ -225,13 +228,17 @@ def _created_ns(image: Image) -> int:
         return 0
 
 
-def _matches(image: Image, pattern: str) -> bool:
+def _named_as(image: Image, patterns: Sequence[str]) -> Image:
+    """The image with only those of its names that match; with all of them when there are no patterns."""
+    if not patterns:
+        return image
+    kept = tuple(one for one in image.references if any(_matches(one, pattern) for pattern in patterns))
+    return replace(image, references=kept)
+
+
+def _matches(reference: Reference, pattern: str) -> bool:
     """`reference=busy*`: by path.Match on the familiar name, with or without its tag."""
-    for reference in image.references:
-        texts = {reference.familiar, reference.familiar_name}
-        if any(_path_match(text, pattern) for text in texts):
-            return True
-    return False
+    return any(_path_match(text, pattern) for text in (reference.familiar, reference.familiar_name))
 
 
 def _path_match(text: str, pattern: str) -> bool:
