@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -68,7 +69,10 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     usage: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
     if not kinds or "image" in kinds:
         images = await call.engine.image_list(True, {}, True, False)
-        usage["Images"] = [adapt_answer(image, IMAGE_LIST_RULES, call.version) for image in images]
+        users = Counter(row["ImageID"] for row in await call.engine.container_list(True, 0, False, {}))
+        usage["Images"] = [
+            adapt_answer(image, IMAGE_LIST_RULES, call.version) | {"Containers": users[image["Id"]]} for image in images
+        ]
         usage["LayersSize"] = sum(image.get("Size", 0) for image in images)
     if not kinds or "container" in kinds:
         containers = await call.engine.container_list(True, 0, True, {})

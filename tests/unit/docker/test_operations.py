@@ -476,6 +476,8 @@ async def test_disk_usage_counts_images_and_containers(harness: Harness, client:
     await harness.create(["x"])
     usage = (await client.ask("GET", "/v1.51/system/df")).json
     assert (len(usage["Images"]), len(usage["Containers"]), usage["Volumes"]) == (1, 1, [])
+    old = (await client.ask("GET", "/v1.45/system/df")).json
+    assert [document["Images"][0]["Containers"] for document in (usage, old)] == [1, 1]
     assert (await client.ask("GET", "/v1.51/system/df?type=volume")).json["Images"] is None
 
 
