@@ -33,7 +33,7 @@ class KeptConnection(http.client.HTTPConnection):
 
     def create(self, image: str, command: list[str], **host_config: Any) -> str:
         """ContainerCreate; the new id."""
-        exposed = {port: {} for port in host_config.get("PortBindings", {})}
+        exposed: dict[str, dict[str, str]] = {port: {} for port in host_config.get("PortBindings", {})}
         body = {"Image": image, "Cmd": command, "ExposedPorts": exposed, "HostConfig": host_config}
         return str(self.call("POST", "/containers/create", body)["Id"])
 

@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests"), str(HERE.parent / "src")]
 
+import daemon  # noqa: E402
 import engines  # noqa: E402  (the path is set above: bench is run, not installed)
 import layers  # noqa: E402
 import resources  # noqa: E402
@@ -35,7 +36,7 @@ def main() -> int:
     """Runs the chosen parts and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--parts", default="runtimes,warm,layers,engines,resources", help="comma separated")
+    parser.add_argument("--parts", default="runtimes,warm,layers,engines,resources,daemon", help="comma separated")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     given = parser.parse_args()
     if os.geteuid() != 0:
@@ -60,12 +61,14 @@ def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
             rows.append(runtimes.floor_row(folder, rounds))
         if "layers" in parts:
             rows += layers.rows(folder, min(rounds, 10))
-        if {"engines", "resources"} & set(parts):
+        if {"engines", "resources", "daemon"} & set(parts):
             contenders = _engines(stack)
             if "engines" in parts:
                 rows += engines.rows(contenders, rounds)
             if "resources" in parts:
                 rows += resources.rows(contenders, containers)
+            if "daemon" in parts:
+                rows += daemon.rows(contenders, rounds, containers)
     return rows
 
 

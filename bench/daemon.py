@@ -1,0 +1,149 @@
+"""Rows about Corten's own processes, which have no like in the peers: fork of a shim, shims' memory, restart, the CLI.
+
+Peers stand beside them where they have the same thing (`docker ps`); design.md §7 names the figures of dockerd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from api import KeptConnection
+from engines import IMAGE, Engines
+from harness import Once, Row, Sample, interleave
+
+from support import paths, peers
+from support.dockerd import client_environment
+from support.engine import CortenEngine
+
+
+def rows(engines: Engines, rounds: int, containers: int) -> list[Row]:
+    """The rows of this file; `containers` run while cortend restarts."""
+    corten = engines["corten"]
+    assert isinstance(corten, CortenEngine)
+    return [
+        ps_row(engines, rounds),
+        inspect_row(engines, rounds),
+        *shim_rows(corten, 100),
+        restart_row(corten, containers),
+        fork_row(rounds),
+    ]
+
+
+def ps_row(engines: Engines, rounds: int) -> Row:
+    """`corten ps` beside `docker ps`, each on its engine."""
+
+    def once(argv: list[str]) -> Once:
+        def call() -> None:
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, env=client_environment())
+
+        return call
+
+    contenders = {label: once([str(peers.docker_cli()), "-H", engine.host, "ps"]) for label, engine in engines.items()}
+    contenders["corten"] = once([str(paths.COMMANDS / "corten"), "-H", engines["corten"].host, "ps"])
+    return Row("ps by the engine's own CLI", "ms", interleave(contenders, rounds), "≤ 80 ms", "docker ps; corten ps")
+
+
+def inspect_row(engines: Engines, rounds: int) -> Row:
+    """GET /containers/ID/json of a running container."""
+    contenders: dict[str, Once] = {}
+    made: list[tuple[KeptConnection, str]] = []
+    for label, engine in engines.items():
+        connection = KeptConnection(engine.socket)
+        made.append((connection, connection.create(IMAGE, ["sleep", "1000"], NetworkMode="none")))
+        connection.start(made[-1][1])
+        contenders[label] = _inspect(*made[-1])
+    samples = interleave(contenders, rounds, warm=2)
+    for connection, container_id in made:
+        connection.remove(container_id)
+        connection.close()
+    return Row("inspect", "ms", samples, "≤ 1 ms", "GET /containers/ID/json")
+
+
+def _inspect(connection: KeptConnection, container_id: str) -> Once:
+    return lambda: connection.call("GET", f"/containers/{container_id}/json") and None
+
+
+def shim_rows(engine: CortenEngine, count: int) -> list[Row]:
+    """Private dirty memory of a shim, and zygote and `count` shims in sum, each with a container that sleeps."""
+    connection = KeptConnection(engine.socket)
+    ids = []
+    for _ in range(count):
+        ids.append(connection.create(IMAGE, ["sleep", "10000"], NetworkMode="none"))
+        connection.start(ids[-1])
+    time.sleep(1)
+    shims = [pid for container_id in ids for pid in _pids(f"corten-shim moby/{container_id}")]
+    zygote = _pids(f"--exec-root {engine.exec_root}")
+    dirty = [_field(pid, "Private_Dirty") for pid in shims]
+    total = sum(_field(pid, "Pss") for pid in [*shims, *zygote])
+    for container_id in ids:
+        connection.remove(container_id)
+    connection.close()
+    return [
+        Row("private dirty memory of a shim", "MB", {"corten": Sample(tuple(dirty))}, "≤ 0.7 MB"),
+        Row(f"PSS of the zygote and {len(shims)} shims", "MB", {"corten": Sample((total,))}, "≤ 100 MB"),
+    ]
+
+
+def _pids(words: str) -> list[int]:
+    done = subprocess.run(["pgrep", "-f", "--", words], check=False, stdout=subprocess.PIPE, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def _field(pid: int, name: str) -> float:
+    match = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    assert match is not None
+    return int(match.group(1)) / 1024
+
+
+def restart_row(engine: CortenEngine, count: int) -> Row:
+    """SIGTERM of cortend and start again with `count` running containers, until it answers."""
+    connection = KeptConnection(engine.socket)
+    ids = []
+    for _ in range(count):
+        ids.append(connection.create(IMAGE, ["sleep", "10000"], NetworkMode="none"))
+        connection.start(ids[-1])
+    connection.close()
+    engine.stop()
+    started = time.perf_counter()
+    engine.start()
+    spent = time.perf_counter() - started
+    connection = KeptConnection(engine.socket)
+    running = [one for one in connection.call("GET", "/containers/json") if one["Id"] in ids]
+    if len(running) != count:
+        raise RuntimeError(f"{len(running)} of {count} containers run after the restart")
+    for container_id in ids:
+        connection.remove(container_id)
+    connection.close()
+    return Row(
+        f"start of cortend with {count} running containers", "s", {"corten": Sample((spent,))}, "≤ 0.5 s (dockerd 1.8)"
+    )
+
+
+def fork_row(rounds: int) -> Row:
+    """From the request to the zygote until the shim answers."""
+    return Row("shim forked and answering", "ms", {"corten": Sample(tuple(asyncio.run(_forks(rounds))))}, "≤ 2 ms")
+
+
+async def _forks(rounds: int) -> list[float]:
+    from corten.core.shims import Zygote
+
+    folder = paths.scratch("bench-shim")
+    exec_root = folder / "exec"
+    zygote = Zygote(str(paths.COMMANDS / "corten-shim"), str(exec_root))
+    taken = []
+    await zygote.start()
+    for number in range(rounds + 2):
+        directory = exec_root / "tasks" / "bench" / f"s{number}"
+        directory.mkdir(parents=True)
+        started = time.perf_counter()
+        shim = await zygote.fork(str(directory), "bench", f"s{number}", events=lambda _: None, lost=lambda: None)
+        await shim.ping()
+        taken.append((time.perf_counter() - started) * 1000)
+        await shim.shutdown(force=True)
+    await zygote.close()
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    return taken[2:]
