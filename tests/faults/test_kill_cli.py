@@ -1,4 +1,4 @@
-"""kill -9 of a client at every call by which it talks: its container ends as asked, `--rm` is honoured, nothing leaks."""
+"""kill -9 of a client at every call by which it talks: its container ends, `--rm` is honoured, nothing leaks."""
 
 from __future__ import annotations
 

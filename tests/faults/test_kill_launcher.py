@@ -12,7 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,6 +29,8 @@ from support.process import wait_for
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.spawn import Event
+
+Made = TypeVar("Made")
 
 GROUP = f"{paths.mark()}launcher"
 SHIM = "shim"
@@ -194,6 +196,16 @@ def reap(pid: int) -> int:
         return signal.SIGKILL
 
 
+def unless_it_fails(verb: Callable[[], Made]) -> Made | None:
+    """What it made; None when it failed, for which it must have words."""
+    try:
+        return verb()
+    except CortenError as error:
+        text = str(error)
+    assert text, "a failure without a word"
+    return None
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     made = Bench()
@@ -214,11 +226,8 @@ def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
     before = bench.there()
     for at in range(count):
         bench.launcher.at = at
-        try:
-            created = bench.create()
-        except CortenError as error:
-            assert str(error), "a failure without a word"
-        else:
+        created = unless_it_fails(bench.create)
+        if created is not None:
             container.start(str(bench.root), "one")
             follow(created)
             assert bench.remove(created) == signal.SIGKILL
@@ -238,13 +247,10 @@ def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench
     before = bench.there()
     for at in range(count):
         bench.launcher.at = at
-        try:
-            executed = bench.exec()
-        except CortenError as error:
-            assert str(error), "a failure without a word"
-        else:
-            assert reap(executed.pid) == signal.SIGKILL
-            os.close(executed.pidfd)
+        killed = unless_it_fails(bench.exec)
+        if killed is not None:
+            assert reap(killed.pid) == signal.SIGKILL
+            os.close(killed.pidfd)
         assert_landed(bench, at)
         assert_same(bench, before, at)
         assert process.is_alive(created.pid), f"the container died with its exec at step {at}"

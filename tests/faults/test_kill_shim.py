@@ -78,7 +78,7 @@ def traced_life(engine: CortenEngine, kill: Point | None) -> tuple[Life, Sequenc
     try:
         with newborn.trace(kill) as trace:
             client.join()
-            died = kill is not None and not is_alive(newborn.pid)
+            died = kill is not None and (bool(life.failure) or not is_alive(newborn.pid))
             calls = trace.end(died=died)
             return life, calls, trace.killed
     finally:

@@ -1,4 +1,4 @@
-"""kill -9 of cortend in a storm of starts, at a journal write that the seed chooses; with a journal cut short as well."""
+"""kill -9 of cortend in a storm of starts, at a journal write that the seed chooses; also with a journal cut short."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from support.process import wait_for
 
 CLIENTS = 8
 LIVES = 4  # of each client, one after the other
-WRITES = CLIENTS * LIVES * 50  # of the journal by the event loop, in the middle of the second life at the latest
+WRITES = CLIENTS * 100 * 2  # of the journal by the event loop: somewhere in the first two lives of each
 ROUNDS = 2
 
 
@@ -64,7 +65,7 @@ def stormy_kill(engine: CortenEngine, number: int) -> list[Life]:
     return lives
 
 
-def database(engine: CortenEngine) -> killpoints.Path:
+def database(engine: CortenEngine) -> Path:
     """The write-ahead log."""
     return engine.data_root / "corten.db-wal"
 
@@ -82,7 +83,7 @@ def judge(lives: list[Life]) -> str:
 @pytest.mark.parametrize("turn", range(ROUNDS))
 def test_cortend_killed_in_a_storm_of_starts_adopts_or_reports_every_container(warm: CortenEngine, turn: int) -> None:
     before = Snapshot.take(Subject.of(warm))
-    number = random.Random(killpoints.seed() + turn).randrange(1, WRITES // LIVES)
+    number = random.Random(killpoints.seed() + turn).randrange(1, WRITES)
     with named(f"storm: pwrite64 {number}"):
         lives = stormy_kill(warm, number)
         warm.kill9()
@@ -104,7 +105,7 @@ def test_a_journal_without_its_tail_hides_no_leftover(warm: CortenEngine) -> Non
     """The machine lost the journal's last entries; kernel and disk are scanned for what carries the engine's id."""
     before = Snapshot.take(Subject.of(warm))
     chance = random.Random(killpoints.seed() - 1)
-    number = chance.randrange(1, WRITES // LIVES)
+    number = chance.randrange(1, WRITES)
     with named(f"storm with a journal cut short: pwrite64 {number}"):
         lives = stormy_kill(warm, number)
         warm.kill9()
