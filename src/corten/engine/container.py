@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from corten.core.shims import ShimClient
-from corten.engine.record import Record
+from corten.engine.record import Record, Status
 from corten.engine.restart import Backoff
 from corten.engine.tasks import Task
 from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
@@ -95,6 +95,8 @@ class Container:
 
     def require_running(self) -> ShimClient:
         """Its shim; raises Conflict: `container … is not running`, Unavailable when its shim hung at adoption."""
+        if self.record.state.status is Status.RESTARTING:
+            raise Conflict(f"Container {self.id} is restarting, wait until the container is running")
         if not self.is_running or self.task is None:
             raise Conflict(f"container {self.id} is not running")
         if self.task.shim is None:

@@ -73,8 +73,6 @@ class Execs:
         container = self._parts.roster.find(ref)
         if container.record.state.status is Status.PAUSED:
             raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
-        if container.record.state.status is Status.RESTARTING:
-            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         container.require_running()
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
@@ -82,7 +80,7 @@ class Execs:
         one = Exec(secrets.token_hex(32), container, config)
         self._all[one.id] = one
         container.exec_ids.append(one.id)
-        self._tell(one, "exec_create: " + " ".join(config.cmd) + " ")
+        self._tell(one, f"exec_create: {_words(config)}")
         return {"Id": one.id}
 
     def find(self, exec_id: str) -> Exec:
@@ -112,7 +110,7 @@ class Execs:
         await self.check(exec_id, one.config.tty)
         shim = one.container.require_running()
         one.state = ExecState.RUNNING
-        self._tell(one, "exec_start: " + " ".join(one.config.cmd or ()) + " ")
+        self._tell(one, f"exec_start: {_words(one.config)}")
         try:
             process = self._process(one, shim, console_size)
             status = await self._run(one, shim, process, console_size, stream)
@@ -239,6 +237,12 @@ class Execs:
     def _tell(self, one: Exec, action: str, **attributes: str) -> None:
         event = container_event(one.container.record, action.rstrip("\n"), execID=one.id, **attributes)
         self._parts.bus.publish(event)
+
+
+def _words(config: ExecConfig) -> str:
+    """The command as events show it: `sh -c x`, and `sh ` without arguments."""
+    first, *rest = config.cmd or [""]
+    return f"{first} {' '.join(rest)}"
 
 
 def _detach_keys(config: ExecConfig) -> bytes:

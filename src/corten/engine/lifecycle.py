@@ -164,6 +164,8 @@ class Lifecycle:
         """Raises NotModified when it runs."""
         container = self.find(ref)
         async with container.lock:
+            if container.record.state.status is Status.RESTARTING:
+                raise NotModified(f"container {container.id} is restarting")
             await self._start(container)
 
     async def _start(self, container: Container) -> None:
@@ -289,6 +291,9 @@ class Lifecycle:
         """A signal; SIGKILL waits for the end."""
         number = parse_signal(signal)
         container = self.find(ref)
+        if container.record.state.status is Status.RESTARTING:
+            await self._signal_to_end(container, number)
+            return
         container.require_running()
         waiter = container.wait("next-exit")
         if number == SIGKILL:
