@@ -47,7 +47,7 @@ def box(shared_engine: CortenEngine) -> Iterator[CortenEngine]:
 SAME = [
     ("ps", "-a", "--filter", "name=cli-", "--no-trunc"),
     ("ps", "-aq", "--filter", "name=cli-"),
-    ("ps", "-a", "--filter", "name=cli-", "--format", "{{.Names}}\t{{.Status}}\t{{.Ports}}\t{{.Command}}\t{{.Image}}"),
+    ("ps", "-a", "--filter", "name=cli-", "--format", "{{.Names}}\t{{.State}}\t{{.Ports}}\t{{.Command}}\t{{.Image}}"),
     ("ps", "-a", "--filter", "name=cli-", "--format", "table {{.ID}}\t{{.Names}}\t{{.State}}"),
     ("ps", "-a", "--filter", "status=nonsense"),
     ("ps", "-a", "--filter", "nonsense=1"),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 OUTPUT_LIMIT_BYTES = 4096
 SIGKILL = 9
-DEFAULT_SIGNALS = (13, 25)  # SIGPIPE, SIGXFSZ: Python ignores them, a hook must not inherit that
+# Python ignores SIGPIPE and SIGXFSZ, a shell's background job SIGINT and SIGQUIT: a hook must inherit none of it;
+# without SIGKILL and SIGSTOP, and what glibc keeps for itself
+DEFAULT_SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
 
 
 def to_objs(hooks: Iterable[Hook]) -> list[dict[str, Any]]:

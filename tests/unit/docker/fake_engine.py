@@ -310,8 +310,9 @@ class FakeEngine:
     async def container_list(self, all: bool, limit: int, size: bool, filters: Filters) -> list[Json]:
         self.calls.append(("list", all, limit, size, dict(filters)))
         return [
-            {"Id": box.id, "Names": ["/" + box.name], "Image": "busybox", "ImageID": IMAGE_ID, "Command": "x", "Created": 0,
-             "State": "running", "Status": "Up", "Ports": [], "Labels": {}, "HostConfig": {"Annotations": {}}}
+            {"Id": box.id, "Names": ["/" + box.name], "Image": "busybox", "ImageID": IMAGE_ID, "Command": "x",
+             "Created": 0, "State": "running", "Status": "Up", "Ports": [], "Labels": {},
+             "HostConfig": {"Annotations": {}}}
             for box in self.boxes.values() if all or box.running
         ]  # fmt: skip
 

@@ -1,0 +1,20 @@
+"""Fixtures of the fault tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support import images
+from support.engine import CortenEngine
+from support.warmup import warm_up
+
+
+@pytest.fixture(scope="module")
+def warm_engine() -> Iterator[CortenEngine]:
+    """An engine that had a container of each kind: what it makes once and keeps is there."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        warm_up(engine)
+        yield engine
