@@ -1,0 +1,125 @@
+"""kill -9 of cortend while it recovers from a kill -9, at every write to its journal: recovery can be begun again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import images, killpoints, paths
+from support.engine import CortenEngine
+from support.faultlife import Life, named
+from support.killpoints import Trace
+from support.leaks import Snapshot, Subject, expect_none
+from support.process import NotReady, wait_for
+
+STEPS = ("create", "start", "exec", "pause", "unpause")
+GATE_SAMPLE = 6
+INTERRUPTED_AT = 40  # the journal write of a start at which cortend died first: its container is half made
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[CortenEngine]:
+    """An engine that has seen a whole life."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        life = Life(engine)
+        life.run()
+        assert not life.failure, life.failure
+        yield engine
+
+
+def database(engine: CortenEngine) -> Path:
+    """The write-ahead log."""
+    return engine.data_root / "corten.db-wal"
+
+
+def unfinished(engine: CortenEngine) -> list[Life]:
+    """Lives in every state, a start among them that a kill interrupted, and one that ends while cortend is dead."""
+    lives = [Life(engine, port="") for _ in STEPS]
+    for count, life in enumerate(lives, 1):
+        life.do(*STEPS[:count])
+    ending, half = Life(engine, port=""), Life(engine, port="")
+    ending.do("create", "start")
+    state = ending.state()
+    assert state is not None
+    with Trace(engine.pid, calls=("pwrite64",), only=[database(engine)], kill=("pwrite64", INTERRUPTED_AT)) as trace:
+        half.run()
+        trace.end(died=True)
+    assert trace.killed is not None
+    engine.kill9()
+    os.kill(state["Pid"], signal.SIGUSR1)
+    ending.asked.append("kill")
+    record = engine.exec_root / "tasks" / "moby" / ending.id / "exit"
+    wait_for(record.exists, "exit record")
+    return [*lives, ending, half]
+
+
+def traced_start(engine: CortenEngine, number: int) -> tuple[int, bool]:
+    """Starts cortend with a kill at the n-th write (0: none): (writes begun, whether it was killed there)."""
+    folder = paths.scratch("strace")
+    log = folder / "log"
+    prefix = ["strace", "-D", "-o", str(log), "-e", "trace=pwrite64", "-P", str(database(engine))]
+    if number:
+        prefix += ["-e", f"inject=pwrite64:signal=KILL:when={number}"]
+    try:
+        engine.start(prefix)
+    except NotReady:
+        pass
+    else:
+        assert not number or count(log) < number, "it was to be killed, and answers"
+    engine.kill9()
+    wait_for(lambda: "+++ killed by SIGKILL +++" in log.read_text(errors="replace"), "end of the log")
+    text = log.read_text(errors="replace")
+    shutil.rmtree(folder)
+    landed = re.search(r"pwrite64\(.*= \?\n\+\+\+ killed by SIGKILL", text) is not None
+    return text.count("pwrite64("), landed
+
+
+def count(log: Path) -> int:
+    """The writes so far."""
+    return log.read_text(errors="replace").count("pwrite64(")
+
+
+def judge(engine: CortenEngine, lives: list[Life], before: Snapshot) -> None:
+    """cortend comes back at last: every life is adopted or reported, and nothing is left."""
+    engine.start()
+    for life in lives:
+        life.judge()
+    expect_none(before)
+
+
+def campaign(engine: CortenEngine, most: int | None) -> None:
+    """Counts the writes of one recovery, then kills at a sample of them, or at all."""
+    before = Snapshot.take(Subject.of(engine))
+    lives = unfinished(engine)
+    existing, _ = traced_start(engine, 0)
+    judge(engine, lives, before)
+    hit = 0
+    chosen = killpoints.sample(range(1, existing + 1), most or existing)
+    for number in chosen:
+        with named(f"recovery: pwrite64 {number}"):
+            lives = unfinished(engine)
+            writes, landed = traced_start(engine, number)
+            assert not landed or writes == number
+            hit += landed
+            judge(engine, lives, before)
+    killpoints.report("cortend in recovery, journal writes", hit, existing)
+    # what is begun after the first answer (policies, clean-up) may be counted in one run and not in the other
+    assert hit >= len(chosen) - 1, f"{hit} of {len(chosen)} points hit"
+
+
+@pytest.mark.timeout(180)
+def test_recovery_killed_at_a_sample_of_its_points_is_begun_again(warm: CortenEngine) -> None:
+    campaign(warm, GATE_SAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_recovery_killed_at_every_point_is_begun_again(warm: CortenEngine) -> None:
+    campaign(warm, None)
