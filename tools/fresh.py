@@ -115,6 +115,7 @@ def base_archive() -> Path:
 def prepare(machine: Path, base: Path) -> None:
     """Unpacks the base system, copies what the administrator would set, clones the checkout."""
     subprocess.run(["tar", "-C", machine, "--numeric-owner", "-xpf", base], check=True)
+    machine.chmod(0o755)  # debootstrap's own folder was private
     for pattern in COPIED:
         for path in Path("/").glob(pattern):
             target = machine / path.relative_to("/")

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import pytest_asyncio
 
 from corten.errors import CortenError, FailedPrecondition, InvalidArgument, NotFound
 from corten.shim.protocol import NETNS_FD
+from support import peers
 from support.shimlab import Lab, frames, is_alive, until
 
 RUNTIMES = {"built-in": "", "runc": "runc"}
@@ -26,7 +26,7 @@ RUNTIMES = {"built-in": "", "runc": "runc"}
 @pytest_asyncio.fixture(params=RUNTIMES)
 async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     path = RUNTIMES[request.param]
-    async with Lab(shutil.which(path) or path) as made:
+    async with Lab(str(peers.binary(path)) if path else "") as made:
         yield made
 
 

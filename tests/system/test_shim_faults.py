@@ -20,7 +20,7 @@ import pytest_asyncio
 from corten.core.shims import Attach, ShimClient
 from corten.errors import NotFound, Unavailable
 from corten.shim.logfile import mend
-from support import paths
+from support import paths, peers
 from support.shimlab import Box, Lab, is_alive, until
 
 RUNTIMES = {"built-in": "", "runc": "runc"}
@@ -29,7 +29,7 @@ RUNTIMES = {"built-in": "", "runc": "runc"}
 @pytest_asyncio.fixture(params=RUNTIMES)
 async def lab(request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
     path = RUNTIMES[request.param]
-    async with Lab(shutil.which(path) or path) as made:
+    async with Lab(str(peers.binary(path)) if path else "") as made:
         yield made
 
 
@@ -141,7 +141,7 @@ async def test_everything_works_below_a_long_exec_root(tmp_path: Path) -> None:
             assert (await box.adopt())["state"] == "running"
             stream = await box.exec("e1", "echo", "ok")
             assert await stream.read_all() == b"ok\n"
-        async with Lab(shutil.which("runc") or "", root=folder / ("q" * 150)) as lab:
+        async with Lab(str(peers.binary("runc")), root=folder / ("q" * 150)) as lab:
             box = await lab.run("sh", tty=True, stdin=True)
             assert (await box.adopt())["state"] == "running"
     finally:
