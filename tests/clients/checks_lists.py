@@ -201,7 +201,9 @@ def imported_with_message(side: Side) -> Json:
 @check("images", Act("/images/json", "GET", "500 Internal Server Error"))
 def image_list(side: Side) -> Json:
     tiny(side, "tiny:1")
-    return side.docker("images", "--format", "{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}")["stdout"].splitlines()
+    return sorted(
+        side.docker("images", "--format", "{{.Repository}} {{.Tag}} {{.ID}} {{.Size}}")["stdout"].splitlines()
+    )
 
 
 @check("images/json, whole", Query("filters", "/images/json"))

@@ -34,7 +34,11 @@ PACKAGES = {
         *("netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
     ),
     "trixie": ("docker.io", "containerd", "docker-cli"),
+    "forky": ("docker-cli",),
 }
+
+# Debian's next release moves; without it the docker CLI is Debian 13's, and the header says so.
+MAY_BE_MISSING = {"forky"}
 
 # name: (suite, path in the unpacked tree, argument that prints the version)
 BINARIES = {
@@ -42,7 +46,8 @@ BINARIES = {
     "dockerd-26.1": ("trixie", "usr/sbin/dockerd", "--version"),
     "containerd-1.6": ("bookworm", "usr/bin/containerd", "--version"),
     "containerd-1.7": ("trixie", "usr/bin/containerd", "--version"),
-    "docker-cli": ("trixie", "usr/bin/docker", "--version"),
+    "docker-cli-26": ("trixie", "usr/bin/docker", "--version"),
+    "docker-cli-28": ("forky", "usr/bin/docker", "--version"),
     "runc": ("bookworm", "usr/sbin/runc", "--version"),
     "crun": ("bookworm", "usr/bin/crun", "--version"),
     "ctr": ("bookworm", "usr/bin/ctr", "--version"),
@@ -109,11 +114,20 @@ def mirror() -> str:
 
 @functools.cache
 def docker_cli() -> Path:
-    """The docker CLI: 28.x when one is on PATH, else Debian 13's."""
+    """The docker CLI: 28.x from PATH, or from Debian's next release while it has that; else Debian 13's 26.1."""
     found = shutil.which("docker")
-    if found and re.match(r"Docker version 2[89]\.", _output([found, "--version"])):
+    if found and is_docker_28(found):
         return Path(found)
-    return binary("docker-cli")
+    try:
+        next_release = binary("docker-cli-28")
+    except PeerMissing:
+        return binary("docker-cli-26")
+    return next_release if is_docker_28(next_release) else binary("docker-cli-26")
+
+
+def is_docker_28(path: str | Path) -> bool:
+    """Whether a docker CLI runs here and is of release 28."""
+    return _output([str(path), "--version"]).startswith("Docker version 28.")
 
 
 # crun refuses hybrid cgroups in which v2 has a controller, so v2 is unmounted in a namespace of its own; and 1.8 knows
@@ -215,13 +229,15 @@ def _apt_options(suite: str) -> list[str]:
 
 def main() -> int:
     """Fetches every suite, checks that each binary runs here, prints name and version."""
-    for suite in PACKAGES:
+    wanted = {name: suite for name, (suite, _, _) in BINARIES.items() if suite not in MAY_BE_MISSING}
+    for suite in set(wanted.values()):
         tree(suite)
+    cli = docker_cli()
     found = versions()
-    for name in BINARIES:
-        print(f"{name:16} {found.get(name, 'missing'):28} {binary(name)}")
-    print(f"{'docker':16} {_output([str(docker_cli()), '--version']).strip():28} {docker_cli()}")
-    broken = [name for name in BINARIES if found.get(name, "unknown") == "unknown"]
+    for name in found:
+        print(f"{name:16} {found[name]:28} {binary(name)}")
+    print(f"{'docker':16} {_output([str(cli), '--version']).strip():28} {cli}")
+    broken = [name for name in wanted if found.get(name, "unknown") == "unknown"]
     if broken:
         print(f"peers: cannot run: {', '.join(broken)}", file=sys.stderr)
     return 1 if broken else 0
