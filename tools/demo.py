@@ -164,9 +164,10 @@ def main() -> int:
             run(demo)
         finally:
             demo.destroy()
-            print("cortend --destroy: nothing of this engine is left" if not leftovers(folder) else leftovers(folder))
+            left = leftovers(folder)
+            print("cortend --destroy: nothing of this engine is left" if not left else f"demo: left: {left}")
     shutil.rmtree(folder)
-    return 0
+    return 1 if left else 0
 
 
 def leftovers(folder: Path) -> Sequence[str]:

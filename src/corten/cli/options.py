@@ -23,19 +23,29 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--annotation",), "list", "Add an annotation to the container"),
     (("-a", "--attach"), "list", "Attach to STDIN, STDOUT or STDERR"),
     (("--blkio-weight",), "int", "Block IO (relative weight), between 10 and 1000"),
+    (("--blkio-weight-device",), "list", "Block IO weight (relative device weight)"),
     (("--cap-add",), "list", "Add Linux capabilities"),
     (("--cap-drop",), "list", "Drop Linux capabilities"),
     (("--cgroup-parent",), "str", "Optional parent cgroup for the container"),
     (("--cgroupns",), "str", "Cgroup namespace to use (host|private)"),
     (("--cidfile",), "str", "Write the container ID to the file"),
+    (("--cpu-count",), "int", "CPU count (Windows only)"),
+    (("--cpu-percent",), "int", "CPU percent (Windows only)"),
     (("--cpu-period",), "int", "Limit CPU CFS period"),
     (("--cpu-quota",), "int", "Limit CPU CFS quota"),
+    (("--cpu-rt-period",), "int", "Limit CPU real-time period in microseconds"),
+    (("--cpu-rt-runtime",), "int", "Limit CPU real-time runtime in microseconds"),
     (("-c", "--cpu-shares"), "int", "CPU shares (relative weight)"),
     (("--cpus",), "float", "Number of CPUs"),
     (("--cpuset-cpus",), "str", "CPUs in which to allow execution (0-3, 0,1)"),
     (("--cpuset-mems",), "str", "MEMs in which to allow execution (0-3, 0,1)"),
     (("--device",), "list", "Add a host device to the container"),
     (("--device-cgroup-rule",), "list", "Add a rule to the cgroup allowed devices list"),
+    (("--device-read-bps",), "list", "Limit read rate (bytes per second) from a device"),
+    (("--device-read-iops",), "list", "Limit read rate (IO per second) from a device"),
+    (("--device-write-bps",), "list", "Limit write rate (bytes per second) to a device"),
+    (("--device-write-iops",), "list", "Limit write rate (IO per second) to a device"),
+    (("--disable-content-trust",), "bool", "Skip image verification"),
     (("--dns",), "list", "Set custom DNS servers"),
     (("--dns-option",), "list", "Set DNS options"),
     (("--dns-search",), "list", "Set custom DNS search domains"),
@@ -55,13 +65,17 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-h", "--hostname"), "str", "Container host name"),
     (("--init",), "bool", "Run an init inside the container that forwards signals and reaps processes"),
     (("-i", "--interactive"), "bool", "Keep STDIN open even if not attached"),
+    (("--io-maxbandwidth",), "str", "Maximum IO bandwidth limit for the system drive (Windows only)"),
+    (("--io-maxiops",), "int", "Maximum IOps limit for the system drive (Windows only)"),
     (("--ip",), "str", "IPv4 address"),
     (("--ip6",), "str", "IPv6 address"),
     (("--ipc",), "str", "IPC mode to use"),
     (("--isolation",), "str", "Container isolation technology"),
+    (("--kernel-memory",), "str", "Kernel memory limit"),
     (("-l", "--label"), "list", "Set meta data on a container"),
     (("--label-file",), "list", "Read in a line delimited file of labels"),
     (("--link",), "list", "Add link to another container"),
+    (("--link-local-ip",), "list", "Container IPv4/IPv6 link-local addresses"),
     (("--log-driver",), "str", "Logging driver for the container"),
     (("--log-opt",), "list", "Log driver options"),
     (("--mac-address",), "str", "Container MAC address"),
@@ -97,6 +111,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--tmpfs",), "list", "Mount a tmpfs directory"),
     (("-t", "--tty"), "bool", "Allocate a pseudo-TTY"),
     (("--ulimit",), "list", "Ulimit options"),
+    (("--use-api-socket",), "bool", "Bind mount the API socket and its credentials (not supported yet)"),
     (("-u", "--user"), "str", "Username or UID (format: <name|uid>[:<group|gid>])"),
     (("--userns",), "str", "User namespace to use"),
     (("--uts",), "str", "UTS namespace to use"),
@@ -128,6 +143,8 @@ def create_flags(extra: Sequence[tuple[tuple[str, ...], str, str]] = ()) -> list
 
 def create_request(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
     """The body of ContainerCreate.  Raises `InvalidArgument` in the words of Docker's CLI."""
+    if given["use_api_socket"]:
+        raise errors.InvalidArgument("--use-api-socket is not supported yet")
     host, config = _host_config(given), _config(given, image, command)
     exposed, bindings = parse_ports(given["publish"])
     exposed |= {_port_key(port): {} for port in given["expose"]}
@@ -189,7 +206,11 @@ _HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("CgroupParent", "cgroup_parent", str),
     ("CgroupnsMode", "cgroupns", str),
     ("ContainerIDFile", "cidfile", str),
+    ("CpuCount", "cpu_count", int),
+    ("CpuPercent", "cpu_percent", int),
     ("CpuPeriod", "cpu_period", int),
+    ("CpuRealtimePeriod", "cpu_rt_period", int),
+    ("CpuRealtimeRuntime", "cpu_rt_runtime", int),
     ("CpuQuota", "cpu_quota", int),
     ("CpuShares", "cpu_shares", int),
     ("CpusetCpus", "cpuset_cpus", str),
@@ -202,7 +223,10 @@ _HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("ExtraHosts", "add_host", list),
     ("GroupAdd", "group_add", list),
     ("IpcMode", "ipc", str),
+    ("IOMaximumBandwidth", "io_maxbandwidth", parse_bytes),
+    ("IOMaximumIOps", "io_maxiops", int),
     ("Isolation", "isolation", str),
+    ("KernelMemory", "kernel_memory", parse_bytes),
     ("Links", "link", list),
     ("Memory", "memory", parse_bytes),
     ("MemoryReservation", "memory_reservation", parse_bytes),
@@ -226,6 +250,14 @@ _HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 
 
+_DEVICE_RATES: tuple[tuple[str, str, Callable[[str], int]], ...] = (
+    ("BlkioDeviceReadBps", "device_read_bps", parse_bytes),
+    ("BlkioDeviceReadIOps", "device_read_iops", int),
+    ("BlkioDeviceWriteBps", "device_write_bps", parse_bytes),
+    ("BlkioDeviceWriteIOps", "device_write_iops", int),
+)
+
+
 def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     host: dict[str, Any] = {}
     for field, name, convert in _HOST_FIELDS:
@@ -239,6 +271,9 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     _put(host, "Annotations", dict(_pairs(given["annotation"])))
     _put(host, "Ulimits", [_ulimit(text) for text in given["ulimit"]])
     _put(host, "Devices", [_device(text) for text in given["device"]])
+    for field, name, convert in _DEVICE_RATES:
+        _put(host, field, [_device_rate(text, name, convert) for text in given[name]])
+    _put(host, "BlkioWeightDevice", [_device_weight(text) for text in given["blkio_weight_device"]])
     _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
     _put(host, "Binds", [parse_volume(text) for text in given["volume"]])
     _put(host, "Mounts", [parse_mount(text) for text in given["mount"]])
@@ -256,7 +291,11 @@ def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any
     endpoint: dict[str, Any] = {}
     _put(endpoint, "Aliases", list(given["network_alias"]))
     _put(endpoint, "MacAddress", given["mac_address"])
-    addresses = {"IPv4Address": given["ip"], "IPv6Address": given["ip6"]}
+    addresses = {
+        "IPv4Address": given["ip"],
+        "IPv6Address": given["ip6"],
+        "LinkLocalIPs": list(given["link_local_ip"]),
+    }
     _put(endpoint, "IPAMConfig", {key: value for key, value in addresses.items() if value})
     wanted: dict[str, Any] = {name: {} for name in networks[1:]}
     return ({host["NetworkMode"]: endpoint} if endpoint or wanted else {}) | wanted
@@ -349,6 +388,27 @@ def _device(text: str) -> dict[str, str]:
     if len(parts) > 3 or not host or not re.fullmatch(r"[rwm]{1,3}", access):
         raise errors.InvalidArgument(f"invalid device specification: {text}")
     return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
+
+
+def _device_rate(text: str, flag: str, convert: Callable[[str], int]) -> dict[str, Any]:
+    path, colon, rate = text.partition(":")
+    try:
+        value = convert(rate)
+    except (ValueError, errors.InvalidArgument):
+        value = -1
+    if not colon or not path.startswith("/dev/") or value < 0:
+        raise errors.InvalidArgument(
+            f'invalid argument "{text}" for "--{flag.replace("_", "-")}" flag: '
+            f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]"
+        )
+    return {"Path": path, "Rate": value}
+
+
+def _device_weight(text: str) -> dict[str, Any]:
+    path, colon, weight = text.partition(":")
+    if not colon or not path.startswith("/dev/") or not weight.isdigit():
+        raise errors.InvalidArgument(f'invalid argument "{text}" for "--blkio-weight-device" flag: bad format: {text}')
+    return {"Path": path, "Weight": int(weight)}
 
 
 def _restart_policy(text: str) -> dict[str, Any]:
