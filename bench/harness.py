@@ -67,8 +67,8 @@ def interleave(
 
 
 def digest(path: Path) -> str:
-    """The first 12 hex digits of a file's sha256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    """A file's sha256 in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def table(rows: list[Row]) -> str:

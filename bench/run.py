@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import os
 import shutil
 import sys
@@ -92,20 +93,12 @@ def _engines(stack: ExitStack) -> dict[str, DockerClient]:
 
 def _report(rows: list[Row]) -> str:
     """The table with its circumstances."""
-    programs = [
-        f"- {name} {version}, sha256 {digest(peers.binary(name))}"
-        for name, version in peers.versions().items()
-        if name in {"runc", "crun", "dockerd-20.10"}
-    ]
-    programs += [
-        f"- {path.name}, sha256 {digest(path)}" for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", LAUNCHER)
-    ]
     now = datetime.datetime.now(datetime.UTC)
     return "\n".join(
         [
             f"Measured {now:%Y-%m-%d %H:%M} UTC, kernel {os.uname().release}, {os.cpu_count()} cores.",
             "",
-            *programs,
+            *_programs(),
             "",
             table(rows),
             "",
@@ -113,6 +106,20 @@ def _report(rows: list[Row]) -> str:
             "",
         ]
     )
+
+
+def _programs() -> list[str]:
+    """Every binary that was measured, with the digest of its bytes; for Corten also of all of its source."""
+    versions = peers.versions()
+    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6")
+    lines = [f"- {name} {versions.get(name, '?')}: sha256 {digest(peers.binary(name))}" for name in names]
+    lines.append(f"- docker CLI: sha256 {digest(peers.docker_cli())}")
+    for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", LAUNCHER):
+        lines.append(f"- {path.name}: sha256 {digest(path)}")
+    source = hashlib.sha256()
+    for path in sorted((paths.REPOSITORY / "src").rglob("*.py")):
+        source.update(path.read_bytes())
+    return [*lines, f"- src/corten, every module in order: sha256 {source.hexdigest()}"]
 
 
 if __name__ == "__main__":
