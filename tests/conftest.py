@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support import images, netns, paths, peers, process, summary
+from support import abandoned, images, netns, paths, peers, process, summary
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 
@@ -67,7 +67,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 def nothing_is_left() -> Iterator[None]:
     """Fails the run when something with this process's mark outlives it."""
     if os.geteuid() == 0:
-        netns.remove_abandoned()
+        abandoned.remove()
     yield
     left = leftovers(paths.mark())
     assert not left, "left at the end of the run:\n" + "\n".join(left)

@@ -11,6 +11,7 @@ The base system is made by debootstrap once and kept in .cache/fresh.  Nothing e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -79,6 +80,7 @@ def main(words: list[str]) -> int:
         print("test-fresh: needs root: namespaces and mounts", file=sys.stderr)
         return 1
     base = base_archive()
+    before = set(cgroups())
     machine = Path(tempfile.mkdtemp(prefix="corten-fresh-"))
     machine.chmod(0o755)
     try:
@@ -90,7 +92,22 @@ def main(words: list[str]) -> int:
                 return status
         return 0
     finally:
-        shutil.rmtree(machine)
+        subprocess.run(["rm", "-rf", "--one-file-system", machine], check=True)
+        for path in cgroups():
+            if path not in before:
+                remove_empty(path)
+
+
+def cgroups() -> list[Path]:
+    """Cgroups named as Corten's are: the machine shares the kernel's, and what was in them ended with it."""
+    return [path for path in Path("/sys/fs/cgroup").glob("**/corten-*") if path.is_dir()]
+
+
+def remove_empty(cgroup: Path) -> None:
+    """Removes a cgroup and those below, unless a process is in one: then it is somebody else's."""
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
 
 
 def base_archive() -> Path:

@@ -26,7 +26,7 @@ def row(options: str, command: str, field: str, *also: str) -> None:
     shown = field if field.startswith("HostConfig.") else f"Config.{field}"
 
     def see(side: Side) -> Json:
-        words_here = [word.replace("SHARED", str(side.shared)) for word in words]
+        words_here = [word.replace("SHARED", str(side.shared)).replace("PARENT", side.parent) for word in words]
         return run(side, words_here, script, shown, *also)
 
     CHECKS.append(Check(f"run {options}", see, Body(field)))
@@ -93,7 +93,7 @@ row("--cpu-shares 512", cgroup("cpu/cpu.shares", "cpu.weight"), "HostConfig.CpuS
 row("--cpuset-cpus 0", "grep Cpus_allowed_list /proc/self/status", "HostConfig.CpusetCpus")
 row("--pids-limit 77", cgroup("pids/pids.max", "pids.max"), "HostConfig.PidsLimit")
 row("--shm-size 3m", "df -k /dev/shm | tail -n 1 | awk '{print $2}'", "HostConfig.ShmSize")
-row("--cgroup-parent /corten-test-parent", "cut -d: -f3 /proc/self/cgroup | sort -u", "HostConfig.CgroupParent")
+row("--cgroup-parent /PARENT", "cut -d: -f3 /proc/self/cgroup | sort -u", "HostConfig.CgroupParent")
 
 # Its namespaces.
 row("--network none", "ls /sys/class/net; cat /etc/hosts", "HostConfig.NetworkMode")

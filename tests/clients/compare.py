@@ -77,6 +77,11 @@ class Side:
         path.mkdir(exist_ok=True)
         return path
 
+    @property
+    def parent(self) -> str:
+        """A cgroup that no engine removes, because it did not make it; `test_compare` does."""
+        return f"{self.folder.name}-parent"
+
     def docker(self, *args: str, stdin: str | None = None) -> Json:
         """Runs the docker CLI: {"status", "stdout", "stderr"}."""
         done = subprocess.run(

@@ -82,7 +82,7 @@ class Normalizer:
         return self._text(value, folder) if isinstance(value, str) else value
 
     def _text(self, text: str, folder: str) -> str:
-        text = text.replace(folder, "<folder>")
+        text = text.replace(folder, "<folder>").replace(folder.rpartition("/")[2], "<folder>")
         for rule in self.texts:
             assert rule.pattern is not None
             text, count = rule.pattern.subn(rule.stands, text)

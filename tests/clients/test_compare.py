@@ -13,7 +13,7 @@ from docker.errors import DockerException
 from clients import checks_exec, checks_life, checks_lists, checks_py, checks_run, checks_wrong
 from clients.compare import CHECKS, Check, Side, difference, peer_only
 from clients.normal import RULES, Normalizer
-from support import summary
+from support import process, summary
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 from support.stripdoor import StripDoor
@@ -24,18 +24,23 @@ LEAST = 120  # checks that the issue asks for
 
 
 @pytest.fixture(scope="module")
-def reference(dockerd: Dockerd) -> Side:
+def reference(dockerd: Dockerd) -> Iterator[Side]:
     """dockerd 26.1."""
-    return Side(dockerd.socket, dockerd.folder, tuple(dockerd.netns.enter))
+    side = Side(dockerd.socket, dockerd.folder, tuple(dockerd.netns.enter))
+    yield side
+    process.remove_cgroups(side.parent)
 
 
 @pytest.fixture(scope="module")
-def corten(request: pytest.FixtureRequest, reference: Side) -> Side:
+def corten(request: pytest.FixtureRequest, reference: Side) -> Iterator[Side]:
     """The engine under test."""
     if peer_only():
-        return reference
+        yield reference
+        return
     engine: CortenEngine = request.getfixturevalue("shared_engine")
-    return Side(engine.socket, engine.folder, tuple(engine.netns.enter))
+    side = Side(engine.socket, engine.folder, tuple(engine.netns.enter))
+    yield side
+    process.remove_cgroups(side.parent)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Commands enter it by nsenter(1), never by `ip netns exec`, which mounts another 
 
 from __future__ import annotations
 
-import re
 import secrets
 import subprocess
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from types import TracebackType
 from support import paths
 
 RUN = Path("/run/netns")
-_NAME = re.compile(rf"{paths.PREFIX}(\d+)-[0-9a-f]+")
 
 
 class NetNs:
@@ -53,14 +51,3 @@ class NetNs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def remove_abandoned() -> list[str]:
-    """Deletes the namespaces of test runs that were killed; returns their names."""
-    gone = []
-    for path in RUN.glob(f"{paths.PREFIX}*") if RUN.exists() else ():
-        match = _NAME.fullmatch(path.name)
-        if match and not Path("/proc", match.group(1)).exists():
-            subprocess.run(["ip", "netns", "delete", path.name], check=True)
-            gone.append(path.name)
-    return gone
