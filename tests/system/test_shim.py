@@ -401,8 +401,7 @@ async def test_the_root_filesystem_is_reached_through_its_descriptor_and_by_no_m
     box = await lab.run("sh", "-c", "echo inside > /tmp/file; sleep 1000")
     fd = await box.client.rootfs()
     path = Path(f"/proc/self/fd/{fd}/tmp/file")
-    await until(path.exists, "the container's file")
-    assert path.read_text() == "inside\n"
+    await until(lambda: path.exists() and path.read_text() == "inside\n", "the container's file and its text")
     os.close(fd)
     assert box.id not in Path("/proc/self/mountinfo").read_text()
 

@@ -121,6 +121,15 @@ async def test_two_peers_hear_the_same_events(own_lab: Lab) -> None:
     other.close()
 
 
+async def test_an_exit_record_that_cannot_be_written_keeps_no_end_from_being_told(own_lab: Lab) -> None:
+    box = await own_lab.run("sleep", "1000")
+    (box.directory / "exit").mkdir()
+    await box.client.kill(signal.SIGKILL)
+    assert (await box.wait_event("exit"))["status"] == 137
+    (box.directory / "exit").rmdir()
+    assert (await box.adopt())["state"] == "stopped"
+
+
 async def test_a_shim_without_a_container_ends_with_its_cortend(own_lab: Lab) -> None:
     box = await own_lab.make("true", fork_only=True)
     pid = box.client.pid

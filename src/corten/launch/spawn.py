@@ -39,6 +39,8 @@ F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
 EINVAL = 22
+TEXT_LAST = 256  # bytes of the kernel's explanation that are kept
+EARLY_LAST = 64  # events kept until `Started`
 
 
 class Started(Value):
@@ -115,16 +117,17 @@ class TraceReader:
         events: list[Event] = []
         for index, kind, value in RECORD.iter_unpack(data[:whole]):
             if kind == KIND_TEXT:
-                self._text += value.to_bytes(8, "little").rstrip(b"\0")
+                self._text = (self._text + value.to_bytes(8, "little").rstrip(b"\0"))[:TEXT_LAST]
                 continue
             event = self._event(index, kind, value)
             if kind == KIND_WAITING and not self._started:
-                self._early.append(event)
+                self._early = [*self._early, event][:EARLY_LAST]
                 continue
             events.append(event)
             if kind == KIND_STARTED:
                 self._started = True
                 events += self._early
+                self._early = []
         return events
 
     def _event(self, index: int, kind: int, value: int) -> Event:

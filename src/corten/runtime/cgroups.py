@@ -235,7 +235,8 @@ class Cgroup:
             except ProcessLookupError:
                 continue
             try:
-                fast.pidfd_send_signal(pidfd, signum)
+                if pid in self.pids():  # else the number went to somebody else's process meanwhile
+                    fast.pidfd_send_signal(pidfd, signum)
             except ProcessLookupError:
                 pass
             finally:
@@ -280,10 +281,10 @@ class Cgroup:
     def _kill_one_by_one(self) -> None:
         """Plain v1: freeze, so that nothing forks away from the list, kill, thaw; until nobody is left."""
         deadline = time.monotonic() + KILL_TIMEOUT_S
-        while (pids := self.pids()) and time.monotonic() < deadline:
+        while self.pids() and time.monotonic() < deadline:
             if self._freezer()[0]:
                 self.freeze()
-            for pid in pids:
+            for pid in self.pids():  # again: what is frozen can neither fork nor end, so that no number changes hands
                 try:
                     posix.kill(pid, SIGKILL)
                 except ProcessLookupError:

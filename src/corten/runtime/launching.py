@@ -10,9 +10,12 @@ Undoing goes the other way, by the same functions as `delete --force`.
 from __future__ import annotations
 
 import posix
+import select
+import time
 
 from corten.errors import CortenError, Internal
 from corten.launch import spawn
+from corten.launch.ops import Hook
 from corten.launch.userops import SetRlimit
 from corten.runtime import fast, hooks
 from corten.runtime.cgroups import Cgroup
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from corten.runtime.prepare import Host, Prepared
 
 SIGKILL = 9
+ENOENT, ESRCH, EINVAL = 2, 3, 22
+PID_LAST = (1 << 31) - 1
+EXEC_TIMEOUT_S = 30.0  # from spawn, or the start byte, to execve: milliseconds, unless hooks run in between
 START_FAILURE = "unable to start container process"
 INIT_FAILURE = "error during container init"
 
@@ -46,6 +52,10 @@ class Running:
     """A spawned plan: the process it became, and what is still to be read of it.
 
     Owns `pidfd` and, until `close`, the trace pipe.  `follow` is called again and again by whoever has time.
+
+    What the pipe says is not trusted: a container that may trace its processes (CAP_SYS_PTRACE) can open the pipe of
+    an exec through /proc/PID/fd, write records of its own and hold it open.  The worst that comes of it is a start
+    that fails.
     """
 
     __slots__ = ("executed", "failure", "is_init", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
@@ -61,38 +71,65 @@ class Running:
         self.failure: spawn.Failed | None = None
         self.launcher_reaped = False
 
-    def follow(self) -> None:
+    def follow(self, deadline: float = 0.0) -> None:
         """Blocks for the launcher's next events; raises LaunchFailure in the plan's words.
 
-        Afterwards `pid` is set once the process exists, `waiting` is the index of the step it waits at, or -1, and
-        `executed` tells that the plan is over.
+        With a `deadline` (time.monotonic) Internal is raised when it has passed.  Afterwards `pid` is set once the
+        process exists, `waiting` is the index of the step it waits at, or -1, and `executed` tells that the plan is
+        over.
         """
         self.waiting = -1
-        events = self.launch.events()
-        self.trace.add(events)
-        for event in events:
-            if isinstance(event, spawn.Started):
-                self.pid = event.pid
-                self.pidfd = posix.pidfd_open(event.pid)
-            elif isinstance(event, spawn.Waiting):
-                self.waiting = event.index
-            elif isinstance(event, spawn.Failed):
-                self.failure = self.failure or event
-            elif isinstance(event, spawn.Done):
-                self.executed = True
+        self._take(self._events(deadline))
         if self.failure is not None:
             self._fail(self.failure)
         if self.executed and not self.pid:
             raise Internal(f"{START_FAILURE}: the launcher died with wait status {self.reap_launcher()}")
 
+    def _events(self, deadline: float) -> list[spawn.Event]:
+        """The next events; `Done` as well once the process is dead, whoever else holds the pipe open."""
+        poll = select.poll()
+        poll.register(self.launch.trace_fd, select.POLLIN)
+        if self.pidfd >= 0:
+            poll.register(self.pidfd, select.POLLIN)
+        limit_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else None
+        ready = {fd for fd, _ in poll.poll(limit_ms)}
+        if not ready or (deadline and time.monotonic() > deadline):
+            raise Internal(f"{START_FAILURE}: the process was not executed in time")
+        return self.launch.events() if self.launch.trace_fd in ready else [spawn.Done()]
+
+    def _take(self, events: list[spawn.Event]) -> None:
+        self.trace.add(events)
+        for event in events:
+            if isinstance(event, spawn.Started):
+                self._adopt(event.pid)
+            elif isinstance(event, spawn.Waiting) and event.index < len(self.launch.plan.ops):
+                self.waiting = event.index
+            elif isinstance(event, spawn.Failed) and event.index < len(self.launch.plan.ops):
+                self.failure = self.failure or event
+            elif isinstance(event, spawn.Done):
+                self.executed = True
+
+    def _adopt(self, pid: int) -> None:
+        """Takes `pid` for the launched process, once and only if it is a child of ours: it may have to be killed.
+
+        A child that is older than the launcher is another process of the container.
+        """
+        launcher = self.launch.launcher_pid
+        if self.pid or pid == launcher:
+            return
+        pidfd = open_child(pid)
+        if pidfd < 0:
+            return
+        if process_start(pid)[0] < process_start(launcher)[0]:
+            posix.close(pidfd)
+            return
+        self.pid, self.pidfd = pid, pidfd
+
     def _fail(self, event: spawn.Failed) -> None:
         """Reads on to the end, so that a process that exists is known and reaped, then raises."""
+        deadline = time.monotonic() + EXEC_TIMEOUT_S
         while not self.executed:
-            for later in self.launch.events():
-                if isinstance(later, spawn.Started):
-                    self.pid = later.pid
-                    self.pidfd = posix.pidfd_open(later.pid)
-                self.executed = self.executed or isinstance(later, spawn.Done)
+            self._take(self._events(deadline))
         plan = self.launch.plan
         op = plan.ops[event.index]
         text = spawn.sentence(plan, event.index, event.errno, event.detail, event.text)
@@ -108,9 +145,11 @@ class Running:
                 raise Internal(f"{START_FAILURE}: process died before it was ready")
 
     def follow_to_exec(self) -> None:
-        """Follows until the process is executed."""
+        """Follows until the process is executed; raises Internal when that takes too long without a hook."""
+        hooked = any(isinstance(op, Hook) for op in self.launch.plan.ops)
+        deadline = 0.0 if hooked else time.monotonic() + EXEC_TIMEOUT_S
         while not self.executed:
-            self.follow()
+            self.follow(deadline)
 
     def reap_launcher(self) -> int:
         """Waits for the launcher, which ends once the process exists or has failed; its wait status, 0 later."""
@@ -209,8 +248,9 @@ class Creation:
         try:
             launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
             running = self.running = Running(launch, self.trace, is_init=True)
+            deadline = time.monotonic() + EXEC_TIMEOUT_S
             while not running.pid:
-                running.follow()
+                running.follow(deadline)
             self._note_init(running.pid)
             if "hooks" in self.prepared.plan.inputs:
                 if running.waiting < 0:
@@ -255,6 +295,24 @@ class Creation:
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)
+
+
+def open_child(pid: int) -> int:
+    """A pidfd of `pid`, -1 unless it is a child of this process that has not been reaped."""
+    if not 0 < pid <= PID_LAST:
+        return -1
+    try:
+        pidfd = posix.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (ENOENT, ESRCH, EINVAL):
+            raise
+        return -1
+    try:
+        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+    except ChildProcessError:
+        posix.close(pidfd)
+        return -1
+    return pidfd
 
 
 def write_pid_file(path: str, pid: int) -> None:

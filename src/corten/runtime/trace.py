@@ -46,10 +46,12 @@ class Trace:
         self._phase = (name, now_ns)
 
     def add(self, events: Iterable[spawn.Event]) -> None:
-        """Takes the steps among the launcher's events."""
+        """Takes the steps among the launcher's events, as far as the plan has them (others may write to the pipe)."""
+        count = len(self.plan.ops) if self.plan is not None else 0
         for event in events:
             if isinstance(event, spawn.Step):
-                self.steps.append((event.index, event.ns))
+                if event.index < count and len(self.steps) < 2 * count:
+                    self.steps.append((event.index, event.ns))
             elif isinstance(event, spawn.Done):
                 self.end_ns = time.monotonic_ns()
 

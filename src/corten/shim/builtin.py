@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import Any
 
 from corten.errors import FailedPrecondition, Internal, NotFound
@@ -67,8 +68,10 @@ class BuiltinRuntime:
     def start(self) -> Steps[None]:
         created = self._made()
         container.start(self._root, self._id)
+        deadline = time.monotonic() + _EXEC_TIMEOUT_S
         while created.trace_fd >= 0:
-            if not (yield Readable(created.trace_fd, _EXEC_TIMEOUT_S)):
+            left_s = deadline - time.monotonic()  # of all together: not even a flood of records takes longer
+            if left_s <= 0 or not (yield Readable(created.trace_fd, left_s)):
                 raise Internal("the process was not executed in time")
             self._follow(created)
 
@@ -79,7 +82,7 @@ class BuiltinRuntime:
         for event in events:
             if isinstance(event, spawn.Done):
                 self._close_trace()
-            elif isinstance(event, spawn.Failed):
+            elif isinstance(event, spawn.Failed) and event.index < len(created.plan.ops):
                 text = spawn.sentence(created.plan, event.index, event.errno, event.detail, event.text)
                 self._close_trace()
                 raise launching.LaunchFailure(

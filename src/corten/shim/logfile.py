@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import time
+import traceback
 
 from corten.shim.jsonlog import rfc3339_nano
 
@@ -30,12 +31,13 @@ class LogFile:
     `size` is in bytes; `dropped` counts records' bytes that the disk did not take.
     """
 
-    __slots__ = ("_fd", "compress", "dropped", "max_files", "max_size", "path", "size")
+    __slots__ = ("_fd", "_limit", "compress", "dropped", "max_files", "max_size", "path", "size")
 
     def __init__(self, path: str, *, max_size: int = _NO_LIMIT, max_files: int = 1, compress: bool = False) -> None:
         """`max_size` in bytes, -1 for no limit.  Raises OSError when the file cannot be opened."""
         self.path = path
         self.max_size = max_size
+        self._limit = max_size  # above `max_size` after a rotation that failed
         self.max_files = max_files
         self.compress = compress
         self.dropped = 0
@@ -49,9 +51,9 @@ class LogFile:
             self._write(records)
             return
         while records:
-            if self.size >= self.max_size:
+            if self.size >= self._limit:
                 self._rotate()
-            cut = records.find(b"\n", max(0, self.max_size - self.size - 1)) + 1 or len(records)
+            cut = records.find(b"\n", max(0, self._limit - self.size - 1)) + 1 or len(records)
             self._write(records[:cut])
             records = records[cut:]
 
@@ -74,15 +76,32 @@ class LogFile:
             os.ftruncate(self._fd, self.size)
 
     def _rotate(self) -> None:
+        """Begin a new file; where that fails (a full disk, no descriptor left) the old one goes on past its limit."""
+        try:
+            new = self._open_new()
+        except OSError:
+            traceback.print_exc()
+            self._limit = self.size + self.max_size // 8 + 1  # tried again then, and not with every record
+            return
         os.close(self._fd)
-        if self.max_files < 2:
-            os.unlink(self.path)
-        else:
-            self._shift()
-        self._fd = os.open(self.path, _OPEN | os.O_TRUNC, _MODE)
+        self._fd = new
         self.size = 0
+        self._limit = self.max_size
         if self.compress and self.max_files > 1:
             compress_in_background(self.path + ".1")
+
+    def _open_new(self) -> int:
+        """The new file's descriptor, the old files shifted; nothing is shifted when there can be no new file."""
+        beside = self.path + ".new"
+        new = os.open(beside, _OPEN | os.O_TRUNC, _MODE)
+        try:
+            if self.max_files > 1:
+                self._shift()
+            os.replace(beside, self.path)
+        except OSError:
+            os.close(new)
+            raise
+        return new
 
     def _shift(self) -> None:
         for number in range(self.max_files - 1, 0, -1):
@@ -97,7 +116,11 @@ def compress_in_background(path: str) -> None:
 
     The child is a grandchild: nobody has to reap it.  Until it ends, readers find the plain file.
     """
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # no process left: the file stays plain, which every reader takes
+        traceback.print_exc()
+        return
     if child:
         os.waitpid(child, 0)
         return

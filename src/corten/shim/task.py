@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -333,12 +334,25 @@ class Task:
         self._loop.start(self._finish(init))
 
     def _finish(self, init: Process) -> Steps[None]:
-        """The steps of an exit, in the order of the module's text."""
-        yield from self._end_stragglers(init)
-        counters = self.counters()
+        """The steps of an exit, in the order of the module's text.
+
+        What the machine refuses (a full /run, a cgroup that is gone) goes to shim.log: the end is told all the same.
+        """
+        counters = Counters(0, 0)
+        try:
+            yield from self._end_stragglers(init)
+        except (OSError, Internal):
+            traceback.print_exc()
+        try:
+            counters = self.counters()
+        except OSError:
+            traceback.print_exc()
         self._out_of_memory(counters.oom_kills)
         self.exit_record = exit_record(init, counters)
-        files.replace(f"{self.directory}/{EXIT_RECORD}", fast.dump_bytes(self.exit_record))
+        try:
+            files.replace(f"{self.directory}/{EXIT_RECORD}", fast.dump_bytes(self.exit_record))
+        except OSError:
+            traceback.print_exc()
         self._enter("stopped")
         self._emit({"event": "exit", **self.exit_record})
         init.stdio.finish()

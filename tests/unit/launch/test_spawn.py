@@ -211,6 +211,14 @@ class TestTraceReader:
         failed = struct.pack("=IIQ", 4, 22, 0)
         assert TraceReader().feed(b"".join(words) + failed) == [Failed(4, 22, 0, "tmpfs: Bad")]
 
+    def test_a_flood_of_text_is_cut(self) -> None:
+        flood = struct.pack("=IIQ", 4, 65538, int.from_bytes(b"x" * 8, "little")) * 1000
+        assert TraceReader().feed(flood + struct.pack("=IIQ", 4, 22, 0)) == [Failed(4, 22, 0, "x" * 256)]
+
+    def test_a_flood_of_waits_before_started_is_cut_and_told_once(self) -> None:
+        events = TraceReader().feed(self.WAITING * 1000 + self.STARTED * 2)
+        assert events == [Started(99), *[Waiting(9)] * 64, Started(99)]
+
     def test_end_of_file_is_done(self) -> None:
         assert TraceReader().feed(b"") == [Done()]
 

@@ -33,6 +33,14 @@ def test_a_trace_becomes_rows_with_durations() -> None:
     assert [row["name"] for row in found["phases"]] == ["launch"]
 
 
+def test_a_trace_takes_no_step_that_its_plan_has_not() -> None:
+    recorded = tracing.Trace()
+    recorded.plan = Plan((Setsid(),), ())
+    recorded.add([spawn.Step(7, 100)] + [spawn.Step(0, 100)] * 1000)
+    assert {row["op"] for row in tracing.explain(recorded.to_bytes())["steps"]} == {"setsid"}
+    assert len(recorded.steps) == 2
+
+
 def test_the_end_of_a_trace_is_noted() -> None:
     recorded = tracing.Trace()
     recorded.add([spawn.Done()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -52,6 +53,49 @@ def test_one_file_alone_starts_again_when_it_is_full(tmp_path: Path) -> None:
     log.close()
     assert [entry.name for entry in tmp_path.iterdir()] == ["log"]
     assert path.read_bytes() == RECORD
+
+
+def test_a_rotation_that_fails_goes_on_in_the_old_file_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogFile(str(tmp_path / "log"), max_size=len(RECORD), max_files=2)
+
+    def refuse(*args: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("corten.shim.logfile.os.open", refuse)
+        log.append(RECORD * 3)
+    assert (tmp_path / "log").read_bytes() == RECORD * 3
+    assert capsys.readouterr().err.count("OSError: [Errno 24] Too many open files") == 2
+    log.append(RECORD)
+    log.close()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log", "log.1"]
+    assert [(tmp_path / name).read_bytes() for name in ("log", "log.1")] == [RECORD, RECORD * 3]
+
+
+def test_a_log_that_somebody_removed_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = LogFile(str(path), max_size=len(RECORD), max_files=1)
+    log.append(RECORD)
+    path.unlink()
+    log.append(RECORD)
+    log.close()
+    assert path.read_bytes() == RECORD
+
+
+def test_without_a_process_for_compression_the_file_stays_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("corten.shim.logfile.os.fork", refuse)
+    log = LogFile(str(tmp_path / "log"), max_size=len(RECORD), max_files=2, compress=True)
+    log.append(RECORD * 2)
+    log.close()
+    assert (tmp_path / "log.1").read_bytes() == RECORD
+    assert "Resource temporarily unavailable" in capsys.readouterr().err
 
 
 def test_rotated_files_are_compressed_in_the_background(tmp_path: Path) -> None:
