@@ -121,6 +121,37 @@ def test_a_deleted_journal_does_not_hide_leftovers(engine: CortenEngine) -> None
     until(lambda: not remains(engine), "remains of a container that no record names")
 
 
+def test_a_record_that_cannot_be_read_costs_the_container_nothing(engine: CortenEngine) -> None:
+    import sqlite3
+
+    engine.docker("run", "-d", "--name", "kept", IMAGE, "sh", "-c", "echo mine > /mine; sleep 100", check=True)
+    ident, pid = inspect(engine, "kept")["Id"], state(engine, "kept")["Pid"]
+    until(lambda: os.path.exists(f"/proc/{pid}/root/mine"), "the container's file")
+    engine.kill9()
+    with sqlite3.connect(engine.data_root / "corten.db") as database:
+        (record,) = database.execute("SELECT engine FROM containers WHERE id = ?", (ident,)).fetchone()
+        database.execute("UPDATE containers SET engine = ? WHERE id = ?", (b"{", ident))
+    database.close()
+    engine.start()
+    assert engine.docker("ps", "-aq", check=True).stdout == ""
+    engine.kill9()
+    with sqlite3.connect(engine.data_root / "corten.db") as database:
+        database.execute("UPDATE containers SET engine = ? WHERE id = ?", (record, ident))
+    database.close()
+    engine.start()
+    assert state(engine, "kept")["Pid"] == pid
+    assert engine.docker("exec", "kept", "cat", "/mine", check=True).stdout == "mine\n"
+
+
+def test_a_start_buries_what_a_failed_cleanup_left(engine: CortenEngine) -> None:
+    engine.docker("create", "--name", "again", IMAGE, "echo", "ok", check=True)
+    left = engine.exec_root / "tasks" / "moby" / inspect(engine, "again")["Id"]
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    assert engine.docker("start", "-a", "again", check=True).stdout == "ok\n"
+    until(lambda: not left.exists(), "the end of the task")
+
+
 def test_a_second_cortend_is_refused_by_name(engine: CortenEngine) -> None:
     done = subprocess.run(engine.argv, check=False, capture_output=True, text=True, env=engine.environment)
     assert done.returncode == 1

@@ -60,6 +60,9 @@ class ClientStream(Protocol):
     def initial(self) -> bytes:
         """Bytes that came behind the request: the first of stdin."""
 
+    def fileno(self) -> int:
+        """The socket, which stays the event loop's and does not block.  Raises OSError when the client is gone."""
+
     def write_head(self) -> None:
         """Write the 101 or 200 straight to the socket.  The second call does nothing."""
 

@@ -374,6 +374,12 @@ class Front(asyncio.Protocol):
         descriptor: int = self.transport.get_extra_info("socket").fileno()
         return descriptor
 
+    def client_fd(self) -> int:
+        """As `fileno`; raises OSError when the client is gone."""
+        if self.transport is None:
+            raise BrokenPipeError("the client is gone")
+        return self.fileno()
+
     def detach_fd(self) -> int:
         """A duplicate of the socket; the event loop lets go of its own without shutting the connection down."""
         if self.transport is None:
@@ -394,7 +400,7 @@ class Front(asyncio.Protocol):
         """Run `callback` once when the client has gone for good."""
         if self._watch is not None:
             self._watch.close()
-        self._watch = HangupWatch(self._owner.loop, self.fileno(), callback)
+        self._watch = HangupWatch(self._owner.loop, self.client_fd(), callback)
 
     # small things
 

@@ -37,6 +37,9 @@ class HijackedStream:
     def initial(self) -> bytes:
         return self._front.initial
 
+    def fileno(self) -> int:
+        return self._front.client_fd()
+
     def write_head(self) -> None:
         if not self.is_head_written:
             self._front.write_now(self._head)

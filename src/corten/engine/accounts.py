@@ -6,6 +6,7 @@ is remembered: containers whose own layer has no /etc have the image's accounts.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from corten.engine.users import Accounts, User, lookup, read_accounts
 from corten.shim.rootfs import RootMount, make_detached
 
 _REMEMBERED: Final = 64
+_INLINE_BYTES: Final = 64 << 10  # less takes no longer than a thread does
 
 
 class AccountBook:
@@ -26,16 +28,16 @@ class AccountBook:
         self._scratch = scratch
         self._by_image: OrderedDict[str, Accounts] = OrderedDict()
 
-    def user(self, spec: str, group_add: Sequence[str], image_id: str, mount: Mount) -> User:
-        """The user of a container at its start.  Raises Internal in dockerd's words for an unknown one."""
+    def of(self, image_id: str, mount: Mount) -> Accounts:
+        """The accounts of a container at its start."""
         if _has_own_accounts(mount):
-            return lookup(spec, self._read(mount), group_add)
+            return self._read(mount)
         accounts = self._by_image.get(image_id)
         if accounts is None:
             accounts = self._by_image[image_id] = self._read(mount)
             if len(self._by_image) > _REMEMBERED:
                 self._by_image.popitem(last=False)
-        return lookup(spec, accounts, group_add)
+        return accounts
 
     def _read(self, mount: Mount) -> Accounts:
         root = RootMount(mount.type, mount.source, list(mount.options))
@@ -51,6 +53,8 @@ def _has_own_accounts(mount: Mount) -> bool:
     return not upper or os.path.lexists(f"{upper}/etc")
 
 
-def exec_user(root_fd: int, spec: str, group_add: Sequence[str] = ()) -> User:
-    """The user of an exec, as the container's files say now."""
-    return lookup(spec, read_accounts(root_fd), group_add)
+async def find_user(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User:
+    """`users.lookup`, in a thread when the files are large.  Raises Internal in dockerd's words for an unknown one."""
+    if len(accounts.passwd) + len(accounts.group) <= _INLINE_BYTES:
+        return lookup(spec, accounts, group_add)
+    return await asyncio.to_thread(lookup, spec, accounts, group_add)

@@ -115,6 +115,7 @@ class Engine:
                 await self._parts.settle()
         except TimeoutError:
             log.warning("%d pieces of work are left to the next start", len(self._parts.background))
+        self._streams.close()
         for container in self._parts.roster:
             if container.task is not None and container.task.shim is not None:
                 container.task.shim.close()

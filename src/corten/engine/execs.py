@@ -20,13 +20,14 @@ import msgspec
 
 from corten.core.shims import Attach, ShimClient
 from corten.engine import launcherrors, oci
-from corten.engine.accounts import exec_user
+from corten.engine.accounts import find_user
 from corten.engine.container import Container
 from corten.engine.events import container_event
 from corten.engine.parts import Parts
 from corten.engine.record import Status
 from corten.engine.start import CONFIG_NAME
 from corten.engine.streams import ClientStream, check_size
+from corten.engine.users import Accounts, read_accounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound
 from corten.shim.detach import parse_keys
 from corten.spec.docker import ExecConfig
@@ -112,27 +113,27 @@ class Execs:
         one.state = ExecState.RUNNING
         self._tell(one, f"exec_start: {_words(one.config)}")
         try:
-            process = self._process(one, shim, console_size)
+            process = await self._process(one, shim, console_size)
             status = await self._run(one, shim, process, console_size, stream)
-        except CortenError:
+        except (CortenError, OSError):  # OSError: the client has gone
             one.code = launcherrors.CANNOT_INVOKE
             self._end(one)
             raise
         one.pid = int(status["pid"])  # also after its end, as dockerd shows it
 
-    def _process(self, one: Exec, shim: ShimClient, size: tuple[int, int] | None) -> Json:
+    async def _process(self, one: Exec, shim: ShimClient, size: tuple[int, int] | None) -> Json:
         """The OCI process: the container's own with what the request changes."""
         container, config = one.container, one.config
         if config.working_dir and not config.working_dir.startswith("/"):
             raise launcherrors.exec_error(Internal("Cwd must be an absolute path"))
         effective = container.record.effective
-        with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
-            base = msgspec.json.decode(file.read())["process"]
-        root_fd = os.open(f"/proc/{container.record.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            user = exec_user(root_fd, config.user or effective.config.user, effective.host.group_add or ())
-        finally:
-            os.close(root_fd)
+            with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
+                base = msgspec.json.decode(file.read())["process"]
+            accounts = _accounts(container.record.state.pid)
+        except OSError as error:  # its init is dead, which nobody has told yet
+            raise Conflict(f"container {container.id} is not running") from error
+        user = await find_user(config.user or effective.config.user, accounts, effective.host.group_add or ())
         if size is not None:
             config = msgspec.structs.replace(config, console_size=size)
         process = oci.exec_process(base, effective.config, config, user)
@@ -175,7 +176,9 @@ class Execs:
         self._tell(one, "exec_die", exitCode=str(one.code))
 
     def _end(self, one: Exec) -> None:
-        """It is over; the last ones stay for ExecInspect."""
+        """It is over, unless it was with its container already; the last ones stay for ExecInspect."""
+        if one.state is ExecState.EXITED:
+            return
         one.state = ExecState.EXITED
         one.container.exec_ids.remove(one.id)
         self._finished.append(one.id)
@@ -237,6 +240,15 @@ class Execs:
     def _tell(self, one: Exec, action: str, **attributes: str) -> None:
         event = container_event(one.container.record, action.rstrip("\n"), execID=one.id, **attributes)
         self._parts.bus.publish(event)
+
+
+def _accounts(pid: int) -> Accounts:
+    """As the container's files say now.  Raises OSError when its init is gone."""
+    root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return read_accounts(root_fd)
+    finally:
+        os.close(root_fd)
 
 
 def _words(config: ExecConfig) -> str:

@@ -8,8 +8,11 @@ Cleanup is in reverse order of the start and never waited for by the client; a n
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import copy
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -34,6 +37,7 @@ log = logging.getLogger("corten.engine")
 SHIM_LOST: Final = "shim lost"
 LOST_EXIT_CODE: Final = 137
 TRACE_NAME: Final = "trace.json"
+_RETRY_S: Final = 2.0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -107,29 +111,40 @@ class Finisher:
     # The end
 
     async def finish(self, container: Container, task: Task, how: Exit) -> None:
-        """Record an exit and do what follows from it.  A second report of the same run does nothing."""
+        """Record an exit and do what follows from it.  A second report of the same run does nothing.
+
+        A record that cannot be saved (a full disk) is tried again until it can: nobody else tells of this exit.
+        """
+        while not await self._try_to_finish(container, task, how):
+            await asyncio.sleep(_RETRY_S)
+
+    async def _try_to_finish(self, container: Container, task: Task, how: Exit) -> bool:
+        """False when the record could not be saved; nothing but the network was touched then."""
         async with container.lock:
             if container.task is not task or not container.is_running:
-                return
+                return True
+            network = container.record.place.network
             await self._leave_network(container, task)
-            record = self._exited(container, how)
+            backoff = copy.copy(container.backoff)
             restart_delay_s = self._restart_delay(container, how)
-            if restart_delay_s is not None:
-                record = record.with_state(
-                    status=advance(record.state.status, Move.AWAIT_RESTART),
-                    restart_count=record.state.restart_count + 1,
-                )
-            self._parts.save(container, record)
+            try:
+                self._parts.save(container, self._exited(container, how, restart_delay_s))
+            except (sqlite3.Error, OSError):
+                log.exception("container %s: its exit cannot be recorded, tried again", container.id)
+                container.backoff = backoff
+                return False
             container.task = None
             self.container_ended(container)
+            self._tell_network(container, network)
             self._tell(container, how)
             container.cleanup = self._parts.run_later(self._clean_up(container, task))
             if restart_delay_s is not None:
                 self._schedule(container, restart_delay_s)
-            elif record.effective.host.auto_remove:
+            elif container.record.effective.host.auto_remove:
                 self.remove(container)
+        return True
 
-    def _exited(self, container: Container, how: Exit) -> Record:
+    def _exited(self, container: Container, how: Exit, restart_delay_s: float | None) -> Record:
         record = container.record.with_state(
             status=advance(container.record.state.status, Move.EXIT),
             pid=0,
@@ -140,6 +155,10 @@ class Finisher:
             verdict=how.verdict,
             error=how.verdict,
         )
+        if restart_delay_s is not None:
+            record = record.with_state(
+                status=advance(record.state.status, Move.AWAIT_RESTART), restart_count=record.state.restart_count + 1
+            )
         return replace(record, place=record.place.left())
 
     def _tell(self, container: Container, how: Exit) -> None:
@@ -157,16 +176,23 @@ class Finisher:
         loop.call_soon(loop.call_soon, self._parts.bus.publish, event)
 
     async def _leave_network(self, container: Container, task: Task) -> None:
-        """Ports and address are free before anybody hears of the exit."""
+        """Ports and address are free before anybody hears of the exit; what fails here does not hide the exit."""
         name = container.record.place.network
         if not name:
             return
-        if container.endpoint is not None and container.endpoint.publications and task.shim is not None:
-            with contextlib.suppress(Unavailable):  # its sockets end with it
-                await task.shim.release([port_name(one) for one in container.endpoint.publications])
-        if name == "bridge":
-            self._parts.bridge.disconnect(container.id)
+        try:
+            if container.endpoint is not None and container.endpoint.publications and task.shim is not None:
+                with contextlib.suppress(Unavailable):  # its sockets end with it
+                    await task.shim.release([port_name(one) for one in container.endpoint.publications])
+            if name == "bridge":
+                self._parts.bridge.disconnect(container.id)
+        except (CortenError, OSError, sqlite3.Error):
+            log.exception("container %s: network is left to recovery", container.id)
         container.endpoint = None
+
+    def _tell_network(self, container: Container, name: str) -> None:
+        if not name:
+            return
         networks = self._parts.networks
         kind = networks.driver_of(name)
         event = network_event(networks.ids[name], "disconnect", name=name, kind=kind, container_id=container.id)
@@ -216,10 +242,13 @@ class Finisher:
     # Cleanup
 
     async def _clean_up(self, container: Container, task: Task) -> None:
-        self._keep_trace(container, task)
-        self._shared_memory.release(task)
-        await self._parts.tasks.end(task)
-        container.cleanup = None
+        """What fails here is logged by who waits for background work; the next start buries what is left."""
+        try:
+            self._keep_trace(container, task)
+            self._shared_memory.release(task)
+            await self._parts.tasks.end(task)
+        finally:
+            container.cleanup = None
 
     def _keep_trace(self, container: Container, task: Task) -> None:
         """The steps of the last start outlive its task, for `corten trace`."""
@@ -234,3 +263,5 @@ class Finisher:
                 file.write(msgspec.json.encode(recorded))
         except FileNotFoundError:
             return  # the container was removed with its run
+        except OSError as error:
+            log.warning("container %s: the trace of its start is not kept: %s", container.id, error)

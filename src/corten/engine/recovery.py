@@ -63,6 +63,7 @@ class Recovery:
         watch.adopt = self._adopt
         self._database = database
         self._content = content
+        self._unreadable: set[str] = set()  # ids of records that this release cannot read: all of theirs is left alone
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
 
     async def run(self) -> None:
@@ -80,7 +81,9 @@ class Recovery:
             try:
                 record = decode(row.engine)
             except msgspec.DecodeError as error:
-                log.warning("record of container %s cannot be read: %s", row.id, error)
+                log.warning("record of container %s cannot be read, the container is left alone: %s", row.id, error)
+                self._unreadable.add(row.id)
+                self._parts.roster.reserve_name(row.name, row.id)
                 continue
             self._parts.roster.reserve_name(record.name, record.id)
             self._parts.roster.add(Container(record, self._parts.loop))
@@ -192,10 +195,10 @@ class Recovery:
         parts = self._parts
         for container_id in list(parts.tasks.leftovers()):
             container = parts.roster.get(container_id)
-            if container is None:
+            if container is None and container_id not in self._unreadable:
                 await self._end_stray(container_id)
         for entry in self._entries.values():
-            if not os.path.isdir(entry.name):
+            if entry.data.get("id") not in self._unreadable and not os.path.isdir(entry.name):
                 self._remove_cgroup(str(entry.data.get("cgroup", "")))
                 parts.journal.done(entry.id)
         await asyncio.to_thread(self._remove_stray_cgroups)
@@ -228,7 +231,7 @@ class Recovery:
         alive = {one.id for one in self._parts.roster if one.task is not None}
         parent = self._parts.tasks.cgroup(self._parts.cgroup_parent)
         names = {name for path in parent.paths.directories() for name in _subdirectories(path)}
-        for name in names - alive:
+        for name in names - alive - self._unreadable:
             log.warning("cgroup %s has no container: removed", name)
             self._remove_cgroup(f"{self._parts.cgroup_parent}/{name}")
 
@@ -243,7 +246,7 @@ class Recovery:
 
     def _restore_network(self) -> None:
         alive = {one.id for one in self._parts.roster if one.is_running}
-        for leftover in self._parts.bridge.restore(alive):
+        for leftover in self._parts.bridge.restore(alive | self._unreadable):
             log.warning("%s %s has no container: removed", leftover.kind, leftover.name)
 
     def _clean_disk(self) -> None:
@@ -251,7 +254,8 @@ class Recovery:
         parts = self._parts
         containers = f"{parts.settings.data_root}/containers"
         for snapshot in parts.snapshots.all():
-            if snapshot.kind is not Kind.COMMITTED and snapshot.key not in parts.roster:
+            is_owned = snapshot.key in parts.roster or snapshot.key in self._unreadable
+            if snapshot.kind is not Kind.COMMITTED and not is_owned:
                 parts.snapshots.remove(snapshot.key)
         found = recovery.scan(self._database, parts.snapshots, self._content, containers_path=containers)
         for line in found.lines():

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from corten.core.shims import CreateRequest, LogRequest, ShimClient
 from corten.core.snapshots import Mount
 from corten.engine import devices, hostfiles, launcherrors, oci, sources
-from corten.engine.accounts import AccountBook
+from corten.engine.accounts import AccountBook, find_user
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import container_event, network_event
@@ -36,7 +36,7 @@ from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
 from corten.engine.phases import Phases
 from corten.engine.record import Move, Place, Status, advance
-from corten.engine.sharedmemory import SharedMemory
+from corten.engine.sharedmemory import SharedMemory, release
 from corten.engine.streams import Streams
 from corten.engine.tasks import Task
 from corten.engine.times import from_rfc3339
@@ -117,7 +117,7 @@ class Starter:
         """
         check_startable(container)
         if container.cleanup is not None:
-            await asyncio.shield(container.cleanup)
+            await asyncio.wait([container.cleanup])
         run = Run(container)
         try:
             async with AsyncExitStack() as undo:
@@ -132,6 +132,8 @@ class Starter:
         finally:
             _close(run)
         container.phases = run.phases.rows
+        if container.held_streams:  # of clients that came after `attach` and before `record`
+            await self._streams.hand_over(container, run.shim)
 
     def _failed(self, container: Container, error: CortenError) -> CortenError:
         """Record why it did not start; the state stays what it was."""
@@ -150,7 +152,8 @@ class Starter:
     async def _look(self, run: Run, undo: AsyncExitStack) -> None:
         parts, record, host = self._parts, run.container.record, run.effective.host
         run.mounts = parts.snapshots.mounts(run.container.id)
-        run.user = self._accounts.user(run.effective.config.user, host.group_add or (), record.image_id, run.mounts[0])
+        accounts = self._accounts.of(record.image_id, run.mounts[0])
+        run.user = await find_user(run.effective.config.user, accounts, host.group_add or ())
         sources.prepare(run.effective.mounts)
         launcherrors.check(run.effective)
         mapped = [devices.mapped(mapping) for mapping in host.devices or ()]
@@ -203,6 +206,8 @@ class Starter:
 
     async def _begin_task(self, run: Run, undo: AsyncExitStack) -> None:
         container = run.container
+        release(self._parts.tasks.directory(container.id))
+        await self._parts.tasks.bury_leftover(container.id, container.record.cgroup)
         run.task = task = self._parts.tasks.prepare(container.id, container.record.cgroup)
         undo.push_async_callback(self._parts.tasks.end, task)
         run.shm_source = self._shared_memory.source(container, task)
@@ -232,6 +237,8 @@ class Starter:
     def _join_bridge(self, run: Run, undo: AsyncExitStack) -> None:
         container, asked = run.container, run.effective.endpoint
         driver = self._parts.bridge
+        if driver.endpoint(container.id) is not None:  # the end of its last run could not take it off
+            driver.disconnect(container.id)
         endpoint = driver.connect(container.id, run.netns_fd, mac=asked.mac_address if asked is not None else "")
         undo.callback(driver.disconnect, container.id)
         bindings = port_bindings(run.effective.config, run.effective.host)

@@ -7,9 +7,14 @@ When the container starts, the sockets go to the shim between create and start, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
+import socket
+import threading
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
 
 from corten.core.shims import Attach, ShimClient
 from corten.engine.container import Container
@@ -17,12 +22,16 @@ from corten.engine.logread import Formatter, Query, Reader
 from corten.engine.record import Status
 from corten.errors import Conflict, CortenError, InvalidArgument
 
+_REPLAYS: Final = 4  # logs that are written at once; a client that does not read holds up no other work
+_READ_TIMEOUT_S: Final = 30  # that a client may take nothing of a log
+
 
 class ClientStream(Protocol):
     """A hijacked connection (docker.engine_api.ClientStream)."""
 
     @property
     def initial(self) -> bytes: ...
+    def fileno(self) -> int: ...
     def write_head(self) -> None: ...
     def detach_fd(self) -> int: ...
     def on_hangup(self, callback: Callable[[], None]) -> None: ...
@@ -59,6 +68,15 @@ class Held:
 class Streams:
     """Takes clients and hands them over."""
 
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_REPLAYS, thread_name_prefix="attach-logs")
+        self._ended = threading.Event()
+
+    def close(self) -> None:
+        """Let go of clients that are still being written a log."""
+        self._ended.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     async def check(self, container: Container) -> bool:
         """Whether it has a tty.  Raises Conflict when nobody can attach."""
         state = container.record.state
@@ -72,8 +90,9 @@ class Streams:
         """Hand the client to the shim now, or hold it until the start.  With `logs`, what was so far comes first."""
         attach = self._request(container, options, stream)
         stream.write_head()
-        if options.logs:
-            stream = await _replayed(container, options, stream, log_path)
+        if options.logs and not await self._replay(container, options, stream, log_path):
+            stream.close()
+            return
         if not options.stream:
             stream.close()
             return
@@ -83,7 +102,18 @@ class Streams:
             return
         held = Held(stream, attach)
         container.held_streams.append(held)
-        stream.on_hangup(lambda: _forget(container, held))
+        try:
+            stream.on_hangup(lambda: _forget(container, held))
+        except OSError:
+            _forget(container, held)
+
+    async def _replay(self, container: Container, options: AttachOptions, stream: ClientStream, log_path: str) -> bool:
+        """Write the log so far through a descriptor of its own; the stream stays the door's.  False: it is to go."""
+        query = Query(stdout=options.stdout, stderr=options.stderr)
+        formatter = Formatter(query, raw=container.record.effective.config.tty)
+        client = socket.socket(fileno=os.dup(stream.fileno()))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, _write_log, client, log_path, formatter, self._ended)
 
     def _request(self, container: Container, options: AttachOptions, stream: ClientStream) -> Attach:
         config = container.record.effective.config
@@ -110,53 +140,35 @@ class Streams:
             one.stream.close()
 
 
-class _Replayed:
-    """A client that already got the log: its socket is ours."""
-
-    def __init__(self, fd: int, initial: bytes) -> None:
-        self.initial = initial
-        self._fd = fd
-
-    def write_head(self) -> None:
-        """It was written."""
-
-    def detach_fd(self) -> int:
-        """Hand it on."""
-        fd, self._fd = self._fd, -1
-        return fd
-
-    def on_hangup(self, callback: Callable[[], None]) -> None:
-        """A client that goes while it waits is noticed at the start."""
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-async def _replayed(container: Container, options: AttachOptions, stream: ClientStream, log_path: str) -> ClientStream:
-    """The client after the log so far was written to it."""
-    query = Query(stdout=options.stdout, stderr=options.stderr)
-    formatter = Formatter(query, raw=container.record.effective.config.tty)
-    fd = stream.detach_fd()
-    replayed = _Replayed(fd, stream.initial)
-    await asyncio.to_thread(_write_log, fd, log_path, formatter)
-    return replayed
-
-
-def _write_log(fd: int, path: str, formatter: Formatter) -> None:
-    os.set_blocking(fd, True)
+def _write_log(client: socket.socket, path: str, formatter: Formatter, ended: threading.Event) -> bool:
+    """Write all there is to a socket that does not block, which is closed; blocks.  False when the client is to go."""
     reader = Reader(path)
     try:
         while block := reader.read():
             data = memoryview(formatter.format(block))
             while data:
-                data = data[os.write(fd, data) :]
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the client has gone
+                if not _await_room(client, ended):
+                    return False
+                with contextlib.suppress(BlockingIOError):
+                    data = data[client.send(data) :]
+    except OSError:  # the client has gone, or the log cannot be read
+        return False
     finally:
         reader.close()
+        client.close()
+    return True
+
+
+def _await_room(client: socket.socket, ended: threading.Event) -> bool:
+    """Whether the client takes more; False when it took nothing for too long, or the engine ends."""
+    poll = select.poll()
+    poll.register(client, select.POLLOUT)
+    for _ in range(_READ_TIMEOUT_S):
+        if ended.is_set():
+            return False
+        if poll.poll(1000):
+            return True
+    return False
 
 
 def _forget(container: Container, held: Held) -> None:

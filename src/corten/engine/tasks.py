@@ -72,8 +72,12 @@ class Tasks:
         directory = self.directory(id)
         self._announce_parents(cgroup_path)
         entry = self._journal.begin(TASK_DIR, directory, id=id, cgroup=cgroup_path)
-        os.makedirs(os.path.dirname(directory), 0o711, exist_ok=True)
-        os.mkdir(directory, 0o700)
+        try:
+            os.makedirs(os.path.dirname(directory), 0o711, exist_ok=True)
+            os.mkdir(directory, 0o700)
+        except OSError:
+            self._journal.done(entry)
+            raise
         return Task(id, directory, cgroup_path, entry)
 
     def _announce_parents(self, cgroup_path: str) -> None:
@@ -155,6 +159,13 @@ class Tasks:
         """
         await asyncio.to_thread(self._kill, task)
         self._forget(task)
+
+    async def bury_leftover(self, id: str, cgroup_path: str) -> None:
+        """Remove what a cleanup that failed left of an earlier task; does nothing when there is nothing."""
+        directory = self.directory(id)
+        if os.path.lexists(directory):
+            await self.bury(Task(id, directory, cgroup_path, 0))
+            self._journal.done_by_name(TASK_DIR, directory)
 
     def kill_shim(self, task: Task) -> None:
         """SIGKILL to a shim that hangs; its connection ends, and its container with it."""

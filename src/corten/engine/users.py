@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from corten.errors import Internal, InvalidArgument
 from corten.sys.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 MAX_ID: Final = 0x7FFFFFFF  # dockerd's
-_MAX_FILE_BYTES: Final = 4 << 20
+_MAX_FILE_BYTES: Final = 1 << 20  # as the launcher's
 _MAX_LINE_BYTES: Final = 64 << 10
 _MAX_GROUPS: Final = 65_536  # NGROUPS_MAX
 
@@ -38,7 +38,7 @@ class _Passwd(NamedTuple):
 class _Group(NamedTuple):
     name: str
     gid: int
-    members: frozenset[str]
+    is_member: bool  # whether it lists the user
 
 
 class Accounts(NamedTuple):
@@ -71,10 +71,12 @@ def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User
     """
     name, colon, group = spec.partition(":")
     entry = _find_user(name, accounts)
-    groups = tuple(_groups(accounts.group))
-    gid, memberships = entry.gid, [item.gid for item in groups if entry.name and entry.name in item.members]
-    if colon and group:
-        gid, memberships = _find_group(group, groups), []
+    asked = group if colon else ""
+    member = "" if asked else entry.name
+    groups = tuple(_groups(accounts.group, (asked, *group_add), member))
+    gid, memberships = entry.gid, [item.gid for item in groups if item.is_member]
+    if asked:
+        gid = _find_group(asked, groups)
     extra = [_additional(item, groups) for item in group_add]
     every = dict.fromkeys((gid, *memberships, *extra))
     return User(entry.uid, gid, tuple(every)[:_MAX_GROUPS])
@@ -82,7 +84,7 @@ def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User
 
 def _find_user(name: str, accounts: Accounts) -> _Passwd:
     number = _number(name) if name else 0
-    for entry in _users(accounts.passwd):
+    for entry in _users(accounts.passwd, _bytes(name) if number is None else str(number).encode()):
         if entry.uid == number if number is not None else entry.name == name:
             return entry
     if number is None:
@@ -120,27 +122,41 @@ def _number(text: str) -> int | None:
     return int(digits)
 
 
-def _fields(data: bytes, count: int) -> Iterator[list[str]]:
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _fields(data: bytes, count: int, is_wanted: Callable[[bytes], bool]) -> Iterator[list[str]]:
+    """The fields of lines that may be wanted; the others are not even decoded."""
     for line in data.splitlines():
-        if line and not line.startswith(b"#") and len(line) <= _MAX_LINE_BYTES:
+        if line and not line.startswith(b"#") and len(line) <= _MAX_LINE_BYTES and is_wanted(line):
             parts = line.decode("utf-8", "surrogateescape").split(":")
             if len(parts) >= count and parts[0]:
                 yield parts
 
 
-def _users(data: bytes) -> Iterator[_Passwd]:
-    for parts in _fields(data, 4):
+def _users(data: bytes, needle: bytes) -> Iterator[_Passwd]:
+    """Of the lines that contain the needle: a name, or a number as it is written without leading zeros."""
+    for parts in _fields(data, 4, lambda line: needle in line):
         uid, gid = _id(parts[2]), _id(parts[3])
         if uid is not None and gid is not None:
             yield _Passwd(parts[0], uid, gid)
 
 
-def _groups(data: bytes) -> Iterator[_Group]:
-    for parts in _fields(data, 3):
+def _groups(data: bytes, names: Iterable[str], member: str) -> Iterator[_Group]:
+    """Of the groups with these names, and those that may list the member (empty: nobody)."""
+    wanted, needle = {_bytes(name) for name in names if name}, _bytes(member)
+    if not wanted and not needle:
+        return
+
+    def is_wanted(line: bytes) -> bool:
+        return (bool(needle) and needle in line) or line.partition(b":")[0] in wanted
+
+    for parts in _fields(data, 3, is_wanted):
         gid = _id(parts[2])
         if gid is not None:
-            members = parts[3].split(",") if len(parts) > 3 else ()
-            yield _Group(parts[0], gid, frozenset(member.strip() for member in members if member.strip()))
+            listed = parts[3].split(",") if member and len(parts) > 3 else ()
+            yield _Group(parts[0], gid, any(item.strip() == member for item in listed))
 
 
 def _id(text: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,16 @@ def test_a_fifo_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
         assert read_accounts(root_fd) == Accounts(b"", b"")
     finally:
         os.close(root_fd)
+
+
+def test_a_number_is_found_with_leading_zeros_and_brings_its_name_s_groups() -> None:
+    accounts = Accounts(b"other:x:10007:1::/:\nweb:x:007:5::/:\n", b"a:x:8:webx\nb:x:9: web \n7:x:30:\n")
+    assert lookup("7", accounts) == (7, 5, (5, 9))
+    assert lookup("7", accounts, ["a"]).groups == (5, 9, 8)
+
+
+def test_hostile_files_cost_little_for_who_is_not_in_them() -> None:
+    hostile = Accounts(b"", b"x:x:1:a,b,c,d\n" * 70_000)
+    began = time.process_time()
+    assert lookup("1000", hostile, ["42"]).groups == (0, 42)
+    assert time.process_time() - began < 0.5
