@@ -1,0 +1,68 @@
+"""An exit is recorded whatever fails beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from corten.engine import finish
+from corten.engine.container import Container
+from corten.engine.effective import Effective
+from corten.engine.finish import Exit, Finisher
+from corten.engine.record import Place, Record, State, Status
+from corten.engine.tasks import Task
+from corten.errors import Internal
+
+from .conftest import ID
+
+BRIDGE = Place(network="bridge", endpoint_id="e", sandbox_id="s", sandbox_key="k")
+
+
+class Parts:
+    """Saves the second time only; its bridge never lets go."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.told: list[str] = []
+        self.saves = 0
+        self.bus = SimpleNamespace(publish=lambda event: self.told.append(f"{event.type} {event.action}"))
+        self.bridge = SimpleNamespace(disconnect=self._fail)
+        self.networks = SimpleNamespace(ids={"bridge": "b"}, driver_of=lambda name: name)
+
+    def _fail(self, container_id: str) -> None:
+        raise Internal("netlink: no")
+
+    def save(self, container: Container, record: Record) -> None:
+        self.saves += 1
+        if self.saves == 1:
+            raise sqlite3.OperationalError("disk is full")
+        container.record = record
+
+    def run_later(self, work: Any) -> None:
+        work.close()
+
+
+async def test_a_network_that_fails_and_a_full_disk_cost_no_exit(
+    decide: Callable[..., Effective], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "_RETRY_S", 0)
+    loop = asyncio.get_running_loop()
+    state = State(status=Status.RUNNING, pid=1)
+    record = Record(
+        id=ID, name="n", image_id="i", image_ref="r", created_ns=1, effective=decide(), state=state, place=BRIDGE
+    )
+    container, parts = Container(record, loop), Parts(loop)
+    container.task = task = Task(ID, "/nowhere", "/c", 1)
+    finisher = Finisher(parts, SimpleNamespace())  # type: ignore[arg-type]
+    finisher.container_ended = lambda one: None
+    waiter = container.wait("next-exit")
+    await finisher.finish(container, task, Exit(5, 2))
+    assert (await waiter.result())["StatusCode"] == 5
+    await asyncio.sleep(0.01)
+    assert (container.record.state.status, parts.saves) == (Status.EXITED, 2)
+    assert parts.told == ["network disconnect", "container die"]
