@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness import Once, Row, Sample, interleave
@@ -90,6 +91,10 @@ class Shell:
         self._process.wait()
 
 
+Runtimes = Mapping[str, tuple[Shell, Path]]  # contender → where it runs, its program
+Commands = Callable[[Path, Bundle, Path], list[list[str]]]  # runtime, bundle, state root → argvs, one after the other
+
+
 def rows(folder: Path, rounds: int) -> list[Row]:
     """The rows of this file."""
     plain, hybrid = Shell(without_unified=False), Shell(without_unified=True)
@@ -129,7 +134,9 @@ def _once(shell: Shell, commands: list[list[str]]) -> Once:
     return lambda: shell.time(*commands)
 
 
-def _row(name, commands_of, runtimes, bundle, folder, rounds, budget) -> Row:  # type: ignore[no-untyped-def]
+def _row(
+    name: str, commands_of: Commands, runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int, budget: str
+) -> Row:
     contenders = {
         label: _once(shell, commands_of(path, bundle, folder / f"root-{label}"))
         for label, (shell, path) in runtimes.items()
@@ -138,7 +145,7 @@ def _row(name, commands_of, runtimes, bundle, folder, rounds, budget) -> Row:  #
     return Row(name, "ms", interleave(contenders, rounds, warm=3), budget, text.replace(str(folder), "…"))
 
 
-def _first_row(runtimes, bundle, folder) -> Row:  # type: ignore[no-untyped-def]
+def _first_row(runtimes: Runtimes, bundle: Bundle, folder: Path) -> Row:
     """Every contender's first run after the page cache was dropped."""
     samples = {}
     for label, (shell, path) in runtimes.items():
@@ -148,7 +155,7 @@ def _first_row(runtimes, bundle, folder) -> Row:  # type: ignore[no-untyped-def]
     return Row("runtime run, first after dropping caches", "ms", samples, "", "as below")
 
 
-def _exec_row(runtimes, bundle, folder, rounds) -> Row:  # type: ignore[no-untyped-def]
+def _exec_row(runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int) -> Row:
     contenders: dict[str, Once] = {}
     for label, (shell, path) in runtimes.items():
         verb = [str(path), "--root", str(folder / f"root-{label}")]
