@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import gzip
+import importlib
 import os
-import zlib
+import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
-from corten.core import archive, dataroot
-from corten.core.content import ContentStore
-from corten.core.images import ImageStore
-from corten.core.journal import Journal
 from corten.core.limits import DEFAULT, Limits
-from corten.core.lower import LowerView
-from corten.core.metadata import Database
-from corten.core.snapshots import Overlay
-from corten.core.streams import chunks_of, decompressed
+from corten.core.streams import decompressed
 from corten.core.tarreader import TarReader
 from corten.core.unpack import apply_layer
 from corten.errors import InvalidArgument, NotFound
 from support import tarballs as t
-from support.hostile import UNLIMITED, Place, made_place, naive, unpack
+from support import weakened_corten
+from support.hostile import NOTHING_BELOW, UNLIMITED, Place, made_place, unpack
+from support.weakened import Edit
 
 
 @pytest.fixture
@@ -95,7 +93,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Limits, str, Callable[[Path], bool]]
 def stored(place: Place, bomb: bytes, limits: Limits) -> None:
     fd = os.open(place.layer, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        apply_layer(decompressed(t.chunked(bomb), limits), fd, lower=LowerView([]), limits=limits)
+        apply_layer(decompressed(t.chunked(bomb), limits), fd, lower=NOTHING_BELOW, limits=limits)
     finally:
         os.close(fd)
 
@@ -122,116 +120,195 @@ def test_twin_a_huge_gnu_name_is_held_in_memory_without_the_budget() -> None:
     assert len(entry.name) == 16 << 20
 
 
-@pytest.mark.parametrize("key", [b"path", b"linkpath", b"GNU.sparse.name"])
-def test_a_name_with_nul_is_refused(place: Place, key: bytes) -> None:
-    """A check that sees `a\\0/../../x` and a kernel that sees `a` would disagree."""
-    records = {b"GNU.sparse.map": b"", b"GNU.sparse.size": b"0"} if key == b"GNU.sparse.name" else {}
-    data = t.archive(t.pax({**records, key: b"good\0evil"}), t.entry(b"f", t.FILE))
+NULS: dict[str, tuple[dict[bytes, bytes], bytes]] = {
+    "path": ({b"path": b"good\0evil/made"}, t.entry(b"x")),
+    "linkpath": ({b"linkpath": b"good\0evil/f"}, t.hard_link(b"made", b"x")),
+    "GNU.sparse.name": (
+        {b"GNU.sparse.map": b"", b"GNU.sparse.size": b"0", b"GNU.sparse.name": b"good\0evil/made"},
+        t.entry(b"x"),
+    ),
+}
+
+
+def with_nul(key: str) -> bytes:
+    """A name that is one thing to who reads it whole, and another to who stops at its NUL."""
+    records, entry = NULS[key]
+    return t.archive(t.directory(b"good"), t.entry(b"good/f"), t.pax(records), entry)
+
+
+@pytest.mark.parametrize("key", NULS)
+def test_a_name_with_nul_is_refused(place: Place, key: str) -> None:
     with pytest.raises(InvalidArgument, match="name with NUL"):
-        unpack(place, data)
-    assert os.listdir(place.layer) == []
+        unpack(place, with_nul(key))
+    assert not list(place.layer.rglob("made"))
 
 
-def test_twin_a_name_with_nul_means_something_else_to_a_c_program(place: Place) -> None:
-    """What openat2(2) would get from a wrapper that does not look: the name ends at the NUL."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.open(ctypes.c_char_p(os.fsencode(place.layer / "good") + b"\0evil"), os.O_CREAT | os.O_WRONLY, 0o600)
-    os.close(fd)
-    assert os.listdir(place.layer) == ["good"]
+@pytest.mark.parametrize("key", NULS)
+def test_twin_a_name_with_nul_ends_there_when_nobody_looks(place: Place, key: str) -> None:
+    with weakened_corten.build(*weakened_corten.NUL) as weak:
+        unpack(place, with_nul(key), apply=weak.modules("corten.core.unpack")[0].apply_layer)
+    assert list(place.layer.rglob("made"))
 
 
 # Attributes that the kernel would believe.
 
 
-def test_an_archive_cannot_set_overlayfs_own_attributes(place: Place) -> None:
+def redirect() -> bytes:
     """`redirect` makes overlayfs look for a directory somewhere else in the layers below."""
-    unpack(place, t.archive(t.pax({b"SCHILY.xattr.trusted.overlay.redirect": b"/secret"}), t.directory(b"d")))
+    return t.archive(t.pax({b"SCHILY.xattr.trusted.overlay.redirect": b"/secret"}), t.directory(b"d"))
+
+
+def test_an_archive_cannot_set_overlayfs_own_attributes(place: Place) -> None:
+    unpack(place, redirect())
     assert os.listxattr(place.layer / "d") == []
 
 
-def test_twin_the_attribute_would_be_set(place: Place) -> None:
-    (place.layer / "d").mkdir()
-    (entry,) = TarReader(
-        [t.archive(t.pax({b"SCHILY.xattr.trusted.overlay.redirect": b"/secret"}), t.directory(b"d"))], DEFAULT
-    )
-    for name, value in entry.xattrs:
-        os.setxattr(place.layer / "d", name, value)
+def test_twin_without_the_list_the_attribute_is_set(place: Place) -> None:
+    with weakened_corten.build(*weakened_corten.FOREIGN_XATTRS) as weak:
+        unpack(place, redirect(), apply=weak.modules("corten.core.unpack")[0].apply_layer)
     assert os.getxattr(place.layer / "d", "trusted.overlay.redirect") == b"/secret"
 
 
 # Content that is not what it says.
 
-
-@pytest.fixture
-def store(place: Place) -> Iterator[ImageStore]:
-    root = dataroot.open_data_root(str(place.layer / "data"))
-    database = Database(root.join("corten.db"))
-    overlay = Overlay(root.join("snapshots"), database, Journal(database))
-    yield ImageStore(database, ContentStore(root.join("content")), overlay)
-    database.close()
-    root.close()
-
-
 GOOD, EVIL = t.archive(t.entry(b"good")), t.archive(t.entry(b"evil"))
+STORES = (
+    *("corten.core.dataroot", "corten.core.metadata", "corten.core.journal", "corten.core.snapshots"),
+    *("corten.core.content", "corten.core.images", "corten.core.archive"),
+)
 
 
-def is_empty(store: ImageStore) -> bool:
-    rest = [*store.list(), *store.overlay.all(), *store.overlay.directories(), *store.overlay.staged_directories()]
-    return not rest and not list(store.content.blobs()) and not store.content.ingests()
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """An image store of some build, and its `archive.load`."""
+
+    store: Any
+    load: Callable[[list[bytes], Any], Any]
+
+    def is_empty(self) -> bool:
+        store = self.store
+        rest = [*store.list(), *store.overlay.all(), *store.overlay.directories(), *store.overlay.staged_directories()]
+        return not rest and not list(store.content.blobs()) and not store.content.ingests()
+
+    def names(self) -> set[str]:
+        """Names in all layers."""
+        root = Path(self.store.overlay.root)
+        return {path.name for path in root.glob("*/fs/*")}
 
 
-def test_a_blob_with_another_digest_is_refused_and_nothing_stays(store: ImageStore) -> None:
-    hostile = t.oci_archive([GOOD], replaced={t.digest(GOOD)[7:]: EVIL})
-    with pytest.raises(InvalidArgument, match=f"content has digest {t.digest(EVIL)}, not {t.digest(GOOD)}"):
-        archive.load([hostile], store)
-    assert is_empty(store)
+@contextmanager
+def shop(place: Place, *edits: Edit) -> Iterator[Shop]:
+    """The stores of Corten, or of a build without some step."""
+    with ExitStack() as stack:
+        modules = stack.enter_context(weakened_corten.build(*edits)).modules(*STORES) if edits else None
+        dataroot, metadata, journal, snapshots, content, images, archive = modules or [
+            importlib.import_module(name) for name in STORES
+        ]
+        root = dataroot.open_data_root(str(place.layer / "data"))
+        stack.callback(root.close)
+        database = metadata.Database(root.join("corten.db"))
+        stack.callback(database.close)
+        overlay = snapshots.Overlay(root.join("snapshots"), database, journal.Journal(database))
+        store = images.ImageStore(database, content.ContentStore(root.join("content")), overlay)
+        yield Shop(store, archive.load)
 
 
-def test_twin_the_name_of_the_blob_would_be_believed(place: Place) -> None:
-    """The same archive laid out as it says: under the digest lies something else."""
-    naive(place, t.oci_archive([GOOD], replaced={t.digest(GOOD)[7:]: EVIL}))
-    assert (place.layer / "blobs/sha256" / t.digest(GOOD)[7:]).read_bytes() == EVIL
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """An archive that says one thing and holds another."""
+
+    steps: tuple[Edit, ...]
+    archive: bytes
+    refusal: str
+    twin_names: frozenset[str]
+    """What the layers of the twin hold."""
 
 
-def test_a_layer_with_another_diff_id_is_refused_and_nothing_stays(store: ImageStore) -> None:
-    hostile = t.docker_archive([EVIL], config=t.image_config([GOOD]))
-    with pytest.raises(InvalidArgument, match=f'layer 0: expected "{t.digest(GOOD)}", got "{t.digest(EVIL)}"'):
-        archive.load([hostile], store)
-    assert is_empty(store)
+MEMBERS = gzip.compress(GOOD) + gzip.compress(EVIL)
+
+EVIL_BLOBS = {t.digest(blob)[7:]: blob for blob in (EVIL, t.image_config([EVIL]))}
+
+LIES = {
+    "a layer under another digest": Lie(
+        weakened_corten.BLOB_NAMES + weakened_corten.DIFF_IDS,
+        t.oci_archive([GOOD], replaced={t.digest(GOOD)[7:]: EVIL}),
+        f"content has digest {t.digest(EVIL)}, not {t.digest(GOOD)}",
+        frozenset({"evil"}),
+    ),
+    "a manifest under another digest": Lie(
+        weakened_corten.DOCUMENT_NAMES,
+        t.oci_archive([GOOD], replaced={t.digest(t.oci_manifest([GOOD]))[7:]: t.oci_manifest([EVIL]), **EVIL_BLOBS}),
+        f"content has digest {t.digest(t.oci_manifest([EVIL]))}, not {t.digest(t.oci_manifest([GOOD]))}",
+        frozenset({"evil"}),
+    ),
+    "a layer with another diff id": Lie(
+        weakened_corten.DIFF_IDS,
+        t.docker_archive([EVIL], config=t.image_config([GOOD])),
+        f'layer 0: expected "{t.digest(GOOD)}", got "{t.digest(EVIL)}"',
+        frozenset({"evil"}),
+    ),
+    # zlib and isal stop at the first member: what one program skips another may read
+    "bytes behind a gzip member": Lie(
+        weakened_corten.MEMBERS,
+        t.docker_archive([MEMBERS], config=t.image_config([GOOD])),
+        f'layer 0: expected "{t.digest(GOOD)}", got "{t.digest(GOOD + EVIL)}"',
+        frozenset({"good"}),
+    ),
+}
 
 
-def test_twin_without_the_comparison_the_layer_is_there(place: Place) -> None:
-    unpack(place, EVIL)
-    assert os.listdir(place.layer) == ["evil"]
+@pytest.mark.parametrize("lie", LIES)
+def test_content_that_is_not_what_it_says_is_refused_and_nothing_stays(place: Place, lie: str) -> None:
+    with shop(place) as own:
+        with pytest.raises(InvalidArgument, match=re.escape(LIES[lie].refusal)):
+            own.load([LIES[lie].archive], own.store)
+        assert own.is_empty()
 
 
-def test_bytes_behind_a_gzip_member_cannot_hide(store: ImageStore) -> None:
-    """zlib and isal stop at the first member: what one program skips another may read."""
-    packed = gzip.compress(GOOD) + gzip.compress(EVIL)
-    assert b"".join(decompressed([packed], DEFAULT)) == GOOD + EVIL
-    hostile = t.oci_archive([packed])
-    with pytest.raises(InvalidArgument, match="invalid diffID for layer 0"):
-        archive.load([hostile], store)
-    assert is_empty(store)
+@pytest.mark.parametrize("lie", LIES)
+def test_twin_without_the_comparison_the_lie_is_an_image(place: Place, lie: str) -> None:
+    with shop(place, *LIES[lie].steps) as weak:
+        (loaded,) = weak.load([LIES[lie].archive], weak.store)
+        assert weak.store.get(loaded.image_id)
+        assert weak.names() == LIES[lie].twin_names
 
 
-def test_twin_one_call_of_the_library_sees_the_first_member_alone() -> None:
-    decompressor = zlib.decompressobj(31)
-    assert decompressor.decompress(gzip.compress(GOOD) + gzip.compress(EVIL)) == GOOD
-    assert decompressor.unused_data
+def test_a_blob_with_another_digest_is_not_kept(place: Place) -> None:
+    with shop(place) as own:
+        with pytest.raises(InvalidArgument, match=f"content has digest {t.digest(EVIL)}, not {t.digest(GOOD)}"):
+            own.store.content.ingest([EVIL], expected=t.digest(GOOD))
+        assert own.is_empty()
+
+
+def test_twin_a_blob_with_another_digest_is_believed(place: Place) -> None:
+    with shop(place, *weakened_corten.DIGESTS) as weak:
+        weak.store.content.ingest([EVIL], expected=t.digest(GOOD))
+        with weak.store.content.open(t.digest(GOOD)) as file:
+            assert file.read() == EVIL
+
+
+def outside_digest(place: Place) -> str:
+    return "sha256:" + "../" * 12 + str(place.outside / "victim").lstrip("/")
 
 
 @pytest.mark.parametrize(
-    "digest", ["sha256:../../../outside/victim", "sha256:" + "A" * 64, "../x:" + "0" * 64, "sha256:0"]
+    "digest", ["", "sha256:" + "A" * 64, "../x:" + "0" * 64, "sha256:0", "sha256:" + "0" * 63 + "/"]
 )
-def test_a_digest_is_never_a_path(store: ImageStore, digest: str) -> None:
-    with pytest.raises((InvalidArgument, NotFound)):
-        store.content.open(digest)
-    with pytest.raises((InvalidArgument, NotFound)):
-        store.content.ingest([b"x"], expected=digest)
+def test_a_digest_is_never_a_path(place: Place, digest: str) -> None:
+    with shop(place) as own:
+        content = own.store.content
+        with pytest.raises((InvalidArgument, NotFound)):
+            content.open(digest or outside_digest(place))
+        with pytest.raises((InvalidArgument, NotFound)):
+            content.delete(digest or outside_digest(place))
+        with pytest.raises((InvalidArgument, NotFound)):
+            content.ingest([b"x"], expected=digest or outside_digest(place))
+    assert place.untouched()
 
 
-def test_twin_a_digest_joined_to_a_path_leads_out(place: Place, store: ImageStore) -> None:
-    encoded = "../../../../../../outside/victim"
-    with open(os.path.join(store.content.root, "blobs/sha256", encoded), "rb") as file:
-        assert b"".join(chunks_of(file)) == b"precious"
+def test_twin_a_digest_joined_to_a_path_leads_out(place: Place) -> None:
+    with shop(place, *weakened_corten.DIGEST_FORM) as weak:
+        with weak.store.content.open(outside_digest(place)) as file:
+            assert file.read() == b"precious"
+        weak.store.content.delete(outside_digest(place))
+    assert not place.untouched()

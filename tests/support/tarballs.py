@@ -152,15 +152,7 @@ def oci_archive(
     layers: Sequence[bytes], name: str = "docker.io/library/test:1", *, replaced: Mapping[str, bytes] | None = None
 ) -> bytes:
     """An OCI layout of one image; `replaced` maps a blob's hex digest to other bytes under its name."""
-    config = image_config(layers)
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
-            "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar", layer) for layer in layers],
-        }
-    ).encode()
+    config, manifest = image_config(layers), oci_manifest(layers)
     top = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
     top["annotations"] = {"org.opencontainers.image.ref.name": name}
     index = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
@@ -168,6 +160,18 @@ def oci_archive(
     parts = [entry(f"blobs/sha256/{key}".encode(), data=data) for key, data in blobs.items()]
     parts += [entry(b"oci-layout", data=b'{"imageLayoutVersion":"1.0.0"}'), entry(b"index.json", data=index)]
     return archive(*parts)
+
+
+def oci_manifest(layers: Sequence[bytes]) -> bytes:
+    """The manifest of `oci_archive`."""
+    return json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": _descriptor("application/vnd.oci.image.config.v1+json", image_config(layers)),
+            "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar", layer) for layer in layers],
+        }
+    ).encode()
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:

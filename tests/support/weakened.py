@@ -32,31 +32,31 @@ FOLLOW_LINKS: tuple[Edit, ...] = (
 UNCHECKED_CWD: tuple[Edit, ...] = (("ops_user.c", "return r < 0 ? r : check_inside(l);", "return r;"),)
 
 
+def edit(folder: Path, edits: Sequence[Edit]) -> None:
+    """Replaces texts in files below a folder; fails when one is not there exactly once."""
+    for name, old, new in edits:
+        text = (folder / name).read_text()
+        assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
+        (folder / name).write_text(text.replace(old, new))
+
+
+def make_launcher(folder: Path, edits: Sequence[Edit], out: Path) -> None:
+    """Builds `out` from a copy of the launcher's sources below `folder`, without what `edits` take out."""
+    source = folder / "launcher"
+    shutil.copytree(paths.REPOSITORY / "launcher", source)
+    edit(source, edits)
+    # an edit may leave a function without a caller, and looks odd
+    flags = "CFLAGS=-Os -Wno-unused-function -Wno-misleading-indentation"
+    subprocess.run(["make", "-s", "-C", source, f"OUT={out}", flags, str(out)], check=True)
+
+
 @contextmanager
 def launcher(edits: Sequence[Edit]) -> Iterator[Launcher]:
     """A launcher without the defence that `edits` take out; fails when a text to replace is not there once."""
     folder = paths.scratch("weakened")
-    source = folder / "launcher"
     try:
-        shutil.copytree(paths.REPOSITORY / "launcher", source)
-        for name, old, new in edits:
-            text = (source / name).read_text()
-            assert text.count(old) == 1, f"{name}: {old!r} is there {text.count(old)} times"
-            (source / name).write_text(text.replace(old, new))
         out = folder / "corten-launch"
-        # an edit may leave a function without a caller, and looks odd
-        subprocess.run(
-            [
-                "make",
-                "-s",
-                "-C",
-                source,
-                f"OUT={out}",
-                "CFLAGS=-Os -Wno-unused-function -Wno-misleading-indentation",
-                str(out),
-            ],
-            check=True,
-        )
+        make_launcher(folder, edits, out)
         made = Launcher(str(out))
         try:
             yield made
