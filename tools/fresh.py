@@ -1,29 +1,41 @@
 """Runs make targets on a fresh machine: a new minimal Debian 12, in which a clone of this checkout is all there is.
 
-The machine is a directory with mount, pid, ipc and uts namespaces of its own, on this kernel and this network.  What
-a real one would have been given by its administrator is copied in: name servers, certificates, proxies, pip's index.
-It has Python, pip and make, as the README asks; no compiler, no venv, no client.
+The machine is a directory with mount, pid, ipc, uts and cgroup namespaces of its own, on this kernel and this network;
+its cgroups are a subtree of the host's, so that neither sees what the other's tests make (where cgroup v2 is alone,
+whose processes live in leaves only, they share one tree).  What a real machine would have been given by its
+administrator is copied in: name servers, certificates, proxies, pip's index.  It has Python, pip and make, as the
+README asks; no compiler, no venv, no client.
 
-    tools/fresh.py [TARGET…] [VARIABLE=VALUE…]      default: demo test
+    tools/fresh.py [--cold] [TARGET…] [VARIABLE=VALUE…]      default: demo test
 
-The base system is made by debootstrap once and kept in .cache/fresh.  Nothing else stays behind.
+The base system is made by debootstrap once and kept in .cache/fresh, as are the packages that apt and pip fetch; the
+rest of .cache (the peers) lies beneath the machine's own.  With --cold the machine fetches everything itself.
+Nothing else stays behind; what a killed run left, the next one removes.
 """
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("CORTEN_TEST_CACHE") or ROOT / ".cache") / "fresh"
+SHARED = Path(os.environ.get("CORTEN_TEST_CACHE") or ROOT / ".cache")
+CACHE = SHARED / "fresh"
+CGROUPS = Path("/sys/fs/cgroup")
 BASE = ("python3", "python3-pip", "make", "ca-certificates")
+PREFIX = "corten-fresh-"
 HOME = "root/corten"  # of the clone, in the new machine
 
 # What makes apt and pip work here, when it is not Debian's default.
@@ -41,16 +53,27 @@ PASSED_ON = (
     "SSL_CERT_FILE",
 )
 
-# $0: the new root; $@: what to run.  pivot_root, because the kernel refuses user namespaces below a chroot.
+# $0: the machine's folder; $1: its cgroup's name; $2: the caches beneath its own, or nothing; $3…: what to run.
+# pivot_root, because the kernel refuses user namespaces below a chroot.
 ENTER = """
 set -e
-mount --bind "$0" "$0"
-cd "$0"
+folder=$0 cgroup=$1 shared=$2
+shift 2
+mount --bind "$folder/root" "$folder/root"
+cd "$folder/root"
 mount --rbind /dev dev
 mount --rbind /sys sys
+for tree in /sys/fs/cgroup/*/"$cgroup"; do
+    [ ! -d "$tree" ] || mount --bind "$tree" ".${tree%/*}"
+done
 mount -t proc proc proc
 mount -t tmpfs -o mode=0755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
+if [ -n "$shared" ]; then
+    mount -t overlay -o "lowerdir=$shared,upperdir=$folder/upper,workdir=$folder/work" overlay root/corten/.cache
+    mount --bind "$shared/fresh/apt" var/cache/apt/archives
+    mount --bind "$shared/fresh/pip" root/.cache/pip
+fi
 mkdir -p mnt/old
 pivot_root . mnt/old
 umount --lazy /mnt/old
@@ -58,6 +81,20 @@ hostname fresh
 cd /root/corten
 exec "$@"
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine's folder (root, upper, work), its cgroups, and the caches that it may read, if any."""
+
+    folder: Path
+    cgroups: Sequence[Path]
+    shared: Path | None
+
+    @property
+    def root(self) -> Path:
+        """Its root directory."""
+        return self.folder / "root"
 
 
 def mirror() -> str:
@@ -79,35 +116,69 @@ def main(words: list[str]) -> int:
     if os.geteuid() != 0:
         print("test-fresh: needs root: namespaces and mounts", file=sys.stderr)
         return 1
-    base = base_archive()
-    before = set(cgroups())
-    machine = Path(tempfile.mkdtemp(prefix="corten-fresh-"))
-    machine.chmod(0o755)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the machine is removed
+    settings = [word for word in words if "=" in word]
+    targets = [word for word in words if word not in settings and word != "--cold"] or ["demo", "test"]
+    with one_at_a_time():
+        remove_abandoned()
+        with machine(base_archive(), None if "--cold" in words else SHARED) as made:
+            for target in targets:
+                status = run(made, ["make", target, *settings])
+                if status != 0:
+                    return status
+    return 0
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Waits for another run: apt's and pip's caches are shared, and two gates at once are in each other's way."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def machine(base: Path, shared: Path | None) -> Iterator[Machine]:
+    """A machine with the checkout in it; whatever happens, its folder and its cgroups are removed."""
+    made = Machine(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")), [], shared)
+    made.folder.chmod(0o755)
     try:
-        prepare(machine, base)
-        settings = [word for word in words if "=" in word]
-        for target in [word for word in words if "=" not in word] or ["demo", "test"]:
-            status = run(machine, ["make", target, *settings])
-            if status != 0:
-                return status
-        return 0
+        prepare(made, base)
+        yield Machine(made.folder, make_cgroups(made.folder.name), shared)
     finally:
-        subprocess.run(["rm", "-rf", "--one-file-system", machine], check=True)
-        for path in cgroups():
-            if path not in before:
-                remove_empty(path)
+        remove(made.folder)
 
 
-def cgroups() -> list[Path]:
-    """Cgroups named as Corten's are: the machine shares the kernel's, and what was in them ended with it."""
-    return [path for path in Path("/sys/fs/cgroup").glob("**/corten-*") if path.is_dir()]
+def make_cgroups(name: str) -> list[Path]:
+    """One cgroup in each hierarchy of v1 and in the v2 hierarchy beside them; none where v2 is alone."""
+    made = []
+    for hierarchy in sorted({path.parent.resolve() for path in CGROUPS.glob("*/cgroup.procs")}):
+        if (CGROUPS / "cgroup.procs").exists():
+            return []
+        path = hierarchy / name
+        path.mkdir()
+        for setting in ("cpuset.cpus", "cpuset.mems"):  # a new one has neither, and takes no process
+            if (hierarchy / setting).exists():
+                (path / setting).write_text((hierarchy / setting).read_text())
+        made.append(path)
+    return made
 
 
-def remove_empty(cgroup: Path) -> None:
-    """Removes a cgroup and those below, unless a process is in one: then it is somebody else's."""
-    for folder, _, _ in os.walk(cgroup, topdown=False):
-        with contextlib.suppress(OSError):
-            Path(folder).rmdir()
+def remove(folder: Path) -> None:
+    """Removes a machine of which no process runs any more."""
+    for top in CGROUPS.glob(f"*/{folder.name}"):
+        for path, _, _ in os.walk(top, topdown=False):
+            Path(path).rmdir()
+    subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
+
+
+def remove_abandoned() -> None:
+    """Removes the machines of runs that were killed: told by the pid in the name."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        match = re.fullmatch(rf"{PREFIX}(\d+)-.*", folder.name)
+        if match and not Path("/proc", match.group(1)).exists():
+            remove(folder)
 
 
 def base_archive() -> Path:
@@ -129,31 +200,62 @@ def base_archive() -> Path:
     return archive
 
 
-def prepare(machine: Path, base: Path) -> None:
+def prepare(made: Machine, base: Path) -> None:
     """Unpacks the base system, copies what the administrator would set, clones the checkout."""
-    subprocess.run(["tar", "-C", machine, "--numeric-owner", "-xpf", base], check=True)
-    machine.chmod(0o755)  # debootstrap's own folder was private
+    for name in ("root", "upper", "work"):
+        (made.folder / name).mkdir()
+    subprocess.run(["tar", "-C", made.root, "--numeric-owner", "-xpf", base], check=True)
+    made.root.chmod(0o755)  # debootstrap's own folder was private
     for pattern in COPIED:
         for path in Path("/").glob(pattern):
-            target = machine / path.relative_to("/")
+            target = made.root / path.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(path, target, dirs_exist_ok=True)
             else:
                 target.unlink(missing_ok=True)
                 shutil.copyfile(path, target)
-    clone = ["git", "-c", "safe.directory=*", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(machine / HOME)]
-    subprocess.run(clone, check=True)
+    git = ["git", "-c", "safe.directory=*"]
+    subprocess.run([*git, "clone", "--quiet", "--no-hardlinks", str(ROOT), str(made.root / HOME)], check=True)
+    if subprocess.run([*git, "-C", ROOT, "diff", "--quiet", "HEAD"], check=False).returncode:
+        print("test-fresh: what is not committed here is not in the clone", flush=True)
+    for folder in ("root/.cache/pip", f"{HOME}/.cache"):
+        (made.root / folder).mkdir(parents=True)
+    for name in ("apt", "pip"):
+        (CACHE / name).mkdir(exist_ok=True)
 
 
-def run(machine: Path, argv: list[str]) -> int:
+def run(made: Machine, argv: list[str]) -> int:
     """Runs a command in the machine; when it ends, every process that it left ends with the pid namespace."""
     print(f"test-fresh: {' '.join(argv)}", flush=True)
     began = time.monotonic()
-    namespaces = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--propagation", "private"]
-    done = subprocess.run([*namespaces, "sh", "-c", ENTER, machine, *argv], check=False, env=environment())
+    new = [f"--{kind}" for kind in ("mount", "pid", "ipc", "uts", "cgroup", "fork", "kill-child")]
+    done = subprocess.run(
+        [
+            "unshare",
+            *new,
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            ENTER,
+            made.folder,
+            made.folder.name,
+            made.shared or "",
+            *argv,
+        ],
+        check=False,
+        env=environment(),
+        preexec_fn=lambda: join(made.cgroups),
+    )
     print(f"test-fresh: {' '.join(argv)}: status {done.returncode} after {time.monotonic() - began:.0f} s", flush=True)
     return done.returncode
+
+
+def join(cgroups: Sequence[Path]) -> None:
+    """Moves the calling process into cgroups, which become the roots of its cgroup namespace."""
+    for path in cgroups:
+        (path / "cgroup.procs").write_text("0")
 
 
 def environment() -> dict[str, str]:
