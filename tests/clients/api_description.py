@@ -1,22 +1,20 @@
 """Docker's API description: where it is found, and as much of YAML as it takes to read it.
 
-`../shared/data` beside the checkout, else Debian's golang-github-docker-docker-dev (1.41 in Debian 12), downloaded
-and unpacked into the test cache.  Not finding it is a failure.
+`../shared/data` beside the checkout, else Debian 13's golang-github-docker-docker-dev (1.45, the API of the dockerd
+that answers are compared with).  Not finding it is a failure.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support import paths, peers
+from support import peers
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
-PACKAGE = "golang-github-docker-docker-dev"
 INSIDE = "usr/share/gocode/src/github.com/docker/docker/api/swagger.yaml"
 
 
@@ -35,14 +33,7 @@ def version() -> tuple[int, int]:
 
 
 def _from_debian() -> Path:
-    folder = paths.cache("api-description")
-    target = folder / "root" / INSIDE
-    with peers.locked(folder):
-        if not target.exists():
-            subprocess.run(["apt-get", "-q", "download", PACKAGE], cwd=folder, check=True)
-            archive = next(folder.glob(f"{PACKAGE}_*.deb"))
-            subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / "root")], check=True)
-    return target
+    return peers.tree("trixie").root / INSIDE
 
 
 def operations() -> Iterator[tuple[str, str]]:

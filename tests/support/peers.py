@@ -33,7 +33,7 @@ PACKAGES = {
         *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
         *("netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
     ),
-    "trixie": ("docker.io", "containerd", "docker-cli"),
+    "trixie": ("docker.io", "containerd", "docker-cli", "golang-github-docker-docker-dev"),  # the last: data only
     "forky": ("docker-cli",),
 }
 

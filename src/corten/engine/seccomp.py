@@ -17,10 +17,10 @@ from corten.errors import InvalidArgument
 
 BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
 
-# uname -m → (Go's name, which profiles use; the native libseccomp architecture; the others run beside it)
+# uname -m → (libseccomp's name, which profiles use; the native libseccomp architecture; the others run beside it)
 ARCHES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "x86_64": ("amd64", "SCMP_ARCH_X86_64", ("SCMP_ARCH_X86", "SCMP_ARCH_X32")),
-    "i686": ("386", "SCMP_ARCH_X86", ()),
+    "i686": ("x86", "SCMP_ARCH_X86", ()),
     "aarch64": ("arm64", "SCMP_ARCH_AARCH64", ("SCMP_ARCH_ARM",)),
     "armv7l": ("arm", "SCMP_ARCH_ARM", ()),
     "mips64": ("mips64", "SCMP_ARCH_MIPS64", ("SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64N32")),
