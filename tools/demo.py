@@ -103,8 +103,9 @@ def show_kernel(pid: int) -> None:
         path = limit_file(pid, name, v1_file, v2_file)
         print(f"  cgroup {v1_file if path.name == v1_file else v2_file:<22} {path.read_text().strip()}")
     mounts = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    shown = [line for line in mounts if not line.split()[4].startswith("/sys/fs/cgroup/")]
     print(f"  {len(mounts)} mounts, among them:")
-    for line in mounts[:12]:
+    for line in shown[:14]:
         fields, _, rest = line.partition(" - ")
         print(f"    {fields.split()[4]:<24} {rest.split()[0]:<10} {fields.split()[5]}")
 
