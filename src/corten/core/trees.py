@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from corten.sys.openat2 import openat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _DEPTH_MAX = 64
+# a directory that is gone, or something else by now, or that a container made beyond PATH_MAX
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,6 @@ def remove_entry(parent_fd: int, name: bytes) -> int:
 def _empty(top_fd: int) -> int:
     """Removes everything in a directory, returning the bytes of its files."""
     size = 0
-    folded = 0
     stack: list[tuple[int, bytes]] = [(top_fd, b"")]
     todo = [_names(top_fd)]
     try:
@@ -70,8 +72,7 @@ def _empty(top_fd: int) -> int:
                 size += _file_size(status)
                 os.unlink(child, dir_fd=fd)
             elif len(stack) >= _DEPTH_MAX:
-                folded += 1
-                moved = b".corten-folded-%d" % folded
+                moved = b".corten-folded-" + secrets.token_hex(8).encode()  # no name that a stranger's tree has
                 os.rename(child, moved, src_dir_fd=fd, dst_dir_fd=top_fd)
                 todo[0].append(moved)
             else:
@@ -115,13 +116,16 @@ def walk(root_fd: int) -> Iterator[os.stat_result]:
         try:
             fd = openat2(root_fd, path, _DIRECTORY)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # gone, or made by a container beyond PATH_MAX
+            if error.errno in _VANISHED:
                 continue
             raise
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
                     yield status
                     if stat.S_ISDIR(status.st_mode):
                         pending.append(path + b"/" + os.fsencode(entry.name))

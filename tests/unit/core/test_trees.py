@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.core.trees import Usage, remove_entry, usage
+from corten.core.trees import Usage, remove_entry, usage, walk
 
 
 @pytest.fixture
@@ -66,3 +66,27 @@ def test_usage_of_a_tree_beyond_path_max_ends(tmp_path: Path, root_fd: int) -> N
     make_deep(tmp_path / "top", 600)
     assert usage(root_fd).inodes > 400
     remove_entry(root_fd, b"top")
+
+
+def test_a_strangers_name_is_never_in_the_way_of_a_deep_branch(tmp_path: Path, root_fd: int) -> None:
+    top = tmp_path / "top"
+    for number in range(1, 9):  # in whichever order a listing has them
+        (top / f".corten-folded-{number}" / "x").mkdir(parents=True)
+        (top / f"deep{number}").mkdir()
+        make_deep(top / f"deep{number}", 80)
+    remove_entry(root_fd, b"top")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_vanishes_under_a_walk_is_left_out(tmp_path: Path, root_fd: int) -> None:
+    for number in range(10):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}/f").touch()
+    found = walk(root_fd)
+    next(found)
+    for number in range(10):
+        (tmp_path / f"d{number}/f").unlink()
+        (tmp_path / f"d{number}").rmdir()
+    (tmp_path / "d9").symlink_to("d8")
+    (tmp_path / "d8").touch()
+    assert len(list(found)) < 10
