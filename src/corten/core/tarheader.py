@@ -237,7 +237,7 @@ def sparse_pairs(numbers: list[int], size: int, limits: Limits) -> tuple[tuple[i
 
     Raises InvalidArgument.
     """
-    if len(numbers) % 2 or size > limits.apparent:
+    if len(numbers) % 2 or not 0 <= size <= limits.apparent:
         raise InvalidArgument("invalid sparse map")
     pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
     end = 0

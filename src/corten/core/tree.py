@@ -107,8 +107,13 @@ class LayerTree:
         self.borrowed.pop(path, None)
 
     def forget_below(self, path: bytes) -> None:
-        """The directory `path` was removed with everything in it."""
-        self.forget()
+        """The directory `path` was removed with everything in it.
+
+        Only what lay in it is closed: who removed it still works in the directory above.
+        """
+        for known in [known for known in self._open if is_within(known, path)]:
+            os.close(self._open.pop(known).fd)
+        self._names = dict(self._open)
         for known in (*self.implied, *self.borrowed):
             if is_within(known, path):
                 self.has_entry(known)

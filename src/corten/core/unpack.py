@@ -35,6 +35,8 @@ WHITEOUT_DEVICE = 0
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
+# EMLINK: more links than an inode has room for; ENOENT: the link replaces the directory that its target lies in
+_REFUSED_LINKS = (errno.EISDIR, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOENT)
 _SPACE_EVERY = 64 << 20
 
 # Attributes that only this host may set: overlayfs would take them for its own, labels are the host's.
@@ -247,7 +249,9 @@ class _Writer:
                 self._clear(place, base)
                 os.link(target, base, src_dir_fd=source_fd, dst_dir_fd=place.fd, follow_symlinks=False)
             self._finish_link(place, base, entry)
-        except (IsADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in _REFUSED_LINKS:
+                raise
             raise InvalidArgument(f"link {_shown(entry.link)} {_shown(path)}: {error.strerror}") from error
         finally:
             os.close(source_fd)

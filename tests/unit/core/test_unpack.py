@@ -223,3 +223,44 @@ def test_a_disk_that_is_nearly_full_ends_the_unpacking(root: Path) -> None:
     parts = [t.entry(b"f%d" % number, data=bytes(1 << 20)) for number in range(80)]
     with pytest.raises(Unavailable, match="no space left for layers"):
         unpack(root, *parts, limits=Limits(disk_reserve=1 << 60))
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        t.entry(b"a/b", data=b"new"),
+        t.symlink(b"a/b", b"t"),
+        t.hard_link(b"a/b", b"a/t"),
+        t.entry(b"a/b", t.FIFO),
+    ],
+    ids=["file", "symlink", "hard link", "fifo"],
+)
+def test_a_directory_below_another_is_replaced_by_a_later_entry(root: Path, replacement: bytes) -> None:
+    below = (t.directory(b"a/b"), t.directory(b"a/b/c"), t.entry(b"a/b/c/f", data=b"old"))
+    unpack(root, t.directory(b"a"), t.entry(b"a/t", data=b"t"), *below, replacement, t.entry(b"a/z", data=b"z"))
+    assert not stat.S_ISDIR((root / "a/b").lstat().st_mode)
+    assert sorted(os.listdir(root / "a")) == ["b", "t", "z"]
+
+
+def test_a_name_that_led_through_a_removed_directory_is_looked_up_again(root: Path) -> None:
+    unpack(
+        root,
+        *(t.directory(b"z"), t.directory(b"a"), t.directory(b"a/b"), t.symlink(b"a/b/l", b"/z"), t.entry(b"a/b/l/f")),
+        *(t.entry(b"a/b"), t.directory(b"a/b"), t.entry(b"a/b/l/f", data=b"here")),
+    )
+    assert (root / "z/f").read_bytes() == b""
+    assert (root / "a/b/l/f").read_bytes() == b"here"
+
+
+def test_a_hard_link_in_place_of_its_own_target_is_refused(root: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"link a/b/f a/b: No such file"):
+        unpack(root, t.directory(b"a/b"), t.entry(b"a/b/f"), t.hard_link(b"a/b", b"a/b/f"))
+
+
+def test_a_sparse_file_of_negative_size_is_refused(root: Path) -> None:
+    block = bytearray(t.header(b"f", b"S"))
+    block[483:495] = b"\xff" * 12  # base 256: -1
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(InvalidArgument, match="invalid sparse map"):
+        unpack(root, bytes(block))
