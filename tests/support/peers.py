@@ -194,16 +194,27 @@ def _fetch(suite: str, folder: Path, names: Sequence[str]) -> None:
 
 def download_packages(suite: str, names: Sequence[str], into: Path) -> None:
     """`apt-get download` from a suite that need not be the machine's own."""
+    _apt_get(suite, into, ["download", *names])
+
+
+def download_with_dependencies(suite: str, names: Sequence[str], into: Path) -> list[Path]:
+    """The packages and everything that they depend on, whatever is installed here: the archives' paths."""
+    (into / "partial").mkdir(parents=True, exist_ok=True)
+    options = ["--no-install-recommends", "--download-only", "-y", "-o", f"Dir::Cache::archives={into}"]
+    _apt_get(suite, into, ["install", *options, *names])
+    return sorted(into.glob("*.deb"))
+
+
+def _apt_get(suite: str, into: Path, command: Sequence[str]) -> None:
+    """Runs an apt-get that downloads, after an update of the lists, in an empty folder."""
     into.mkdir(parents=True, exist_ok=True)
     for old in into.glob("*.deb"):
         old.unlink()
-    options = _apt_options(suite)
-    for command in (["update"], ["download", *names]):
-        done = subprocess.run(
-            ["apt-get", "-q", *options, *command], check=False, cwd=into, capture_output=True, text=True, timeout=900
-        )
+    for words in (["update"], command):
+        argv = ["apt-get", "-q", *_apt_options(suite), *words]
+        done = subprocess.run(argv, check=False, cwd=into, capture_output=True, text=True, timeout=900)
         if done.returncode != 0:
-            raise PeerMissing(f"apt-get {' '.join(command)} ({suite}): {done.stderr.strip()}")
+            raise PeerMissing(f"{' '.join(words)} ({suite}): {done.stderr.strip()}")
 
 
 def _apt_options(suite: str) -> list[str]:

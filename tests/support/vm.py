@@ -63,21 +63,16 @@ def run(script: Path, *, timeout_s: float = 300) -> str:
 
 
 def _unpacked() -> Path:
-    """The packages and all that they need beyond what is installed here; fetched once."""
+    """The packages and all that they need, but for libc, which every machine has; fetched once."""
     folder = paths.cache("vm")
-    tree = folder / "root"
+    tree = folder / "tree"
     with peers.locked(folder):
-        if not (folder / "done").exists():
-            (folder / "deb/partial").mkdir(parents=True, exist_ok=True)
-            options = ["-q", "-y", "-o", f"Dir::Cache::archives={folder / 'deb'}", "--no-install-recommends"]
-            command = ["apt-get", *options, "--reinstall", "--download-only", "install", *PACKAGES]
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                raise peers.PeerMissing(f"{' '.join(command)}: {done.stderr.strip()}")
-            for package in (folder / "deb").glob("*.deb"):
-                subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+        if not (folder / "done-tree").exists():
+            for package in peers.download_with_dependencies("bookworm", PACKAGES, folder / "deb"):
+                if not package.name.startswith("libc6_"):
+                    subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
             shutil.rmtree(folder / "deb")
-            (folder / "done").touch()
+            (folder / "done-tree").touch()
     return tree
 
 
