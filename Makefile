@@ -19,7 +19,7 @@ demo: setup  ## start an engine in a network of its own, run a container, show w
 	@$(PYTHON) -I tools/demo.py
 
 test: setup-dev  ## the gate: linters, unit, golden, system, clients, peers, attacks, faults
-	@$(PYTEST) --reruns 1 -m 'not slow' $(TESTS)
+	@$(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: setup-dev  ## the gate and the tests marked slow
 	@$(PYTEST) $(TESTS)

@@ -1,15 +1,12 @@
 """kill -9 of a shim at every message and every file that it renames into place, of the zygote and its helpers likewise.
 
-A shim is caught as it is born: strace stops it at listen(2), before it has read or sent anything.
+Both are traced from the zygote on, so a shim is seen from its birth.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +14,12 @@ import pytest
 from support import images, killpoints
 from support.engine import CortenEngine
 from support.faultlife import Life, named
-from support.killpoints import Call, Trace
+from support.killpoints import Named, NamedTrace, Trace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import is_alive, wait_for
 
-SHIM_CALLS = ("sendto", "sendmsg", "recvmsg", "rename")
-ZYGOTE_CALLS = ("sendto", "sendmsg", "recvmsg")
 GATE_SAMPLE = 14
 ATTEMPTS = 3
-Point = tuple[str, int]
 
 
 @pytest.fixture(scope="module")
@@ -51,57 +45,38 @@ def zygote_of(engine: CortenEngine) -> int:
     return int(done.stdout)
 
 
-class Newborn:
-    """The shim of the next start: stopped at its listen(2), traced, and let go with its kill point set."""
-
-    def __init__(self, engine: CortenEngine) -> None:
-        self._birth = Trace(zygote_of(engine), calls=("listen",), stop=True, follow=True)
-        self.pid = 0
-
-    def trace(self, kill: Point | None) -> Trace:
-        """Waits until it is born; returns the trace that it runs under."""
-        with self._birth as birth:
-            wait_for(lambda: bool(birth.stopped()), "shim at its listen")
-            self.pid = birth.stopped()[0]
-            birth.end()
-        trace = Trace(self.pid, calls=SHIM_CALLS, kill=kill)
-        os.kill(self.pid, signal.SIGCONT)
-        return trace
+def is_of_the_shim(point: Named) -> bool:
+    """Messages and renames of the zygote's children but those that make a network namespace."""
+    return point[1].startswith("child ") and not is_of_the_zygote(point)
 
 
-def traced_life(engine: CortenEngine, kill: Point | None) -> tuple[Life, Sequence[Call], Call | None]:
-    """A life whose shim is killed at a point (or not at all): the life, the shim's calls, the one that killed it."""
-    life = Life(engine)
-    newborn = Newborn(engine)
-    client = threading.Thread(target=life.run)
-    client.start()
-    try:
-        with newborn.trace(kill) as trace:
-            client.join()
-            died = kill is not None and (bool(life.failure) or not is_alive(newborn.pid))
-            calls = trace.end(died=died)
-            return life, calls, trace.killed
-    finally:
-        client.join()
+def is_of_the_zygote(point: Named) -> bool:
+    """Its own messages and those of the children that it has for network namespaces."""
+    return not point[1].startswith("child ") or point[1].endswith(" netns")
 
 
-def points_of(calls: Sequence[Call]) -> list[Point]:
-    """Messages and renames; what else the shim sends is not counted."""
-    return [(call.name, call.number) for call in calls if call.is_message or call.name == "rename"]
+def count(engine: CortenEngine, wanted: Callable[[Named], bool]) -> list[Named]:
+    """The points of one life, of the zygote and of all that it forks."""
+    with NamedTrace(zygote_of(engine), forks=True) as trace:
+        whole_life(engine)
+        return [point for point in trace.end() if wanted(point)]
 
 
-def kill_at(engine: CortenEngine, point: Point, before: Snapshot) -> bool:
-    """One life with the kill, and the verdict; whether the kill landed, in a few attempts."""
+def kill_at(engine: CortenEngine, point: Named, before: Snapshot) -> bool:
+    """Lives with the kill, and the verdict, until it landed; a message may come while its receive has begun."""
     for _ in range(ATTEMPTS):
-        life, _, killed = traced_life(engine, point)
-        if killed is not None:
-            assert (killed.name, killed.number) == point, killed
+        life = Life(engine)
+        with NamedTrace(zygote_of(engine), forks=True, kill=point) as trace:
+            life.run()
+            trace.end()
+        assert trace.killed in (None, point), trace.killed
+        if trace.killed is not None:
             wait_for(lambda: settled(life), f"end of {life.name}")  # noqa: B023
             life.judge(lost=True)
         else:
             assert not life.failure, f"{life.failure}, but nothing was killed"
         expect_none(before)
-        if killed is not None:
+        if trace.killed is not None:
             return True
     return False
 
@@ -112,55 +87,36 @@ def settled(life: Life) -> bool:
     return state is None or state["Status"] in ("created", "exited")
 
 
-def campaign(engine: CortenEngine, most: int | None) -> None:
-    """Counts, then kills at a sample of the points, or at all."""
-    points = points_of(traced_life(engine, None)[1])
+def campaign(engine: CortenEngine, what: str, wanted: Callable[[Named], bool], most: int | None) -> None:
+    """Counts, then kills at a sample of the points, or at all: each must be hit."""
+    points = count(engine, wanted)
     chosen = killpoints.sample(points, most or len(points))
     before = Snapshot.take(Subject.of(engine))
     hit = 0
     for point in chosen:
-        with named(f"shim: {point[0]} {point[1]}"):
+        with named(f"{what}: {point[0]} {point[1]}"):
             hit += kill_at(engine, point, before)
-    killpoints.report("shim, messages and renames", hit, len(points))
-    # how often a receive finds its socket empty varies: the last numbers are not reached by every life
-    assert hit >= len(chosen) * 0.9, f"{hit} of {len(chosen)} points hit"
+    killpoints.report(what, hit, len(points))
+    assert hit == len(chosen), f"{hit} of {len(chosen)} points hit"
     whole_life(engine)
 
 
 @pytest.mark.timeout(240)
 def test_shim_killed_at_a_sample_of_its_points(warm: CortenEngine) -> None:
-    campaign(warm, GATE_SAMPLE)
+    campaign(warm, "shim, messages and renames", is_of_the_shim, GATE_SAMPLE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_shim_killed_at_every_point(warm: CortenEngine) -> None:
-    campaign(warm, None)
+    campaign(warm, "shim, messages and renames", is_of_the_shim, None)
 
 
 def test_zygote_and_its_helpers_killed_at_every_message(warm: CortenEngine) -> None:
     """The containers that live stay, and a start that the death hits is made by the next zygote or refused in words."""
     other = Life(warm, network="none")
     other.do("create", "start")
-    with Trace(zygote_of(warm), calls=ZYGOTE_CALLS, follow=True) as trace:
-        whole_life(warm)
-        calls = trace.end()
-    shims = {call.thread for call in calls if call.name == "recvmsg"} - {str(zygote_of(warm))}
-    points = list(dict.fromkeys(point for call in calls if call.thread not in shims for point in points_of([call])))
-    before = Snapshot.take(Subject.of(warm))
-    hit = 0
-    for point in points:
-        with named(f"zygote: {point[0]} {point[1]}"):
-            life = Life(warm)
-            with Trace(zygote_of(warm), calls=ZYGOTE_CALLS, kill=point, follow=True) as trace:
-                life.run()
-                trace.end()
-            assert trace.killed is not None, "nothing was killed"
-            hit += 1
-            wait_for(lambda: settled(life), f"end of {life.name}")  # noqa: B023
-            life.judge(lost=True)
-            expect_none(before)
-    killpoints.report("zygote and its helpers, messages", hit, len(points))
+    campaign(warm, "zygote and its helpers, messages", is_of_the_zygote, None)
     other.do("kill", "wait")
     other.judge()
 

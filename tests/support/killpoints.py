@@ -6,6 +6,12 @@
     with Trace(pid, calls=…, kill=("pwrite64", 7)) as trace:           # SIGKILL instead of the seventh
 
 A call that is entered when the signal arrives is not executed.  Counters are per thread (strace(1), "Tampering").
+
+What strace cannot count exactly (messages, what threads do by turns) has names, given by `support.messagetrace`:
+
+    with NamedTrace(pid, kill=(1, "receive answer to start")) as trace:
+        …
+        points = trace.end()                                           # (number, name), in order
 """
 
 from __future__ import annotations
@@ -14,7 +20,9 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,6 +135,71 @@ class Trace:
             self._process.terminate()
             self._process.communicate(timeout=ATTACH_SECONDS)
         shutil.rmtree(self.folder)
+
+
+Named = tuple[int, str]
+
+
+class NamedTrace:
+    """The tracer that gives names, attached to a running process until `end`."""
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        kill: Named | None = None,
+        files: Sequence[Path] = (),
+        threads: bool = False,
+        forks: bool = False,
+    ) -> None:
+        """`files`: whose writes and syncs count.  `threads`, `forks`: not of the first thread alone."""
+        self.killed: Named | None = None
+        self.folder = paths.scratch("trace")
+        self.log = self.folder / "log"
+        argv = [sys.executable, "-m", "support.messagetrace", str(pid), str(self.log)]
+        argv += [*(["--threads"] if threads else []), *(["--forks"] if forks else [])]
+        argv += [word for path in files for word in ("--file", str(path))]
+        argv += [] if kill is None else ["--kill", str(kill[0]), kill[1]]
+        self._process = subprocess.Popen(
+            argv,
+            cwd=paths.REPOSITORY / "tests",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "attached\n":
+            errors = self._process.communicate(timeout=ATTACH_SECONDS)[1]
+            shutil.rmtree(self.folder)
+            raise AssertionError(f"tracer: {errors}")
+
+    def end(self) -> list[Named]:
+        """Detach; every call that has a name.  The one at which the kill landed is `killed`."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        errors = self._process.communicate(timeout=ATTACH_SECONDS)[1]
+        assert self._process.returncode in (0, -signal.SIGTERM), f"tracer: {errors}"
+        lines = self.log.read_text().splitlines()
+        fatal = [line.removesuffix("!") for line in lines if line.endswith("!")]
+        self.killed = _point(fatal[0]) if fatal else None
+        return [_point(line.removesuffix("!")) for line in lines]
+
+    def __enter__(self) -> NamedTrace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=ATTACH_SECONDS)
+        shutil.rmtree(self.folder)
+
+
+def _point(line: str) -> Named:
+    number, _, name = line.partition(" ")
+    return int(number), name
 
 
 def run_traced(

@@ -108,9 +108,16 @@ class Tasks:
         One is kept ready: making it takes longer than all else that a start waits for before its shim.
         """
         spare, self._spare = self._spare, None
-        fd = await spare if spare is not None else await self.zygote.netns()
+        fd = await self._taken(spare)
         self._prepare_spare()
         return fd
+
+    async def _taken(self, spare: asyncio.Future[int] | None) -> int:
+        """The spare one; what kept it from being made (its maker was killed) is no reason for this start to fail."""
+        if spare is not None:
+            with contextlib.suppress(CortenError):
+                return await spare
+        return await self.zygote.netns()
 
     def _prepare_spare(self) -> None:
         if self._spare is None:
@@ -202,6 +209,6 @@ def listener_pid(directory: str) -> int:
 
 
 def _take_error(made: asyncio.Future[int]) -> None:
-    """An error of the spare is told to who takes it; without anybody it is none."""
+    """Without a spare the next start makes its own."""
     if not made.cancelled():
         made.exception()
