@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,8 +22,9 @@ START_SECONDS = 15
 class CortenEngine(DockerClient):
     """cortend under `folder`; a context manager that ends with `destroy`.
 
-    `config` becomes daemon.json.  The folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine,
-    so that all its processes can be told by their command lines.
+    `config` becomes daemon.json; `commands` is where cortend lies, for builds that are not this checkout's.  The
+    folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that all its processes can be told
+    by their command lines.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class CortenEngine(DockerClient):
         config: Mapping[str, Any] | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        commands: Path = paths.COMMANDS,
     ) -> None:
         self.folder = paths.scratch("engine")
         self.data_root = self.folder / "data"
@@ -42,6 +45,7 @@ class CortenEngine(DockerClient):
         self.config_file.write_text(json.dumps(dict(config or {})))
         self.netns = NetNs()
         self._args = list(args)
+        self._commands = commands
         self._env = dict(env or {})
         self._daemon: process.Daemon | None = None
         try:
@@ -56,7 +60,7 @@ class CortenEngine(DockerClient):
     def argv(self) -> list[str]:
         """cortend and the paths of this engine, without `--destroy`."""
         return [
-            str(paths.COMMANDS / "cortend"),
+            str(self._commands / "cortend"),
             *("--data-root", str(self.data_root), "--exec-root", str(self.exec_root), "--host", self.host),
             *("--pidfile", str(self.pidfile), "--config", str(self.config_file), "--debug"),
             *self._args,

@@ -42,7 +42,7 @@ class Place:
 
 def look(folder: Path) -> list[object]:
     """What is to be seen of a flat folder."""
-    seen: list[object] = [os.listxattr(folder)]
+    seen: list[object] = [os.listxattr(folder), folder.stat().st_mtime_ns]  # also of what came and went
     for path in sorted(folder.iterdir()):
         status = path.lstat()
         content = path.read_bytes() if path.is_file() else b""

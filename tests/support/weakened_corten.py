@@ -109,6 +109,36 @@ MEMBERS: tuple[Edit, ...] = (
     ("core/streams.py", "data, member = member.unused_data, None", 'data, member = b"", None\n                return'),
 )
 
+# The launcher runs from its file (CVE-2019-5736).
+UNSEALED: tuple[Edit, ...] = (
+    (
+        "launch/spawn.py",
+        "    size = posix.fstat(program_fd).st_size\n    writable",
+        "    return posix.open(launcher_path(), posix.O_RDONLY | posix.O_CLOEXEC)\n"
+        "    size = posix.fstat(program_fd).st_size\n    writable",
+    ),
+)
+# Whatever a container has for /etc/passwd is opened and read.
+ANY_ACCOUNTS: tuple[Edit, ...] = (
+    ("engine/users.py", "if not stat.S_ISREG(status.st_mode) or not status.st_size:", "if False:"),
+)
+
+
+def leaking(folder: Path) -> tuple[Edit, ...]:
+    """A descriptor of a directory of the host is open while the program of the container is started.
+
+    The working directory is not made either: who makes it meets the resolver, which refuses it first.
+    """
+    return (
+        ("launch/compile.py", "    fs.make_cwd(process)\n", ""),
+        (
+            "launch/compile.py",
+            "    enter.begin(b, context)\n    _add_inputs(b, context)",
+            f'    b.add(Open("leak", {str(folder)!r}, O_PATH | O_DIRECTORY))\n'
+            "    enter.begin(b, context)\n    _add_inputs(b, context)",
+        ),
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
