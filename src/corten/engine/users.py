@@ -54,13 +54,23 @@ def read_accounts(root_fd: int) -> Accounts:
 
 
 def _read_beneath(root_fd: int, path: bytes) -> bytes:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    """The start of a plain file, empty for anything else.
+
+    A device of the image is not even opened: outside the container's device cgroup that alone may do harm (a watchdog
+    starts).  Nor is a file without a size: those of a procfs, where to read may be to take away (/proc/kmsg).
+    """
     try:
-        fd = openat2(root_fd, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        fd = openat2(root_fd, path, os.O_PATH, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     except OSError:
         return b""
-    with os.fdopen(fd, "rb") as file:
-        return file.read(_MAX_FILE_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            return b""
+        with open(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            return file.read(_MAX_FILE_BYTES) or b""
+    finally:
+        os.close(fd)
 
 
 def lookup(spec: str, accounts: Accounts, group_add: Sequence[str] = ()) -> User:
