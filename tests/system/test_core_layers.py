@@ -296,3 +296,14 @@ def test_a_hard_links_entry_leaves_capabilities_alone(store: ImageStore) -> None
     key = put_layers(store, t.archive(*parts, t.hard_link(b"h", b"f", mode=0o755)))
     layer = Path(store.overlay.fs_path(store.overlay.stat(key).id))
     assert os.getxattr(layer / "h", "security.capability") == capability
+
+
+def test_a_damaged_layer_beside_one_that_still_unpacks_is_refused_and_leaves_nothing(store: ImageStore) -> None:
+    many = t.archive(*(t.entry(b"d%d/%d" % (number % 50, number)) for number in range(4000)))
+    layers = [
+        Layer(store.content.put(t.archive(t.entry(b"f"))).digest, t.digest(b"something else")),
+        Layer(store.content.put(many).digest, t.digest(many)),
+    ]
+    with pytest.raises(InvalidArgument, match="invalid diffID for layer 0"):
+        unpack_layers(layers, store.content, store.overlay)
+    assert store.overlay.staged_directories() == []

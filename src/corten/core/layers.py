@@ -62,23 +62,23 @@ def unpack(
     if present == len(chain):
         return chain
     base = chain[present - 1] if present else ""
+    missing = layers[present:]
     with ExitStack() as stack:
+        # the pool is left first: nobody may still write into a directory that is being removed
+        staged = [stack.enter_context(overlay.stage()) for _ in missing]
         pool = stack.enter_context(ThreadPoolExecutor(PARALLEL, thread_name_prefix="unpack"))
         stack.callback(pool.shutdown, cancel_futures=True)
-        jobs = []
-        for number, layer in enumerate(layers[present:]):
-            staged = stack.enter_context(overlay.stage())
-            is_lowest = number == 0
-            jobs.append(
-                (layer, staged, pool.submit(_first_try, layer, staged, content, overlay, base, is_lowest, limits))
-            )
+        jobs = [
+            (layer, place, pool.submit(_first_try, layer, place, content, overlay, base, number == 0, limits))
+            for number, (layer, place) in enumerate(zip(missing, staged, strict=True))
+        ]
         done = _settled(jobs, content, overlay, base, stack, limits)
         _sync(overlay)
         parents = [base, *chain[present:]]
         overlay.adopt(
             [
-                Adoption(staged, chain[present + number], parents[number], Usage(applied.size, applied.entries))
-                for number, (staged, applied) in enumerate(done)
+                Adoption(place, chain[present + number], parents[number], Usage(applied.size, applied.entries))
+                for number, (place, applied) in enumerate(done)
             ]
         )
     return chain
