@@ -91,7 +91,7 @@ def parse_profile(text: str) -> Profile:
     """A user's profile; raises InvalidArgument with Docker's words."""
     try:
         profile = msgspec.json.decode(text, type=Profile)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(f"Decoding seccomp profile failed: {error}") from error
     if profile.architectures and profile.arch_map:
         raise InvalidArgument(BOTH.format("architectures", "archMap"))

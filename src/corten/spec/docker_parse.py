@@ -89,11 +89,16 @@ def parse_body(body: bytes, cls: type[T]) -> tuple[T, tuple[str, ...]]:
 
 def is_zero(value: object) -> bool:
     """Whether a raw JSON value is what Go leaves out: null, false, 0, "", and collections of such."""
-    if isinstance(value, dict):
-        return all(is_zero(item) for item in value.values())
-    if isinstance(value, list):
-        return all(is_zero(item) for item in value)
-    return not value
+    todo = [value]
+    while todo:  # no recursion: a stranger says how deep it is
+        item = todo.pop()
+        if isinstance(item, dict):
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+        elif item:
+            return False
+    return True
 
 
 def _decode(body: bytes, cls: type) -> dict[str, Any]:

@@ -274,5 +274,5 @@ def _decode(data: bytes, shape: type[_T], what: str) -> _T:
         raise InvalidArgument(f"invalid {what}: larger than {DOCUMENT_SIZE_MAX} bytes")
     try:
         return msgspec.json.decode(data, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid {what}: {error}") from error

@@ -79,3 +79,8 @@ def test_the_built_in_profile_refuses_mount_and_answers_clone3_with_enosys() -> 
     assert {"read", "execve", "clone", "chroot"} <= allowed
     assert not {"mount", "reboot", "init_module", "bpf", "io_uring_setup", "keyctl"} & allowed
     assert {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38} in made["syscalls"]
+
+
+def test_a_profile_of_any_depth_is_an_error_and_no_crash() -> None:
+    with pytest.raises(InvalidArgument, match="Decoding seccomp profile failed"):
+        seccomp.parse_profile('{"defaultAction": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}")

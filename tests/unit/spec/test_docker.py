@@ -223,3 +223,9 @@ def test_what_counts_as_zero(value: object) -> None:
 def test_requests_survive_the_database() -> None:
     request = create(Cmd=["x"], HostConfig={"Memory": 5, "ConsoleSize": [1, 2]})
     assert msgspec.json.decode(msgspec.json.encode(request), type=docker.ContainerCreateRequest) == request
+
+
+def test_an_unknown_key_of_any_depth_is_read() -> None:
+    deep = b'{"Image": "x", "Foo": ' + b"[" * 900 + b"%d" + b"]" * 900 + b"}"
+    assert parse_create(deep % 1).unknown == ("Foo",)
+    assert parse_create(deep % 0).unknown == ()

@@ -114,3 +114,10 @@ def test_chain_ids_are_the_specifications() -> None:
     one, two = spec.digest_of(b"1"), spec.digest_of(b"2")
     assert spec.chain_ids([]) == ()
     assert spec.chain_ids([one, two]) == (one, spec.digest_of(f"{one} {two}".encode()))
+
+
+def test_a_document_of_any_depth_is_an_error_and_no_crash() -> None:
+    deep = b'{"architecture": "amd64", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for parse in (spec.parse_config, spec.parse_manifest, spec.parse_index):
+        with pytest.raises(InvalidArgument, match="invalid image"):
+            parse(deep)
