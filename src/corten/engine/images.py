@@ -18,7 +18,7 @@ from corten.engine import times
 from corten.engine.filters import Filters, check_keys, flags, labels_match
 from corten.engine.inspect import DRIVER
 from corten.engine.parts import Parts
-from corten.errors import Conflict, InvalidArgument
+from corten.errors import Conflict, Internal, InvalidArgument
 from corten.spec.image import Platform, RunConfig
 from corten.spec.reference import Reference
 
@@ -256,11 +256,15 @@ def _platform(text: str) -> Platform | None:
 
 
 async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
-    """Run `work` in a thread over the chunks of a request's body; its errors are the caller's."""
+    """Run `work` in a thread over the chunks of a request's body; its errors are the caller's, the disk's as Internal."""
     loop = asyncio.get_running_loop()
     source = _Chunks(body, loop)
     try:
         return await asyncio.to_thread(work, iter(source))
+    except ConnectionError:  # the client's
+        raise
+    except OSError as error:
+        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
     finally:
         source.close()
 
@@ -274,8 +278,11 @@ class _Chunks:
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        while not self._closed:
-            chunk = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+        """Raises ConnectionAbortedError once it was closed: half an archive must not look like a whole one."""
+        while True:
+            chunk = b"" if self._closed else asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+            if self._closed:
+                raise ConnectionAbortedError("the client went away")
             if not chunk:
                 return
             yield chunk

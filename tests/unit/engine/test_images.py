@@ -1,0 +1,59 @@
+"""What goes from a request's body into a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from corten.engine.images import _in_thread_with
+from corten.errors import Internal
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    yield b"archive"
+
+
+async def test_half_a_body_is_no_whole_one_when_the_client_goes() -> None:
+    reading = asyncio.Event()
+    seen: list[object] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(1 << 20)
+        reading.set()
+        await asyncio.sleep(0.05)
+
+    def work(chunks: Iterator[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                seen.append(len(chunk))
+            seen.append("whole")
+        except ConnectionError:
+            seen.append("cut")
+
+    task = asyncio.ensure_future(_in_thread_with(body(), work))
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while len(seen) < 2:
+        await asyncio.sleep(0.01)
+    assert seen == [1 << 20, "cut"]
+
+
+async def test_a_full_disk_is_told_in_a_sentence() -> None:
+    def work(chunks: Iterator[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ingest/1")
+
+    with pytest.raises(Internal, match=r"ingest/1: No space left on device"):
+        await _in_thread_with(pieces(), work)
+
+
+async def test_a_client_that_has_gone_stays_the_doors_business() -> None:
+    def work(chunks: Iterator[bytes]) -> None:
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError):
+        await _in_thread_with(pieces(), work)
