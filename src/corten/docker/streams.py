@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,37 +18,53 @@ from corten.errors import CortenError
 T = TypeVar("T")
 
 
-async def begin(source: AsyncIterator[T]) -> asyncio.Task[T]:
-    """Start to fetch the first value, so that what is wrong with the arguments is raised before the head is out.
+class Begun(Generic[T]):
+    """An iterator whose first value is on its way.  A context manager: however it is left, the iterator is closed."""
 
-    An iterator checks its arguments before it waits for anything: a few turns of the loop are enough to hear of it.
-    """
-    task = asyncio.ensure_future(_next(source))
-    for _ in range(3):
-        await asyncio.sleep(0)
-        if task.done():
-            break
-    if task.done() and isinstance(task.exception(), CortenError):
-        await task
-    return task
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self._source = source
+        self._first = asyncio.ensure_future(_next(source))
+
+    async def __aenter__(self) -> Begun[T]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._first.cancel()
+        await asyncio.wait([self._first])
+        await close(self._source)
+
+    async def checked(self) -> None:
+        """Raises what is wrong with the arguments, before a head is out.
+
+        An iterator checks its arguments before it waits for anything: a few turns of the loop are enough to hear of it.
+        """
+        for _ in range(3):
+            await asyncio.sleep(0)
+            if self._first.done():
+                break
+        if self.has_failed:
+            await self._first
+
+    async def settled(self) -> None:
+        """Waits for the first value, or what came instead of one."""
+        await asyncio.wait([self._first])
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an error came instead of the first value."""
+        return self._first.done() and isinstance(self._first.exception(), CortenError)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        try:
+            yield await self._first
+        except StopAsyncIteration:
+            return
+        async for value in self._source:
+            yield value
 
 
 async def _next(source: AsyncIterator[T]) -> T:
     return await anext(source)
-
-
-async def chain(first: asyncio.Task[T], source: AsyncIterator[T]) -> AsyncIterator[T]:
-    """The first value and all others; closes `source` when it is left."""
-    try:
-        try:
-            yield await first
-        except StopAsyncIteration:
-            return
-        async for value in source:
-            yield value
-    finally:
-        first.cancel()
-        await close(source)
 
 
 async def close(source: object) -> None:
@@ -79,21 +95,14 @@ async def progress(call: Call, source: AsyncIterator[Json], *, errors_in_stream:
     An error before that is an ordinary answer (in the stream all the same with `errors_in_stream`, which is how
     dockerd answers a load), a later one is the stream's last message.
     """
-    first = asyncio.ensure_future(_next(source))
-    try:
-        await asyncio.wait([first])
-    except asyncio.CancelledError:
-        first.cancel()
-        raise
-    if isinstance(first.exception(), CortenError) and not errors_in_stream:
-        await first
-    response = await call.stream()
-    values = chain(first, source)
-    try:
-        async for value in values:
-            await response.write(progress_line(value))
-    except CortenError as error:
-        await response.write(progress_line(progress_error(error.text)))
-    finally:
-        await close(values)
+    async with Begun(source) as values:
+        await values.settled()
+        if not errors_in_stream:
+            await values.checked()
+        response = await call.stream()
+        try:
+            async for value in values:
+                await response.write(progress_line(value))
+        except CortenError as error:
+            await response.write(progress_line(progress_error(error.text)))
     return response

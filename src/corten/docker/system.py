@@ -9,7 +9,7 @@ from aiohttp import web
 
 from corten import errors
 from corten.docker.call import Call
-from corten.docker.streams import begin, chain, close, json_line
+from corten.docker.streams import Begun, json_line
 from corten.docker.versions import (
     DISK_USAGE_RULES,
     IMAGE_LIST_RULES,
@@ -50,16 +50,14 @@ async def events(call: Call) -> web.StreamResponse:
     """One JSON object a line, until `until` or the client goes away."""
     query = call.query
     source = call.engine.events(query.filters(), query.text("since"), query.text("until"))
-    first = await begin(source)
-    response = await call.stream()
-    values = chain(first, source)
-    try:
-        async for event in values:
-            await response.write(json_line(event))
-    except CortenError as error:
-        await response.write(json_line({"message": error.text}))
-    finally:
-        await close(values)
+    async with Begun(source) as values:
+        await values.checked()
+        response = await call.stream()
+        try:
+            async for event in values:
+                await response.write(json_line(event))
+        except CortenError as error:
+            await response.write(json_line({"message": error.text}))
     return response
 
 
