@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import subprocess
 import time
@@ -193,3 +194,38 @@ def test_a_start_is_traced_phase_by_phase_and_step_by_step(shared_engine: Corten
         assert "network" in done
     finally:
         shared_engine.docker("rm", "-f", "traced", check=True)
+
+
+def leave(engine: CortenEngine, target: str, after_s: float) -> None:
+    """A POST whose client goes away before the answer."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(engine.socket))
+        client.sendall(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        time.sleep(after_s)
+
+
+STUBBORN = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+
+
+def test_a_restart_goes_on_when_its_client_goes(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "left", IMAGE, *STUBBORN, check=True)
+    before = inspect(engine, "left")["State"]["StartedAt"]
+    leave(engine, "/containers/left/restart?t=1", 0.2)
+    until(lambda: inspect(engine, "left")["State"]["StartedAt"] != before, "the second start", 5)
+    engine.docker("rm", "-f", "left", check=True)
+
+
+def test_a_stop_kills_in_the_end_when_its_client_goes(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "left", IMAGE, *STUBBORN, check=True)
+    leave(engine, "/containers/left/stop?t=1", 0.2)
+    until(lambda: inspect(engine, "left")["State"]["Status"] == "exited", "the kill", 5)
+    engine.docker("rm", "left", check=True)
+
+
+@pytest.mark.parametrize("after_ms", range(0, 20, 2))
+def test_a_start_goes_on_when_its_client_goes(engine: CortenEngine, after_ms: int) -> None:
+    engine.docker("create", "--name", "left", "-p", "80", IMAGE, "sleep", "100", check=True)
+    leave(engine, "/containers/left/start", after_ms / 1000)
+    until(lambda: inspect(engine, "left")["State"]["Status"] == "running", "the start", 5)
+    assert inspect(engine, "left")["NetworkSettings"]["Ports"]["80/tcp"]
+    engine.docker("rm", "-f", "left", check=True)

@@ -26,6 +26,7 @@ from corten.engine.finish import TRACE_NAME, Finisher
 from corten.engine.images import Images
 from corten.engine.info import Info
 from corten.engine.inspect import inspect, summary
+from corten.engine.lasting import Lasting
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.parts import Parts
@@ -68,21 +69,23 @@ class Engine:
         finisher.container_ended = execs.container_ended
         self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
         info, images = Info(parts), Images(parts)
+        self._lasting = Lasting()
+        lasting = self._lasting.verb
 
         self.version = info.version
         self.info = info.info
         self.container_create = life.create
-        self.container_start = life.start
-        self.container_stop = life.stop
-        self.container_restart = life.restart
-        self.container_kill = life.kill
-        self.container_pause = life.pause
-        self.container_unpause = life.unpause
+        self.container_start = lasting(life.start)
+        self.container_stop = lasting(life.stop)
+        self.container_restart = lasting(life.restart)
+        self.container_kill = lasting(life.kill)
+        self.container_pause = lasting(life.pause)
+        self.container_unpause = lasting(life.unpause)
         self.container_wait = life.wait
-        self.container_rename = life.rename
-        self.container_remove = removal.remove
+        self.container_rename = lasting(life.rename)
+        self.container_remove = lasting(removal.remove)
         self.container_prune = removal.prune
-        self.container_update = life.update
+        self.container_update = lasting(life.update)
         self.exec_create = execs.create
         self.exec_check = execs.check
         self.exec_start = execs.start
@@ -110,6 +113,7 @@ class Engine:
 
     async def close(self) -> None:
         """Wait for what runs in the background.  Containers go on."""
+        await self._lasting.close()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._parts.settle()

@@ -256,7 +256,7 @@ def _platform(text: str) -> Platform | None:
 
 
 async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
-    """Run `work` in a thread over the chunks of a request's body; its errors are the caller's, the disk's as Internal."""
+    """Run `work` in a thread over the chunks of a request's body.  Its errors are raised, the disk's as Internal."""
     loop = asyncio.get_running_loop()
     source = _Chunks(body, loop)
     try:
