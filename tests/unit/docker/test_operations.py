@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from typing import Any
 
 import pytest
@@ -311,17 +310,6 @@ async def test_a_client_that_vanishes_from_events_is_unsubscribed(harness: Harne
     assert len(harness.engine.listeners) == 1
     client.close()
     await eventually(lambda: not harness.engine.listeners, "the subscription ends")
-
-
-async def test_clients_that_vanish_before_the_head_of_events_leave_nothing(harness: Harness) -> None:
-    before = len(asyncio.all_tasks())
-    for _ in range(20):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(harness.path)
-            client.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-    await asyncio.sleep(0.1)
-    await eventually(lambda: not harness.engine.listeners, "the subscriptions end")
-    await eventually(lambda: len(asyncio.all_tasks()) <= before, "their tasks end")
 
 
 async def test_events_are_json_lines_as_they_happen(harness: Harness, client: Client) -> None:
