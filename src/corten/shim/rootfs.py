@@ -6,17 +6,18 @@ shim keeps the descriptor until `delete`; the built-in runtime moves the mount i
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 
 from corten.errors import Internal, InvalidArgument
+from corten.runtime.hostfacts import kernel_version
 from corten.shim.protocol import receive_fds
 from corten.sys import files, mount
 from corten.sys.namespace import CLONE_NEWNS, unshare
 
 _FSCONFIG_VALUE_BYTES = 255
 _READ_ONLY = "ro"
+_APPENDS_LAYERS = (6, 7)  # the kernel that knows `lowerdir+`
 
 
 class RootMount:
@@ -30,10 +31,11 @@ class RootMount:
         self.options = options
 
 
-def make_detached(root: RootMount, scratch: str) -> int:
+def make_detached(root: RootMount, scratch: str, kernel: tuple[int, int] | None = None) -> int:
     """The descriptor of the mount; close-on-exec, the caller's.
 
     `scratch` is an empty directory, made when missing; used for mounting only on kernels before 6.7.
+    `kernel` is the running one's version unless given.
 
     Raises:
         InvalidArgument: an unknown type.
@@ -41,7 +43,7 @@ def make_detached(root: RootMount, scratch: str) -> int:
     """
     os.makedirs(scratch, 0o700, exist_ok=True)
     if root.type == "overlay":
-        return _overlay(root, scratch)
+        return _overlay(root, scratch, kernel or kernel_version(os.uname().release))
     if root.type in ("bind", "rbind"):
         return _bind(root)
     raise InvalidArgument(f"rootfs: unknown mount type {root.type!r}")
@@ -57,39 +59,54 @@ def _bind(root: RootMount) -> int:
     return fd
 
 
-def _overlay(root: RootMount, scratch: str) -> int:
-    context = mount.fsopen("overlay")
-    try:
-        mount.fsconfig_string(context, "source", "overlay")
-        with _Directories() as directories:
-            for option in root.options:
-                _set_option(context, option, directories)
+def _overlay(root: RootMount, scratch: str, kernel: tuple[int, int]) -> int:
+    """Layers one by one; before Linux 6.7 all in one value, which by this interface has 255 bytes at most."""
+    with _Directories() as directories:
+        if kernel >= _APPENDS_LAYERS:
+            settings = _one_by_one(root.options, directories)
+        else:
+            settings = _at_once(root.options, directories)
+            if any(len(os.fsencode(value)) > _FSCONFIG_VALUE_BYTES for _, value in settings):
+                return _overlay_by_mount(root, scratch)
+        context = mount.fsopen("overlay")
+        try:
+            mount.fsconfig_string(context, "source", "overlay")
+            for key, value in settings:
+                if value:
+                    mount.fsconfig_string(context, key, value)
+                else:
+                    mount.fsconfig_flag(context, key)
             mount.fsconfig_create(context)
-        attributes = mount.MOUNT_ATTR_RDONLY if _READ_ONLY in root.options else 0
-        return mount.fsmount(context, attributes)
-    except OSError as error:
-        said = mount.messages(context)
-        if error.errno == errno.EINVAL and any("lowerdir+" in line or "unknown" in line.lower() for line in said):
-            return _overlay_by_mount(root, scratch)
-        detail = "; ".join(said) or files.why(error)
-        raise Internal(f"rootfs: overlay: {detail}") from error
-    finally:
-        os.close(context)
+            return mount.fsmount(context, mount.MOUNT_ATTR_RDONLY if _READ_ONLY in root.options else 0)
+        except OSError as error:
+            detail = "; ".join(mount.messages(context)) or files.why(error)
+            raise Internal(f"rootfs: overlay: {detail}") from error
+        finally:
+            os.close(context)
 
 
-def _set_option(context: int, option: str, directories: _Directories) -> None:
-    key, equals, value = option.partition("=")
-    if option in (_READ_ONLY, "rw"):
-        return
-    if key in ("lowerdir", "lowerdir+"):
-        for layer in split_layers(value):
-            mount.fsconfig_string(context, "lowerdir+", directories.short(layer))
-    elif key in ("upperdir", "workdir"):
-        mount.fsconfig_string(context, key, directories.short(value))
-    elif equals:
-        mount.fsconfig_string(context, key, value)
-    else:
-        mount.fsconfig_flag(context, key)
+def _one_by_one(options: list[str], directories: _Directories) -> list[tuple[str, str]]:
+    """Parameters of an overlay; a flag has no value."""
+    settings = []
+    for option in options:
+        key, _, value = option.partition("=")
+        if key in ("lowerdir", "lowerdir+"):
+            settings += [("lowerdir+", directories.short(layer)) for layer in split_layers(value)]
+        elif key in ("upperdir", "workdir"):
+            settings.append((key, directories.short(value)))
+        elif option not in (_READ_ONLY, "rw"):
+            settings.append((key, value))
+    return settings
+
+
+def _at_once(options: list[str], directories: _Directories) -> list[tuple[str, str]]:
+    """The same for kernels before 6.7: layers joined, by short names where the sum is too long for a value."""
+    settings = _one_by_one(options, directories)
+    layers = [value for key, value in settings if key == "lowerdir+"]
+    limit = _FSCONFIG_VALUE_BYTES if len(os.fsencode(":".join(layers))) <= _FSCONFIG_VALUE_BYTES else 0
+    joined = ":".join(directories.plain(layer, limit) for layer in layers)
+    rest = [(key, directories.plain(value) if key in ("upperdir", "workdir") else value) for key, value in settings]
+    return [("lowerdir", joined), *(row for row in rest if row[0] != "lowerdir+")]
 
 
 class _Directories:
@@ -111,6 +128,10 @@ class _Directories:
         self._fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         return f"/proc/self/fd/{self._fds[-1]}"
 
+    def plain(self, path: str, limit: int = _FSCONFIG_VALUE_BYTES) -> str:
+        """Short as well where the path has what separates options or layers."""
+        return self.short(path, 0 if any(mark in path for mark in ",:\\") else limit)
+
 
 def split_layers(value: str) -> list[str]:
     """The directories of a `lowerdir` option, topmost first; `\\:` and `\\\\` are undone (overlayfs.rst)."""
@@ -128,7 +149,7 @@ def split_layers(value: str) -> list[str]:
 
 
 def _overlay_by_mount(root: RootMount, scratch: str) -> int:
-    """Before Linux 6.7 (no `lowerdir+`): mount in a child's own mount namespace and send a detached copy out."""
+    """Many layers before Linux 6.7: mount in a child's own mount namespace and send a detached copy out."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
@@ -165,8 +186,7 @@ def mount_data(options: list[str], directories: _Directories) -> str:
         key, _, value = option.partition("=")
         if key in ("lowerdir", "upperdir", "workdir"):
             layers = split_layers(value) if key == "lowerdir" else [value]
-            names = (directories.short(layer, limit) for layer in layers)
-            words.append(key + "=" + ":".join(name.replace("\\", "\\\\").replace(":", "\\:") for name in names))
+            words.append(key + "=" + ":".join(directories.plain(layer, limit) for layer in layers))
         elif option not in (_READ_ONLY, "rw"):
             words.append(option)
     return ",".join(words)
