@@ -30,7 +30,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup /sys/fs/cgroup
 mount -t securityfs security /sys/kernel/security
 echo '{begin}'
 {script}

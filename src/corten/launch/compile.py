@@ -74,14 +74,19 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     if userns:
         enter.raise_rlimits(b, process)
     b.close(enter.HOST_PROC)
-    b.add(Setns("container", namespaces))
-    b.close("container")
+    late = enter.joined_late(b, namespaces)
+    b.add(Setns("container", namespaces & ~late))
+    if not late:
+        b.close("container")
     enter.become_root_inside(b)
     if process.terminal:
         b.add(Open(b.opened(ROOT), "/", O_PATH | O_DIRECTORY))
         open_terminal(b, process)
-    enter.clone_visible(b, "tty")
+    enter.clone_visible(b, "tty", "container")
     enter.begin_child(b, 0)
+    if late:
+        b.add(Setns("container", late))
+        b.close("container")
     if needs_apparmor(b, process):
         options = ("subset=pid",)
         b.add(FsMount(b.opened("proc"), "proc", options, PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))

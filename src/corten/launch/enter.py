@@ -127,6 +127,16 @@ def clone_visible(b: Builder, *kept: str) -> None:
     b.add(Clone(0, _clone_cgroup(b)))
 
 
+def joined_late(b: Builder, namespaces: int) -> int:
+    """The cgroup namespace, where the child is cloned into the container's cgroup: the child joins it then.
+
+    From inside that namespace the kernel refuses to bring in a process from outside (ENOENT) where cgroup2 is mounted
+    with nsdelegate, as systemd does (cgroup-v2.rst, "Delegation Containment").  A write by a descriptor that was
+    opened outside is allowed.
+    """
+    return namespaces & CLONE_NEWCGROUP if _clone_cgroup(b) else 0
+
+
 def begin_child(b: Builder, flags: int) -> None:
     """The child's first ops: its pids cgroup, then the cgroup namespace that has it as its root, its own session."""
     if PIDS in b.open:
@@ -159,12 +169,13 @@ def id_map(mappings: tuple[IdMapping, ...]) -> str:
 def _joins_by_write(b: Builder, context: InitContext | ExecContext) -> bool:
     """The child writes to `cgroup.procs`: in the second plan of an exec, and where a user namespace is joined.
 
-    clone3 asks for the rights of who calls, and the root of a user namespace has none over the host's cgroups; a
-    write asks for those of who opened the file.
+    clone3 asks for the rights of who calls, and the root of a user namespace has none over the host's cgroups, and
+    nobody in a joined cgroup namespace over those outside (`joined_late`); a write asks for those of who opened the
+    file.
     """
     if isinstance(context, ExecContext):
         return not context.clone_into_cgroup or b.config.linux.namespace("user") is not None
-    return bool(b.joined_flags() & CLONE_NEWUSER)
+    return bool(b.joined_flags() & (CLONE_NEWUSER | CLONE_NEWCGROUP))
 
 
 def _clone_cgroup(b: Builder) -> str:
