@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
 
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are written
+
 MAPS = {
     BY_ADDRESS: "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     BY_PORT: "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -224,4 +226,6 @@ def _listed(listing: dict[str, Any]) -> Iterable[str]:
     """The elements in the JSON of `list map` (libnftables-json(5)), written as `elements` does."""
     for item in listing["nftables"]:
         for key, value in item.get("map", {}).get("elem", ()):
-            yield f"{' . '.join(map(str, key['concat']))} : {' . '.join(map(str, value['concat']))}"
+            *address, protocol, port = key["concat"]
+            words = (*address, PROTOCOLS.get(protocol, protocol), port)
+            yield f"{' . '.join(map(str, words))} : {' . '.join(map(str, value['concat']))}"

@@ -54,7 +54,8 @@ class Nft:
 
     def run(self, commands: str, *, json: bool = False) -> str:
         """Runs nft commands as one transaction and returns what they print; raises NftError, and nothing changed."""
-        flags = NFT_CTX_OUTPUT_JSON if json else NFT_CTX_OUTPUT_NUMERIC_PROTO | NFT_CTX_OUTPUT_NUMERIC_PRIO
+        # numbers: their names stand in /etc/protocols, which not every machine has
+        flags = NFT_CTX_OUTPUT_NUMERIC_PROTO | (NFT_CTX_OUTPUT_JSON if json else NFT_CTX_OUTPUT_NUMERIC_PRIO)
         with self._lock:
             if not self._context:
                 raise NftError("the context is closed")

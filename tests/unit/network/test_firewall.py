@@ -132,11 +132,12 @@ def test_a_port_that_has_become_anothers_is_not_taken_away() -> None:
         Firewall("0123abcd", nft).unpublish(endpoint(WEB))
 
 
-def test_what_is_expected_is_written_as_what_is_listed() -> None:
+@pytest.mark.parametrize("protocol", ["tcp", 6])
+def test_what_is_expected_is_written_as_what_is_listed(protocol: str | int) -> None:
     listing = {
         "nftables": [
             {"metainfo": {}},
-            {"map": {"elem": [[{"concat": ["tcp", 8080]}, {"concat": ["172.17.0.2", 80]}]]}},
+            {"map": {"elem": [[{"concat": [protocol, 8080]}, {"concat": ["172.17.0.2", 80]}]]}},
         ]
     }
     assert Firewall.expected([endpoint(WEB)]) == {f"by_port {one}" for one in firewall._listed(listing)}
