@@ -31,6 +31,7 @@ PING_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
 SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
 _ZYGOTE_TIMEOUT_S = 10.0
+_ZYGOTE_START_S = 60.0  # it imports everything and rehearses a start: half a second, but not on every machine
 
 EventHandler = Callable[[Message], None]
 LostHandler = Callable[[], None]
@@ -435,7 +436,7 @@ class Zygote:
             self._process = process
             lost = partial(self._reap, process)
             self._channel = _Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
-            await self._channel.request("ping", {}, (), _ZYGOTE_TIMEOUT_S)
+            await self._channel.request("ping", {}, (), _ZYGOTE_START_S)
 
     async def fork(
         self, directory: str, tenant: str, id: str, *, events: EventHandler, lost: LostHandler

@@ -141,7 +141,7 @@ class Info:
             "ContainerdCommit": {"ID": "", "Expected": ""},
             "RuncCommit": {"ID": "", "Expected": ""},
             "InitCommit": {"ID": __version__, "Expected": __version__},
-            "SecurityOptions": ["name=seccomp,profile=builtin"],
+            "SecurityOptions": _security_options(self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": [],
             "Warnings": None,
@@ -168,6 +168,14 @@ class Info:
             "IndexConfigs": {**hosts, "docker.io": _index("docker.io", mirrors, secure=True)},
             "Mirrors": mirrors or None,
         }
+
+
+def _security_options(cgroup_mode: str) -> list[str]:
+    """What containers get without asking.  AppArmor is none of it, even where the kernel has it: no profile is loaded.
+
+    cgroupns: their cgroup namespace is their own by default, on v2 alone.
+    """
+    return ["name=seccomp,profile=builtin", *(["name=cgroupns"] if cgroup_mode == "v2" else [])]
 
 
 _SWARM: Final[Json] = {
