@@ -9,11 +9,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-
-from docker import DockerClient as DockerPy
+from typing import TYPE_CHECKING
 
 from support import paths, peers, process
 from support.netns import NetNs
+
+if TYPE_CHECKING:
+    from docker import DockerClient as DockerPy
 
 SUITES = {"20.10": "bookworm", "26.1": "trixie"}
 
@@ -55,6 +57,8 @@ class DockerClient:
 
     def client(self, timeout: int = 60) -> DockerPy:
         """A docker-py client at the version that the engine answers; the caller closes it."""
+        from docker import DockerClient as DockerPy
+
         return DockerPy(base_url=self.host, version="auto", timeout=timeout)
 
     def answers(self) -> bool:

@@ -34,6 +34,7 @@ class CortenEngine(DockerClient):
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         commands: Path = paths.COMMANDS,
+        netns: NetNs | None = None,
     ) -> None:
         self.folder = paths.scratch("engine")
         self.data_root = self.folder / "data"
@@ -43,7 +44,7 @@ class CortenEngine(DockerClient):
         self.log = self.folder / "log"
         self.config_file = self.folder / "daemon.json"
         self.config_file.write_text(json.dumps(dict(config or {})))
-        self.netns = NetNs()
+        self.netns = NetNs() if netns is None else netns
         self._args = list(args)
         self._commands = commands
         self._env = dict(env or {})

@@ -51,3 +51,23 @@ class NetNs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class OwnNet(NetNs):
+    """The namespace of the test itself, for a machine that is the test's own."""
+
+    def __init__(self) -> None:
+        self.name = "own"
+
+    @property
+    def path(self) -> Path:
+        """The file that nsenter and setns take."""
+        return Path("/proc/self/ns/net")
+
+    @property
+    def enter(self) -> list[str]:
+        """Nothing to put before an argv."""
+        return []
+
+    def close(self) -> None:
+        """It goes with the machine."""

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from support import paths, peers
@@ -33,7 +34,7 @@ INIT_2 = """\
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
 PATH=/usr/bin:/bin {interpreter} -I /box/checks.py
 sync
@@ -110,14 +111,20 @@ def _copy(program: Path, root: Path) -> None:
             shutil.copy(path, target)
 
 
-def _boot(tree: Path, image: Path, timeout_s: float) -> str:
+def _boot(tree: Path, image: Path, timeout_s: float, *, devices: Sequence[str | Path] = (), words: str = "") -> str:
+    """The console's text of a machine that ran until it turned itself off.
+
+    `devices` are further options of QEMU, `words` go to the kernel's command line.  A machine that does not end in
+    time is killed, and TimeoutExpired has what it said.
+    """
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     libraries = ":".join(str(path) for path in (*tree.glob("usr/lib/*-linux-gnu"), *tree.glob("lib/*-linux-gnu")))
     done = subprocess.run(
         [
             *(tree / "usr/bin/qemu-system-x86_64", "-L", tree / "usr/share/qemu", "-L", tree / "usr/share/seabios"),
             *("-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB), "-nographic"),
-            *("-no-reboot", "-kernel", kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1"),
+            *("-nic", "none", "-no-reboot", "-kernel", kernel, "-initrd", image, *devices),
+            *("-append", f"console=ttyS0 quiet panic=-1 {words}".rstrip()),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

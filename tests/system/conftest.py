@@ -11,6 +11,8 @@ import pytest
 from support import paths, runtimes
 from support.runtimes import Runtime
 
+collect_ignore = ["guest"]  # runs inside the virtual machine
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

@@ -1,0 +1,55 @@
+"""Fixtures of the tests inside the virtual machine: one engine for all, in the machine's own network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import engine as support_engine
+from support import images, peers
+from support.engine import CortenEngine
+from support.guestlook import state
+from support.netns import OwnNet
+
+DOCKER = Path("/usr/local/bin/docker")
+RUNC = Path("/usr/local/sbin/runc")
+
+support_engine.START_SECONDS = 90  # emulated: some twenty times slower
+peers.docker_cli = lambda: DOCKER  # type: ignore[assignment]  # put there by support.machine
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """A failed test shows the end of the engine's log."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, CortenEngine):
+                report.sections.append(("log of cortend", value.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def before() -> dict[str, set[str]]:
+    """The machine as it was before there was an engine."""
+    return state()
+
+
+@pytest.fixture(scope="session")
+def engine(before: dict[str, set[str]]) -> Iterator[CortenEngine]:
+    """cortend in the machine's network, with the busybox image loaded; the last test destroys it."""
+    made = CortenEngine(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}})
+    try:
+        made.docker("load", "-i", str(images.busybox()), check=True, timeout=120)
+        yield made
+    finally:
+        if made.folder.exists():
+            made.destroy()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The end of the engine comes last."""
+    items.sort(key=lambda item: item.name == "test_zz_destroy_leaves_nothing")
