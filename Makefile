@@ -19,10 +19,10 @@ demo: setup  ## start an engine in a network of its own, run a container, show w
 	@$(PYTHON) -I tools/demo.py
 
 test: setup-dev  ## the gate: linters, unit, golden, system, clients, peers, attacks, faults
-	@$(PYTEST) -m 'not slow' $(TESTS)
+	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: setup-dev  ## the gate and the tests marked slow
-	@$(PYTEST) $(TESTS)
+	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(TESTS)
 
 test-unit: setup-dev  ## what needs no root, on all cores
 	@$(PYTEST) -n auto tests/unit tests/golden

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import abandoned, images, netns, paths, peers, process, summary
+from support import abandoned, images, netns, paths, peers, process, summary, testrun
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 
 TESTS = Path(__file__).parent
 ORDER = ("unit", "golden", "conformance", "system", "clients", "peers", "attacks", "faults")
+STARTED = pytest.StashKey[float]()
 NEED_ROOT = frozenset(ORDER) - {"unit", "golden"}
 
 
@@ -44,12 +46,22 @@ def pytest_report_header() -> list[str]:
     return [f"kernel {os.uname().release}, cgroup {form}", f"peers: {found or 'not fetched'}; {docker.strip()}"]
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Notes when the run began."""
+    session.config.stash[STARTED] = time.monotonic()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what tests reported through support.summary."""
+    """Prints what tests reported through support.summary, and what this run was."""
     for title, lines in summary.sections().items():
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
+    config = terminalreporter.config
+    counts = {kind: len(reports) for kind, reports in terminalreporter.stats.items()}
+    terminalreporter.section("this run, for docs/test-runs.md")
+    run = testrun.this_run(config.invocation_params.args, counts, time.monotonic() - config.stash[STARTED])
+    terminalreporter.write_line(run.line())
 
 
 @pytest.hookimpl(wrapper=True)

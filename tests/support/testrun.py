@@ -1,0 +1,74 @@
+"""What a run was, in one line for docs/test-runs.md: date, commit, command, seed, counts, duration, machine."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from support import paths
+from support.killpoints import SEED_VARIABLE
+
+COMMAND_VARIABLE = "CORTEN_TEST_COMMAND"  # set by the Makefile: the target's name
+COUNTED = ("passed", "failed", "error", "rerun", "xfailed", "xpassed", "skipped")
+UNTOLD = ("-p", "no:cacheprovider")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of pytest.  seed: of the kill points, "" when none was drawn; spent_s: seconds."""
+
+    ended: datetime.datetime
+    commit: str
+    command: str
+    seed: str
+    counts: Mapping[str, int]
+    spent_s: float
+    machine: str
+
+    def line(self) -> str:
+        """A row of the table of docs/test-runs.md."""
+        counts = ", ".join(f"{self.counts[kind]} {kind}" for kind in COUNTED if self.counts.get(kind))
+        minutes, seconds = divmod(round(self.spent_s), 60)
+        cells = (
+            f"{self.ended:%Y-%m-%d %H:%M}",
+            self.commit,
+            f"`{self.command}`",
+            self.seed or "none",
+            counts or "nothing ran",
+            f"{minutes} min {seconds:02} s",
+            self.machine,
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def this_run(args: Sequence[str], counts: Mapping[str, int], spent_s: float) -> Run:
+    """The run that is about to end; `args` are pytest's."""
+    told = [word for word in args if word not in UNTOLD]
+    return Run(
+        datetime.datetime.now(datetime.UTC),
+        commit(),
+        os.environ.get(COMMAND_VARIABLE) or shlex.join(["pytest", *told]),
+        os.environ.get(SEED_VARIABLE, ""),
+        counts,
+        spent_s,
+        f"{distribution()}, kernel {os.uname().release.partition('-')[0]}, {os.cpu_count()} cores",
+    )
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` when something in it is not committed."""
+    git = ["git", "-C", str(paths.REPOSITORY), "-c", "safe.directory=*"]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain"], check=False, capture_output=True, text=True)
+    return head.stdout.strip() + ("+" if changed.stdout else "") if head.returncode == 0 else "no commit"
+
+
+def distribution() -> str:
+    """As in `Debian 12`."""
+    facts = platform.freedesktop_os_release()
+    return f"{facts['NAME'].split()[0]} {facts.get('VERSION_ID', '')}".rstrip()
