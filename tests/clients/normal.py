@@ -43,6 +43,11 @@ RULES = (
     field_rule("*.MacAddress", "random, or made of the address"),
     text_rule(r"^corten$", "runc", "the default runtime's name: Corten's own is built in"),
     text_rule(r"\brunc create failed: |(?<=exec failed: )exec failed: ", "", "runc names itself and its verb"),
+    text_rule(
+        r"^/proc/interrupts$|^/sys/devices/system/cpu/cpu\d+/thermal_throttle$",
+        "",
+        "masked paths of Docker 28, not of 26.1",
+    ),
     text_rule(r"Go struct field \S+ of type \S+", "<Go>", "names of dockerd's own structs and types"),
     text_rule(r"(?<!sha256:)\b[0-9a-f]{64}\b", "<id>", "ids of containers, networks, execs are random; digests stay"),
     text_rule(r"\b[0-9a-f]{12}\b", "<short id>", "the same, shortened"),
@@ -78,7 +83,8 @@ class Normalizer:
         if isinstance(value, dict):
             return {self._text(key, folder): self._value(item, (*place, key), folder) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._value(item, place, folder) for item in value]
+            items = [(item, self._value(item, place, folder)) for item in value]
+            return [shown for item, shown in items if shown != "" or item == ""]
         return self._text(value, folder) if isinstance(value, str) else value
 
     def _text(self, text: str, folder: str) -> str:

@@ -85,6 +85,7 @@ ALL_CAPABILITIES: Final = (
 MASKED_PATHS: Final = (
     "/proc/asound",
     "/proc/acpi",
+    "/proc/interrupts",  # GHSA-6fw5-f8r9-fgfm, since Docker 28.2
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",

@@ -199,7 +199,7 @@ def _host_defaults(
         change["pids_limit"] = None
     if not host.privileged:
         if host.masked_paths is None:
-            change["masked_paths"] = list(defaults.MASKED_PATHS)
+            change["masked_paths"] = list(machine.masked_paths)
         if host.readonly_paths is None:
             change["readonly_paths"] = list(defaults.READONLY_PATHS)
     if host.privileged or host.pid_mode == "host" or host.ipc_mode == "host":

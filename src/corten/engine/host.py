@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
 from typing import Final
@@ -11,6 +12,7 @@ import msgspec
 from corten.engine import defaults
 
 _ONLINE_CPUS: Final = "/sys/devices/system/cpu/online"
+_THERMAL: Final = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
 _ONLINE_NODES: Final = "/sys/devices/system/node/online"
 GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -33,6 +35,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     has_cpu_rt: bool = False
     sysctls: frozenset[str] = frozenset(defaults.SYSCTLS)
     apparmor: bool = False
+    masked_paths: tuple[str, ...] = defaults.MASKED_PATHS
 
     @property
     def architecture(self) -> str:
@@ -63,6 +66,7 @@ def gather(cgroup_mode: str, v1_mounts: dict[str, str]) -> Host:
         has_cpu_rt=os.path.exists(f"{cpu}/cpu.rt_runtime_us"),
         sysctls=frozenset(name for name in defaults.SYSCTLS if os.path.exists(_sysctl_path(name))),
         apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",
+        masked_paths=(*defaults.MASKED_PATHS, *sorted(glob.glob(_THERMAL))),
     )
 
 

@@ -79,7 +79,7 @@ def test_defaults_of_the_host_configuration_are_dockers(decide: Decide) -> None:
     assert host["RestartPolicy"] == {"Name": "no", "MaximumRetryCount": 0}
     assert host["LogConfig"] == {"Type": "json-file", "Config": {}}
     assert host["OomKillDisable"] is False
-    assert len(host["MaskedPaths"]) == 11
+    assert len(host["MaskedPaths"]) == 12
 
 
 def test_memory_brings_swap_of_twice_the_size(decide: Decide) -> None:
