@@ -7,6 +7,7 @@ members followed), data is kept by digest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from corten.core.content import Blob, ContentStore
 from corten.core.leases import CONTENT, Leases
@@ -21,6 +22,7 @@ from corten.spec.reference import Digest, parse_digest
 
 _SMALL = 1 << 20
 _SMALL_SUM = 64 << 20
+_ENTRIES_MAX = 1 << 16  # each may become a synced file; `docker save` of 500 images has fewer
 
 
 class Members:
@@ -38,6 +40,7 @@ class Members:
 
     def collect(self, chunks: Iterable[bytes], limits: Limits) -> None:
         """Reads the whole archive, compressed or not.  Raises InvalidArgument; OSError of the disk."""
+        limits = replace(limits, entries=min(limits.entries, _ENTRIES_MAX))
         reader = TarReader(decompressed(chunks, limits), limits)
         for entry in reader:
             path = b"/".join(components(entry.name))

@@ -106,7 +106,7 @@ def _decode(body: bytes, cls: type) -> dict[str, Any]:
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     try:
         raw = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(_syntax_text(str(error), body)) from error
     except RecursionError as error:
         raise InvalidArgument("invalid JSON: exceeded max depth") from error
