@@ -276,5 +276,3 @@ def _decode(data: bytes, shape: type[_T], what: str) -> _T:
         return msgspec.json.decode(data, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid {what}: {error}") from error
-    except RecursionError as error:
-        raise InvalidArgument(f"invalid {what}: exceeded max depth") from error
