@@ -6,11 +6,9 @@ Each attack has a twin: the same attack against a launcher or a plan with the de
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +21,12 @@ from corten.launch.ops import Close, Open, OpenDevice, Plan, SendFd, SetControll
 from corten.launch.spawn import Launcher
 from corten.launch.userops import Chdir, ChownStdio
 from support import summary, weakened
-from support.launching import Machine, Outcome, mount
+from support.hostile import swapping
+from support.launching import DEVPTS_OPTIONS, Machine, Outcome, mount
 
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
 O_PATH = os.O_PATH
 ROUNDS = 40
+LENGTHS = pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(2000, marks=pytest.mark.slow)])
 
 
 @pytest.fixture
@@ -92,14 +91,14 @@ class TestMountTargets:
 class TestSwappedTargets:
     """CVE-2021-30465: the mount point is swapped for a link while the container starts."""
 
-    def attack(self, machine: Machine) -> tuple[int, int]:
+    def attack(self, machine: Machine, rounds: int = ROUNDS) -> tuple[int, int]:
         """(runs in which the link was met, runs whose target was made on the host)."""
         inside = machine.rootfs / str(outside(machine)).lstrip("/")
         met = escaped = 0
         (machine.rootfs / "data").mkdir()
         (machine.rootfs / "other").symlink_to(outside(machine))
         with swapping(machine.rootfs / "data", machine.rootfs / "other"):
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 inside.mkdir(parents=True, exist_ok=True)
                 machine.run(with_bind(machine, "/data/made"))
                 escaped += "made" in host_names(machine)
@@ -109,9 +108,10 @@ class TestSwappedTargets:
                         made.rmdir()
         return met, escaped
 
-    def test_swapped_target_never_leaves_the_root(self, machine: Machine) -> None:
-        met, escaped = self.attack(machine)
-        summary.add("races", f"swapped mount target: link met in {met} of {ROUNDS} starts, {escaped} escaped")
+    @LENGTHS
+    def test_swapped_target_never_leaves_the_root(self, machine: Machine, rounds: int) -> None:
+        met, escaped = self.attack(machine, rounds)
+        summary.add("races", f"swapped mount target: link met in {met} of {rounds} starts, {escaped} escaped")
         assert escaped == 0
         assert met > 0, "the window was never hit"
 
@@ -121,29 +121,6 @@ class TestSwappedTargets:
         summary.add("races", f"swapped mount target, twin: {escaped} of {ROUNDS} starts escaped")
         assert escaped > 0
         assert met > 0
-
-
-@contextmanager
-def swapping(first: Path, second: Path) -> Iterator[None]:
-    """Two names exchanged without a pause (renameat2(2), RENAME_EXCHANGE), and `first` put back at the end."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    stop = threading.Event()
-    swaps = 0
-
-    def swap() -> None:
-        nonlocal swaps
-        while not stop.is_set():
-            assert libc.renameat2(AT_FDCWD, bytes(first), AT_FDCWD, bytes(second), RENAME_EXCHANGE) == 0
-            swaps += 1
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        assert swaps > 0
 
 
 class TestDeviceDirectory:
@@ -165,6 +142,86 @@ class TestDeviceDirectory:
             self.attack(machine)
         assert "null" in host_names(machine)
         assert stat.S_ISCHR((outside(machine) / "null").stat().st_mode)
+
+
+class TestSwappedDeviceDirectory:
+    """CVE-2025-52565, 2025-31133, 2026-41579: /dev changes into a link while pts, nodes, links and console are made."""
+
+    def attack(self, machine: Machine, rounds: int = ROUNDS) -> tuple[int, int]:
+        """(starts that met the link, starts that made something on the host)."""
+        inside = machine.rootfs / str(outside(machine)).lstrip("/")
+        document = machine.config("true", terminal=True)
+        pts = mount("/dev/pts", "devpts", "devpts", *DEVPTS_OPTIONS)
+        document["mounts"] = [*(m for m in document["mounts"] if not m["destination"].startswith("/dev")), pts]
+        (machine.rootfs / "other").symlink_to(outside(machine))
+        met = escaped = 0
+        with swapping(machine.rootfs / "dev", machine.rootfs / "other"), console_socket() as console:
+            for _ in range(rounds):
+                shutil.rmtree(inside, ignore_errors=True)
+                inside.mkdir(parents=True)
+                done = machine.spawn(machine.plan(document, console=True), {"console": console}).finish()
+                made = host_names(machine)
+                escaped += bool(made)
+                met += bool(made or any(inside.iterdir()) or "too many levels" in done.failure)
+                for name in made:
+                    remove(outside(machine) / name)
+        return met, escaped
+
+    @LENGTHS
+    def test_nothing_is_made_on_the_host(self, machine: Machine, rounds: int) -> None:
+        met, escaped = self.attack(machine, rounds)
+        summary.add("races", f"swapped /dev: link met in {met} of {rounds} starts, {escaped} escaped")
+        assert escaped == 0
+        assert met > 0, "the window was never hit"
+
+    def test_twin_a_launcher_that_follows_links_makes_it_there(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
+            met, escaped = self.attack(machine)
+        summary.add("races", f"swapped /dev, twin: link met in {met} of {ROUNDS} starts, {escaped} escaped")
+        assert escaped > 0, "the window was never hit"
+
+
+def remove(path: Path) -> None:
+    """A file or a directory."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+class TestSwappedNull:
+    """CVE-2025-31133 as a race: where the mask is the container's own /dev/null, it is swapped for a file.
+
+    A plan takes the container's own when its process no longer sees the host's (filesystem.py, `protect`).
+    """
+
+    def attack(self, machine: Machine, rounds: int, take: Callable[[Any], Any]) -> tuple[int, int]:
+        """(starts that met the file, starts in which the container read it instead of nothing)."""
+        null, fake = machine.rootfs / "dev" / "null", machine.rootfs / "dev" / "fake"
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        fake.write_text("of the attacker\n")
+        document = machine.config("cat", "/proc/keys")
+        document["mounts"] = [m for m in document["mounts"] if not m["destination"].startswith("/dev")]
+        plan = machine.plan(document)
+        met = shown = 0
+        with swapping(null, fake):
+            for _ in range(rounds):
+                done = machine.spawn(plan, transform=lambda plan: replaced(plan, OpenDevice, take)).finish()
+                shown += "attacker" in done.out
+                met += "null" in done.failure or "attacker" in done.out
+        return met, shown
+
+    @LENGTHS
+    def test_only_the_null_device_hides_a_path(self, machine: Machine, rounds: int) -> None:
+        met, shown = self.attack(
+            machine, rounds, lambda op: OpenDevice(op.slot, "rootfs", "/dev/null", op.major, op.minor)
+        )
+        summary.add("races", f"swapped /dev/null: file met in {met} of {rounds} starts, shown in {shown}")
+        assert shown == 0
+        assert met > 0, "the window was never hit"
+
+    def test_twin_an_unchecked_device_shows_the_file(self, machine: Machine) -> None:
+        null = str(machine.rootfs / "dev" / "null")
+        met, shown = self.attack(machine, ROUNDS, lambda op: Open(op.slot, null, O_PATH))
+        summary.add("races", f"swapped /dev/null, twin: file met in {met} of {ROUNDS} starts, shown in {shown}")
+        assert shown > 0, "the window was never hit"
 
 
 class TestMasks:
