@@ -21,6 +21,7 @@ import msgspec
 
 BLOCK_BYTES: Final = 128 << 10
 _HEADER: Final = struct.Struct(">BxxxI")
+_LAST_NS: Final = 253_402_300_799_999_999_999
 _STREAMS: Final = {"stdout": 1, "stderr": 2}
 
 
@@ -72,8 +73,8 @@ def fixed_time(text: str) -> str:
 
 
 def format_time(moment_ns: int) -> str:
-    """A Unix time in the same form; times before 1970 are 1970."""
-    second, fraction = divmod(max(0, moment_ns), 10**9)
+    """A Unix time in the same form; times before 1970 are 1970, times after 9999 the end of that year."""
+    second, fraction = divmod(min(max(0, moment_ns), _LAST_NS), 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{fraction:09d}Z"
 
 

@@ -131,7 +131,7 @@ def parse_query(options: LogOptions) -> Query:
         details=options.details,
         since_ns=_moment(options.since),
         until_ns=_moment(options.until),
-        tail=int(tail) if tail.isdecimal() else -1,
+        tail=int(tail) if tail.isdecimal() and len(tail) < 19 else -1,
     )
 
 

@@ -12,7 +12,9 @@ from corten.errors import InvalidArgument
 ZERO: Final = "0001-01-01T00:00:00Z"
 SECOND_NS: Final = 10**9
 _RFC3339: Final = re.compile(r"^(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?)?$")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS: Final = re.compile(r"([+-]?[0-9]{1,18})(?:\.([0-9]+))?")  # more digits are no int64
+_DURATION_MAX_NS: Final = 2**63
 _UNITS: Final = {
     "ns": 1,
     "us": 1000,
@@ -35,7 +37,8 @@ def rfc3339(moment_ns: int) -> str:
         return ZERO
     second, fraction = divmod(moment_ns, SECOND_NS)
     tail = f".{fraction:09d}".rstrip("0") if fraction else ""
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}{tail}Z"
+    moment = time.gmtime(second)
+    return f"{moment.tm_year:04d}{time.strftime('-%m-%dT%H:%M:%S', moment)}{tail}Z"  # %Y has no leading zeros
 
 
 def from_rfc3339(text: str) -> int:
@@ -49,7 +52,7 @@ def from_rfc3339(text: str) -> int:
     offset = "+00:00" if zone in (None, "Z") else zone
     try:
         whole = datetime.fromisoformat(f"{day}T{clock}{offset}").astimezone(UTC)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # OverflowError: before the year 1 or after 9999 in UTC
         raise InvalidArgument(f"invalid time: {text!r}") from error
     return int(whole.timestamp()) * SECOND_NS + int(f"{fraction or 0:0<9}")
 
@@ -61,9 +64,8 @@ def parse_timestamp(text: str) -> int:
     """
     if not text:
         return 0
-    seconds, dot, fraction = text.partition(".")
-    if seconds.lstrip("-").isdigit() and (not dot or fraction.isdigit()):
-        return int(seconds) * SECOND_NS + (int(f"{fraction[:9]:0<9}") if fraction else 0)
+    if found := _SECONDS.fullmatch(text):
+        return int(found[1]) * SECOND_NS + int(f"{found[2] or '':0<9.9}")
     if duration := parse_duration(text):
         return time.time_ns() - duration
     try:
@@ -73,11 +75,12 @@ def parse_timestamp(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Go's duration (`1h30m`) in ns; 0 when it is none."""
+    """Go's duration (`1h30m`) in ns; 0 when it is none, or longer than 292 years."""
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return 0
-    return int(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    duration_ns = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return int(duration_ns) if duration_ns < _DURATION_MAX_NS else 0
 
 
 def human(duration_ns: int) -> str:

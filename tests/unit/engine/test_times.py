@@ -61,3 +61,20 @@ def test_durations_are_gos() -> None:
 )
 def test_durations_for_people(seconds: float, text: str) -> None:
     assert human(int(seconds * SECOND)) == text
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "0999-12-31T23:59:59.5Z", "9999-12-31T23:59:59Z"])
+def test_years_of_strangers_come_back_with_four_digits(text: str) -> None:
+    assert rfc3339(from_rfc3339(text)) == text
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-10:00"])
+def test_a_moment_outside_of_the_calendar_is_no_time(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="invalid time"):
+        from_rfc3339(text)
+
+
+@pytest.mark.parametrize("text", ["--5", "\u00b2", "9" * 20, "9" * 5000, "9" * 400 + "h", "1.\u00b2"])
+def test_what_only_looks_like_a_number_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
+        parse_timestamp(text)
