@@ -24,7 +24,7 @@ SHELL = ("/bin/sh", "-c")
 _Change = dict[str, Any]
 _PORT_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _PROTOCOLS = ("tcp", "udp", "sctp")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)")
 _UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _MILLISECOND_NS = 10**6
 _TIMES = ("interval", "timeout", "start-period", "start-interval")
@@ -58,7 +58,7 @@ def _json_words(text: str) -> list[str] | None:
         return None
     try:
         words, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not all(isinstance(word, str) for word in words):
         raise InvalidArgument("when using JSON array syntax, arrays must be comprised of strings only")
@@ -163,7 +163,7 @@ def _stop_signal(config: RunConfig, text: str) -> _Change:
     _require(text, "STOPSIGNAL", "exactly one")
     word = _expanded(config, text)
     name = "SIG" + word.upper().removeprefix("SIG")
-    is_number = word.isdigit() and 0 < int(word) <= signal.SIGRTMAX
+    is_number = re.fullmatch("[0-9]{1,3}", word) is not None and 0 < int(word) <= signal.SIGRTMAX
     if not is_number and name not in signal.Signals.__members__ and not re.fullmatch(r"SIGRTM(IN|AX)[+-]\d+", name):
         raise InvalidArgument(f"invalid signal: {word}")
     return {"stop_signal": word}
@@ -202,7 +202,9 @@ def _healthcheck(_config: RunConfig, text: str) -> _Change:
 
 def _health_option(word: str) -> dict[str, int]:
     name, _, value = word[2:].partition("=")
-    if name == "retries" and value.isdigit():
+    if name == "retries":
+        if not re.fullmatch("[0-9]{1,9}", value):
+            raise InvalidArgument(f'strconv.ParseInt: parsing "{value}": invalid syntax')
         return {"retries": int(value)}
     if name not in _TIMES:
         raise InvalidArgument(f"unknown flag: {name}")
@@ -210,6 +212,8 @@ def _health_option(word: str) -> dict[str, int]:
     if not parts or "".join(number + unit for number, unit in parts) != value:
         raise InvalidArgument(f'time: invalid duration "{value}"')
     duration_ns = int(sum(float(number) * _UNIT_NS[unit] for number, unit in parts))
+    if duration_ns >= 1 << 63:
+        raise InvalidArgument(f'time: invalid duration "{value}"')
     if 0 < duration_ns < _MILLISECOND_NS:
         raise InvalidArgument(f'Interval "{name}" cannot be less than 1ms')
     return {name.replace("-", "_"): duration_ns}

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 from corten.errors import InvalidArgument
 
+_DEPTH_MAX = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODIFIER = re.compile(r":?[-+?]")
 
@@ -56,6 +57,7 @@ class _Expansion:
         self._word = word
         self._env = env
         self._at = 0
+        self._depth = 0
 
     def run(self) -> str:
         return self._until("")
@@ -123,6 +125,15 @@ class _Expansion:
         return self._modified(match[0], value) if has_brace else value or ""
 
     def _modified(self, name: str, value: str | None) -> str:
+        self._depth += 1
+        if self._depth > _DEPTH_MAX:
+            raise self._error("substitutions are nested too deeply")
+        try:
+            return self._substituted(name, value)
+        finally:
+            self._depth -= 1
+
+    def _substituted(self, name: str, value: str | None) -> str:
         modifier = _MODIFIER.match(self._word, self._at)
         if modifier is None:
             if not self._word.startswith("}", self._at):

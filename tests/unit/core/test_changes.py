@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from corten.core.changes import apply_changes
@@ -130,3 +132,22 @@ def test_expansion_is_the_shells(word: str, expected: str) -> None:
 def test_an_expansion_that_cannot_be_is_refused(word: str) -> None:
     with pytest.raises(InvalidArgument, match="failed to process"):
         expand(word, {"X": "1"})
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("HEALTHCHECK --retries=\u00b2 CMD x", 'strconv.ParseInt: parsing "\u00b2": invalid syntax'),
+        (f"HEALTHCHECK --interval={'9' * 400}h CMD x", "time: invalid duration"),
+        ("STOPSIGNAL \u00b2", "invalid signal: \u00b2"),
+        (f"ENV A={'${a:-' * 5000}x{'}' * 5000}", "substitutions are nested too deeply"),
+    ],
+)
+def test_what_no_dockerfile_says_is_refused(change: str, text: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(text)):
+        apply_changes(RunConfig(), [change])
+
+
+def test_a_command_of_any_depth_is_a_shells() -> None:
+    text = "[" * 100_000
+    assert apply_changes(RunConfig(), [f"CMD {text}"]).cmd == ["/bin/sh", "-c", text]
