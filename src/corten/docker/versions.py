@@ -43,7 +43,8 @@ def negotiate(text: str) -> Version:
     """The version to answer in; "" is the newest.  Raises InvalidArgument with dockerd's words."""
     if not text:
         return MAX_VERSION
-    asked = tuple(int(part or 0) for part in text.split("."))
+    # a number of many digits is only too new: int() refuses 4300 of them
+    asked = tuple(int(part[:9] or 0) for part in text.split("."))
     if asked < MIN_VERSION:
         raise InvalidArgument(
             f"client version {text} is too old. Minimum supported API version is {version_text(MIN_VERSION)}, "

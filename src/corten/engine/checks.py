@@ -256,6 +256,8 @@ def _check_set(text: str, online: str, what: str, title: str) -> None:
         wanted = parse_list(text)
     except ValueError as error:
         raise InvalidArgument(f"Invalid value {text} for {what}: invalid format: {text}") from error
+    except OverflowError as error:
+        raise InvalidArgument(f"Invalid value {text} for {what}: {error}") from error
     if not wanted <= parse_list(online):
         raise InvalidArgument(f"Requested {title} are not available - requested {text}, available: {online}")
 

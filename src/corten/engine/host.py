@@ -14,6 +14,7 @@ from corten.engine import defaults
 _ONLINE_CPUS: Final = "/sys/devices/system/cpu/online"
 _THERMAL: Final = "/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle"
 _ONLINE_NODES: Final = "/sys/devices/system/node/online"
+LIST_MAX: Final = 8192  # dockerd's
 GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -90,9 +91,12 @@ def _kernel_capabilities() -> frozenset[str]:
 
 
 def parse_list(text: str) -> frozenset[int]:
-    """A kernel list: `0-2,4` → {0, 1, 2, 4}.  Raises ValueError."""
+    """A kernel list: `0-2,4` → {0, 1, 2, 4}.  Raises ValueError, OverflowError for more than LIST_MAX."""
     out: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        out.update(range(int(first), int(last if dash else first) + 1))
+        begin, end = int(first), int(last if dash else first)
+        if max(begin, end) > LIST_MAX:
+            raise OverflowError(f"value of out range, maximum is {LIST_MAX}")
+        out.update(range(begin, end + 1))
     return frozenset(out)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -391,30 +392,30 @@ def log_request(effective: Effective, path: str) -> LogRequest:
     )
 
 
-_SUFFIXES: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_LOG_FAILED: Final = "failed to create task for container: failed to initialize logging driver"
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kmgt])i?)?b?")
+_SUFFIXES: Final = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def log_size(text: str) -> int:
     """`10m` in bytes, -1 when absent."""
     if not text:
         return -1
-    number = text.lower().rstrip("ib").rstrip("kmgt")
-    suffix = text.lower().rstrip("ib")[len(number) :]
-    try:
-        size = int(float(number) * _SUFFIXES[suffix])
-    except (ValueError, KeyError) as error:
-        failed = "failed to create task for container: failed to initialize logging driver"
-        raise Internal(f"{failed}: invalid size: '{text}'") from error
-    return size
+    found = _SIZE.fullmatch(text.lower())
+    if found is None:
+        raise Internal(f"{_LOG_FAILED}: invalid size: '{text}'")
+    return int(float(found[1]) * _SUFFIXES[found[2]])
 
 
 def log_files(text: str) -> int:
     """`max-file`, 1 when absent."""
     if not text:
         return 1
-    if not text.isdecimal() or int(text) < 1:
-        failed = "failed to create task for container: failed to initialize logging driver"
-        raise Internal(f"{failed}: max-file cannot be less than 1")
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        why = "value out of range" if text.isdigit() else "invalid syntax"
+        raise Internal(f'{_LOG_FAILED}: strconv.Atoi: parsing "{text}": {why}')
+    if int(text) < 1:
+        raise Internal(f"{_LOG_FAILED}: max-file cannot be less than 1")
     return int(text)
 
 

@@ -26,6 +26,8 @@ def _arguments(text: str) -> list[str]:
         words = shlex.split(text)
     except ValueError as error:
         raise InvalidArgument(f"invalid ps_args: {error}") from error
+    if "\0" in text:
+        raise Internal("ps: invalid argument")
     for word in words:
         # -o pid=NAME would give columns names of the client's choice, also the one that is looked for
         if word.startswith("-o") and "=" in word:

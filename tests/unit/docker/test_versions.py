@@ -209,3 +209,8 @@ def test_info_of_old_versions() -> None:
         "Runtimes": {"runc": {"path": "runc"}},
     }
     assert adapt_answer(dict(info), INFO_RULES, (1, 51)) == info
+
+
+def test_a_version_of_any_number_of_digits_is_only_too_new() -> None:
+    with pytest.raises(InvalidArgument, match="is too new"):
+        negotiate("1." + "9" * 5000)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from corten.engine import devices, launcherrors, names
+from corten.engine.host import parse_list
 from corten.engine.restart import Backoff, should_restart
 from corten.engine.signals import parse_signal
 from corten.engine.start import log_attributes, log_files, log_size
@@ -143,3 +144,20 @@ def test_wrong_log_options_fail_the_start_in_dockers_words() -> None:
 def test_log_attributes_are_those_that_are_named(decide: Decide) -> None:
     made = decide(Labels={"a": "1", "b": "2"}, Env=["X=3", "Y=4"])
     assert log_attributes(made, {"labels": "a,nope", "env": "Y"}) == {"a": "1", "Y": "4"}
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "1e5", "1_0k", "-1k", "k", "1ib"])
+def test_a_size_that_only_python_knows_is_refused(text: str) -> None:
+    with pytest.raises(Internal, match=f"failed to initialize logging driver: invalid size: '{text}'$"):
+        log_size(text)
+
+
+@pytest.mark.parametrize(("text", "why"), [("9" * 30, "value out of range"), ("x", "invalid syntax")])
+def test_a_number_of_log_files_is_a_number(text: str, why: str) -> None:
+    with pytest.raises(Internal, match=f'strconv.Atoi: parsing "{text}": {why}$'):
+        log_files(text)
+
+
+def test_processors_that_nobody_has_are_not_counted() -> None:
+    with pytest.raises(OverflowError, match="value of out range, maximum is 8192"):
+        parse_list("0-99999999999")
