@@ -189,6 +189,7 @@ class Engine:
             ancestors=self._ancestors(wanted),
             before=self._life.find(before[0]).record if before else None,
             since=self._life.find(since[0]).record if since else None,
+            network_ids=self._parts.networks.ids,
         )
 
     def _ancestors(self, wanted: Filters) -> frozenset[str] | None:

@@ -22,6 +22,8 @@ KNOWN: Final = frozenset(
 _HEALTH: Final = frozenset({"none", "starting", "healthy", "unhealthy"})
 _TRUE: Final = frozenset({"1", "true"})
 _FALSE: Final = frozenset({"0", "false"})
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_PORT_MAX: Final = 65535
 
 
 def check_keys(filters: Filters, known: Iterable[str]) -> None:
@@ -42,7 +44,7 @@ def check(filters: Filters) -> None:
         if value not in _HEALTH:
             raise InvalidArgument(f"unrecognized filter value for health: {value}")
     for value in filters.get("exited", ()):
-        if not value.lstrip("-").isdigit():
+        if not _INTEGER.fullmatch(value):
             text = f'strconv.Atoi: parsing "{value}": invalid syntax'
             raise InvalidArgument(f"invalid filter 'exited={value}': {text}")
     for key in ("publish", "expose"):
@@ -92,13 +94,34 @@ def _search(pattern: str, text: str) -> bool:
 
 def _ports_of(key: str, value: str) -> set[str]:
     """`80`, `80/udp`, `8000-8010/tcp` → keys.  dockerd answers 500 for what is none."""
+    if ":" in value:
+        raise Internal(f"filter for '{key}' should not contain ':': {value}")
     numbers, _, protocol = value.partition("/")
-    first, dash, last = numbers.partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()):
-        raise Internal(
-            f'error while looking up for {key} {value}: strconv.ParseUint: parsing "{value}": invalid syntax'
-        )
-    return {f"{port}/{protocol or 'tcp'}" for port in range(int(first), int(last or first) + 1)}
+    try:
+        first, last = _port_range(numbers)
+    except ValueError as error:
+        raise Internal(f"error while looking up for {key} {value}: {error}") from error
+    return {f"{port}/{protocol or 'tcp'}" for port in range(first, last + 1)}
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    """`80` or `8000-8010`.  Raises ValueError in the words of Go's nat.ParsePortRange."""
+    if not text:
+        raise ValueError("Empty string specified for ports.")
+    first, dash, last = text.partition("-")
+    low = _port(first)
+    high = _port(last) if dash else low
+    if high < low:
+        raise ValueError(f"Invalid range specified for the Port: {text}")
+    return low, high
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if len(text) > 18 or int(text) > _PORT_MAX:
+        raise ValueError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
 
 
 class ListQuery:
@@ -112,8 +135,10 @@ class ListQuery:
         ancestors: frozenset[str] | None,
         before: Record | None,
         since: Record | None,
+        network_ids: Mapping[str, str],
     ) -> None:
         self._filters = filters
+        self._network_ids = network_ids
         asks_state = any(key in filters for key in ("status", "exited"))
         self._running_only = not (all or asks_state or before is not None or since is not None)
         self._ancestors = ancestors
@@ -137,8 +162,8 @@ class ListQuery:
         wanted = self._filters.get("status", ())
         if wanted and state.status not in wanted:
             return False
-        codes = self._filters.get("exited", ())
-        if codes and (str(state.exit_code) not in codes or state.status is not Status.EXITED):
+        codes = [int(code) for code in self._filters.get("exited", ())]
+        if codes and (state.exit_code not in codes or state.status is not Status.EXITED):
             return False
         health = self._filters.get("health", ())
         if health and "none" not in health:
@@ -173,9 +198,15 @@ class ListQuery:
         exposed = {key if "/" in key else f"{key}/tcp" for key in record.effective.config.exposed_ports or ()}
         return self._exposed is None or bool(self._exposed & exposed)
 
+    def _is_in(self, record: Record, networks: Sequence[str]) -> bool:
+        """By the network's name, or the beginning of its id once the container was started."""
+        mode = record.effective.host.network_mode
+        network_id = self._network_ids.get(mode, "") if record.state.started_ns else ""
+        return any(value == mode or network_id.startswith(value or "-") for value in networks)
+
     def _has_mount(self, record: Record) -> bool:
         volumes, networks = self._filters.get("volume", ()), self._filters.get("network", ())
-        if networks and record.effective.host.network_mode not in networks:
+        if networks and not self._is_in(record, networks):
             return False
         points = record.effective.mounts
         return not volumes or any(value in (point.source, point.target) for point in points for value in volumes)

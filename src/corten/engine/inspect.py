@@ -12,7 +12,7 @@ from corten.engine.mountspec import MountPoint
 from corten.engine.record import Record, Status
 from corten.engine.times import rfc3339
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
-from corten.network.ports import exposed_ports
+from corten.network.ports import exposed_port
 from corten.spec.docker import EndpointSettings
 from corten.spec.docker_json import to_json
 
@@ -137,8 +137,9 @@ def port_map(container: Container) -> Json:
     if not container.is_running or container.record.effective.host.network_mode != "bridge":
         return {}
     specs = container.record.effective.config.exposed_ports or ()
-    exposed = [f"{port}/{transport}" for spec in specs for port, transport in exposed_ports(spec)]
-    return ports_map(exposed, container.endpoint.publications if container.endpoint is not None else ())
+    return ports_map(
+        map(exposed_port, specs), container.endpoint.publications if container.endpoint is not None else ()
+    )
 
 
 def summary(container: Container, network_ids: Mapping[str, str], image_name: str, now_ns: int) -> Json:

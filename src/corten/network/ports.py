@@ -27,6 +27,7 @@ EPHEMERAL = (32768, 60999)  # ip_local_port_range as the kernel sets it; Docker 
 SO_ATTACH_FILTER = 26
 DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # one classic BPF instruction: BPF_RET | BPF_K, 0 bytes
 
+_EXPOSED_MAX = 1 << 17  # every port of both protocols
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -43,11 +44,19 @@ def parse_bindings(
     """
     found = [_binding(key, *each) for key, wanted in bindings.items() for each in wanted]
     bound = {(one.container_port, one.transport) for one in found}
-    for spec in exposed if publish_all else ():
-        for port, transport in exposed_ports(spec):
-            if (port, transport) not in bound:
-                found.append(PortBinding(transport, port))
+    for port, transport in _every_port(exposed) if publish_all else ():
+        if (port, transport) not in bound:
+            bound.add((port, transport))
+            found.append(PortBinding(transport, port))
     return tuple(sorted(found, key=lambda one: (-one.first, -one.container_port, one.transport != "tcp")))
+
+
+def _every_port(exposed: Iterable[str]) -> Iterator[tuple[int, Transport]]:
+    """The ports of all entries, which may be an image's: raises InvalidArgument for more than there are."""
+    for count, port in enumerate(port for spec in exposed for port in exposed_ports(spec)):
+        if count >= _EXPOSED_MAX:
+            raise InvalidArgument(f"more than {_EXPOSED_MAX} ports are exposed")
+        yield port
 
 
 def _binding(key: str, host_ip: str, host_port: str) -> PortBinding:
@@ -62,6 +71,16 @@ def exposed_ports(spec: str) -> Iterator[tuple[int, Transport]]:
     first, last = _range(ports)
     for port in range(first, last + 1):
         yield port, _transport(transport)
+
+
+def exposed_port(spec: str) -> str:
+    """An entry of ExposedPorts as dockerd shows it: `80` is `80/tcp`, what is no single port is port 0.
+
+    The entry may be an image's: whatever it says, the container must be seen.
+    """
+    port, _, transport = spec.partition("/")
+    is_port = port.isascii() and port.isdecimal() and len(port) <= 18 and int(port) <= 65535
+    return f"{int(port) if is_port else 0}/{transport.lower() or 'tcp'}"
 
 
 def _container_port(key: str) -> tuple[int, Transport]:
@@ -91,7 +110,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _number(word: str, text: str) -> int:
-    if not (word.isascii() and word.isdecimal()) or int(word) > 65535:
+    if not (word.isascii() and word.isdecimal()) or len(word) > 18 or int(word) > 65535:
         raise InvalidArgument(f'invalid port specification: "{text}"')
     return int(word)
 

@@ -19,6 +19,7 @@ from corten.network.values import Endpoint, Publication
 from .conftest import Decide
 
 SECOND = 10**9
+NETWORKS = {"bridge": "ab" * 32, "none": "cd" * 32}
 Make = Callable[..., Container]
 
 
@@ -48,7 +49,7 @@ def make(decide: Decide, loop: asyncio.AbstractEventLoop) -> Make:
 def found(containers: list[Container], *, all: bool = False, **wanted: list[str]) -> list[str]:
     query = {key.replace("_", "-"): values for key, values in wanted.items()}
     filters.check(query)
-    one = ListQuery(query, all=all, ancestors=None, before=None, since=None)
+    one = ListQuery(query, all=all, ancestors=None, before=None, since=None, network_ids=NETWORKS)
     return [container.name for container in containers if one.matches(container)]
 
 
@@ -113,8 +114,8 @@ def test_published_and_exposed_ports(make: Make) -> None:
 
 def test_age_is_relative_to_another_container(make: Make) -> None:
     old, middle, young = make("old", created=1), make("middle", created=2), make("young", created=3)
-    before = ListQuery({}, all=False, ancestors=None, before=middle.record, since=None)
-    since = ListQuery({}, all=False, ancestors=None, before=None, since=middle.record)
+    before = ListQuery({}, all=False, ancestors=None, before=middle.record, since=None, network_ids=NETWORKS)
+    since = ListQuery({}, all=False, ancestors=None, before=None, since=middle.record, network_ids=NETWORKS)
     assert [one.name for one in (old, middle, young) if before.matches(one)] == ["old"]
     assert [one.name for one in (old, middle, young) if since.matches(one)] == ["young"]
 
@@ -163,3 +164,42 @@ def test_wrong_filters_are_refused_in_dockers_words(
 )
 def test_the_status_column(make: Make, state: dict[str, Any], text: str) -> None:
     assert status_text(make(state=state).record, 100 * SECOND) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1-99999999999", 'publish 1-99999999999: strconv.ParseUint: parsing "99999999999": value out of range'),
+        ("70000", 'publish 70000: strconv.ParseUint: parsing "70000": value out of range'),
+        ("5-3", "publish 5-3: Invalid range specified for the Port: 5-3"),
+        ("", "publish : Empty string specified for ports."),
+        ("\u00b2", 'publish \u00b2: strconv.ParseUint: parsing "\u00b2": invalid syntax'),
+    ],
+)
+def test_ports_that_are_none_are_refused_before_anything_is_made_of_them(value: str, text: str) -> None:
+    with pytest.raises(Internal) as caught:
+        filters.check({"publish": [value]})
+    assert caught.value.text == f"error while looking up for {text}"
+
+
+def test_an_address_is_no_port_filter() -> None:
+    with pytest.raises(Internal, match=r"^filter for 'expose' should not contain ':': 80:80$"):
+        filters.check({"expose": ["80:80"]})
+
+
+def test_exit_codes_are_numbers(make: Make) -> None:
+    gone = [make("gone", state={"status": Status.EXITED, "exit_code": 3})]
+    assert found(gone, exited=["03"]) == found(gone, exited=["+3"]) == ["gone"]
+    for value in ("--3", "\u00b2", ""):
+        with pytest.raises(InvalidArgument, match="strconv.Atoi"):
+            found(gone, exited=[value])
+
+
+def test_a_network_is_named_or_the_beginning_of_its_id(make: Make) -> None:
+    both = [
+        make("up", state={"status": Status.RUNNING, "started_ns": 5}),
+        make("new", state={"status": Status.CREATED}),
+    ]
+    assert found(both, all=True, network=["abab"]) == ["up"]
+    assert found(both, all=True, network=["bridge"]) == ["up", "new"]
+    assert found(both, all=True, network=["cd"]) == found(both, all=True, network=[""]) == []

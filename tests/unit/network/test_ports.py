@@ -196,3 +196,23 @@ def test_a_held_udp_port_keeps_no_datagram() -> None:
         held.settimeout(0.1)
         with pytest.raises(TimeoutError):
             held.recv(10)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [("80", "80/tcp"), ("53/UDP", "53/udp"), ("80/sctp", "80/sctp"), ("foo", "0/tcp"), ("1-9/tcp", "0/tcp"),
+     ("9" * 5000, "0/tcp"), ("70000/tcp", "0/tcp")],
+)  # fmt: skip
+def test_whatever_an_image_exposes_can_be_shown(spec: str, shown: str) -> None:
+    assert ports.exposed_port(spec) == shown
+
+
+def test_more_ports_than_there_are_cannot_be_published() -> None:
+    exposed = [f"{'0' * zeros}1-65535/tcp" for zeros in range(5)]
+    with pytest.raises(errors.InvalidArgument, match="more than 131072 ports are exposed"):
+        parse_bindings(exposed, {}, publish_all=True)
+
+
+def test_a_port_of_any_number_of_digits_is_refused() -> None:
+    with pytest.raises(errors.InvalidArgument, match="invalid port specification"):
+        parse_bindings([], {"9" * 5000: [("", "")]})
