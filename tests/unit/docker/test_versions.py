@@ -16,6 +16,7 @@ from corten.docker.versions import (
     Version,
     adapt_answer,
     adapt_create,
+    negotiate,
     split_version,
 )
 from corten.errors import InvalidArgument
