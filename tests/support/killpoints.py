@@ -51,21 +51,6 @@ class Call:
     number: int
     text: str
 
-    @property
-    def is_message(self) -> bool:
-        """Whether it goes to or comes from a shim or the zygote: a unix socket of packets, not the streams of HTTP."""
-        return bool(re.match(r"\d+<UNIX(-SEQPACKET)?:\[", self.text))
-
-    @property
-    def label(self) -> str:
-        """What a message says: the op of a request, the name of an event, or that it is an answer."""
-        text = self.text.replace('\\"', '"')
-        for key in ("op", "event"):
-            found = re.findall(rf'"{key}":"([\w-]+)"', text)
-            if found:
-                return f"{key} {found[-1]}"
-        return "answer" if '"seq":' in text else ""
-
 
 class Trace:
     """strace, attached to a running process (or to some threads of it) until `end`."""
@@ -76,12 +61,11 @@ class Trace:
         calls: Sequence[str],
         only: Sequence[Path] = (),
         kill: tuple[str, int] | None = None,
-        stop: bool = False,
-        follow: bool = False,
+        full: tuple[str, int] | None = None,
     ) -> None:
-        """`only`: files whose calls count.  `kill`: (name of a call, its number).  `stop`: SIGSTOP, at every call.
+        """`only`: files whose calls count.  `kill`: (name of a call, its number).  `full`: from that call on ENOSPC.
 
-        Without `follow` just the named threads are traced.
+        Just the named threads are traced.
         """
         self.killed: Call | None = None
         self.folder = paths.scratch("strace")
@@ -90,9 +74,8 @@ class Trace:
         argv += [word for path in only for word in ("-P", str(path))]
         if kill is not None:
             argv += ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"]
-        if stop:
-            argv += ["-e", f"inject={','.join(calls)}:signal=STOP"]
-        argv += ["-f"] if follow else []
+        if full is not None:
+            argv += ["-e", f"inject={full[0]}:error=ENOSPC:when={full[1]}+"]
         argv += [word for pid in pids for word in ("-p", str(pid))]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
@@ -121,10 +104,6 @@ class Trace:
         self.killed = _killed(text)
         return parse(text)
 
-    def stopped(self) -> list[int]:
-        """The pids of which the log says that SIGSTOP has stopped them, so far."""
-        return [int(pid) for pid in re.findall(r"^(\d+) +--- stopped by SIGSTOP ---", self.log.read_text(), re.M)]
-
     def __enter__(self) -> Trace:
         return self
 
@@ -148,18 +127,23 @@ class NamedTrace:
         pid: int,
         *,
         kill: Named | None = None,
+        stop: Named | None = None,
         files: Sequence[Path] = (),
         threads: bool = False,
         forks: bool = False,
     ) -> None:
-        """`files`: whose writes and syncs count.  `threads`, `forks`: not of the first thread alone."""
+        """`kill`, `stop`: SIGKILL or SIGSTOP at a point; what is stopped carries that one out.
+
+        `files`: whose writes and syncs count.  `threads`, `forks`: not of the first thread alone.
+        """
         self.killed: Named | None = None
         self.folder = paths.scratch("trace")
         self.log = self.folder / "log"
         argv = [sys.executable, "-m", "support.messagetrace", str(pid), str(self.log)]
         argv += [*(["--threads"] if threads else []), *(["--forks"] if forks else [])]
         argv += [word for path in files for word in ("--file", str(path))]
-        argv += [] if kill is None else ["--kill", str(kill[0]), kill[1]]
+        for option, point in (("--kill", kill), ("--stop", stop)):
+            argv += [] if point is None else [option, str(point[0]), point[1]]
         self._process = subprocess.Popen(
             argv,
             cwd=paths.REPOSITORY / "tests",
@@ -180,10 +164,14 @@ class NamedTrace:
             self._process.terminate()
         errors = self._process.communicate(timeout=ATTACH_SECONDS)[1]
         assert self._process.returncode in (0, -signal.SIGTERM), f"tracer: {errors}"
-        lines = self.log.read_text().splitlines()
+        lines = self.log.read_text().splitlines()  # '!': where the signal came
         fatal = [line.removesuffix("!") for line in lines if line.endswith("!")]
         self.killed = _point(fatal[0]) if fatal else None
         return [_point(line.removesuffix("!")) for line in lines]
+
+    def has_come(self) -> bool:
+        """Whether the point was reached."""
+        return "!" in self.log.read_text()
 
     def __enter__(self) -> NamedTrace:
         return self

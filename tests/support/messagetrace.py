@@ -11,7 +11,7 @@ every system call (ptrace(2), SEIZE and SYSCALL), looks at the bytes that are to
 A receive that finds nothing, or the end of the stream, is no message.  A call that is entered when SIGKILL comes is not
 executed.  It runs as a program of its own, because stops of a tracee are told to whoever in a process waits first:
 
-    python3 -m support.messagetrace PID LOG [--threads] [--forks] [--file PATH]… [--kill NUMBER NAME]
+    python3 -m support.messagetrace PID LOG [--threads] [--forks] [--file PATH]… [--kill|--stop NUMBER NAME]
 
 The log has one line per message, rename, or write to and sync of a file (`number name`, the how-manieth of that name),
 with a `!` where the tracee was killed; what children do begins with `child`.  SIGTERM ends the tracer; the tracee goes
@@ -77,10 +77,15 @@ class Tracer:
         self._threads = threads
         self._forks = forks
         self._files = frozenset(files)
+        self._signal = signal.SIGKILL
         self._counts: Counter[str] = Counter()
         self._asked: dict[tuple[str, object], str] = {}  # (socket, seq) → op, of requests that have no answer yet
         self._empty: dict[int, Sequence[int]] = {}  # thread → arguments of its receive that had nothing to find
         self._buffer = ctypes.create_string_buffer(128)
+
+    def stop_instead(self) -> None:
+        """SIGSTOP at the point, which is then carried out, and nothing behind it."""
+        self._signal = signal.SIGSTOP
 
     def run(self) -> None:
         """Until the tracee ends."""
@@ -147,7 +152,7 @@ class Tracer:
         is_the_one = here == self._kill and not is_over
         os.write(self._log, f"{here[0]} {label}{'!' if is_the_one else ''}\n".encode())
         if is_the_one:
-            os.kill(self._process_of(thread), signal.SIGKILL)
+            os.kill(self._process_of(thread), self._signal)
 
     def _process_of(self, thread: int) -> int:
         return self._pid if self._threads else thread
@@ -242,10 +247,15 @@ def main() -> None:
     parser.add_argument("--forks", action="store_true")
     parser.add_argument("--file", action="append", default=[])
     parser.add_argument("--kill", nargs=2, metavar=("NUMBER", "NAME"))
+    parser.add_argument("--stop", nargs=2, metavar=("NUMBER", "NAME"))
     asked = parser.parse_args()
     log = os.open(asked.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    kill = (int(asked.kill[0]), asked.kill[1]) if asked.kill else None
-    Tracer(asked.pid, log, kill, threads=asked.threads, forks=asked.forks, files=asked.file).run()
+    point = asked.kill or asked.stop
+    named = (int(point[0]), point[1]) if point else None
+    tracer = Tracer(asked.pid, log, named, threads=asked.threads, forks=asked.forks, files=asked.file)
+    if asked.stop:
+        tracer.stop_instead()
+    tracer.run()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ without fsync; `begin_all` writes several in one.
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,6 +22,9 @@ from typing import Any
 import msgspec
 
 from corten.core.metadata import Database
+from corten.errors import Unavailable
+
+log = logging.getLogger("corten.core")
 
 SNAPSHOT_DIR = "snapshot-dir"
 STAGING_DIR = "staging-dir"
@@ -51,6 +56,8 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lock = threading.Lock()
+        self._owed: set[int] = set()  # struck out as soon as the database can be written again
 
     def begin(self, kind: str, name: str, **data: Any) -> int:
         """Writes down an object that is about to be made; the entry's id, for `done`."""
@@ -70,14 +77,25 @@ class Journal:
         return ids
 
     def done(self, *ids: int) -> None:
-        """Strikes out objects that are gone (or were never made); unknown ids are fine."""
-        with self._database.transaction() as tx:
-            tx.executemany("DELETE FROM journal WHERE id = ?", [(entry_id,) for entry_id in ids])
+        """Strikes out objects that are gone (or were never made); unknown ids are fine.
+
+        On a full disk they stay for now, which does no harm, and go with the next ones.
+        """
+        with self._lock:
+            self._owed.update(ids)
+            owed = list(self._owed)
+        try:
+            with self._database.transaction() as tx:
+                tx.executemany("DELETE FROM journal WHERE id = ?", [(entry_id,) for entry_id in owed])
+        except Unavailable as error:
+            log.warning("%d entries of the journal are struck out later: %s", len(owed), error)
+            return
+        with self._lock:
+            self._owed.difference_update(owed)
 
     def done_by_name(self, kind: str, name: str) -> None:
         """Strikes out every entry of an object."""
-        with self._database.transaction() as tx:
-            tx.execute("DELETE FROM journal WHERE kind = ? AND name = ?", (kind, name))
+        self.done(*(entry.id for entry in self.entries(kind) if entry.name == name))
 
     def entries(self, kind: str = "") -> list[JournalEntry]:
         """What may exist, oldest first; of one kind or of all."""

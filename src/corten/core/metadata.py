@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from corten.errors import FailedPrecondition
+from corten.errors import FailedPrecondition, Unavailable
 
 # Each step takes the schema from version n to n + 1.  Steps are never edited, only added.
 CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
@@ -89,6 +89,11 @@ CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
 )
 
 
+_OF_THE_HOST = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+)
+
+
 class Database:
     """The connection.  Any thread may use it; calls wait for each other."""
 
@@ -144,14 +149,17 @@ class Database:
             tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one SELECT."""
-        with self._lock:
+        """All rows of one SELECT.  Raises Unavailable."""
+        with self._lock, self._in_words():
             return self._connection.execute(statement, parameters).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Statements that happen all or not at all.  Inside another one it is a part of it that can fail alone."""
-        with self._lock:
+        """Statements that happen all or not at all.  Inside another one it is a part of it that can fail alone.
+
+        Raises Unavailable when the disk is full, cannot be written, or somebody else holds the database.
+        """
+        with self._lock, self._in_words():
             name = f"level{self._depth}"
             nested = self._depth > 0
             self._connection.execute(f"SAVEPOINT {name}" if nested else "BEGIN IMMEDIATE")
@@ -160,12 +168,27 @@ class Database:
                 yield self._connection
                 self._connection.execute(f"RELEASE {name}" if nested else "COMMIT")
             except BaseException:
-                self._connection.execute(f"ROLLBACK TO {name}" if nested else "ROLLBACK")
-                if nested:
-                    self._connection.execute(f"RELEASE {name}")
+                self._roll_back(name if nested else "")
                 raise
             finally:
                 self._depth -= 1
+
+    def _roll_back(self, savepoint: str) -> None:
+        """SQLite has done it itself, all of it, when it had no room to go on (lang_transaction.html, 3.2)."""
+        if not self._connection.in_transaction:
+            return
+        self._connection.execute(f"ROLLBACK TO {savepoint}" if savepoint else "ROLLBACK")
+        if savepoint:
+            self._connection.execute(f"RELEASE {savepoint}")
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _OF_THE_HOST:
+                raise
+            raise Unavailable(f"{os.path.basename(self.path)}: {error}") from error
 
     @contextmanager
     def durable(self) -> Iterator[sqlite3.Connection]:

@@ -62,7 +62,7 @@ class Engine:
         removal = Removal(parts, self._streams)
         self._life = life = Lifecycle(parts, starter, finisher, removal, watch)
         finisher.start_again = starter.start
-        finisher.remove = removal.remove_now
+        finisher.remove = removal.remove_soon
         removal.kill_to_end = life.kill_to_end
         self._execs = execs = Execs(parts)
         finisher.exec_exited = execs.exited

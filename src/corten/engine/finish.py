@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import copy
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -129,8 +128,8 @@ class Finisher:
             restart_delay_s = self._restart_delay(container, how)
             try:
                 self._parts.save(container, self._exited(container, how, restart_delay_s))
-            except (sqlite3.Error, OSError):
-                log.exception("container %s: its exit cannot be recorded, tried again", container.id)
+            except (Unavailable, OSError) as error:
+                log.warning("container %s: its exit cannot be recorded, tried again: %s", container.id, error)
                 container.backoff = backoff
                 return False
             container.task = None
@@ -186,7 +185,7 @@ class Finisher:
                     await task.shim.release([port_name(one) for one in container.endpoint.publications])
             if name == "bridge":
                 self._parts.bridge.disconnect(container.id)
-        except (CortenError, OSError, sqlite3.Error):
+        except (CortenError, OSError):
             log.exception("container %s: network is left to recovery", container.id)
         container.endpoint = None
 
@@ -236,7 +235,7 @@ class Finisher:
             container.restart_timer = None
         state = container.record.state
         if state.status is Status.RESTARTING:
-            self._parts.save(container, container.record.with_state(status=advance(state.status, Move.EXIT)))
+            self._parts.note(container, container.record.with_state(status=advance(state.status, Move.EXIT)))
             container.resolve_waiters(*EXIT_CONDITIONS)
 
     # Cleanup

@@ -184,7 +184,7 @@ class Lifecycle:
             raise
         except CortenError:
             if container.record.effective.host.auto_remove and not container.is_running:
-                self._removal.remove_now(container)
+                self._removal.remove_soon(container)
             raise
 
     async def stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
@@ -224,7 +224,7 @@ class Lifecycle:
         """The user wants it stopped: no policy starts it again."""
         container.is_stopping = True
         if not container.record.state.stopped_by_user:
-            self._parts.save(container, container.record.with_state(stopped_by_user=True))
+            self._parts.note(container, container.record.with_state(stopped_by_user=True))
 
     async def _send(self, container: Container, number: int) -> None:
         """A signal to the init.  Around a shim that hangs: by pid, for SIGKILL through the cgroup and to the shim."""
@@ -257,7 +257,7 @@ class Lifecycle:
         except (FailedPrecondition, Unavailable):
             return
         record = container.record.with_state(status=advance(container.record.state.status, Move.UNPAUSE))
-        self._parts.save(container, record)
+        self._parts.note(container, record)
 
     async def kill_to_end(self, container: Container, waiter: Waiter) -> None:
         """SIGKILL and, when even that does not end it in time, its whole cgroup."""
@@ -326,7 +326,7 @@ class Lifecycle:
 
     def _move(self, container: Container, move: Move, action: str) -> None:
         record = container.record
-        self._parts.save(container, record.with_state(status=advance(record.state.status, move)))
+        self._parts.note(container, record.with_state(status=advance(record.state.status, move)))
         self._parts.bus.publish(container_event(container.record, action))
 
     async def wait(self, ref: str, condition: str) -> Waiter:

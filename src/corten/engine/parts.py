@@ -20,6 +20,7 @@ from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
+from corten.errors import Unavailable
 from corten.network.bridge import BridgeDriver
 
 Json = dict[str, Any]
@@ -65,6 +66,14 @@ class Parts:
         """Make a container's new record the true one: on disk, then in memory."""
         self.containers.update(row(record))
         container.record = record
+
+    def note(self, container: Container, record: Record) -> None:
+        """A record of what has happened already: true in any case; on disk now or, when that is full, with the next."""
+        try:
+            self.save(container, record)
+        except Unavailable as error:
+            log.warning("record of container %s is kept in memory: %s", container.id, error)
+            container.record = record
 
     def sync(self) -> None:
         """What was recorded so far survives the machine; one fsync, for a thread."""

@@ -23,12 +23,13 @@ from corten.engine.filters import Filters
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Status, advance
 from corten.engine.streams import Streams
-from corten.errors import Conflict, InvalidArgument, NotFound
+from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 
 Json = dict[str, Any]
 
 log = logging.getLogger("corten.engine")
 
+_RETRY_S: Final = 2.0
 _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 
 
@@ -73,19 +74,37 @@ class Removal:
     def remove_now(self, container: Container) -> None:
         """The record goes at once, the disk's part follows in the background; the caller holds the lock.
 
-        Nothing is synced here: `remove` does that, and a --rm container is removed again at the next start.
+        Nothing is synced here: `remove` does that, and a --rm container is removed again at the next start.  Raises
+        Unavailable when the database cannot be written; nothing has changed then.
         """
         if container.keeps_record or container.id not in self._parts.roster:
             return
         parts = self._parts
+        with parts.images.database.transaction():
+            parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
+            parts.containers.delete(container.id, durable=False)
         container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
-        parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
-        parts.containers.delete(container.id, durable=False)
         parts.roster.discard(container)
         self._streams.drop(container)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
         parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
+
+    def remove_soon(self, container: Container) -> None:
+        """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock."""
+        try:
+            self.remove_now(container)
+        except Unavailable as error:
+            log.warning("container %s cannot be removed, tried again: %s", container.id, error)
+            self._parts.loop.call_later(_RETRY_S, self._try_again, container)
+
+    def _try_again(self, container: Container) -> None:
+        self._parts.run_later(self._remove_again(container))
+
+    async def _remove_again(self, container: Container) -> None:
+        async with container.lock:
+            if not container.is_running:
+                self.remove_soon(container)
 
     async def prune(self, query: Filters) -> Json:
         """Remove what is stopped.  SpaceReclaimed is what the containers' own layers took."""

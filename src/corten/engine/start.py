@@ -142,7 +142,7 @@ class Starter:
         if error.text.startswith(launcherrors.CREATE_PREFIX):
             code = launcherrors.exit_code(error.text)
         record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0)
-        self._parts.save(container, replace(record, place=record.place.left()))
+        self._parts.note(container, replace(record, place=record.place.left()))
         container.task = None
         container.endpoint = None
         self._streams.drop(container)

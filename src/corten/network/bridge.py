@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Self
 
 from corten.core.journal import LINK, NFT_ELEMENT
-from corten.errors import Conflict, CortenError, FailedPrecondition, Internal, InvalidArgument
+from corten.errors import Conflict, CortenError, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from corten.network import pools
 from corten.network.conntrack import Forwarded, StaleFlows
 from corten.network.device import Device, alias_of, forward_policy
@@ -104,6 +104,7 @@ class BridgeDriver:
         self._flows = StaleFlows(host.tracking, self._forwarded)
         self._ports = PortTable(_ephemeral(host))
         self._endpoints: dict[str, Endpoint] = {}
+        self._gone: dict[str, Endpoint] = {}  # whose records could not be removed yet
         self._bridge: Bridge | None = None
         self._lock = threading.RLock()
 
@@ -191,7 +192,8 @@ class BridgeDriver:
                 link=link,
                 journal=(entry,),
             )
-            self._keep(endpoint)
+            self._store.save(endpoint)
+        self._endpoints[endpoint.endpoint_id] = endpoint
         return endpoint
 
     def _lease(self, wanted: IPv4Address | None) -> IPv4Address:
@@ -255,15 +257,19 @@ class BridgeDriver:
         """Deletes a device at once; slow, so not on the ordinary way."""
         netlink.raise_unless(self._host.links.attempt(netlink.delete_link(name)), errno.ENODEV)
 
-    def _keep(self, endpoint: Endpoint) -> None:
-        self._store.save(endpoint)
-        self._endpoints[endpoint.endpoint_id] = endpoint
-
     def _forget(self, endpoint: Endpoint) -> None:
-        with self._store.transaction():
-            self._store.remove(endpoint.endpoint_id)
-            self._journal.done(*endpoint.journal)
+        """Nothing of it is left in the kernel.  On a full disk its record stays for now, and goes with the next one."""
         self._endpoints.pop(endpoint.endpoint_id, None)
+        self._gone[endpoint.endpoint_id] = endpoint
+        try:
+            with self._store.transaction():
+                for one in self._gone.values():
+                    self._store.remove(one.endpoint_id)
+                    self._journal.done(*one.journal)
+        except Unavailable as error:
+            log.warning("%d endpoints are forgotten later: %s", len(self._gone), error)
+            return
+        self._gone.clear()
 
     # --- published ports
 
@@ -287,7 +293,8 @@ class BridgeDriver:
             ports = [one.key for one in publications]
             entry = self._journal.begin(NFT_ELEMENT, endpoint.endpoint_id, ports=ports)
             wider = dataclasses.replace(endpoint, publications=publications, journal=(*endpoint.journal, entry))
-            self._keep(wider)
+            self._store.save(wider)
+        self._endpoints[wider.endpoint_id] = wider
         return wider
 
     def _reserve(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> tuple[Reservation, ...]:
@@ -349,10 +356,14 @@ class BridgeDriver:
 
     def _narrow(self, endpoint: Endpoint) -> None:
         """The record without ports, and without the journal entry that is theirs."""
-        entries = self._endpoints[endpoint.endpoint_id].journal
+        before = self._endpoints[endpoint.endpoint_id]
+        if not before.publications:
+            return
+        narrow = dataclasses.replace(endpoint, publications=(), journal=before.journal[:1])
+        self._endpoints[endpoint.endpoint_id] = narrow
         with self._store.transaction():
-            self._keep(dataclasses.replace(endpoint, publications=(), journal=entries[:1]))
-            self._journal.done(*entries[1:])
+            self._store.save(narrow)
+            self._journal.done(*before.journal[1:])
 
     def _withdraw(self, endpoint: Endpoint) -> None:
         self._firewall.unpublish(endpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from corten.engine.effective import Effective
 from corten.engine.finish import Exit, Finisher
 from corten.engine.record import Place, Record, State, Status
 from corten.engine.tasks import Task
-from corten.errors import Internal
+from corten.errors import Internal, Unavailable
 
 from .conftest import ID
 
@@ -40,7 +39,7 @@ class Parts:
     def save(self, container: Container, record: Record) -> None:
         self.saves += 1
         if self.saves == 1:
-            raise sqlite3.OperationalError("disk is full")
+            raise Unavailable("disk is full")
         container.record = record
 
     def run_later(self, work: Any) -> None:
