@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -156,7 +156,7 @@ class SmallEngine(CortenEngine):
         self._disk = disk
         super().__init__()
 
-    def start(self, prefix: tuple[str, ...] = ()) -> None:
+    def start(self, prefix: Sequence[str] = ()) -> None:
         """On that disk."""
         self.data_root = self._disk / "data"
         super().start(prefix)

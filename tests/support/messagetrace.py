@@ -14,8 +14,8 @@ executed.  It runs as a program of its own, because stops of a tracee are told t
     python3 -m support.messagetrace PID LOG [--threads] [--forks] [--file PATH]… [--kill|--stop NUMBER NAME]
 
 The log has one line per message, rename, or write to and sync of a file (`number name`, the how-manieth of that name),
-with a `!` where the tracee was killed; what children do begins with `child`.  SIGTERM ends the tracer; the tracee goes
-on.
+with a `!` where the tracee was killed or stands still; what children do begins with `child`.  SIGTERM ends the tracer;
+the tracee goes on.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class Tracer:
                 self._at_call(thread)
             elif event == _EVENT_STOP:
                 request = _LISTEN if number in (signal.SIGSTOP, signal.SIGTSTP) else _SYSCALL
+                if request == _LISTEN and self._signal == signal.SIGSTOP:
+                    os.write(self._log, b"1 stopped!\n")
             elif number != signal.SIGTRAP:
                 given = number
             _ptrace(request, thread, 0, given)
@@ -150,7 +152,8 @@ class Tracer:
         self._counts[label] += 1
         here = (self._counts[label], label)
         is_the_one = here == self._kill and not is_over
-        os.write(self._log, f"{here[0]} {label}{'!' if is_the_one else ''}\n".encode())
+        mark = "!" if is_the_one and self._signal == signal.SIGKILL else ""
+        os.write(self._log, f"{here[0]} {label}{mark}\n".encode())
         if is_the_one:
             os.kill(self._process_of(thread), self._signal)
 

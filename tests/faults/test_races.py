@@ -1,0 +1,211 @@
+"""Windows between two messages, held open: a process stands still at a named one while others act."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from clients.api import Api
+from support import images
+from support.engine import CortenEngine
+from support.hijack import Hijacked
+from support.killpoints import NamedTrace
+from support.leaks import Snapshot, Subject, expect_none
+from support.process import is_alive, wait_for
+from support.warmup import warm_up
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[CortenEngine]:
+    """An engine that had a container of each kind."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        warm_up(engine)
+        yield engine
+
+
+def zygote_of(engine: CortenEngine) -> int:
+    """The pid of the engine's zygote."""
+    pattern = f"corten-shim --zygote --exec-root {engine.exec_root}"
+    return int(subprocess.run(["pgrep", "-f", "--", pattern], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def shim_of(ident: str) -> int:
+    """The pid of a container's shim; without its children, which have its name."""
+    found = subprocess.run(["pgrep", "-o", "-f", f"corten-shim moby/{ident}"], check=True, stdout=subprocess.PIPE)
+    return int(found.stdout)
+
+
+class Asked(threading.Thread):
+    """A request under way; `answer` waits for it."""
+
+    def __init__(self, api: Api, method: str, target: str, body: Any = None) -> None:
+        super().__init__()
+        self._call = (method, target, body)
+        self._api = api
+        self._result: tuple[int, Any] = (0, None)
+        self.start()
+
+    def run(self) -> None:
+        """In the thread."""
+        self._result = self._api.call(*self._call)
+
+    def answer(self) -> tuple[int, Any]:
+        """(status, body)."""
+        self.join(30)
+        assert not self.is_alive(), f"no answer to {self._call}"
+        return self._result
+
+
+@contextmanager
+def sleeper(engine: CortenEngine, name: str) -> Iterator[tuple[int, int]]:
+    """A container that sleeps: the pids of its shim and of its init; after the block it must have ended with 137."""
+    engine.docker("run", "-d", "--name", name, "-p", "8077:80", images.BUSYBOX_REF, "sleep", "1000", check=True)
+    found = engine.docker("inspect", "-f", "{{.Id}} {{.State.Pid}}", name, check=True).stdout.split()
+    yield shim_of(found[0]), int(found[1])
+    status = ["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", name]
+    wait_for(lambda: engine.docker(*status).stdout == "exited 137 \n", "exit")
+    engine.docker("rm", name, check=True)
+
+
+def exec_of(api: Api, name: str) -> str:
+    """A new exec's id."""
+    made: str = api.ok("POST", f"/containers/{name}/exec", {"Cmd": ["true"], "AttachStdout": True})["Id"]
+    return made
+
+
+def judge_exec(api: Api, ident: str) -> None:
+    """It has ended, and says so."""
+    found = api.ok("GET", f"/exec/{ident}/json")
+    assert (found["Running"], found["ExitCode"]) == (False, 126), found
+
+
+def test_an_exec_into_a_container_whose_init_has_died_unseen_is_refused_in_words(warm: CortenEngine) -> None:
+    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
+    with sleeper(warm, "dead-init") as (shim, init):
+        os.kill(shim, signal.SIGSTOP)
+        try:
+            os.kill(init, signal.SIGKILL)
+            wait_for(lambda: not is_alive(init), "death of the init")
+            ident = exec_of(api, "dead-init")
+            status, answer = api.call("POST", f"/exec/{ident}/start", {"Detach": True})
+        finally:
+            os.kill(shim, signal.SIGCONT)
+        assert status == 409, answer
+        assert answer["message"].endswith("is not running"), answer
+        judge_exec(api, ident)
+    expect_none(before)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_an_exec_that_meets_the_death_of_its_container_in_the_shim_ends(warm: CortenEngine, attached: bool) -> None:
+    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
+    with sleeper(warm, "dying") as (shim, init):
+        ident = exec_of(api, "dying")
+        with NamedTrace(warm.pid) as trace:
+            os.kill(shim, signal.SIGSTOP)
+            try:
+                if attached:
+                    stream = Hijacked(warm.socket, f"/exec/{ident}/start", {"Detach": False})
+                else:
+                    asked = Asked(api, "POST", f"/exec/{ident}/start", {"Detach": True})
+                wait_for(lambda: "send op exec_start" in trace.log.read_text(), "request to the shim")
+                os.kill(init, signal.SIGKILL)
+                wait_for(lambda: not is_alive(init), "death of the init")
+            finally:
+                os.kill(shim, signal.SIGCONT)
+            if attached:
+                with stream:
+                    assert "not running" in stream.read_all() or "exec failed" in stream.read_all()
+            else:
+                status, answer = asked.answer()
+                assert status in (409, 500), answer
+                assert answer["message"], answer
+            trace.end()
+        judge_exec(api, ident)
+    expect_none(before)
+
+
+def test_an_exec_whose_shim_dies_under_it_ends(warm: CortenEngine) -> None:
+    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
+    warm.docker("run", "-d", "--name", "shimless", images.BUSYBOX_REF, "sleep", "1000", check=True)
+    ident = warm.docker("inspect", "-f", "{{.Id}}", "shimless", check=True).stdout.strip()
+    shim, one = shim_of(ident), exec_of(api, "shimless")
+    with NamedTrace(warm.pid) as trace:
+        os.kill(shim, signal.SIGSTOP)
+        asked = Asked(api, "POST", f"/exec/{one}/start", {"Detach": True})
+        wait_for(lambda: "send op exec_start" in trace.log.read_text(), "request to the shim")
+        os.kill(shim, signal.SIGKILL)
+        status, answer = asked.answer()
+        trace.end()
+    assert status >= 400, answer
+    judge_exec(api, one)
+    status_of = ["inspect", "-f", "{{.State.ExitCode}} {{.State.Error}}", "shimless"]
+    wait_for(lambda: warm.docker(*status_of).stdout == "137 shim lost\n", "verdict")
+    warm.docker("rm", "shimless", check=True)
+    expect_none(before)
+
+
+# A client that attaches after those before it were handed over, and before the start is recorded.
+
+
+def late_client(engine: CortenEngine, name: str, script: str, query: str) -> tuple[str, int]:
+    """What such a client reads until its end, and the status of the start."""
+    api = Api(engine.socket)
+    body = {"Image": images.BUSYBOX_REF, "Cmd": ["sh", "-c", script], "HostConfig": {"NetworkMode": "none"}}
+    api.ok("POST", f"/containers/create?name={name}", body)
+    with NamedTrace(zygote_of(engine), forks=True, stop=(1, "child receive op start")) as trace:
+        start = Asked(api, "POST", f"/containers/{name}/start")
+        wait_for(trace.has_come, "shim at its start")
+        shim = shim_of(api.ok("GET", f"/containers/{name}/json")["Id"])
+        trace.end()
+    try:
+        client = Hijacked(engine.socket, f"/containers/{name}/attach?stream=1&stdout=1&stderr=1{query}")
+        assert api.ok("GET", f"/containers/{name}/json")["State"]["Status"] == "created"
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    with client:
+        status, _ = start.answer()
+        return client.read_all(), status
+
+
+@pytest.mark.parametrize("query", ["", "&logs=1"])
+def test_a_client_that_attaches_between_hand_over_and_record_gets_the_output(warm: CortenEngine, query: str) -> None:
+    before = Snapshot.take(Subject.of(warm))
+    assert late_client(warm, "late", "sleep 0.5; echo hello", query) == ("hello\n", 204)
+    warm.docker("rm", "-f", "late", check=True)
+    expect_none(before)
+
+
+def test_a_client_that_attaches_then_to_a_container_that_ends_at_once_is_let_go(warm: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(warm))
+    output, status = late_client(warm, "brief", "echo gone", "")
+    assert status == 204
+    assert output in ("", "gone\n")
+    warm.docker("rm", "-f", "brief", check=True)
+    expect_none(before)
+
+
+def test_a_client_that_attaches_then_to_a_start_that_fails_is_let_go(warm: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(warm))
+    api = Api(warm.socket)
+    body = {"Image": images.BUSYBOX_REF, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
+    api.ok("POST", "/containers/create?name=failing", body)
+    with NamedTrace(zygote_of(warm), forks=True, stop=(1, "child receive op start")) as trace:
+        start = Asked(api, "POST", "/containers/failing/start")
+        wait_for(trace.has_come, "shim at its start")
+        shim = shim_of(api.ok("GET", "/containers/failing/json")["Id"])
+        trace.end()
+    with Hijacked(warm.socket, "/containers/failing/attach?stream=1&stdout=1&stderr=1") as client:
+        os.kill(shim, signal.SIGKILL)
+        assert client.read_all() == ""
+    assert start.answer()[0] >= 400
+    warm.docker("rm", "-f", "failing", check=True)
+    expect_none(before)
