@@ -46,24 +46,40 @@ def launch(options: ExecOptions, host: Host) -> launching.Running:
 
 
 def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> launching.Running:
-    """The first plan, and the second one where the kernel refuses to clone into the cgroup."""
+    """The first plan; where the kernel refuses to clone into the cgroup, the second one.
+
+    EAGAIN  the container is at its pids limit: the child joins by itself
+    EBUSY   the container has handed controllers down to cgroups of its own, as systemd does in it, so that no process
+            may be in the one above (cgroup-v2.rst, "No Internal Process Constraint"): its init's is taken, as by runc
+    """
     config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
     fds = {"container": container, "console": options.console_fd}
+    paths = sub_cgroup(record.cgroup, options.cgroup)
     try:
-        return launching.spawn_plan(host, compile_for(options, host, record, config), fds, options.stdio)
+        return launching.spawn_plan(host, compile_for(options, host, config, paths), fds, options.stdio)
     except launching.LaunchFailure as failure:
         if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone):
             raise
-    plan = compile_for(options, host, record, config, clone_into_cgroup=False)
+        if failure.errno == EBUSY and not options.cgroup:
+            paths = _paths_of_init(record, paths)
+    plan = compile_for(options, host, config, paths, clone_into_cgroup=False)
     return launching.spawn_plan(host, plan, fds, options.stdio)
 
 
+def _paths_of_init(record: State, paths: CgroupPaths) -> CgroupPaths:
+    """The v2 cgroup of the container's init where that is below the container's own, else the container's."""
+    for line in files.read_text(f"/proc/{record.pid}/cgroup").splitlines():
+        directory = paths.mount + line[3:]
+        if line.startswith("0::") and directory.startswith(f"{paths.v2}/"):
+            return CgroupPaths(paths.mode, paths.v1, directory, paths.mount)
+    return paths
+
+
 def compile_for(
-    options: ExecOptions, host: Host, record: State, config: Config, *, clone_into_cgroup: bool = True
+    options: ExecOptions, host: Host, config: Config, paths: CgroupPaths, *, clone_into_cgroup: bool = True
 ) -> Plan:
-    """The plan of an exec in `record`'s container."""
+    """The plan of an exec into the cgroup at `paths`."""
     program, flags = seccomp_program(config, host.seccomp_cache)
-    paths = sub_cgroup(record.cgroup, options.cgroup)
     context = ExecContext(
         options.id,
         cgroup_paths=paths.v1,
