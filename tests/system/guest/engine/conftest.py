@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,23 @@ from support.netns import OwnNet
 DOCKER = Path("/usr/local/bin/docker")
 RUNC = Path("/usr/local/sbin/runc")
 
-support_engine.START_SECONDS = 90  # emulated: some twenty times slower
+PATIENCE_S = 180.0  # some twenty times slower, and that beside whatever the host does
+support_engine.START_SECONDS = 180
 peers.docker_cli = lambda: DOCKER  # type: ignore[assignment]  # put there by support.machine
+
+
+class Patient(CortenEngine):
+    """Waits longer for what is emulated."""
+
+    def docker(
+        self, *args: str, stdin: str | bytes | None = None, timeout: float = PATIENCE_S, check: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        return super().docker(*args, stdin=stdin, timeout=timeout, check=check)
+
+    def corten(
+        self, *args: str, stdin: str | None = None, timeout: float = PATIENCE_S, check: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        return super().corten(*args, stdin=stdin, timeout=timeout, check=check)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,9 +57,9 @@ def before() -> dict[str, set[str]]:
 @pytest.fixture(scope="session")
 def engine(before: dict[str, set[str]]) -> Iterator[CortenEngine]:
     """cortend in the machine's network, with the busybox image loaded; the last test destroys it."""
-    made = CortenEngine(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}})
+    made = Patient(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}})
     try:
-        made.docker("load", "-i", str(images.busybox()), check=True, timeout=120)
+        made.docker("load", "-i", str(images.busybox()), check=True)
         yield made
     finally:
         if made.folder.exists():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,13 +14,24 @@ from support.engine import CortenEngine
 from support.guestlook import IMAGE, cgroup, inspect, read, run
 from support.process import wait_for
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def shim_of(pid: int) -> int:
     """The parent of a container's init."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def exit_file(engine: CortenEngine, id: str) -> Path:
+    """What a shim leaves for the cortend to come."""
+    return engine.exec_root / "tasks/moby" / id / "exit"
+
+
+def exit_record(engine: CortenEngine, id: str) -> dict[str, Any]:
+    """The counters of a container that has ended, read before its cgroup went."""
+    record: dict[str, Any] = json.loads(exit_file(engine, id).read_text())
+    return record
 
 
 @pytest.mark.slow
@@ -43,18 +56,28 @@ def test_a_killed_shim_takes_its_whole_container_along(engine: CortenEngine) -> 
 
 @pytest.mark.slow
 def test_exits_during_an_outage_are_told_afterwards(engine: CortenEngine) -> None:
-    """One ends by itself, one for want of memory, one goes on; nobody listens meanwhile."""
+    """One ends by itself after it met its pids limit, one for want of memory, one goes on; nobody listens meanwhile."""
     wait = "while [ ! -e /gate/open ]; do sleep 0.1; done; "
     gate = engine.folder / "gate"
     gate.mkdir()
-    options = ("-d", "--network", "none", "-v", f"{gate}:/gate", "-m", "16m", "--memory-swap", "16m")
-    for name, end in (("ends", "echo said; exit 9"), ("eats", "tail /dev/zero"), ("stays", "exec sleep 1000")):
+    limits = ("-m", "16m", "--memory-swap", "16m", "--pids-limit", "3")
+    options = ("-d", "--network", "none", "-v", f"{gate}:/gate", *limits)
+    crowd = "(sleep 1 & sleep 1 & sleep 1 & sleep 1) 2> /dev/null; "
+    for name, end in (("ends", f"{crowd}echo said; exit 9"), ("eats", "tail /dev/zero"), ("stays", "exec sleep 1000")):
         engine.docker("run", *options, "--name", name, IMAGE, "sh", "-c", wait + end, check=True)
-    pids = {name: inspect(engine, name)["State"]["Pid"] for name in ("ends", "eats", "stays")}
+    before = {name: inspect(engine, name) for name in ("ends", "eats", "stays")}
+    pids = {name: one["State"]["Pid"] for name, one in before.items()}
+    ids = {name: one["Id"] for name, one in before.items()}
     try:
         engine.kill9()
         (gate / "open").touch()
         wait_for(lambda: not any(Path(f"/proc/{pids[n]}").exists() for n in ("ends", "eats")), "exits", PATIENCE_S)
+        wait_for(lambda: all(exit_file(engine, ids[n]).exists() for n in ("ends", "eats")), "records", PATIENCE_S)
+        found = {name: exit_record(engine, ids[name]) for name in ("ends", "eats")}
+        assert (found["ends"]["status"], found["ends"]["oom_kill_count"]) == (9, 0)
+        assert found["ends"]["pids_max_hits"] > 0
+        assert (found["eats"]["oom_killed"], found["eats"]["pids_max_hits"]) == (True, 0)
+        assert found["eats"]["oom_kill_count"] > 0
         engine.start()
         states = {name: inspect(engine, name)["State"] for name in pids}
         assert (states["ends"]["ExitCode"], states["ends"]["OOMKilled"]) == (9, False)
