@@ -1,9 +1,13 @@
-"""A lean Docker API client for timing: one kept connection, no retries, no model of anything."""
+"""A lean Docker API client for timing: one kept connection, no retries, no model of anything.
+
+It notes what it asked, which is printed under the table.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,11 @@ class KeptConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("engine")
         self.path = path
+        self.asked: list[str] = []
+
+    def text(self) -> str:
+        """The requests of the last `run` or `execute`, or since `asked` was emptied; ids are written ID."""
+        return re.sub(r"[0-9a-f]{64}", "ID", "; ".join(self.asked))
 
     def connect(self) -> None:
         """Connects to the engine's socket."""
@@ -23,13 +32,18 @@ class KeptConnection(http.client.HTTPConnection):
 
     def call(self, method: str, target: str, body: Any = None) -> Any:
         """One request; raises RuntimeError with the engine's text on an error status."""
-        data = None if body is None else json.dumps(body).encode()
-        self.request(method, f"/v1.41{target}", body=data, headers={"Content-Type": "application/json"})
-        answer = self.getresponse()
+        answer = self._ask(method, target, body)
         raw = answer.read()
         if answer.status >= 400:
             raise RuntimeError(f"{method} {target}: {answer.status}: {raw.decode(errors='replace')}")
         return json.loads(raw) if raw.strip() else None
+
+    def _ask(self, method: str, target: str, body: Any) -> http.client.HTTPResponse:
+        data = "" if body is None else json.dumps(body)
+        self.asked.append(f"{method} /v1.41{target} {data}".rstrip())
+        headers = {"Content-Type": "application/json"}
+        self.request(method, f"/v1.41{target}", body=data.encode() or None, headers=headers)
+        return self.getresponse()
 
     def create(self, image: str, command: list[str], **host_config: Any) -> str:
         """ContainerCreate; the new id."""
@@ -51,6 +65,7 @@ class KeptConnection(http.client.HTTPConnection):
 
     def run(self, image: str, command: list[str], **host_config: Any) -> None:
         """create, start, wait, remove."""
+        self.asked.clear()
         container_id = self.create(image, command, **host_config)
         self.start(container_id)
         if self.wait(container_id) != 0:
@@ -59,10 +74,9 @@ class KeptConnection(http.client.HTTPConnection):
 
     def execute(self, container_id: str, command: list[str]) -> None:
         """exec create, exec start (its whole output is read), exec inspect."""
+        self.asked.clear()
         body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
         exec_id = self.call("POST", f"/containers/{container_id}/exec", body)["Id"]
-        self.request("POST", f"/v1.41/exec/{exec_id}/start", body=b"{}", headers={"Content-Type": "application/json"})
-        answer = self.getresponse()
-        answer.read()
+        self._ask("POST", f"/exec/{exec_id}/start", {}).read()
         self.close()
         self.call("GET", f"/exec/{exec_id}/json")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from api import KeptConnection
 from engines import IMAGE, Engines
-from harness import Once, Row, Sample, interleave
+from harness import Once, Row, Sample, interleave, seconds, words
 
 from support import paths, peers
 from support.dockerd import client_environment
 from support.engine import CortenEngine
 
+ROUNDS = 3
 ROLLUP = "sum over /proc/PID/smaps_rollup, containers of sleep 10000, network none"
 
 
@@ -29,7 +30,7 @@ def rows(engines: Engines, rounds: int, containers: int) -> list[Row]:
     return [
         ps_row(engines, rounds),
         inspect_row(engines, rounds),
-        *shim_rows(corten, 100),
+        *shim_rows(corten, 2 * containers),
         network_row(corten, rounds),
         restart_row(corten, containers),
         fork_row(rounds),
@@ -45,9 +46,11 @@ def ps_row(engines: Engines, rounds: int) -> Row:
 
         return call
 
-    contenders = {label: once([str(peers.docker_cli()), "-H", engine.host, "ps"]) for label, engine in engines.items()}
-    contenders["corten"] = once([str(paths.COMMANDS / "corten"), "-H", engines["corten"].host, "ps"])
-    return Row("ps by the engine's own CLI", "ms", interleave(contenders, rounds), "≤ 80 ms", "docker ps; corten ps")
+    argvs = {label: [str(peers.docker_cli()), "-H", engine.host, "ps"] for label, engine in engines.items()}
+    argvs["corten"] = [str(paths.COMMANDS / "corten"), "-H", engines["corten"].host, "ps"]
+    samples = interleave({label: once(argv) for label, argv in argvs.items()}, rounds, warm=2)
+    texts = {label: words(argv) for label, argv in argvs.items()}
+    return Row("ps by the engine's own CLI", "ms", samples, "≤ 80 ms", texts)
 
 
 def inspect_row(engines: Engines, rounds: int) -> Row:
@@ -63,7 +66,7 @@ def inspect_row(engines: Engines, rounds: int) -> Row:
     for connection, container_id in made:
         connection.remove(container_id)
         connection.close()
-    return Row("inspect", "ms", samples, "≤ 1 ms", "GET /containers/ID/json")
+    return Row("inspect", "ms", samples, "≤ 1 ms", {"": "GET /v1.41/containers/ID/json"})
 
 
 def _inspect(connection: KeptConnection, container_id: str) -> Once:
@@ -73,22 +76,33 @@ def _inspect(connection: KeptConnection, container_id: str) -> Once:
 def shim_rows(engine: CortenEngine, count: int) -> list[Row]:
     """Private dirty memory of a shim, and zygote and `count` shims in sum, each with a container that sleeps."""
     connection = KeptConnection(engine.socket)
+    dirty: list[float] = []
+    total: list[float] = []
+    for _ in range(ROUNDS):
+        ids = _sleepers(connection, count)
+        time.sleep(1)
+        shims = [pid for container_id in ids for pid in _pids(f"corten-shim moby/{container_id}")]
+        if len(shims) != count:
+            raise RuntimeError(f"{len(shims)} shims of {count} containers")
+        dirty += [_field(pid, "Private_Dirty") for pid in shims]
+        total.append(sum(_field(pid, "Pss") for pid in [*shims, *_pids(f"--exec-root {engine.exec_root}")]))
+        for container_id in ids:
+            connection.remove(container_id)
+    connection.close()
+    said = {"": ROLLUP}
+    return [
+        Row("private dirty memory of a shim", "MB", {"corten": Sample(tuple(dirty))}, "≤ 0.7 MB", said),
+        Row(f"PSS of the zygote and {count} shims", "MB", {"corten": Sample(tuple(total))}, "≤ 100 MB", said),
+    ]
+
+
+def _sleepers(connection: KeptConnection, count: int) -> list[str]:
+    """`count` running containers."""
     ids = []
     for _ in range(count):
         ids.append(connection.create(IMAGE, ["sleep", "10000"], NetworkMode="none"))
         connection.start(ids[-1])
-    time.sleep(1)
-    shims = [pid for container_id in ids for pid in _pids(f"corten-shim moby/{container_id}")]
-    zygote = _pids(f"--exec-root {engine.exec_root}")
-    dirty = [_field(pid, "Private_Dirty") for pid in shims]
-    total = sum(_field(pid, "Pss") for pid in [*shims, *zygote])
-    for container_id in ids:
-        connection.remove(container_id)
-    connection.close()
-    return [
-        Row("private dirty memory of a shim", "MB", {"corten": Sample(tuple(dirty))}, "≤ 0.7 MB", ROLLUP),
-        Row(f"PSS of the zygote and {len(shims)} shims", "MB", {"corten": Sample((total,))}, "≤ 100 MB", ROLLUP),
-    ]
+    return ids
 
 
 def _pids(words: str) -> list[int]:
@@ -114,35 +128,32 @@ def network_row(engine: CortenEngine, rounds: int) -> Row:
         connection.remove(container_id)
     connection.close()
     sample = {"corten": Sample(tuple(taken[2:]))}
-    return Row("veth, address, route, port", "ms", sample, "≤ 3 ms", "phase `network` of corten trace, run -p 18081:80")
+    said = {"": "phase network of GET /containers/ID/corten/trace (corten trace), run -p 18081:80 … sleep 1000"}
+    return Row("veth, address, route, port", "ms", sample, "≤ 3 ms", said)
 
 
 def restart_row(engine: CortenEngine, count: int) -> Row:
     """SIGTERM of cortend and start again with `count` running containers, until it answers."""
     connection = KeptConnection(engine.socket)
-    ids = []
-    for _ in range(count):
-        ids.append(connection.create(IMAGE, ["sleep", "10000"], NetworkMode="none"))
-        connection.start(ids[-1])
+    ids = _sleepers(connection, count)
     connection.close()
-    engine.stop()
-    started = time.perf_counter()
-    engine.start()
-    spent = time.perf_counter() - started
+
+    def restart() -> float:
+        engine.stop()
+        started = time.perf_counter()
+        engine.start()
+        return time.perf_counter() - started
+
+    samples = interleave({"corten": restart}, ROUNDS, unit=seconds)
     connection = KeptConnection(engine.socket)
     running = [one for one in connection.call("GET", "/containers/json") if one["Id"] in ids]
     if len(running) != count:
-        raise RuntimeError(f"{len(running)} of {count} containers run after the restart")
+        raise RuntimeError(f"{len(running)} of {count} containers run after the restarts")
     for container_id in ids:
         connection.remove(container_id)
     connection.close()
-    return Row(
-        f"start of cortend with {count} running containers",
-        "s",
-        {"corten": Sample((spent,))},
-        "≤ 0.5 s (dockerd 1.8)",
-        "SIGTERM, then cortend until GET /_ping answers",
-    )
+    said = {"": words(engine.argv) + ", until GET /_ping answers; before it SIGTERM"}
+    return Row(f"start of cortend with {count} running containers", "s", samples, "≤ 0.5 s (dockerd 1.8)", said)
 
 
 def fork_row(rounds: int) -> Row:
@@ -152,7 +163,7 @@ def fork_row(rounds: int) -> Row:
         "ms",
         {"corten": Sample(tuple(asyncio.run(_forks(rounds))))},
         "≤ 2 ms",
-        "Zygote.fork, ShimClient.ping",
+        {"": "corten.core.shims: Zygote.fork, ShimClient.ping"},
     )
 
 

@@ -7,13 +7,20 @@ Contenders take turns, so that a drifting machine is the same for all of them.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support import paths
+
 Once = Callable[[], "float | None"]
+
+FIRST_ROUNDS = 3
+FIRST = ", first after dropping caches"  # the end of a row's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: Corten against its peers."""
+    """One line of the table: Corten against its peers.
+
+    `commands` has each contender's argv or requests, or under "" those of all.
+    """
 
     name: str
     unit: str
     samples: Mapping[str, Sample]
     budget: str = ""
-    command: str = ""
-    bigger_is_better: bool = False
-    against: tuple[str, ...] = field(default=())
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     def ratio(self, peer: str) -> float:
         """Corten's median divided by a peer's."""
@@ -51,19 +59,52 @@ class Row:
         return self.samples["corten"].median / other if other else float("inf")
 
 
+def milliseconds(seconds: float) -> float:
+    """For rows in ms."""
+    return seconds * 1000
+
+
+def seconds(value: float) -> float:
+    """For rows in s, and for measurements that are no times."""
+    return value
+
+
+def rate(amount: float) -> Callable[[float], float]:
+    """For rows in MB/s or /s: `amount` divided by the seconds."""
+    return lambda spent: amount / spent
+
+
 def interleave(
-    contenders: Mapping[str, Once], rounds: int, *, warm: int = 1, scale: float = 1000.0
+    contenders: Mapping[str, Once],
+    rounds: int,
+    *,
+    warm: int = 1,
+    unit: Callable[[float], float] = milliseconds,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Sample]:
-    """`rounds` counted turns after `warm` uncounted ones; seconds times `scale`."""
+    """`rounds` counted turns after `warm` uncounted ones; `before` is called, untimed, before each contender's turn."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warm + rounds):
         for name, once in contenders.items():
+            if before is not None:
+                before()
             started = time.perf_counter()
             said = once()
             spent = time.perf_counter() - started if said is None else said
             if turn >= warm:
-                taken[name].append(spent * scale)
+                taken[name].append(unit(spent))
     return {name: Sample(tuple(values)) for name, values in taken.items()}
+
+
+def first(contenders: Mapping[str, Once]) -> dict[str, Sample]:
+    """Every contender with cold caches, in turns: what a file holds is read from the disk again, none is warmed."""
+    return interleave(contenders, FIRST_ROUNDS, warm=0, before=drop_caches)
+
+
+def drop_caches() -> None:
+    """Page cache, directory entries and inodes of the whole machine (proc(5), drop_caches); mapped pages stay."""
+    subprocess.run(["sync"], check=True)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def digest(path: Path) -> str:
@@ -71,7 +112,13 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def table(rows: list[Row]) -> str:
+def words(argv: Sequence[str | Path]) -> str:
+    """An argv as a shell reads it; the checkout is `.`, the cache of peers `.cache`."""
+    text = shlex.join(str(word) for word in argv)
+    return text.replace(str(paths.cache()), ".cache").replace(str(paths.REPOSITORY), ".")
+
+
+def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table: n, minimum, median of each contender, Corten's ratio to each peer."""
     lines = ["| row | contender | n | min | median | corten / it | budget |", "|--|--|--|--|--|--|--|"]
     for row in rows:
@@ -85,6 +132,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def commands(rows: list[Row]) -> str:
-    """What each row ran."""
-    return "\n".join(f"- {row.name}: `{row.command}`" for row in rows if row.command)
+def commands(rows: Sequence[Row]) -> str:
+    """What each row ran: rows that ran the same stand together, and contenders that did are one line."""
+    same: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for row in rows:
+        same.setdefault(tuple(row.commands.items()), []).append(row.name.strip())
+    lines = []
+    for ran, names in same.items():
+        if len({text for _, text in ran}) == 1:
+            lines.append(f"- {'; '.join(names)}: `{ran[0][1]}`")
+        else:
+            lines.append(f"- {'; '.join(names)}:")
+            lines += [f"  - {name}: `{text}`" for name, text in ran]
+    return "\n".join(lines)

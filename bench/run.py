@@ -11,7 +11,10 @@ import datetime
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,6 +33,8 @@ from support import images, paths, peers  # noqa: E402
 from support.dockerd import DockerClient, Dockerd  # noqa: E402
 from support.engine import CortenEngine  # noqa: E402
 
+PARTS = "runtimes,warm,layers,engines,resources,daemon"
+COMMANDS = ("corten-runtime", "corten-shim", "cortend", "corten")
 LAUNCHER = paths.REPOSITORY / "build" / "launcher" / "corten-launch"
 
 
@@ -37,7 +42,7 @@ def main() -> int:
     """Runs the chosen parts and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--parts", default="runtimes,warm,layers,engines,resources,daemon", help="comma separated")
+    parser.add_argument("--parts", default=PARTS, help="comma separated")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     given = parser.parse_args()
     if os.geteuid() != 0:
@@ -51,25 +56,27 @@ def main() -> int:
 
 
 def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
+    """The rows of the chosen parts; what each part took goes to stderr."""
     rows: list[Row] = []
     folder = paths.scratch("bench")
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        if "runtimes" in parts:
-            rows += runtimes.rows(folder, rounds)
-        if "warm" in parts:
-            rows += warm.rows(folder, rounds)
-            rows.append(runtimes.floor_row(folder, rounds))
-        if "layers" in parts:
-            rows += layers.rows(folder, min(rounds, 10))
+        found: dict[str, DockerClient] = {}
         if {"engines", "resources", "daemon"} & set(parts):
-            contenders = _engines(stack)
-            if "engines" in parts:
-                rows += engines.rows(contenders, rounds)
-            if "resources" in parts:
-                rows += resources.rows(contenders, containers)
-            if "daemon" in parts:
-                rows += daemon.rows(contenders, rounds, containers)
+            found = _engines(stack)
+        table: dict[str, Callable[[], list[Row]]] = {
+            "runtimes": lambda: runtimes.rows(folder, rounds),
+            "warm": lambda: [*warm.rows(folder, rounds), runtimes.floor_row(folder, rounds)],
+            "layers": lambda: layers.rows(folder, min(rounds, 10)),
+            "engines": lambda: engines.rows(found, rounds, 2 * containers),
+            "resources": lambda: resources.rows(found, containers),
+            "daemon": lambda: daemon.rows(found, rounds, containers),
+        }
+        for part, make in table.items():
+            if part in parts:
+                started = time.monotonic()
+                rows += make()
+                print(f"bench: {part}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -111,10 +118,12 @@ def _report(rows: list[Row]) -> str:
 def _programs() -> list[str]:
     """Every binary that was measured, with the digest of its bytes; for Corten also of all of its source."""
     versions = peers.versions()
-    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6")
+    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6", "containerd-shim-1.6")
     lines = [f"- {name} {versions.get(name, '?')}: sha256 {digest(peers.binary(name))}" for name in names]
-    lines.append(f"- docker CLI: sha256 {digest(peers.docker_cli())}")
-    for path in (runtimes.CORTEN, paths.COMMANDS / "cortend", LAUNCHER):
+    cli = peers.docker_cli()
+    version = subprocess.run([cli, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    lines.append(f"- docker CLI, {version}: sha256 {digest(cli)}")
+    for path in (*(paths.COMMANDS / name for name in COMMANDS), LAUNCHER):
         lines.append(f"- {path.name}: sha256 {digest(path)}")
     source = hashlib.sha256()
     for path in sorted((paths.REPOSITORY / "src").rglob("*.py")):

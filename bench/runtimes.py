@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness import Once, Row, Sample, interleave
+from harness import FIRST, Once, Row, Sample, first, interleave, words
 
 from support import paths, peers
 
@@ -107,10 +107,9 @@ def rows(folder: Path, rounds: int) -> list[Row]:
     sleeper = Bundle(folder / "sleep", ["/bin/sleep", "1000"])
     try:
         return [
-            _first_row(runtimes, bundle, folder),
-            _row("runtime run, cold", _run, runtimes, bundle, folder, rounds, "≤ 0.7 × runc"),
-            _row("create+start+delete, cold", _cycle, runtimes, sleeper, folder, rounds, "≤ 1.0 × runc"),
-            _exec_row(runtimes, sleeper, folder, rounds),
+            *_rows("runtime run, cold", _run, runtimes, bundle, folder, rounds, "≤ 0.7 × runc"),
+            *_rows("create+start+delete, cold", _cycle, runtimes, sleeper, folder, rounds, "≤ 1.0 × runc"),
+            *_exec_rows(runtimes, sleeper, folder, rounds),
         ]
     finally:
         plain.close()
@@ -134,37 +133,32 @@ def _once(shell: Shell, commands: list[list[str]]) -> Once:
     return lambda: shell.time(*commands)
 
 
-def _row(
+def _rows(
     name: str, commands_of: Commands, runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int, budget: str
-) -> Row:
-    contenders = {
-        label: _once(shell, commands_of(path, bundle, folder / f"root-{label}"))
-        for label, (shell, path) in runtimes.items()
-    }
-    text = " ; ".join(" ".join(c) for c in commands_of(Path("RUNTIME"), bundle, Path("ROOT")))
-    return Row(name, "ms", interleave(contenders, rounds, warm=3), budget, text.replace(str(folder), "…"))
+) -> list[Row]:
+    """With cold caches, and warm."""
+    argvs = {label: commands_of(path, bundle, folder / f"root-{label}") for label, (_, path) in runtimes.items()}
+    contenders = {label: _once(shell, argvs[label]) for label, (shell, _) in runtimes.items()}
+    texts = {label: "; ".join(words(argv) for argv in commands) for label, commands in argvs.items()}
+    return [
+        Row(name.removesuffix(", cold") + FIRST, "ms", first(contenders), "", texts),
+        Row(name, "ms", interleave(contenders, rounds, warm=3), budget, texts),
+    ]
 
 
-def _first_row(runtimes: Runtimes, bundle: Bundle, folder: Path) -> Row:
-    """Every contender's first run after the page cache was dropped."""
-    samples = {}
-    for label, (shell, path) in runtimes.items():
-        subprocess.run(["sync"], check=True)
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-        samples[label] = Sample((shell.time(*_run(path, bundle, folder / f"root-{label}")) * 1000,))
-    return Row("runtime run, first after dropping caches", "ms", samples, "", "as below")
-
-
-def _exec_row(runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int) -> Row:
+def _exec_rows(runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int) -> list[Row]:
+    """exec into a running container."""
     contenders: dict[str, Once] = {}
+    texts = {}
     for label, (shell, path) in runtimes.items():
         verb = [str(path), "--root", str(folder / f"root-{label}")]
         shell.time([*verb, "run", "--detach", "--bundle", str(bundle.folder), f"bench-exec-{label}"])
-        contenders[label] = _once(shell, [[*verb, "exec", f"bench-exec-{label}", "/bin/true"]])
-    samples = interleave(contenders, rounds, warm=3)
+        argv = [*verb, "exec", f"bench-exec-{label}", "/bin/true"]
+        contenders[label], texts[label] = _once(shell, [argv]), words(argv)
+    cold, warm = first(contenders), interleave(contenders, rounds, warm=3)
     for label, (shell, path) in runtimes.items():
         shell.time([str(path), "--root", str(folder / f"root-{label}"), "delete", "--force", f"bench-exec-{label}"])
-    return Row("runtime exec, cold", "ms", samples, "", "RUNTIME --root ROOT exec bench-exec /bin/true")
+    return [Row("runtime exec" + FIRST, "ms", cold, "", texts), Row("runtime exec, cold", "ms", warm, "", texts)]
 
 
 def floor_row(folder: Path, rounds: int) -> Row:
@@ -173,4 +167,7 @@ def floor_row(folder: Path, rounds: int) -> Row:
     subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("floor.c")], check=True)
     time.sleep(0.2)
     done = subprocess.run([program, str(rounds)], check=True, stdout=subprocess.PIPE, text=True)
-    return Row("bare clone+exec+exit (C floor)", "ms", {"C": Sample(tuple(int(v) / 1000 for v in done.stdout.split()))})
+    sample = Sample(tuple(int(value) / 1000 for value in done.stdout.split()))
+    return Row(
+        "bare clone+exec+exit (C floor)", "ms", {"C": sample}, "", {"": f"cc -O2 bench/floor.c; ./floor {rounds}"}
+    )

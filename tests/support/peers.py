@@ -45,6 +45,7 @@ BINARIES = {
     "dockerd-20.10": ("bookworm", "usr/sbin/dockerd", "--version"),
     "dockerd-26.1": ("trixie", "usr/sbin/dockerd", "--version"),
     "containerd-1.6": ("bookworm", "usr/bin/containerd", "--version"),
+    "containerd-shim-1.6": ("bookworm", "usr/bin/containerd-shim-runc-v2", "-v"),
     "containerd-1.7": ("trixie", "usr/bin/containerd", "--version"),
     "docker-cli-26": ("trixie", "usr/bin/docker", "--version"),
     "docker-cli-28": ("forky", "usr/bin/docker", "--version"),

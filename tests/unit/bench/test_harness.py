@@ -1,0 +1,124 @@
+"""The pure parts of `make bench`: turns, units, ratios, the table, and the list of what was run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import paths
+
+sys.path.append(str(paths.REPOSITORY / "bench"))  # bench is run, not installed
+
+import harness
+from harness import Row, Sample
+
+
+def turns(taken: list[str], name: str, said: float | None) -> Callable[[], float | None]:
+    """A contender that notes its turn and says how long it took."""
+
+    def once() -> float | None:
+        taken.append(name)
+        return said
+
+    return once
+
+
+def test_contenders_take_turns_and_warm_rounds_are_not_counted() -> None:
+    taken: list[str] = []
+    samples = harness.interleave({"a": turns(taken, "a", 0.5), "b": turns(taken, "b", 0.25)}, 3, warm=2)
+    assert taken == ["a", "b"] * 5
+    assert samples == {"a": Sample((500.0,) * 3), "b": Sample((250.0,) * 3)}
+
+
+def test_what_comes_before_a_turn_comes_before_each_and_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    taken: list[str] = []
+
+    def before() -> None:
+        taken.append("before")
+        clock[0] += 100
+
+    def once() -> None:
+        taken.append("once")
+        clock[0] += 2
+
+    monkeypatch.setattr("harness.time.perf_counter", lambda: clock[0])
+    samples = harness.interleave({"a": once, "b": once}, 1, warm=0, unit=harness.seconds, before=before)
+    assert taken == ["before", "once"] * 2
+    assert samples == {"a": Sample((2.0,)), "b": Sample((2.0,))}
+
+
+def test_every_first_run_of_every_contender_has_cold_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("harness.drop_caches", lambda: taken.append("drop"))
+    samples = harness.first({"a": turns(taken, "a", 1), "b": turns(taken, "b", 1)})
+    assert taken == ["drop", "a", "drop", "b"] * harness.FIRST_ROUNDS
+    assert len(samples["a"].values) == harness.FIRST_ROUNDS >= 3
+
+
+def test_a_rate_is_an_amount_by_its_seconds() -> None:
+    assert harness.rate(40)(0.5) == 80
+    assert harness.milliseconds(0.5) == 500
+    assert harness.seconds(0.5) == 0.5
+
+
+def test_the_ratio_is_of_medians() -> None:
+    row = Row("r", "ms", {"peer": Sample((1, 4, 100)), "corten": Sample((1, 2, 3)), "idle": Sample((0,))})
+    assert row.ratio("peer") == 0.5
+    assert row.ratio("idle") == float("inf")
+    assert row.samples["peer"].minimum == 1
+
+
+def test_the_table_has_n_minimum_median_and_ratio_of_each_contender() -> None:
+    row = Row("run", "ms", {"runc": Sample((40.0, 50.0)), "corten": Sample((10.0, 20.0, 30.0))}, "≤ 0.7 × runc")
+    assert harness.table([row]).splitlines()[2:] == [
+        "| run | runc | 2 | 40.00 ms | 45.00 ms | 0.44 |  |",
+        "|  | corten | 3 | 10.00 ms | 20.00 ms |  | ≤ 0.7 × runc |",
+    ]
+
+
+def test_rows_that_ran_the_same_stand_together_and_contenders_that_did_are_one_line() -> None:
+    ran = {"a": "x run", "b": "y run"}
+    rows = [
+        Row("run, first", "ms", {}, "", ran),
+        Row("run", "ms", {}, "", dict(ran)),
+        Row("  of it: some", "ms", {}, "", {"a": "GET /", "b": "GET /"}),
+    ]
+    assert harness.commands(rows).splitlines() == [
+        "- run, first; run:",
+        "  - a: `x run`",
+        "  - b: `y run`",
+        "- of it: some: `GET /`",
+    ]
+
+
+def test_an_argv_is_printed_as_a_shell_reads_it_without_the_checkouts_place() -> None:
+    argv: list[str | Path] = [paths.COMMANDS / "corten", "ps", "a b", paths.cache("peers") / "runc"]
+    assert harness.words(argv) == "./.venv/bin/corten ps 'a b' .cache/peers/runc"
+
+
+def test_a_digest_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert harness.digest(tmp_path / "file").startswith("ba7816bf8f01cfea")
+
+
+def test_requests_are_noted_with_their_bodies_and_without_ids() -> None:
+    import api
+
+    connection = api.KeptConnection(Path("/nowhere"))
+    connection.asked += [f"POST /v1.41/containers/{'a1' * 32}/start", 'POST /v1.41/containers/create {"Image": "i"}']
+    assert connection.text() == 'POST /v1.41/containers/ID/start; POST /v1.41/containers/create {"Image": "i"}'
+
+
+def test_every_row_says_what_it_ran() -> None:
+    import ast
+
+    for path in sorted((paths.REPOSITORY / "bench").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Row":
+                assert len(node.args) == 5 or any(one.arg == "commands" for one in node.keywords), (
+                    f"{path.name}:{node.lineno}: a row without commands"
+                )
