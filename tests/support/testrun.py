@@ -14,7 +14,7 @@ from support import paths
 from support.killpoints import SEED_VARIABLE
 
 COMMAND_VARIABLE = "CORTEN_TEST_COMMAND"  # set by the Makefile: the target's name
-COUNTED = ("passed", "failed", "error", "rerun", "xfailed", "xpassed", "skipped")
+COUNTED = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 UNTOLD = ("-p", "no:cacheprovider")
 
 

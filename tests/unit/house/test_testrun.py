@@ -14,10 +14,10 @@ ENDED = datetime.datetime(2026, 11, 22, 10, 9, tzinfo=datetime.UTC)
 
 
 def test_a_line_has_date_commit_command_seed_counts_duration_and_machine() -> None:
-    counts = {"": 9, "skipped": 1, "passed": 3988, "rerun": 2, "warnings": 4}
+    counts = {"": 9, "skipped": 1, "passed": 3988, "warnings": 4}
     run = Run(ENDED, "343837b", "make test", "1234", counts, 706.4, "Debian 12, kernel 6.18.44, 2 cores")
     assert run.line() == (
-        "| 2026-11-22 10:09 | 343837b | `make test` | 1234 | 3988 passed, 2 rerun, 1 skipped | 11 min 46 s "
+        "| 2026-11-22 10:09 | 343837b | `make test` | 1234 | 3988 passed, 1 skipped | 11 min 46 s "
         "| Debian 12, kernel 6.18.44, 2 cores |"
     )
 
