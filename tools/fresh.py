@@ -64,7 +64,10 @@ cd "$folder/root"
 mount --rbind /dev dev
 mount --rbind /sys sys
 for tree in /sys/fs/cgroup/*/"$cgroup"; do
-    [ ! -d "$tree" ] || mount --bind "$tree" ".${tree%/*}"
+    [ -d "$tree" ] || continue
+    mount --bind "$tree" mnt
+    umount ".${tree%/*}"
+    mount --move mnt ".${tree%/*}"  # in its place, not on top: crun's wrapper unmounts one of them
 done
 mount -t proc proc proc
 mount -t tmpfs -o mode=0755 tmpfs run

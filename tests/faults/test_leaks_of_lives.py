@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from support import images, process
+from support import images, peers, process
 from support.engine import CortenEngine
 from support.leaks import Snapshot, Subject, diff, expect_none, render, settled
 from support.warmup import warm_up
@@ -82,7 +82,8 @@ def life_paused(engine: CortenEngine) -> None:
 
 def life_deserted(engine: CortenEngine) -> None:
     """The client that is attached is killed."""
-    argv = ["docker", "-H", engine.host, "run", "-i", "--name", "deserted", IMAGE, "sh", "-c", "echo up; cat"]
+    command = ["run", "-i", "--name", "deserted", IMAGE, "sh", "-c", "echo up; cat"]
+    argv = [str(peers.docker_cli()), "-H", engine.host, *command]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"up\n"
@@ -93,7 +94,7 @@ def life_deserted(engine: CortenEngine) -> None:
 def life_together(engine: CortenEngine) -> None:
     """Six containers started at once and removed at once."""
     names = [f"together{number}" for number in range(6)]
-    argv = ["docker", "-H", engine.host, "run", "-d"]
+    argv = [str(peers.docker_cli()), "-H", engine.host, "run", "-d"]
     running = [
         subprocess.Popen([*argv, "--name", name, IMAGE, "sleep", "1000"], stdout=subprocess.DEVNULL) for name in names
     ]
