@@ -53,10 +53,10 @@ class Row:
     budget: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
 
-    def ratio(self, peer: str) -> float:
-        """Corten's median divided by a peer's."""
-        other = self.samples[peer].median
-        return self.samples["corten"].median / other if other else float("inf")
+    def ratio(self, peer: str) -> str:
+        """Corten's median divided by a peer's; a dash where one of them is missing or nothing."""
+        ours, other = self.samples.get("corten"), self.samples[peer].median
+        return f"{ours.median / other:.2f}" if ours and other else "–"
 
 
 def milliseconds(seconds: float) -> float:
@@ -123,7 +123,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| row | contender | n | min | median | corten / it | budget |", "|--|--|--|--|--|--|--|"]
     for row in rows:
         for name, sample in row.samples.items():
-            ratio = "" if name == "corten" or "corten" not in row.samples else f"{row.ratio(name):.2f}"
+            ratio = "" if name == "corten" else row.ratio(name)
             lines.append(
                 f"| {row.name if name == next(iter(row.samples)) else ''} | {name} | {len(sample.values)} "
                 f"| {sample.minimum:.2f} {row.unit} | {sample.median:.2f} {row.unit} | {ratio} "

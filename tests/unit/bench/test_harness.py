@@ -67,8 +67,9 @@ def test_a_rate_is_an_amount_by_its_seconds() -> None:
 
 def test_the_ratio_is_of_medians() -> None:
     row = Row("r", "ms", {"peer": Sample((1, 4, 100)), "corten": Sample((1, 2, 3)), "idle": Sample((0,))})
-    assert row.ratio("peer") == 0.5
-    assert row.ratio("idle") == float("inf")
+    assert row.ratio("peer") == "0.50"
+    assert row.ratio("idle") == "–"
+    assert Row("r", "ms", {"C": Sample((1,))}).ratio("C") == "–"
     assert row.samples["peer"].minimum == 1
 
 
