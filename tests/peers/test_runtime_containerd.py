@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import images, paths, peers, process
-
-IMAGE = f"docker.io/{images.BUSYBOX_REF}"
-CONFIGURATION = """\
-version = 2
-root = "{folder}/root"
-state = "{folder}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = "{folder}/sock"
-"""
+from support import paths, peers, process
+from support.containerd import IMAGE, Containerd
 
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "output": ((), ("echo", "hi")),
@@ -33,55 +21,6 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "privileges": ((), ("grep", "-E", "Cap|NoNewPrivs|Seccomp|Groups", "/proc/self/status")),
     "mounts": (("--mount", "type=bind,src=/usr,dst=/u,options=rbind:ro"), ("ls", "-d", "/u/bin")),
 }
-
-
-class Containerd:
-    """containerd with private folders, and ctr that talks to it."""
-
-    def __init__(self, version: str, suite: str) -> None:
-        self.folder = paths.scratch("containerd")
-        tree = peers.tree(suite)
-        self._ctr = tree.root / "usr/bin/ctr"
-        self._environment = {"PATH": f"{tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder)}
-        config = self.folder / "config.toml"
-        config.write_text(CONFIGURATION.format(folder=self.folder))
-        argv = [str(peers.binary(f"containerd-{version}")), "--config", str(config)]
-        self._daemon = process.Daemon(argv, self.folder / "log", self._environment)
-        self._daemon.wait_until(lambda: self("version").returncode == 0, "answer of containerd")
-        self("images", "import", str(images.busybox()), check=True)
-
-    def __call__(self, *args: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-        argv = [str(self._ctr), "--address", f"{self.folder}/sock", *args]
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=60,
-            env=self._environment,
-        )
-        assert not check or done.returncode == 0, f"ctr {args}: {done.returncode}: {done.stderr}\n{self.log_tail()}"
-        return done
-
-    def run(self, runtime: str | Path, *args: str) -> tuple[int, str, str]:
-        """`ctr run` in a cgroup of this instance; exit code and texts."""
-        id = f"c{os.urandom(4).hex()}"
-        cgroup = ("--cgroup", f"/{self.folder.name}/{id}")
-        options, command = args[: args.index("--")], args[args.index("--") + 1 :]
-        words = ("run", "--rm", "--runc-binary", str(runtime), *cgroup, *options, IMAGE, id, *command)
-        done = self(*words)
-        return done.returncode, done.stdout.replace(id, "ID"), done.stderr.replace(id, "ID")
-
-    def log_tail(self) -> str:
-        return self._daemon.log_tail()
-
-    def close(self) -> None:
-        self._daemon.stop()
-        process.kill_all(str(self.folder))
-        process.remove_cgroups(self.folder.name)
-        process.unmount_below(self.folder)
-        shutil.rmtree(self.folder)
 
 
 @pytest.fixture(scope="module", params=[("1.6", "bookworm"), ("1.7", "trixie")], ids=lambda pair: pair[0])
