@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from support.weakened import Edit
 
 NUMBERS = range(3, 13)
 SWAPPED_STARTS = 25
-EXECS = 150
+ATTACK_S = 8
+SLOW = (pytest.mark.slow, pytest.mark.timeout(900))
 
 MakeWeak = Callable[..., CortenEngine]
 
@@ -163,7 +164,7 @@ def test_twin_without_the_resolver_it_is_made_on_the_host(weak_engine: MakeWeak,
 # CVE-2021-30465 as it was found: one container swaps names in a volume that the next one mounts into.
 
 
-def swapped(engine: CortenEngine, outside: Path) -> tuple[int, int]:
+def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -> tuple[int, int]:
     """(starts that met the link, starts whose target was made on the host)."""
     volume = outside.with_name(outside.name + "-volume")
     (volume / "d").mkdir(parents=True)
@@ -186,7 +187,7 @@ def swapped(engine: CortenEngine, outside: Path) -> tuple[int, int]:
         )
         engine.docker(*attacker, check=True)
         met = escaped = 0
-        for number in range(SWAPPED_STARTS):
+        for number in range(starts):
             target = ("-v", f"/usr:/data/d/made{number}")
             seen = engine.docker("run", "--rm", *options, *target, images.BUSYBOX_REF, "ls", f"{outside}/made{number}")
             escaped += (outside / f"made{number}").exists()
@@ -197,9 +198,12 @@ def swapped(engine: CortenEngine, outside: Path) -> tuple[int, int]:
         shutil.rmtree(volume)
 
 
-def test_a_volume_whose_names_are_swapped_leads_nowhere(shared_engine: CortenEngine, outside: Path) -> None:
-    met, escaped = swapped(shared_engine, outside)
-    summary.add("races", f"volume's names swapped by a container: link met in {met} of {SWAPPED_STARTS}, {escaped} out")
+@pytest.mark.parametrize("starts", [SWAPPED_STARTS, pytest.param(1000, marks=SLOW)])
+def test_a_volume_whose_names_are_swapped_leads_nowhere(
+    shared_engine: CortenEngine, outside: Path, starts: int
+) -> None:
+    met, escaped = swapped(shared_engine, outside, starts)
+    summary.add("races", f"volume's names swapped by a container: link met in {met} of {starts}, {escaped} out")
     assert escaped == 0
     assert met > 0, "the window was never hit"
 
@@ -215,29 +219,26 @@ def test_twin_without_the_resolver_a_swapped_volume_leads_out(weak_engine: MakeW
 # CVE-2019-5736: a container overwrites the program that enters it.
 
 
-def overwritten(engine: CortenEngine, folder: Path) -> tuple[int, str]:
+def overwritten(engine: CortenEngine, folder: Path, seconds: int = ATTACK_S) -> tuple[int, str]:
     """(launchers caught, the outcome) of execs in a container that waits for them."""
     source = Path(__file__).with_name("overwrite.c")
     subprocess.run(["cc", "-O2", "-static", "-o", folder / "overwrite", source], check=True)
     victim = images.Entry("bin/victim", b"#!/proc/self/exe\n", mode=0o755)
     image = load(engine, "overwrite:1", victim)
     options = ("-d", "--name", "attacker", "--network", "none", "-v", f"{folder}:/attack")
-    engine.docker("run", *options, image, "/attack/overwrite", "6", check=True)
-    for _ in range(EXECS):
-        if engine.docker("inspect", "-f", "{{.State.Running}}", "attacker").stdout != "true\n":
-            break
-        try:
+    engine.docker("run", *options, image, "/attack/overwrite", str(seconds), check=True)
+    while engine.docker("inspect", "-f", "{{.State.Running}}", "attacker").stdout == "true\n":
+        with suppress(subprocess.TimeoutExpired):  # stopped by the attacker
             engine.docker("exec", "attacker", "victim", timeout=3)
-        except subprocess.TimeoutExpired:  # stopped by the attacker
-            continue
     engine.docker("wait", "attacker", check=True)
     lines = engine.docker("logs", "attacker", check=True).stdout.splitlines()
     engine.docker("rm", "attacker", check=True)
     return int(lines[1].removeprefix("caught ")), lines[2]
 
 
-def test_a_container_cannot_overwrite_what_enters_it(shared_engine: CortenEngine, outside: Path) -> None:
-    caught, outcome = overwritten(shared_engine, outside)
+@pytest.mark.parametrize("seconds", [ATTACK_S, pytest.param(300, marks=SLOW)])
+def test_a_container_cannot_overwrite_what_enters_it(shared_engine: CortenEngine, outside: Path, seconds: int) -> None:
+    caught, outcome = overwritten(shared_engine, outside, seconds)
     summary.add("races", f"/proc/PID/exe by docker exec: caught {caught} times, {outcome}")
     assert caught > 0, "the window was never hit"
     assert outcome != "written"

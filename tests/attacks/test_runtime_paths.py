@@ -26,7 +26,9 @@ from support.launching import DEVPTS_OPTIONS, Machine, Outcome, mount
 
 O_PATH = os.O_PATH
 ROUNDS = 40
-LENGTHS = pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(2000, marks=pytest.mark.slow)])
+LENGTHS = pytest.mark.parametrize(
+    "rounds", [ROUNDS, pytest.param(2000, marks=(pytest.mark.slow, pytest.mark.timeout(1800)))]
+)
 
 
 @pytest.fixture
