@@ -62,10 +62,11 @@ class Trace:
         only: Sequence[Path] = (),
         kill: tuple[str, int] | None = None,
         full: tuple[str, int] | None = None,
+        follow: bool = False,
     ) -> None:
         """`only`: files whose calls count.  `kill`: (name of a call, its number).  `full`: from that call on ENOSPC.
 
-        Just the named threads are traced.
+        Just the named threads are traced, or (`follow`) all that there are and come.
         """
         self.killed: Call | None = None
         self.folder = paths.scratch("strace")
@@ -76,6 +77,7 @@ class Trace:
             argv += ["-e", f"inject={kill[0]}:signal=KILL:when={kill[1]}"]
         if full is not None:
             argv += ["-e", f"inject={full[0]}:error=ENOSPC:when={full[1]}+"]
+        argv += ["-f"] if follow else []
         argv += [word for pid in pids for word in ("-p", str(pid))]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
