@@ -120,14 +120,16 @@ def descriptors(pid: int) -> Iterator[tuple[int, str]]:
 def members(processes: Table, subject: Subject) -> dict[int, Member]:
     """The engine's processes: those that bear its mark, and all that descend from them.
 
-    What the test itself started (clients, tools) is not the engine's, unless it is a daemon of it or a stand-in.
+    What the test itself started (clients, tools) is not the engine's, unless it is a daemon of it or a stand-in.  Who
+    is alone has all the others.
     """
     testers = _descendants(processes, {os.getpid()}) | _ancestors(processes, os.getpid())
     net = subject.netns_inode
     seeds = set(subject.stand_ins) & set(processes)
     for pid, one in processes.items():
         is_daemon = one.is_cortend or one.is_zygote or one.is_shim
-        if (is_daemon or pid not in testers) and _bears_mark(one, subject, net):
+        is_candidate = is_daemon or pid not in testers
+        if is_candidate and (subject.alone or _bears_mark(one, subject, net)):
             seeds.add(pid)
     found = _descendants(processes, seeds)
     return {pid: _member(processes[pid], processes, subject) for pid in sorted(found)}
@@ -176,7 +178,9 @@ def _member(one: Process, processes: Table, subject: Subject) -> Member:
     container = _CONTAINER.search(" ".join(one.argv) if one.is_shim else one.cgroups)
     if one.is_shim:
         return Member(one, f"shim {container.group()[:12]}" if container else "shim", True)
-    return Member(one, f"container {container.group()[:12]}" if container else f"process {one.comm}", False)
+    if container:
+        return Member(one, f"container {container.group()[:12]}", False)
+    return Member(one, f"process {one.comm}", subject.alone)
 
 
 def read(found: Members) -> Facts:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from support.engine import CortenEngine
 
-ALONE = "CORTEN_TEST_ALONE"  # set when nobody else uses the machine: then everything new is the engine's
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _CONTAINER = re.compile(r"(?<!sha256[:/])\b[0-9a-f]{64}\b")  # no digest: the same image is in other engines too
 
@@ -18,7 +17,8 @@ _CONTAINER = re.compile(r"(?<!sha256[:/])\b[0-9a-f]{64}\b")  # no digest: the sa
 class Subject:
     """Tells what is the engine's by its name; it learns ids while the engine lives and keeps them after its end.
 
-    `stand_ins` are processes (pid and name) to be treated as the engine's own daemons.
+    `alone`: nobody else uses the machine, so everything new is the engine's.
+    `stand_ins`: processes (pid and name) to be treated as the engine's own daemons.
     """
 
     def __init__(
@@ -30,21 +30,21 @@ class Subject:
         netns: Path | None = None,
         log: Path | None = None,
         stand_ins: Mapping[int, str] | None = None,
-        alone: bool | None = None,
+        alone: bool = False,
     ) -> None:
         self.data_root = data_root
         self.exec_root = exec_root
         self.folder = folder
         self.netns = netns
         self.stand_ins = dict(stand_ins or {})
-        self.alone = bool(os.environ.get(ALONE)) if alone is None else alone
+        self.alone = alone
         self._log = log
         self._log_offset = 0
         self._words = [str(data_root), str(exec_root), *([folder.name] if folder else [])]
         self._ids: set[str] = set()
 
     @classmethod
-    def of(cls, engine: CortenEngine, *, stand_ins: Mapping[int, str] | None = None) -> Subject:
+    def of(cls, engine: CortenEngine, *, stand_ins: Mapping[int, str] | None = None, alone: bool = False) -> Subject:
         """The engine of a test; it need not run."""
         return cls(
             engine.data_root,
@@ -53,6 +53,7 @@ class Subject:
             netns=engine.netns.path,
             log=engine.log,
             stand_ins=stand_ins,
+            alone=alone,
         )
 
     @property
