@@ -46,12 +46,15 @@ class Removal:
         container = self._parts.roster.find(ref)
         if link:
             raise InvalidArgument("link is not supported yet")
-        if container.is_running or container.record.state.status is Status.RESTARTING:
-            self._refuse_running(container, force)
-            await self._kill_for_removal(container)
-        async with container.lock:
-            if container.id in self._parts.roster:
-                self.remove_now(container)
+        is_done = False
+        while not is_done:
+            if _is_active(container):
+                self._refuse_running(container, force)
+                await self._kill_for_removal(container)
+            async with container.lock:
+                is_done = not _is_active(container)  # a start that had the lock first has made it run
+                if is_done and container.id in self._parts.roster:
+                    self.remove_now(container)
         if container.removal is not None:
             await asyncio.to_thread(self._parts.sync)
             await asyncio.shield(container.removal)
@@ -80,10 +83,11 @@ class Removal:
         if container.keeps_record or container.id not in self._parts.roster:
             return
         parts = self._parts
+        status = advance(container.record.state.status, Move.REMOVE)  # refused before anything is changed
         with parts.images.database.transaction():
             parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
             parts.containers.delete(container.id, durable=False)
-        container.record = container.record.with_state(status=advance(container.record.state.status, Move.REMOVE))
+        container.record = container.record.with_state(status=status)
         parts.roster.discard(container)
         self._streams.drop(container)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
@@ -152,6 +156,10 @@ class Removal:
         if os.path.isdir(directory):
             shutil.rmtree(directory)
         self._parts.journal.done_by_name(CONTAINER_DIR, directory)
+
+
+def _is_active(container: Container) -> bool:
+    return container.is_running or container.record.state.status is Status.RESTARTING
 
 
 def _prune_event(space: int) -> Event:
