@@ -20,7 +20,13 @@ struct record {
         u64 value;
 };
 
-enum record_kind { RECORD_STEP = 0, RECORD_STARTED = 65536, RECORD_WAITING = 65537, RECORD_TEXT = 65538 };
+enum record_kind {
+        RECORD_STEP = 0,
+        RECORD_STARTED = 65536,
+        RECORD_WAITING = 65537,
+        RECORD_TEXT = 65538,
+        RECORD_LAUNCHER = 65539,
+};
 
 struct launch {
         int slots[MAX_SLOTS]; /* descriptors by slot, -1 for none */
@@ -72,6 +78,8 @@ int slot_set(struct launch *l, u64 slot, long fd);
 
 /* A step begins.  Written later, with what follows: after 64 steps, or when somebody waits for it. */
 void trace_step(struct launch *l);
+/* The launcher goes on in this process.  Written later, too, but before there is a child. */
+void trace_launcher(struct launch *l);
 /* Something that the parent acts on. */
 void trace_now(struct launch *l, u32 kind, u64 value);
 /* The failure of a step, behind the kernel's explanation. */

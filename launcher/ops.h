@@ -62,7 +62,9 @@
         X(54, op_stop, CHILD) \
         X(55, op_seccomp, CHILD) \
         X(56, op_exec, CHILD) \
-        X(57, op_copy_up, CHILD)
+        X(57, op_copy_up, CHILD) \
+        X(58, op_clone_launcher, CHILD) \
+        X(59, op_clone_legacy, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

@@ -90,10 +90,15 @@ int op_fs_mount(struct launch *l, struct cursor *c) {
                         r = set_option(fs_fd, option);
         }
 
-        u64 attrs = get_number(c), magic = get_number(c);
+        u64 attrs = get_number(c), magic = get_number(c), pid_namespace = get_number(c);
 
         if (c->error)
                 return c->error;
+        if (r >= 0 && pid_namespace != NO_SLOT) {
+                int ns_fd = slot_fd(l, pid_namespace);
+
+                r = ns_fd < 0 ? ns_fd : (int) sys(fsconfig, fs_fd, FSCONFIG_SET_FD, "pidns", 0, ns_fd);
+        }
         if (r >= 0)
                 r = (int) sys(fsconfig, fs_fd, FSCONFIG_CMD_CREATE, 0, 0, 0);
 

@@ -80,6 +80,18 @@ int op_setns(struct launch *l, struct cursor *c) {
         return fd < 0 ? fd : (int) sys(setns, fd, flags);
 }
 
+/* Behind a clone with the child's pid, 0 in the child itself. */
+static int cloned(struct launch *l, long pid) {
+        if (pid < 0)
+                return (int) pid;
+        l->cloned = 1;
+        l->side = pid ? LAUNCHER : CHILD;
+        l->child = (int) pid;
+        if (pid)
+                trace_now(l, RECORD_STARTED, (u64) pid);
+        return 0;
+}
+
 int op_clone(struct launch *l, struct cursor *c) {
         u64 flags = get_number(c), slot = get_number(c);
         struct clone_args args = { .flags = flags | CLONE_PARENT };
@@ -94,16 +106,52 @@ int op_clone(struct launch *l, struct cursor *c) {
         }
 
         trace_flush(l);
+        return cloned(l, sys(clone3, &args, sizeof(args)));
+}
+
+int op_clone_legacy(struct launch *l, struct cursor *c) {
+        u64 flags = get_number(c);
+
+        if (c->error)
+                return c->error;
+        trace_flush(l);
+
+        long pid = sys(clone, flags | CLONE_PARENT, 0, 0, 0, 0);
+        int r = cloned(l, pid);
+
+        if (pid > 0) {
+                /* nothing is left to do here, and whoever reads waits for the end of the trace */
+                sys(close, l->trace_fd);
+                sys(exit_group, 0);
+        }
+        return r;
+}
+
+int op_clone_launcher(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        /* as vfork(2) does it, because copies cost time: this process sleeps until the new one has ended, and then
+         * touches nothing of what they share; the descriptors are shared as well, so that it holds none open */
+        struct clone_args args = {
+                .flags = CLONE_PARENT | CLONE_INTO_CGROUP | CLONE_VM | CLONE_VFORK | CLONE_FILES,
+                .cgroup = (u64) fd,
+        };
+
+        if (fd < 0)
+                return fd;
+
+        /* whoever gives up finds the new launcher in the old one's process group, if the trace has not named it yet */
+        int r = (int) sys(setpgid, 0, 0);
+
+        if (r < 0)
+                return r;
 
         long pid = sys(clone3, &args, sizeof(args));
 
+        if (pid > 0)
+                sys(exit_group, 0);
         if (pid < 0)
                 return (int) pid;
-        l->cloned = 1;
-        l->side = pid ? LAUNCHER : CHILD;
-        l->child = (int) pid;
-        if (pid)
-                trace_now(l, RECORD_STARTED, (u64) pid);
+        trace_launcher(l);
         return 0;
 }
 
@@ -376,7 +424,7 @@ int op_stop(struct launch *l, struct cursor *c) {
 
 int op_seccomp(struct launch *l, struct cursor *c) {
         struct bytes filter = get_bytes(c);
-        u64 flags = get_number(c);
+        u64 flags = get_number(c), last = get_number(c);
         struct sock_fprog program = {
                 .len = (u16) (filter.size / sizeof(struct sock_filter)),
                 .filter = (struct sock_filter *) filter.data,
@@ -386,7 +434,8 @@ int op_seccomp(struct launch *l, struct cursor *c) {
                 return c->error;
         if (!filter.size || filter.size % sizeof(struct sock_filter) || filter.size / sizeof(struct sock_filter) > 4096)
                 return -EINVAL;
-        prepare_exec(l);
+        if (last)
+                prepare_exec(l);
         return (int) sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 

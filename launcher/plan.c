@@ -109,6 +109,10 @@ void trace_step(struct launch *l) {
         append(l, RECORD_STEP, now_ns());
 }
 
+void trace_launcher(struct launch *l) {
+        append(l, RECORD_LAUNCHER, (u64) sys(getpid));
+}
+
 void trace_now(struct launch *l, u32 kind, u64 value) {
         append(l, kind, value);
         trace_flush(l);

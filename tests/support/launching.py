@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corten.engine import seccomp as engine_seccomp
+from corten.launch import bpf
 from corten.launch.compile import compile_exec, compile_init
 from corten.launch.context import ExecContext, InitContext
 from corten.launch.facts import HostFacts
 from corten.launch.ops import Plan
+from corten.launch.seccomp_compile import compile_profile
 from corten.launch.spawn import Done, Failed, Launch, Launcher, Started, Step, Waiting, sentence
-from corten.runtime.hostfacts import gather
+from corten.runtime.hostfacts import gather, kernel_version
 from corten.spec.runtime import Config, parse_config, parse_process
 from support import images, paths
 
@@ -44,7 +47,7 @@ PATIENCE_S = 20.0
 
 def default_config(*args: str, **process: Any) -> dict[str, Any]:
     """What dockerd writes for `docker run --network none`, with a new network namespace."""
-    caps = dict.fromkeys(("bounding", "effective", "permitted"), CAPS)
+    caps = {name: list(CAPS) for name in ("bounding", "effective", "permitted")}
     return {
         "ociVersion": "1.2.0",
         "process": {
@@ -152,6 +155,13 @@ class Running:
         assert isinstance(event, Waiting)
         return event.index
 
+    def output(self) -> str:
+        """What it has written to stdout by now."""
+        out_fd = self._names[0]
+        while select.select([out_fd], [], [], 0)[0] and (data := os.read(out_fd, 65536)):
+            self._fds[out_fd] += data
+        return self._fds[out_fd].decode()
+
     def executed(self) -> None:
         """Until the trace is over."""
         self.read_events(lambda event: isinstance(event, Done))
@@ -215,17 +225,17 @@ class Machine:
         """`default_config`."""
         return default_config(*args, **process)
 
-    def plan(self, document: dict[str, Any], **context: Any) -> Plan:
-        """The plan of an init."""
-        context = {"wait_for_start": False, **context}
+    def plan(self, document: dict[str, Any], *, facts: HostFacts | None = None, **context: Any) -> Plan:
+        """The plan of an init, on this machine unless `facts` say something else."""
+        context = {"wait_for_start": False, **_calls(context), **context}
         if not context.get("rootfs_fd"):
             context.setdefault("rootfs", str(self.rootfs))
         given = InitContext("c1", str(self.bundle), **self._cgroups(), **context)
-        return compile_init(self.parse(document), self.facts, given)
+        return compile_init(self.parse(document), facts or self.facts, given)
 
     def exec_plan(self, document: dict[str, Any], process: dict[str, Any], **context: Any) -> Plan:
         """The plan of an exec into a container of this configuration."""
-        given = ExecContext("c1", **self._cgroups(), **context)
+        given = ExecContext("c1", **self._cgroups(), **{**_calls(context), **context})
         return compile_exec(self.parse(document), parse_process(process), self.facts, given)
 
     def parse(self, document: dict[str, Any]) -> Config:
@@ -314,6 +324,17 @@ class Machine:
             directory = Path(os.path.normpath(f"{self.facts.cgroup_v2_mount}/{own['']}/{name}"))
             directory.mkdir()
             self.cgroup_v2_dir = str(directory)
+
+
+def _calls(context: dict[str, Any]) -> dict[str, Any]:
+    """What the filter of a context allows the launcher, as `corten.launch.seccomp` says it."""
+    return {} if "seccomp_calls" in context else {"seccomp_calls": bpf.allowed_calls(context.get("seccomp", b""))}
+
+
+def docker_filter(*more: str) -> bytes:
+    """The program of Docker's default profile, for a container that has `more` capabilities than the default ones."""
+    host = engine_seccomp.Host(os.uname().machine, kernel_version(os.uname().release), frozenset((*CAPS, *more)))
+    return compile_profile(engine_seccomp.resolve(engine_seccomp.default_profile(), host))
 
 
 def fill_root(root: Path) -> None:

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from corten.launch import spawn
+from corten.launch.ops import Clone, Plan, Seccomp, SetDumpable, Setns
 from corten.launch.spawn import Launcher
+from corten.launch.userops import SetCaps
 from support import paths
 
 Edit = tuple[str, str, str]  # file, text, its replacement
@@ -64,6 +66,19 @@ def launcher(edits: Sequence[Edit]) -> Iterator[Launcher]:
             os.close(made.fd)
     finally:
         shutil.rmtree(folder)
+
+
+def cloned_first(plan: Plan) -> Plan:
+    """The plan of an exec in the order that it had before: the child does everything, the filter comes last."""
+    ops = list(plan.ops)
+    clone = next(i for i, op in enumerate(ops) if isinstance(op, Clone))
+    entered = next(i for i, op in enumerate(ops) if isinstance(op, Setns)) + 1
+    filters = [Seccomp(op.filter, op.flags) for op in ops if isinstance(op, Seccomp)]
+    admin = next(i for i, op in enumerate(ops) if isinstance(op, SetCaps))
+    prepared = [op for i, op in enumerate(ops[:clone]) if i >= entered and not isinstance(op, SetDumpable | Seccomp)]
+    prepared = [op for op in prepared if not isinstance(op, SetCaps) or op is ops[admin]]
+    child = [op for op in ops[clone + 1 : -1] if not isinstance(op, Seccomp)]
+    return Plan((*ops[:entered], Clone(0), *prepared, *child, *filters, ops[-1]), plan.inputs, plan.preserve_fds)
 
 
 @contextmanager

@@ -6,17 +6,19 @@ executes them all; each test looks at the lines of one.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corten.launch import bpf
 from corten.launch.compile import compile_exec, compile_init
 from corten.launch.context import ExecContext, InitContext
 from corten.launch.encode import encode
 from corten.launch.facts import HostFacts
-from corten.launch.ops import Clone, Plan
+from corten.launch.ops import Clone, CloneLauncher, Plan, SetDumpable, Stop
 from corten.launch.seccomp_compile import compile_profile
 from corten.launch.spawn import RECORD, launcher_path
 from corten.spec.runtime import parse_config, parse_process
@@ -64,6 +66,16 @@ go() {{
     $2 corten-launch 3 3</work/$3 4>/tmp/trace </dev/null 2>/dev/null | cat
     echo "trace $(od -An -v -tx1 /tmp/trace | tr -d ' \\n')"
 }}
+# who owns /proc/PID of a child that stops right after the clone, where fs.suid_dumpable lets a change of ids show
+stopped() {{
+    echo 1 > /proc/sys/fs/suid_dumpable
+    pfd $first corten-launch 3 3</work/$1 4>/dev/null </dev/null >/dev/null 2>&1 &
+    until grep -q "State:.*stopped" /proc/$(inside | tail -n 1)/status; do sleep 0.1; done
+    child=$(inside | tail -n 1)
+    echo "= $1"; echo owner $(stat -c %u /proc/$child/status) uid $(grep Uid: /proc/$child/status)
+    kill -9 $child; echo 0 > /proc/sys/fs/suid_dumpable
+    until [ "$(inside | wc -l)" = 1 ]; do sleep 0.1; done
+}}
 inside() {{ cat {cgroup}/cgroup.procs; }}
 begin() {{
     corten-launch 3 3</work/$1 4>/dev/null </dev/null
@@ -82,7 +94,14 @@ echo 1 > {cgroup}/pids.max
 go full "pfd $first" exec
 go full-second "pfd $first" exec-second
 echo max > {cgroup}/pids.max
+stopped exec-stopped
+stopped exec-careless
 finish
+echo "= onexec"
+(
+    echo "exec unconfined" > /proc/self/attr/apparmor/exec
+    ( read onexec < /proc/self/attr/apparmor/exec; echo forked $onexec )
+)
 begin sleeping-userns
 go exec-userns "pfd $(inside)" exec-userns
 finish
@@ -136,11 +155,19 @@ def joined() -> dict[str, Any]:
 
 
 FILTER = compile_profile(DENY_REBOOT)
+CALLS = bpf.allowed_calls(FILTER)
 
 
 def init(config: dict[str, Any]) -> Plan:
     context = InitContext(
-        "c1", "/work", cgroup_paths={}, cgroup_v2_dir=CGROUP, rootfs="/root-fs", wait_for_start=False, seccomp=FILTER
+        "c1",
+        "/work",
+        cgroup_paths={},
+        cgroup_v2_dir=CGROUP,
+        rootfs="/root-fs",
+        wait_for_start=False,
+        seccomp=FILTER,
+        seccomp_calls=CALLS,
     )
     return compile_init(parse_config(config), FACTS, context)
 
@@ -148,9 +175,25 @@ def init(config: dict[str, Any]) -> Plan:
 def entering(config: dict[str, Any], uid: int, *args: str, clone_into_cgroup: bool = True) -> Plan:
     process = {"args": args or ["sh", "-c", LOOK], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": uid, "gid": uid}}
     context = ExecContext(
-        "c1", cgroup_paths={}, cgroup_v2_dir=CGROUP, clone_into_cgroup=clone_into_cgroup, seccomp=FILTER
+        "c1",
+        cgroup_paths={},
+        cgroup_v2_dir=CGROUP,
+        clone_into_cgroup=clone_into_cgroup,
+        seccomp=FILTER,
+        seccomp_calls=CALLS,
     )
     return compile_exec(parse_config(config), parse_process({**process, "args": list(process["args"])}), FACTS, context)
+
+
+def stopping(plan: Plan) -> Plan:
+    """Stops right after the clone."""
+    at = next(i for i, op in enumerate(plan.ops) if isinstance(op, Clone)) + 1
+    return Plan((*plan.ops[:at], Stop(signal.SIGSTOP), *plan.ops[at:]), plan.inputs)
+
+
+def without_second_dumpable(plan: Plan) -> Plan:
+    """The twin: the change of ids has the last word."""
+    return Plan(tuple(op for i, op in enumerate(plan.ops) if not i or not isinstance(op, SetDumpable)), plan.inputs)
 
 
 PLANS = {
@@ -163,6 +206,8 @@ PLANS = {
     "sleeping-userns": init(document("sleep", "1000", userns=True)),
     "exec-userns": entering(document("x", userns=True), 0),
 }
+PLANS["exec-stopped"] = stopping(PLANS["exec"])
+PLANS["exec-careless"] = stopping(without_second_dumpable(PLANS["exec"]))
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +288,16 @@ def test_joined_namespaces_are_the_others(said: dict[str, dict[str, str]]) -> No
 
 
 def test_container_at_its_limit_refuses_the_first_plan_and_takes_the_second(said: dict[str, dict[str, str]]) -> None:
-    clone = next(i for i, op in enumerate(PLANS["exec"].ops) if isinstance(op, Clone))
+    clone = next(i for i, op in enumerate(PLANS["exec"].ops) if isinstance(op, CloneLauncher))
     assert failures(said["full"]["trace"]) == [(clone, EAGAIN)]
     assert failures(said["full-second"]["trace"]) == []
     assert said["full-second"]["uid=1000"] == "gid=1000"
+
+
+def test_change_of_ids_does_not_make_the_launcher_dumpable(said: dict[str, dict[str, str]]) -> None:
+    assert said["exec-stopped"]["owner"].split() == ["0", "uid", "Uid:", *["1000"] * 4]
+    assert said["exec-careless"]["owner"].split()[0] == "1000", "without the second prctl it is"
+
+
+def test_apparmor_profile_of_the_next_execve_is_kept_by_fork(said: dict[str, dict[str, str]]) -> None:
+    assert said["onexec"]["forked"].split()[0] == "unconfined"

@@ -5,10 +5,11 @@ A container's init, as a rule:
     launcher   not dumpable · own cgroups but pids · the host's sources as detached mounts · setns by path · clone3
     child      own pids cgroup, then the cgroup namespace · mounts · hooks · pivot_root · names, sysctls, masks · tail
 
-Where it joins another container's pid namespace ("late"), everything that touches the host happens in the launcher
-before clone3, because the child is seen there at once; only procfs and cgroup2 are mounted by the child.
+Where it joins another container's pid namespace, its child is seen there at once.  Then the launcher does everything,
+the tail as well ("whole"); or, where something has to wait for the child (hooks) or the kernel cannot mount another
+namespace's procfs, everything that touches the host, and the child the rest ("late").
 
-An exec is the same with setns in place of clone flags and without mounts.
+An exec is the same with setns in place of clone flags and without mounts: the launcher does everything.
 """
 
 from __future__ import annotations
@@ -17,19 +18,16 @@ from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, sysctl_path
 from corten.launch.context import ExecContext, InitContext
-from corten.launch.filesystem import PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC, ROOT, Filesystem, open_terminal
+from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
-from corten.launch.mountops import FsMount
-from corten.launch.ops import CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
-from corten.launch.tail import add_apparmor, add_end, add_process, needs_apparmor
+from corten.launch.ops import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
+from corten.launch.tail import add_apparmor, add_end, add_process, add_visible, needs_apparmor, reduce_caps
 from corten.launch.userops import SetDomainname, SetHostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.facts import HostFacts
     from corten.spec.runtime import Config, Process
-
-O_PATH, O_DIRECTORY = 0o10000000, 0o200000
 
 
 def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan:
@@ -40,21 +38,29 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     flags = b.new_flags()
     # the pid namespace of another user namespace cannot be joined from within ours: then it is joined first
     late = bool(b.joined_flags() & CLONE_NEWPID) and not flags & CLONE_NEWUSER
-    enter.begin(b, context)
+    whole = late and _can_be_whole(config, facts, context)
+    enter.begin(b)
+    _join_cgroups(b, context, whole=whole)
     _add_inputs(b, context)
     fs.open_sources()
     if late or fs.userns:
         enter.write_oom_score_adj(b, process)
     if fs.userns:
         enter.raise_rlimits(b, process)
+    if whole and needs_apparmor(b, process):
+        enter.host_proc(b)
     enter.join_by_path(b, pid_now=not late)
+    hooks = hook_ops(config, context, "startContainer", config.hooks.start_container)
+    if whole:
+        _enter_whole(b, fs, process, context, flags)
+        add_visible(b, process, context, userns=fs.userns, wait=context.wait_for_start, hooks=tuple(hooks))
+        return b.plan(context.preserve_fds)
     if late:
         _enter_late(b, fs, process, context, flags)
     else:
         _enter_early(b, fs, process, context, flags)
     b.close_others("tty", "start")
     add_process(b, process, context, userns=fs.userns)
-    hooks = hook_ops(config, context, "startContainer", config.hooks.start_container)
     add_end(b, process, context, wait=context.wait_for_start, hooks=hooks)
     return b.plan(context.preserve_fds)
 
@@ -69,32 +75,48 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     namespaces = b.new_flags() | b.joined_flags()
     userns = bool(namespaces & CLONE_NEWUSER)
     b.input("container")
-    enter.begin(b, context)
+    enter.begin(b)
+    enter.join_v1(b, context)
+    if context.clone_into_cgroup:
+        enter.join_v2(b, context)
+    else:
+        enter.open_v2(b, context, by_write=True)
+    apparmor = needs_apparmor(b, process)
+    if apparmor or process.oom_score_adj is not None:
+        enter.open_proc(b)
     enter.write_oom_score_adj(b, process)
     if userns:
         enter.raise_rlimits(b, process)
+    if apparmor:
+        add_apparmor(b, process, enter.HOST_PROC)
     b.close(enter.HOST_PROC)
-    late = enter.joined_late(b, namespaces)
-    b.add(Setns("container", namespaces & ~late))
-    if not late:
-        b.close("container")
+    b.add(Setns("container", namespaces))
+    b.close("container")
     enter.become_root_inside(b)
     if process.terminal:
-        b.add(Open(b.opened(ROOT), "/", O_PATH | O_DIRECTORY))
+        b.add(Open(b.opened(ROOT), "/", enter.O_PATH | enter.O_DIRECTORY))
         open_terminal(b, process)
-    enter.clone_visible(b, "tty", "container")
-    enter.begin_child(b, 0)
-    if late:
-        b.add(Setns("container", late))
-        b.close("container")
-    if needs_apparmor(b, process):
-        options = ("subset=pid",)
-        b.add(FsMount(b.opened("proc"), "proc", options, PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
-        add_apparmor(b, process, "proc")
-        b.close("proc")
-    add_process(b, process, context, userns=userns)
-    add_end(b, process, context, wait=False, hooks=[])
+    add_visible(b, process, context, userns=userns)
     return b.plan(context.preserve_fds)
+
+
+def _can_be_whole(config: Config, facts: HostFacts, context: InitContext) -> bool:
+    """The launcher of a late init can do everything: nobody waits for the child, procfs can be mounted for it.
+
+    Being in the container's cgroup before the child, it needs room there for both.
+    """
+    waits = context.wait_for_hooks or context.wait_for_network
+    return facts.procfs_pidns and not waits and config.linux.resources.pids_limit != 1
+
+
+def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:
+    if whole:
+        # the cgroup namespace has its launcher's cgroups as roots, that of pids among them
+        enter.join_v1(b, context, pids=bool(b.new_flags() & CLONE_NEWCGROUP))
+        enter.join_v2(b, context)
+    else:
+        enter.join_v1(b, context)
+        enter.open_v2(b, context, by_write=bool(b.joined_flags() & (CLONE_NEWUSER | CLONE_NEWCGROUP)))
 
 
 def _add_inputs(b: Builder, context: InitContext) -> None:
@@ -128,7 +150,8 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
 
 def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
     """The launcher makes the root and changes into it; the child only mounts what shows its own namespaces."""
-    enter.unshare(b, flags)
+    b.close(enter.HOST_PROC)
+    enter.unshare(b, flags & ~CLONE_NEWCGROUP)
     enter.become_root_inside(b)
     enter.loopback_up(b, flags)
     fs.attach_root()
@@ -136,6 +159,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     _finish_root(fs, process)
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
     fs.enter_root()
+    reduce_caps(b, process, userns=fs.userns)
     enter.clone_late(b, "start", "hooks", "network", "tty", *fs.kept_late())
     enter.begin_child(b, flags)
     fs.mount_deferred()
@@ -143,6 +167,21 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
         if name in b.open:
             b.add(Wait(name, name))
     _furnish(b, fs, process, late=True)
+
+
+def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
+    """The launcher makes everything; the pid namespace is joined last, for the child."""
+    enter.unshare(b, flags)
+    enter.become_root_inside(b)
+    enter.loopback_up(b, flags)
+    fs.pidns = "ns.pid"
+    fs.attach_root()
+    fs.mount_all(late=False)
+    _finish_root(fs, process)
+    b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
+    _furnish(b, fs, process, late=False, launcher=True)
+    fs.enter_root()
+    b.add(Setns("ns.pid", CLONE_NEWPID))
 
 
 def _finish_root(fs: Filesystem, process: Process) -> None:
@@ -157,7 +196,7 @@ def _writes_proc(config: Config, process: Process) -> bool:
     return bool(config.linux.sysctl or process.apparmor_profile or process.oom_score_adj is not None)
 
 
-def _furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool) -> None:
+def _furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launcher: bool = False) -> None:
     """Names, sysctls, the AppArmor profile, protections: after the hooks, which may still need what is protected."""
     config = b.config
     if config.hostname:
@@ -167,5 +206,6 @@ def _furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool) -> Non
     for name, value in config.linux.sysctl.items():
         b.add(WriteFile(fs.private_proc(), sysctl_path(name), value.encode()))
     if needs_apparmor(b, process):
-        add_apparmor(b, process, fs.private_proc())
+        # who writes is in the procfs of its own pid namespace alone
+        add_apparmor(b, process, enter.HOST_PROC if launcher else fs.private_proc())
     fs.protect(late=late)

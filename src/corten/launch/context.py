@@ -17,6 +17,13 @@ from corten.spec.reader import Value
 # who launches: a shim, whose death kills the container, or a command, which goes away (design.md §4)
 SHIM, COMMAND = "shim", "command"
 
+# the system calls that a launcher makes between the filter and execve, when the filter comes before the clone: a bit
+# each in `seccomp_calls`, in this order (`corten.launch.bpf` has their arguments)
+CALLS = (
+    "write", "close", "capset", "clone", "exit_group", "clock_gettime", "setsid", "prctl", "ppoll", "rt_sigaction",
+    "execve", "ioctl", "prlimit64", "read",
+)  # fmt: skip
+
 
 class InitContext(Value):
     """How a container's init is launched.
@@ -24,13 +31,14 @@ class InitContext(Value):
     cgroup_paths    controller list as in `HostFacts.cgroup_v1` → host directory of the container's own v1 cgroup
     cgroup_v2_dir   host directory of its own v2 cgroup, '' for none
     rootfs          absolute host path, '' with `rootfs_fd`
-    seccomp         BPF program, b'' for none; `seccomp_flags` of seccomp(2)
+    seccomp         BPF program, b'' for none; `seccomp_flags` of seccomp(2); `seccomp_calls` are those of CALLS that
+                    the program allows
     """
 
     __slots__ = (
         "bundle", "cgroup_paths", "cgroup_v2_dir", "console", "id", "new_keyring", "no_pivot", "parent",
-        "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_flags", "wait_for_hooks", "wait_for_network",
-        "wait_for_start",
+        "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags", "wait_for_hooks",
+        "wait_for_network", "wait_for_start",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +60,7 @@ class InitContext(Value):
         new_keyring: bool = True,
         seccomp: bytes = b"",
         seccomp_flags: int = 0,
+        seccomp_calls: int = 0,
     ) -> None:
         self.id = id
         self.bundle = bundle
@@ -69,17 +78,19 @@ class InitContext(Value):
         self.new_keyring = new_keyring
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags
+        self.seccomp_calls = seccomp_calls
 
 
 class ExecContext(Value):
     """How a process is launched in a running container; the fields are those of `InitContext`.
 
-    clone_into_cgroup   v2: by clone3 (first try), or by the child itself (the second plan, after EAGAIN or EBUSY)
+    clone_into_cgroup   v2: the launcher by clone3 (first try), or the child by a write (the second plan, after EAGAIN
+                        or EBUSY)
     """
 
     __slots__ = (
         "cgroup_paths", "cgroup_v2_dir", "clone_into_cgroup", "console", "id", "new_keyring", "parent",
-        "preserve_fds", "seccomp", "seccomp_flags",
+        "preserve_fds", "seccomp", "seccomp_calls", "seccomp_flags",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +106,7 @@ class ExecContext(Value):
         new_keyring: bool = True,
         seccomp: bytes = b"",
         seccomp_flags: int = 0,
+        seccomp_calls: int = 0,
     ) -> None:
         self.id = id
         self.cgroup_paths = cgroup_paths
@@ -106,3 +118,4 @@ class ExecContext(Value):
         self.new_keyring = new_keyring
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags
+        self.seccomp_calls = seccomp_calls

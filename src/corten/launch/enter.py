@@ -4,12 +4,14 @@ cgroup v1: the launcher joins every hierarchy but the one of `pids` by writing t
 of a threadgroup stalls 7 to 13 ms on an idle machine); the child joins `pids` as its first op, so that a limit of one
 works and no launcher counts against the container.  cgroup v2: CLONE_INTO_CGROUP, through a detached mount of the
 container's own directory, so that no way leads up from the descriptor.  The cgroup namespace comes after both.
+
+Where a container sees the child at once, the launcher clones itself into the v2 cgroup, long before (`join_v2`): with
+the container's filter in place there is no clone3, and with the user's ids no right over the cgroup.
 """
 
 from __future__ import annotations
 
 from corten.launch.builder import NAMESPACE_FLAGS
-from corten.launch.context import ExecContext
 from corten.launch.filesystem import PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC
 from corten.launch.mountops import FsMount, OpenTree
 from corten.launch.ops import (
@@ -18,6 +20,7 @@ from corten.launch.ops import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     Clone,
+    CloneLauncher,
     JoinCgroup,
     LoopbackUp,
     Open,
@@ -37,10 +40,10 @@ from corten.launch.userops import SetIds, SetRlimit, Umask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.builder import Builder
-    from corten.launch.context import InitContext
+    from corten.launch.context import ExecContext, InitContext
     from corten.spec.runtime import IdMapping, Process
 
-O_RDONLY, O_WRONLY = 0o0, 0o1
+O_RDONLY, O_WRONLY, O_PATH, O_DIRECTORY = 0o0, 0o1, 0o10000000, 0o200000
 HOST_PROC = "hostproc"
 PIDS, CGROUP = "pids", "cgroup"
 
@@ -48,19 +51,38 @@ PIDS, CGROUP = "pids", "cgroup"
 JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "mount", "user")
 
 
-def begin(b: Builder, context: InitContext | ExecContext) -> None:
-    """The launcher hides, and joins the container's cgroups as far as it may."""
+def begin(b: Builder) -> None:
+    """The launcher hides."""
     b.add(SetDumpable(), Umask(0))
+
+
+def join_v1(b: Builder, context: InitContext | ExecContext, *, pids: bool = False) -> None:
+    """The container's v1 cgroups; that of `pids` is opened for the child, unless the launcher joins it as well."""
     for controllers, path in context.cgroup_paths.items():
-        if "pids" in controllers.split(","):
+        if "pids" in controllers.split(",") and not pids:
             b.add(Open(b.opened(PIDS), f"{path}/tasks", O_WRONLY))
         else:
             b.add(JoinCgroup(f"{path}/tasks"))
+
+
+def join_v2(b: Builder, context: InitContext | ExecContext) -> None:
+    """The launcher goes on in the container's v2 cgroup, and its child begins there."""
     if context.cgroup_v2_dir:
-        if _joins_by_write(b, context):
-            b.add(Open(b.opened(CGROUP), f"{context.cgroup_v2_dir}/cgroup.procs", O_WRONLY))
-        else:
-            b.add(OpenTree(b.opened(CGROUP), context.cgroup_v2_dir, 0, "nothing"))
+        b.add(OpenTree(b.opened(CGROUP), context.cgroup_v2_dir, 0, "nothing"), CloneLauncher(CGROUP))
+        b.close(CGROUP)
+
+
+def open_v2(b: Builder, context: InitContext | ExecContext, *, by_write: bool) -> None:
+    """The container's v2 cgroup for the child: for clone3 into it, or for its own write to `cgroup.procs`.
+
+    clone3 asks for the rights of who calls, and the root of a user namespace has none over the host's cgroups, and
+    nobody in a joined cgroup namespace over those outside where cgroup2 is mounted with nsdelegate, as systemd does
+    (ENOENT; cgroup-v2.rst, "Delegation Containment"); a write asks for those of who opened the file.
+    """
+    if context.cgroup_v2_dir and by_write:
+        b.add(Open(b.opened(CGROUP), f"{context.cgroup_v2_dir}/cgroup.procs", O_WRONLY))
+    elif context.cgroup_v2_dir:
+        b.add(OpenTree(b.opened(CGROUP), context.cgroup_v2_dir, 0, "nothing"))
 
 
 def write_oom_score_adj(b: Builder, process: Process) -> None:
@@ -73,6 +95,14 @@ def write_oom_score_adj(b: Builder, process: Process) -> None:
 def raise_rlimits(b: Builder, process: Process) -> None:
     """Before a user namespace is entered, in which nobody may raise a hard limit."""
     b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits])
+
+
+def open_proc(b: Builder) -> None:
+    """The slot of `host_proc` from the host's own /proc, for an exec: a mount and its end cost a tenth of the launch.
+
+    A way to all of the host: to be closed before there is a child.
+    """
+    b.add(Open(b.opened(HOST_PROC), "/proc", O_PATH | O_DIRECTORY))
 
 
 def host_proc(b: Builder) -> str:
@@ -109,8 +139,7 @@ def clone_early(b: Builder, flags: int) -> None:
 
 def unshare(b: Builder, flags: int) -> None:
     """The new namespaces of a launcher that makes the file system itself."""
-    flags &= ~(CLONE_NEWCGROUP | CLONE_NEWPID)
-    b.close(HOST_PROC)
+    flags &= ~CLONE_NEWPID
     if flags:
         b.add(Unshare(flags))
 
@@ -118,23 +147,8 @@ def unshare(b: Builder, flags: int) -> None:
 def clone_late(b: Builder, *kept: str) -> None:
     """Into the pid namespace of another container: from here on the child is seen, and holds nothing of the host."""
     b.add(Setns("ns.pid", CLONE_NEWPID))
-    clone_visible(b, *kept)
-
-
-def clone_visible(b: Builder, *kept: str) -> None:
-    """A child that a container sees at once: it inherits its cgroup files and what is named."""
     b.close_others(PIDS, CGROUP, *kept)
     b.add(Clone(0, _clone_cgroup(b)))
-
-
-def joined_late(b: Builder, namespaces: int) -> int:
-    """The cgroup namespace, where the child is cloned into the container's cgroup: the child joins it then.
-
-    From inside that namespace the kernel refuses to bring in a process from outside (ENOENT) where cgroup2 is mounted
-    with nsdelegate, as systemd does (cgroup-v2.rst, "Delegation Containment").  A write by a descriptor that was
-    opened outside is allowed.
-    """
-    return namespaces & CLONE_NEWCGROUP if _clone_cgroup(b) else 0
 
 
 def begin_child(b: Builder, flags: int) -> None:
@@ -166,19 +180,7 @@ def id_map(mappings: tuple[IdMapping, ...]) -> str:
     return "".join(f"{entry.container_id} {entry.host_id} {entry.size}\n" for entry in mappings)
 
 
-def _joins_by_write(b: Builder, context: InitContext | ExecContext) -> bool:
-    """The child writes to `cgroup.procs`: in the second plan of an exec, and where a user namespace is joined.
-
-    clone3 asks for the rights of who calls, and the root of a user namespace has none over the host's cgroups, and
-    nobody in a joined cgroup namespace over those outside (`joined_late`); a write asks for those of who opened the
-    file.
-    """
-    if isinstance(context, ExecContext):
-        return not context.clone_into_cgroup or b.config.linux.namespace("user") is not None
-    return bool(b.joined_flags() & (CLONE_NEWUSER | CLONE_NEWCGROUP))
-
-
 def _clone_cgroup(b: Builder) -> str:
-    """The slot for CLONE_INTO_CGROUP: open and a directory, not the `cgroup.procs` of the second plan of an exec."""
+    """The slot for CLONE_INTO_CGROUP: open and a directory, not `cgroup.procs`."""
     is_directory = any(isinstance(op, OpenTree) and op.slot == CGROUP for op in b.ops)
     return CGROUP if CGROUP in b.open and is_directory else ""

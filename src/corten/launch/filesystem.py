@@ -109,12 +109,13 @@ class Entry:
 class Filesystem:
     """Adds the file-system part of a plan to a builder, in the order of its public methods."""
 
-    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "readonly_later", "userns")
+    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "pidns", "readonly_later", "userns")
 
     def __init__(self, b: Builder, context: InitContext, *, keep_proc: bool) -> None:
         self.b = b
         self.context = context
         self.keep_proc = keep_proc
+        self.pidns = ""  # slot of the pid namespace that procfs is to show, '' for the mounting process's own
         self.userns = bool((b.new_flags() | b.joined_flags()) & NAMESPACE_FLAGS["user"])
         self.entries = [Entry(i, mount, context.bundle) for i, mount in enumerate(b.config.mounts)]
         self.deferred: list[Entry] = []
@@ -211,7 +212,8 @@ class Filesystem:
     def private_proc(self) -> str:
         """The slot of a procfs of the new pid namespace that nobody else can reach, for writes to /proc."""
         if PROC not in self.b.open:
-            self.b.add(FsMount(self.b.opened(PROC), "proc", (), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
+            slot = self.b.opened(PROC)
+            self.b.add(FsMount(slot, "proc", (), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC, pidns=self.pidns))
         return PROC
 
     def _open_root(self) -> None:
@@ -297,9 +299,9 @@ class Filesystem:
         options = entry.options
         readonly = bool(options.attr_set & MOUNT_ATTR_RDONLY)
         words = (f"source={entry.source}", *(("ro",) if readonly else ()), *options.data)
-        slot = self.b.opened(entry.slot)
+        slot, on, magic = self.b.opened(entry.slot), entry.destination, PROC_SUPER_MAGIC
         self.b.add(
-            FsMount(slot, "proc", words, options.attr_set, magic=PROC_SUPER_MAGIC, on=entry.destination),
+            FsMount(slot, "proc", words, options.attr_set, magic=magic, on=on, pidns=self.pidns),
             MoveMount(entry.slot, ROOT, entry.destination, PLAIN_DIRECTORY, entry.source),
         )
         if self.keep_proc and PROC not in self.b.open and not readonly and not options.data:

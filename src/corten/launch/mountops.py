@@ -88,14 +88,23 @@ class CloneTree(Op):
 class FsMount(Op):
     """fsopen(2), fsconfig(2), fsmount(2): a new detached mount; `magic` of statfs(2) is checked unless 0.
 
-    `on` is where it will go, for the sentence; '' for a mount that stays detached.
+    `on` is where it will go, for the sentence; '' for a mount that stays detached.  `pidns` is the slot of the pid
+    namespace that a procfs shows, '' for the caller's own (proc(5); Linux 6.17).
     """
 
-    __slots__ = ("attrs", "fstype", "magic", "on", "options", "slot")
-    code, form, order = 8, "dslnn", ("slot", "fstype", "options", "attrs", "magic")
+    __slots__ = ("attrs", "fstype", "magic", "on", "options", "pidns", "slot")
+    code, form, order = 8, "dslnnd", ("slot", "fstype", "options", "attrs", "magic", "pidns")
 
     def __init__(
-        self, slot: str, fstype: str, options: tuple[str, ...], attrs: int, *, magic: int = 0, on: str = ""
+        self,
+        slot: str,
+        fstype: str,
+        options: tuple[str, ...],
+        attrs: int,
+        *,
+        magic: int = 0,
+        on: str = "",
+        pidns: str = "",
     ) -> None:
         self.slot = slot
         self.fstype = fstype
@@ -103,9 +112,11 @@ class FsMount(Op):
         self.attrs = attrs
         self.magic = magic
         self.on = on
+        self.pidns = pidns
 
     def describe(self) -> str:
-        words = [f"fsmount {self.fstype}", ",".join(self.options), attr_names(self.attrs), "->", self.slot]
+        shown = (f"of {self.pidns}",) if self.pidns else ()
+        words = [f"fsmount {self.fstype}", *shown, ",".join(self.options), attr_names(self.attrs), "->", self.slot]
         return " ".join(word for word in words if word)
 
     def failure(self, errno_text: str, detail: int) -> str:

@@ -177,6 +177,36 @@ class Clone(Op):
         return "clone3" + (f" {names}" if names else "") + (f" into {self.cgroup}" if self.cgroup else "")
 
 
+class CloneLegacy(Clone):
+    """clone(2) with CLONE_PARENT: a `Clone` under a filter that answers clone3(2) with ENOSYS; knows no `cgroup`.
+
+    The launcher is over: no op of its side may follow.
+    """
+
+    __slots__ = ()
+    code = 59
+
+    def describe(self) -> str:
+        return " ".join(filter(None, ("clone", clone_names(self.flags))))
+
+
+class CloneLauncher(Op):
+    """clone3(2) with CLONE_PARENT and CLONE_INTO_CGROUP: the launcher goes on in the cgroup, and the old one is over.
+
+    A write to `cgroup.procs` would stall for milliseconds.  Both are children of the spawner, in a process group that
+    has the old one's pid; they share their memory, as in vfork(2), and the old one ends behind the new one.
+    """
+
+    __slots__ = ("cgroup",)
+    code, form, order = 58, "d", ("cgroup",)
+
+    def __init__(self, cgroup: str) -> None:
+        self.cgroup = cgroup
+
+    def describe(self) -> str:
+        return f"clone3 into {self.cgroup}, the launcher goes on there"
+
+
 class Pipe(Op):
     """pipe2(2) between launcher and child."""
 
@@ -427,14 +457,18 @@ class Stop(Op):
 
 
 class Seccomp(Op):
-    """SECCOMP_SET_MODE_FILTER (seccomp(2)).  Only `Exec` may follow: the profile need allow execve alone."""
+    """SECCOMP_SET_MODE_FILTER (seccomp(2)).
 
-    __slots__ = ("filter", "flags")
-    code, form, order = 55, "bn", ("filter", "flags")
+    As the last step before `Exec` (`last`) the profile need allow execve alone: the trace is written before.
+    """
 
-    def __init__(self, filter: bytes, flags: int) -> None:
+    __slots__ = ("filter", "flags", "last")
+    code, form, order = 55, "bnn", ("filter", "flags", "last")
+
+    def __init__(self, filter: bytes, flags: int, last: int = 1) -> None:
         self.filter = filter
         self.flags = flags
+        self.last = last
 
     def describe(self) -> str:
         return f"seccomp filter of {len(self.filter) // 8} instructions, flags {self.flags}"

@@ -18,7 +18,10 @@ from corten.errors import InvalidArgument
 from corten.spec.reader import Reader
 
 # bump when the same profile compiles to another program
-FORMAT = 1
+FORMAT = 2
+
+# the end of a cached file, behind the program
+CALLS_SIZE = 8
 
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a single thread has nothing to synchronize
@@ -30,22 +33,25 @@ LIBRARY_DIRECTORIES = ("/usr/lib/{0}-linux-gnu", "/lib/{0}-linux-gnu", "/usr/lib
 O_FLAGS = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW
 
 
-def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int]:
-    """BPF program and seccomp(2) flags of a profile; raises `InvalidArgument` naming the field.
+def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int, int]:
+    """BPF program and seccomp(2) flags of a profile, and the CALLS of the launcher that the program allows.
 
-    `cache_dir` is made with mode 0700; one that is not ours alone is not used.
+    Raises `InvalidArgument` naming the field.  `cache_dir` is made with mode 0700; one that is not ours alone is not
+    used.
     """
     flags = filter_flags(profile)
     trusted = _open_cache(cache_dir)
     path = f"{cache_dir}/{cache_key(profile)}"
-    filter = _read(path) if trusted else b""
-    if not filter:
-        from corten.launch.seccomp_compile import compile_profile  # ctypes and libseccomp: on a miss only
+    data = _read(path) if trusted else b""
+    if not data:
+        from corten.launch.bpf import allowed_calls  # on a miss only: ctypes and libseccomp, and running the filter
+        from corten.launch.seccomp_compile import compile_profile
 
         filter = compile_profile(profile)
+        data = filter + allowed_calls(filter).to_bytes(CALLS_SIZE, "little")
         if trusted:
-            _write(path, filter)
-    return filter, flags
+            _write(path, data)
+    return data[:-CALLS_SIZE], flags, int.from_bytes(data[-CALLS_SIZE:], "little")
 
 
 def filter_flags(profile: dict[str, object]) -> int:
@@ -89,14 +95,14 @@ def _open_cache(path: str) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """The cached program, b'' where there is none."""
+    """The cached program and calls, b'' where there is none."""
     try:
         fd = posix.open(path, O_FLAGS)
     except FileNotFoundError:
         return b""
     with open(fd, "rb", buffering=0) as file:
         data = file.readall()
-    return data if len(data) % 8 == 0 else b""
+    return data if len(data) % 8 == 0 and len(data) > CALLS_SIZE else b""
 
 
 def _write(path: str, data: bytes) -> None:

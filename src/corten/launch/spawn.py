@@ -14,6 +14,7 @@ The trace pipe carries records of 16 bytes: u32 op index, u32 kind, u64 value.
     65536        pid of the launched process                  Started
     65537        nanoseconds                                  Waiting
     65538        8 bytes of the kernel's explanation          (kept for the Failed that follows)
+    65539        pid of the launcher that goes on             (kept: CloneLauncher; there is one at most)
     end of file  the plan is over: executed, failed or killed Done
 """
 
@@ -25,7 +26,7 @@ from _struct import Struct
 
 from corten.errors import Internal
 from corten.launch.encode import encode
-from corten.launch.ops import Plan
+from corten.launch.ops import CloneLauncher, Plan
 from corten.spec.reader import Value
 
 TYPE_CHECKING = False
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
 
 RECORD = Struct("=IIQ")
 KIND_STEP, KIND_ERRNO_LAST, KIND_STARTED, KIND_WAITING, KIND_TEXT = 0, 4095, 65536, 65537, 65538
+KIND_LAUNCHER = 65539
 
 F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
-EINVAL = 22
+EINVAL, SIGKILL = 22, 9
 TEXT_LAST = 256  # bytes of the kernel's explanation that are kept
 EARLY_LAST = 64  # events kept until `Started`
 
@@ -97,11 +99,14 @@ class TraceReader:
     """Turns the bytes of a trace pipe into events; keeps an incomplete record for the next call.
 
     Launcher and child write to one pipe: a `Waiting` that overtook `Started` is given after it.
+    `second_pid` is the launcher that went on after a `CloneLauncher`, else 0: its record is written before there is a
+    child that a container could see, so of a plan that has this op the first one is true, and no other counts.
     """
 
-    __slots__ = ("_early", "_rest", "_started", "_text")
+    __slots__ = ("_early", "_rest", "_started", "_text", "second_pid")
 
     def __init__(self) -> None:
+        self.second_pid = 0
         self._rest = b""
         self._text = b""
         self._started = False
@@ -119,7 +124,12 @@ class TraceReader:
             if kind == KIND_TEXT:
                 self._text = (self._text + value.to_bytes(8, "little").rstrip(b"\0"))[:TEXT_LAST]
                 continue
+            if kind == KIND_LAUNCHER:
+                self.second_pid = self.second_pid or value
+                continue
             event = self._event(index, kind, value)
+            if event is None:
+                continue
             if kind == KIND_WAITING and not self._started:
                 self._early = [*self._early, event][:EARLY_LAST]
                 continue
@@ -130,7 +140,8 @@ class TraceReader:
                 self._early = []
         return events
 
-    def _event(self, index: int, kind: int, value: int) -> Event:
+    def _event(self, index: int, kind: int, value: int) -> Event | None:
+        """None for a kind that no launcher writes: a container can, and must not end the start with it."""
         if kind == KIND_STEP:
             return Step(index, value)
         if kind == KIND_STARTED:
@@ -139,27 +150,48 @@ class TraceReader:
             return Waiting(index)
         if kind <= KIND_ERRNO_LAST:
             return Failed(index, kind, value, self._text.decode("utf-8", "replace").strip())
-        raise Internal(f"launcher: unknown trace record {kind}")
+        return None
 
 
 class Launch:
     """A started launcher.  Owns `trace_fd` (read end, close-on-exec) until `detach`; the caller reaps."""
 
-    __slots__ = ("launcher_pid", "plan", "reader", "trace_fd")
+    __slots__ = ("_clones", "launcher_pid", "plan", "reader", "trace_fd")
 
     def __init__(self, plan: Plan, launcher_pid: int, trace_fd: int) -> None:
         self.plan = plan
         self.launcher_pid = launcher_pid
         self.trace_fd = trace_fd
         self.reader = TraceReader()
+        self._clones = any(isinstance(op, CloneLauncher) for op in plan.ops)
+
+    @property
+    def second_pid(self) -> int:
+        """The launcher after its `CloneLauncher`, 0 before the trace says so."""
+        return self.reader.second_pid if self._clones else 0
 
     def events(self) -> list[Event]:
         """Blocks for the next events; `Done` once at the end."""
         return self.reader.feed(posix.read(self.trace_fd, 65536))
 
     def reap_launcher(self) -> int:
-        """Wait for the launcher itself, which ends right after `Started` or `Failed`; its wait status."""
-        return posix.waitpid(self.launcher_pid, 0)[1]
+        """Wait for the launcher itself, which ends right after `Started` or `Failed`; its wait status.
+
+        After a `CloneLauncher` there are two, and the status is that of the second.
+        """
+        status = posix.waitpid(self.launcher_pid, 0)[1]
+        if self.second_pid:
+            return posix.waitpid(self.second_pid, 0)[1]
+        return self._reap_group() or status
+
+    def kill_launcher(self) -> None:
+        """Kill and reap the launcher, wherever it is."""
+        posix.kill(self.launcher_pid, SIGKILL)
+        if self.second_pid:
+            posix.kill(self.second_pid, SIGKILL)
+        elif self._clones:
+            _kill_group(self.launcher_pid)  # while its pid is not free yet
+        self.reap_launcher()
 
     def close(self) -> None:
         """Close the trace pipe; a second call does nothing."""
@@ -171,6 +203,26 @@ class Launch:
         """Hand the trace pipe to the caller."""
         fd, self.trace_fd = self.trace_fd, -1
         return fd
+
+    def _reap_group(self) -> int:
+        """Wait for what is in the first launcher's process group: a second that is not named yet, killed or dead.
+
+        Its wait status, 0 where there is none.
+        """
+        status = 0
+        while self._clones:
+            try:
+                status = posix.waitpid(-self.launcher_pid, 0)[1]
+            except ChildProcessError:
+                break
+        return status
+
+
+def _kill_group(group: int) -> None:
+    try:
+        posix.killpg(group, SIGKILL)
+    except ProcessLookupError:
+        return  # it was killed before it had one
 
 
 def sentence(plan: Plan, index: int, errno: int, detail: int = 0, text: str = "") -> str:

@@ -3,6 +3,8 @@
 The order matters (design.md §4): limits, working directory and ownership of stdio need root's rights; then the
 bounding set, the ids and capset; the parent-death signal after the last change of ids; waiting for the start;
 seccomp; and nothing between seccomp and execve.
+
+A child that a container sees from its clone on has this done before the clone, as far as it goes: `add_visible`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,17 @@ from __future__ import annotations
 from posix import strerror
 
 from corten.errors import FailedPrecondition, InvalidArgument
-from corten.launch.context import SHIM
+from corten.launch import enter
+from corten.launch.context import CALLS, SHIM
 from corten.launch.ops import (
+    CloneLegacy,
     CloseRange,
     Exec,
     Hook,
     JoinSessionKeyring,
     Seccomp,
     SetControllingTerminal,
+    SetDumpable,
     SetStdio,
     Wait,
     WriteFile,
@@ -37,16 +42,23 @@ from corten.launch.userops import (
     SetRlimit,
     Umask,
 )
-from corten.spec.runtime import Capabilities
+from corten.spec.runtime import Capabilities, Rlimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from corten.launch.builder import Builder
     from corten.launch.context import ExecContext, InitContext
     from corten.spec.runtime import Process
 
 CAP_SYS_ADMIN = 1 << 21
+CAP_SYS_RESOURCE = 1 << 24
+# chown dac_override dac_read_search setgid setuid setpcap sys_admin: to mount, to mask, to become the user
+SETUP_CAPS = 0b111 | 0b111 << 6 | CAP_SYS_ADMIN
 SIGKILL = 9
+RLIMIT_NPROC = 6
+RLIM_INFINITY = (1 << 64) - 1
 DEFAULT_UMASK = 0o022
 
 # what execve(2) can answer when the file was found: E2BIG, ENOENT (its interpreter), ENOEXEC, …
@@ -54,24 +66,11 @@ EXEC_ERRNOS = (1, 2, 5, 7, 8, 12, 13, 20, 21, 22, 26, 40, 80)
 
 
 def add_process(b: Builder, process: Process, context: InitContext | ExecContext, *, userns: bool) -> None:
-    """From stdio to the capabilities: the process is what it will be, but has not waited and not been filtered."""
+    """From stdio to the capabilities, in a child that nobody sees: it is what it will be, but not filtered."""
     if process.terminal:
         b.add(SetStdio("tty"), SetControllingTerminal())
         b.close("tty")
-    if context.new_keyring:
-        b.add(JoinSessionKeyring(f"_ses.{context.id}"))
-    if process.user.uid or userns:
-        b.add(ChownStdio(process.user.uid))
-    env = environment(process)
-    if "HOME" not in env:
-        b.add(SetHome(process.user.uid))
-    b.add(Chdir(process.cwd))
-    if not userns:
-        b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits])
-    _add_identity(b, process, with_seccomp=bool(context.seccomp), userns=userns)
-    umask = process.user.umask
-    b.add(Umask(DEFAULT_UMASK if umask is None else umask))
-    b.add(FindExecutable(process.args[0], candidates(process.args[0], env.get("PATH", ""))))
+    _become(b, process, context, () if userns else process.rlimits, userns=userns)
 
 
 def add_end(b: Builder, process: Process, context: InitContext | ExecContext, *, wait: bool, hooks: list[Hook]) -> None:
@@ -80,14 +79,127 @@ def add_end(b: Builder, process: Process, context: InitContext | ExecContext, *,
         b.add(ParentDeathSignal(SIGKILL))
     b.add(CloseRange(3 + context.preserve_fds))
     b.close_others("start")
+    _add_last(b, process, context, wait=wait, hooks=hooks, filter=True)
+
+
+def add_visible(
+    b: Builder,
+    process: Process,
+    context: InitContext | ExecContext,
+    *,
+    userns: bool,
+    wait: bool = False,
+    hooks: tuple[Hook, ...] = (),
+) -> None:
+    """All of it for a child that a container sees from its clone on: what fork keeps is done by the launcher.
+
+    The child is left with what only it can do: its pids cgroup, its session and terminal, the parent-death signal, the
+    wait for the start.  The filter comes before the clone where it allows that, and CAP_SYS_ADMIN goes with it.
+    """
+    if process.terminal:
+        b.add(SetStdio("tty"))
+        b.close("tty")
+    before, after = _limits(b, process, userns=userns)
+    _become(b, process, context, before, userns=userns)
+    b.add(CloseRange(3 + context.preserve_fds))
+    b.close_others(enter.PIDS, enter.CGROUP, "start")
+    # the change of ids has reset it to fs.suid_dumpable, which need not be 0
+    b.add(SetDumpable())
+    early = _filter_fits(process, context, limits=bool(after), wait=wait, hooks=hooks)
+    if early:
+        b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0))
+        if not process.no_new_privileges:
+            b.add(_final_caps(b, process, userns=userns))
+    b.add(CloneLegacy(0))
+    enter.begin_child(b, 0)
+    if process.terminal:
+        b.add(SetControllingTerminal())
+    b.add(*after)
+    if context.parent == SHIM:
+        b.add(ParentDeathSignal(SIGKILL))
+    _add_last(b, process, context, wait=wait, hooks=hooks, filter=not early)
+
+
+def _add_last(
+    b: Builder,
+    process: Process,
+    context: InitContext | ExecContext,
+    *,
+    wait: bool,
+    hooks: Iterable[Hook],
+    filter: bool,
+) -> None:
+    """The wait for the start, startContainer hooks, the filter unless it is there, and execve."""
     if wait:
         b.add(Wait("start", "start"))
         b.close("start")
     b.add(*hooks)
-    if context.seccomp:
+    if context.seccomp and filter:
         b.add(Seccomp(context.seccomp, context.seccomp_flags))
     env = tuple(f"{name}={value}" for name, value in environment(process).items())
     b.add(Exec(process.args, env, EXEC_ERRNOS, tuple(strerror(n)[:1].lower() + strerror(n)[1:] for n in EXEC_ERRNOS)))
+
+
+def _become(
+    b: Builder,
+    process: Process,
+    context: InitContext | ExecContext,
+    limits: Iterable[Rlimit],
+    *,
+    userns: bool,
+) -> None:
+    """Keyring, ownership of stdio, directory, limits, ids, capabilities, the executable: fork keeps it all."""
+    if context.new_keyring:
+        b.add(JoinSessionKeyring(f"_ses.{context.id}"))
+    if process.user.uid or userns:
+        b.add(ChownStdio(process.user.uid))
+    env = environment(process)
+    if "HOME" not in env:
+        b.add(SetHome(process.user.uid))
+    b.add(Chdir(process.cwd))
+    b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in limits])
+    _add_identity(b, process, with_seccomp=bool(context.seccomp), userns=userns)
+    umask = process.user.umask
+    b.add(Umask(DEFAULT_UMASK if umask is None else umask))
+    b.add(FindExecutable(process.args[0], candidates(process.args[0], env.get("PATH", ""))))
+
+
+def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit], list[SetRlimit]]:
+    """The limits that the launcher sets, and those that the child does.
+
+    A user's launcher is one process of that user more: its own limit of processes is higher by one, and the child,
+    which could not raise it, lowers it.
+    """
+    if userns:
+        return [], []
+    before, after = [], []
+    for limit in process.rlimits:
+        if limit.type != RLIMIT_NPROC or not process.user.uid:
+            before.append(limit)
+            continue
+        after.append(SetRlimit(limit.type, limit.soft, limit.hard))
+        if b.facts.can_raise_rlimits:
+            soft, hard = (min(value + 1, RLIM_INFINITY) for value in (limit.soft, limit.hard))
+            before.append(Rlimit(limit.type, soft, hard))
+    return before, after
+
+
+def _filter_fits(
+    process: Process, context: InitContext | ExecContext, *, limits: bool, wait: bool, hooks: Iterable[Hook]
+) -> bool:
+    """The filter allows what is left to do once it is there; hooks may do anything."""
+    if not context.seccomp or any(True for _ in hooks):
+        return False
+    unneeded = {"ioctl": process.terminal, "prlimit64": limits, "read": wait}
+    return all(context.seccomp_calls >> i & 1 for i, name in enumerate(CALLS) if unneeded.get(name, True))
+
+
+def reduce_caps(b: Builder, process: Process, *, userns: bool) -> None:
+    """Of the launcher's capabilities those that the rest of a plan needs, in a child that still has to mount."""
+    caps = process.capabilities or Capabilities()
+    own = caps.effective | caps.permitted | caps.inheritable
+    keep = (own | SETUP_CAPS | (CAP_SYS_RESOURCE if process.rlimits else 0)) & _possible(b, userns=userns)
+    b.add(SetCaps(keep, keep, caps.inheritable & keep))
 
 
 def add_apparmor(b: Builder, process: Process, proc: str) -> None:
@@ -128,31 +240,34 @@ def candidates(name: str, path: str) -> tuple[str, ...]:
 
 def _add_identity(b: Builder, process: Process, *, with_seccomp: bool, userns: bool) -> None:
     """Bounding set, ids, capabilities, no_new_privs."""
-    facts = b.facts
-    all_caps = (1 << facts.cap_last + 1) - 1
-    # a new user namespace comes with every capability over itself, whatever the host's bounding set
-    possible = all_caps if userns else all_caps & facts.cap_bounding
+    possible = _possible(b, userns=userns)
     caps = process.capabilities or Capabilities()
     user = process.user
     b.add(
-        DropBounding(caps.bounding & possible, facts.cap_last),
+        DropBounding(caps.bounding & possible, b.facts.cap_last),
         KeepCaps(),
         SetIds(user.uid, user.gid, user.additional_gids),
         Chdir(process.cwd, again=1),
     )
-    # without no_new_privs seccomp(2) wants CAP_SYS_ADMIN; execve takes it away again, because it keeps only what is
-    # in the bounding set (root) or ambient (others)
+    # without no_new_privs seccomp(2) wants CAP_SYS_ADMIN; what has not been given back before execve is taken away by
+    # it, because it keeps only what is in the bounding set (root) or ambient (others)
     for_seccomp = CAP_SYS_ADMIN if with_seccomp and not process.no_new_privileges else 0
-    b.add(
-        SetCaps(
-            caps.effective & possible | for_seccomp,
-            caps.permitted & possible | for_seccomp,
-            caps.inheritable & possible,
-        )
-    )
+    b.add(_final_caps(b, process, userns=userns, more=for_seccomp))
     # capabilities(7): no bit can be ambient that is not both permitted and inheritable; runc passes over such bits
     ambient = caps.ambient & caps.permitted & caps.inheritable & possible
     if ambient:
         b.add(RaiseAmbient(ambient))
     if process.no_new_privileges:
         b.add(NoNewPrivs())
+
+
+def _final_caps(b: Builder, process: Process, *, userns: bool, more: int = 0) -> SetCaps:
+    possible = _possible(b, userns=userns)
+    caps = process.capabilities or Capabilities()
+    return SetCaps(caps.effective & possible | more, caps.permitted & possible | more, caps.inheritable & possible)
+
+
+def _possible(b: Builder, *, userns: bool) -> int:
+    """What can be given: a new user namespace comes with every capability over itself, whatever the host's set."""
+    all_caps = (1 << b.facts.cap_last + 1) - 1
+    return all_caps if userns else all_caps & b.facts.cap_bounding

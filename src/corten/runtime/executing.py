@@ -7,7 +7,7 @@ import posix
 from corten.errors import Internal, NotFound
 from corten.launch.compile import compile_exec
 from corten.launch.context import ExecContext
-from corten.launch.ops import Clone
+from corten.launch.ops import Clone, CloneLauncher
 from corten.runtime import fast, launching
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.prepare import seccomp_program
@@ -58,7 +58,7 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
     try:
         return launching.spawn_plan(host, compile_for(options, host, config, paths), fds, options.stdio)
     except launching.LaunchFailure as failure:
-        if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone):
+        if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone | CloneLauncher):
             raise
         if failure.errno == EBUSY and not options.cgroup:
             paths = _paths_of_init(record, paths)
@@ -79,7 +79,7 @@ def compile_for(
     options: ExecOptions, host: Host, config: Config, paths: CgroupPaths, *, clone_into_cgroup: bool = True
 ) -> Plan:
     """The plan of an exec into the cgroup at `paths`."""
-    program, flags = seccomp_program(config, host.seccomp_cache)
+    program, flags, calls = seccomp_program(config, host.seccomp_cache)
     context = ExecContext(
         options.id,
         cgroup_paths=paths.v1,
@@ -90,6 +90,7 @@ def compile_for(
         preserve_fds=options.preserve_fds,
         seccomp=program,
         seccomp_flags=flags,
+        seccomp_calls=calls,
     )
     return compile_exec(config, options.process, host.facts, context)
 

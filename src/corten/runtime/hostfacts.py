@@ -12,10 +12,11 @@ CAP_SYS_RESOURCE = 24
 
 def gather() -> HostFacts:
     """The facts of the machine that this process runs on."""
+    kernel = kernel_version(posix.uname().release)
     status = _status(files.read_text("/proc/self/status"))
     mounts, version_2 = cgroup.mounts(files.read_text("/proc/self/mountinfo"))
     return HostFacts(
-        kernel_version(posix.uname().release),
+        kernel,
         cgroup_mode(mounts, version_2),
         hierarchies(mounts),
         version_2,
@@ -25,6 +26,7 @@ def gather() -> HostFacts:
         selinux=files.exists("/sys/fs/selinux/enforce"),
         can_raise_rlimits=bool(int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1),
         has_kcore=files.exists("/proc/kcore"),
+        procfs_pidns=kernel >= (6, 17),
     )
 
 

@@ -115,7 +115,7 @@ class Running:
         A child that is older than the launcher is another process of the container.
         """
         launcher = self.launch.launcher_pid
-        if self.pid or pid == launcher:
+        if self.pid or pid in (launcher, self.launch.second_pid):
             return
         pidfd = open_child(pid)
         if pidfd < 0:
@@ -161,8 +161,8 @@ class Running:
     def abandon(self) -> None:
         """Kills and reaps whatever was spawned; closes everything."""
         if not self.launcher_reaped:
-            posix.kill(self.launch.launcher_pid, SIGKILL)
-            self.reap_launcher()
+            self.launcher_reaped = True
+            self.launch.kill_launcher()
         if self.pidfd >= 0:
             fast.pidfd_send_signal(self.pidfd, SIGKILL)
             posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)

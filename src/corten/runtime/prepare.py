@@ -189,7 +189,7 @@ def init_context(
     options: CreateOptions, config: Config, host: Host, paths: cgroups.CgroupPaths, rootfs: str
 ) -> InitContext:
     """How the launcher is to start this container's init."""
-    program, flags = seccomp_program(config, host.seccomp_cache)
+    program, flags, calls = seccomp_program(config, host.seccomp_cache)
     return InitContext(
         options.id,
         options.bundle,
@@ -206,13 +206,14 @@ def init_context(
         new_keyring=not options.no_new_keyring,
         seccomp=program,
         seccomp_flags=flags,
+        seccomp_calls=calls,
     )
 
 
-def seccomp_program(config: Config, cache_directory: str) -> tuple[bytes, int]:
-    """The BPF of the bundle's profile and its flags; (b'', 0) when it has none."""
+def seccomp_program(config: Config, cache_directory: str) -> tuple[bytes, int, int]:
+    """The BPF of the bundle's profile, its flags, and what it allows the launcher; (b'', 0, 0) when it has none."""
     if config.linux.seccomp is None:
-        return b"", 0
+        return b"", 0, 0
     from corten.launch import seccomp
 
     return seccomp.program(config.linux.seccomp, cache_directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -9,11 +10,28 @@ import pytest
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.checks import sysctl_path
 from corten.launch.compile import compile_exec, compile_init
-from corten.launch.context import SHIM, ExecContext, InitContext
+from corten.launch.context import CALLS, SHIM, ExecContext, InitContext
 from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
 from corten.launch.mountops import FsMount, MountSetattr, MoveMount, OpenTree
-from corten.launch.ops import Clone, Exec, Hook, Op, Unshare, WriteFile
-from corten.launch.tail import candidates
+from corten.launch.ops import (
+    Clone,
+    CloneLauncher,
+    CloneLegacy,
+    Close,
+    Exec,
+    Hook,
+    Op,
+    Seccomp,
+    SetControllingTerminal,
+    SetDumpable,
+    Setns,
+    Setsid,
+    Unshare,
+    Wait,
+    Write,
+    WriteFile,
+)
+from corten.launch.tail import SETUP_CAPS, candidates
 from corten.launch.userops import (
     DropBounding,
     FindExecutable,
@@ -51,9 +69,11 @@ def ops(document: dict[str, Any], facts: HostFacts = FACTS, **context: Any) -> t
     return compile_init(parse_config(document), facts, given).ops
 
 
-def exec_ops(document: dict[str, Any], process: dict[str, Any]) -> tuple[Op, ...]:
-    context = ExecContext("c1", cgroup_paths={})
-    return compile_exec(parse_config(document), parse_process(process), FACTS, context).ops
+def exec_ops(
+    document: dict[str, Any], process: dict[str, Any], facts: HostFacts = FACTS, **context: Any
+) -> tuple[Op, ...]:
+    given = ExecContext("c1", cgroup_paths={}, **context)
+    return compile_exec(parse_config(document), parse_process(process), facts, given).ops
 
 
 def of_type(kind: type[Op], found: tuple[Op, ...]) -> list[Any]:
@@ -267,7 +287,127 @@ class TestExec:
     def test_exec_makes_no_namespace(self) -> None:
         found = exec_ops(config(), {"args": ["id"], "cwd": "/"})
         assert not of_type(Unshare, found)
-        assert of_type(Clone, found) == [Clone(0)]
+        assert of_type(CloneLegacy, found) == [CloneLegacy(0)]
+
+
+class TestVisible:
+    """What a container sees from its clone on has as little left to do, and as few rights, as can be."""
+
+    ALL = (1 << len(CALLS)) - 1
+    SETS = MappingProxyType({name: ["CAP_CHOWN"] for name in ("bounding", "effective", "permitted")})
+    CHILD = (Write, Close, Setsid, SetControllingTerminal, ParentDeathSignal, Wait, Exec)
+
+    def exec(self, *, calls: int = ALL, facts: HostFacts = FACTS, **process: Any) -> tuple[Op, ...]:
+        asked = {"args": ["id"], "cwd": "/", "capabilities": dict(self.SETS), **process}
+        return exec_ops(config(), asked, facts, parent=SHIM, console=True, seccomp=bytes(8), seccomp_calls=calls)
+
+    def after_clone(self, found: tuple[Op, ...]) -> tuple[Op, ...]:
+        (clone,) = of_type(CloneLegacy, found)
+        return found[found.index(clone) + 1 :]
+
+    @pytest.mark.parametrize("terminal", [False, True])
+    @pytest.mark.parametrize("uid", [0, 1000])
+    def test_child_only_does_what_no_launcher_can(self, uid: int, terminal: bool) -> None:
+        found = self.exec(user={"uid": uid, "gid": uid}, terminal=terminal)
+        assert all(isinstance(op, self.CHILD) for op in self.after_clone(found))
+
+    def test_sys_admin_goes_when_the_filter_is_there_and_before_the_clone(self) -> None:
+        found = self.exec()
+        at = next(i for i, op in enumerate(found) if isinstance(op, Seccomp))
+        kinds = [type(op) for op in found[at - 1 : at + 3]]
+        assert kinds == [SetDumpable, Seccomp, SetCaps, CloneLegacy]
+        first, last = of_type(SetCaps, found)
+        assert (first.permitted, last.permitted) == (1 | 1 << 21, 1)
+        assert (first.effective, last.effective) == (1 | 1 << 21, 1)
+
+    @pytest.mark.parametrize("missing", [name for name in CALLS if name not in ("ioctl", "prlimit64", "read")])
+    def test_filter_that_refuses_one_of_the_calls_comes_last(self, missing: str) -> None:
+        found = self.exec(calls=self.ALL & ~(1 << CALLS.index(missing)))
+        assert [type(op) for op in found[-2:]] == [Seccomp, Exec]
+        (caps,) = of_type(SetCaps, found)
+        assert caps.permitted == 1 | 1 << 21
+
+    def test_calls_that_are_not_made_may_be_refused(self) -> None:
+        calls = self.ALL & ~(1 << CALLS.index("ioctl"))
+        assert isinstance(self.exec(calls=calls)[-2], ParentDeathSignal)
+        assert isinstance(self.exec(calls=calls, terminal=True)[-2], Seccomp)
+
+    @pytest.mark.parametrize("calls", [0, ALL])
+    def test_no_new_privs_needs_sys_admin_in_no_plan(self, calls: int) -> None:
+        (caps,) = of_type(SetCaps, self.exec(calls=calls, noNewPrivileges=True))
+        assert caps.permitted == 1
+
+    def test_users_limit_of_processes_leaves_room_for_the_launcher(self) -> None:
+        limits = [{"type": "RLIMIT_NPROC", "soft": 3, "hard": 4}, {"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
+        user = {"uid": 1000, "gid": 1000}
+        assert of_type(SetRlimit, self.exec(rlimits=limits)) == [SetRlimit(6, 3, 4), SetRlimit(7, 5, 6)]
+        found = self.exec(rlimits=limits, user=user)
+        assert of_type(SetRlimit, found) == [SetRlimit(6, 4, 5), SetRlimit(7, 5, 6), SetRlimit(6, 3, 4)]
+        assert of_type(SetRlimit, self.after_clone(found)) == [SetRlimit(6, 3, 4)]
+        poor = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", can_raise_rlimits=False)
+        assert of_type(SetRlimit, self.exec(rlimits=limits, user=user, facts=poor))[-1] == SetRlimit(6, 3, 4)
+
+    def test_endless_limit_of_processes_is_not_raised(self) -> None:
+        endless = (1 << 64) - 1
+        limits = [{"type": "RLIMIT_NPROC", "soft": endless, "hard": endless}]
+        found = self.exec(rlimits=limits, user={"uid": 1, "gid": 1})
+        assert of_type(SetRlimit, found) == [SetRlimit(6, endless, endless)] * 2
+
+    def test_apparmor_profile_is_set_by_the_launcher(self) -> None:
+        facts = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", apparmor=True)
+        found = self.exec(facts=facts, apparmorProfile="box")
+        path = "thread-self/attr/apparmor/exec"
+        place = found.index(WriteFile("hostproc", path, b"exec box"))
+        assert place < next(i for i, op in enumerate(found) if isinstance(op, Setns))
+
+    def test_launcher_goes_into_the_cgroup_before_it_enters(self) -> None:
+        found = exec_ops(config(), {"args": ["id"], "cwd": "/"}, cgroup_v2_dir="/sys/fs/cgroup/c1")
+        kinds = [type(op) for op in found]
+        assert kinds.index(CloneLauncher) < kinds.index(Setns)
+        second = exec_ops(
+            config(), {"args": ["id"], "cwd": "/"}, cgroup_v2_dir="/sys/fs/cgroup/c1", clone_into_cgroup=False
+        )
+        assert not of_type(CloneLauncher, second)
+        assert isinstance(self.after_clone(second)[0], Write)
+
+
+class TestLateInit:
+    """An init that joins another container's pid namespace."""
+
+    NEW = HostFacts((6, 17), "v2", {}, "/sys/fs/cgroup", procfs_pidns=True)
+    PROC = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+
+    def init(self, facts: HostFacts = NEW, limit: int = 0, **context: Any) -> tuple[Op, ...]:
+        namespaces = [{"type": "mount"}, {"type": "cgroup"}, {"type": "pid", "path": "/proc/7/ns/pid"}]
+        document = config(mounts=self.PROC)
+        document["linux"] = {"namespaces": namespaces, "resources": {"pids": {"limit": limit}}}
+        return ops(document, facts, cgroup_v2_dir="/sys/fs/cgroup/c1", **context)
+
+    def test_launcher_does_everything_where_procfs_can_be_mounted_for_another(self) -> None:
+        found = self.init(seccomp=bytes(8), seccomp_calls=TestVisible.ALL, parent=SHIM)
+        clone = found.index(CloneLegacy(0))
+        assert [type(op) for op in found[clone + 1 :]] == [Setsid, ParentDeathSignal, Wait, Close, Exec]
+        assert [op.pidns for op in of_type(FsMount, found) if op.fstype == "proc"] == ["ns.pid"]
+        kinds = [type(op) for op in found]
+        assert kinds.index(CloneLauncher) < kinds.index(Unshare), "the cgroup namespace has the container's root"
+
+    @pytest.mark.parametrize(
+        "changes", [{"facts": FACTS}, {"limit": 1}, {"wait_for_hooks": True}, {"wait_for_network": True}]
+    )
+    def test_child_mounts_where_that_cannot_be_with_what_it_needs_for_it(self, changes: dict[str, Any]) -> None:
+        found = self.init(**changes)
+        assert not of_type(CloneLauncher, found)
+        clone = next(i for i, op in enumerate(found) if isinstance(op, Clone))
+        mount = next(i for i, op in enumerate(found) if isinstance(op, FsMount) and op.fstype == "proc")
+        assert clone < mount
+        (reduced,) = of_type(SetCaps, found[:clone])
+        assert reduced.permitted == SETUP_CAPS
+
+    def test_hook_of_the_child_keeps_the_filter_for_the_end(self) -> None:
+        document = config(mounts=self.PROC, hooks={"startContainer": [{"path": "/h"}]})
+        document["linux"] = {"namespaces": [{"type": "mount"}, {"type": "pid", "path": "/proc/7/ns/pid"}]}
+        found = ops(document, self.NEW, seccomp=bytes(8), seccomp_calls=TestVisible.ALL)
+        assert [type(op) for op in found[-3:]] == [Hook, Seccomp, Exec]
 
 
 def test_hook_gets_the_state_around_the_pid() -> None:

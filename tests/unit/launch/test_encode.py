@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from corten.errors import Internal
-from corten.launch.encode import HEADER, encode
+from corten.launch.encode import HEADER, NO_SLOT, encode
 from corten.launch.mountops import FsMount
 from corten.launch.ops import Close, Exec, Op, Plan, Setns, Write
 from corten.launch.userops import SetIds
@@ -38,7 +38,7 @@ def test_texts_end_with_nul_on_a_multiple_of_eight(length: int) -> None:
 
 def test_lists_begin_with_their_count() -> None:
     data = body(FsMount("a", "b", ("c", "d"), 3, magic=4))
-    assert data == struct.pack("=QI4sQI4sI4sQQ", 0, 1, b"b", 2, 1, b"c", 1, b"d", 3, 4)
+    assert data == struct.pack("=QI4sQI4sI4sQQQ", 0, 1, b"b", 2, 1, b"c", 1, b"d", 3, 4, NO_SLOT)
 
 
 def test_numbers_of_groups_follow_their_count() -> None:

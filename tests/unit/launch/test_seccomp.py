@@ -145,10 +145,10 @@ def test_second_call_answers_from_the_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = seccomp.program(PROFILE, str(cache))
     (file,) = cache.iterdir()
-    assert file.read_bytes() == first[0]
+    assert file.read_bytes() == first[0] + first[2].to_bytes(8, "little")
     assert cache.stat().st_mode & 0o777 == 0o700
-    file.write_bytes(b"12345678")
-    assert seccomp.program(PROFILE, str(cache)) == (b"12345678", 0)
+    file.write_bytes(b"12345678" + (5).to_bytes(8, "little"))
+    assert seccomp.program(PROFILE, str(cache)) == (b"12345678", 0, 5)
 
 
 def test_cache_that_others_may_write_is_not_used(tmp_path: Path) -> None:

@@ -222,6 +222,14 @@ class TestTraceReader:
     def test_end_of_file_is_done(self) -> None:
         assert TraceReader().feed(b"") == [Done()]
 
-    def test_unknown_record_is_an_error(self) -> None:
-        with pytest.raises(Internal, match="unknown trace record"):
-            TraceReader().feed(struct.pack("=IIQ", 0, 70000, 0))
+    def test_unknown_record_is_passed_over(self) -> None:
+        data = struct.pack("=IIQ", 0, 70000, 0) + struct.pack("=IIQ", 1, 0, 5)
+        assert TraceReader().feed(data) == [Step(1, 5)]
+
+    def test_first_record_of_a_second_launcher_counts(self) -> None:
+        reader = TraceReader()
+        assert reader.feed(struct.pack("=IIQ", 12, 65539, 7) + struct.pack("=IIQ", 12, 65539, 8)) == []
+        assert reader.second_pid == 7
+        launch = Launch(Plan((Stop(9),), ()), 1, -1)
+        launch.reader = reader
+        assert launch.second_pid == 0, "a plan without CloneLauncher has none"

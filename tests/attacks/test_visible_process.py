@@ -1,0 +1,256 @@
+"""A container with CAP_SYS_PTRACE takes hold of the processes that are started in it, before they are executed.
+
+What it gets may be no more than it has: its own capabilities, its own filter, no descriptor of the host.  And what it
+writes into the trace pipe of such a process may do no harm.  The twins have the order of before, in which the child
+that the container sees does the setup, and a reader of the trace that believes it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.errors import CortenError
+from corten.launch.ops import Clone, Op, Plan, Stop
+from corten.runtime import launching
+from corten.runtime.trace import Trace
+from support import summary, weakened
+from support.launching import CAPS, DEFAULT_CAPS, Machine, Running, docker_filter
+
+SYS_PTRACE, SYS_ADMIN = 1 << 19, 1 << 21
+OWN = DEFAULT_CAPS | SYS_PTRACE
+RACES = 60
+STARTED = 65536
+EPERM = 1
+PATIENCE_S = 60.0
+
+Transform = Callable[[Plan], Plan]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    source = Path(__file__).with_name("visible.c")
+    subprocess.run(["cc", "-O2", "-static", "-o", made.rootfs / "bin" / "visible", source], check=True)
+    yield made
+    made.close()
+
+
+def with_ptrace(machine: Machine, *args: str) -> dict[str, Any]:
+    document = machine.config(*args)
+    names = [*CAPS, "CAP_SYS_PTRACE"]
+    document["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+    return document
+
+
+def process(uid: int, *args: str) -> dict[str, Any]:
+    return {"args": list(args) or ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": uid, "gid": uid}}
+
+
+class TestEveryStep:
+    """The process stops before every step that it does while the container can see it."""
+
+    def statuses(self, machine: Machine, asked: dict[str, Any], order: Transform) -> list[dict[str, str]]:
+        """/proc/PID/status at each stop."""
+        document = with_ptrace(machine, "sleep", "1000")
+        found: list[dict[str, str]] = []
+        with machine.container(document) as inside:
+            while True:
+                running = self.stopping_at(machine, inside, document, asked, len(found), order)
+                if running is None:
+                    return found
+                lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+                found.append({name: value.strip() for name, _, value in (line.partition(":") for line in lines)})
+                running.stop()
+
+    def stopping_at(
+        self, machine: Machine, inside: Running, document: dict[str, Any], asked: dict[str, Any], step: int, order: Any
+    ) -> Running | None:
+        ended: list[bool] = []
+
+        def stop(plan: Plan) -> Plan:
+            ops: list[Op] = list(order(plan).ops)
+            at = next(i for i, op in enumerate(ops) if isinstance(op, Clone)) + 1 + step
+            ended.append(at == len(ops))
+            return Plan((*ops[:at], Stop(signal.SIGSTOP), *ops[at:]), plan.inputs)
+
+        filter = docker_filter("CAP_SYS_PTRACE")
+        running = machine.exec(inside, document, asked, seccomp=filter, transform=stop)
+        if ended[0]:
+            running.finish()
+            return None
+        running.waiting()
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED)
+        return running
+
+    @pytest.mark.parametrize("no_new_privs", [False, True])
+    @pytest.mark.parametrize("uid", [0, 1000])
+    def test_process_has_never_more_than_the_container(self, machine: Machine, uid: int, no_new_privs: bool) -> None:
+        asked = {**process(uid), "noNewPrivileges": no_new_privs}
+        if uid:
+            asked["capabilities"] = {"bounding": [*CAPS, "CAP_SYS_PTRACE"]}
+        found = self.statuses(machine, asked, lambda plan: plan)
+        assert len(found) > 3
+        for status in found:
+            caps = [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")]
+            held = 0 if uid else OWN
+            assert caps == [held, held, 0, OWN, 0], status
+            assert status["Uid"].split() == [str(uid)] * 4
+            assert status["Gid"].split() == [str(uid)] * 4
+            assert status["Seccomp"] == "2"
+            assert status["NoNewPrivs"] == str(int(no_new_privs))
+
+    @pytest.mark.parametrize("uid", [0, 1000])
+    def test_twin_in_the_old_order_it_has_every_right_of_the_launcher(self, machine: Machine, uid: int) -> None:
+        found = self.statuses(machine, process(uid), weakened.cloned_first)
+        held = [int(status["CapEff"], 16) for status in found]
+        assert held[0] & SYS_ADMIN
+        assert held[0] & ~OWN & ~SYS_ADMIN, "and more"
+        assert held[-1] & SYS_ADMIN, "until execve"
+        assert all(status["Seccomp"] == "0" for status in found[:-1])
+
+
+def race(machine: Machine, order: Transform | None, *attack: str) -> tuple[list[str], Running]:
+    """RACES execs beside an attacker that is the container's init: its lines, and the container, ended."""
+    document = with_ptrace(machine, "visible", *attack)
+    attacker = machine.spawn(machine.plan(document))
+    try:
+        attacker.executed()
+        for i in range(RACES):
+            machine.exec(
+                attacker,
+                document,
+                process(1000 * (i % 2)),
+                seccomp=docker_filter("CAP_SYS_PTRACE"),
+                transform=order,
+            ).finish()
+        lines = attacker.finish().lines
+    finally:
+        attacker.stop()
+    return lines[1:-1], attacker
+
+
+def test_race_for_the_first_moment_gets_the_containers_own_rights(machine: Machine) -> None:
+    lines, _ = race(machine, None, "look", str(RACES))
+    summary.add("races", f"ptrace of a process before execve: caught {len(lines)} of {RACES}")
+    assert lines, "the window was never hit"
+    for line in lines:
+        effective, permitted, bounding, filter = line.split()
+        assert (int(effective, 16), int(permitted, 16)) in ((OWN, OWN), (0, 0))
+        assert (int(bounding, 16), filter) == (OWN, "2")
+
+
+def test_twin_race_in_the_old_order_gets_sys_admin(machine: Machine) -> None:
+    lines, _ = race(machine, weakened.cloned_first, "look", str(RACES))
+    admin = [line for line in lines if int(line.split()[0], 16) & SYS_ADMIN]
+    summary.add("races", f"ptrace of a process before execve, twin: caught {len(lines)}, with SYS_ADMIN {len(admin)}")
+    assert admin
+
+
+class Believing(launching.Running):
+    """A reader without the check: whatever the trace calls started is the process."""
+
+    __slots__ = ("forgotten",)
+
+    def _adopt(self, pid: int) -> None:
+        if self.pidfd >= 0:
+            self.forgotten = self.pid
+            os.close(self.pidfd)
+        self.pid, self.pidfd = pid, os.pidfd_open(pid)
+
+
+@pytest.fixture
+def victim() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the host that has nothing to do with the container, and is even a child of the reader."""
+    made = subprocess.Popen(["sleep", "1000"])
+    time.sleep(0.03)  # three clock ticks: older than every launcher that follows
+    yield made
+    made.kill()
+    made.wait()
+
+
+def forge(machine: Machine, kind: int, value: int, reader: type[launching.Running]) -> tuple[int, list[str], set[int]]:
+    """Execs until the attacker has forged three times, or once with success.
+
+    Gives back the number of records written, the errors, and the pids that the reader took.
+    """
+    document = with_ptrace(machine, "visible", "forge", "1000000", str(kind), str(value))
+    attacker = machine.spawn(machine.plan(document))
+    errors: list[str] = []
+    taken: set[int] = set()
+    try:
+        attacker.executed()
+        deadline = time.monotonic() + PATIENCE_S
+        while attacker.output().count("forged") < 3 and value not in taken:
+            assert time.monotonic() < deadline, "the window was never hit"
+            running = _spawn(machine, attacker, document, reader)
+            try:
+                running.follow_to_exec()
+            except CortenError as error:
+                errors.append(str(error))
+            taken.add(running.pid)
+            running.abandon()
+            forgotten = getattr(running, "forgotten", value)
+            if forgotten != value:
+                os.kill(forgotten, signal.SIGKILL)
+                os.waitpid(forgotten, 0)
+    finally:
+        attacker.stop()
+    lines = [line for line in attacker.outcome.out.splitlines() if line.startswith("forged")]
+    return sum(int(line.split()[1]) for line in lines), errors, taken
+
+
+def _spawn(
+    machine: Machine, inside: Running, document: dict[str, Any], reader: type[launching.Running]
+) -> launching.Running:
+    plan = machine.exec_plan(document, process(0, "sleep", "1000"), seccomp=docker_filter("CAP_SYS_PTRACE"))
+    container, null = os.pidfd_open(inside.pid), os.open("/dev/null", os.O_RDWR)
+    trace = Trace()
+    trace.plan = plan
+    try:
+        return reader(machine.launcher.spawn(plan, {"container": container}, stdio=(null, null, null)), trace)
+    finally:
+        os.close(container)
+        os.close(null)
+
+
+class TestForgedTrace:
+    """The container opens the trace pipe of the process that it holds, and writes records of its own."""
+
+    def test_foreign_pid_is_not_taken(self, machine: Machine, victim: subprocess.Popen[bytes]) -> None:
+        written, _, taken = forge(machine, STARTED, victim.pid, launching.Running)
+        summary.add("races", f"forged Started in the trace of an exec: {written} records")
+        assert written >= 3
+        assert victim.pid not in taken
+        assert victim.poll() is None, "and is not killed when the exec is given up"
+
+    def test_twin_a_reader_that_believes_kills_a_process_of_the_host(
+        self, machine: Machine, victim: subprocess.Popen[bytes]
+    ) -> None:
+        _, _, taken = forge(machine, STARTED, victim.pid, Believing)
+        assert victim.pid in taken
+        assert not Path(f"/proc/{victim.pid}").exists(), "killed and reaped in place of the process"
+
+    def test_forged_failure_fails_that_exec_alone(self, machine: Machine) -> None:
+        written, errors, taken = forge(machine, EPERM, 0, launching.Running)
+        assert written >= 3
+        assert any("operation not permitted" in error for error in errors)
+        for pid in taken - {0}:
+            assert not Path(f"/proc/{pid}").exists()
+
+    @pytest.mark.parametrize("kind", [0, 99999, 65539], ids=["steps", "unknown", "launcher"])
+    def test_flood_and_nonsense_are_passed_over(
+        self, machine: Machine, victim: subprocess.Popen[bytes], kind: int
+    ) -> None:
+        written, errors, taken = forge(machine, kind, victim.pid, launching.Running)
+        assert written >= (3000 if kind == 0 else 3)
+        assert victim.pid not in taken
+        assert victim.poll() is None
+        assert not errors
