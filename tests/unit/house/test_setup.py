@@ -31,7 +31,12 @@ def programs(target: str, folder: Path) -> list[str]:
     trace = folder / "execve"
     strace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(trace)]
     done = subprocess.run(
-        [*strace, "make", target], check=False, cwd=paths.REPOSITORY, capture_output=True, text=True, timeout=100
+        [*strace, "make", "--no-print-directory", target],
+        check=False,
+        cwd=paths.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stdout, "set-up said something"
