@@ -2,24 +2,25 @@
 
 A block of whole records is decoded in one call and written out in one join, so that the cost per line is a
 struct, a header and a slice (measured: over 100 MB/s of output at 100-byte lines).  Files are read in order of age:
-`PATH.n[.gz]` … `PATH.1`, `PATH`.  Rotation while reading is followed by inode.
+`PATH.n[.gz]` … `PATH.1`, `PATH`.  They are opened together; rotation while reading is followed by inode.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
 import struct
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import IO, Final
 
 import msgspec
 
 BLOCK_BYTES: Final = 128 << 10
+_OPEN_ATTEMPTS: Final = 100  # against a writer that rotates all the time
 _HEADER: Final = struct.Struct(">BxxxI")
 _LAST_NS: Final = 253_402_300_799_999_999_999
 _STREAMS: Final = {"stdout": 1, "stderr": 2}
@@ -148,69 +149,25 @@ def _open(path: str) -> IO[bytes]:
     return open(path, "rb", buffering=0)
 
 
-class Reader:
-    """Blocks of whole records, from the first wanted to the end of the current file, then on as it grows."""
-
-    def __init__(self, path: str, tail: int = -1) -> None:
-        self._path = path
-        self._rest = b""
-        self._queue: list[tuple[str, int]] = _start_of_tail(path, tail)
-        self._file: IO[bytes] | None = None
-        self._is_current = False
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def read(self) -> bytes:
-        """The next block of whole records; empty when there is nothing more now."""
-        while True:
-            if self._file is None and not self._open_next():
-                return b""
-            assert self._file is not None
-            data = self._file.read(BLOCK_BYTES)
-            if data:
-                data = self._rest + data
-                end = data.rfind(b"\n") + 1
-                self._rest = data[end:]
-                if end:
-                    return data[:end]
-                continue
-            if self._is_current and not self._was_rotated():
-                return b""
-            self._next_file()
-
-    def _open_next(self) -> bool:
-        if not self._queue and not self._is_current:
-            self._queue = [(self._path, 0)]
-        while self._queue:
-            name, offset = self._queue.pop(0)
-            with contextlib.suppress(FileNotFoundError):
-                self._file = _open(name)
-                self._file.seek(offset)
-                self._is_current = name == self._path
-                return True
-        return False
-
-    def _was_rotated(self) -> bool:
-        assert self._file is not None
+def open_files(path: str) -> list[IO[bytes]]:
+    """The files of a log, oldest first: all of one moment, though they are renamed while they are opened."""
+    for _ in range(_OPEN_ATTEMPTS):
+        files: list[IO[bytes]] = []
         try:
-            return os.stat(self._path).st_ino != os.fstat(self._file.fileno()).st_ino
+            names = rotated_files(path)
+            for name in names:
+                files.append(_open(name))
+            if [_inode(name) for name in names] == [_inode_of(file) for file in files]:
+                return files
         except FileNotFoundError:
-            return False
+            pass  # renamed between its listing and its opening
+        _close_all(files)
+    return []
 
-    def _next_file(self) -> None:
-        """After the end of a file that is not the current one (any more)."""
-        assert self._file is not None
-        if self._is_current:
-            inode = os.fstat(self._file.fileno()).st_ino
-            names = rotated_files(self._path)
-            places = [place for place, name in enumerate(names) if _inode(name) == inode]
-            self._queue = [(name, 0) for name in names[places[0] + 1 if places else 0 :]]
-        self.close()
-        self._is_current = False
+
+def _close_all(files: Iterable[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
 
 
 def _inode(path: str) -> int:
@@ -220,29 +177,81 @@ def _inode(path: str) -> int:
         return -1
 
 
-def _start_of_tail(path: str, tail: int) -> list[tuple[str, int]]:
-    """(file, offset) from which `tail` records follow, oldest file first; -1 for all."""
-    names = rotated_files(path)
+def _inode_of(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_ino
+
+
+class Reader:
+    """Blocks of whole records, from the first wanted to the end of the current file, then on as it grows.
+
+    Every file is held open from the beginning: what is rotated away while a client reads slowly is still read, once.
+    """
+
+    def __init__(self, path: str, tail: int = -1) -> None:
+        self._path = path
+        self._rest = b""
+        self._files = deque(_from_tail(open_files(path), tail))
+
+    def close(self) -> None:
+        """Close what is open."""
+        _close_all(self._files)
+        self._files.clear()
+
+    def read(self) -> bytes:
+        """The next block of whole records; empty when there is nothing more now."""
+        while True:
+            if not self._files:
+                self._files.extend(open_files(self._path))
+            if not self._files:
+                return b""
+            data = self._files[0].read(BLOCK_BYTES)
+            if data:
+                data = self._rest + data
+                end = data.rfind(b"\n") + 1
+                self._rest = data[end:]
+                if end:
+                    return data[:end]
+            elif len(self._files) > 1:
+                self._files.popleft().close()
+                self._rest = b""
+            elif not self._find_newer():
+                return b""
+
+    def _find_newer(self) -> bool:
+        """After the end of the newest file: whether it was rotated away, and what came since is open now.
+
+        The file itself stays the first: it may have grown between the last look and its rotation.
+        """
+        inode = _inode_of(self._files[0])
+        if _inode(self._path) in (inode, -1):
+            return False
+        files = open_files(self._path)
+        own = next((place for place, file in enumerate(files) if _inode_of(file) == inode), -1)
+        _close_all(files[: own + 1])
+        self._files.extend(files[own + 1 :])
+        return len(self._files) > 1
+
+
+def _from_tail(files: list[IO[bytes]], tail: int) -> list[IO[bytes]]:
+    """The files from the one on in which the last `tail` records begin, that one at its place; -1 for all records."""
     if tail < 0:
-        return [(name, 0) for name in names]
-    queue: list[tuple[str, int]] = []
+        return files
     wanted = tail
-    for name in reversed(names):
-        offset, found = _tail_offset(name, wanted)
-        queue.insert(0, (name, offset))
+    for number in range(len(files) - 1, -1, -1):
+        offset, found = _tail_offset(files[number], wanted)
+        files[number].seek(offset)
         wanted -= found
         if wanted <= 0:
-            break
-    return queue
+            _close_all(files[:number])
+            return files[number:]
+    return files
 
 
-def _tail_offset(path: str, wanted: int) -> tuple[int, int]:
+def _tail_offset(file: IO[bytes], wanted: int) -> tuple[int, int]:
     """The offset of the last `wanted` lines, and how many there are; a torn last line does not count."""
-    with contextlib.suppress(FileNotFoundError), _open(path) as file:
-        if path.endswith(".gz"):
-            return _offset_in(file.read(), wanted)
-        return _backwards(file, os.fstat(file.fileno()).st_size, wanted)
-    return 0, 0
+    if isinstance(file, io.BufferedReader):  # packed: there is no way but from its beginning
+        return _offset_in(file.read(), wanted)
+    return _backwards(file, os.fstat(file.fileno()).st_size, wanted)
 
 
 def _offset_in(data: bytes, wanted: int) -> tuple[int, int]:

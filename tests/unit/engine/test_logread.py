@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import os
 import struct
 from pathlib import Path
 
-from corten.engine.logread import Formatter, Query, Reader, fixed_time, rotated_files
+from corten.engine.logread import Formatter, Query, Reader, decode, fixed_time, rotated_files
 from corten.engine.times import from_rfc3339
+from corten.shim.logfile import LogFile
 
 
 def line(text: str, second: int = 0, stream: str = "stdout", **extra: str) -> str:
@@ -110,3 +113,55 @@ def test_many_lines_come_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     path.write_text(line("x" * 99) * 200_000)
     assert len(read(path, Query(), raw=False)) == 200_000 * (8 + 100)
+
+
+def numbered(blocks: list[bytes]) -> list[int]:
+    return [int(record.log) for block in blocks for record in decode(block)]
+
+
+def test_files_that_are_rotated_while_an_older_one_is_read_come_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=50 * len(line("0000")), max_files=9)
+    for number in range(200):
+        log_file.append(line(f"{number:04}").encode())
+    reader = Reader(path)
+    blocks = [reader.read()]
+    for number in range(200, 300):
+        log_file.append(line(f"{number:04}").encode())
+    while block := reader.read():
+        blocks.append(block)
+    reader.close()
+    log_file.close()
+    assert numbered(blocks) == list(range(300))
+
+
+def test_what_is_written_between_the_last_look_and_the_rotation_is_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=4 * len(line("0000")), max_files=9)
+    log_file.append(line("0000").encode())
+
+    class Racing(Reader):
+        def _find_newer(self) -> bool:
+            while log_file.size and not os.path.exists(f"{path}.2"):  # grows, and is rotated twice
+                log_file.append(line(f"{next(numbers):04}").encode())
+            return super()._find_newer()
+
+    numbers, reader = itertools.count(1), Racing(path)
+    blocks = []
+    while block := reader.read():
+        blocks.append(block)
+    reader.close()
+    log_file.close()
+    assert numbered(blocks) == list(range(9))
+
+
+def test_a_reader_closes_all_its_files(tmp_path: Path) -> None:
+    path = log(tmp_path, line("c"))
+    for number in range(1, 5):
+        (tmp_path / f"x.log.{number}").write_text(line("b"))
+    before = len(os.listdir("/proc/self/fd"))
+    for tail in (-1, 0, 2):
+        reader = Reader(str(path), tail)
+        reader.read()
+        reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
