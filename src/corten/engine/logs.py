@@ -66,15 +66,18 @@ class LogStream:
         assert container is not None
         path = self._path_of(container.id)
         reader = Reader(path, self._query.tail)
-        formatter = Formatter(self._query, raw=self.tty)
-        growth = _Growth(path, container.wait("next-exit")) if self._options.follow and container.is_running else None
+        growth: _Growth | None = None
         try:
+            formatter = Formatter(self._query, raw=self.tty)
+            if self._options.follow and container.is_running:
+                growth = _Growth(path, container.wait("next-exit"))
             while not formatter.is_past_until:
                 block = reader.read()
                 if out := formatter.format(block) if block else b"":
                     yield out
                 if not block and (growth is None or not await growth.wait()):
                     return
+                await asyncio.sleep(0)  # neither a fast client nor a filter that nothing passes holds up all others
         finally:
             reader.close()
             if growth is not None:
