@@ -9,6 +9,7 @@ import asyncio
 import bisect
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from corten.core.shims import ShimClient
 from corten.engine.record import Record, Status
@@ -60,7 +61,10 @@ class Container:
         self.keeps_record = False  # a restart of a --rm container
         self.backoff = Backoff()
         self._loop = loop
-        self._waiters: dict[str, list[Waiter]] = {condition: [] for condition in CONDITIONS}
+        # weak: a wait is over when nobody has it any more, as that of a client that went away
+        self._waiters: dict[str, WeakKeyDictionary[Waiter, None]] = {
+            condition: WeakKeyDictionary() for condition in CONDITIONS
+        }
 
     @property
     def id(self) -> str:
@@ -78,19 +82,19 @@ class Container:
         return self.record.state.is_running
 
     def wait(self, condition: str) -> Waiter:
-        """A wait that misses no exit from now on; `not-running` of a container that is not ends at once."""
+        """A wait that misses no exit while the caller keeps it; `not-running` of one that is not ends at once."""
         waiter = Waiter(self._loop)
         if condition == "not-running" and not self.is_running and self.restart_timer is None:
             waiter.resolve(self.record.state.exit_code, self.record.state.error)
         else:
-            self._waiters[condition].append(waiter)
+            self._waiters[condition][waiter] = None
         return waiter
 
     def resolve_waiters(self, *conditions: str, error: str = "") -> None:
         """End the waits for these conditions with the last exit code."""
         for condition in conditions:
-            waiters, self._waiters[condition] = self._waiters[condition], []
-            for waiter in waiters:
+            waiters, self._waiters[condition] = self._waiters[condition], WeakKeyDictionary()
+            for waiter in list(waiters):
                 waiter.resolve(self.record.state.exit_code, error)
 
     def require_running(self) -> ShimClient:

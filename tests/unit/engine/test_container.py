@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -61,3 +62,19 @@ async def test_a_failed_start_tells_its_error_to_who_waits(decide: Decide) -> No
     container = make(decide, "a" * 64, "web")
     container.record = container.record.with_state(exit_code=127, error="nope")
     assert await container.wait("not-running").result() == {"StatusCode": 127, "Error": {"Message": "nope"}}
+
+
+async def test_waits_of_clients_that_went_away_are_forgotten(decide: Decide) -> None:
+    container = make(decide, "a" * 64, "x")
+    container.record = container.record.with_state(status=Status.RUNNING)
+    kept = container.wait("next-exit")
+    for condition in ("not-running", "next-exit", "removed"):
+        task = asyncio.ensure_future(container.wait(condition).result())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+    gc.collect()
+    assert [len(waits) for waits in container._waiters.values()] == [0, 1, 0]
+    container.resolve_waiters("next-exit")
+    assert (await kept.result())["StatusCode"] == 0
