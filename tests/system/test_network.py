@@ -6,6 +6,7 @@ Every namespace is the test's own.  br_netfilter may be on or off; what depends 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from corten.errors import Internal
 from corten.network.bridge import BridgeDriver, Published
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
@@ -288,6 +290,24 @@ def test_after_a_conflict_nothing_of_the_loser_is_left(lab: Lab) -> None:
     lab.container("next", {"81/tcp": [("", "8090")]})
     assert {"8090"} == {str(one.host_port) for one in lab.driver.endpoints()[1].publications}
     assert before <= set(lab.links())
+
+
+def test_ports_are_given_back_when_the_descriptors_run_out(lab: Lab) -> None:
+    many = parse_bindings([], {f"{port}/tcp": [("", str(port))] for port in range(9000, 9300)})
+    with Node("greedy") as node:
+        endpoint = lab.host.call(lambda: lab.driver.connect("greedy", node.netns_fd))
+        before = os.listdir("/proc/self/fd")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 20, limits[1]))
+        try:
+            with pytest.raises(Internal, match="ports of greedy: Too many open files"):
+                lab.host.call(lambda: lab.driver.publish(endpoint, "greedy", many))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
+        with lab.host.call(lambda: lab.driver.publish(endpoint, "greedy", many)) as published:
+            assert len(published.reservations) == 300
+        lab.driver.disconnect("greedy")
 
 
 def test_a_published_port_is_held_against_other_programs_without_the_daemon(lab: Lab) -> None:

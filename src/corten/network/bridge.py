@@ -302,6 +302,9 @@ class BridgeDriver:
         try:
             for binding in bindings:
                 held.append(self._ports.reserve(binding))
+        except OSError as error:  # no descriptor left
+            self._give_back(held)
+            raise Internal(f"ports of {name}: {error.strerror}") from error
         except PortConflict as conflict:
             self._give_back(held)
             failed = f"driver failed programming external connectivity on endpoint {name} ({endpoint.endpoint_id})"

@@ -195,7 +195,7 @@ class Firewall:
 
     def exists(self) -> bool:
         """The table is in the kernel."""
-        tables = json.loads(self._nft.run("list tables ip", json=True))["nftables"]
+        tables = json.loads(self._run("list tables ip", json=True))["nftables"]
         return any(one.get("table", {}).get("name") == self.table for one in tables)
 
     def destroy(self) -> None:

@@ -196,7 +196,7 @@ class PortTable:
 def bind(publication: Publication) -> socket.socket:
     """The socket that holds a port; raises PortConflict when another program has it."""
     address = (str(publication.host_ip), publication.host_port)
-    held = socket.socket(socket.AF_INET, _KINDS[publication.transport])
+    held = socket.socket(socket.AF_INET, _KINDS[publication.transport])  # may raise OSError: no descriptor left
     try:
         _hold(held, address)
     except OSError as error:
