@@ -360,7 +360,11 @@ class Lifecycle:
             roster.reserve_name(bare, container.id)
         except Conflict as error:
             raise Conflict(f"Error when allocating new name: {error}") from error
-        self._parts.save(container, replace(container.record, name=bare))
+        try:
+            self._parts.save(container, replace(container.record, name=bare))
+        except BaseException:  # it was removed meanwhile, or the disk is full
+            roster.release_name(bare, container.id)
+            raise
         roster.release_name(before, container.id)
         self._parts.bus.publish(container_event(container.record, "rename", oldName=f"/{before}"))
 
