@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support import images
 from support.engine import CortenEngine
 
 from .test_engine import IMAGE, inspect, remains, until
@@ -201,3 +202,28 @@ def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -
     engine.config_file.write_text('{"nonsense": 1}')
     os.kill(engine.pid, signal.SIGHUP)
     until(lambda: "configuration not reloaded" in engine.log_tail(), "a refusal in the log")
+
+
+def test_a_runtime_that_a_reload_took_away_is_refused_by_name(make_engine: Callable[..., CortenEngine]) -> None:
+    engine = make_engine(config={"runtimes": {"mine": {"path": "/usr/sbin/runc"}}})
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    engine.docker("create", "--runtime", "mine", "--name", "left", IMAGE, "true", check=True)
+    engine.config_file.write_text("{}")
+    os.kill(engine.pid, signal.SIGHUP)
+    until(lambda: "mine" not in engine.docker("info", "-f", "{{json .Runtimes}}").stdout, "the reload")
+    assert "unknown or invalid runtime name: mine" in engine.docker("start", "left").stderr
+    assert state(engine, "left")["Error"] == "unknown or invalid runtime name: mine"
+    engine.docker("rm", "left", check=True)
+
+
+def test_a_damaged_image_keeps_nobody_from_the_containers(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "goes-on", IMAGE, "sleep", "100", check=True)
+    image_id = inspect(engine, "goes-on")["Image"]
+    engine.stop()
+    (engine.data_root / "content/blobs" / image_id.replace(":", "/")).write_bytes(b"damaged")
+    engine.start()
+    assert "damaged on disk" in engine.log_tail()
+    assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
+    engine.docker("restart", "-t", "0", "goes-on", check=True)
+    engine.docker("rm", "-f", "goes-on", check=True)
+    until(lambda: not remains(engine), "remains of the container")

@@ -260,9 +260,16 @@ class Recovery:
         found = recovery.scan(self._database, parts.snapshots, self._content, containers_path=containers)
         for line in found.lines():
             log.warning("%s: removed", line)
+        try:
+            self._repair_images(found, containers)
+        except CortenError as error:  # a damaged image is no reason to leave the containers alone
+            log.warning("images are neither repaired nor cleaned up: %s", error)
+        parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
+
+    def _repair_images(self, found: recovery.Leftovers, containers: str) -> None:
+        parts = self._parts
         for key in recovery.repair(found, parts.images, parts.journal, containers_path=containers):
             log.warning("snapshot %s is lost", key)
-        parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
         collected = gc.collect(parts.images)
         if collected.blobs or collected.snapshots:
             log.info("removed %d blobs and %d layers of nobody", len(collected.blobs), len(collected.snapshots))

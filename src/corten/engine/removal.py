@@ -23,7 +23,7 @@ from corten.engine.filters import Filters
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Status, advance
 from corten.engine.streams import Streams
-from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
+from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
 
 Json = dict[str, Any]
 
@@ -144,7 +144,10 @@ class Removal:
         if cleanup is not None:
             await asyncio.wait([cleanup])
         await asyncio.to_thread(self.discard_files, container.id)
-        await asyncio.to_thread(gc.drop_orphans, self._parts.images, container.record.image_id)
+        try:
+            await asyncio.to_thread(gc.drop_orphans, self._parts.images, container.record.image_id)
+        except CortenError as error:  # a damaged image: the container is gone all the same
+            log.warning("layers of image %s are left: %s", container.record.image_id, error)
 
     def discard_files(self, container_id: str) -> None:
         """The disk's part of a container that was not made; blocks."""

@@ -30,6 +30,7 @@ from corten.core.shims import CreateRequest, LogRequest, ShimClient
 from corten.core.snapshots import Mount
 from corten.engine import devices, hostfiles, launcherrors, oci, sources
 from corten.engine.accounts import AccountBook, find_user
+from corten.engine.checks import check_runtime
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import container_event, network_event
@@ -37,6 +38,7 @@ from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
 from corten.engine.phases import Phases
 from corten.engine.record import Move, Place, Status, advance
+from corten.engine.settings import Runtime
 from corten.engine.sharedmemory import SharedMemory, release
 from corten.engine.streams import Streams
 from corten.engine.tasks import Task
@@ -67,6 +69,7 @@ class Run:
         self.held: dict[str, int] = {}
         self.mounts: list[Mount] = []
         self.user = User(0, 0, (0,))
+        self.runtime = Runtime("")
         self.namespaces: dict[str, str | None] = {}
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
@@ -152,6 +155,8 @@ class Starter:
 
     async def _look(self, run: Run, undo: AsyncExitStack) -> None:
         parts, record, host = self._parts, run.container.record, run.effective.host
+        check_runtime(host.runtime, parts.settings)  # a reload may have taken it away
+        run.runtime = parts.settings.runtimes[host.runtime]
         run.mounts = parts.snapshots.mounts(run.container.id)
         accounts = self._accounts.of(record.image_id, run.mounts[0])
         run.user = await find_user(run.effective.config.user, accounts, host.group_add or ())
@@ -276,7 +281,7 @@ class Starter:
         parts, host = self._parts, run.effective.host
         owner = host.network_mode.partition(":")[2] if run.network_pid else run.container.id
         paths = parts.paths(owner)
-        runtime = parts.settings.runtimes[host.runtime]
+        runtime = run.runtime
         return Surroundings(
             machine=parts.machine,
             rootfs=f"{task.directory}/{ROOTFS_NAME}",
@@ -305,8 +310,7 @@ class Starter:
         return f"/proc/{run.shim.pid}/fd/{NETNS_FD}"
 
     async def _create(self, run: Run, undo: AsyncExitStack) -> None:
-        parts, config, host = self._parts, run.effective.config, run.effective.host
-        runtime = parts.settings.runtimes[host.runtime]
+        parts, config, host, runtime = self._parts, run.effective.config, run.effective.host, run.runtime
         size = host.console_size
         request = CreateRequest(
             rootfs=[msgspec.to_builtins(mount) for mount in run.mounts],
