@@ -187,7 +187,9 @@ def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -
         )
         engine.docker(*attacker, check=True)
         met = escaped = 0
-        for number in range(starts):
+        for number in range(8 * starts):  # for longer where the machine is busy and the window was not hit yet
+            if number >= starts and met:
+                break
             target = ("-v", f"/usr:/data/d/made{number}")
             seen = engine.docker("run", "--rm", *options, *target, images.BUSYBOX_REF, "ls", f"{outside}/made{number}")
             escaped += (outside / f"made{number}").exists()
@@ -238,7 +240,10 @@ def overwritten(engine: CortenEngine, folder: Path, seconds: int = ATTACK_S) -> 
 
 @pytest.mark.parametrize("seconds", [ATTACK_S, pytest.param(300, marks=SLOW)])
 def test_a_container_cannot_overwrite_what_enters_it(shared_engine: CortenEngine, outside: Path, seconds: int) -> None:
-    caught, outcome = overwritten(shared_engine, outside, seconds)
+    for _ in range(4):  # for longer where the machine is busy
+        caught, outcome = overwritten(shared_engine, outside, seconds)
+        if caught:
+            break
     summary.add("races", f"/proc/PID/exe by docker exec: caught {caught} times, {outcome}")
     assert caught > 0, "the window was never hit"
     assert outcome != "written"
