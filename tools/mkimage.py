@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,12 @@ from pathlib import Path
 from typing import Any
 
 BUSYBOX = "/bin/busybox"
+# distribution reference: an optional host, names of small letters, an optional tag; no digest: nothing has it yet
+REFERENCE = re.compile(
+    r"(?:(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:\d))(?::\d+)?/)?"
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*(?::\w[\w.-]{0,127})?",
+    re.ASCII,
+)
 EPOCH = 1704067200
 CREATED = "2024-01-01T00:00:00Z"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -197,10 +204,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--compress", choices=("none", "gzip"), default="none", help="of the layers, in the OCI forms")
     parser.add_argument("--busybox", default=BUSYBOX)
     options = parser.parse_args(argv)
+    if not REFERENCE.fullmatch(options.ref):
+        parser.error(
+            f"--ref {options.ref}: invalid reference format: give [host[:port]/]name[:tag], name in small letters"
+        )
     ref = options.ref if ":" in options.ref.rpartition("/")[2] else f"{options.ref}:latest"
     is_gzip = options.compress == "gzip"
-    data = make(ref, form=options.format, layers=options.layers, is_gzip=is_gzip, busybox=options.busybox)
-    options.output.write_bytes(data)
+    try:
+        data = make(ref, form=options.format, layers=options.layers, is_gzip=is_gzip, busybox=options.busybox)
+        options.output.write_bytes(data)
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {error.filename}: {(error.strerror or '').lower()}\n")
     return 0
 
 
