@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 from corten import __version__
-from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE
+from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, KEYS, UNSUPPORTED
+from corten.errors import InvalidArgument
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in dockerd's words."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+)(?:/.*)?: expected one argument", message)
+        raise InvalidArgument(f"flag needs an argument: {found.group(1)}{_SEE}" if found else f"{message}{_SEE}")
+
+
+_SEE = "\nSee 'cortend --help'."
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """`argv` without the program's name; a wrong one ends the program with status 2 and a usage line."""
-    parser = argparse.ArgumentParser(
+    """`argv` without the program's name.  Raises `InvalidArgument` with what is wrong and where to read on."""
+    parser = _Parser(
         prog="cortend",
         description="The Corten container engine.  Settings are read from a daemon.json with Docker's keys.",
         allow_abbrev=False,
@@ -27,7 +40,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
     parser.add_argument("-v", "--version", action="version", version=f"Corten version {__version__}")
-    return parser.parse_args(argv)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise _unknown(unknown[0])
+    return given
+
+
+def _unknown(word: str) -> InvalidArgument:
+    """A flag that dockerd has is told from one that nobody knows."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+        return InvalidArgument(f'"cortend" accepts no argument(s).{_SEE}')
+    if not name.startswith("--"):
+        return InvalidArgument(f"unknown shorthand flag: '{name[1:2]}' in {name}{_SEE}")
+    bare = name[2:].removeprefix("add-")
+    forms = (bare, f"{bare}s", bare.replace("-opt", "-opts"), f"{bare.removesuffix('y')}ies")
+    for key in forms:
+        if key in KEYS:
+            return InvalidArgument(f"{name} is not supported yet: set {key} in daemon.json")
+        if key in UNSUPPORTED:
+            return InvalidArgument(f"{name} is not supported yet")
+    return InvalidArgument(f"unknown flag: {name}{_SEE}")
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -117,6 +117,15 @@ def _runtime(key: str, name: str, entry: Any) -> Runtime:
     return Runtime(name, path, _texts(f"{key}.runtimeArgs", entry.get("runtimeArgs") or []))
 
 
+# key → its flag
+FLAGS: Final = {
+    "data-root": "--data-root",
+    "debug": "--debug",
+    "exec-root": "--exec-root",
+    "hosts": "--host",
+    "pidfile": "--pidfile",
+}
+
 Parser = Callable[[str, Any], Any]
 
 # key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
@@ -179,12 +188,21 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     for key, value in flags.items():
         values[KEYS[key][0]] = value
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
-    made = Settings(**(_defaults(values) | values), origins=origins)
-    try:
-        _check(made)
-    except CortenError as error:
-        raise _unable(path, error.text) from error
+    given = {name: value for name, value in values.items() if value not in ("", ())}
+    made = Settings(**(given | _paths(given)), origins=origins)
+    for key, check in _CHECKS.items():
+        try:
+            check(made)
+        except CortenError as error:
+            if made.origin(key) != "flag":
+                raise _unable(path, f"{key}: {error.text}" if key == "hosts" else error.text) from error
+            raise InvalidArgument(f"{FLAGS[key]}: {error.text}") from error
     return made
+
+
+def named(made: Settings, key: str) -> str:
+    """Where a setting was given, for a message about its value."""
+    return FLAGS[key] if made.origin(key) == "flag" and key in FLAGS else f"{key} ({made.origin(key)})"
 
 
 def _refuse_keys(file: File, flags: Mapping[str, Any]) -> None:
@@ -207,24 +225,53 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    exec_root = os.path.abspath(values.get("exec_root") or DEFAULT_EXEC_ROOT)
-    data_root = os.path.abspath(values.get("data_root") or DEFAULT_DATA_ROOT)
-    return {"exec_root": exec_root, "data_root": data_root, "hosts": (f"unix://{exec_root}/{SOCKET_NAME}",)}
+def _paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Absolute roots, and the socket of an engine that was given none.  What is empty counts as not given."""
+    exec_root = os.path.abspath(values.get("exec_root", DEFAULT_EXEC_ROOT))
+    data_root = os.path.abspath(values.get("data_root", DEFAULT_DATA_ROOT))
+    hosts = values.get("hosts", (f"unix://{exec_root}/{SOCKET_NAME}",))
+    return {"exec_root": exec_root, "data_root": data_root, "hosts": hosts}
 
 
-def _check(made: Settings) -> None:
+def _check_hosts(made: Settings) -> None:
+    for host in made.hosts:
+        scheme, colon, rest = host.partition("://")
+        _, _, port = rest.rpartition(":")
+        if not colon or scheme not in ("unix", "tcp"):
+            raise InvalidArgument(f"{host!r}: only unix:// and tcp:// are supported")
+        if scheme == "unix" and not rest.startswith("/"):
+            raise InvalidArgument(f"{host!r}: give unix:///path of the socket")
+        if scheme == "tcp" and not (port.isdecimal() and int(port) < 65536):
+            raise InvalidArgument(f"{host!r}: give tcp://address:port")
+
+
+def _check_default_runtime(made: Settings) -> None:
     if made.default_runtime not in made.runtimes:
         raise InvalidArgument(f"specified default runtime '{made.default_runtime}' does not exist")
-    check_log(made.log_driver, made.log_opts)
-    for host in made.hosts:
-        if not host.startswith(("unix://", "tcp://")):
-            raise InvalidArgument(f"hosts: {host!r}: only unix:// and tcp:// are supported")
+
+
+def _check_mirrors(made: Settings) -> None:
     for mirror in made.registry_mirrors:
         if not mirror.startswith(("http://", "https://")):
             raise InvalidArgument(
                 f"invalid mirror: unsupported scheme in {mirror!r}: must use either 'https://' or 'http://'"
             )
+
+
+def _check_labels(made: Settings) -> None:
+    for label in made.labels:
+        if "=" not in label:
+            raise InvalidArgument(f"bad attribute format: {label}")
+
+
+# What is checked when all values are known; the key says whose fault it is.
+_CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
+    "default-runtime": _check_default_runtime,
+    "log-driver": lambda made: check_log(made.log_driver, made.log_opts),
+    "hosts": _check_hosts,
+    "labels": _check_labels,
+    "registry-mirrors": _check_mirrors,
+}
 
 
 def reloaded(before: Settings, after: Settings) -> Settings:

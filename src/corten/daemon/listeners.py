@@ -66,15 +66,18 @@ def _refuse_live(short: str, path: str) -> None:
         probe.close()
 
 
-def _tcp(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        raise InvalidArgument(f"invalid host tcp://{address}: it needs an address and a port")
-    log.warning("tcp://%s: anyone who can reach it is root on this machine", address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def tcp_address(text: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Family and address of `ADDRESS:PORT`; the port was checked with the settings."""
+    host, _, port = text.rpartition(":")
+    return socket.AF_INET6 if ":" in host else socket.AF_INET, (host.strip("[]"), int(port))
+
+
+def _tcp(text: str) -> socket.socket:
+    log.warning("tcp://%s: anyone who can reach it is root on this machine", text)
+    family, address = tcp_address(text)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host.strip("[]"), int(port)))
+    listener.bind(address)
     listener.listen(1024)
     listener.setblocking(False)
     return listener

@@ -8,17 +8,18 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
 from corten import __version__
 from corten.core.events import Event
-from corten.daemon import arguments, config, destroy, listeners, wiring
+from corten.daemon import arguments, config, destroy, listeners, preflight, wiring
 from corten.docker.server import Door
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
 from corten.engine.settings import Settings
-from corten.errors import CortenError
+from corten.errors import CortenError, InvalidArgument
 
 log = logging.getLogger("corten.daemon")
 
@@ -27,9 +28,9 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def main(argv: list[str]) -> int:
     """`argv` with the program's name first; the exit status."""
-    given = arguments.parse(argv[1:])
-    path = given.config or config.DEFAULT_FILE
     try:
+        given = arguments.parse(argv[1:])
+        path = given.config or config.DEFAULT_FILE
         settings = _settings(given, path)
         if given.validate:
             sys.stderr.write("configuration OK\n")
@@ -37,12 +38,14 @@ def main(argv: list[str]) -> int:
         _set_up_logging(settings)
         if given.destroy:
             return destroy.run(settings)
+        preflight.check(settings)
         asyncio.run(Daemon(argv[0], path, settings, arguments.flags(given)).run())
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"cortend: {error.filename or ''}: {(error.strerror or str(error)).lower()}\n")
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"cortend: {place}{(error.strerror or str(error)).lower()}\n")
         return 1
     return 0
 
@@ -85,7 +88,7 @@ class Daemon:
         with _closing(wiring.open_stores(self._settings)) as stores, self._pidfile():
             parts = wiring.make_parts(self._settings, stores, self._program)
             zygote = asyncio.create_task(parts.tasks.zygote.start())
-            listening = [listeners.listen(host) for host in self._settings.hosts]
+            listening = [_listen(self._settings, host) for host in self._settings.hosts]
             engine = Engine(parts, stores.database, stores.content, stores.facts)
             await engine.recover()
             await zygote
@@ -140,6 +143,14 @@ class Daemon:
         log.info("Reloaded configuration: %s", text)
         attributes = {"name": parts.machine.hostname, "configuration": text}
         parts.bus.publish(Event(type="daemon", action="reload", id=parts.engine_id, attributes=attributes))
+
+
+def _listen(settings: Settings, host: str) -> socket.socket:
+    try:
+        return listeners.listen(host)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidArgument(f"{config.named(settings, 'hosts')} {host}: {reason}") from error
 
 
 @contextlib.contextmanager
