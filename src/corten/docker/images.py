@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import web
 
 from corten import errors
@@ -26,11 +27,41 @@ async def list_all(call: Call) -> web.StreamResponse:
 
 async def inspect(call: Call) -> web.StreamResponse:
     found = await call.engine.image_inspect(call.args[0])
+    await _check_platform(call, (1, 49))
     return call.answer(adapt_answer(found, IMAGE_INSPECT_RULES, call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:
-    return call.answer(await call.engine.image_history(call.args[0]))
+    found = await call.engine.image_history(call.args[0])
+    await _check_platform(call, (1, 48))
+    return call.answer(found)
+
+
+async def _check_platform(call: Call, since: tuple[int, int]) -> None:
+    """`platform`: an image has exactly one, so it is this one or none.  Older versions do not have the parameter."""
+    text = call.query.text("platform")
+    if call.version < since or not text:
+        return
+    image = await call.engine.image_inspect(call.args[0])
+    actual = [image["Os"], image["Architecture"], *([image["Variant"]] if image.get("Variant") else [])]
+    wanted = _platform(text)
+    if any(part != actual[place : place + 1] for place, part in enumerate([one] for one in wanted)):
+        raise NotFound(
+            f"image with reference {call.args[0]} was found but does not match the specified platform: "
+            f"wanted {'/'.join(wanted)}, actual: {'/'.join(actual)}"
+        )
+
+
+def _platform(text: str) -> list[str]:
+    """The API's JSON: {"os": …, "architecture": …, "variant": …}."""
+    try:
+        given = msgspec.json.decode(text, type=dict[str, str | list[str]])
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"failed to parse platform: {error}") from error
+    found = [given.get(name, "") for name in ("os", "architecture", "variant")]
+    if not found[0] or not found[1]:
+        raise InvalidArgument("both OS and Architecture must be provided")
+    return [str(part) for part in found if part]
 
 
 async def tag(call: Call) -> web.StreamResponse:
@@ -41,6 +72,8 @@ async def tag(call: Call) -> web.StreamResponse:
 async def remove(call: Call) -> web.StreamResponse:
     if not call.args[0].strip():
         raise InvalidArgument("image name cannot be blank")
+    if call.version >= (1, 50) and call.query.texts("platforms"):
+        raise errors.NotImplemented("removing a platform of an image is not supported yet: it has one")
     removed = await call.engine.image_remove(call.args[0], call.query.flag("force"), call.query.flag("noprune"))
     return call.answer(removed)
 
@@ -51,6 +84,8 @@ async def prune(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     """The archive is read as it comes; what went wrong is the last line of the stream."""
+    if call.version >= (1, 48) and call.query.text("platform"):
+        raise errors.NotImplemented("loading a platform of an image is not supported yet: load all of it")
     quiet = call.query.flag("quiet", default=True)
     return await progress(call, call.engine.image_load(call.body(), quiet), errors_in_stream=True)
 
