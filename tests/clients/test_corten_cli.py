@@ -210,23 +210,6 @@ def test_trace_shows_phases_and_steps(box: CortenEngine) -> None:
     assert re.search(r"\d+\.\d\d ms in \d+ steps", text)
 
 
-@pytest.mark.parametrize("verb", ["run", "create", "exec", "ps", "logs", "start", "stop", "rm", "kill", "top", "load"])
-def test_every_flag_of_dockers_verb_is_known(verb: str) -> None:
-    """Also what is not supported yet has its flag: the engine answers with the field's name."""
-    theirs, ours = (flags(program, verb) for program in (str(peers.docker_cli()), str(paths.COMMANDS / "corten")))
-    assert theirs - ours - CHECKPOINTS == set()
-
-
-CHECKPOINTS = {"--checkpoint", "--checkpoint-dir"}  # of docker start: hidden behind its experimental mode
-
-
-def flags(program: str, verb: str) -> set[str]:
-    """The long flags that a verb's help lists."""
-    done = subprocess.run([program, verb, "--help"], check=True, capture_output=True, text=True, timeout=20)
-    heads = [line.strip().split("  ")[0] for line in done.stdout.splitlines() if line.strip().startswith("-")]
-    return {flag for head in heads for flag in re.findall(r"--[a-z][\w-]+", head)}
-
-
 def test_field_that_is_not_supported_is_named(box: CortenEngine) -> None:
     done = box.corten("run", "--rm", "--device-read-bps", "/dev/null:1mb", IMAGE, "true")
     assert done.returncode == 125

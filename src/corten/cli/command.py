@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from corten import errors
+from corten.cli import flags
 
 USAGE_EXIT = 125
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -32,15 +33,15 @@ class Failure(Exception):
 
 
 def daemon_error(error: errors.CortenError) -> Failure:
-    """Docker's wording for what the engine answered."""
-    from corten.cli.transport import ConnectFailed
+    """Docker's wording: what the engine answered has a prefix, what this program found out itself has none."""
+    from corten.cli.transport import Answer
 
-    prefix = "" if isinstance(error, ConnectFailed) else "Error response from daemon: "
+    prefix = "Error response from daemon: " if isinstance(error, Answer) else ""
     return Failure(prefix + error.text, 1)
 
 
 class Command(click.Command):
-    """A leaf command: Docker's usage line, boolean flags with values, and argument count errors."""
+    """A leaf command: Docker's usage line, flags as `corten.cli.flags` reads them, and argument count errors."""
 
     def __init__(self, *args: Any, operands: str = "", at_least: int = 0, at_most: int = -1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,60 +51,46 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            rest = super().parse_args(ctx, list(self._plain_booleans(args)))
-        except click.NoSuchOption as error:
-            self._usage_error(ctx, _unknown_flag(error.option_name))
-        except click.BadParameter as error:
-            flag = (error.param.opts[-1] if error.param else "") or ""
-            self._usage_error(ctx, f'invalid argument for "{flag}" flag: {error.message}')
+            words = flags.read(self.get_params(ctx), args, is_mixed=ctx.allow_interspersed_args)
+            rest = super().parse_args(ctx, words)
         except click.UsageError as error:
-            self._usage_error(ctx, error.format_message())
+            raise usage_error(ctx.command_path, self.operands, error.format_message()) from None
         self._check_count(ctx, len(ctx.params.get("operands", ())))
         return rest
 
     def _check_count(self, ctx: click.Context, given: int) -> None:
-        if self.at_least == self.at_most != given:
-            need = f"requires {self.at_least} argument" + ("s" if self.at_least != 1 else "")
-        elif given < self.at_least:
-            need = f"requires at least {self.at_least} argument" + ("s" if self.at_least != 1 else "")
-        elif 0 <= self.at_most < given:
-            need = f"accepts at most {self.at_most} argument" + ("s" if self.at_most != 1 else "")
-        else:
+        if given >= self.at_least and (self.at_most < 0 or given <= self.at_most):
             return
+        least, most = _arguments(self.at_least), _arguments(self.at_most)
+        if self.at_most == 0:
+            need = "accepts no arguments"
+        elif self.at_least == self.at_most:
+            need = f"requires {least}"
+        elif self.at_most < 0:
+            need = f"requires at least {least}"
+        elif self.at_least:
+            need = f"requires at least {self.at_least} and at most {most}"
+        else:
+            need = f"requires at most {most}"
         path = ctx.command_path
+        hint = "See" if self.at_most < 0 else "Run"
+        program = path.partition(" ")[0]
         raise Failure(
-            f"{path}: '{path}' {need}\n\nUsage:  {path} {self.operands}\n\nSee '{path} --help' for more information"
+            f"{program}: '{path}' {need}\n\nUsage:  {path} {self.operands}\n\n"
+            f"{hint} '{path} --help' for more information"
         )
-
-    def _usage_error(self, ctx: click.Context, text: str) -> NoReturn:
-        path = ctx.command_path
-        raise Failure(
-            f"{text}\n\nUsage:  {path} {self.operands}\n\nRun '{path} --help' for more information",
-            USAGE_EXIT,
-        ) from None
-
-    def _plain_booleans(self, args: Sequence[str]) -> list[str]:
-        """`--rm=true` → `--rm`, `--rm=false` → nothing; operands after the first are left alone."""
-        flags = {name for p in self.params if isinstance(p, click.Option) and p.is_flag for name in p.opts}
-        plain: list[str] = []
-        for index, arg in enumerate(args):
-            if arg == "--" or (not arg.startswith("-") and not self.allow_interspersed_args and not plain):
-                return plain + list(args[index:])
-            name, equals, value = arg.partition("=")
-            if equals and name in flags and value.lower() in ("1", "t", "true", "0", "f", "false"):
-                plain += [name] if value.lower() in ("1", "t", "true") else []
-            else:
-                plain.append(arg)
-        return plain
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [self.operands]
 
 
-def _unknown_flag(name: str) -> str:
-    if name.startswith("--"):
-        return f"unknown flag: {name}"
-    return f"unknown shorthand flag: '{name.lstrip('-')[:1]}' in {name}"
+def usage_error(path: str, operands: str, text: str) -> Failure:
+    """A command line that cannot be read: the reason, the usage line, where to read on."""
+    return Failure(f"{text}\n\nUsage:  {path} {operands}\n\nRun '{path} --help' for more information", USAGE_EXIT)
+
+
+def _arguments(count: int) -> str:
+    return f"{count} argument" + ("s" if count != 1 else "")
 
 
 def operands() -> Callable[[_Function], _Function]:
@@ -132,3 +119,10 @@ def each(names: Sequence[str], act: Any, *, say: bool = True, summary: str = "")
         failed.append(f"{summary}: {', '.join(bad)}")
     if failed:
         raise Failure("\n".join(failed))
+
+
+def confirmed(warning: str) -> bool:
+    """Asks before something is removed; no answer is a no."""
+    print(f"WARNING! {warning}")
+    print("Are you sure you want to continue? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -10,9 +10,10 @@ import click
 
 from corten import errors
 from corten.cli import stream
-from corten.cli.command import Command, Failure, daemon_error, each, operands
+from corten.cli.command import Command, Failure, confirmed, daemon_error, each, operands
+from corten.cli.flags import Integer, OldName, go_integer
 from corten.cli.session import Session, pass_session
-from corten.cli.table import align, filters
+from corten.cli.table import align, filter_flag, filters
 from corten.cli.units import human_size
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -20,9 +21,16 @@ _MANY = "CONTAINER [CONTAINER...]"
 
 
 def _signal_and_time(function: _Function) -> _Function:
-    function = click.option("-t", "--time", "--timeout", "timeout", type=int, help="Seconds to wait before killing")(
-        function
-    )
+    function = click.option(
+        "-t",
+        "--timeout",
+        "--time",
+        "timeout",
+        type=Integer(),
+        cls=OldName,
+        is_deprecated=True,
+        help="Seconds to wait",
+    )(function)
     return click.option("-s", "--signal", "signal_", default="", help="Signal to send to the container")(function)
 
 
@@ -103,8 +111,10 @@ def rm(session: Session, /, operands: tuple[str, ...], force: bool, link: bool, 
             if not force:
                 raise
             print(f"Error response from daemon: No such container: {name}", file=sys.stderr)
+            return
+        print(name, flush=True)
 
-    each(operands, remove)
+    each(operands, remove, say=False)
 
 
 @click.command(
@@ -173,14 +183,14 @@ def logs(session: Session, /, operands: tuple[str, ...], **given: Any) -> None:
     """Copies a container's log to stdout and stderr."""
     client = session.client
     name = operands[0]
-    is_tty = client.json("GET", f"/containers/{name}/json")["Config"]["Tty"]
     query = {
         "stdout": True,
         "stderr": True,
         **given,
-        "since": _moment(given["since"]),
-        "until": _moment(given["until"]),
+        "since": _moment("since", given["since"]),
+        "until": _moment("until", given["until"]),
     }
+    is_tty = client.json("GET", f"/containers/{name}/json")["Config"]["Tty"]
     response = client.open("GET", f"/containers/{name}/logs", query=query)
     demultiplexer = stream.Demultiplexer()
     while data := response.read1(65536):
@@ -191,11 +201,14 @@ def logs(session: Session, /, operands: tuple[str, ...], **given: Any) -> None:
             stream.write_all(stream.STDERR if number == stream.STDERR else stream.STDOUT, payload)
 
 
-def _moment(text: str) -> str:
+def _moment(flag: str, text: str) -> str:
     """A moment as the API wants it: seconds since the epoch.  Takes `10m`, RFC 3339, or seconds."""
     from corten.cli.moments import unix_seconds
 
-    return unix_seconds(text) if text else ""
+    try:
+        return unix_seconds(text) if text else ""
+    except errors.InvalidArgument as error:
+        raise Failure(f'invalid value for "{flag}": {error.text}') from None
 
 
 @click.command(
@@ -213,7 +226,12 @@ def port(session: Session, /, operands: tuple[str, ...]) -> None:
     ports = session.client.json("GET", f"/containers/{operands[0]}/json")["NetworkSettings"]["Ports"] or {}
     wanted = operands[1] if len(operands) > 1 else ""
     if wanted:
-        key = wanted if "/" in wanted else f"{wanted}/tcp"
+        number, slash, proto = wanted.partition("/")
+        try:
+            go_integer(number, 1 << 16, is_signed=False, base=10)
+        except errors.InvalidArgument as error:
+            raise Failure(f"Error: invalid port ({number}): {error.text}") from None
+        key = f"{number}/{proto if slash else 'tcp'}"
         if not ports.get(key):
             raise Failure(f"Error: No public port '{wanted}' published for {operands[0]}")
         ports = {key: ports[key]}
@@ -225,19 +243,16 @@ def port(session: Session, /, operands: tuple[str, ...]) -> None:
 
 
 @click.command("prune", cls=Command, operands="[OPTIONS]", at_most=0, help="Remove all stopped containers")
-@click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
+@filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
 @operands()
 @pass_session
 def prune(session: Session, /, operands: tuple[str, ...], filter_: tuple[str, ...], force: bool) -> None:
     """Removes stopped containers."""
-    print("WARNING! This will remove all stopped containers.") if not force else None
-    if not force and input("Are you sure you want to continue? [y/N] ").strip().lower() not in ("y", "yes"):
+    wanted = filters(filter_)
+    if not force and not confirmed("This will remove all stopped containers."):
         return
-    try:
-        answer = session.client.json("POST", "/containers/prune", query={"filters": filters(filter_)})
-    except errors.CortenError as error:
-        raise daemon_error(error) from None
+    answer = session.client.json("POST", "/containers/prune", query={"filters": wanted})
     if answer.get("ContainersDeleted"):
         print("Deleted Containers:", *answer["ContainersDeleted"], "", sep="\n")
     print(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0, 4)}")

@@ -13,12 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from corten import errors
+from corten.cli.gostruct import MISSING, NIL, NilList, NilMap, Struct
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+(?:\.\d+)?)|(?P<assign>:=|=)"""
     r"""|(?P<field>(?:\$\w*)?(?:\.\w+)+|\$\w*|\.)|(?P<name>\w+)|(?P<mark>[|(),]))"""
 )
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.S)
+
+
+class Token:
+    """A word of an action; `at` is its place in the line of the template."""
+
+    __slots__ = ("at", "kind", "text")
+
+    def __init__(self, kind: str, text: str, at: int) -> None:
+        self.kind = kind
+        self.text = text
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    tokens: tuple[tuple[str, str], ...]
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +48,32 @@ class Block:
     """`if`, `with` or `range`, with its pipeline and both bodies."""
 
     word: str
-    tokens: tuple[tuple[str, str], ...]
+    tokens: tuple[Token, ...]
     body: tuple[Any, ...]
     otherwise: tuple[Any, ...]
 
 
 class Template:
-    """A parsed template.  Raises `InvalidArgument` (`template parsing error: …`) when it does not parse."""
+    """A parsed template.  Raises `ParseError` when it does not parse; `name` is for messages about fields."""
 
-    def __init__(self, source: str) -> None:
-        self._nodes, stop = _parse(_split(source))
+    def __init__(self, source: str, name: str = "") -> None:
+        self._name = name
+        parts = list(_split(source))
+        for token in (token for part in parts if isinstance(part, Action) for token in part.tokens):
+            if token.kind == "name" and token.text not in _KNOWN_WORDS:
+                raise _parse_error(f'function "{token.text}" not defined')
+        self._nodes, stop = _parse(iter(parts))
         if stop:
             raise _parse_error(f"unexpected {{{{{stop}}}}}")
 
     def render(self, value: Any) -> str:
         """The text for one value.  Raises `InvalidArgument` for an unknown function or a field of a non-object."""
-        return "".join(_render(self._nodes, _Scope(value, {"$": value})))
+        try:
+            return "".join(_render(self._nodes, _Scope(value, {"$": value})))
+        except _FieldError as error:
+            at, path, reason = error.args
+            place = f'template: {self._name}:1:{at}: executing "{self._name}" at <{path}>'
+            raise errors.InvalidArgument(f"{place}: {reason}") from None
 
 
 @dataclass(slots=True)
@@ -60,18 +82,27 @@ class _Scope:
     variables: dict[str, Any]
 
 
-def _parse_error(text: str) -> errors.InvalidArgument:
-    return errors.InvalidArgument(f"template parsing error: template: :1: {text}")
+class ParseError(errors.InvalidArgument):
+    """A text that is no template."""
 
 
-def _tokens(source: str) -> tuple[tuple[str, str], ...]:
+class _FieldError(Exception):
+    """(place, path, reason)"""
+
+
+def _parse_error(text: str) -> ParseError:
+    return ParseError(f"template: :1: {text}")
+
+
+def _tokens(source: str, start: int = 0) -> tuple[Token, ...]:
     found, at = [], 0
     source = source.rstrip()
     while at < len(source):
         match = _TOKEN.match(source, at)
         if match is None:
             raise _parse_error(f"unexpected {source[at:]!r} in operand")
-        found.append((str(match.lastgroup), match.group(str(match.lastgroup))))
+        kind = str(match.lastgroup)
+        found.append(Token(kind, match.group(kind), start + match.start(kind)))
         at = match.end()
     return tuple(found)
 
@@ -83,7 +114,7 @@ def _split(source: str) -> Iterator[Text | Action]:
         text = text.lstrip() if trim else text
         yield Text(text.rstrip() if match.group(1) else text)
         if not match.group(2).strip().startswith("/*"):
-            yield Action(_tokens(match.group(2)))
+            yield Action(_tokens(match.group(2), match.start(2)))
         at, trim = match.end(), bool(match.group(3))
     rest = source[at:]
     if "{{" in rest:
@@ -97,11 +128,11 @@ def _parse(parts: Iterator[Text | Action]) -> tuple[tuple[Any, ...], str]:
         if isinstance(part, Text):
             nodes.append(part)
             continue
-        word = part.tokens[0][1] if part.tokens and part.tokens[0][0] == "name" else ""
+        word = part.tokens[0].text if part.tokens and part.tokens[0].kind == "name" else ""
         if word in ("if", "with", "range"):
             nodes.append(_parse_block(word, part.tokens[1:], parts))
         elif word in ("end", "else"):
-            return tuple(nodes), " ".join(token for _, token in part.tokens)
+            return tuple(nodes), " ".join(token.text for token in part.tokens)
         elif not part.tokens:
             raise _parse_error("missing value for command")
         else:
@@ -109,7 +140,7 @@ def _parse(parts: Iterator[Text | Action]) -> tuple[tuple[Any, ...], str]:
     return tuple(nodes), ""
 
 
-def _parse_block(word: str, tokens: Sequence[tuple[str, str]], parts: Iterator[Text | Action]) -> Block:
+def _parse_block(word: str, tokens: Sequence[Token], parts: Iterator[Text | Action]) -> Block:
     body, stop = _parse(parts)
     otherwise: tuple[Any, ...] = ()
     if stop.startswith("else if "):
@@ -154,63 +185,63 @@ def _render_block(block: Block, scope: _Scope) -> Iterator[str]:
         yield from _render(block.otherwise, scope)
 
 
-def _assignment(tokens: Sequence[tuple[str, str]]) -> tuple[list[str], Sequence[tuple[str, str]]]:
-    for index, (kind, _) in enumerate(tokens):
-        if kind == "assign":
-            return [text for kind, text in tokens[:index] if kind == "field"], tokens[index + 1 :]
+def _assignment(tokens: Sequence[Token]) -> tuple[list[str], Sequence[Token]]:
+    for index, token in enumerate(tokens):
+        if token.kind == "assign":
+            return [name.text for name in tokens[:index] if name.kind == "field"], tokens[index + 1 :]
     return [], tokens
 
 
-def _pipeline(tokens: Sequence[tuple[str, str]], scope: _Scope) -> Any:
+def _pipeline(tokens: Sequence[Token], scope: _Scope) -> Any:
     stream = list(tokens)
     value = _command(stream, scope, [])
-    while stream and stream[0][1] == "|":
+    while stream and stream[0].text == "|":
         stream.pop(0)
         value = _command(stream, scope, [value])
     return value
 
 
-def _command(stream: list[tuple[str, str]], scope: _Scope, piped: list[Any]) -> Any:
+def _command(stream: list[Token], scope: _Scope, piped: list[Any]) -> Any:
     name = ""
-    if stream and stream[0][0] == "name" and stream[0][1] not in _CONSTANTS:
-        name = stream.pop(0)[1]
+    if stream and stream[0].kind == "name" and stream[0].text not in _CONSTANTS:
+        name = stream.pop(0).text
     args = []
-    while stream and stream[0][1] not in ("|", ")"):
+    while stream and stream[0].text not in ("|", ")"):
         args.append(_operand(stream, scope))
     if not name:
+        if callable(args[0]):
+            return args[0](*args[1:], *piped)
         if len(args) != 1:
             raise _parse_error("can't give argument to non-function")
         return args[0]
-    function = _FUNCTIONS.get(name)
-    if function is None:
-        raise _parse_error(f'function "{name}" not defined')
     try:
-        return function(*args, *piped)
+        return _FUNCTIONS[name](*args, *piped)
     except (TypeError, IndexError, KeyError, ValueError) as error:
         raise errors.InvalidArgument(f"template: :1: error calling {name}: {error}") from error
 
 
-def _operand(stream: list[tuple[str, str]], scope: _Scope) -> Any:
-    kind, text = stream.pop(0)
+def _operand(stream: list[Token], scope: _Scope) -> Any:
+    token = stream.pop(0)
+    kind, text, at = token.kind, token.text, token.at
     if kind == "string":
         return text[1:-1] if text[0] == "`" else json.loads(text)
     if kind == "number":
         return float(text) if "." in text else int(text)
     if kind == "name":
-        return _CONSTANTS[text] if text in _CONSTANTS else _command([(kind, text)], scope, [])
+        return _CONSTANTS[text] if text in _CONSTANTS else _command([token], scope, [])
     if kind == "field":
-        return _field(text, scope)
+        return _field(text, scope, at)
     if text == "(":
         value = _pipeline_until_close(stream, scope)
-        while stream and stream[0][0] == "field" and stream[0][1].startswith("."):
-            value = _walk(value, stream.pop(0)[1])
+        while stream and stream[0].kind == "field" and stream[0].text.startswith("."):
+            value = _walk(value, stream[0].text, stream.pop(0).at)
         return value
     raise _parse_error(f"unexpected {text!r} in operand")
 
 
-def _pipeline_until_close(stream: list[tuple[str, str]], scope: _Scope) -> Any:
+def _pipeline_until_close(stream: list[Token], scope: _Scope) -> Any:
     value = _command(stream, scope, [])
-    while stream and stream[0][1] == "|":
+    while stream and stream[0].text == "|":
         stream.pop(0)
         value = _command(stream, scope, [value])
     if not stream:
@@ -219,28 +250,38 @@ def _pipeline_until_close(stream: list[tuple[str, str]], scope: _Scope) -> Any:
     return value
 
 
-def _field(text: str, scope: _Scope) -> Any:
+def _field(text: str, scope: _Scope, at: int) -> Any:
     if not text.startswith("$"):
-        return _walk(scope.dot, text)
+        return _walk(scope.dot, text, at)
     name, dot, rest = text.partition(".")
     if name not in scope.variables:
         raise _parse_error(f'undefined variable "{name}"')
-    return _walk(scope.variables[name], dot + rest)
+    return _walk(scope.variables[name], dot + rest, at + len(name))
 
 
-def _walk(value: Any, path: str) -> Any:
+def _walk(value: Any, path: str, at: int) -> Any:
+    """The field at a path.  A map without the key has no value; a struct without the field is an error."""
+    place, owner = at, None
+    before = ("", at)
     for name in filter(None, path.split(".")):
-        if isinstance(value, dict):
-            value = value.get(name)
-        elif value is not None:
-            raise errors.InvalidArgument(
-                f"template: :1: executing at <{path}>: can't evaluate field {name} in type {type(value).__name__}"
-            )
+        here = value
+        if isinstance(here, Struct):
+            value = here.field(name)
+            if value is MISSING:
+                raise _FieldError(place, path, here.reason.format(name))
+        elif here is NIL and isinstance(owner, Struct):
+            raise _FieldError(before[1], path, owner.reason.format(before[0]))
+        elif here is not None and not isinstance(here, dict):
+            raise _FieldError(place, path, f"can't evaluate field {name} in type interface {{}}")
+        else:
+            value = (here or {}).get(name)
+        owner, before = here, (name, place)
+        place += len(name) + 1
     return value
 
 
 def _truth(value: Any) -> bool:
-    return bool(value)
+    return value is not NIL and bool(value)
 
 
 def go_text(value: Any) -> str:
@@ -251,9 +292,19 @@ def go_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return "[" + " ".join(go_text(item) for item in value) + "]"
+    if isinstance(value, Struct):
+        return "{" + " ".join(go_text(value.field(name)) for name in value.names()) + "}"
     if isinstance(value, dict):
         return "map[" + " ".join(f"{key}:{go_text(value[key])}" for key in sorted(value)) + "]"
-    return str(value)
+    return "<nil>" if value is NIL else str(value)
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, Struct):
+        value = value.source
+    elif value is NIL or isinstance(value, NilList | NilMap):
+        value = None
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def _index(value: Any, *keys: Any) -> Any:
@@ -295,7 +346,7 @@ def _last_or_first(stop: bool) -> Callable[..., Any]:
 
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "nil": None}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "json": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False),
+    "json": _json,
     "join": lambda items, by: by.join(go_text(item) for item in items or ()),
     "split": lambda text, by: text.split(by),
     "upper": lambda text: text.upper(),
@@ -319,3 +370,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "and": _last_or_first(stop=False),
     "or": _last_or_first(stop=True),
 }
+_KNOWN_WORDS = frozenset({*_FUNCTIONS, *_CONSTANTS, "if", "else", "end", "range", "with"})

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 import click
 
 from corten import errors
-from corten.cli.command import Command, Failure, daemon_error, operands
+from corten.cli.command import Command, Failure, confirmed, daemon_error, operands
+from corten.cli.flags import Switch
+from corten.cli.moments import rfc3339
+from corten.cli.platforms import platform_query
 from corten.cli.session import Session, pass_session
-from corten.cli.table import ellipsis, filters, write_rows
+from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
+from corten.spec.reference import parse
 
 _COLUMNS = (
     ("Repository", "REPOSITORY"),
@@ -22,6 +26,17 @@ _COLUMNS = (
     ("ID", "IMAGE ID"),
     ("CreatedSince", "CREATED"),
     ("Size", "SIZE"),
+)
+_HEADINGS = {
+    **{"CreatedAt": "CREATED AT", "Digest": "DIGEST", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE"},
+    **{"UniqueSize": "UNIQUE SIZE", "VirtualSize": "SIZE"},
+}
+_RAW = (
+    ("repository", "Repository"),
+    ("tag", "Tag"),
+    ("image_id", "ID"),
+    ("created_at", "CreatedAt"),
+    ("virtual_size", "Size"),
 )
 _HISTORY = (
     ("ID", "IMAGE"),
@@ -35,14 +50,17 @@ _HISTORY = (
 @click.command("images", cls=Command, operands="[OPTIONS] [REPOSITORY[:TAG]]", at_most=1, help="List images")
 @click.option("-a", "--all", "all_", is_flag=True, help="Show all images (default hides intermediate images)")
 @click.option("--digests", is_flag=True, help="Show digests")
-@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@filter_flag("-f", "--filter")
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@click.option("--tree", is_flag=True, help="List multi-platform images as a tree (not supported yet)")
 @operands()
 @pass_session
 def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None:
     """Lists images."""
+    if given["tree"]:
+        raise Failure("--tree is not supported yet")
     wanted = [*given["filter_"], *(f"reference={name}" for name in operands)]
     query = {"all": given["all_"], "digests": given["digests"], "filters": filters(wanted)}
     found = session.client.json("GET", "/images/json", query=query)
@@ -52,7 +70,8 @@ def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None
             print(image_id)
         return
     columns = (*_COLUMNS[:2], ("Digest", "DIGEST"), *_COLUMNS[2:]) if given["digests"] else _COLUMNS
-    write_rows(rows, columns, form=given["form"], headings={"CreatedAt": "CREATED AT", "Digest": "DIGEST"})
+    form = raw_template(_RAW) if given["form"] == "raw" else given["form"]
+    write_rows(rows, columns, form=form, headings=_HEADINGS, kind="formatter.imageContext")
 
 
 def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
@@ -61,6 +80,10 @@ def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
         "CreatedSince": ago(item["Created"]),
         "CreatedAt": datetime.fromtimestamp(item["Created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z"),
         "Size": human_size(item["Size"]),
+        "Containers": _known(item.get("Containers", -1), str),
+        "SharedSize": _known(item.get("SharedSize", -1), human_size),
+        "UniqueSize": "N/A",
+        "VirtualSize": human_size(item["Size"], 4),
         "Digest": next((d.partition("@")[2] for d in item.get("RepoDigests") or ()), "<none>"),
     }
     rows = []
@@ -68,6 +91,10 @@ def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
         repository, _, name = tag.rpartition(":")
         rows.append({**common, "Repository": repository, "Tag": name})
     return rows
+
+
+def _known(number: int, shown: Callable[[int], str]) -> str:
+    return "N/A" if number == -1 else shown(number)
 
 
 @click.command(
@@ -79,19 +106,21 @@ def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
     help="Show the history of an image",
 )
 @click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("-H", "--human/--no-human", default=True, help="Print sizes and dates in human readable format")
+@click.option("-H", "--human/--no-human", default=True, cls=Switch, help="Print human readable sizes and dates")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
+@click.option("--platform", default="", help="Show history for the given platform")
 @operands()
 @pass_session
 def history(
-    session: Session, /, operands: tuple[str, ...], form: str, human: bool, no_trunc: bool, quiet: bool
+    session: Session, /, operands: tuple[str, ...], form: str, human: bool, no_trunc: bool, quiet: bool, platform: str
 ) -> None:
     """Shows the history of an image."""
     rows = []
-    for item in session.client.json("GET", f"/images/{operands[0]}/history"):
+    query = {"platform": platform_query(platform)}
+    for item in session.client.json("GET", f"/images/{operands[0]}/history", query=query):
         created_by = item["CreatedBy"].replace("\t", " ")
-        at = datetime.fromtimestamp(item["Created"]).astimezone().isoformat() if item["Created"] else "N/A"
+        at = rfc3339(item["Created"]) if item["Created"] else "N/A"
         rows.append(
             {
                 "ID": item["Id"] if no_trunc else item["Id"].removeprefix("sha256:")[:12],
@@ -105,7 +134,9 @@ def history(
     if quiet and not form:
         print("\n".join(row["ID"] for row in rows))
         return
-    write_rows(rows, _HISTORY, form=form, headings={"CreatedAt": "CREATED AT"})
+    columns = _HISTORY if human else (_HISTORY[0], ("CreatedAt", "CREATED AT"), *_HISTORY[2:])
+    headings = {"CreatedAt": "CREATED AT", "CreatedSince": "CREATED"}
+    write_rows(rows, columns, form=form, headings=headings, kind="image.historyContext")
 
 
 @click.command(
@@ -120,8 +151,6 @@ def history(
 @pass_session
 def tag(session: Session, /, operands: tuple[str, ...]) -> None:
     """Names an image."""
-    from corten.spec.reference import parse
-
     source, target = operands
     try:
         parse(target)
@@ -141,16 +170,20 @@ def split_tag(reference: str) -> tuple[str, str]:
 @click.command("rmi", cls=Command, operands="[OPTIONS] IMAGE [IMAGE...]", at_least=1, help="Remove one or more images")
 @click.option("-f", "--force", is_flag=True, help="Force removal of the image")
 @click.option("--no-prune", is_flag=True, help="Do not delete untagged parents")
+@click.option("--platform", multiple=True, help="Remove only the given platform variant")
 @operands()
 @pass_session
-def rmi(session: Session, /, operands: tuple[str, ...], force: bool, no_prune: bool) -> None:
+def rmi(session: Session, /, operands: tuple[str, ...], force: bool, no_prune: bool, platform: tuple[str, ...]) -> None:
     """Removes images."""
+    query = {"force": force, "noprune": no_prune, "platforms": [platform_query(text) for text in platform]}
     failed = []
     for name in operands:
         try:
-            answer = session.client.json("DELETE", f"/images/{name}", query={"force": force, "noprune": no_prune})
+            answer = session.client.json("DELETE", f"/images/{name}", query=query)
         except errors.CortenError as error:
-            if not (force and isinstance(error, errors.NotFound)):
+            if force and isinstance(error, errors.NotFound):
+                print(daemon_error(error).message, file=sys.stderr)
+            else:
                 failed.append(daemon_error(error).message)
             continue
         for item in answer:
@@ -169,10 +202,11 @@ def load(
     session: Session, /, operands: tuple[str, ...], input_: str | None, quiet: bool, platform: tuple[str, ...]
 ) -> None:
     """Loads images."""
+    query = {"quiet": quiet, "platform": [platform_query(text) for text in platform]}
     if input_ is None and sys.stdin.isatty():
         raise Failure("requested load from stdin, but stdin is empty")
     with _opened(input_) as file:
-        for line in session.client.stream("POST", "/images/load", query={"quiet": quiet}, body=file):
+        for line in session.client.stream("POST", "/images/load", query=query, body=file):
             _print_progress(line)
 
 
@@ -181,7 +215,6 @@ def load(
     cls=Command,
     operands="[OPTIONS] file|URL|- [REPOSITORY[:TAG]]",
     at_least=1,
-    at_most=2,
     help="Import the contents from a tarball to create a filesystem image",
 )
 @click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
@@ -193,6 +226,8 @@ def import_(
     session: Session, /, operands: tuple[str, ...], change: tuple[str, ...], message: str, platform: str
 ) -> None:
     """Makes an image of a root file system."""
+    if len(operands) > 1:
+        parse(operands[1])
     source = operands[0]
     repository, name = split_tag(operands[1]) if len(operands) > 1 else ("", "")
     query: dict[str, Any] = {
@@ -230,17 +265,15 @@ def _print_progress(line: Mapping[str, Any]) -> None:
 
 @click.command("prune", cls=Command, operands="[OPTIONS]", at_most=0, help="Remove unused images")
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all unused images, not just dangling ones")
-@click.option("--filter", "filter_", multiple=True, help='Provide filter values (e.g. "until=<timestamp>")')
+@filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
 @operands()
 @pass_session
 def prune(session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool) -> None:
     """Removes unused images."""
     what = "all images without at least one container associated to them" if all_ else "all dangling images"
-    if not force:
-        print(f"WARNING! This will remove {what}.")
-        if input("Are you sure you want to continue? [y/N] ").strip().lower() not in ("y", "yes"):
-            return
+    if not force and not confirmed(f"This will remove {what}."):
+        return
     wanted = [*filter_, *(["dangling=false"] if all_ else [])]
     answer = session.client.json("POST", "/images/prune", query={"filters": filters(wanted)})
     for item in answer.get("ImagesDeleted") or ():

@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from corten import __version__, errors
-from corten.cli.command import Failure, daemon_error
+from corten.cli import flags
+from corten.cli.command import Failure, daemon_error, usage_error
 from corten.cli.session import Session
-from corten.cli.transport import default_host
+from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
 
@@ -75,6 +76,26 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 }
 
 
+# What Docker 28 has; without the plugins of its packages.
+UNSUPPORTED = frozenset(
+    {
+        *("build", "builder", "checkpoint", "commit", "config", "context", "cp", "diff", "export", "login", "logout"),
+        *("manifest", "network", "node", "plugin", "pull", "push", "save", "search", "secret", "service", "stack"),
+        *("stats", "swarm", "trust", "update", "volume"),
+        *("container commit", "container cp", "container diff", "container export", "container stats"),
+        *("container update", "image build", "image pull", "image push", "image save"),
+        *("system df", "system prune", "system dial-stdio"),
+    }
+)
+_HARMLESS = {"context": "default"}
+_LEVEL_HELP = 'Set the logging level ("debug", "info", "warn", "error", "fatal"); this program logs nothing'
+
+
+def _check_level(text: str) -> None:
+    if text.lower() not in ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"):
+        raise errors.InvalidArgument(f"unable to parse logging level: {text}")
+
+
 def _load(module: str, attribute: str) -> click.Command:
     command: click.Command = getattr(importlib.import_module(module), attribute)
     return command
@@ -105,19 +126,41 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         command = self.get_command(ctx, args[0])
         if command is None:
-            path = f"{ctx.command_path} {args[0]}"
-            raise Failure(f"corten: unknown command: {path}\n\nRun '{ctx.command_path} --help' for more information", 1)
+            raise _unknown(ctx, args[0])
         return args[0], command, args[1:]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, flags.read(self.get_params(ctx), args, is_mixed=False))
+        except click.UsageError as error:
+            raise usage_error(ctx.command_path, "[OPTIONS] COMMAND [ARG...]", error.format_message()) from None
+
+
+def _unknown(ctx: click.Context, verb: str) -> Failure:
+    """What Docker has, and we do not yet, is said to be so."""
+    group = "" if ctx.parent is None else f"{ctx.info_name} "
+    if f"{group}{verb}" in UNSUPPORTED:
+        return Failure(f"corten: '{ctx.command_path} {verb}' is not supported yet")
+    usage = "" if ctx.parent is None else f"Usage:  {ctx.command_path}\n\n"
+    return Failure(
+        f"corten: unknown command: {ctx.command_path} {verb}\n\n{usage}"
+        f"Run '{ctx.command_path} --help' for more information"
+    )
 
 
 @click.pass_context
-def _root(ctx: click.Context, host: str | None, debug: bool, show_version: bool) -> None:
+def _root(ctx: click.Context, /, host: tuple[str, ...], debug: bool, show_version: bool, **given: Any) -> None:
     if show_version:
         print(f"Corten version {__version__}")
         ctx.exit()
-    ctx.obj = Session(
-        host or default_host(), is_default=host is None and default_host().endswith("/run/corten/corten.sock")
-    )
+    for name, value in given.items():
+        if value and value != _HARMLESS.get(name):
+            raise Failure(f"corten: --{name.replace('_', '-')} is not supported yet")
+    if len(host) > 1:
+        raise Failure("Specify only one -H")
+    address = host[0] if host else default_host()
+    check_host(address)
+    ctx.obj = Session(address, is_default=not host and address.endswith("/run/corten/corten.sock"))
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
@@ -132,8 +175,16 @@ def root() -> LazyGroup:
         help="A container engine, compatible with Docker",
         context_settings={"help_option_names": ["--help"]},
         params=[
-            click.Option(["-H", "--host"], help="Engine socket to connect to"),
+            click.Option(["--config"], help="Location of client config files (not supported yet)"),
+            click.Option(["-c", "--context"], help="Name of the context to use (only `default`)"),
             click.Option(["-D", "--debug"], is_flag=True, help="Enable debug mode"),
+            click.Option(["-H", "--host"], multiple=True, help="Engine socket to connect to"),
+            click.Option(["-l", "--log-level"], type=flags.Value(_check_level), help=_LEVEL_HELP, expose_value=False),
+            click.Option(["--tls"], is_flag=True, help="Use TLS (not supported yet)"),
+            click.Option(["--tlscacert"], help="Trust certs signed only by this CA (not supported yet)"),
+            click.Option(["--tlscert"], help="Path to TLS certificate file (not supported yet)"),
+            click.Option(["--tlskey"], help="Path to TLS key file (not supported yet)"),
+            click.Option(["--tlsverify"], is_flag=True, help="Use TLS and verify the remote (not supported yet)"),
             click.Option(["-v", "--version", "show_version"], is_flag=True, help="Print version information and quit"),
         ],
     )

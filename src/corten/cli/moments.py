@@ -30,3 +30,11 @@ def _from_date(text: str) -> str:
     except ValueError:
         raise errors.InvalidArgument(f'failed to parse value as time or duration: "{text}"') from None
     return f"{int(moment.timestamp())}.{nanoseconds}"
+
+
+def rfc3339(unix_s: int, nanoseconds: int | None = None) -> str:
+    """A moment in local time: `2024-01-01T00:00:00Z`, with `.000000001` when nanoseconds are given."""
+    at = datetime.fromtimestamp(unix_s).astimezone()
+    zone = at.strftime("%z")
+    fraction = "" if nanoseconds is None else f".{nanoseconds:09d}"
+    return f"{at:%Y-%m-%dT%H:%M:%S}{fraction}" + ("Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}")

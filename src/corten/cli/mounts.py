@@ -5,16 +5,24 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from corten import errors
+from corten.cli.flags import go_integer
 from corten.cli.units import parse_bytes
 
-_TRUE = {"1": True, "true": True, "": True, "0": False, "false": False}
+_BOOLEANS = {
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
 
 
 def parse_volume(text: str) -> str:
-    """A bind whose relative source (`./x`) is made absolute, as Docker's CLI does."""
+    """A bind whose relative source (`./x`) is made absolute, as Docker's CLI does.  Raises `InvalidArgument`."""
+    if not text:
+        raise errors.InvalidArgument("invalid empty volume spec")
+    if text.count(":") > 2:
+        raise errors.InvalidArgument(f"invalid spec: {text}: too many colons")
     source, colon, rest = text.partition(":")
     if colon and source.startswith((".", "~")):
         source = os.path.abspath(os.path.expanduser(source))
@@ -22,29 +30,49 @@ def parse_volume(text: str) -> str:
 
 
 def parse_mount(text: str) -> dict[str, Any]:
-    """One Mount of the Docker API.  Raises `InvalidArgument` with Docker's words."""
+    """One Mount of the Docker API.  Raises `InvalidArgument` with Docker's reason."""
     mount: dict[str, Any] = {"Type": "volume"}
-    for field in next(csv.reader([text])):
+    for field in next(csv.reader([text]), []) or _refuse("EOF"):
         name, equals, value = field.partition("=")
-        setter = _FIELDS.get(name.lower())
+        name = name.lower()
+        if not equals and name in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive"):
+            value = "true"
+        elif not equals:
+            _refuse(f"invalid field '{field}' must be a key=value pair")
+        setter = _FIELDS.get(name)
         if setter is None:
-            raise _invalid(text, f"unexpected key '{name}' in '{field}'")
-        if not equals and setter is not _set_readonly:
-            raise _invalid(text, f"invalid field '{field}' must be a key=value pair")
-        setter(mount, value)
-    if not mount.get("Target"):
-        raise _invalid(text, "target is required")
+            _refuse(f"unexpected key '{name}' in '{field}'")
+        try:
+            setter(mount, value)
+        except (ValueError, errors.InvalidArgument):
+            _refuse(f"invalid value for {name}: {value}{_CHOICES.get(name, '')}")
+    _check(mount)
     return mount
 
 
-def _invalid(text: str, reason: str) -> errors.InvalidArgument:
-    return errors.InvalidArgument(f'invalid argument "{text}" for "--mount" flag: {reason}')
+def _check(mount: dict[str, Any]) -> None:
+    kind = mount["Type"]
+    if not kind:
+        _refuse("type is required")
+    if not mount.get("Target"):
+        _refuse("target is required")
+    for owner in ("volume", "image", "bind", "tmpfs"):
+        if f"{owner.title()}Options" in mount and kind != owner:
+            _refuse(f"cannot mix '{owner}-*' options with mount type '{kind}'")
+    bind = mount.get("BindOptions", {})
+    for field, word in (("ReadOnlyNonRecursive", "writable"), ("ReadOnlyForceRecursive", "readonly")):
+        if bind.get(field) and not mount.get("ReadOnly"):
+            _refuse(f"option 'bind-recursive={word}' requires 'readonly' to be specified in conjunction")
+    if bind.get("ReadOnlyForceRecursive") and bind.get("Propagation") != "rprivate":
+        _refuse("option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise errors.InvalidArgument(reason)
 
 
 def _set_readonly(mount: dict[str, Any], value: str) -> None:
-    if value.lower() not in _TRUE:
-        raise errors.InvalidArgument(f"invalid value for readonly: {value}")
-    mount["ReadOnly"] = _TRUE[value.lower()]
+    mount["ReadOnly"] = _boolean(value)
 
 
 def _set_source(mount: dict[str, Any], value: str) -> None:
@@ -66,24 +94,29 @@ def _nested(group: str, field: str, convert: Callable[[str], Any]) -> Callable[[
 
 
 def _boolean(value: str) -> bool:
-    if value.lower() not in _TRUE:
-        raise errors.InvalidArgument(f"invalid boolean value: {value}")
-    return _TRUE[value.lower()]
+    """Raises ValueError."""
+    if value not in _BOOLEANS:
+        raise ValueError(value)
+    return _BOOLEANS[value]
+
+
+def _mode(value: str) -> int:
+    return go_integer(value, 1 << 32, is_signed=False, base=8)
+
+
+_RECURSION: dict[str, dict[str, bool]] = {
+    "enabled": {},
+    "disabled": {"NonRecursive": True},
+    "writable": {"ReadOnlyNonRecursive": True},
+    "readonly": {"ReadOnlyForceRecursive": True},
+}
+_CHOICES = {"bind-recursive": ' (must be "enabled", "disabled", "writable", or "readonly")'}
 
 
 def _recursive(mount: dict[str, Any], value: str) -> None:
-    options = mount.setdefault("BindOptions", {})
-    fields = {
-        "enabled": {},
-        "disabled": {"NonRecursive": True},
-        "writable": {"ReadOnlyNonRecursive": True},
-        "readonly": {"ReadOnlyForceRecursive": True},
-    }
-    if value not in fields:
-        raise errors.InvalidArgument(
-            f'invalid value for bind-recursive: {value} (must be "enabled", "disabled", "writable", or "readonly")'
-        )
-    options.update(fields[value])
+    if value not in _RECURSION:
+        raise ValueError(value)
+    mount.setdefault("BindOptions", {}).update(_RECURSION[value])
 
 
 def _volume_label(mount: dict[str, Any], value: str) -> None:
@@ -91,8 +124,20 @@ def _volume_label(mount: dict[str, Any], value: str) -> None:
     mount.setdefault("VolumeOptions", {}).setdefault("Labels", {})[name] = text
 
 
+def _driver(field: str) -> Callable[[dict[str, Any], str], None]:
+    def put(mount: dict[str, Any], value: str) -> None:
+        config = mount.setdefault("VolumeOptions", {}).setdefault("DriverConfig", {})
+        name, _, text = value.partition("=")
+        if field == "Name":
+            config["Name"] = value
+        else:
+            config.setdefault("Options", {})[name] = text
+
+    return put
+
+
 _FIELDS: dict[str, Callable[[dict[str, Any], str], None]] = {
-    "type": _plain("Type"),
+    "type": lambda mount, value: mount.update(Type=value.lower()),
     "source": _set_source,
     "src": _set_source,
     "target": _plain("Target"),
@@ -103,10 +148,13 @@ _FIELDS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "consistency": _plain("Consistency"),
     "bind-propagation": _nested("BindOptions", "Propagation", str),
     "bind-recursive": _recursive,
-    "bind-create-src": _nested("BindOptions", "CreateMountpoint", _boolean),
+    "bind-nonrecursive": _nested("BindOptions", "NonRecursive", _boolean),
     "volume-nocopy": _nested("VolumeOptions", "NoCopy", _boolean),
+    "volume-driver": _driver("Name"),
+    "volume-opt": _driver("Options"),
+    "image-subpath": _nested("ImageOptions", "Subpath", str),
     "volume-subpath": _nested("VolumeOptions", "Subpath", str),
     "volume-label": _volume_label,
     "tmpfs-size": _nested("TmpfsOptions", "SizeBytes", parse_bytes),
-    "tmpfs-mode": _nested("TmpfsOptions", "Mode", lambda text: int(text, 8)),
+    "tmpfs-mode": _nested("TmpfsOptions", "Mode", _mode),
 }

@@ -5,6 +5,7 @@ One table: flag, kind, help.  The words are those of `docker run --help`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,17 +14,21 @@ from typing import Any
 import click
 
 from corten import errors
+from corten.cli import envfile, values
+from corten.cli.flags import Integer, OldName, Switch, Value
 from corten.cli.mounts import parse_mount, parse_volume
-from corten.cli.ports import parse_ports
+from corten.cli.platforms import check_platform
+from corten.cli.ports import parse_exposed, parse_ports
 from corten.cli.units import parse_bytes, parse_duration_ns
+from corten.cli.values import CHECKS, LISTS
 
-# (flags, kind, help): kind is bool, str, int, float, list
+# (flags, kind, help): kind is bool, str, int, uint, uint16, list, mounts, or one of corten.cli.values
 FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("--add-host",), "list", "Add a custom host-to-IP mapping (host:ip)"),
+    (("--add-host",), "hosts", "Add a custom host-to-IP mapping (host:ip)"),
     (("--annotation",), "list", "Add an annotation to the container"),
-    (("-a", "--attach"), "list", "Attach to STDIN, STDOUT or STDERR"),
-    (("--blkio-weight",), "int", "Block IO (relative weight), between 10 and 1000"),
-    (("--blkio-weight-device",), "list", "Block IO weight (relative device weight)"),
+    (("-a", "--attach"), "streams", "Attach to STDIN, STDOUT or STDERR"),
+    (("--blkio-weight",), "uint16", "Block IO (relative weight), between 10 and 1000"),
+    (("--blkio-weight-device",), "device weights", "Block IO weight (relative device weight)"),
     (("--cap-add",), "list", "Add Linux capabilities"),
     (("--cap-drop",), "list", "Drop Linux capabilities"),
     (("--cgroup-parent",), "str", "Optional parent cgroup for the container"),
@@ -36,54 +41,54 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--cpu-rt-period",), "int", "Limit CPU real-time period in microseconds"),
     (("--cpu-rt-runtime",), "int", "Limit CPU real-time runtime in microseconds"),
     (("-c", "--cpu-shares"), "int", "CPU shares (relative weight)"),
-    (("--cpus",), "float", "Number of CPUs"),
+    (("--cpus",), "cpus", "Number of CPUs"),
     (("--cpuset-cpus",), "str", "CPUs in which to allow execution (0-3, 0,1)"),
     (("--cpuset-mems",), "str", "MEMs in which to allow execution (0-3, 0,1)"),
     (("--device",), "list", "Add a host device to the container"),
-    (("--device-cgroup-rule",), "list", "Add a rule to the cgroup allowed devices list"),
-    (("--device-read-bps",), "list", "Limit read rate (bytes per second) from a device"),
-    (("--device-read-iops",), "list", "Limit read rate (IO per second) from a device"),
-    (("--device-write-bps",), "list", "Limit write rate (bytes per second) to a device"),
-    (("--device-write-iops",), "list", "Limit write rate (IO per second) to a device"),
-    (("--disable-content-trust",), "bool", "Skip image verification"),
-    (("--dns",), "list", "Set custom DNS servers"),
+    (("--device-cgroup-rule",), "device rules", "Add a rule to the cgroup allowed devices list"),
+    (("--device-read-bps",), "device bytes", "Limit read rate (bytes per second) from a device"),
+    (("--device-read-iops",), "device operations", "Limit read rate (IO per second) from a device"),
+    (("--device-write-bps",), "device bytes", "Limit write rate (bytes per second) to a device"),
+    (("--device-write-iops",), "device operations", "Limit write rate (IO per second) to a device"),
+    (("--disable-content-trust/--no-disable-content-trust",), "switch", "Skip image verification"),
+    (("--dns",), "addresses", "Set custom DNS servers"),
     (("--dns-option",), "list", "Set DNS options"),
-    (("--dns-search",), "list", "Set custom DNS search domains"),
+    (("--dns-search",), "domains", "Set custom DNS search domains"),
     (("--domainname",), "str", "Container NIS domain name"),
     (("--entrypoint",), "str", "Overwrite the default ENTRYPOINT of the image"),
-    (("-e", "--env"), "list", "Set environment variables"),
+    (("-e", "--env"), "environment", "Set environment variables"),
     (("--env-file",), "list", "Read in a file of environment variables"),
     (("--expose",), "list", "Expose a port or a range of ports"),
-    (("--gpus",), "str", "GPU devices to add to the container"),
+    (("--gpus",), "gpus", "GPU devices to add to the container"),
     (("--group-add",), "list", "Add additional groups to join"),
     (("--health-cmd",), "str", "Command to run to check health"),
-    (("--health-interval",), "str", "Time between running the check"),
+    (("--health-interval",), "duration", "Time between running the check"),
     (("--health-retries",), "int", "Consecutive failures needed to report unhealthy"),
-    (("--health-start-interval",), "str", "Time between running the check during the start period"),
-    (("--health-start-period",), "str", "Start period before health-retries countdown"),
-    (("--health-timeout",), "str", "Maximum time to allow one check to run"),
+    (("--health-start-interval",), "duration", "Time between running the check during the start period"),
+    (("--health-start-period",), "duration", "Start period before health-retries countdown"),
+    (("--health-timeout",), "duration", "Maximum time to allow one check to run"),
     (("-h", "--hostname"), "str", "Container host name"),
     (("--init",), "bool", "Run an init inside the container that forwards signals and reaps processes"),
     (("-i", "--interactive"), "bool", "Keep STDIN open even if not attached"),
-    (("--io-maxbandwidth",), "str", "Maximum IO bandwidth limit for the system drive (Windows only)"),
-    (("--io-maxiops",), "int", "Maximum IOps limit for the system drive (Windows only)"),
+    (("--io-maxbandwidth",), "size", "Maximum IO bandwidth limit for the system drive (Windows only)"),
+    (("--io-maxiops",), "uint", "Maximum IOps limit for the system drive (Windows only)"),
     (("--ip",), "str", "IPv4 address"),
     (("--ip6",), "str", "IPv6 address"),
     (("--ipc",), "str", "IPC mode to use"),
     (("--isolation",), "str", "Container isolation technology"),
-    (("--kernel-memory",), "str", "Kernel memory limit"),
-    (("-l", "--label"), "list", "Set meta data on a container"),
+    (("--kernel-memory",), "size", "Kernel memory limit"),
+    (("-l", "--label"), "labels", "Set meta data on a container"),
     (("--label-file",), "list", "Read in a line delimited file of labels"),
     (("--link",), "list", "Add link to another container"),
     (("--link-local-ip",), "list", "Container IPv4/IPv6 link-local addresses"),
     (("--log-driver",), "str", "Logging driver for the container"),
     (("--log-opt",), "list", "Log driver options"),
     (("--mac-address",), "str", "Container MAC address"),
-    (("-m", "--memory"), "str", "Memory limit"),
-    (("--memory-reservation",), "str", "Memory soft limit"),
-    (("--memory-swap",), "str", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap"),
+    (("-m", "--memory"), "size", "Memory limit"),
+    (("--memory-reservation",), "size", "Memory soft limit"),
+    (("--memory-swap",), "size", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap"),
     (("--memory-swappiness",), "int", "Tune container memory swappiness (0 to 100)"),
-    (("--mount",), "list", "Attach a filesystem mount to the container"),
+    (("--mount",), "mounts", "Attach a filesystem mount to the container"),
     (("--name",), "str", "Assign a name to the container"),
     (("--network", "--net"), "list", "Connect a container to a network"),
     (("--network-alias",), "list", "Add network-scoped alias for the container"),
@@ -103,14 +108,14 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--rm",), "bool", "Automatically remove the container and its associated anonymous volumes"),
     (("--runtime",), "str", "Runtime to use for this container"),
     (("--security-opt",), "list", "Security Options"),
-    (("--shm-size",), "str", "Size of /dev/shm"),
+    (("--shm-size",), "size", "Size of /dev/shm"),
     (("--stop-signal",), "str", "Signal to stop the container"),
     (("--stop-timeout",), "int", "Timeout (in seconds) to stop a container"),
     (("--storage-opt",), "list", "Storage driver options for the container"),
-    (("--sysctl",), "list", "Sysctl options"),
+    (("--sysctl",), "sysctls", "Sysctl options"),
     (("--tmpfs",), "list", "Mount a tmpfs directory"),
     (("-t", "--tty"), "bool", "Allocate a pseudo-TTY"),
-    (("--ulimit",), "list", "Ulimit options"),
+    (("--ulimit",), "ulimits", "Ulimit options"),
     (("--use-api-socket",), "bool", "Bind mount the API socket and its credentials (not supported yet)"),
     (("-u", "--user"), "str", "Username or UID (format: <name|uid>[:<group|gid>])"),
     (("--userns",), "str", "User namespace to use"),
@@ -122,36 +127,89 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 _CLICK_KINDS: dict[str, dict[str, Any]] = {
     "bool": {"is_flag": True},
+    "switch": {"default": True, "cls": Switch},
     "str": {"type": str},
-    "int": {"type": int},
-    "float": {"type": str},
+    "int": {"type": Integer()},
+    "uint": {"type": Integer(is_signed=False)},
+    "uint16": {"type": Integer(16, is_signed=False)},
     "list": {"multiple": True},
+    "mounts": {"multiple": True, "type": Value(parse_mount)},
+    **{kind: {"multiple": kind in LISTS, "type": Value(check)} for kind, check in CHECKS.items()},
 }
+# Docker's CLI refuses them unless the engine is Windows'.
+_WINDOWS = ("cpu_count", "cpu_percent", "io_maxbandwidth", "io_maxiops")
 
 
 def create_flags(extra: Sequence[tuple[tuple[str, ...], str, str]] = ()) -> list[click.Option]:
     """click's options for `create`, and `run` with its extra ones."""
-    return [
-        click.Option(
-            [*flags, flags[-1].lstrip("-").replace("-", "_")] if len(flags) > 2 else list(flags),
-            help=text,
-            **_CLICK_KINDS[kind],
-        )
-        for flags, kind, text in (*FLAGS, *extra)
-    ]
+    return [_option(names, kind, text) for names, kind, text in (*FLAGS, *extra)]
+
+
+def _option(names: tuple[str, ...], kind: str, text: str) -> click.Option:
+    if names == ("--network", "--net"):
+        return OldName([*names, "network"], help=text, multiple=True)
+    settings = dict(_CLICK_KINDS[kind])
+    cls: type[click.Option] = settings.pop("cls", click.Option)
+    return cls(list(names), help=text, **settings)
 
 
 def create_request(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
     """The body of ContainerCreate.  Raises `InvalidArgument` in the words of Docker's CLI."""
-    if given["use_api_socket"]:
-        raise errors.InvalidArgument("--use-api-socket is not supported yet")
+    _refuse_combinations(given)
     host, config = _host_config(given), _config(given, image, command)
     exposed, bindings = parse_ports(given["publish"])
-    exposed |= {_port_key(port): {} for port in given["expose"]}
+    exposed |= {port: {} for text in given["expose"] for port in parse_exposed(text)}
     _put(config, "ExposedPorts", exposed)
     _put(host, "PortBindings", bindings)
     networks = _networking(given, host)
     return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": networks}}
+
+
+def _refuse_combinations(given: Mapping[str, Any]) -> None:
+    """What Docker's CLI refuses by itself."""
+    if given["use_api_socket"]:
+        raise errors.InvalidArgument("--use-api-socket is not supported yet")
+    if not given["disable_content_trust"]:
+        raise errors.InvalidArgument("--disable-content-trust=false is not supported yet")
+    if given["pull"] not in (None, "always", "missing", "never"):
+        raise errors.InvalidArgument(
+            f'invalid pull option: \'{given["pull"]}\': must be one of "always", "missing" or "never"'
+        )
+    swappiness = given["memory_swappiness"]
+    if swappiness is not None and not -1 <= swappiness <= 100:
+        raise errors.InvalidArgument(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
+    _check_modes(given)
+    if given["mac_address"] and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", given["mac_address"]):
+        raise errors.InvalidArgument(f"{given['mac_address']} is not a valid mac address")
+    for option in given["storage_opt"]:
+        if "=" not in option:
+            raise errors.InvalidArgument("invalid storage option")
+    if given["rm"] and given["restart"] not in (None, "", "no"):
+        raise errors.InvalidArgument("conflicting options: cannot specify both --restart and --rm")
+    if given["platform"]:
+        check_platform(given["platform"], "error parsing specified platform: ")
+
+
+def _check_modes(given: Mapping[str, Any]) -> None:
+    for flag, word, names in (
+        ("pid", "PID", ("", "host", "private")),
+        ("uts", "UTS", ("", "host", "private")),
+        ("userns", "USER", ("", "host", "private")),
+        ("cgroupns", "CGROUP", ("", "host", "private")),
+    ):
+        value = given[flag] or ""
+        if value not in names and not (flag == "pid" and value.startswith("container:")):
+            raise errors.InvalidArgument(f"--{flag}: invalid {word} mode")
+
+
+def refuse_windows(given: Mapping[str, Any]) -> None:
+    """Raises `InvalidArgument` for flags of Windows' engine, in Docker's words."""
+    for name in _WINDOWS:
+        if given[name]:
+            raise errors.InvalidArgument(
+                f'"--{name.replace("_", "-")}" is only supported on a Docker daemon running on windows, '
+                "but the Docker daemon is running on linux"
+            )
 
 
 def _config(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
@@ -185,7 +243,11 @@ def _config(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dic
 
 def _health(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["no_healthcheck"]:
+        if any(given[name] for name in given if name.startswith("health_")):
+            raise errors.InvalidArgument("--no-healthcheck conflicts with --health-* options")
         return {"Test": ["NONE"]}
+    if (given["health_retries"] or 0) < 0:
+        raise errors.InvalidArgument("--health-retries cannot be negative")
     health: dict[str, Any] = {}
     _put(health, "Test", ["CMD-SHELL", given["health_cmd"]] if given["health_cmd"] else None)
     for field, name in (
@@ -250,11 +312,16 @@ _HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 )
 
 
-_DEVICE_RATES: tuple[tuple[str, str, Callable[[str], int]], ...] = (
-    ("BlkioDeviceReadBps", "device_read_bps", parse_bytes),
-    ("BlkioDeviceReadIOps", "device_read_iops", int),
-    ("BlkioDeviceWriteBps", "device_write_bps", parse_bytes),
-    ("BlkioDeviceWriteIOps", "device_write_iops", int),
+# HostConfig fields that are lists: flag, and what becomes of each value
+_HOST_LISTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("Ulimits", "ulimit", values.ulimit),
+    ("BlkioWeightDevice", "blkio_weight_device", values.device_weight),
+    ("BlkioDeviceReadBps", "device_read_bps", values.device_bytes),
+    ("BlkioDeviceReadIOps", "device_read_iops", values.device_operations),
+    ("BlkioDeviceWriteBps", "device_write_bps", values.device_bytes),
+    ("BlkioDeviceWriteIOps", "device_write_iops", values.device_operations),
+    ("Binds", "volume", parse_volume),
+    ("Mounts", "mount", parse_mount),
 )
 
 
@@ -264,19 +331,15 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
         value = given[name]
         if value not in (None, "", (), False):
             host[field] = convert(value)
-    _put(host, "NanoCpus", _nano_cpus(given["cpus"]))
+    _put(host, "NanoCpus", values.cpus(given["cpus"]) if given["cpus"] else 0)
     _put(host, "SecurityOpt", [_security_option(option) for option in given["security_opt"]])
     _put(host, "Sysctls", dict(_pairs(given["sysctl"])))
     _put(host, "StorageOpt", dict(_pairs(given["storage_opt"])))
     _put(host, "Annotations", dict(_pairs(given["annotation"])))
-    _put(host, "Ulimits", [_ulimit(text) for text in given["ulimit"]])
     _put(host, "Devices", [_device(text) for text in given["device"]])
-    for field, name, convert in _DEVICE_RATES:
-        _put(host, field, [_device_rate(text, name, convert) for text in given[name]])
-    _put(host, "BlkioWeightDevice", [_device_weight(text) for text in given["blkio_weight_device"]])
+    for field, name, convert in _HOST_LISTS:
+        _put(host, field, [convert(text) for text in given[name]])
     _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
-    _put(host, "Binds", [parse_volume(text) for text in given["volume"]])
-    _put(host, "Mounts", [parse_mount(text) for text in given["mount"]])
     _put(host, "RestartPolicy", _restart_policy(given["restart"] or ""))
     if given["log_driver"] or given["log_opt"]:
         host["LogConfig"] = {"Type": given["log_driver"] or "", "Config": dict(_pairs(given["log_opt"]))}
@@ -289,6 +352,8 @@ def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any
     networks = list(given["network"])
     host["NetworkMode"] = networks[0] if networks else "default"
     endpoint: dict[str, Any] = {}
+    if given["network_alias"] and host["NetworkMode"] in ("default", "bridge", "host", "none"):
+        raise errors.InvalidArgument("network-scoped aliases are only supported for user-defined networks")
     _put(endpoint, "Aliases", list(given["network_alias"]))
     _put(endpoint, "MacAddress", given["mac_address"])
     addresses = {
@@ -301,13 +366,11 @@ def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any
     return ({host["NetworkMode"]: endpoint} if endpoint or wanted else {}) | wanted
 
 
-def environment(values: Iterable[str], files: Iterable[str]) -> list[str]:
+def environment(given: Iterable[str], files: Iterable[str]) -> list[str]:
     """`KEY=VALUE` strings; a bare `KEY` takes the value from our own environment, or is left out."""
     result = []
-    for line in [line for path in files for line in _file_lines(path)] + list(values):
+    for line in [line for path in files for line in envfile.lines(path)] + list(given):
         name, equals, _ = line.partition("=")
-        if not name:
-            raise errors.InvalidArgument(f"invalid environment variable: {line}")
         if equals:
             result.append(line)
         elif name in os.environ:
@@ -315,25 +378,12 @@ def environment(values: Iterable[str], files: Iterable[str]) -> list[str]:
     return result
 
 
-def _file_lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.rstrip("\r\n").lstrip() for line in file]
-    except OSError as error:
-        raise errors.InvalidArgument(f"open {path}: {(error.strerror or '').lower()}") from error
-    for line in lines:
-        name = line.partition("=")[0]
-        if not line.startswith("#") and line and (not name or re.search(r"\s", name)):
-            raise errors.InvalidArgument(f"invalid env file ({path}): variable '{name}' contains whitespaces")
-    return [line for line in lines if line and not line.startswith("#")]
+def _labels(given: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    return dict(_pairs([line for path in files for line in envfile.lines(path)] + list(given)))
 
 
-def _labels(values: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    return dict(_pairs([line for path in files for line in _file_lines(path)] + list(values)))
-
-
-def _pairs(values: Iterable[str]) -> list[tuple[str, str]]:
-    return [(name, value) for name, _, value in (text.partition("=") for text in values)]
+def _pairs(texts: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
 
 
 def _put(target: dict[str, Any], field: str, value: Any) -> None:
@@ -341,40 +391,23 @@ def _put(target: dict[str, Any], field: str, value: Any) -> None:
         target[field] = value
 
 
-def _nano_cpus(text: str | None) -> int:
-    try:
-        return round(float(text) * 1e9) if text else 0
-    except ValueError:
-        raise errors.InvalidArgument(
-            f'invalid argument "{text}" for "--cpus" flag: failed to parse {text} as a rational number'
-        ) from None
-
-
 def _security_option(option: str) -> str:
-    name, _, value = option.partition("=")
+    name, equals, value = option.partition("=")
+    if not equals and ":" not in option and option != "no-new-privileges":
+        raise errors.InvalidArgument(f'Invalid --security-opt: "{option}"')
     if name != "seccomp" or value in ("unconfined", "builtin"):
         return option
     try:
         with open(value, encoding="utf-8") as file:
-            return f"seccomp={file.read()}"
+            profile = file.read()
+        json.loads(profile)
+    except ValueError as error:
+        raise errors.InvalidArgument(f"seccomp profile ({value}) is not JSON: {error}") from None
     except OSError as error:
         raise errors.InvalidArgument(
             f"opening seccomp profile ({value}) failed: open {value}: {(error.strerror or '').lower()}"
         ) from error
-
-
-def _ulimit(text: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(\w+)=(-?\d+)(?::(-?\d+))?", text)
-    if match is None:
-        raise errors.InvalidArgument(f'invalid argument "{text}" for "--ulimit" flag: invalid ulimit argument: {text}')
-    soft = int(match.group(2))
-    hard = int(match.group(3)) if match.group(3) else soft
-    if hard != -1 and (soft > hard or soft == -1):
-        raise errors.InvalidArgument(
-            f'invalid argument "{text}" for "--ulimit" flag: '
-            f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-        )
-    return {"Name": match.group(1), "Soft": soft, "Hard": hard}
+    return f"seccomp={profile}"
 
 
 def _device(text: str) -> dict[str, str]:
@@ -385,30 +418,11 @@ def _device(text: str) -> dict[str, str]:
         inside, access = (host, parts[1]) if is_access else (parts[1], access)
     elif len(parts) == 3:
         inside, access = parts[1], parts[2]
-    if len(parts) > 3 or not host or not re.fullmatch(r"[rwm]{1,3}", access):
-        raise errors.InvalidArgument(f"invalid device specification: {text}")
+    if len(parts) > 3 or not host:
+        raise errors.InvalidArgument(f"bad format for path: {text}")
+    if not re.fullmatch(r"[rwm]{1,3}", access):
+        raise errors.InvalidArgument(f"bad mode specified: {access}")
     return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
-
-
-def _device_rate(text: str, flag: str, convert: Callable[[str], int]) -> dict[str, Any]:
-    path, colon, rate = text.partition(":")
-    try:
-        value = convert(rate)
-    except (ValueError, errors.InvalidArgument):
-        value = -1
-    if not colon or not path.startswith("/dev/") or value < 0:
-        raise errors.InvalidArgument(
-            f'invalid argument "{text}" for "--{flag.replace("_", "-")}" flag: '
-            f"invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]"
-        )
-    return {"Path": path, "Rate": value}
-
-
-def _device_weight(text: str) -> dict[str, Any]:
-    path, colon, weight = text.partition(":")
-    if not colon or not path.startswith("/dev/") or not weight.isdigit():
-        raise errors.InvalidArgument(f'invalid argument "{text}" for "--blkio-weight-device" flag: bad format: {text}')
-    return {"Path": path, "Weight": int(weight)}
 
 
 def _restart_policy(text: str) -> dict[str, Any]:
@@ -416,7 +430,3 @@ def _restart_policy(text: str) -> dict[str, Any]:
     if colon and not count.lstrip("-").isdigit():
         raise errors.InvalidArgument("invalid restart policy format: maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(count) if count else 0} if name else {}
-
-
-def _port_key(port: str) -> str:
-    return port if "/" in port else f"{port}/tcp"

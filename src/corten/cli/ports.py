@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
 from corten import errors
+from corten.cli.flags import go_integer
 
 
 def parse_ports(specs: Iterable[str]) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]]]:
@@ -25,6 +27,8 @@ def _parse(spec: str) -> list[tuple[str, dict[str, str]]]:
     if proto not in ("tcp", "udp", "sctp"):
         raise errors.InvalidArgument(f"invalid proto: {proto}")
     address, host, inside = _split(body)
+    if address and not _is_address(address):
+        raise errors.InvalidArgument(f"invalid IP address: {address}")
     if not inside:
         raise errors.InvalidArgument(f"no port specified: {spec}<empty>")
     first, last = _range(inside, "containerPort")
@@ -51,6 +55,14 @@ def _split(body: str) -> tuple[str, str, str]:
     return address, host, inside
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _range(text: str, what: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     if not first.isdigit() or (dash and not last.isdigit()):
@@ -67,3 +79,17 @@ def _long_form(spec: str) -> str:
     if unknown:
         raise errors.InvalidArgument(f"invalid field key {unknown[0]}")
     return f"{given.get('published', '')}:{given.get('target', '')}/{given.get('protocol', 'tcp')}"
+
+
+def parse_exposed(text: str) -> list[str]:
+    """`--expose`: `port[-port][/proto]` → keys of ExposedPorts.  Raises `InvalidArgument` with Docker's words."""
+    ports, slash, proto = text.partition("/")
+    first, dash, last = ports.partition("-")
+    wrong = f"invalid range format for --expose: {text}, error: "
+    try:
+        numbers = [go_integer(number, 1 << 16, is_signed=False, base=10) for number in (first, last if dash else first)]
+    except errors.InvalidArgument as error:
+        raise errors.InvalidArgument(wrong + error.text) from None
+    if numbers[0] > numbers[1]:
+        raise errors.InvalidArgument(f"{wrong}invalid range specified for port: {ports}")
+    return [f"{number}/{proto if slash else 'tcp'}" for number in range(numbers[0], numbers[1] + 1)]

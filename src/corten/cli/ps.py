@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from corten.cli.command import Command, operands
+from corten.cli.flags import Integer
 from corten.cli.session import Session, pass_session
-from corten.cli.table import ellipsis, filters, write_rows
+from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
 
 _COLUMNS = (
@@ -29,14 +31,26 @@ _HEADINGS = {
     "CreatedAt": "CREATED AT",
     "State": "STATE",
     "LocalVolumes": "LOCAL VOLUMES",
+    "Platform": "PLATFORM",
 }
+_RAW = (
+    ("container_id", "ID"),
+    ("image", "Image"),
+    ("command", "Command"),
+    ("created_at", "CreatedAt"),
+    ("state", "State"),
+    ("status", "Status"),
+    ("names", "Names"),
+    ("labels", "Labels"),
+    ("ports", "Ports"),
+)
 
 
 @click.command("ps", cls=Command, operands="[OPTIONS]", at_most=0, help="List containers")
 @click.option("-a", "--all", "all_", is_flag=True, help="Show all containers (default shows just running)")
-@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
+@filter_flag("-f", "--filter")
 @click.option("--format", "form", default="", help="Format output using a custom template")
-@click.option("-n", "--last", type=int, default=-1, help="Show n last created containers (includes all states)")
+@click.option("-n", "--last", type=Integer(), default=-1, help="Show n last created containers (includes all states)")
 @click.option("-l", "--latest", is_flag=True, help="Show the latest created container (includes all states)")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only display container IDs")
@@ -58,7 +72,8 @@ def ps(
 ) -> None:
     """Lists containers."""
     limit = 1 if latest else last
-    query = {"all": all_, "size": size, "limit": limit if limit > 0 else None, "filters": filters(filter_)}
+    wants_size = size or (bool(form) and re.search(r"\.Size\b|\{\{\s*json \.\s*\}\}", form) is not None)
+    query = {"all": all_, "size": wants_size, "limit": limit if limit > 0 else None, "filters": filters(filter_)}
     found = session.client.json("GET", "/containers/json", query=query)
     rows = [_row(item, no_trunc=no_trunc) for item in found]
     if quiet and not form:
@@ -66,10 +81,12 @@ def ps(
             print(row["ID"])
         return
     columns = (*_COLUMNS, ("Size", "SIZE")) if size else _COLUMNS
-    write_rows(rows, columns, form=form, headings=_HEADINGS)
+    if form == "raw":
+        form = raw_template([*_RAW, ("size", "Size")] if size else _RAW)
+    write_rows(rows, columns, form=form, headings=_HEADINGS, kind="formatter.ContainerContext", failed="failed to")
 
 
-def _row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, str]:
+def _row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, Any]:
     command = item["Command"]
     names = [name.lstrip("/") for name in item["Names"]]
     mounts = [mount.get("Name") or mount.get("Source", "") for mount in item.get("Mounts", ())]
@@ -83,6 +100,8 @@ def _row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, str]:
         "State": item["State"],
         "Ports": ports_text(item.get("Ports") or ()),
         "Names": ",".join(names),
+        "Label": lambda name: (item.get("Labels") or {}).get(name, ""),
+        "Platform": None,
         "Labels": ",".join(f"{key}={value}" for key, value in (item.get("Labels") or {}).items()),
         "Mounts": ",".join(mount if no_trunc else ellipsis(mount, 15) for mount in mounts),
         "Networks": ",".join(sorted(item.get("NetworkSettings", {}).get("Networks") or ())),

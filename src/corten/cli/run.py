@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPResponse
 from typing import Any
 
 import click
 
 from corten import errors
-from corten.cli import stream
+from corten.cli import stream, transport
 from corten.cli.command import Command, Failure, daemon_error, each, operands
-from corten.cli.options import create_flags, create_request, environment
+from corten.cli.flags import Switch, Value
+from corten.cli.options import create_flags, create_request, environment, refuse_windows
 from corten.cli.session import Session, pass_session
 from corten.cli.transport import Client
+from corten.cli.values import environment_variable
+from corten.spec.reference import parse as parse_reference
 
 _RUN_EXTRA = (
     (("-d", "--detach"), "bool", "Run container in background and print container ID"),
@@ -27,9 +31,7 @@ _DEFAULT_KEYS = "ctrl-p,ctrl-q"
 
 
 def _run_command(name: str, callback: Callable[..., Any], extra: Any) -> Command:
-    plain = [row for row in extra if row[1] != "switch"]
-    params: list[click.Parameter] = [*create_flags(plain)]
-    params += [click.Option([row[0][0]], default=True, help=row[2]) for row in extra if row[1] == "switch"]
+    params: list[click.Parameter] = [*create_flags(extra)]
     params.append(click.Argument(["operands"], nargs=-1, type=click.UNPROCESSED))
     return Command(
         name,
@@ -42,15 +44,23 @@ def _run_command(name: str, callback: Callable[..., Any], extra: Any) -> Command
     )
 
 
-def _request(given: Mapping[str, Any]) -> dict[str, Any]:
+def _request(verb: str, given: Mapping[str, Any]) -> dict[str, Any]:
     image, *command = given["operands"]
     try:
+        refuse_windows(given)
+        if verb == "run" and given["detach"] and given["attach"]:
+            raise errors.InvalidArgument("conflicting options: cannot specify both --attach and --detach")
+    except errors.CortenError as error:
+        raise Failure(error.text) from None
+    try:
+        parse_reference(image)
+        stream.parse_detach_keys(given.get("detach_keys") or "")
         return create_request(given, image, command)
     except errors.CortenError as error:
-        raise Failure(f"corten: {error.text}\n\nRun 'corten run --help' for more information", 125) from None
+        raise Failure(f"corten: {error.text}\n\nRun 'corten {verb} --help' for more information", 125) from None
 
 
-def _run_failure(error: errors.CortenError) -> Failure:
+def _run_failure(verb: str, error: errors.CortenError) -> Failure:
     """`docker run`'s exit codes: 127 not found, 126 not executable, 125 the engine itself."""
     text = error.text
     code = 125
@@ -58,40 +68,62 @@ def _run_failure(error: errors.CortenError) -> Failure:
         code = 127
     elif "permission denied" in text or "is a directory" in text:
         code = 126
-    text = f"corten: {daemon_error(error).message}\n\nRun 'corten run --help' for more information"
+    text = f"corten: {daemon_error(error).message}\n\nRun 'corten {verb} --help' for more information"
     return Failure(text, code)
 
 
-def _create(client: Client, given: Mapping[str, Any]) -> str:
-    body = _request(given)
+def _create(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    with _cidfile(given["cidfile"]) as write_id:
+        container_id = _created(client, body, given)
+        write_id(container_id)
+        return container_id
+
+
+def _created(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     query = {"name": given["name"], "platform": given["platform"]}
-    if given["cidfile"] and os.path.exists(given["cidfile"]):
-        raise Failure(
-            "corten: container ID file found, make sure the other container isn't running or "
-            f"delete {given['cidfile']}",
-            125,
-        )
     try:
         created = client.json("POST", "/containers/create", query=query, body=body)
     except errors.NotFound as error:
         if not error.text.startswith("No such image") or given["pull"] == "never":
             raise
-        print(f"Unable to find image '{_with_tag(body['Image'])}' locally", file=sys.stderr)
+        if not given["quiet"]:
+            print(f"Unable to find image '{_with_tag(body['Image'])}' locally", file=sys.stderr)
         _pull(client, body["Image"])
         created = client.json("POST", "/containers/create", query=query, body=body)
     for warning in created.get("Warnings") or ():
         print(f"WARNING: {warning}", file=sys.stderr)
-    if given["cidfile"]:
-        with open(given["cidfile"], "w", encoding="ascii") as file:
-            file.write(created["Id"])
     return str(created["Id"])
+
+
+@contextlib.contextmanager
+def _cidfile(path: str | None) -> Iterator[Callable[[str], object]]:
+    """Makes the file before the container, so that one without the other never stays."""
+    if not path:
+        yield lambda _: None
+        return
+    if os.path.exists(path):
+        raise errors.AlreadyExists(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
+        )
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            try:
+                yield file.write
+            except BaseException:
+                os.unlink(path)
+                raise
+    except OSError as error:
+        if error.filename != path:
+            raise
+        reason = (error.strerror or "").lower()
+        raise errors.InvalidArgument(f"failed to create the container ID file: open {path}: {reason}") from None
 
 
 def _pull(client: Client, image: str) -> None:
     name, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
     for line in client.stream("POST", "/images/create", query={"fromImage": name, "tag": tag}):
         if "error" in line:
-            raise errors.Internal(line["error"])
+            raise transport.Internal(line["error"])
         print(line.get("status", ""), file=sys.stderr)
 
 
@@ -101,41 +133,47 @@ def _with_tag(image: str) -> str:
 
 @pass_session
 def _create_callback(session: Session, /, **given: Any) -> None:
-    given = {**given, "detach": False}
+    body = _request("create", {**given, "detach": False})
     try:
-        print(_create(session.client, given))
+        print(_create(session.client, body, given))
     except errors.CortenError as error:
         raise daemon_error(error) from None
 
 
 @pass_session
 def _run_callback(session: Session, /, **given: Any) -> int:
+    body = _request("run", given)
     client = session.client
-    if given["explain"]:
-        return _explain(client, given)
     try:
-        container_id = _create(client, given)
+        if given["explain"]:
+            return _explain(client, body, given)
+        if not given["detach"]:
+            _refuse_no_terminal(body)
+        container_id = _create(client, body, given)
         if given["detach"]:
             client.json("POST", f"/containers/{container_id}/start")
             print(container_id)
             return 0
-        return _foreground(client, container_id, _request(given), given)
+        return _foreground(client, container_id, body, given)
     except errors.CortenError as error:
-        raise _run_failure(error) from None
+        raise _run_failure("run", error) from None
 
 
-def _explain(client: Client, given: Mapping[str, Any]) -> int:
+def _explain(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     from corten.cli.explain import print_explanation
 
-    answer = client.json("POST", "/corten/explain", query={"name": given["name"]}, body=_request(given))
-    print_explanation(answer)
+    print_explanation(client.json("POST", "/corten/explain", query={"name": given["name"]}, body=body))
     return 0
+
+
+def _refuse_no_terminal(body: Mapping[str, Any]) -> None:
+    if body["Tty"] and body["AttachStdin"] and not os.isatty(stream.STDIN):
+        raise Failure("the input device is not a TTY", 1)
 
 
 def _foreground(client: Client, container_id: str, body: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     """attach → wait → start → copy → exit code, in the order of docker's own CLI."""
-    if body["Tty"] and body["OpenStdin"] and not os.isatty(stream.STDIN):
-        raise Failure("the input device is not a TTY", 1)
+    _refuse_no_terminal(body)
     sock, first = client.hijack(
         f"/containers/{container_id}/attach",
         query={
@@ -196,17 +234,29 @@ create = _run_command("create", _create_callback, ())
     cls=Command,
     operands="[OPTIONS] CONTAINER [CONTAINER...]",
     at_least=1,
-    help="Start stopped containers",
+    help="Start one or more stopped containers",
 )
 @click.option("-a", "--attach", "attach_", is_flag=True, help="Attach STDOUT/STDERR and forward signals")
 @click.option("-i", "--interactive", is_flag=True, help="Attach container's STDIN")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
+@click.option("--checkpoint", default="", help="Restore from this checkpoint (not supported yet)")
+@click.option("--checkpoint-dir", default="", help="Use a custom checkpoint storage directory (not supported yet)")
 @operands()
 @pass_session
 def start(
-    session: Session, /, attach_: bool, interactive: bool, detach_keys: str | None, operands: tuple[str, ...]
+    session: Session,
+    /,
+    operands: tuple[str, ...],
+    attach_: bool,
+    interactive: bool,
+    detach_keys: str | None,
+    checkpoint: str,
+    checkpoint_dir: str,
 ) -> int:
     """Starts containers, one of them in the foreground when asked."""
+    if checkpoint or checkpoint_dir:
+        raise Failure(f"--checkpoint{'' if checkpoint else '-dir'} is not supported yet")
+    stream.parse_detach_keys(detach_keys or "")
     client = session.client
     if not attach_ and not interactive:
         each(
@@ -238,7 +288,7 @@ def start(
     help="Attach local standard input, output, and error streams to a running container",
 )
 @click.option("--no-stdin", is_flag=True, help="Do not attach STDIN")
-@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Proxy all received signals to the process")
+@click.option("--sig-proxy/--no-sig-proxy", default=True, cls=Switch, help="Proxy all received signals to the process")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
 @operands()
 @pass_session
@@ -246,12 +296,13 @@ def attach(
     session: Session, /, no_stdin: bool, sig_proxy: bool, detach_keys: str | None, operands: tuple[str, ...]
 ) -> int:
     """Attaches to a running container."""
+    stream.parse_detach_keys(detach_keys or "")
     client, name = session.client, operands[0]
     info = client.json("GET", f"/containers/{name}/json")
     if not info["State"]["Running"]:
-        raise Failure("cannot attach to a stopped container, start it first")
+        raise Failure("You cannot attach to a stopped container, start it first")
     if info["State"]["Paused"]:
-        raise Failure("cannot attach to a paused container, unpause it first")
+        raise Failure("You cannot attach to a paused container, unpause it first")
     stdin = info["Config"]["OpenStdin"] and not no_stdin
     body = {"Tty": info["Config"]["Tty"], "AttachStdin": stdin}
     waiting = client.open("POST", f"/containers/{info['Id']}/wait")
@@ -275,7 +326,7 @@ def attach(
 )
 @click.option("-d", "--detach", is_flag=True, help="Detached mode: run command in the background")
 @click.option("--detach-keys", help="Override the key sequence for detaching a container")
-@click.option("-e", "--env", multiple=True, help="Set environment variables")
+@click.option("-e", "--env", multiple=True, type=Value(environment_variable), help="Set environment variables")
 @click.option("--env-file", multiple=True, help="Read in a file of environment variables")
 @click.option("-i", "--interactive", is_flag=True, help="Keep STDIN open even if not attached")
 @click.option("--privileged", is_flag=True, help="Give extended privileges to the command")
@@ -286,6 +337,7 @@ def attach(
 @pass_session
 def exec_(session: Session, /, operands: tuple[str, ...], **given: Any) -> int:
     """Runs a command in a running container."""
+    stream.parse_detach_keys(given["detach_keys"] or "")
     client, (name, *command) = session.client, operands
     foreground = not given["detach"]
     config = {
@@ -308,7 +360,7 @@ def exec_(session: Session, /, operands: tuple[str, ...], **given: Any) -> int:
             raise Failure("the input device is not a TTY", 1)
         sock, first = client.hijack(f"/exec/{exec_id}/start", body={"Detach": False, "Tty": given["tty"]})
     except errors.CortenError as error:
-        raise Failure(daemon_error(error).message, _run_failure(error).status) from None
+        raise Failure(daemon_error(error).message, _run_failure("exec", error).status) from None
     _copy(
         client,
         f"/exec/{exec_id}",

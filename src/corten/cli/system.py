@@ -3,110 +3,92 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import click
 
-from corten import __version__, errors
-from corten.cli.command import Command, Failure, operands
-from corten.cli.gotemplate import Template
-from corten.cli.moments import unix_seconds
+from corten import errors
+from corten.cli.command import Command, Failure, daemon_error, operands
+from corten.cli.gostruct import Struct, typed
+from corten.cli.gotemplate import ParseError, Template
+from corten.cli.moments import rfc3339, unix_seconds
+from corten.cli.platforms import platform_query
 from corten.cli.session import Session, pass_session
-from corten.cli.table import filters
-from corten.cli.transport import API_VERSION, Client
+from corten.cli.table import filter_flag, filters
+from corten.cli.transport import Client
+
+_FORMAT = "Format output using a custom template"
+_WRONG_TEMPLATE = 64  # the exit code of Docker's CLI for a template that does not parse
 
 
 @click.command("version", cls=Command, operands="[OPTIONS]", at_most=0, help="Show the Corten version information")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@click.option("-f", "--format", "form", default="", help=_FORMAT)
 @operands()
 @pass_session
 def version(session: Session, /, form: str, operands: tuple[str, ...]) -> None:
     """Shows versions of client and engine."""
-    import platform
+    from corten.cli import about
 
-    client = {
-        "Version": __version__,
-        "ApiVersion": API_VERSION,
-        "Os": "linux",
-        "Arch": "amd64",
-        "PythonVersion": platform.python_version(),
-    }
+    template = _template(form, "version")
+    client = about.client_version()
     failure = None
     server: Any = None
     try:
         server = session.client.json("GET", "/version")
     except errors.CortenError as error:
         failure = error
-    if form:
-        _print_one({"Client": client, "Server": server}, form)
+    if template is not None:
+        render = about.version_values(client, server)
+        _print_one(template, render)
     else:
-        print("Client: Corten")
-        _print_fields(client)
-        if server:
-            print(f"\nServer: {server.get('Platform', {}).get('Name', 'Corten')}\n Engine:")
-            _print_fields({key: value for key, value in server.items() if isinstance(value, str)}, indent=2)
+        print("\n".join(about.version_lines(client, server)))
     if failure:
         raise failure
 
 
-def _print_fields(fields: Mapping[str, Any], indent: int = 1) -> None:
-    for key, value in fields.items():
-        print(f"{' ' * indent}{key + ':':<18}{value}")
-
-
-_INFO_LINES: tuple[tuple[str, str], ...] = (
-    ("Server Version", "ServerVersion"),
-    ("Storage Driver", "Driver"),
-    ("Logging Driver", "LoggingDriver"),
-    ("Cgroup Driver", "CgroupDriver"),
-    ("Cgroup Version", "CgroupVersion"),
-    ("Default Runtime", "DefaultRuntime"),
-    ("Kernel Version", "KernelVersion"),
-    ("Operating System", "OperatingSystem"),
-    ("OSType", "OSType"),
-    ("Architecture", "Architecture"),
-    ("CPUs", "NCPU"),
-    ("Total Memory", "MemTotal"),
-    ("Name", "Name"),
-    ("ID", "ID"),
-    ("Docker Root Dir", "DockerRootDir"),
-    ("Debug Mode", "Debug"),
-    ("Live Restore Enabled", "LiveRestoreEnabled"),
-)
-
-
 @click.command("info", cls=Command, operands="[OPTIONS]", at_most=0, help="Display system-wide information")
-@click.option("-f", "--format", "form", default="", help="Format output using a custom template")
+@click.option("-f", "--format", "form", default="", help=_FORMAT)
 @operands()
 @pass_session
 def info(session: Session, /, form: str, operands: tuple[str, ...]) -> None:
     """Describes the engine."""
-    answer = session.client.json("GET", "/info")
-    if form:
-        _print_one(answer, form)
+    from corten.cli import about
+
+    template = _template(form)
+    answer = {**session.client.json("GET", "/info"), "ClientInfo": about.client_info()}
+    if template is not None:
+        _print_one(template, typed(answer, reason="can't evaluate field {} in type system.dockerInfo"), prefix="")
         return
-    print("Server:")
-    print(f" Containers: {answer['Containers']}")
-    for state in ("Running", "Paused", "Stopped"):
-        print(f"  {state}: {answer['Containers' + state]}")
-    print(f" Images: {answer['Images']}")
-    for title, field in _INFO_LINES:
-        value = answer.get(field)
-        if value not in (None, ""):
-            print(f" {title}: {str(value).lower() if isinstance(value, bool) else value}")
-    print(f" Runtimes: {' '.join(sorted(answer.get('Runtimes') or ()))}")
-    print(" Security Options:")
-    for option in answer.get("SecurityOptions") or ():
-        print(f"  {option}")
+    print("\n".join(about.info_lines(answer)))
     for warning in answer.get("Warnings") or ():
-        print(warning)
+        print(warning, file=sys.stderr)
+
+
+def _template(form: str, name: str = "") -> Template | None:
+    """None for no `--format`; a wrong one ends the program."""
+    if not form:
+        return None
+    try:
+        return Template("{{json .}}" if form == "json" else form, name)
+    except ParseError as error:
+        text = error.text.replace("template: :", f"template: {name}:", 1)
+        raise Failure(f"template parsing error: {text}", _WRONG_TEMPLATE) from None
+
+
+def _print_one(template: Template, value: Any, *, prefix: str = "") -> None:
+    """What did not work leaves an empty line on stdout, as with Docker."""
+    try:
+        print(template.render(value))
+    except errors.InvalidArgument as error:
+        print()
+        raise Failure(prefix + error.text) from None
 
 
 @click.command("events", cls=Command, operands="[OPTIONS]", at_most=0, help="Get real time events from the server")
-@click.option("-f", "--filter", "filter_", multiple=True, help="Filter output based on conditions provided")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@filter_flag("-f", "--filter")
+@click.option("--format", "form", default="", help=_FORMAT)
 @click.option("--since", default="", help="Show all events created since timestamp")
 @click.option("--until", default="", help="Stream events until this timestamp")
 @operands()
@@ -126,84 +108,138 @@ def events(
         "since": unix_seconds(since) if since else "",
         "until": unix_seconds(until) if until else "",
     }
-    template = Template("{{json .}}" if form == "json" else form) if form else None
+    try:
+        template = Template("{{json .}}" if form == "json" else form) if form else None
+    except ParseError as error:
+        raise Failure(f"Error parsing format: {error.text}", _WRONG_TEMPLATE) from None
     for event in session.client.stream("GET", "/events", query=query):
-        print(template.render(event) if template else _event_line(event), flush=True)
+        try:
+            print(template.render(_event_value(event)) if template else _event_line(event), flush=True)
+        except errors.InvalidArgument as error:
+            raise Failure(f"Error parsing format: {error.text}", _WRONG_TEMPLATE) from None
+
+
+def _event_value(event: Mapping[str, Any]) -> Struct:
+    """The event with the names of Go's fields."""
+    attributes = dict(sorted(event["Actor"]["Attributes"].items()))
+    actor = {"ID": event["Actor"]["ID"], "Attributes": attributes}
+    fields = {
+        **{"Status": event.get("status", ""), "ID": event.get("id", ""), "From": event.get("from", "")},
+        **{"Type": event["Type"], "Action": event["Action"], "Actor": Struct(actor, actor)},
+        **{"Scope": event.get("scope", ""), "Time": event["time"], "TimeNano": event["timeNano"]},
+    }
+    return Struct(fields, {**event, "Actor": actor}, "can't evaluate field {} in type *events.Message")
 
 
 def _event_line(event: Mapping[str, Any]) -> str:
-    nanoseconds = event["timeNano"]
-    at = datetime.fromtimestamp(nanoseconds // 10**9).astimezone()
-    zone = at.strftime("%z")
-    stamp = f"{at:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9:09d}{zone[:3]}:{zone[3:]}"
+    seconds, nanoseconds = divmod(event["timeNano"], 10**9)
     attributes = ", ".join(f"{key}={value}" for key, value in sorted(event["Actor"]["Attributes"].items()))
-    text = f"{stamp} {event['Type']} {event['Action']} {event['Actor']['ID']}"
+    text = f"{rfc3339(seconds, nanoseconds)} {event['Type']} {event['Action']} {event['Actor']['ID']}"
     return f"{text} ({attributes})" if attributes else text
 
 
-_KINDS: dict[str, str] = {"container": "/containers/{}/json", "image": "/images/{}/json"}
+# what is asked for in this order when no type is given; the rest only by `--type`
+_KINDS: dict[str, str] = {
+    "container": "/containers/{}/json",
+    "image": "/images/{}/json",
+    "network": "/networks/{}",
+    "volume": "/volumes/{}",
+}
+_MORE_KINDS: dict[str, str] = {
+    **{"config": "/configs/{}", "node": "/nodes/{}", "plugin": "/plugins/{}/json", "secret": "/secrets/{}"},
+    **{"service": "/services/{}", "task": "/tasks/{}"},
+}
 
 
-def _find(client: Client, name: str, kinds: Sequence[str], query: Mapping[str, Any]) -> Any:
+def _find(client: Client, name: str, kinds: Sequence[str], query: Mapping[str, Any]) -> tuple[str, Any]:
+    """(kind, value)"""
     for kind in kinds:
+        path = (_KINDS | _MORE_KINDS)[kind].format(name)
         try:
-            return client.json("GET", _KINDS[kind].format(name), query=query if kind == "container" else None)
+            return kind, client.json("GET", path, query=query if kind in ("container", "image") else None)
         except errors.NotFound as error:
             if len(kinds) == 1:
-                raise Failure(f"Error response from daemon: {error.text}") from None
+                raise daemon_error(error) from None
+        except errors.CortenError as error:
+            raise daemon_error(error) from None
     raise Failure(f"Error: No such object: {name}")
 
 
-def _inspect(client: Client, names: Sequence[str], kinds: Sequence[str], form: str, size: bool) -> None:
+def _inspect(client: Client, names: Sequence[str], kinds: Sequence[str], form: str, query: Mapping[str, Any]) -> None:
+    template = None if form == "json" else _template(form)
     found, failed = [], []
     for name in names:
         try:
-            found.append(_find(client, name, kinds, {"size": size}))
+            found.append(_find(client, name, kinds, query))
         except Failure as failure:
             failed.append(failure.message)
-    if form and form != "json":
-        for value in found:
-            _print_one(value, form)
+    if template is not None:
+        for kind, value in found:
+            _print_one(template, typed(value, kind), prefix="template parsing error: ")
+        print() if not found else None
     else:
-        print(json.dumps(found, indent=None if form else 4, ensure_ascii=False))
+        values = [value for _, value in found]
+        compact = (",", ":") if form else None
+        print(json.dumps(values, indent=None if form else 4, ensure_ascii=False, separators=compact))
     if failed:
         raise Failure("\n".join(failed))
 
 
-def _print_one(value: Any, form: str) -> None:
-    print(
-        json.dumps(value, separators=(",", ":"), ensure_ascii=False) if form == "json" else Template(form).render(value)
-    )
-
-
-def _inspect_command(name: str, kinds: tuple[str, ...], help_: str) -> Command:
+def _inspect_command(name: str, kinds: tuple[str, ...], help_: str, *flags: click.Option) -> Command:
     @pass_session
-    def callback(session: Session, /, operands: tuple[str, ...], form: str, size: bool, type_: str) -> None:
-        if type_ and type_ not in _KINDS:
-            raise Failure(f'unknown type: "{type_}"')
-        _inspect(session.client, operands, (type_,) if type_ else kinds, form, size)
+    def callback(session: Session, /, operands: tuple[str, ...], form: str, **given: Any) -> None:
+        wanted = given.get("type_", "")
+        if wanted and wanted not in _KINDS | _MORE_KINDS:
+            known = ", ".join(f'"{kind}"' for kind in sorted(_KINDS | _MORE_KINDS))
+            raise Failure(f'unknown type: "{wanted}": must be one of {known}')
+        size = given.get("size", False)
+        if size and wanted not in ("", "container"):
+            print(f"WARNING: --size ignored for {wanted}", file=sys.stderr)
+        query = {"size": size and wanted in ("", "container"), "platform": platform_query(given.get("platform", ""))}
+        _inspect(session.client, operands, (wanted,) if wanted else kinds, form, query)
 
-    return _command_with_flags(name, callback, help_)
+    return _command_with_flags(name, callback, help_, flags)
 
 
-def _command_with_flags(name: str, callback: Callable[..., Any], help_: str) -> Command:
+def _command_with_flags(name: str, callback: Callable[..., Any], help_: str, flags: Sequence[click.Option]) -> Command:
     return Command(
         name,
         callback=callback,
         params=[
-            click.Option(["-f", "--format", "form"], default="", help="Format output using a custom template"),
-            click.Option(["-s", "--size"], is_flag=True, help="Display total file sizes if the type is container"),
-            click.Option(["--type", "type_"], default="", help="Only inspect objects of the given type"),
+            click.Option(["-f", "--format", "form"], default="", help=_FORMAT),
+            *flags,
             click.Argument(["operands"], nargs=-1, type=click.UNPROCESSED),
         ],
-        operands="[OPTIONS] NAME|ID [NAME|ID...]",
+        operands={
+            "inspect": "[OPTIONS] NAME|ID [NAME|ID...]",
+            "container inspect": "[OPTIONS] CONTAINER [CONTAINER...]",
+            "image inspect": "[OPTIONS] IMAGE [IMAGE...]",
+        }[name],
         at_least=1,
         help=help_,
     )
 
 
-inspect = _inspect_command("inspect", ("container", "image"), "Return low-level information on Corten objects")
-inspect_container = _inspect_command(
-    "inspect", ("container",), "Display detailed information on one or more containers"
+def _size_flag() -> click.Option:
+    return click.Option(["-s", "--size"], is_flag=True, help="Display total file sizes if the type is container")
+
+
+inspect = _inspect_command(
+    "inspect",
+    tuple(_KINDS),
+    "Return low-level information on Corten objects",
+    _size_flag(),
+    click.Option(["--type", "type_"], default="", help="Only inspect objects of the given type"),
 )
-inspect_image = _inspect_command("inspect", ("image",), "Display detailed information on one or more images")
+inspect_container = _inspect_command(
+    "container inspect",
+    ("container",),
+    "Display detailed information on one or more containers",
+    _size_flag(),
+)
+inspect_image = _inspect_command(
+    "image inspect",
+    ("image",),
+    "Display detailed information on one or more images",
+    click.Option(["--platform"], default="", help="Inspect a specific platform of the multi-platform image"),
+)

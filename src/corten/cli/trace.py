@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from corten.cli.command import Command, operands
+from corten.cli.flags import Integer
 from corten.cli.session import Session, pass_session
 from corten.cli.table import align
 
@@ -26,7 +27,7 @@ from corten.cli.table import align
     default=False,
     help="Steps in their order, or the widest first (the default)",
 )
-@click.option("-n", "--lines", type=int, default=0, help="Show only the first n steps")
+@click.option("-n", "--lines", type=Integer(), default=0, help="Show only the first n steps")
 @click.option("--format", "form", default="", help="`json` for the recorded values")
 @operands()
 @pass_session

@@ -19,14 +19,44 @@ from corten import errors
 API_VERSION = "1.51"
 DEFAULT_HOST = "unix:///run/corten/corten.sock"
 
-STATUS_KINDS: dict[int, type[errors.CortenError]] = {
-    304: errors.NotModified,
-    400: errors.InvalidArgument,
-    403: errors.PermissionDenied,
-    404: errors.NotFound,
-    409: errors.Conflict,
-    501: errors.NotImplemented,
-    503: errors.Unavailable,
+
+class Answer(errors.CortenError):
+    """An error that the engine answered; mixed with the error kind of its status."""
+
+
+class _InvalidArgument(Answer, errors.InvalidArgument): ...
+
+
+class _PermissionDenied(Answer, errors.PermissionDenied): ...
+
+
+class _NotFound(Answer, errors.NotFound): ...
+
+
+class _NotModified(Answer, errors.NotModified): ...
+
+
+class _Conflict(Answer, errors.Conflict): ...
+
+
+class _NotImplemented(Answer, errors.NotImplemented): ...
+
+
+class _Unavailable(Answer, errors.Unavailable): ...
+
+
+class Internal(Answer, errors.Internal):
+    """The engine's own failure, also one that came in the middle of a stream."""
+
+
+STATUS_KINDS: dict[int, type[Answer]] = {
+    304: _NotModified,
+    400: _InvalidArgument,
+    403: _PermissionDenied,
+    404: _NotFound,
+    409: _Conflict,
+    501: _NotImplemented,
+    503: _Unavailable,
 }
 
 
@@ -47,21 +77,29 @@ def default_host() -> str:
     return os.environ.get("CORTEN_HOST") or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
 
 
+def check_host(host: str) -> None:
+    """Raises `InvalidArgument` unless it is `unix:///PATH` or `tcp://ADDRESS:PORT`."""
+    scheme, _, rest = host.partition("://")
+    address, _, port = rest.rpartition(":")
+    if (scheme == "unix" and rest) or (scheme == "tcp" and address and port.isdecimal() and int(port) < 65536):
+        return
+    raise errors.InvalidArgument(f'unable to parse host "{host}": give unix:///path.sock or tcp://address:port')
+
+
 def connect(host: str) -> socket.socket:
     """A connected stream socket for `unix://PATH` or `tcp://ADDRESS:PORT`.
 
-    Raises `InvalidArgument` for another scheme and `ConnectFailed` when nobody listens.
+    Raises `InvalidArgument` for another form and `ConnectFailed` when nobody listens.
     """
+    check_host(host)
     scheme, _, rest = host.partition("://")
     try:
         if scheme == "unix":
             return connect_unix(rest)
-        if scheme == "tcp":
-            address, _, port = rest.rpartition(":")
-            return socket.create_connection((address.strip("[]"), int(port)))
-    except (OSError, ValueError) as error:
+        address, _, port = rest.rpartition(":")
+        return socket.create_connection((address.strip("[]"), int(port)))
+    except OSError as error:
         raise ConnectFailed(f"cannot connect to the corten engine at {host}. Is cortend running?") from error
-    raise errors.InvalidArgument(f"unable to parse host {host!r}: give unix:///path.sock or tcp://address:port")
 
 
 def connect_unix(path: str) -> socket.socket:
@@ -88,7 +126,7 @@ def raise_for_status(status: int, body: bytes) -> None:
         text = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         text = body.decode("utf-8", "replace").strip() or http.client.responses.get(status, str(status))
-    raise STATUS_KINDS.get(status, errors.Internal)(text)
+    raise STATUS_KINDS.get(status, Internal)(text)
 
 
 class Client:
@@ -176,13 +214,16 @@ class Client:
 
 
 def _target(path: str, query: Mapping[str, Any] | None) -> str:
-    given = {key: _query_text(value) for key, value in (query or {}).items() if value not in (None, "", False)}
-    return f"/v{API_VERSION}{path}" + (f"?{urlencode(given)}" if given else "")
+    given = {key: _query_text(value) for key, value in (query or {}).items() if value not in (None, "", False, [])}
+    return f"/v{API_VERSION}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
 
-def _query_text(value: Any) -> str:
+def _query_text(value: Any) -> str | list[str]:
+    """A list is a parameter that stands several times."""
     if value is True:
         return "1"
+    if isinstance(value, list):
+        return [str(item) for item in value]
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -8,18 +8,6 @@ from corten import errors
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _BINARY = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_AGE = (
-    (1, "Less than a second"),
-    (2, "1 second"),
-    (60, "{s} seconds"),
-    (120, "About a minute"),
-    (46 * 60, "{m} minutes"),
-    (90 * 60, "About an hour"),
-    (48 * 3600, "{h} hours"),
-    (14 * 86400, "{d} days"),
-    (60 * 86400, "{w} weeks"),
-    (2 * 365 * 86400, "{mo} months"),
-)
 
 
 def human_size(size_bytes: float, precision: int = 3) -> str:
@@ -33,20 +21,27 @@ def human_size(size_bytes: float, precision: int = 3) -> str:
 
 def human_duration(seconds: float) -> str:
     """`75` → `About a minute`, as `docker ps` writes ages."""
-    s = int(seconds)
-    rounded_hours = int(seconds / 3600 + 0.5)
-    words = {
-        "s": s,
-        "m": int(seconds // 60),
-        "h": rounded_hours,
-        "d": int(seconds // 3600) // 24,
-        "w": int(seconds // 3600) // 24 // 7,
-        "mo": int(seconds // 3600) // 24 // 30,
-    }
-    for limit, text in _AGE:
-        if s < limit:
-            return text.format(**words)
-    return f"{seconds / 3600 / 24 / 365:.0f} years"
+    minutes, hours = int(seconds // 60), int(seconds / 3600 + 0.5)
+    if seconds < 60:
+        return {0: "Less than a second", 1: "1 second"}.get(int(seconds), f"{int(seconds)} seconds")
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    days = hours // 24
+    for limit, divisor, unit in ((14, 1, "days"), (60, 7, "weeks"), (730, 30, "months")):
+        if days < limit:
+            return f"{days // divisor} {unit}"
+    return f"{int(seconds / 3600) // 24 // 365} years"
+
+
+def binary_size(size_bytes: float) -> str:
+    """`25276510208` → `23.54GiB`."""
+    value, unit = float(size_bytes), 0
+    while value >= 1024.0 and unit < 6:
+        value /= 1024.0
+        unit += 1
+    return f"{value:.4g}{('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[unit]}"
 
 
 def ago(unix_s: float) -> str:

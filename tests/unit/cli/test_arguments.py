@@ -104,7 +104,7 @@ def test_mount_fields() -> None:
 
 @pytest.mark.parametrize("text", ["type=bind", "type=bind,src=/a,dst=/b,nonsense=1", "type=tmpfs,dst"])
 def test_bad_mount_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="--mount"):
+    with pytest.raises(InvalidArgument):
         parse_mount(text)
 
 

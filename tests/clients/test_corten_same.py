@@ -1,0 +1,168 @@
+"""The corten CLI beside docker's, against the same engine: the same stdout, stderr and exit code, command by command.
+
+The command lines are in `same_answers`.  What is no answer of the command's own is taken out: the program's name, and
+ids and names of the containers that a command itself made.  Both run at once where they only look, so that
+ages are those of one moment; what differs is asked for again, three times in all.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clients import same_answers
+from clients.api import Api
+from support import images, paths, peers, summary
+from support.dockerd import client_environment
+from support.engine import CortenEngine
+
+IMAGE = images.BUSYBOX_REF
+NAMES = ("cli-box", "cli-done", "cli-tty", "cli-new", "cli-paused")
+_PROGRAM = re.compile(r"\b(docker|corten)\b")
+_OWN = re.compile(r"endpoint \w+ \([0-9a-f]{64}\)")
+_ROUNDS = 3
+
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CortenEngine]:
+    """An engine of its own: lists have nothing of other tests in them."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        options = ("-p", "127.0.0.1:8901:80", "--label", "corten.test=cli", "--label", "b=c", "-e", "A=b")
+        engine.docker("run", "-d", "--name", "cli-box", *options, IMAGE, "sleep", "10000", check=True)
+        engine.docker("run", "--name", "cli-done", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 3")
+        engine.docker("run", "-d", "--name", "cli-tty", "-t", IMAGE, "sleep", "10000", check=True)
+        engine.docker("create", "--name", "cli-new", "-v", "/tmp:/x", IMAGE, "true", check=True)
+        engine.docker("run", "-d", "--name", "cli-paused", IMAGE, "sleep", "10000", check=True)
+        engine.docker("pause", "cli-paused", check=True)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files for `--env-file`, good and bad."""
+    found = tmp_path_factory.mktemp("same")
+    for name, data in {
+        "good": b"GOOD=1\n",
+        "spaces": b"A=1\nB B=2\n",
+        "noname": b"=x\n",
+        "bytes": b"\xff\xfe=1\n",
+    }.items():
+        (found / name).write_bytes(data)
+    return found
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.strip().splitlines() if line]
+
+
+def begin(program: str | Path, engine: CortenEngine, args: list[str]) -> subprocess.Popen[bytes]:
+    argv = [str(program), "-H", engine.host, *args]
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(argv, stdin=nothing, stdout=pipe, stderr=pipe, env=client_environment())
+
+
+def end(process: subprocess.Popen[bytes]) -> Answer:
+    out, err = (_PROGRAM.sub("CLI", data.decode(errors="replace")) for data in process.communicate(timeout=60))
+    return process.returncode, out, _OWN.sub("endpoint OWN", err).strip()
+
+
+def both(
+    engine: CortenEngine, command: str, folder: Path, *, window: str = "", at_once: bool = False
+) -> tuple[Answer, Answer]:
+    """Docker's answer and ours; again when they differ, for what may have changed between the two."""
+    command = command.replace("{window}", window)
+    args = [word.replace("{image}", IMAGE).replace("{folder}", str(folder)) for word in shlex.split(command)]
+    programs = (peers.docker_cli(), paths.COMMANDS / "corten")
+    for _ in range(_ROUNDS):
+        if at_once:
+            theirs, ours = map(end, [begin(program, engine, args) for program in programs])
+        else:
+            theirs, ours = (end(begin(program, engine, args)) for program in programs)
+        if ours == theirs:
+            break
+    return theirs, ours
+
+
+def left_over(engine: CortenEngine) -> set[str]:
+    """Removes containers that are not the fixture's; their names."""
+    api = Api(engine.socket)
+    names = {row["Names"][0].lstrip("/") for row in api.ok("GET", "/containers/json?all=1")} - set(NAMES)
+    for name in names:
+        api.remove(name)
+    return names
+
+
+@pytest.mark.parametrize("command", lines(same_answers.CONTAINERS))
+def test_verbs_on_containers_and_images(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("command", lines(same_answers.CREATION))
+def test_run_and_create(box: CortenEngine, folder: Path, command: str) -> None:
+    """Neither leaves a container behind that the other does not."""
+    theirs, ours = both(box, command, folder)
+    assert ours == theirs
+    left = left_over(box)
+    assert len(left) % 2 == 0, left
+
+
+@pytest.mark.parametrize("command", lines(same_answers.LISTS))
+def test_lists_and_tables(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder, at_once=True)
+    assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def window(box: CortenEngine) -> str:
+    """`--since` and `--until` around events of every type that this engine has."""
+    start = time.time()
+    box.docker("run", "--rm", "--label", "corten.test=cli", IMAGE, "true", check=True)
+    box.docker("exec", "cli-box", "true", check=True)
+    box.docker("tag", IMAGE, "cli/events:1", check=True)
+    box.docker("rmi", "cli/events:1", check=True)
+    time.sleep(0.3)
+    return f"--since {start:.6f} --until {time.time():.6f}"
+
+
+@pytest.mark.parametrize("command", lines(same_answers.EVENTS))
+def test_events(box: CortenEngine, folder: Path, window: str, command: str) -> None:
+    theirs, ours = both(box, command, folder, window=window, at_once=True)
+    assert ours == theirs
+
+
+def test_the_window_has_events_of_all_types(box: CortenEngine, folder: Path, window: str) -> None:
+    shown = both(box, "events {window} --format '{{.Type}} {{.Action}}'", folder, window=window)[1][1]
+    for event in ("container create", "container start", "container die", "container destroy", "image tag",
+                  "image untag", "network connect", "network disconnect", "container exec_die"):  # fmt: skip
+        assert event in shown
+
+
+@pytest.mark.parametrize("command", same_answers.DIFFERENT)
+def test_explained_difference_is_one(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder)
+    assert ours != theirs, "no difference any more: move it to the others"
+    summary.add(
+        "command lines that docker and corten answer differently", f"{command}: {same_answers.DIFFERENT[command]}"
+    )
+    left_over(box)
+
+
+def test_info_differs_in_the_clients_version_and_the_moment_alone(box: CortenEngine, folder: Path) -> None:
+    theirs, ours = both(box, "info", folder)
+    own = re.compile(r"^ Version: .*|^  (System Time|File Descriptors|EventsListeners): .*", re.M)
+    assert own.sub("", ours[1]) == own.sub("", theirs[1])
+
+
+def test_version_differs_in_the_client_alone(box: CortenEngine, folder: Path) -> None:
+    theirs, ours = both(box, "version", folder)
+    assert ours[1].partition("Server:")[2] == theirs[1].partition("Server:")[2] != ""
