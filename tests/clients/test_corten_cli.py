@@ -45,7 +45,6 @@ def box(shared_engine: CortenEngine) -> Iterator[CortenEngine]:
 
 
 SAME = [
-    ("ps", "-a", "--filter", "name=cli-", "--no-trunc"),
     ("ps", "-aq", "--filter", "name=cli-"),
     ("ps", "-a", "--filter", "name=cli-", "--format", "{{.Names}}\t{{.State}}\t{{.Ports}}\t{{.Command}}\t{{.Image}}"),
     ("ps", "-a", "--filter", "name=cli-", "--format", "table {{.ID}}\t{{.Names}}\t{{.State}}"),
