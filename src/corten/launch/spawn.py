@@ -112,6 +112,10 @@ class TraceReader:
         self._started = False
         self._early: list[Event] = []
 
+    def has_started(self) -> None:
+        """For the rest of a pipe whose beginning, with `Started`, somebody else has read."""
+        self._started = True
+
     def feed(self, data: bytes) -> list[Event]:
         """The events in `data`; b'' is end of file and gives `Done`."""
         if not data:

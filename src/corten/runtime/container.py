@@ -104,8 +104,8 @@ def create(options: CreateOptions, host: Host | None = None) -> Created:
     return Created(making.state, making.cgroup, running)
 
 
-def start(root: str, id: str) -> None:
-    """Lets a created container execute its process, then runs the poststart hooks.
+def start(root: str, id: str, abort_fd: int = -1) -> None:
+    """Lets a created container execute its process, then runs the poststart hooks, as long as `abort_fd` is silent.
 
     A poststart hook that fails ends the container (runtime-spec runtime.md, "Lifecycle", step 8).
     """
@@ -124,17 +124,17 @@ def start(root: str, id: str) -> None:
         posix.write(fifo, b"\0")
         posix.close(fifo)
         posix.unlink(path)
-    run_poststart(record)
+    run_poststart(record, abort_fd)
 
 
-def run_poststart(record: State) -> None:
+def run_poststart(record: State, abort_fd: int = -1) -> None:
     """The poststart hooks; the first that fails ends the container."""
     if not record.poststart:
         return
     from corten.runtime import hooks
 
     try:
-        hooks.run_all(record.poststart, record.oci(RUNNING), record.bundle)
+        hooks.run_all(record.poststart, record.oci(RUNNING), record.bundle, abort_fd)
     except FailedPrecondition:
         ending.end(record)
         raise

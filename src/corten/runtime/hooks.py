@@ -7,6 +7,7 @@ runc's.
 
 from __future__ import annotations
 
+import _thread
 import posix
 import select
 import time
@@ -29,21 +30,27 @@ SIGKILL = 9
 DEFAULT_SIGNALS = tuple(number for number in range(1, 65) if number not in (9, 19, 32, 33))
 
 
+_directory_lock = _thread.allocate_lock()  # a process has one working directory, and a helper several threads
+
+
 def to_objs(hooks: Iterable[Hook]) -> list[dict[str, Any]]:
     """Hooks as state.json keeps them."""
     return [{"path": h.path, "args": list(h.args), "env": list(h.env), "timeout": h.timeout_s} for h in hooks]
 
 
-def run_all(hooks: Sequence[dict[str, Any]], state: dict[str, Any], directory: str) -> None:
-    """Runs hooks (as `to_objs` gives them) in order; raises FailedPrecondition for the first that fails."""
+def run_all(hooks: Sequence[dict[str, Any]], state: dict[str, Any], directory: str, abort_fd: int = -1) -> None:
+    """Runs hooks (as `to_objs` gives them) in order; raises FailedPrecondition for the first that fails.
+
+    When `abort_fd` becomes readable the hook that runs is killed, and has failed.
+    """
     for index, hook in enumerate(hooks):
         try:
-            run(hook, fast.dump_bytes(state), directory)
+            run(hook, fast.dump_bytes(state), directory, abort_fd)
         except FailedPrecondition as error:
             raise FailedPrecondition(f"error running hook #{index}: {error}") from error
 
 
-def run(hook: dict[str, Any], state: bytes, directory: str) -> None:
+def run(hook: dict[str, Any], state: bytes, directory: str, abort_fd: int = -1) -> None:
     """Runs one hook and waits for it, at most its timeout in seconds; then it is killed."""
     stdin = posix.memfd_create("state", posix.MFD_CLOEXEC)  # a pipe might fill up before anybody reads
     files.write_all(stdin, state)
@@ -59,7 +66,7 @@ def run(hook: dict[str, Any], state: bytes, directory: str) -> None:
     finally:
         for fd in (stdin, out_write, err_write):
             posix.close(fd)
-    _follow(pid, hook["timeout"], (out_read, err_read))
+    _follow(pid, hook["timeout"], (out_read, err_read), abort_fd)
 
 
 def _spawn(hook: dict[str, Any], directory: str, stdio: tuple[int, int, int]) -> int:
@@ -70,15 +77,16 @@ def _spawn(hook: dict[str, Any], directory: str, stdio: tuple[int, int, int]) ->
             actions.append((posix.POSIX_SPAWN_CLOSE, int(entry)))
     env = dict(item.split("=", 1) for item in hook["env"] if "=" in item)
     argv = hook["args"] or [hook["path"]]
-    before = posix.open(".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
-    try:
-        posix.chdir(directory)
-        return posix.posix_spawn(
-            hook["path"], argv, env, file_actions=actions, setsigmask=(), setsigdef=DEFAULT_SIGNALS
-        )
-    finally:
-        posix.fchdir(before)
-        posix.close(before)
+    with _directory_lock:
+        before = posix.open(".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
+        try:
+            posix.chdir(directory)
+            return posix.posix_spawn(
+                hook["path"], argv, env, file_actions=actions, setsigmask=(), setsigdef=DEFAULT_SIGNALS
+            )
+        finally:
+            posix.fchdir(before)
+            posix.close(before)
 
 
 def _is_inheritable(fd: int) -> bool:
@@ -88,20 +96,25 @@ def _is_inheritable(fd: int) -> bool:
         return False  # the descriptor of the listing itself
 
 
-def _follow(pid: int, timeout_s: int, outputs: tuple[int, int]) -> None:
+def _follow(pid: int, timeout_s: int, outputs: tuple[int, int], abort_fd: int) -> None:
     """Gathers output and waits for the exit; kills at the timeout; raises when either went wrong."""
     gathered = dict.fromkeys(outputs, b"")
     deadline = time.monotonic() + timeout_s if timeout_s else None
-    timed_out = False
+    timed_out = given_up = False
     pidfd = posix.pidfd_open(pid)
     poll = select.poll()
-    for fd in (pidfd, *outputs):
+    for fd in (pidfd, *outputs, *([abort_fd] if abort_fd >= 0 else [])):
         poll.register(fd, select.POLLIN)
     while True:
         left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
         ready = {fd for fd, _ in poll.poll(left_ms)}
         if not ready:
             timed_out, deadline = True, None
+            posix.kill(pid, SIGKILL)
+        if abort_fd in ready:
+            given_up = True
+            poll.unregister(abort_fd)
+            ready.remove(abort_fd)
             posix.kill(pid, SIGKILL)
         for fd in ready - {pidfd}:
             data = posix.read(fd, files.CHUNK_BYTES)
@@ -113,6 +126,8 @@ def _follow(pid: int, timeout_s: int, outputs: tuple[int, int]) -> None:
     status = fast.wait_status(pidfd)
     for fd in (pidfd, *outputs):
         posix.close(fd)
+    if given_up:
+        raise FailedPrecondition("hook was killed: nobody waits for it any more")
     if timed_out:
         raise FailedPrecondition(f"hook ran past specified timeout of {timeout_s:.1f}s")
     if status:

@@ -37,6 +37,7 @@ PID_LAST = (1 << 31) - 1
 EXEC_TIMEOUT_S = 30.0  # from spawn, or the start byte, to execve: milliseconds, unless hooks run in between
 START_FAILURE = "unable to start container process"
 INIT_FAILURE = "error during container init"
+GIVEN_UP = "the start was given up"
 
 
 class LaunchFailure(Internal):
@@ -46,6 +47,29 @@ class LaunchFailure(Internal):
         super().__init__(text)
         self.errno = errno
         self.op = op
+
+
+class Parent:
+    """Whose children launcher and process are, as `Running` needs to know it: this process's own.
+
+    `abort_fd` is readable when nobody waits for the launch any more, -1 for never.
+    """
+
+    __slots__ = ("abort_fd",)
+
+    def __init__(self, abort_fd: int = -1) -> None:
+        self.abort_fd = abort_fd
+
+    def open(self, pid: int) -> int:
+        """A pidfd of `pid`, -1 unless it is a child that has not been reaped."""
+        return open_child(pid)
+
+    def reap(self, pid: int, pidfd: int) -> None:
+        """Blocks until a killed process is dead, and collects it."""
+        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
+
+
+OWN_CHILDREN = Parent()
 
 
 class Running:
@@ -58,10 +82,24 @@ class Running:
     that fails.
     """
 
-    __slots__ = ("executed", "failure", "is_init", "launch", "launcher_reaped", "pid", "pidfd", "trace", "waiting")
+    __slots__ = (
+        "executed",
+        "failure",
+        "is_init",
+        "launch",
+        "launcher_reaped",
+        "parent",
+        "pid",
+        "pidfd",
+        "trace",
+        "waiting",
+    )
 
-    def __init__(self, launch: spawn.Launch, trace: Trace, *, is_init: bool = False) -> None:
+    def __init__(
+        self, launch: spawn.Launch, trace: Trace, *, is_init: bool = False, parent: Parent = OWN_CHILDREN
+    ) -> None:
         self.launch = launch
+        self.parent = parent
         self.is_init = is_init
         self.trace = trace
         self.pid = 0
@@ -89,12 +127,16 @@ class Running:
         """The next events; `Done` as well once the process is dead, whoever else holds the pipe open."""
         poll = select.poll()
         poll.register(self.launch.trace_fd, select.POLLIN)
-        if self.pidfd >= 0:
-            poll.register(self.pidfd, select.POLLIN)
+        abort_fd = self.parent.abort_fd
+        for fd in (self.pidfd, abort_fd):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         limit_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else None
         ready = {fd for fd, _ in poll.poll(limit_ms)}
         if not ready or (deadline and time.monotonic() > deadline):
             raise Internal(f"{START_FAILURE}: the process was not executed in time")
+        if abort_fd in ready:
+            raise Internal(f"{START_FAILURE}: {GIVEN_UP}")
         return self.launch.events() if self.launch.trace_fd in ready else [spawn.Done()]
 
     def _take(self, events: list[spawn.Event]) -> None:
@@ -117,7 +159,7 @@ class Running:
         launcher = self.launch.launcher_pid
         if self.pid or pid in (launcher, self.launch.second_pid):
             return
-        pidfd = open_child(pid)
+        pidfd = self.parent.open(pid)
         if pidfd < 0:
             return
         if process_start(pid)[0] < process_start(launcher)[0]:
@@ -165,7 +207,7 @@ class Running:
             self.launch.kill_launcher()
         if self.pidfd >= 0:
             fast.pidfd_send_signal(self.pidfd, SIGKILL)
-            posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
+            self.parent.reap(self.pid, self.pidfd)
             posix.close(self.pidfd)
             self.pidfd = -1
         self.launch.close()
@@ -247,7 +289,7 @@ class Creation:
         fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd, "hooks": hooks_read}
         try:
             launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
-            running = self.running = Running(launch, self.trace, is_init=True)
+            running = self.running = Running(launch, self.trace, is_init=True, parent=self.host.parent)
             deadline = time.monotonic() + EXEC_TIMEOUT_S
             while not running.pid:
                 running.follow(deadline)
@@ -282,7 +324,7 @@ class Creation:
         self.hooks_ran = True
         try:
             rows = hooks.to_objs((*config.hooks.prestart, *config.hooks.create_runtime))
-            hooks.run_all(rows, state, self.options.bundle)
+            hooks.run_all(rows, state, self.options.bundle, self.host.parent.abort_fd)
         except CortenError as error:
             raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
         self.trace.phase("launch")
@@ -324,7 +366,7 @@ def spawn_plan(host: Host, plan: Plan, fds: dict[str, int], stdio: tuple[int, in
     """Spawns a plan that has nothing to wait for and follows it to execve; raises LaunchFailure."""
     trace = Trace()
     trace.plan = plan
-    running = Running(host.launcher.spawn(plan, fds, stdio=stdio), trace)
+    running = Running(host.launcher.spawn(plan, fds, stdio=stdio), trace, parent=host.parent)
     try:
         running.follow_to_exec()
     except BaseException:

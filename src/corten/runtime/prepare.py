@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from corten.launch.ops import Plan
     from corten.launch.spawn import Launcher
     from corten.runtime.cgroup_settings import Setting
+    from corten.runtime.launching import Parent
     from corten.runtime.options import CreateOptions
     from corten.spec.runtime import Config, Process
 
@@ -78,14 +79,23 @@ class Host:
     facts           of the host
     launcher        the program in its sealed memfd
     seccomp_cache   directory of compiled profiles, made with mode 0700 when it is needed
+    parent          whose children the launched processes become
     """
 
-    __slots__ = ("_launcher", "facts", "seccomp_cache")
+    __slots__ = ("_launcher", "_parent", "facts", "seccomp_cache")
 
-    def __init__(self, facts: HostFacts | None = None, seccomp_cache: str = "") -> None:
+    def __init__(
+        self,
+        facts: HostFacts | None = None,
+        seccomp_cache: str = "",
+        *,
+        launcher: Launcher | None = None,
+        parent: Parent | None = None,
+    ) -> None:
         self.facts = facts or hostfacts.gather()
         self.seccomp_cache = seccomp_cache or settings.seccomp_cache()
-        self._launcher: Launcher | None = None
+        self._launcher = launcher
+        self._parent = parent
 
     @property
     def launcher(self) -> Launcher:
@@ -95,6 +105,15 @@ class Host:
 
             self._launcher = Launcher()
         return self._launcher
+
+    @property
+    def parent(self) -> Parent:
+        """This process, unless said otherwise."""
+        if self._parent is None:
+            from corten.runtime.launching import OWN_CHILDREN
+
+            self._parent = OWN_CHILDREN
+        return self._parent
 
 
 def prepare(options: CreateOptions, host: Host) -> Prepared:
