@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
+from corten.shim.rest import Rest
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
@@ -55,10 +57,12 @@ class Timer:
 class Loop:
     """Level-triggered; handlers get the epoll event mask, and their errors pass through `turn`."""
 
-    __slots__ = ("_epoll", "_handlers", "_masks", "_order", "_timers")
+    __slots__ = ("_epoll", "_handlers", "_masks", "_order", "_rest", "_timers")
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Rest | None = None) -> None:
+        """`rest`: what an idle process does about its memory."""
         self._epoll = select.epoll()
+        self._rest = rest or Rest()
         self._handlers: dict[int, Handler] = {}
         self._masks: dict[int, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -98,7 +102,7 @@ class Loop:
 
     def turn(self, limit_s: float | None = None) -> None:
         """One wait, at most `limit_s`, and everything that is ready after it."""
-        for fd, events in self._epoll.poll(self._patience(limit_s)):
+        for fd, events in self._rest.poll(self._epoll, self._patience(limit_s)):
             handler = self._handlers.get(fd)
             if handler is not None:  # a handler before it in this round may have removed it
                 handler(events)
