@@ -11,30 +11,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
 import os
 import socket
 import subprocess
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from corten.errors import InvalidArgument, NotFound, Unavailable
+from corten.core.channel import Channel, EventHandler, LostHandler
+from corten.errors import NotFound, Unavailable
 from corten.shim import protocol
-from corten.shim.protocol import Message, connect, raise_failure
+from corten.shim.protocol import Message, connect
 
-__all__ = ["Attach", "CreateRequest", "LogRequest", "ShimClient", "Zygote"]
+__all__ = ["Attach", "CreateRequest", "EventHandler", "LogRequest", "LostHandler", "ShimClient", "Zygote"]
 
 PING_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
 SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
 _ZYGOTE_TIMEOUT_S = 10.0
 _ZYGOTE_START_S = 60.0  # it imports everything and rehearses a start: half a second, but not on every machine
-
-EventHandler = Callable[[Message], None]
-LostHandler = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,120 +107,6 @@ class Attach:
         }
 
 
-class _Channel:
-    """Requests and answers by `seq` over one SEQPACKET socket, in the running event loop."""
-
-    def __init__(self, sock: socket.socket, *, name: str, on_event: EventHandler, on_lost: LostHandler) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        self._name = name
-        self._on_event = on_event
-        self._on_lost = on_lost
-        self._loop = asyncio.get_running_loop()
-        self._seq = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[tuple[Message, list[int]]]] = {}
-        self._outgoing: deque[tuple[bytes, list[int]]] = deque()
-        self._loop.add_reader(sock.fileno(), self._readable)
-
-    @property
-    def is_open(self) -> bool:
-        return self._socket.fileno() >= 0
-
-    async def request(
-        self, op: str, fields: Mapping[str, Any], fds: Sequence[int], timeout_s: float | None
-    ) -> tuple[Message, list[int]]:
-        """(answer, descriptors, which are the caller's).  `fds` stay the caller's."""
-        seq = next(self._seq)
-        future: asyncio.Future[tuple[Message, list[int]]] = self._loop.create_future()
-        body = protocol.encode({**fields, "op": op, "seq": seq})
-        self._send(body, fds)
-        self._waiting[seq] = future
-        try:
-            answer, received = await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            raise Unavailable(f"{self._name} does not answer ({op}, {timeout_s:g} s)") from None
-        finally:
-            self._waiting.pop(seq, None)
-        error = answer.get("error")
-        if error is not None:
-            protocol.close_all(received)
-            raise_failure(error)
-        return answer.get("ok") or {}, received
-
-    def close(self) -> None:
-        """Disconnect without calling `on_lost`; requests under way fail with Unavailable."""
-        if not self.is_open:
-            return
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-        while self._outgoing:
-            protocol.close_all(self._outgoing.popleft()[1])
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unavailable(f"{self._name} is gone"))
-
-    def _send(self, body: bytes, fds: Sequence[int]) -> None:
-        if not self.is_open:
-            raise Unavailable(f"{self._name} is gone")
-        if not self._outgoing and self._send_now(body, fds):
-            return
-        self._outgoing.append((body, [os.dup(fd) for fd in fds]))
-        self._loop.add_writer(self._socket.fileno(), self._writable)
-
-    def _send_now(self, body: bytes, fds: Sequence[int]) -> bool:
-        """False when the peer's buffer is full."""
-        try:
-            protocol.send(self._socket, body, fds)
-        except BlockingIOError:
-            return False
-        except OSError as error:  # the peer's end is seen here before its reader has run
-            self.close()
-            self._loop.call_soon(self._on_lost)
-            raise Unavailable(f"{self._name} is gone") from error
-        return True
-
-    def _writable(self) -> None:
-        while self._outgoing:
-            body, fds = self._outgoing[0]
-            try:
-                if not self._send_now(body, fds):
-                    return
-            except Unavailable:
-                return
-            protocol.close_all(fds)
-            self._outgoing.popleft()
-        self._loop.remove_writer(self._socket.fileno())
-
-    def _readable(self) -> None:
-        while self.is_open:
-            try:
-                body, fds = protocol.receive(self._socket)
-            except BlockingIOError:
-                return
-            except (OSError, InvalidArgument):
-                body, fds = b"", []
-            if not body:
-                self._lost()
-                return
-            self._received(protocol.decode(body), fds)
-
-    def _received(self, message: Message, fds: list[int]) -> None:
-        if "event" in message:
-            protocol.close_all(fds)
-            self._on_event(message)
-            return
-        future = self._waiting.get(message.get("seq") or 0)
-        if future is None or future.done():
-            protocol.close_all(fds)
-        else:
-            future.set_result((message, fds))
-
-    def _lost(self) -> None:
-        self.close()
-        self._on_lost()
-
-
 class ShimClient:
     """One shim.  `events` gets `exit`, `exec-exit`, `oom` and `detach`; `lost` is called once when the shim is gone.
 
@@ -236,7 +118,7 @@ class ShimClient:
         self.directory = directory
         self.pid = 0
         name = f"shim of {os.path.basename(directory)}"
-        self._channel = _Channel(sock, name=name, on_event=events, on_lost=lost)
+        self._channel = Channel(sock, name=name, on_event=events, on_lost=lost)
 
     @classmethod
     async def connect(cls, directory: str, *, events: EventHandler, lost: LostHandler) -> tuple[ShimClient, Message]:
@@ -408,14 +290,16 @@ class ShimClient:
 
 
 class Zygote:
-    """Runs `corten-shim --zygote` and starts it again when it died."""
+    """Runs `corten-shim --zygote` and starts it again when it died, at once: shims need its helper for their execs."""
 
     def __init__(self, program: str, exec_root: str, *, debug: bool = False) -> None:
         """`program`: path of corten-shim."""
         self._argv = [program, "--zygote", "--exec-root", exec_root, *(["--debug"] if debug else [])]
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: _Channel | None = None
+        self._channel: Channel | None = None
         self._starting = asyncio.Lock()
+        self._restarting: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def pid(self) -> int:
@@ -434,8 +318,8 @@ class Zygote:
                 argv = [*self._argv, "--control-fd", str(theirs.fileno())]
                 process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._process = process
-            lost = partial(self._reap, process)
-            self._channel = _Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
+            lost = partial(self._lost, process)
+            self._channel = Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
             await self._channel.request("ping", {}, (), _ZYGOTE_START_S)
 
     async def fork(
@@ -454,6 +338,9 @@ class Zygote:
 
     async def close(self) -> None:
         """End the zygote; shims go on."""
+        self._is_closed = True
+        if self._restarting is not None:
+            self._restarting.cancel()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -478,6 +365,15 @@ class Zygote:
             protocol.close_all(fds[1:])
             return answer, fds[:1]
         raise Unavailable("zygote is gone")
+
+    def _lost(self, process: subprocess.Popen[bytes]) -> None:
+        self._reap(process)
+        if not self._is_closed:
+            self._restarting = asyncio.ensure_future(self._restart())
+
+    async def _restart(self) -> None:
+        with contextlib.suppress(Unavailable, OSError):  # the next request tries again, and says why not
+            await self.start()
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
         """Collect a zygote that is dying: its socket has ended, so it has no work left."""

@@ -65,9 +65,11 @@ class Backend(Protocol):
 
     Life: `create` → `start` → any number of `exec`, `pause`, `resume`, `update`, `kill` → (init exits) → `delete`.
     `rootfs_fd` is the detached mount of the root filesystem, owned, -1 before `create` and without one.
+    `execs_beside`: other verbs may run while an `exec` is under way.
     """
 
     rootfs_fd: int
+    execs_beside: bool
 
     def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
         """Make the container; its init waits."""
@@ -93,8 +95,14 @@ class Backend(Protocol):
     def delete(self, *, force: bool) -> Steps[None]:
         """Remove what `create` made, the cgroup last; a second call does nothing."""
 
+    def give_up(self) -> None:
+        """Nobody wants what is under way any more: verbs that can be ended end with an error."""
+
     def cgroup(self) -> Cgroup | None:
         """The container's cgroup, None before `create` and where it is not known."""
 
-    def write_trace(self, path: str, phases: Phases) -> None:
+    def wait_trace(self) -> None:
+        """Block, a moment at most, until a trace that is being written is there."""
+
+    def write_trace(self, path: str, phases: Phases) -> Steps[None]:
         """Write {"phases", "steps": [{"index", "op", "start_ns", "duration_ns"}]}; no steps of an external runtime."""

@@ -1,145 +1,203 @@
-"""Containers by the built-in runtime, in this process: no program is executed but the launcher.
+"""Containers by the built-in runtime, whose work the helper does (corten.shim.helper); no program is executed here but
+the launcher.
 
-State lies in `<dir>/runtime/<id>/`.
+State lies in `<dir>/runtime/<id>/`.  A shim imports nothing that reads bundles or compiles plans, and waits for the
+helper in its loop: neither a hook nor an exec that hangs stops the container's streams.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
+import signal
+from collections.abc import Callable
 from typing import Any
 
-from corten.errors import FailedPrecondition, Internal, NotFound
-from corten.launch import spawn
-from corten.runtime import container, fast, launching
-from corten.runtime.cgroups import Cgroup
-from corten.runtime.prepare import Host
-from corten.runtime.trace import explain
+from corten.errors import FailedPrecondition, Internal
+from corten.runtime.cgroups import Cgroup, CgroupPaths
+from corten.shim import protocol
 from corten.shim.backend import Launched, Phases, Steps, Streams
+from corten.shim.calling import Call, HelperLost
 from corten.shim.loop import Readable
-from corten.shim.rootfs import RootMount, make_detached
-from corten.spec.resources import parse_resources
-from corten.spec.runtime import parse_process
+from corten.shim.protocol import Message
+from corten.shim.rootfs import RootMount
 from corten.sys import files
 
-STATE = "runtime"
-_PARENT = "shim"  # the init dies with its parent
-_EXEC_TIMEOUT_S = 30.0  # from the start byte to execve: seccomp and execve, microseconds
+_REPEATABLE = ("exec", "delete")  # by another helper, when the one that was asked died before it launched anything
+_TRACE_MS = 200  # the helper needs one
 
 
 class BuiltinRuntime:
-    """`Backend` in process."""
+    """`Backend` by helper."""
 
-    __slots__ = ("_created", "_directory", "_host", "_id", "_pids_limit", "_root", "_rootfs", "rootfs_fd")
+    __slots__ = (
+        "_calls", "_cgroup", "_creation", "_fields", "_helper_directory", "_known", "_terminal", "_trace_fd",
+        "_tracing", "rootfs_fd",
+    )  # fmt: skip
 
-    def __init__(self, directory: str, id: str, rootfs: RootMount | None, host: Host, *, pids_limit: int) -> None:
-        """`rootfs`: None for the bundle's `root.path`."""
+    execs_beside = True
+
+    def __init__(
+        self,
+        directory: str,
+        id: str,
+        rootfs: RootMount | None,
+        helper_directory: str,
+        *,
+        pids_limit: int,
+        known: Callable[[], set[int]],
+    ) -> None:
+        """`rootfs`: None for the bundle's `root.path`; `known`: children that somebody waits for."""
         self.rootfs_fd = -1
-        self._directory = directory
-        self._root = f"{directory}/{STATE}"
-        self._id = id
-        self._rootfs = rootfs
-        self._host = host
-        self._pids_limit = pids_limit
-        self._created: container.Created | None = None
+        self._helper_directory = helper_directory
+        self._known = known
+        fields: Message = {"id": id, "dir": directory, "default_pids_limit": pids_limit}
+        if rootfs is not None:
+            fields["rootfs"] = {"type": rootfs.type, "source": rootfs.source, "options": rootfs.options}
+        self._fields = protocol.encode(fields)  # bytes: names kept in a dict would keep their pages
+        self._terminal = False
+        self._cgroup: Cgroup | None = None
+        self._creation: Call | None = None  # from `create` to `start`: the helper knows the plan
+        self._tracing: Call | None = None
+        self._trace_fd = -1
+        self._calls: list[Call] = []
 
     def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
-        if self._rootfs is not None:
-            with phases.measure("overlay"):
-                self.rootfs_fd = make_detached(self._rootfs, f"{self._directory}/rootfs")
-        options = container.CreateOptions(
-            self._id,
-            self._root,
-            self._directory,
-            stdio=streams.stdio,
-            console_fd=streams.console_fd,
-            rootfs_fd=self.rootfs_fd,
-            parent=_PARENT,
-            default_pids_limit=self._pids_limit,
-        )
-        created = container.create(options, self._host)
-        self._created = created
-        for name, start_ns, end_ns in created.trace.phases:
-            phases.rows.append((name, start_ns, end_ns - start_ns))
-        yield from ()  # a generator, as Backend says, that has nothing to wait for
-        return Launched(created.pid, created.pidfd)
+        self._terminal = streams.console_fd >= 0
+        call = self._creation = Call(self._helper_directory)
+        try:
+            answer, fds = yield from self._call(call, "create", {}, streams)
+        except HelperLost:
+            raise Internal("create: the helper died") from None
+        pidfd, self._trace_fd = fds[0], fds[1]
+        if len(fds) > 2:
+            self.rootfs_fd = fds[2]
+        phases.rows += [(name, start, end - start) for name, start, end in answer["phases"]]
+        self._cgroup = Cgroup(CgroupPaths.from_obj(answer["cgroup"]))
+        return Launched(answer["pid"], pidfd)
 
     def start(self) -> Steps[None]:
-        created = self._made()
-        container.start(self._root, self._id)
-        deadline = time.monotonic() + _EXEC_TIMEOUT_S
-        while created.trace_fd >= 0:
-            left_s = deadline - time.monotonic()  # of all together: not even a flood of records takes longer
-            if left_s <= 0 or not (yield Readable(created.trace_fd, left_s)):
-                raise Internal("the process was not executed in time")
-            self._follow(created)
-
-    def _follow(self, created: container.Created) -> None:
-        """Read the launcher's next events; raises LaunchFailure when the last step, execve, failed."""
-        events = created.reader.feed(os.read(created.trace_fd, 65536))
-        created.trace.add(events)
-        for event in events:
-            if isinstance(event, spawn.Done):
-                self._close_trace()
-            elif isinstance(event, spawn.Failed) and event.index < len(created.plan.ops):
-                text = spawn.sentence(created.plan, event.index, event.errno, event.detail, event.text)
-                self._close_trace()
-                raise launching.LaunchFailure(
-                    f"{launching.START_FAILURE}: {text}", event.errno, created.plan.ops[event.index]
-                )
+        call = self._creation
+        if call is None:
+            raise FailedPrecondition("container is new")
+        self._creation = None
+        try:
+            if call.is_open:
+                yield from self._call(call, "start", {})
+            else:  # another helper than the one that made it
+                call.close()
+                yield from self._call(call, "start", {}, fds=(self._trace_fd,))
+        except HelperLost:
+            raise Internal("start: the helper died") from None
+        except BaseException:
+            call.close()
+            raise
+        finally:
+            self._close_trace()
+        self._tracing = call
 
     def exec(self, exec_id: str, process: dict[str, Any], streams: Streams) -> Steps[Launched]:
-        options = container.ExecOptions(
-            self._id,
-            self._root,
-            parse_process(process),
-            stdio=streams.stdio,
-            console_fd=streams.console_fd,
-            parent=_PARENT,
-        )
-        executed = container.exec(options, self._host)
-        yield from ()
-        return Launched(executed.pid, executed.pidfd)
+        answer, fds = yield from self._call_once("exec", {"process": process}, streams)
+        return Launched(answer["pid"], fds[0])
 
     def signal_all(self, signum: int) -> Steps[None]:
-        self._made().cgroup.signal_all(signum)
+        self._made().signal_all(signum)  # here: at an exit nobody but this process may be left
         yield from ()
 
     def pause(self) -> Steps[None]:
-        container.pause(self._root, self._id)
-        yield from ()
+        yield from self._call_once("pause", {})
 
     def resume(self) -> Steps[None]:
-        container.resume(self._root, self._id)
-        yield from ()
+        yield from self._call_once("resume", {})
 
     def update(self, resources: dict[str, Any]) -> Steps[None]:
-        container.update(self._root, self._id, parse_resources(resources))
-        yield from ()
+        yield from self._call_once("update", {"resources": resources})
 
     def delete(self, *, force: bool) -> Steps[None]:
+        if self._creation is not None:
+            self._creation.close()
+            self._creation = None
         self._close_trace()
-        with contextlib.suppress(NotFound):  # `create` failed and left nothing, or a delete before
-            container.delete(self._root, self._id, force)
-        if self.rootfs_fd >= 0:
-            os.close(self.rootfs_fd)
-            self.rootfs_fd = -1
-        yield from ()
+        try:
+            yield from self._call_once("delete", {"force": force})
+        finally:
+            if self.rootfs_fd >= 0:
+                os.close(self.rootfs_fd)
+                self.rootfs_fd = -1
 
     def cgroup(self) -> Cgroup | None:
-        return self._created.cgroup if self._created is not None else None
+        return self._cgroup
 
-    def write_trace(self, path: str, phases: Phases) -> None:
-        steps = explain(self._made().trace.to_bytes())["steps"]
-        files.replace(path, fast.dump_bytes({"phases": phases.to_obj(), "steps": steps}))
+    def wait_trace(self) -> None:
+        if self._tracing is not None:
+            self._tracing.wait_ended(_TRACE_MS)
 
-    def _made(self) -> container.Created:
-        if self._created is None:
+    def write_trace(self, path: str, phases: Phases) -> Steps[None]:
+        """The helper writes it after its answer to `start`, and ends the session then."""
+        call = self._tracing
+        if call is not None:
+            yield from call.ended()
+            call.close()
+            self._tracing = None
+
+    def give_up(self) -> None:
+        """Whatever is under way ends now, with an error."""
+        for call in list(self._calls):
+            call.give_up()
+
+    def _call_once(self, op: str, fields: Message, streams: Streams | None = None) -> Steps[tuple[Message, list[int]]]:
+        for is_last in (op not in _REPEATABLE, True):
+            call = Call(self._helper_directory)
+            try:
+                return (yield from self._call(call, op, fields, streams))
+            except HelperLost:
+                if is_last or call.has_spawned:
+                    raise Internal(f"{op}: the helper died") from None
+            finally:
+                call.close()
+        raise Internal(f"{op}: the helper died")
+
+    def _call(
+        self, call: Call, op: str, fields: Message, streams: Streams | None = None, *, fds: tuple[int, ...] = ()
+    ) -> Steps[tuple[Message, list[int]]]:
+        """One op, which `give_up` can end; a helper that dies in the middle of a launch has what it made undone."""
+        self._calls.append(call)
+        if streams is not None and streams.console_fd >= 0:
+            fds = (*fds, streams.console_fd)
+        body = protocol.encode({"op": op, "terminal": self._terminal, **fields})[:-1] + b"," + self._fields[1:]
+        stdio = streams.stdio if streams is not None else (0, 1, 1)
+        try:
+            return (yield from call.run(body, fds, stdio))
+        except HelperLost:
+            call.close()
+            yield from self._kill_strangers()
+            raise
+        finally:
+            self._calls.remove(call)
+
+    def _kill_strangers(self) -> Steps[None]:
+        """Nobody else knows the processes that a dead helper had launched: they end."""
+        known = self._known()
+        for pid in set(own_children()) - known:
+            pidfd = os.pidfd_open(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+                yield Readable(pidfd)
+                os.waitpid(pid, 0)
+            finally:
+                os.close(pidfd)
+
+    def _made(self) -> Cgroup:
+        if self._cgroup is None:
             raise FailedPrecondition("container is new")
-        return self._created
+        return self._cgroup
 
     def _close_trace(self) -> None:
-        if self._created is not None and self._created.trace_fd >= 0:
-            os.close(self._created.trace_fd)
-            self._created.trace_fd = -1
+        if self._trace_fd >= 0:
+            os.close(self._trace_fd)
+            self._trace_fd = -1
+
+
+def own_children() -> list[int]:
+    """Every child of this process, zombies too (proc_tid_children(5))."""
+    pid = os.getpid()
+    return [int(number) for number in files.read(f"/proc/{pid}/task/{pid}/children").split()]

@@ -35,6 +35,8 @@ _LOG_TAIL_BYTES = 65536
 class ExternalRuntime:
     """`Backend` by exec of `path`; `args` are the configured runtimeArgs, before every verb."""
 
+    execs_beside = False  # runtimes write one log per container, from which errors are read
+
     def __init__(
         self, directory: str, id: str, path: str, args: list[str], *, rootfs: RootMount | None, facts: HostFacts
     ) -> None:
@@ -113,11 +115,18 @@ class ExternalRuntime:
             os.close(self.rootfs_fd)
             self.rootfs_fd = -1
 
+    def give_up(self) -> None:
+        """A runtime's program is let end by itself: killed halfway it would leave what nobody knows of."""
+
     def cgroup(self) -> Cgroup | None:
         return self._cgroup
 
-    def write_trace(self, path: str, phases: Phases) -> None:
+    def wait_trace(self) -> None:
+        return
+
+    def write_trace(self, path: str, phases: Phases) -> Steps[None]:
         files.replace(path, fast.dump_bytes({"phases": phases.to_obj(), "steps": []}))
+        yield from ()
 
     def _run_with_console(self, verb: list[str], tail: list[str], streams: Streams) -> Steps[None]:
         """A verb that makes a process; its terminal's master arrives at `streams.console_fd` as a listener's path."""

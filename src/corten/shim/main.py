@@ -21,9 +21,11 @@ def main(argv: list[str]) -> int:
             return _refuse(f"unknown argument {word!r}")
     if "--zygote" not in options or not options.get("--control-fd", "").isdigit():
         return _refuse("it needs --zygote and --control-fd")
+    if not options.get("--exec-root"):
+        return _refuse("it needs --exec-root")
     from corten.shim import zygote
 
-    return zygote.run(int(options["--control-fd"]))
+    return zygote.run(int(options["--control-fd"]), options["--exec-root"])
 
 
 def _refuse(reason: str) -> int:

@@ -25,6 +25,7 @@ from corten.runtime import fast
 
 VERSION = 1
 SOCKET_NAME = "shim.sock"
+HELPER_SOCKET = "helper.sock"  # in the exec-root, for shims alone
 NETNS_FD = 100  # where a shim keeps its network namespace: /proc/<shim pid>/fd/100
 
 INLINE_BYTES = 64 * 1024
@@ -155,8 +156,8 @@ def close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def bind_listener(directory: str) -> socket.socket:
-    """A listening socket at `directory`/shim.sock; it appears there only once it listens.
+def bind_listener(directory: str, name: str = SOCKET_NAME, backlog: int = 16) -> socket.socket:
+    """A listening socket at `directory`/`name`; it appears there only once it listens.
 
     The address goes through /proc/self/fd, because a path in sockaddr_un has at most 107 bytes (unix(7)).
     """
@@ -164,10 +165,10 @@ def bind_listener(directory: str) -> socket.socket:
     dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{SOCKET_NAME}.new", dir_fd=dir_fd)
-        listener.bind(f"/proc/self/fd/{dir_fd}/{SOCKET_NAME}.new")
-        listener.listen(16)
-        os.rename(f"{SOCKET_NAME}.new", SOCKET_NAME, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            os.unlink(f"{name}.new", dir_fd=dir_fd)
+        listener.bind(f"/proc/self/fd/{dir_fd}/{name}.new")
+        listener.listen(backlog)
+        os.rename(f"{name}.new", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except OSError:
         listener.close()
         raise
@@ -176,8 +177,8 @@ def bind_listener(directory: str) -> socket.socket:
     return listener
 
 
-def connect(directory: str) -> socket.socket:
-    """A non-blocking connection to the shim of a directory.
+def connect(directory: str, name: str = SOCKET_NAME) -> socket.socket:
+    """A non-blocking connection to the shim of a directory, or to who else listens there.
 
     Raises:
         FileNotFoundError: there never was one.  ConnectionRefusedError: it is dead.
@@ -187,7 +188,7 @@ def connect(directory: str) -> socket.socket:
     try:
         dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         sock.setblocking(False)
-        sock.connect(f"/proc/self/fd/{dir_fd}/{SOCKET_NAME}")
+        sock.connect(f"/proc/self/fd/{dir_fd}/{name}")
     except OSError:
         sock.close()
         raise

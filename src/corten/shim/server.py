@@ -33,6 +33,12 @@ class Answerer(Protocol):
     def is_in_order(self, op: str) -> bool:
         """Whether requests of this name run one after the other."""
 
+    def is_beside(self, op: str) -> bool:
+        """Whether the next in order need not wait for the end of a request of this name."""
+
+    def arrived(self, request: Request) -> None:
+        """A request has come that will wait for its turn."""
+
     def answer(self, request: Request) -> Message:
         """The value of `ok`, at once."""
 
@@ -184,6 +190,8 @@ class Server:
             connection.send({"seq": message.get("seq"), "error": protocol.failure(error)})
             return
         if self._answerer.is_in_order(request.op):
+            if self._busy:
+                self._answerer.arrived(request)
             self._waiting.append((connection, request))
             self._next()
         else:
@@ -199,9 +207,18 @@ class Server:
         connection.send({"seq": request.seq, **answer}, request.answer_fds)
 
     def _next(self) -> None:
-        if not self._busy and self._waiting:
-            self._busy = True
-            self._loop.start(self._run(*self._waiting.popleft()))
+        while not self._busy and self._waiting:
+            connection, request = self._waiting.popleft()
+            if self._answerer.is_beside(request.op):
+                self._loop.start(self._run(connection, request))
+            else:
+                self._busy = True
+                self._loop.start(self._run_alone(connection, request))
+
+    def _run_alone(self, connection: Connection, request: Request) -> Steps[None]:
+        yield from self._run(connection, request)
+        self._busy = False
+        self._loop.call_later(0, self._next)
 
     def _run(self, connection: Connection, request: Request) -> Steps[None]:
         try:
@@ -211,8 +228,6 @@ class Server:
         finally:
             request.close()
         connection.send({"seq": request.seq, **answer})
-        self._busy = False
-        self._loop.call_later(0, self._next)
 
     def _accept(self, events: int) -> None:
         if self._listener is None:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 from corten import errors
 from corten.errors import FailedPrecondition, InvalidArgument
+from corten.launch.facts import HostFacts
 from corten.runtime import fast
 from corten.runtime.options import BUILT_IN_PIDS_LIMIT
-from corten.runtime.prepare import Host
 from corten.shim import protocol
 from corten.shim.backend import Backend, Steps
 from corten.shim.builtin import BuiltinRuntime
@@ -27,6 +27,7 @@ from corten.shim.loop import Loop
 from corten.shim.orphans import OrphanReaper
 from corten.shim.protocol import NETNS_FD, Message
 from corten.shim.request import Request, attach_options
+from corten.shim.rest import Rest
 from corten.shim.rootfs import RootMount
 from corten.shim.server import Server
 from corten.shim.stdio import Log
@@ -36,8 +37,6 @@ from corten.sys import files, prctl
 NETNS = "netns"
 LOG_NAME = "shim.log"
 
-BackendMaker = Callable[[], Backend]
-
 
 class Shim:
     """Owns the task, the held descriptors and the server.
@@ -46,20 +45,27 @@ class Shim:
     """
 
     __slots__ = (
-        "_directory", "_held", "_host", "_id", "_loop", "_make_backend", "_reaper", "_server", "_shutting_down",
-        "_socket_inode", "_task", "_tenant",
+        "_directory", "_facts", "_held", "_helper_directory", "_id", "_loop", "_reaper", "_server",
+        "_shutting_down", "_socket_inode", "_task", "_tenant",
     )  # fmt: skip
 
     def __init__(
-        self, directory: str, tenant: str, id: str, host: Host, *, make_backend: BackendMaker | None = None
+        self,
+        directory: str,
+        tenant: str,
+        id: str,
+        facts: HostFacts,
+        helper_directory: str,
+        *,
+        rest: Rest | None = None,
     ) -> None:
-        """`make_backend` replaces the choice between built-in and external runtime (for the zygote's rehearsal)."""
-        self._make_backend = make_backend
+        """`helper_directory`: where the helper's socket lies."""
         self._directory = directory
         self._tenant = tenant
         self._id = id
-        self._host = host
-        self._loop = Loop()
+        self._facts = facts
+        self._helper_directory = helper_directory
+        self._loop = Loop(rest)
         self._server = Server(self._loop, self)
         self._task = Task(directory, self._loop, self._server.broadcast)
         self._held: dict[str, int] = {}
@@ -100,6 +106,15 @@ class Shim:
         """Whether it is one of the table `_IN_ORDER`."""
         return op in _IN_ORDER
 
+    def is_beside(self, op: str) -> bool:
+        """An exec takes as long as it takes."""
+        return op == "exec_start" and self._task.execs_beside
+
+    def arrived(self, request: Request) -> None:
+        """Who deletes by force does not wait for a hook."""
+        if request.op in ("delete", "shutdown") and request.message.get("force") is True:
+            self._task.give_up()
+
     def answer_in_order(self, request: Request) -> Steps[Message]:
         """A request of the table `_IN_ORDER`."""
         return _IN_ORDER[request.op](self, request)
@@ -123,14 +138,14 @@ class Shim:
         rootfs = _root_mount(request.objects("rootfs"))
         runtime = request.nested("runtime")
         path = runtime.string("path")
-        if self._make_backend is not None:
-            return self._make_backend()
         if not path:
             limit = request.integer("default_pids_limit", BUILT_IN_PIDS_LIMIT)
-            return BuiltinRuntime(self._directory, self._id, rootfs, self._host, pids_limit=limit)
+            return BuiltinRuntime(
+                self._directory, self._id, rootfs, self._helper_directory, pids_limit=limit, known=self._busy_pids
+            )
         self._reap_children()
         args = runtime.strings("args")
-        return ExternalRuntime(self._directory, self._id, path, args, rootfs=rootfs, facts=self._host.facts)
+        return ExternalRuntime(self._directory, self._id, path, args, rootfs=rootfs, facts=self._facts)
 
     def _open_log(self, request: Request) -> Log | None:
         path = request.string("path")
@@ -261,6 +276,7 @@ class Shim:
         return {"oom_kill_count": counters.oom_kills, "pids_max_hits": counters.pids_max_hits}
 
     def _trace(self, request: Request) -> Message:
+        self._task.wait_trace()
         with contextlib.suppress(FileNotFoundError):
             return {"trace": fast.loads(files.read(f"{self._directory}/{TRACE}"))}
         return {"trace": {"phases": self._task.phases.to_obj(), "steps": []}}
@@ -390,7 +406,16 @@ def reserve_netns_fd() -> None:
     os.close(null)
 
 
-def run(directory: str, tenant: str, id: str, host: Host, first: socket.socket, title: prctl.Title) -> None:
+def run(
+    directory: str,
+    tenant: str,
+    id: str,
+    facts: HostFacts,
+    helper_directory: str,
+    first: socket.socket,
+    title: prctl.Title,
+    rest: Rest,
+) -> None:
     """The life of a shim in a process just forked from the zygote."""
     os.setsid()
     title.write(f"corten-shim {tenant}/{id}")
@@ -398,6 +423,6 @@ def run(directory: str, tenant: str, id: str, host: Host, first: socket.socket, 
     os.dup2(log_fd, 2)
     os.close(log_fd)
     reserve_netns_fd()
-    shim = Shim(directory, tenant, id, host)
+    shim = Shim(directory, tenant, id, facts, helper_directory, rest=rest)
     shim.serve(first)
     shim.run()

@@ -25,14 +25,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from corten.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
+from corten.errors import AlreadyExists, CortenError, FailedPrecondition, Internal, InvalidArgument, NotFound
 from corten.runtime import fast
 from corten.runtime.cgroups import Counters
 from corten.shim.backend import Backend, Phases, Steps, Streams
 from corten.shim.client import AttachOptions, Client
 from corten.shim.loop import READ, Loop, Readable, Sleep
 from corten.shim.oom import OomWatch
-from corten.shim.process import EXITED, RUNNING, Process, is_pid_namespace_init
+from corten.shim.process import EXITED, Process, is_pid_namespace_init
 from corten.shim.protocol import Message
 from corten.shim.stdio import Log, Stdio, receive_master
 from corten.sys import files
@@ -97,7 +97,10 @@ class Task:
         except BaseException:
             init.stdio.abandon()
             self._close_log()
-            yield from backend.delete(force=True)
+            try:
+                yield from backend.delete(force=True)
+            except (CortenError, OSError):  # what went wrong first is what is told
+                traceback.print_exc()
             self._backend = None
             raise
         self.init = init
@@ -168,6 +171,16 @@ class Task:
         self._require("created", "running", "paused")
         yield from self._runtime().update(resources)
 
+    def give_up(self) -> None:
+        """End what the runtime is at: a delete is waiting."""
+        if self._backend is not None:
+            self._backend.give_up()
+
+    @property
+    def execs_beside(self) -> bool:
+        """Whether an exec may be under way while the container is paused, stopped or asked for another."""
+        return self._backend is not None and self._backend.execs_beside
+
     def kill(self, signum: int, exec_id: str = "") -> None:
         """Signal the init or an exec, by descriptor."""
         process = self.process(exec_id)
@@ -210,6 +223,11 @@ class Task:
         if exec_id not in self.execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return self.execs[exec_id]
+
+    def wait_trace(self) -> None:
+        """The file is complete afterwards, where there is one."""
+        if self._backend is not None:
+            self._backend.wait_trace()
 
     def attach(self, fd: int, options: AttachOptions, exec_id: str) -> None:
         """Hand a client's connection to a process's streams."""
@@ -310,7 +328,7 @@ class Task:
 
     def _write_trace(self) -> None:
         if self._backend is not None:
-            self._backend.write_trace(f"{self.directory}/{TRACE}", self.phases)
+            self._loop.start(self._backend.write_trace(f"{self.directory}/{TRACE}", self.phases))
 
     # Ends
 
@@ -359,6 +377,7 @@ class Task:
 
     def _end_stragglers(self, init: Process) -> Steps[None]:
         """Kill what a shared pid namespace leaves alive, collect execs, read the streams to their end."""
+        self.give_up()
         if not self._owns_pid_namespace:
             yield from self._runtime().signal_all(signal.SIGKILL)
         deadline = time.monotonic() + _DRAIN_TIMEOUT_S
@@ -367,7 +386,7 @@ class Task:
 
     def _is_quiet(self, init: Process) -> bool:
         """Every exec was told, and the streams are at their end or have no writer left."""
-        if any(process.state == RUNNING for process in self.execs.values()):
+        if any(process.state != EXITED for process in self.execs.values()):
             return False
         has_writers = bool(self.pids())
         return init.stdio.drain() or not has_writers

@@ -7,11 +7,14 @@ cortend executes it once (never forks: it has threads) with one end of a SEQPACK
     ping   {}                 →  {}
 
 It ends at the end of the control socket; shims go on, and a new cortend starts a new zygote.
+
+Its first child is the helper (corten.shim.helper), which has what a shim must not carry; a new one is forked when it
+dies.  The zygote listens for it, so that a shim that calls in between waits and is not refused.
 """
 
 from __future__ import annotations
 
-import gc
+import contextlib
 import os
 import select
 import signal
@@ -21,24 +24,36 @@ from types import FrameType
 
 from corten import errors
 from corten.errors import CortenError, Internal, InvalidArgument
-from corten.runtime.prepare import Host
+from corten.runtime import hostfacts
 from corten.shim import protocol, shim
 from corten.shim.protocol import Message
-from corten.shim.rehearsal import play
+from corten.shim.rehearsal import ROUNDS, Rehearsal
 from corten.shim.request import Request
+from corten.shim.rest import Rest
 from corten.sys import files, prctl
 from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
 OOM_SCORE_ADJ = -999
+_HELPER_BACKLOG = 1024
 _NETNS_PATH = "/proc/self/ns/net"
 
 
-class Zygote:
-    """Owns the control socket."""
+class Born(Exception):
+    """Raised in a forked shim, with what `become_shim` wants: the zygote's frames would keep pages of its own."""
 
-    def __init__(self, control: socket.socket) -> None:
+
+class Zygote:
+    """Owns the control socket, and the helper's listening socket."""
+
+    def __init__(self, control: socket.socket, exec_root: str) -> None:
         self._control = control
-        self.host = Host()
+        self._exec_root = exec_root
+        self.facts = hostfacts.gather()
+        self._helpers = protocol.bind_listener(exec_root, protocol.HELPER_SOCKET, _HELPER_BACKLOG)
+        self._helper_inode = os.stat(f"{exec_root}/{protocol.HELPER_SOCKET}").st_ino
+        self._helper_pid = 0
+        self.rest = Rest()
+        self._life_read, self._life = os.pipe()  # ends with this process alone
         self._title = prctl.Title()
         self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
         self._wakeup, send = os.pipe()
@@ -50,16 +65,69 @@ class Zygote:
 
     def run(self) -> None:
         """Until the control socket ends."""
-        poll = select.poll()
-        poll.register(self._control.fileno(), select.POLLIN)
-        poll.register(self._wakeup, select.POLLIN)
+        epoll = select.epoll()
+        epoll.register(self._control.fileno(), select.EPOLLIN)
+        epoll.register(self._wakeup, select.EPOLLIN)
         while True:
-            ready = dict(poll.poll())
+            ready = dict(self.rest.poll(epoll, None))
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
-                self._collect()
+            self._collect()  # in any case: a debugger that lets go may have kept the signal
             if self._control.fileno() in ready and not self._serve():
+                self._unlink_helper_socket()
                 return
+
+    def start_helper(self, rehearsal: Rehearsal | None = None) -> None:
+        """Fork the helper; its imports and its play take place in it."""
+        self._helper_pid = os.fork()
+        if self._helper_pid:
+            return
+        status = 1
+        try:
+            self._forget()
+            os.close(self._life)
+            self._title.write(f"corten-shim helper {self._exec_root}")
+            if rehearsal is not None:
+                rehearsal.leave()
+            from corten.shim import warmup
+
+            warmup.run(self._helpers, self._life_read, self.facts, rehearsal)
+            status = 0
+        except Exception:  # the child's outermost loop
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def prepare(self) -> None:
+        """Helper, rehearsal, and the heap as it is shared from then on."""
+        rehearsal = Rehearsal(self.facts)
+        self.start_helper(rehearsal)
+        rehearsal.play()
+        self._play(rehearsal.directory)
+        rehearsal.leave()
+        rehearsal.close()
+        self.rest.take_base()
+
+    def _play(self, directory: str) -> None:
+        """Fork shims that are let go at once, for the sake of what they share: see corten.shim.rehearsal."""
+        control = self._control
+        peer, self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with peer, self._control:
+            for _ in range(ROUNDS):
+                protocol.send(
+                    peer, protocol.encode({"op": "fork", "seq": 1, "dir": directory, "tenant": "-", "id": "-"})
+                )
+                self._serve()
+                body, fds = protocol.receive(peer)
+                protocol.close_all(fds)
+                os.waitpid(protocol.decode(body)["ok"]["pid"], 0)
+        self._control = control
+
+    def _unlink_helper_socket(self) -> None:
+        path = f"{self._exec_root}/{protocol.HELPER_SOCKET}"
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == self._helper_inode:  # not that of another zygote
+                os.unlink(path)
 
     def _serve(self) -> bool:
         """One request; False at the end of the socket."""
@@ -103,16 +171,18 @@ class Zygote:
         with ours, theirs:
             pid = os.fork()
             if pid == 0:
-                ours.close()
-                self._become_shim(directory, tenant, id, theirs)
+                raise Born(directory, tenant, id, socket.socket(fileno=theirs.detach()))
             self._answer(request.seq, {"ok": {"pid": pid}}, (ours.fileno(),))
 
-    def _become_shim(self, directory: str, tenant: str, id: str, first: socket.socket) -> None:
+    def become_shim(self, directory: str, tenant: str, id: str, first: socket.socket) -> None:
         """In the child; does not return."""
         status = 1
         try:
             self._forget()
-            shim.run(directory, tenant, id, self.host, first, self._title)
+            self._helpers.close()
+            os.close(self._life)
+            os.close(self._life_read)
+            shim.run(directory, tenant, id, self.facts, self._exec_root, first, self._title, self.rest)
             status = 0
         except Exception:  # the child's outermost loop
             traceback.print_exc()
@@ -124,6 +194,7 @@ class Zygote:
         if pid:
             self._netns_makers[pid] = request.seq
             return
+        os.close(self._life)
         status = 1
         try:
             unshare(CLONE_NEWNET)
@@ -154,6 +225,8 @@ class Zygote:
                 return
             if pid == 0:
                 return
+            if pid == self._helper_pid:
+                self.start_helper()
             seq = self._netns_makers.pop(pid, None)
             if seq is not None and status != 0:
                 self._answer(seq, {"error": protocol.failure(Internal("network namespace: the helper died"))})
@@ -162,7 +235,7 @@ class Zygote:
         protocol.send(self._control, protocol.encode({"seq": seq, **answer}), fds)
 
 
-def run(control_fd: int) -> int:
+def run(control_fd: int, exec_root: str) -> int:
     """The program `corten-shim --zygote`; returns its exit status."""
     protect_from_oom()
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -174,14 +247,17 @@ def run(control_fd: int) -> int:
     prctl.set_name("corten-shim")
     control = socket.socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)
-    zygote = Zygote(control)
-    play(zygote.host)
-    gc.collect()
-    gc.freeze()
+    zygote = Zygote(control, exec_root)
+    life: tuple[str, str, str, socket.socket] | None = None
     try:
+        zygote.prepare()
         zygote.run()
     except BrokenPipeError:  # cortend died before it read an answer
         return 0
+    except Born as born:
+        life = born.args
+    if life is not None:
+        zygote.become_shim(*life)
     return 0
 
 

@@ -118,3 +118,13 @@ def umount(target: str, flags: int = 0) -> None:
     """`umount2(2)`."""
     if function("umount2")(os.fsencode(target), ctypes.c_int(flags)) != 0:
         fail(target)
+
+
+def detached_tmpfs() -> int:
+    """A tmpfs that no path leads to; it ends with the descriptor, which is the caller's."""
+    context = fsopen("tmpfs")
+    try:
+        fsconfig_create(context)
+        return fsmount(context)
+    finally:
+        os.close(context)

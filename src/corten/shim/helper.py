@@ -1,0 +1,349 @@
+"""The helper: a warm process that does the built-in runtime's work for all shims.
+
+A shim is small because it touches little: it neither reads a bundle nor compiles a plan.  It connects to
+`<exec-root>/helper.sock`, hands over what is to be done, spawns the launcher when told to (corten.shim.remote) and gets
+what it has to keep: pid, pidfd, trace pipe, root mount.  Nothing here blocks a shim's loop, and a warm process needs a
+tenth of the time that a freshly forked one spends on its first touch of every page.
+
+    session   one connection, one thread; ops one after the other
+      create  {id, dir, rootfs, default_pids_limit} [+ console]   → {pid, phases, cgroup} + pidfd, trace, rootfs
+      start   {id, dir, rootfs…} + trace                          → {}; in the session of `create` without them
+      exec    {id, dir, process} [+ console]                      → {pid} + pidfd
+      delete, pause, resume, update   {id, dir, …}                → {}
+
+The helper remembers nothing that a shim could not ask of another one: state.json and the kernel are the memory.  It is
+forked from the zygote, which listens for it and makes a new one when it dies.  A session's end means that its result is
+not wanted: what is under way is killed and undone.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import select
+import socket
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from corten.errors import CortenError, Internal, NotFound
+from corten.errors import NotImplemented as NotKnown
+from corten.launch import spawn
+from corten.runtime import container, fast, launching
+from corten.runtime.prepare import Host, prepare
+from corten.runtime.state import TRACE_FILE
+from corten.runtime.trace import Trace, explain
+from corten.shim import protocol, remote
+from corten.shim.protocol import Message
+from corten.shim.request import Request
+from corten.shim.rootfs import RootMount, make_detached
+from corten.spec.resources import parse_resources
+from corten.spec.runtime import parse_process
+from corten.sys import files
+
+if TYPE_CHECKING:
+    from corten.launch.ops import Plan
+
+STATE = "runtime"  # below a task's directory
+PARENT = "shim"  # what is launched dies with its parent
+EXEC_TIMEOUT_S = 30.0  # from the start byte to execve: seccomp and execve, microseconds
+TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
+
+
+Answer = tuple[Message, list[int]]
+Verb = Callable[["Session", Request], Answer]
+
+
+class Waiting:
+    """A created container between `create` and `start`; owns the trace pipe."""
+
+    __slots__ = ("phases", "plan", "reader", "trace", "trace_fd")
+
+    def __init__(self, plan: Plan, trace: Trace, reader: spawn.TraceReader, trace_fd: int) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.reader = reader
+        self.trace_fd = trace_fd
+        self.phases: list[tuple[str, int, int]] = []
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        if self.trace_fd >= 0:
+            os.close(self.trace_fd)
+            self.trace_fd = -1
+
+
+class Session:
+    """One connection of a shim."""
+
+    def __init__(self, sock: socket.socket, host: Host, verbs: Mapping[str, Verb] | None = None) -> None:
+        """Takes the socket.  `verbs`: others than the runtime's."""
+        self._socket = sock
+        self._caller = remote.Caller(sock)
+        self._verbs = verbs or VERBS
+        launcher = remote.RemoteLauncher(host.launcher, self._caller)
+        parent = remote.ShimParent(self._caller)
+        self.is_over = False  # after `start`: the shim waits for the end to know that the trace is there
+        self.host = Host(host.facts, host.seccomp_cache, launcher=launcher, parent=parent)
+        self._waiting: Waiting | None = None
+        self._started: Waiting | None = None
+
+    def close(self) -> None:
+        """What was made stays, the result has been taken."""
+        if self._waiting is not None:
+            self._waiting.close()
+        self._socket.close()
+
+    def receive(self) -> Request | None:
+        """The next request; None at the end."""
+        try:
+            body, fds = protocol.receive(self._socket)
+        except OSError:
+            return None
+        if not body:
+            return None
+        return Request(protocol.decode(body), fds)
+
+    def serve(self, request: Request) -> None:
+        """One request and its answer."""
+        try:
+            verb = self._verbs.get(request.op)
+            if verb is None:
+                raise NotKnown(f"unknown op {request.op!r}")
+            answer, fds = verb(self, request)
+        except CortenError as error:
+            self._answer({"error": protocol.failure(error)}, [])
+        except OSError as error:
+            traceback.print_exc()
+            where = f"{error.filename}: " if error.filename else ""
+            self._answer({"error": protocol.failure(Internal(where + files.why(error)))}, [])
+        else:
+            if not self._answer({"ok": answer}, fds) and request.op == "create":
+                container.delete(_root(request), request.string("id"), force=True)
+            if self._started is not None:  # not before the answer: it is for people
+                self.is_over = True
+                self._write_trace(self._started, f"{request.string('dir')}/{TRACE}")
+        finally:
+            request.close()
+
+    def _answer(self, message: Message, fds: list[int]) -> bool:
+        """False when the shim is dead; the descriptors are closed here."""
+        try:
+            self._caller.tell(message, tuple(fds))
+        except OSError:
+            return False
+        finally:
+            protocol.close_all(fds)
+        return True
+
+    # Verbs
+
+    def create(self, request: Request) -> Answer:
+        """The container, up to its waiting init."""
+        phases: list[tuple[str, int, int]] = []
+        rootfs_fd = -1
+        try:
+            if "rootfs" in request.message:
+                began_ns = time.monotonic_ns()
+                rootfs_fd = make_detached(_root_mount(request.nested("rootfs")), f"{request.string('dir')}/rootfs")
+                phases.append(("overlay", began_ns, time.monotonic_ns()))
+            created = container.create(_create_options(request, rootfs_fd), self.host)
+        except BaseException:
+            if rootfs_fd >= 0:
+                os.close(rootfs_fd)
+            raise
+        waiting = self._waiting = Waiting(created.plan, created.trace, created.reader, created.trace_fd)
+        waiting.phases = phases
+        answer = {
+            "pid": created.pid,
+            "phases": phases + created.trace.phases,
+            "cgroup": created.cgroup.paths.to_obj(),
+        }
+        return answer, [created.pidfd, os.dup(created.trace_fd), *([rootfs_fd] if rootfs_fd >= 0 else [])]
+
+    def start(self, request: Request) -> Answer:
+        """The container's program; raises LaunchFailure when the last step, execve, failed."""
+        began_ns = time.monotonic_ns()
+        waiting = self._waiting or self._resume(request)
+        self._waiting = None
+        try:
+            container.start(_root(request), request.string("id"), self._socket.fileno())
+            self._follow(waiting)
+        finally:
+            waiting.close()
+        waiting.phases += [*waiting.trace.phases, ("start", began_ns, time.monotonic_ns())]
+        self._started = waiting
+        return {}, []
+
+    def _write_trace(self, waiting: Waiting, path: str) -> None:
+        rows = [{"name": name, "start_ns": start, "duration_ns": end - start} for name, start, end in waiting.phases]
+        steps = explain(waiting.trace.to_bytes())["steps"]
+        with contextlib.suppress(FileNotFoundError):  # the container is gone already, with its directory
+            files.replace(path, fast.dump_bytes({"phases": rows, "steps": steps}))
+
+    def _resume(self, request: Request) -> Waiting:
+        """What the helper that made the container knew: the plan again, and the trace as far as it was saved."""
+        root_fd = 0 if "rootfs" in request.message else -1
+        plan = prepare(_create_options(request, root_fd), self.host).plan
+        trace = Trace()
+        trace.plan = plan
+        saved = fast.loads(files.read(f"{_root(request)}/{request.string('id')}/{TRACE_FILE}"))
+        trace.steps = [(index, ns) for index, ns in saved["steps"]]
+        trace.phases = [(name, start, end) for name, start, end in saved["phases"]]
+        reader = spawn.TraceReader()
+        reader.has_started()
+        return Waiting(plan, trace, reader, request.take_fd())
+
+    def _follow(self, waiting: Waiting) -> None:
+        """Reads the trace to its end, at most `EXEC_TIMEOUT_S`: not even a flood of records takes longer."""
+        deadline = time.monotonic() + EXEC_TIMEOUT_S
+        poll = select.poll()
+        for fd in (waiting.trace_fd, self._socket.fileno()):
+            poll.register(fd, select.POLLIN)
+        while True:
+            left_s = deadline - time.monotonic()
+            ready = {fd for fd, _ in poll.poll(left_s * 1000)} if left_s > 0 else set()
+            if not ready:
+                raise Internal("the process was not executed in time")
+            if self._socket.fileno() in ready:
+                raise Internal(f"{launching.START_FAILURE}: {launching.GIVEN_UP}")
+            events = waiting.reader.feed(os.read(waiting.trace_fd, 65536))
+            waiting.trace.add(events)
+            if is_over(waiting.plan, events):
+                return
+
+    def exec(self, request: Request) -> Answer:
+        """One more process."""
+        process = parse_process(request.object("process"))
+        options = container.ExecOptions(
+            request.string("id"),
+            _root(request),
+            process,
+            console_fd=request.fds[0] if request.fds else -1,
+            parent=PARENT,
+        )
+        executed = container.exec(options, self.host)
+        return {"pid": executed.pid}, [executed.pidfd]
+
+    def delete(self, request: Request) -> Answer:
+        """Everything of the runtime's; a container that is not there is fine."""
+        with contextlib.suppress(NotFound):  # `create` failed and left nothing, or a delete before
+            container.delete(_root(request), request.string("id"), request.boolean("force"))
+        return {}, []
+
+    def pause(self, request: Request) -> Answer:
+        """Freeze."""
+        container.pause(_root(request), request.string("id"))
+        return {}, []
+
+    def resume(self, request: Request) -> Answer:
+        """Thaw."""
+        container.resume(_root(request), request.string("id"))
+        return {}, []
+
+    def update(self, request: Request) -> Answer:
+        """New limits."""
+        container.update(_root(request), request.string("id"), parse_resources(request.object("resources")))
+        return {}, []
+
+
+VERBS: dict[str, Verb] = {
+    "create": Session.create,
+    "start": Session.start,
+    "exec": Session.exec,
+    "delete": Session.delete,
+    "pause": Session.pause,
+    "resume": Session.resume,
+    "update": Session.update,
+}
+
+
+def is_over(plan: Plan, events: list[spawn.Event]) -> bool:
+    """Whether the process was executed; raises LaunchFailure when its last step failed."""
+    for event in events:
+        if isinstance(event, spawn.Failed) and event.index < len(plan.ops):
+            text = spawn.sentence(plan, event.index, event.errno, event.detail, event.text)
+            text = f"{launching.START_FAILURE}: {text}"
+            raise launching.LaunchFailure(text, event.errno, plan.ops[event.index])
+    return any(isinstance(event, spawn.Done) for event in events)
+
+
+def _root(request: Request) -> str:
+    return f"{request.string('dir')}/{STATE}"
+
+
+def _root_mount(request: Request) -> RootMount:
+    return RootMount(request.string("type"), request.string("source"), request.strings("options"))
+
+
+def _create_options(request: Request, rootfs_fd: int) -> container.CreateOptions:
+    directory = request.string("dir")
+    has_console = request.boolean("terminal")
+    return container.CreateOptions(
+        request.string("id"),
+        f"{directory}/{STATE}",
+        directory,
+        console_fd=(request.fds or [0])[0] if has_console else -1,
+        rootfs_fd=rootfs_fd,
+        parent=PARENT,
+        default_pids_limit=request.integer("default_pids_limit"),
+    )
+
+
+class Helper:
+    """Accepts sessions until the zygote is gone, then until none is at work."""
+
+    def __init__(self, listener: socket.socket, host: Host) -> None:
+        """The listener is the zygote's as well."""
+        self._listener = listener
+        self._host = host
+        self._at_work = 0
+        self._lock = _thread.allocate_lock()
+        self._done, self._work_ended = os.pipe()
+
+    def run(self, life_fd: int) -> None:
+        """`life_fd` ends with the zygote."""
+        poll = select.poll()
+        poll.register(self._listener.fileno(), select.POLLIN)
+        poll.register(life_fd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if life_fd in ready:
+                break
+            self._accept()
+        while self._at_work:
+            os.read(self._done, 1)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # taken back by the peer, or out of descriptors
+            return
+        sock.setblocking(True)
+        session = Session(sock, self._host)
+        if remote.is_ours(remote.Caller(sock)):
+            _thread.start_new_thread(self._serve, (session,))
+        else:
+            session.close()
+
+    def _serve(self, session: Session) -> None:
+        """A thread's life."""
+        try:
+            while not session.is_over and (request := session.receive()) is not None:
+                self._count(1)
+                try:
+                    session.serve(request)
+                finally:
+                    self._count(-1)
+        except Exception:  # the thread's outermost loop
+            traceback.print_exc()
+        finally:
+            session.close()
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._at_work += change
+        if change < 0 and not self._at_work:
+            os.write(self._work_ended, b".")

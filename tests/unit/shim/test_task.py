@@ -1,0 +1,124 @@
+"""The end of a task when the machine refuses what the end needs: it is told all the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.runtime.cgroups import Cgroup, CgroupPaths, Counters
+from corten.shim.backend import Launched, Phases, Steps, Streams
+from corten.shim.loop import Loop
+from corten.shim.task import Task
+
+
+class BrokenCgroup(Cgroup):
+    """A cgroup whose files cannot be read any more, as far as `refuses` says."""
+
+    __slots__ = ("refuses",)
+
+    def __init__(self, refuses: str) -> None:
+        super().__init__(CgroupPaths("v1", {}, ""))
+        self.refuses = refuses
+
+    def counters(self) -> Counters:
+        self._refuse("counters")
+        return Counters(2, 3)
+
+    def pids(self) -> list[int]:
+        self._refuse("pids")
+        return []
+
+    def _refuse(self, what: str) -> None:
+        if what == self.refuses:
+            raise OSError(errno.ENODEV, "no such device")
+
+
+class Sleeper:
+    """A `Backend` without a container: its init is a child of this process, in this pid namespace."""
+
+    rootfs_fd = -1
+    execs_beside = True
+
+    def __init__(self, refuses: str) -> None:
+        self._cgroup = BrokenCgroup(refuses)
+        self._refuses = refuses
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
+        self.child = subprocess.Popen(["sh", "-c", "echo last words"], stdout=streams.stdio[1])
+        yield from ()
+        return Launched(self.child.pid, os.pidfd_open(self.child.pid))
+
+    def start(self) -> Steps[None]:
+        yield from ()
+
+    def exec(self, exec_id: str, process: dict[str, Any], streams: Streams) -> Steps[Launched]:
+        return (yield from self.create(streams, Phases()))
+
+    def signal_all(self, signum: int) -> Steps[None]:
+        if self._refuses == "signal_all":
+            raise OSError(errno.ENODEV, "no such device")
+        yield from ()
+
+    def pause(self) -> Steps[None]:
+        yield from ()
+
+    def resume(self) -> Steps[None]:
+        yield from ()
+
+    def update(self, resources: dict[str, Any]) -> Steps[None]:
+        yield from ()
+
+    def delete(self, *, force: bool) -> Steps[None]:
+        yield from ()
+
+    def give_up(self) -> None:
+        return
+
+    def cgroup(self) -> Cgroup | None:
+        return self._cgroup
+
+    def wait_trace(self) -> None:
+        return
+
+    def write_trace(self, path: str, phases: Phases) -> Steps[None]:
+        yield from ()
+
+
+def play(loop: Loop, job: Callable[[], Steps[Any]]) -> None:
+    def steps() -> Steps[None]:
+        yield from job()
+
+    loop.start(steps())
+
+
+@pytest.mark.parametrize(("refuses", "oom_kills"), [("signal_all", 2), ("pids", 2), ("counters", 0), ("nothing", 2)])
+def test_an_end_is_told_though_the_cgroup_refuses(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refuses: str, oom_kills: int
+) -> None:
+    events: list[dict[str, Any]] = []
+    loop = Loop()
+    task = Task(str(tmp_path), loop, events.append)
+    backend = Sleeper(refuses)
+    play(loop, lambda: task.create(backend, tty=False, stdin=False, size=None, log=None))
+    play(loop, task.start)
+    deadline = time.monotonic() + 20
+    while task.state != "stopped" and time.monotonic() < deadline:
+        loop.turn(0.05)
+    assert [event["event"] for event in events][-1:] == ["exit"]
+    assert (events[-1]["status"], events[-1]["oom_kill_count"]) == (0, oom_kills)
+    assert json.loads((tmp_path / "exit").read_text()) == {k: v for k, v in events[-1].items() if k != "event"}
+    complaint = "OSError: [Errno 19] no such device"
+    assert capfd.readouterr().err.count(complaint) == (refuses != "nothing")
+    play(loop, lambda: task.delete(force=True))
+    assert task.state == "deleted"
+    assert backend.child is not None
+    backend.child.returncode = 0  # the task has reaped it
