@@ -49,12 +49,16 @@ def flags(program: str, verb: tuple[str, ...]) -> set[str]:
     return {flag for head in heads for flag in re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", head)}
 
 
+_seen: set[tuple[str, ...]] = set()
+
+
 @pytest.fixture(scope="module")
 def used() -> Iterator[set[tuple[str, str]]]:
     """The rows of EXPLAINED that were needed."""
     rows: set[tuple[str, str]] = set()
     yield rows
-    assert rows == set(EXPLAINED), f"explain nothing: {set(EXPLAINED) - rows}"
+    if _seen == set(VERBS):  # the file as a whole ran
+        assert rows == set(EXPLAINED), f"explain nothing: {set(EXPLAINED) - rows}"
     for (verb, flag), reason in EXPLAINED.items():
         summary.add("flags that only one of docker and corten lists", f"{verb} {flag}: {reason}")
 
@@ -62,6 +66,7 @@ def used() -> Iterator[set[tuple[str, str]]]:
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: " ".join(verb) or "(none)")
 def test_verb_has_the_flags_of_dockers(verb: tuple[str, ...], used: set[tuple[str, str]]) -> None:
     theirs, ours = flags(str(peers.docker_cli()), verb), flags(CORTEN, verb)
+    _seen.add(verb)
     unexplained = []
     for flag in theirs ^ ours:
         rows = {("*", flag), (verb[-1] if verb else "", flag)} & set(EXPLAINED)
