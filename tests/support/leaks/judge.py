@@ -105,7 +105,8 @@ def diff(before: Snapshot, after: Snapshot, *, allowed: Sequence[Allowed] = ALLO
 
 def _is_engines(fact: Fact, snapshot: Snapshot) -> bool:
     subject = snapshot.subject
-    return subject.alone or fact in snapshot.facts.ours or subject.names(f"{fact.place} {fact.what}")
+    is_alone = subject.alone and fact.kind != "keyring"  # which no namespace parts: neighbours have theirs
+    return is_alone or fact in snapshot.facts.ours or subject.names(f"{fact.place} {fact.what}")
 
 
 def _is_allowed(fact: Fact, count: int, allowed: Sequence[Allowed]) -> bool:
