@@ -5,9 +5,6 @@
  * drops, before it sleeps, every page that equals the memfd's (rest_wait).  Nothing changes for the process but who
  * owns the page.
  *
- * Words that only remember how often code ran (the interpreter's inline caches) go back to what they were in the base:
- * every state of them is as right as another.
- *
  * One thread only.  No C library: the code must not write to what it compares, and lives outside of it, as its stack does.
  */
 #include "sys.h"
@@ -32,19 +29,11 @@ struct epoll_record {
         u64 data;
 } __attribute__((packed));
 
-/* Memory whose content is as good as it was in the base: sorted, of whole words.  It lies in the regions itself. */
-struct span {
-        u64 start, end;
-};
-
-static const struct span *spans;
-static u64 span_count;
 static struct region regions[MAX_REGIONS];
 static u64 region_count;
 static int base_fd = -1;
 
-__attribute__((visibility("default"))) long rest_base(int fd, const u64 *pairs, u64 count, const struct span *forgotten,
-                                                      u64 forgotten_count);
+__attribute__((visibility("default"))) long rest_base(int fd, const u64 *pairs, u64 count);
 __attribute__((visibility("default"))) long rest_wait(int epoll_fd, int timeout_ms);
 
 static long store(int fd, u64 start, u64 length, u64 offset) {
@@ -58,9 +47,8 @@ static long store(int fd, u64 start, u64 length, u64 offset) {
         return 0;
 }
 
-/* Puts each of `count` regions (start and end, of whole pages, readable, writable and private) behind the memfd.
- * `forgotten` stays the caller's and is never changed: spans of words in which a change is not worth a page. */
-long rest_base(int fd, const u64 *pairs, u64 count, const struct span *forgotten, u64 forgotten_count) {
+/* Puts each of `count` regions (start and end, of whole pages, readable, writable and private) behind the memfd. */
+long rest_base(int fd, const u64 *pairs, u64 count) {
         u64 offset = 0;
 
         if (count > MAX_REGIONS || region_count)
@@ -88,24 +76,7 @@ long rest_base(int fd, const u64 *pairs, u64 count, const struct span *forgotten
         }
         base_fd = fd;
         region_count = count;
-        spans = forgotten;
-        span_count = forgotten_count;
         return (long) offset;
-}
-
-/* Whether `address` lies in a span that may be forgotten. */
-static int is_forgotten(u64 address) {
-        u64 low = 0, high = span_count;
-
-        while (low < high) {
-                u64 middle = (low + high) / 2;
-
-                if (spans[middle].end <= address)
-                        low = middle + 1;
-                else
-                        high = middle;
-        }
-        return low < span_count && spans[low].start <= address;
 }
 
 static int is_same(u64 address, u64 offset) {
@@ -115,7 +86,7 @@ static int is_same(u64 address, u64 offset) {
         if (sys(pread64, base_fd, base, PAGE, offset) != (long) PAGE)
                 return 0;
         for (usize i = 0; i < PAGE / sizeof(u64); i++)
-                if (now[i] != base[i] && !is_forgotten(address + i * sizeof(u64)))
+                if (now[i] != base[i])
                         return 0;
         return 1;
 }

@@ -13,7 +13,6 @@ import os
 import select
 import sys
 import time
-import types
 
 from corten.errors import Internal
 from corten.sys import files
@@ -23,8 +22,6 @@ AFTER_S = 0.3  # of idleness; a page dropped too early is a fault that comes bac
 EVERY_S = 5.0  # at most, of a process that is woken again and again
 MIN_REGION_BYTES = 128 * 1024  # smaller ones are the C library's own
 _MS = 1000
-_WORD = 8
-_WITH_WARMUP, _WARMUP_OFFSET = (3, 11), 48  # co_flags and co_warmup of PyCodeObject; later versions count elsewhere
 _SMALLEST, _LARGEST, _STEP = 48, 512, 16  # of pymalloc; smaller than any bytes object there is only the tiny rest
 _BYTES_OVERHEAD = sys.getsizeof(b"")
 _POOL_BYTES, _POOL_HEADER = 16384, 48
@@ -38,14 +35,13 @@ class Rest:
 
     def __init__(self) -> None:
         self._wait: ctypes._NamedFuncPointer | None = None
-        self._kept: list[object] = []
+        self._kept: list[bytes] = []
         self._last = 0.0
 
     def take_base(self, path: str = "") -> int:
         """The heap as it is now, frozen, is what forked processes share; its size in bytes, 0 without the library."""
         gc.collect()
-        spans = _words(inline_caches())  # before the freeze: gc.get_objects does not tell of what is frozen
-        self._kept = [spans, fill_holes()]
+        self._kept = fill_holes()
         gc.freeze()
         try:
             library = ctypes.CDLL(path or library_path())
@@ -54,11 +50,11 @@ class Rest:
         take, wait = library.rest_base, library.rest_wait
         take.restype = wait.restype = ctypes.c_long
         words = ctypes.POINTER(ctypes.c_uint64)
-        take.argtypes = (ctypes.c_int, words, ctypes.c_uint64, words, ctypes.c_uint64)
+        take.argtypes = (ctypes.c_int, words, ctypes.c_uint64)
         wait.argtypes = (ctypes.c_int, ctypes.c_int)
         memfd = os.memfd_create("corten-shim-heap", os.MFD_CLOEXEC)
         regions = _words(heap_regions(files.read_text("/proc/self/maps")))
-        size: int = take(memfd, regions, len(regions) // 2, spans, len(spans) // 2)
+        size: int = take(memfd, regions, len(regions) // 2)
         if size < 0:
             raise Internal(f"heap of the zygote: {os.strerror(-size)}")
         self._wait = wait
@@ -81,39 +77,6 @@ class Rest:
 
 def _words(pairs: list[tuple[int, int]]) -> ctypes.Array[ctypes.c_uint64]:
     return (ctypes.c_uint64 * (2 * len(pairs)))(*itertools.chain.from_iterable(pairs))
-
-
-def inline_caches() -> list[tuple[int, int]]:
-    """Where functions keep what they learned of their operands, and how often they ran: sorted spans of addresses.
-
-    A counter in them changes with every call, and nothing depends on it: each entry is checked before it is used
-    (CPython's Python/specialize.c).
-    """
-    spans: list[tuple[int, int]] = []
-    for code in every_code():
-        end = id(code) + sys.getsizeof(code)
-        start = end - len(code._co_code_adaptive)  # type: ignore[attr-defined]
-        spans.append((_up(start), _up(end)))
-        if sys.version_info[:2] == _WITH_WARMUP:
-            spans.append((id(code) + _WARMUP_OFFSET, id(code) + _WARMUP_OFFSET + _WORD))
-    return sorted(spans)
-
-
-def _up(address: int) -> int:
-    """The next whole word: a code object ends, and its neighbour begins, at one."""
-    return -(-address // _WORD) * _WORD
-
-
-def every_code() -> list[types.CodeType]:
-    """The code of every function and module, nested ones too."""
-    found: dict[int, types.CodeType] = {}
-    waiting = [thing.__code__ for thing in gc.get_objects() if isinstance(thing, types.FunctionType)]
-    while waiting:
-        code = waiting.pop()
-        if id(code) not in found:
-            found[id(code)] = code
-            waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return list(found.values())
 
 
 def fill_holes() -> list[bytes]:
