@@ -93,11 +93,11 @@ class ContentStore:
         return Blob(hashed.digest, hashed.size)
 
     def put(self, data: bytes, keep: Callable[[Digest], None] = lambda _: None) -> Blob:
-        """Stores a document; does nothing but `keep` it when it is there."""
+        """Stores a document; does nothing but `keep` it when it is there and whole."""
         digest = digest_of(data)
         with self.lock:
             keep(digest)
-            if self.has(digest):
+            if self._holds(digest, data):
                 return Blob(digest, len(data))
         return self.ingest([data], expected=digest)
 
@@ -162,6 +162,14 @@ class ContentStore:
         with open(temporary, "wb") as file:
             file.write(data)
         os.rename(temporary, os.path.join(self.root, "index.json"))
+
+    def _holds(self, digest: str, data: bytes) -> bool:
+        """Whether the blob is there as it should be: a disk may have damaged it."""
+        try:
+            with self.open(digest) as file:
+                return file.read(len(data) + 1) == data
+        except NotFound:
+            return False
 
     def _path(self, digest: str) -> str:
         algorithm, _, encoded = parse_digest(digest).partition(":")

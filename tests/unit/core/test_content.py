@@ -32,6 +32,16 @@ def test_a_blob_is_found_under_its_digest(store: ContentStore) -> None:
     assert not store.has(blob.digest)
 
 
+@pytest.mark.parametrize("damage", [b"", b"hellx", b"hello and more"])
+def test_a_document_that_the_disk_damaged_is_stored_again(store: ContentStore, damage: bytes) -> None:
+    blob = store.put(b"hello")
+    Path(store.root, "blobs/sha256", blob.digest[7:]).write_bytes(damage)
+    with pytest.raises(InvalidArgument, match="damaged on disk"):
+        store.read(blob.digest)
+    assert store.put(b"hello") == blob
+    assert store.read(blob.digest) == b"hello"
+
+
 @pytest.mark.parametrize(
     ("expected", "size", "text"),
     [
