@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from corten.core import shims
 from corten.errors import CortenError, Internal, NotFound, Unavailable
 from support.shimlab import Box, Lab, Stream, is_alive, until
 
@@ -255,6 +256,26 @@ async def test_a_zygote_that_died_is_replaced_before_anybody_asks(lab: Lab) -> N
     box = await lab.run("cat", stdin=True)
     os.kill(lab.zygote.pid, signal.SIGKILL)
     assert await (await box.exec("e1", "echo", "again")).read_all() == b"again\n"
+
+
+async def test_a_zygote_that_hangs_is_replaced_and_one_that_is_slow_is_not(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shims, "_ZYGOTE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(shims, "_ZYGOTE_HANGS_S", 4)
+    slow = lab.zygote.pid
+    os.kill(slow, signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="zygote does not answer"):
+        await lab.zygote.netns()
+    os.kill(slow, signal.SIGCONT)
+    await asyncio.sleep(5)
+    assert lab.zygote.pid == slow
+    os.kill(slow, signal.SIGSTOP)
+    with pytest.raises(Unavailable, match="zygote does not answer"):
+        await lab.zygote.netns()
+    await until(lambda: lab.zygote.pid not in (0, slow), "another zygote")
+    monkeypatch.setattr(shims, "_ZYGOTE_TIMEOUT_S", 10)
+    os.close(await lab.zygote.netns())
 
 
 # Memory

@@ -30,6 +30,7 @@ PING_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
 SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
 _ZYGOTE_TIMEOUT_S = 10.0
+_ZYGOTE_HANGS_S = 20.0  # without an answer to a ping after a request without one: it is ended
 _ZYGOTE_START_S = 60.0  # it imports everything and rehearses a start: half a second, but not on every machine
 
 
@@ -299,6 +300,7 @@ class Zygote:
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
+        self._doubted: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
@@ -339,8 +341,9 @@ class Zygote:
     async def close(self) -> None:
         """End the zygote; shims go on."""
         self._is_closed = True
-        if self._restarting is not None:
-            self._restarting.cancel()
+        for task in (self._restarting, self._doubted):
+            if task is not None:
+                task.cancel()
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -357,7 +360,10 @@ class Zygote:
             try:
                 answer, fds = await channel.request(op, fields, (), _ZYGOTE_TIMEOUT_S)
             except Unavailable:
-                if channel.is_open or attempt == 2:
+                if channel.is_open:
+                    self._doubt(channel)
+                    raise
+                if attempt == 2:
                     raise
                 continue
             if not fds:
@@ -365,6 +371,18 @@ class Zygote:
             protocol.close_all(fds[1:])
             return answer, fds[:1]
         raise Unavailable("zygote is gone")
+
+    def _doubt(self, channel: Channel) -> None:
+        """One that is slow is left alone, one that hangs is ended: the end of its socket starts the next."""
+        if self._doubted is None or self._doubted.done():
+            self._doubted = asyncio.ensure_future(self._end_if_it_hangs(channel))
+
+    async def _end_if_it_hangs(self, channel: Channel) -> None:
+        try:
+            await channel.request("ping", {}, (), _ZYGOTE_HANGS_S)
+        except Unavailable:
+            if channel is self._channel and channel.is_open and self._process is not None:
+                self._process.kill()
 
     def _lost(self, process: subprocess.Popen[bytes]) -> None:
         self._reap(process)
