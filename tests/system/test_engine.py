@@ -93,6 +93,15 @@ def test_a_taken_port_is_refused_in_dockers_words(engine: CortenEngine) -> None:
     assert inspect(engine, "two")["State"]["Status"] == "created"
 
 
+def test_events_of_an_end_come_in_dockers_order(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--rm", "--name", "brief", IMAGE, "sleep", "100", check=True)
+    engine.docker("stop", "-t", "0", "brief", check=True)
+    arguments = ("--since", "60s", "--until", "0s", "--filter", "type=container", "--format", "{{.Action}}")
+    until(lambda: "destroy" in engine.docker("events", *arguments).stdout, "the last event")
+    seen = engine.docker("events", *arguments, check=True).stdout.split()
+    assert [action for action in seen if action in ("stop", "die", "destroy")] == ["stop", "die", "destroy"]
+
+
 def test_restart_policy_always_goes_on_until_somebody_stops_it(engine: CortenEngine) -> None:
     engine.docker("run", "-d", "--name", "again", "--restart", "always", IMAGE, "true", check=True)
     until(lambda: inspect(engine, "again")["RestartCount"] >= 2, "two restarts")

@@ -163,16 +163,13 @@ class Finisher:
     def _tell(self, container: Container, how: Exit) -> None:
         """Waiters first: `stop` comes before `die` among the events, as dockerd has it.
 
-        Who waits runs in the second turn of the loop from here: the first one resolves the shield before it.
         """
         container.resolve_waiters(*EXIT_CONDITIONS)
         seconds = max(0, how.at_ns - container.record.state.started_ns) // times.SECOND_NS
         attributes = {"exitCode": str(how.code), "execDuration": str(seconds)}
         if how.verdict:
             attributes["verdict"] = how.verdict
-        event = container_event(container.record, "die", **attributes)
-        loop = self._parts.loop
-        loop.call_soon(loop.call_soon, self._parts.bus.publish, event)
+        self._parts.publish_after_waiters(container_event(container.record, "die", **attributes))
 
     async def _leave_network(self, container: Container, task: Task) -> None:
         """Ports and address are free before anybody hears of the exit; what fails here does not hide the exit."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.core.containers import ContainerRecord, ContainerStore
-from corten.core.events import EventBus
+from corten.core.events import Event, EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.snapshots import Overlay
@@ -78,6 +78,11 @@ class Parts:
     def sync(self) -> None:
         """What was recorded so far survives the machine; one fsync, for a thread."""
         self.images.database.sync()
+
+    def publish_after_waiters(self, event: Event) -> None:
+        """Those who wait run first, in the second turn of the loop from here (the first resolves their shield): so the
+        event `stop` comes before `die` and that before `destroy`, as dockerd has it."""
+        self.loop.call_soon(self.loop.call_soon, self.bus.publish, event)
 
     def run_later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Work that nobody waits for; the engine waits for it when it closes."""

@@ -92,7 +92,7 @@ class Removal:
         self._streams.drop(container)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
-        parts.loop.call_soon(parts.bus.publish, container_event(container.record, "destroy"))
+        parts.publish_after_waiters(container_event(container.record, "destroy"))
 
     def remove_soon(self, container: Container) -> None:
         """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from corten.core.events import Event
 from corten.engine import finish
 from corten.engine.container import Container
 from corten.engine.effective import Effective
@@ -41,6 +42,9 @@ class Parts:
         if self.saves == 1:
             raise Unavailable("disk is full")
         container.record = record
+
+    def publish_after_waiters(self, event: Event) -> None:
+        self.loop.call_soon(self.bus.publish, event)
 
     def run_later(self, work: Any) -> None:
         work.close()
