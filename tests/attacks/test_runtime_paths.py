@@ -84,10 +84,26 @@ class TestMountTargets:
         assert host_names(machine) == {"made"}
 
     def test_target_that_is_a_magic_link_is_refused(self, machine: Machine) -> None:
-        (machine.rootfs / "way").symlink_to("/proc/self/root")
-        done = machine.run(with_bind(machine, "/way/data"))
+        done = self.through_magic(machine)
         assert "too many levels of symbolic links" in done.failure
         assert done.status != 0
+        assert host_names(machine) == set()
+
+    def test_twin_without_the_flag_only_the_root_of_the_lookup_stops_a_magic_link(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_MAGIC_LINKS) as weak, using(machine, weak):
+            done = self.through_magic(machine)
+        assert "cross-device link" in done.failure
+        assert host_names(machine) == set()
+
+    def test_twin_a_launcher_that_follows_links_is_led_out_by_a_magic_link(self, machine: Machine) -> None:
+        with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
+            self.through_magic(machine)
+        assert host_names(machine) == {"made"}
+
+    def through_magic(self, machine: Machine) -> Outcome:
+        """A mount behind a magic link of the container's own /proc, which leads to the host's root."""
+        (machine.rootfs / "way").symlink_to("/proc/self/root")
+        return machine.run(with_bind(machine, f"/way{outside(machine)}/made"))
 
 
 class TestSwappedTargets:

@@ -30,6 +30,10 @@ FOLLOW_LINKS: tuple[Edit, ...] = (
         "int open_in_root(int root_fd, const char *path, u64 flags, u64 resolve) { while (*path == '/') path++;",
     ),
 )
+# magic links followed as far as the kernel lets a path that is resolved beneath a root: no step
+FOLLOW_MAGIC_LINKS: tuple[Edit, ...] = (
+    ("path.c", "RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve", "RESOLVE_IN_ROOT | resolve"),
+)
 # the working directory taken as it is (CVE-2024-21626)
 UNCHECKED_CWD: tuple[Edit, ...] = (("ops_user.c", "return r < 0 ? r : check_inside(l);", "return r;"),)
 
