@@ -57,6 +57,8 @@ RULES = (
 )
 
 
+FOLDER = Rule("text of the engine's own folder", "<folder>", "each engine has its own")
+EMPTIED = Rule("item of a list that a rule above emptied", "", "masked paths of Docker 28 count as no item")
 CLOCK = Rule("*.Created as a number since 2025", "<time>", "the clock; image times stay")
 
 
@@ -84,11 +86,15 @@ class Normalizer:
             return {self._text(key, folder): self._value(item, (*place, key), folder) for key, item in value.items()}
         if isinstance(value, list):
             items = [(item, self._value(item, place, folder)) for item in value]
-            return [shown for item, shown in items if shown != "" or item == ""]
+            kept = [shown for item, shown in items if shown != "" or item == ""]
+            self.hits[EMPTIED] += len(items) - len(kept)
+            return kept
         return self._text(value, folder) if isinstance(value, str) else value
 
     def _text(self, text: str, folder: str) -> str:
-        text = text.replace(folder, "<folder>").replace(folder.rpartition("/")[2], "<folder>")
+        name = folder.rpartition("/")[2]  # which stands in the whole path too
+        self.hits[FOLDER] += text.count(name)
+        text = text.replace(folder, FOLDER.stands).replace(name, FOLDER.stands)
         for rule in self.texts:
             assert rule.pattern is not None
             text, count = rule.pattern.subn(rule.stands, text)
@@ -96,8 +102,8 @@ class Normalizer:
         return text
 
     def report(self) -> list[str]:
-        """One line per rule: hits, field, reason."""
-        rules = [*self.fields, *self.texts, CLOCK]
+        """One line per rule, in the order in which they are applied: hits, field, reason."""
+        rules = [*self.fields, CLOCK, FOLDER, *self.texts, EMPTIED]
         return [f"{self.hits[rule]:6}  {rule.where:48} {rule.reason}" for rule in rules]
 
 
