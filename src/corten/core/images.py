@@ -208,17 +208,21 @@ class ImageStore:
         name = new_tag(repo, tag)
         with self.lock:
             image = self.get(ref)
-            self.point(name, image.id)
+            self.point(name, image.id, is_tagged=True)
         self.publish("tag", image.id, {"name": name.familiar})
         return name
 
-    def point(self, name: Reference, image_id: str) -> str:
-        """Points a name to an image; the id that it pointed to before, or ''."""
+    def point(self, name: Reference, image_id: str, *, is_tagged: bool = False) -> str:
+        """Points a name to an image; the id that it pointed to before, or ''.
+
+        `is_tagged` notes the time, as dockerd does for tag and import, and not for load.
+        """
         key = str(name.stored())
         with self.database.durable() as tx:
             before = tx.execute("SELECT image FROM tags WHERE reference = ?", (key,)).fetchone()
             tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (key, image_id))
-            tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (time.time_ns(), image_id))
+            if is_tagged:
+                tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (time.time_ns(), image_id))
         self._write_index()
         return str(before[0]) if before else ""
 

@@ -71,7 +71,7 @@ def import_rootfs(
             with images.lock:
                 image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
                 if reference is not None:
-                    images.point(reference, image.id)
+                    images.point(reference, image.id, is_tagged=True)
                     images.publish("tag", image.id, {**(run.labels or {}), "name": reference.tagged().familiar})
                 images.publish("import", image.id, {"name": image.id})
                 return images.get(image.id)

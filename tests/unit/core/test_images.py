@@ -372,6 +372,12 @@ def test_a_stopped_container_keeps_its_image_unless_forced(store: ImageStore) ->
     assert remove_image(store, short, uses, force=True)[-1].what is What.DELETED
 
 
+def test_a_tag_has_a_time_and_a_load_has_none(store: ImageStore) -> None:
+    assert loaded(store, ONE).tagged_ns == 0
+    store.tag("test:1", "other")
+    assert store.get("test:1").tagged_ns > 0
+
+
 def test_the_name_of_a_running_container_can_be_forced_away_but_the_image_stays(store: ImageStore) -> None:
     image = loaded(store, ONE)
     assert remove_image(store, "test:1", [Use(CONTAINER, image.id, True)], force=True) == removed(
