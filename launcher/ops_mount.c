@@ -166,6 +166,52 @@ static int keep_mode(int root_fd, const char *path, int fd) {
         return r < 0 ? r : (int) sys(fchmodat, fd, ".", st.st_mode & 07777);
 }
 
+static int is_beneath_proc(const char *path) {
+        static const char proc[] = "/proc/";
+
+        for (usize i = 0; proc[i]; i++)
+                if (path[i] != proc[i])
+                        return 0;
+        return 1;
+}
+
+static int is_procfs(int fd) {
+        struct statfs fs;
+        int r = (int) sys(fstatfs, fd, &fs);
+
+        return r < 0 ? r : (u64) fs.f_type == PROC_SUPER_MAGIC;
+}
+
+/* Whether both lie in one file system. */
+static int is_same_device(int fd, int other_fd) {
+        struct stat st, other;
+        int r = (int) sys(newfstatat, fd, "", &st, AT_EMPTY_PATH);
+
+        r = r < 0 ? r : (int) sys(newfstatat, other_fd, "", &other, AT_EMPTY_PATH);
+        return r < 0 ? r : st.st_dev == other.st_dev;
+}
+
+/* Only procfs comes on or into the container's /proc, wherever links in the path lead; what lies beneath it by its
+ * own name was judged by the compiler (corten/launch/filesystem.py). */
+static int check_proc(struct launch *l, int root_fd, const char *path, int target_fd, int fd) {
+        int names_proc = text_equal(path, "/proc"), r = names_proc ? 1 : is_procfs(target_fd);
+
+        if (r <= 0 || is_beneath_proc(path))
+                return r < 0 ? r : 0;
+        r = is_procfs(fd);
+        if (r)
+                return r < 0 ? r : 0;
+        if (!names_proc) {
+                cleanup_close int proc_fd = open_in_root(root_fd, "/proc", O_PATH, RESOLVE_NO_SYMLINKS);
+
+                r = proc_fd < 0 ? 0 : is_same_device(proc_fd, target_fd);
+                if (r <= 0)
+                        return r;
+        }
+        text_copy(l->text, sizeof(l->text), "it cannot be mounted on or inside /proc because it is not of type proc");
+        return -EPERM;
+}
+
 int op_move_mount(struct launch *l, struct cursor *c) {
         int fd = slot_fd(l, get_number(c)), root_fd = slot_fd(l, get_number(c));
         const char *path = get_text(c);
@@ -179,7 +225,8 @@ int op_move_mount(struct launch *l, struct cursor *c) {
         int r = kind == KEEP_MODE ? keep_mode(root_fd, path, fd) : 0;
         cleanup_close int target_fd = r < 0 ? r : open_target(root_fd, path, kind, fd);
 
-        return target_fd < 0 ? target_fd : (int) sys(move_mount, fd, "", target_fd, "", MOVE_EMPTY);
+        r = target_fd < 0 ? target_fd : check_proc(l, root_fd, path, target_fd, fd);
+        return r < 0 ? r : (int) sys(move_mount, fd, "", target_fd, "", MOVE_EMPTY);
 }
 
 int op_attach_root(struct launch *l, struct cursor *c) {

@@ -1,7 +1,8 @@
 """CVE-2019-16884, 2019-19921, 2023-27561, 2023-28642, 2025-52881: what a runtime writes to /proc lands in a fake one.
 
-The container brings a /proc of its own: a directory in which sysctls and self/oom_score_adj are ordinary files.  The
-same writes carry the labels of AppArmor (launch plan, `WriteFile`), which this kernel does not have.
+The image brings a /proc of its own, and nothing is mounted on it: sysctls and self/oom_score_adj are ordinary files
+there.  (What a configuration mounts on /proc must be a procfs: system/test_runtime_texts.py, PROC_MOUNTS.)  The same
+writes carry the labels of AppArmor (launch plan, `WriteFile`), which this kernel does not have.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 from corten.launch.mountops import FsMount
 from corten.launch.ops import Op, Open, Plan
-from support.launching import Machine, mount
+from support.launching import Machine
 
 FILES = ("sys/net/ipv4/ip_forward", "self/oom_score_adj")
 
@@ -31,13 +32,12 @@ def machine() -> Iterator[Machine]:
 
 
 def fake(machine: Machine) -> Path:
-    return machine.bundle / "fake"
+    return machine.rootfs / "proc"
 
 
 def document(machine: Machine) -> dict[str, Any]:
     found = machine.config("true", oomScoreAdj=77)
     found["mounts"] = [entry for entry in found["mounts"] if entry["destination"] != "/proc"]
-    found["mounts"].insert(0, mount("/proc", "bind", str(fake(machine)), "rbind", "rw"))
     found["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
     found["linux"]["maskedPaths"] = found["linux"]["readonlyPaths"] = []
     return found

@@ -34,6 +34,10 @@ FOLLOW_LINKS: tuple[Edit, ...] = (
 FOLLOW_MAGIC_LINKS: tuple[Edit, ...] = (
     ("path.c", "RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve", "RESOLVE_IN_ROOT | resolve"),
 )
+# whatever a link leads onto /proc is mounted there
+UNCHECKED_PROC: tuple[Edit, ...] = (
+    ("ops_mount.c", "target_fd : check_proc(l, root_fd, path, target_fd, fd);", "target_fd : 0;"),
+)
 # the working directory taken as it is (CVE-2024-21626)
 UNCHECKED_CWD: tuple[Edit, ...] = (("ops_user.c", "return r < 0 ? r : check_inside(l);", "return r;"),)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ SCENARIOS: dict[str, list[str]] = {
         "state C", "kill -a C 0", "delete -f C", "delete -f C", "kill C",
     ],
     "wrong words": ["create a/b", "create ..", "create ''", "create --bundle /nonexistent C", "run --nope C"],
+    "a log that cannot be opened": [
+        "--log /nope/x list", "--log /nope/x state C", "--log /nope/x create C", "--log /nope/x run C",
+        "--log /nope/x exec C true", "--log /nope/x --log-format json kill C", "--log /etc list -q", "list -q",
+    ],
     "run": ["run C", "state C", "run --keep C", "state C", "run C", "delete C"],
     "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "delete -f C"],
 }  # fmt: skip
@@ -142,3 +147,74 @@ def test_the_texts_are_those_of_runc(name: str, folder: Path) -> None:
     finally:
         for side in sides:
             side.close()
+
+
+@pytest.fixture
+def both(folder: Path) -> Iterator[list[Side]]:
+    """Corten's runtime and runc, each with a bundle that does nothing."""
+    programs = {"ours": paths.COMMANDS / "corten-runtime", "theirs": peers.binary("runc")}
+    sides = [Side(program, folder / name, ("true",)) for name, program in programs.items()]
+    yield sides
+    for side in sides:
+        side.close()
+
+
+def test_a_log_is_made_before_there_is_anything_to_say(both: list[Side]) -> None:
+    for side in both:
+        assert side.runtime("--log", str(side.folder / "log"), "list").returncode == 0
+        assert (side.folder / "log").read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["no json", '{"ociVersion":', "", "[]", '{"process": 3}', '{"ociVersion": 3}'])
+def test_a_config_that_is_none_is_refused_and_named(both: list[Side], text: str) -> None:
+    for side in both:
+        (side.bundle.path / "config.json").write_text(text)
+        side.step("run C")
+    (_, ours, _, said), (_, theirs, _, _) = (side.transcript[-1] for side in both)
+    assert (ours, theirs) == (1, 1)
+    assert "config.json" in said  # runc names no file
+
+
+FILE, FOLDER = "source/file", "source"
+# mount: (destination, type, source, whether it starts)
+PROC_MOUNTS = {
+    "a folder on /proc": ("/proc", "bind", FOLDER, False),
+    "a folder on /proc by another name": ("/sys/../proc/", "bind", FOLDER, False),
+    "a folder on a link to /proc": ("/way", "bind", FOLDER, False),
+    "a folder behind a link to /proc": ("/way/tty", "bind", FOLDER, False),
+    "a folder in /proc": ("/proc/tty", "bind", FOLDER, False),
+    "a file in /proc": ("/proc/version", "bind", FILE, False),
+    "tmpfs on /proc": ("/proc", "tmpfs", "tmpfs", False),
+    "sysfs on /proc": ("/proc", "sysfs", "sysfs", False),
+    "the host's /proc on /proc": ("/proc", "bind", "/proc", True),
+    "the host's /proc elsewhere": ("/host", "bind", "/proc", True),
+    "what lxcfs emulates": ("/proc/uptime", "bind", FILE, True),
+    "what lxcfs emulates, deep": ("/proc/sys/kernel/ns_last_pid", "bind", FILE, True),
+    "tmpfs on /sys": ("/sys", "tmpfs", "tmpfs", True),
+}
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["after proc", "instead of proc"])
+@pytest.mark.parametrize("name", PROC_MOUNTS)
+def test_proc_is_covered_where_runc_lets_it_be(both: list[Side], name: str, in_place: bool) -> None:
+    destination, kind, source, starts = PROC_MOUNTS[name]
+    if in_place and destination != "/proc":
+        pytest.skip("is not /proc itself")
+    for side in both:
+        (side.folder / FOLDER).mkdir()
+        (side.folder / FILE).write_text("of the host")
+        rootfs = side.bundle.path / "rootfs"
+        (rootfs / "way").symlink_to("proc")
+        (rootfs / "host").mkdir()
+        given = str(side.folder / source) if kind == "bind" else source  # an absolute source stays as it is
+        mount = {"destination": destination, "type": kind, "source": given, "options": ["bind"] * (kind == "bind")}
+        mounts = side.bundle.config["mounts"]
+        mounts[:] = [mount, *mounts[1:]] if in_place else [*mounts, mount]
+        side.bundle.config["linux"]["readonlyPaths"] = []
+        side.bundle.save()
+        side.step("run C")
+    (_, ours, _, said), (_, theirs, _, _) = (side.transcript[-1] for side in both)
+    assert (ours == 0, theirs == 0) == (starts, starts), said
+    if not starts:
+        assert "/proc" in said
+        assert "cannot be mounted" in said

@@ -90,9 +90,9 @@ class Entry:
         self.mount = mount
         where = f"config.json.mounts[{index}]"
         self.destination = clean_path(mount.destination)
-        check_destination(self.destination, mount.type, where)
         self.options = MountOptions(mount.options, where)
         self.options.is_bind = self.options.is_bind or mount.type == "bind"
+        check_destination(self.destination, "bind" if self.options.is_bind else mount.type, where)
         if self.options.copies_up and mount.type != "tmpfs":
             raise InvalidArgument(f"{where}.options: tmpcopyup is for tmpfs alone")
         self.slot = f"mount.{index}"
@@ -365,8 +365,13 @@ def clean_path(path: str) -> str:
 
 
 def check_destination(path: str, type: str, where: str) -> None:
-    """No mount over the root, and in /proc only what emulators of single files put there (as in runc)."""
+    """No mount over the root, and in /proc only what emulators of single files put there (as in runc).
+
+    A bind on /proc itself may be one of a procfs: the launcher sees that, and links in the path (`check_proc`).
+    """
     if path == "/":
         raise InvalidArgument(f"{where}.destination: cannot mount over the root")
+    if path == "/proc" and type not in ("proc", "bind"):
+        raise InvalidArgument(f'"{path}" cannot be mounted because it is not of type proc')
     if path.startswith("/proc/") and type != "proc" and path not in EMULATED:
         raise InvalidArgument(f'"{path}" cannot be mounted because it is inside /proc')

@@ -8,9 +8,10 @@ import subprocess
 from corten.errors import FailedPrecondition, InvalidArgument, NotFound
 from corten.runtime import commands, container, fast
 from corten.runtime.cgroups import Cgroup
-from corten.runtime.prepare import Host, read_config
+from corten.runtime.prepare import SPEC, Host, read_config
 from corten.runtime.settings import root
 from corten.spec.resources import Resources, parse_resources
+from corten.spec.runtime import parse_config
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -58,8 +59,8 @@ def plan(invocation: Invocation, log: Log) -> int:
     invocation.arguments = [bundle.rpartition("/")[2] or "plan"]
     options = commands.create_options(invocation)
     options.bundle = bundle
-    process = fast.loads(read_config(bundle)).get("process")
-    if isinstance(process, dict) and process.get("terminal"):
+    process = parse_config(fast.loads_from(SPEC, read_config(bundle))).process
+    if process is not None and process.terminal:
         options.console_fd = 0  # any number: nothing is spawned
     files.write_all(STDOUT_FD, commands.encode(container.plan(options, Host()).describe()))
     return 0

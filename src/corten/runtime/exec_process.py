@@ -23,7 +23,7 @@ def from_file(path: str) -> Process:
         content = files.read(path)
     except FileNotFoundError:
         raise NotFound(f"open {path}: no such file or directory") from None
-    return parse_process(fast.loads(content))
+    return parse_process(fast.loads_from(path, content))
 
 
 def from_flags(record: State, command: list[str], flags: Options) -> Process:

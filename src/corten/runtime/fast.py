@@ -55,6 +55,14 @@ def loads(data: bytes | str) -> Any:
     return value
 
 
+def loads_from(name: str, data: bytes) -> Any:
+    """One JSON document; raises InvalidArgument with the name of the file that it came from."""
+    try:
+        return loads(data)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error.text}") from None
+
+
 def _decode_failure(text: str, offset: int) -> str:
     if offset >= len(text):
         return "unexpected end of JSON input"

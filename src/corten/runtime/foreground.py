@@ -50,14 +50,14 @@ class Console:
 
 def run(invocation: Invocation, log: Log) -> int:
     """Creates and starts a container; in the foreground its exit status, after everything is removed."""
-    from corten.runtime.prepare import Host, read_config
+    from corten.runtime.prepare import SPEC, Host, read_config
     from corten.spec.runtime import parse_config
 
     flags = invocation.options
     options = commands.create_options(invocation)
     options.wait_for_start = False
     detach = flags.is_set("detach")
-    config = parse_config(fast.loads(read_config(options.bundle)))
+    config = parse_config(fast.loads_from(SPEC, read_config(options.bundle)))
     wanted = config.process is not None and config.process.terminal
     console = Console(flags.text("console-socket"), wanted=wanted, detach=detach)
     options.console_fd = console.fd

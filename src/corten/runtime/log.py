@@ -15,14 +15,19 @@ STDERR_FD = 2
 
 
 class Log:
-    """A log of one invocation; nothing is opened before there is something to say."""
+    """A log of one invocation.
 
-    __slots__ = ("debug_wanted", "format", "path")
+    Its file is opened, and made, before the verb does anything, as runc does it: raises OSError.
+    """
+
+    __slots__ = ("debug_wanted", "fd", "format", "path")
 
     def __init__(self, path: str, format: str, *, debug_wanted: bool) -> None:
         self.path = path
         self.format = format
         self.debug_wanted = debug_wanted
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
+        self.fd = posix.open(path, flags, 0o644) if path else STDERR_FD
 
     def error(self, text: str) -> None:
         """The invocation's last words."""
@@ -41,15 +46,7 @@ class Log:
 
     def _write(self, level: str, text: str) -> None:
         line = render(level, text, self.format).encode("utf-8", "surrogateescape")
-        if not self.path:
-            files.write_all(STDERR_FD, line)
-            return
-        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
-        fd = posix.open(self.path, flags, 0o644)
-        try:
-            files.write_all(fd, line)
-        finally:
-            posix.close(fd)
+        files.write_all(self.fd, line)
 
 
 def render(level: str, text: str, format: str) -> str:

@@ -61,7 +61,12 @@ def execute(argv: list[str]) -> int:
     settings = invocation.settings
     if settings.is_set("version") or settings.is_set("help") or not invocation.verb:
         return _tell(invocation)
-    log = Log(settings.text("log"), settings.text("log-format", "text"), debug_wanted=settings.is_set("debug"))
+    path, form = settings.text("log"), settings.text("log-format", "text")
+    try:
+        log = Log(path, form, debug_wanted=settings.is_set("debug"))
+    except OSError as error:
+        Log("", form, debug_wanted=False).error(f"open {path}: {files.why(error)}")
+        return FAILURE
     try:
         _check_settings(settings)
         if invocation.options.is_set("help"):

@@ -119,7 +119,7 @@ class Host:
 def prepare(options: CreateOptions, host: Host) -> Prepared:
     """Reads the bundle and compiles it; raises NotFound and InvalidArgument in runc's words."""
     config_bytes = read_config(options.bundle)
-    config = parse_config(fast.loads(config_bytes))
+    config = parse_config(fast.loads_from(SPEC, config_bytes))
     process = check_process(config.process)
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
     check_console(process, options.console_fd)
