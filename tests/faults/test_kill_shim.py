@@ -1,12 +1,14 @@
-"""kill -9 of a shim at every message and every file that it renames into place, of the zygote and its helpers likewise.
+"""kill -9 of a shim at every message and every file that it renames into place; of the zygote and its makers of network
+namespaces; and of the helper, which does the runtime's work for all shims.
 
-Both are traced from the zygote on, so a shim is seen from its birth.
+The first two are traced from the zygote on, so a shim is seen from its birth; the helper is traced itself.
 """
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from support.leaks import Snapshot, Subject, expect_none
 from support.process import is_alive, wait_for
 
 GATE_SAMPLE = 14
+GATE_SAMPLE_OF_THE_HELPER = 8
 ATTEMPTS = 3
 
 
@@ -38,11 +41,57 @@ def whole_life(engine: CortenEngine) -> None:
     assert not life.failure, life.failure
 
 
+def pid_of(pattern: str) -> int:
+    """The pid of the one process with this command line, as soon as there is one."""
+    found: list[str] = []
+
+    def is_there() -> bool:
+        done = subprocess.run(["pgrep", "-f", "--", pattern], check=False, stdout=subprocess.PIPE, text=True)
+        found[:] = done.stdout.split()
+        return len(found) == 1
+
+    wait_for(is_there, pattern)
+    return int(found[0])
+
+
 def zygote_of(engine: CortenEngine) -> int:
     """The pid of the engine's zygote."""
-    pattern = f"corten-shim --zygote --exec-root {engine.exec_root}"
-    done = subprocess.run(["pgrep", "-f", "--", pattern], check=True, stdout=subprocess.PIPE, text=True)
-    return int(done.stdout)
+    return pid_of(f"corten-shim --zygote --exec-root {engine.exec_root}")
+
+
+def helper_of(engine: CortenEngine) -> int:
+    """The pid of the zygote's helper; the zygote makes another as soon as one dies."""
+    return pid_of(f"corten-shim helper {engine.exec_root}")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Points of one kind of process: `wanted` are those that count of what its tracer names."""
+
+    what: str
+    wanted: Callable[[Named], bool]
+
+    def trace(self, engine: CortenEngine, kill: Named | None = None) -> NamedTrace:
+        """Of the zygote and of all that it forks."""
+        return NamedTrace(zygote_of(engine), forks=True, kill=kill)
+
+    def judge(self, life: Life) -> None:
+        """After a death: the engine has noticed, nothing of the life runs any more, or it goes on."""
+        wait_for(lambda: settled(life), f"end of {life.name}")
+        life.judge(lost=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Helpers(Group):
+    """Of the helper: every thread, also at messages for which one waits."""
+
+    def trace(self, engine: CortenEngine, kill: Named | None = None) -> NamedTrace:
+        """It has been forked long before: it is traced itself."""
+        return NamedTrace(helper_of(engine), threads=True, late=True, kill=kill)
+
+    def judge(self, life: Life) -> None:
+        """No shim is lost with its helper: no exit code and no byte either."""
+        life.judge()
 
 
 def is_of_the_shim(point: Named) -> bool:
@@ -55,24 +104,28 @@ def is_of_the_zygote(point: Named) -> bool:
     return not point[1].startswith("child ") or point[1].endswith(" netns")
 
 
-def count(engine: CortenEngine, wanted: Callable[[Named], bool]) -> list[Named]:
-    """The points of one life, of the zygote and of all that it forks."""
-    with NamedTrace(zygote_of(engine), forks=True) as trace:
+SHIM = Group("shim, messages and renames", is_of_the_shim)
+ZYGOTE = Group("zygote and its makers of network namespaces, messages", is_of_the_zygote)
+HELPER = Helpers("helper, messages and renames", lambda point: True)
+
+
+def count(engine: CortenEngine, group: Group) -> list[Named]:
+    """The points of one life."""
+    with group.trace(engine) as trace:
         whole_life(engine)
-        return [point for point in trace.end() if wanted(point)]
+        return [point for point in trace.end() if group.wanted(point)]
 
 
-def kill_at(engine: CortenEngine, point: Named, before: Snapshot) -> bool:
+def kill_at(engine: CortenEngine, group: Group, point: Named, before: Snapshot) -> bool:
     """Lives with the kill, and the verdict, until it landed; a message may come while its receive has begun."""
     for _ in range(ATTEMPTS):
         life = Life(engine)
-        with NamedTrace(zygote_of(engine), forks=True, kill=point) as trace:
+        with group.trace(engine, point) as trace:
             life.run()
             trace.end()
         assert trace.killed in (None, point), trace.killed
         if trace.killed is not None:
-            wait_for(lambda: settled(life), f"end of {life.name}")  # noqa: B023
-            life.judge(lost=True)
+            group.judge(life)
         else:
             assert not life.failure, f"{life.failure}, but nothing was killed"
         expect_none(before)
@@ -87,38 +140,53 @@ def settled(life: Life) -> bool:
     return state is None or state["Status"] in ("created", "exited")
 
 
-def campaign(engine: CortenEngine, what: str, wanted: Callable[[Named], bool], most: int | None) -> None:
+def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
     """Counts, then kills at a sample of the points, or at all: each must be hit."""
-    points = count(engine, wanted)
+    points = count(engine, group)
     chosen = killpoints.sample(points, most or len(points))
     before = Snapshot.take(Subject.of(engine))
     hit = 0
     for point in chosen:
-        with named(f"{what}: {point[0]} {point[1]}"):
-            hit += kill_at(engine, point, before)
-    killpoints.report(what, hit, len(points))
+        with named(f"{group.what}: {point[0]} {point[1]}"):
+            hit += kill_at(engine, group, point, before)
+    killpoints.report(group.what, hit, len(points))
     assert hit == len(chosen), f"{hit} of {len(chosen)} points hit"
     whole_life(engine)
 
 
 @pytest.mark.timeout(240)
 def test_shim_killed_at_a_sample_of_its_points(warm: CortenEngine) -> None:
-    campaign(warm, "shim, messages and renames", is_of_the_shim, GATE_SAMPLE)
+    campaign(warm, SHIM, GATE_SAMPLE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_shim_killed_at_every_point(warm: CortenEngine) -> None:
-    campaign(warm, "shim, messages and renames", is_of_the_shim, None)
+    campaign(warm, SHIM, None)
 
 
-def test_zygote_and_its_helpers_killed_at_every_message(warm: CortenEngine) -> None:
-    """The containers that live stay, and a start that the death hits is made by the next zygote or refused in words."""
-    other = Life(warm, network="none")
+def with_a_neighbour(engine: CortenEngine, group: Group, most: int | None) -> None:
+    """The containers that live stay; a verb that the death hits is done by the next one or refused in words."""
+    other = Life(engine, network="none")
     other.do("create", "start")
-    campaign(warm, "zygote and its helpers, messages", is_of_the_zygote, None)
-    other.do("kill", "wait")
+    campaign(engine, group, most)
+    other.do("exec", "kill", "wait")
     other.judge()
+
+
+def test_zygote_and_its_makers_killed_at_every_message(warm: CortenEngine) -> None:
+    with_a_neighbour(warm, ZYGOTE, None)
+
+
+@pytest.mark.timeout(240)
+def test_helper_killed_at_a_sample_of_its_points(warm: CortenEngine) -> None:
+    with_a_neighbour(warm, HELPER, GATE_SAMPLE_OF_THE_HELPER)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_helper_killed_at_every_point(warm: CortenEngine) -> None:
+    with_a_neighbour(warm, HELPER, None)
 
 
 def test_no_byte_that_a_shim_wrote_is_lost_and_no_line_is_torn(warm: CortenEngine) -> None:

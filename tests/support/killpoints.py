@@ -133,16 +133,19 @@ class NamedTrace:
         files: Sequence[Path] = (),
         threads: bool = False,
         forks: bool = False,
+        late: bool = False,
     ) -> None:
         """`kill`, `stop`: SIGKILL or SIGSTOP at a point; what is stopped carries that one out.
 
-        `files`: whose writes and syncs count.  `threads`, `forks`: not of the first thread alone.
+        `files`: whose writes and syncs count.  `threads`, `forks`: not of the first thread alone.  `late`: a message
+        for which its receiver waited kills as soon as it is there.
         """
         self.killed: Named | None = None
         self.folder = paths.scratch("trace")
         self.log = self.folder / "log"
         argv = [sys.executable, "-m", "support.messagetrace", str(pid), str(self.log)]
-        argv += [*(["--threads"] if threads else []), *(["--forks"] if forks else [])]
+        for option, is_set in (("--threads", threads), ("--forks", forks), ("--late", late)):
+            argv += [option] if is_set else []
         argv += [word for path in files for word in ("--file", str(path))]
         for option, point in (("--kill", kill), ("--stop", stop)):
             argv += [] if point is None else [option, str(point[0]), point[1]]

@@ -11,7 +11,7 @@ every system call (ptrace(2), SEIZE and SYSCALL), looks at the bytes that are to
 A receive that finds nothing, or the end of the stream, is no message.  A call that is entered when SIGKILL comes is not
 executed.  It runs as a program of its own, because stops of a tracee are told to whoever in a process waits first:
 
-    python3 -m support.messagetrace PID LOG [--threads] [--forks] [--file PATH]… [--kill|--stop NUMBER NAME]
+    python3 -m support.messagetrace PID LOG [--threads] [--forks] [--late] [--file PATH]… [--kill|--stop NUMBER NAME]
 
 The log has one line per message, rename, or write to and sync of a file (`number name`, the how-manieth of that name),
 with a `!` where the tracee was killed or stands still; what children do begins with `child`.  SIGTERM ends the tracer;
@@ -78,6 +78,7 @@ class Tracer:
         self._forks = forks
         self._files = frozenset(files)
         self._signal = signal.SIGKILL
+        self._late = False
         self._counts: Counter[str] = Counter()
         self._asked: dict[tuple[str, object], str] = {}  # (socket, seq) → op, of requests that have no answer yet
         self._empty: dict[int, Sequence[int]] = {}  # thread → arguments of its receive that had nothing to find
@@ -86,6 +87,10 @@ class Tracer:
     def stop_instead(self) -> None:
         """SIGSTOP at the point, which is then carried out, and nothing behind it."""
         self._signal = signal.SIGSTOP
+
+    def kill_late(self) -> None:
+        """Also when a message came while its receive had begun: then behind the call; nothing is done about it yet."""
+        self._late = True
 
     def run(self) -> None:
         """Until the tracee ends."""
@@ -140,11 +145,11 @@ class Tracer:
             self._note(thread, label)
 
     def _left(self, thread: int, arguments: Sequence[int], size: int) -> None:
-        """A message that came while its receive had begun is counted; it is too late to kill at it."""
+        """A message that came while its receive had begun is counted; it is too late to kill before it."""
         if size > 0:
             link = os.readlink(f"/proc/{thread}/fd/{arguments[0]}")
             label = f"receive {self._named(link, _vector(thread, arguments[1], size))}"
-            self._note(thread, label, is_over=True)
+            self._note(thread, label, is_over=not self._late)
 
     def _note(self, thread: int, label: str, *, is_over: bool = False) -> None:
         if self._forks and thread != self._pid:
@@ -196,6 +201,10 @@ class Tracer:
             return f"op {message['op']}"
         if "event" in message:
             return f"event {message['event']}"
+        if "do" in message:
+            return f"do {message['do']}"
+        if message.keys() == {"pid"}:
+            return "answer to do"
         return f"answer to {self._asked.pop((link, message.get('seq')), 'an earlier op')}"
 
 
@@ -248,6 +257,7 @@ def main() -> None:
     parser.add_argument("log")
     parser.add_argument("--threads", action="store_true")
     parser.add_argument("--forks", action="store_true")
+    parser.add_argument("--late", action="store_true")
     parser.add_argument("--file", action="append", default=[])
     parser.add_argument("--kill", nargs=2, metavar=("NUMBER", "NAME"))
     parser.add_argument("--stop", nargs=2, metavar=("NUMBER", "NAME"))
@@ -258,6 +268,8 @@ def main() -> None:
     tracer = Tracer(asked.pid, log, named, threads=asked.threads, forks=asked.forks, files=asked.file)
     if asked.stop:
         tracer.stop_instead()
+    if asked.late:
+        tracer.kill_late()
     tracer.run()
 
 

@@ -22,7 +22,8 @@ from corten.shim.protocol import Message
 from corten.shim.rootfs import RootMount
 from corten.sys import files
 
-_REPEATABLE = ("exec", "delete")  # by another helper, when the one that was asked died before it launched anything
+# by another helper, when the one that was asked died before it launched anything; all but exec may be half done
+_REPEATABLE = ("exec", "delete", "pause", "resume", "update")
 _TRACE_MS = 200  # the helper needs one
 
 

@@ -33,7 +33,7 @@ from corten.errors import NotImplemented as NotKnown
 from corten.launch import spawn
 from corten.runtime import container, fast, launching
 from corten.runtime.prepare import Host, prepare
-from corten.runtime.state import TRACE_FILE
+from corten.runtime.state import TRACE_FILE, State
 from corten.runtime.trace import Trace, explain
 from corten.shim import protocol, remote
 from corten.shim.protocol import Message
@@ -234,13 +234,15 @@ class Session:
         return {}, []
 
     def pause(self, request: Request) -> Answer:
-        """Freeze."""
-        container.pause(_root(request), request.string("id"))
+        """Freeze; fine when an earlier helper did and could not say so."""
+        if _status(request) != "paused":
+            container.pause(_root(request), request.string("id"))
         return {}, []
 
     def resume(self, request: Request) -> Answer:
-        """Thaw."""
-        container.resume(_root(request), request.string("id"))
+        """Thaw; likewise."""
+        if _status(request) != "running":
+            container.resume(_root(request), request.string("id"))
         return {}, []
 
     def update(self, request: Request) -> Answer:
@@ -272,6 +274,10 @@ def is_over(plan: Plan, events: list[spawn.Event]) -> bool:
 
 def _root(request: Request) -> str:
     return f"{request.string('dir')}/{STATE}"
+
+
+def _status(request: Request) -> str:
+    return State.load(_root(request), request.string("id")).status()
 
 
 def _root_mount(request: Request) -> RootMount:

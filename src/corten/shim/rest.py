@@ -31,12 +31,13 @@ _FILL_LIMIT = 20000
 class Rest:
     """`wait` in place of `epoll.poll` rests; before `take_base`, and where the library is missing, it is just that."""
 
-    __slots__ = ("_kept", "_last", "_wait")
+    __slots__ = ("_kept", "_last", "_memfd", "_wait")
 
     def __init__(self) -> None:
         self._wait: ctypes._NamedFuncPointer | None = None
         self._kept: list[bytes] = []
         self._last = 0.0
+        self._memfd = -1
 
     def take_base(self, path: str = "") -> int:
         """The heap as it is now, frozen, is what forked processes share; its size in bytes, 0 without the library."""
@@ -52,13 +53,20 @@ class Rest:
         words = ctypes.POINTER(ctypes.c_uint64)
         take.argtypes = (ctypes.c_int, words, ctypes.c_uint64)
         wait.argtypes = (ctypes.c_int, ctypes.c_int)
-        memfd = os.memfd_create("corten-shim-heap", os.MFD_CLOEXEC)
+        memfd = self._memfd = os.memfd_create("corten-shim-heap", os.MFD_CLOEXEC)
         regions = _words(heap_regions(files.read_text("/proc/self/maps")))
         size: int = take(memfd, regions, len(regions) // 2)
         if size < 0:
             raise Internal(f"heap of the zygote: {os.strerror(-size)}")
         self._wait = wait
         return size
+
+    def forget(self) -> None:
+        """In a forked child that never rests: it keeps no descriptor of the base."""
+        self._wait = None
+        if self._memfd >= 0:
+            os.close(self._memfd)
+            self._memfd = -1
 
     def poll(self, epoll: select.epoll, timeout_s: float | None) -> list[tuple[int, int]]:
         """As `epoll.poll(timeout_s)`."""

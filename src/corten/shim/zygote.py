@@ -53,6 +53,7 @@ class Zygote:
         self._helper_inode = os.stat(f"{exec_root}/{protocol.HELPER_SOCKET}").st_ino
         self._helper_pid = 0
         self.rest = Rest()
+        self._epoll = select.epoll()
         self._life_read, self._life = os.pipe()  # ends with this process alone
         self._title = prctl.Title()
         self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
@@ -65,11 +66,10 @@ class Zygote:
 
     def run(self) -> None:
         """Until the control socket ends."""
-        epoll = select.epoll()
-        epoll.register(self._control.fileno(), select.EPOLLIN)
-        epoll.register(self._wakeup, select.EPOLLIN)
+        self._epoll.register(self._control.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
         while True:
-            ready = dict(self.rest.poll(epoll, None))
+            ready = dict(self.rest.poll(self._epoll, None))
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
             self._collect()  # in any case: a debugger that lets go may have kept the signal
@@ -85,6 +85,7 @@ class Zygote:
         status = 1
         try:
             self._forget()
+            self.rest.forget()
             os.close(self._life)
             self._title.write(f"corten-shim helper {self._exec_root}")
             if rehearsal is not None:
@@ -213,6 +214,7 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
+        self._epoll.close()
         os.close(self._wakeup)
         os.close(self._wakeup_send)
 
