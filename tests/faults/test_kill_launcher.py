@@ -1,5 +1,7 @@
 """kill -9 of launcher and init before every step of a plan: `create` and `exec` fail in words, and nothing is left.
 
+The default plans and those of other shapes (`SHAPES`), which together have every op but those of `NOT_HERE`.
+
 A `Stop` op, put into the plan by the test, kills the process that executes it.  The trace, which the kernel keeps in a
 pipe whoever dies, says that this step was begun and none behind it.
 """
@@ -10,13 +12,16 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from corten.errors import CortenError
+from corten.launch import mountops, ops, userops
 from corten.launch.ops import Op, Plan, Stop
 from corten.launch.spawn import Done, Launch, Launcher, Started, Step, TraceReader
 from corten.runtime import container
@@ -34,6 +39,59 @@ Made = TypeVar("Made")
 
 GROUP = f"{paths.mark()}launcher"
 SHIM = "shim"
+Config = dict[str, Any]
+
+
+# Shapes of a configuration, each a change of the default one.
+
+
+def with_terminal(config: Config) -> None:
+    """And a user who is not root: stdio becomes hers, HOME comes from the container's passwd."""
+    config["process"] |= {"terminal": True, "user": {"uid": 1000, "gid": 1000}, "noNewPrivileges": True}
+    config["process"]["rlimits"] = [{"type": "RLIMIT_NPROC", "soft": 100, "hard": 100}]
+
+
+def with_user_namespace(config: Config) -> None:
+    """All ids are others outside."""
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["linux"].update(uidMappings=maps, gidMappings=maps)
+    config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}]
+
+
+def with_hooks(config: Config) -> None:
+    """Of every kind that a plan waits for or executes; besides what no other shape has."""
+    kinds = ("prestart", "createRuntime", "createContainer", "startContainer")
+    # a hook of the container's own sides is executed in its root, where only busybox is
+    config["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", "exit 0"], "timeout": 20}] for kind in kinds}
+    config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}]
+    config["process"] |= {"noNewPrivileges": True, "cwd": "/made/for/it"}
+    config["process"]["capabilities"] |= {"inheritable": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]}
+    config["domainname"] = "example"
+    config["linux"]["namespaces"].append({"type": "cgroup"})
+    config["linux"]["rootfsPropagation"] = "rslave"
+    config["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+    config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    config["mounts"] += [
+        launching.mount("/etc", "tmpfs", "tmpfs", "tmpcopyup"),
+        launching.mount("/mnt", "none", "/usr", "rbind", "ro"),
+    ]
+
+
+def without_pivot(config: Config) -> None:
+    """An old initramfs: CreateOptions.no_pivot."""
+    config["root"]["readonly"] = True
+
+
+SHAPES: dict[str, Callable[[Config], None]] = {
+    "terminal": with_terminal,
+    "user namespace": with_user_namespace,
+    "hooks": with_hooks,
+    "no pivot": without_pivot,
+}
+NOT_HERE: dict[str, str] = {
+    "Stop": "the test's own",
+}
 
 
 class Recorder(TraceReader):
@@ -114,8 +172,10 @@ class StoppingHost(Host):
 class Bench:
     """A bundle, a host whose launcher stops, and what is there now of everything that a launch makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: str = "") -> None:
         self.folder = paths.scratch("stops")
+        self.no_pivot = shape == "no pivot"
+        self._consoles: tuple[socket.socket, ...] = ()
         launching.fill_root(self.folder / "rootfs")
         self.root = self.folder / "state"
         self.root.mkdir()
@@ -124,26 +184,55 @@ class Bench:
         config = launching.default_config("sleep", "1000")
         config["linux"]["cgroupsPath"] = f"/{GROUP}/one"
         config["linux"]["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+        if shape:
+            SHAPES[shape](config)
+        self.terminal = bool(config["process"].get("terminal"))
         (self.folder / "config.json").write_text(json.dumps(config))
-        self.process = {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+        self.process: Config = {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
 
     def create(self) -> container.Created:
         """A container that waits for its start."""
         null = os.open("/dev/null", os.O_RDWR)
         try:
-            options = CreateOptions("one", str(self.root), str(self.folder), stdio=(null,) * 3, parent=SHIM)
-            return container.create(options, self.host)
+            return container.create(
+                CreateOptions(
+                    "one",
+                    str(self.root),
+                    str(self.folder),
+                    stdio=(null,) * 3,
+                    console_fd=self._console(self.terminal),
+                    no_pivot=self.no_pivot,
+                    parent=SHIM,
+                ),
+                self.host,
+            )
         finally:
             os.close(null)
 
     def exec(self) -> container.Executed:
         """`true` in it."""
         null = os.open("/dev/null", os.O_RDWR)
+        console = self._console(bool(self.process.get("terminal")))
         try:
-            options = ExecOptions("one", str(self.root), parse_process(self.process), stdio=(null,) * 3, parent=SHIM)
+            process = parse_process(self.process)
+            options = ExecOptions("one", str(self.root), process, stdio=(null,) * 3, console_fd=console, parent=SHIM)
             return container.exec(options, self.host)
         finally:
             os.close(null)
+
+    def _console(self, is_wanted: bool) -> int:
+        """Where the next terminal's master is sent to; it stays there, in flight, until `hang_up`."""
+        if not is_wanted:
+            return -1
+        self.hang_up()
+        self._consoles = socket.socketpair()
+        return self._consoles[1].fileno()
+
+    def hang_up(self) -> None:
+        """The terminal of the last launch ends."""
+        for end in self._consoles:
+            end.close()
+        self._consoles = ()
 
     def run(self) -> container.Created:
         """A container whose process was executed."""
@@ -163,6 +252,7 @@ class Bench:
 
     def there(self) -> dict[str, Any]:
         """State directories, cgroups, mounts, children and descriptors of this process."""
+        self.hang_up()
         children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return {
@@ -175,6 +265,7 @@ class Bench:
 
     def close(self) -> None:
         """Removes folder and cgroup."""
+        self.hang_up()
         os.close(self.launcher.fd)
         process.remove_cgroups(GROUP)
         shutil.rmtree(self.folder)
@@ -215,16 +306,20 @@ def bench() -> Iterator[Bench]:
 
 def assert_landed(bench: Bench, at: int) -> None:
     """The trace ends at the `Stop`: it was begun, and nothing that would come after it."""
-    steps = bench.launcher.recorder.steps
-    assert steps[-1] == at, f"killed before step {at} ({bench.launcher.plan.ops[at].describe()}), begun: {steps}"
-    assert max(steps) == at, steps
+    steps, plan = bench.launcher.recorder.steps, bench.launcher.plan
+    assert at in steps, f"killed before step {at} ({plan.ops[at].describe()}), begun: {steps}"
+    # while the child stands at the `Stop`, which makes one step more, its launcher does what it has to do for it
+    behind = [plan.ops[step - 1] for step in steps if step > at]
+    assert all(isinstance(op, ops.WriteIdMaps | ops.SendByte) for op in behind), f"begun behind {at}: {steps}"
 
 
-def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
+def kill_init(bench: Bench, what: str) -> None:
+    """A start that nobody disturbs, one killed before each step, and a last one."""
     bench.remove(bench.run())
-    count = len(bench.launcher.plan.ops)
+    planned = bench.launcher.plan.ops
+    chosen = [at for at in range(len(planned)) if at == 0 or not tells_no_more(planned[at - 1])]
     before = bench.there()
-    for at in range(count):
+    for at in chosen:
         bench.launcher.at = at
         created = unless_it_fails(bench.create)
         if created is not None:
@@ -235,14 +330,55 @@ def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
         assert_same(bench, before, at)
     bench.launcher.at = -1
     bench.remove(bench.run())
-    killpoints.report("launcher, steps of a start", count, count)
+    killpoints.report(f"launcher, steps of {what}", len(chosen), len(planned))
 
 
-def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench) -> None:
-    created = bench.run()
+def tells_no_more(op: Op) -> bool:
+    """A filter that may refuse the launcher's writes: nobody can see that the step behind it, execve, has begun."""
+    return isinstance(op, ops.Seccomp) and bool(op.last)
+
+
+def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
+    kill_init(bench, "a start")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_init_of_another_shape_killed_before_any_step_leaves_nothing(shape: str) -> None:
+    with closing(Bench(shape)) as bench:
+        kill_init(bench, f"a start, {shape}")
+
+
+def test_plans_that_are_killed_have_every_op_or_it_is_explained() -> None:
+    every = {name for module in (ops, mountops, userops) for name, kind in vars(module).items() if is_op(kind)}
+    seen: set[str] = set()
+    for shape in ("", *SHAPES):
+        with closing(Bench(shape)) as bench:
+            created = bench.run()
+            seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
+            bench.process["terminal"] = shape == "terminal"
+            assert reap(executed_of(bench)) == 0
+            seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
+            bench.remove(created)
+    assert every - seen == set(NOT_HERE), f"no kill point: {sorted(every - seen - set(NOT_HERE))}"
+
+
+def is_op(kind: object) -> bool:
+    """A class of ops that a plan can hold."""
+    return isinstance(kind, type) and issubclass(kind, Op) and kind is not Op
+
+
+def executed_of(bench: Bench) -> int:
+    """The pid of an exec; nothing else is kept of it."""
     executed = bench.exec()
-    assert reap(executed.pid) == 0
     os.close(executed.pidfd)
+    return executed.pid
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
+def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench, terminal: bool) -> None:
+    created = bench.run()
+    bench.process["terminal"] = terminal
+    assert reap(executed_of(bench)) == 0
     count = len(bench.launcher.plan.ops)
     before = bench.there()
     for at in range(count):
@@ -255,11 +391,9 @@ def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench
         assert_same(bench, before, at)
         assert process.is_alive(created.pid), f"the container died with its exec at step {at}"
     bench.launcher.at = -1
-    executed = bench.exec()
-    assert reap(executed.pid) == 0
-    os.close(executed.pidfd)
+    assert reap(executed_of(bench)) == 0
     bench.remove(created)
-    killpoints.report("launcher, steps of an exec", count, count)
+    killpoints.report(f"launcher, steps of an exec{', terminal' if terminal else ''}", count, count)
 
 
 def assert_same(bench: Bench, before: dict[str, Any], at: int) -> None:

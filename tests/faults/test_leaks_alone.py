@@ -12,8 +12,8 @@ from support import paths, process, summary
 from support.leaks.alone import GROUP
 
 
-@pytest.mark.timeout(180)
-def test_alone_lives_leave_nothing_at_all_and_leaks_without_a_name_are_found() -> None:
+@pytest.mark.timeout(240)
+def test_alone_lives_and_deaths_leave_nothing_at_all_and_leaks_without_a_name_are_found() -> None:
     name = GROUP.format(pid=os.getpid())
     inner = [sys.executable, "-m", "support.leaks.alone", name]
     argv = ["unshare", "--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--mount-proc", "--kill-child"]
@@ -27,7 +27,7 @@ def test_alone_lives_leave_nothing_at_all_and_leaks_without_a_name_are_found() -
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=210,
         )
     finally:
         process.remove_cgroups(name)
@@ -35,6 +35,8 @@ def test_alone_lives_leave_nothing_at_all_and_leaks_without_a_name_are_found() -
     assert done.returncode == 0, "\n".join([*lines, done.stderr])
     found = [line.removeprefix("found: ") for line in lines if line.startswith("found: ")]
     assert len({line.partition(",")[0] for line in found}) >= 9, "kinds"
-    assert len([line for line in lines if line.startswith("clean: ")]) == 2
+    clean = [line.removeprefix("clean: ") for line in lines if line.startswith("clean: ")]
+    deaths = {f"a death, {who}" for who in ("shim", "zygote", "helper", "cortend")}
+    assert set(clean) == deaths | {"three lives and a --rm", "a kill and an adoption"}
     for line in found:
         summary.add("leaks without a name planted and found, alone", line)

@@ -6,8 +6,8 @@ It runs in namespaces of its own for processes, mounts, network, ipc and host na
 empty file systems over the public folders, moves into cgroups of its own and mounts each hierarchy anew from there
 (cgroup_namespaces(7)): neighbours are out of sight.  Its parent, which collects orphans, is process 1.
 
-Then, with a warm engine, whole lives must leave nothing at all, and leaks without a name are planted and must be found.
-Each finding is a line on standard output.
+Then, with a warm engine, whole lives must leave nothing at all, and neither may a death of each kind of process that
+the engine has; leaks without a name are planted and must be found.  Each finding is a line on standard output.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from pathlib import Path
 from support import images, paths
 from support.engine import CortenEngine
 from support.faultlife import Life
+from support.killpoints import Named, NamedTrace
 from support.leaks import Leak, Snapshot, Subject, diff, expect_none
 from support.leaks.mounts import mountinfo
+from support.process import wait_for
 from support.warmup import warm_up
 
 CLONE_NEWCGROUP = 0x02000000
@@ -194,6 +196,46 @@ def found(before: Snapshot, plant: Plant) -> Leak:
 # The run.
 
 
+def pid_of(pattern: str) -> int:
+    """The one process with this in its command line, as soon as there is one."""
+    end = time.monotonic() + SECONDS
+    while True:
+        done = subprocess.run(["pgrep", "-f", "--", pattern], check=False, stdout=subprocess.PIPE, text=True)
+        if len(found := done.stdout.split()) == 1:
+            return int(found[0])
+        assert time.monotonic() < end, f"{pattern}: {found}"
+        time.sleep(0.02)
+
+
+# Each in the middle of a life that is traced: (who, the point, the process that is traced).
+DEATHS: tuple[tuple[str, Named, str], ...] = (
+    ("shim", (1, "child receive op start"), "corten-shim --zygote --exec-root {exec_root}"),
+    ("zygote", (1, "receive op fork"), "corten-shim --zygote --exec-root {exec_root}"),
+    ("helper", (2, "rename state.json"), "corten-shim helper {exec_root}"),
+    ("cortend", (1, "receive answer to start"), ""),
+)
+
+
+def die(engine: CortenEngine, who: str, point: Named, traced: str) -> None:
+    """One life with one death; its verdict; cortend is started again when it was the one."""
+    pid = pid_of(traced.format(exec_root=engine.exec_root)) if traced else engine.pid
+    life = Life(engine)
+    with NamedTrace(
+        pid, kill=point, forks="--zygote" in traced, threads=who == "helper", late=who == "helper"
+    ) as trace:
+        life.run()
+        trace.end()
+    assert trace.killed == point, f"{who}: killed at {trace.killed}, not at {point}: {life.failure}"
+    if who == "cortend":
+        engine.kill9()
+        engine.start()
+    if who == "shim":
+        wait_for(
+            lambda: (life.state() or {"Status": "created"})["Status"] in ("created", "exited"), "the shim's verdict"
+        )
+    life.judge(lost=who == "shim")
+
+
 @contextmanager
 def alone_with(engine: CortenEngine) -> Iterator[Snapshot]:
     """The block must leave nothing at all."""
@@ -217,6 +259,10 @@ def main(name: str) -> None:
                 assert not life.failure, life.failure
             engine.docker("run", "--rm", "-p", "8088:80", images.BUSYBOX_REF, "true", check=True)
         print("clean: three lives and a --rm", flush=True)
+        for who, point, traced in DEATHS:
+            with alone_with(engine):
+                die(engine, who, point, traced)
+            print(f"clean: a death, {who}", flush=True)
         for plant in plants():
             with alone_with(engine) as before:
                 uproot = plant.place()
