@@ -13,14 +13,14 @@ from pathlib import Path
 
 from api import KeptConnection
 from engines import IMAGE, Engines
-from harness import Once, Row, Sample, interleave, seconds, words
+from harness import REST_S, Once, Row, Sample, budgets, interleave, seconds, words
 
 from support import paths, peers
 from support.dockerd import client_environment
 from support.engine import CortenEngine
 
 ROUNDS = 3
-ROLLUP = "sum over /proc/PID/smaps_rollup, containers of sleep 10000, network none"
+ROLLUP = f"sum over /proc/PID/smaps_rollup, containers of sleep 10000, network none, {REST_S} s after the last start"
 
 
 def rows(engines: Engines, rounds: int, containers: int) -> list[Row]:
@@ -50,7 +50,7 @@ def ps_row(engines: Engines, rounds: int) -> Row:
     argvs["corten"] = [str(paths.COMMANDS / "corten"), "-H", engines["corten"].host, "ps"]
     samples = interleave({label: once(argv) for label, argv in argvs.items()}, rounds, warm=2)
     texts = {label: words(argv) for label, argv in argvs.items()}
-    return Row("ps by the engine's own CLI", "ms", samples, "≤ 80 ms", texts)
+    return Row("ps by the engine's own CLI", "ms", samples, budgets("80"), texts)
 
 
 def inspect_row(engines: Engines, rounds: int) -> Row:
@@ -66,7 +66,7 @@ def inspect_row(engines: Engines, rounds: int) -> Row:
     for connection, container_id in made:
         connection.remove(container_id)
         connection.close()
-    return Row("inspect", "ms", samples, "≤ 1 ms", {"": "GET /v1.41/containers/ID/json"})
+    return Row("inspect", "ms", samples, budgets("1"), {"": "GET /v1.41/containers/ID/json"})
 
 
 def _inspect(connection: KeptConnection, container_id: str) -> Once:
@@ -80,7 +80,7 @@ def shim_rows(engine: CortenEngine, count: int) -> list[Row]:
     total: list[float] = []
     for _ in range(ROUNDS):
         ids = _sleepers(connection, count)
-        time.sleep(1)
+        time.sleep(REST_S)
         shims = [pid for container_id in ids for pid in _pids(f"corten-shim moby/{container_id}")]
         if len(shims) != count:
             raise RuntimeError(f"{len(shims)} shims of {count} containers")
@@ -92,8 +92,8 @@ def shim_rows(engine: CortenEngine, count: int) -> list[Row]:
     connection.close()
     said = {"": ROLLUP}
     return [
-        Row("private dirty memory of a shim", "MB", {"corten": Sample(tuple(dirty))}, "≤ 0.7 MB", said),
-        Row(f"PSS of zygote, helper and {count} shims", "MB", {"corten": Sample(tuple(total))}, "≤ 100 MB", said),
+        Row("private dirty memory of a shim", "MB", {"corten": Sample(tuple(dirty))}, budgets("0.7"), said),
+        Row(f"PSS of zygote, helper and {count} shims", "MB", {"corten": Sample(tuple(total))}, budgets("100"), said),
     ]
 
 
@@ -130,7 +130,7 @@ def network_row(engine: CortenEngine, rounds: int) -> Row:
     connection.close()
     sample = {"corten": Sample(tuple(taken[2:]))}
     said = {"": "phase network of GET /containers/ID/corten/trace (corten trace), run -p 18081:80 … sleep 1000"}
-    return Row("veth, address, route, port", "ms", sample, "≤ 3 ms", said)
+    return Row("veth, address, route, port", "ms", sample, budgets("3"), said)
 
 
 def restart_row(engine: CortenEngine, count: int) -> Row:
@@ -154,7 +154,7 @@ def restart_row(engine: CortenEngine, count: int) -> Row:
         connection.remove(container_id)
     connection.close()
     said = {"": words(engine.argv) + ", until GET /_ping answers; before it SIGTERM"}
-    return Row(f"start of cortend with {count} running containers", "s", samples, "≤ 0.5 s (dockerd 1.8)", said)
+    return Row(f"start of cortend with {count} running containers", "s", samples, budgets("0.5"), said)
 
 
 def fork_row(rounds: int) -> Row:
@@ -163,7 +163,7 @@ def fork_row(rounds: int) -> Row:
         "shim forked and answering",
         "ms",
         {"corten": Sample(tuple(asyncio.run(_forks(rounds))))},
-        "≤ 2 ms",
+        budgets("2"),
         {"": "corten.core.shims: Zygote.fork, ShimClient.ping"},
     )
 
@@ -173,6 +173,7 @@ async def _forks(rounds: int) -> list[float]:
 
     folder = paths.scratch("bench-shim")
     exec_root = folder / "exec"
+    exec_root.mkdir(mode=0o700)
     zygote = Zygote(str(paths.COMMANDS / "corten-shim"), str(exec_root))
     taken = []
     await zygote.start()

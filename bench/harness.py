@@ -1,4 +1,4 @@
-"""Interleaved timing of several contenders, and the table of ratios.
+"""Interleaved timing of several contenders, the table of ratios, and the budgets that are missed.
 
 A row has contenders, each a callable that does the thing once and returns seconds (or None: time the call).
 Contenders take turns, so that a drifting machine is the same for all of them.
@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from support import paths
@@ -21,6 +22,8 @@ Once = Callable[[], "float | None"]
 
 FIRST_ROUNDS = 3
 FIRST = ", first after dropping caches"  # the end of a row's name
+REST_S = 6  # a shim gives pages back when it is idle, once in 5 s at most
+HEADING = "## The last run"  # what `kept` leaves alone stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,33 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What Corten's median may be: `limit` ("0.7", "1/8") of a peer's, or of the row's unit where `peer` is "".
+
+    `least` is for rates, where more is better.
+    """
+
+    limit: str
+    peer: str = ""
+    least: bool = False
+
+    def text(self, unit: str) -> str:
+        """As in `≤ 1/8 × dockerd+runc` and `≥ 100 MB/s`."""
+        return f"{'≥' if self.least else '≤'} {self.limit} {'× ' + self.peer if self.peer else unit}"
+
+    def is_kept(self, samples: Mapping[str, Sample]) -> bool:
+        """Whether the medians, not rounded, keep it."""
+        ours = samples["corten"].median
+        limit = float(Fraction(self.limit)) * (samples[self.peer].median if self.peer else 1)
+        return ours >= limit if self.least else ours <= limit
+
+
+def budgets(limit: str, *peers: str, least: bool = False) -> tuple[Budget, ...]:
+    """The same budget against each of some peers, or in the row's unit where none is named."""
+    return tuple(Budget(limit, peer, least) for peer in peers or ("",))
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table: Corten against its peers.
 
@@ -50,13 +80,25 @@ class Row:
     name: str
     unit: str
     samples: Mapping[str, Sample]
-    budget: str = ""
+    budget: tuple[Budget, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
 
     def ratio(self, peer: str) -> str:
         """Corten's median divided by a peer's; a dash where one of them is missing or nothing."""
         ours, other = self.samples.get("corten"), self.samples[peer].median
         return f"{ours.median / other:.2f}" if ours and other else "–"
+
+    def missed(self) -> list[str]:
+        """Its budgets that Corten's median misses: row, ratio or value, budget."""
+        return [
+            f"{self.name.strip()}: {self._said(budget)}, budget {budget.text(self.unit)}"
+            for budget in self.budget
+            if not budget.is_kept(self.samples)
+        ]
+
+    def _said(self, budget: Budget) -> str:
+        ours = f"{self.samples['corten'].median:.2f} {self.unit}"
+        return f"{self.ratio(budget.peer)} × {budget.peer}" if budget.peer else ours
 
 
 def milliseconds(seconds: float) -> float:
@@ -127,9 +169,24 @@ def table(rows: Sequence[Row]) -> str:
             lines.append(
                 f"| {row.name if name == next(iter(row.samples)) else ''} | {name} | {len(sample.values)} "
                 f"| {sample.minimum:.2f} {row.unit} | {sample.median:.2f} {row.unit} | {ratio} "
-                f"| {row.budget if name == 'corten' else ''} |"
+                f"| {', '.join(one.text(row.unit) for one in row.budget) if name == 'corten' else ''} |"
             )
     return "\n".join(lines)
+
+
+def missed(rows: Sequence[Row]) -> str:
+    """Every budget that is missed, a line each, below how many there are."""
+    lines = [f"- missed: {text}" for row in rows for text in row.missed()]
+    count = sum(len(row.budget) for row in rows)
+    return "\n".join([f"Budgets missed: {len(lines)} of {count}.", *([""] if lines else []), *lines])
+
+
+def kept(page: str, report: str) -> str:
+    """A page with a new report behind HEADING, which must be in it; the prose before it stays."""
+    prose, found, _ = page.partition(f"{HEADING}\n")
+    if not found:
+        raise ValueError(f"no line {HEADING!r}: the report's place is behind it")
+    return f"{prose}{found}\n{report}"
 
 
 def commands(rows: Sequence[Row]) -> str:

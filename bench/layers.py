@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Row, interleave, words
+from harness import Row, budgets, interleave, words
 
 from corten.core.limits import DEFAULT
 from corten.core.lower import LowerView
@@ -54,7 +54,7 @@ def rows(folder: Path, rounds: int) -> list[Row]:
         "corten": f"corten.core.unpack.apply_layer of the same archive, hashed and checked besides ({what})",
         "tar": words(["tar", "-C", "NEW-FOLDER", "-xzf", archive.name]),
     }
-    return [Row("unpack a layer", "ms", samples, "0.8 × tar", texts)]
+    return [Row("unpack a layer", "ms", samples, budgets("0.8", "tar"), texts)]
 
 
 def _unpack(archive: Path, path: Path) -> None:

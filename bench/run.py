@@ -1,7 +1,8 @@
 """`make bench`: Corten beside its peers in one run, as a table of ratios.
 
 Peers are Debian's, unpacked, not installed.  Rows interleave the contenders.  `--quick` takes few rounds.
-Prints Markdown; `--output FILE` writes it there too (docs/performance.md).
+Prints Markdown: the table, the budgets that are missed, what was run; `--output docs/performance.md` puts it there,
+behind the heading of the last run: the prose before it stays.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import layers  # noqa: E402
 import resources  # noqa: E402
 import runtimes  # noqa: E402
 import warm  # noqa: E402
-from harness import Row, commands, digest, table  # noqa: E402
+from harness import HEADING, Row, commands, digest, kept, missed, table  # noqa: E402
 
 from support import images, paths, peers  # noqa: E402
 from support.dockerd import DockerClient, Dockerd  # noqa: E402
@@ -43,15 +44,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--parts", default=PARTS, help="comma separated")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--output", type=Path, help="also put the report into this page")
     given = parser.parse_args()
     if os.geteuid() != 0:
         print("bench: needs root", file=sys.stderr)
         return 1
+    page = given.output.read_text() if given.output and given.output.exists() else f"{HEADING}\n"
+    kept(page, "")  # a page without the heading is refused before anything is measured
     report = _report(_rows(given.parts.split(","), 5 if given.quick else 20, 10 if given.quick else 50))
     print(report)
     if given.output:
-        given.output.write_text(report)
+        given.output.write_text(kept(page, report))
     return 0
 
 
@@ -66,10 +69,10 @@ def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
             found = _engines(stack)
         table: dict[str, Callable[[], list[Row]]] = {
             "runtimes": lambda: runtimes.rows(folder, rounds),
-            "warm": lambda: [*warm.rows(folder, rounds), runtimes.floor_row(folder, rounds)],
+            "warm": lambda: warm.rows(folder, rounds),
             "layers": lambda: layers.rows(folder, min(rounds, 10)),
             "engines": lambda: engines.rows(found, rounds, 2 * containers),
-            "resources": lambda: resources.rows(found, containers),
+            "resources": lambda: resources.rows(found, 2 * containers),
             "daemon": lambda: daemon.rows(found, rounds, containers),
         }
         for part, make in table.items():
@@ -108,6 +111,8 @@ def _report(rows: list[Row]) -> str:
             *_programs(),
             "",
             table(rows),
+            "",
+            missed(rows),
             "",
             commands(rows),
             "",

@@ -1,4 +1,4 @@
-"""Rows about OCI runtimes: cold `run`, create+start+delete, exec, and the launch from a warm process."""
+"""Rows about OCI runtimes: cold `run`, create+start+delete and exec."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from harness import FIRST, Once, Row, Sample, first, interleave, words
+from harness import FIRST, Budget, Once, Row, budgets, first, interleave, words
 
 from support import paths, peers
 
@@ -38,6 +37,7 @@ class Bundle:
         config["process"]["args"] = args
         config["process"].pop("rlimits", None)
         config["linux"]["seccomp"] = _default_seccomp()
+        self.namespaces = tuple(one["type"] for one in config["linux"]["namespaces"])
         (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -107,8 +107,8 @@ def rows(folder: Path, rounds: int) -> list[Row]:
     sleeper = Bundle(folder / "sleep", ["/bin/sleep", "1000"])
     try:
         return [
-            *_rows("runtime run, cold", _run, runtimes, bundle, folder, rounds, "≤ 0.7 × runc"),
-            *_rows("create+start+delete, cold", _cycle, runtimes, sleeper, folder, rounds, "≤ 1.0 × runc"),
+            *_rows("runtime run, cold", _run, runtimes, bundle, folder, rounds, budgets("0.7", "runc")),
+            *_rows("create+start+delete, cold", _cycle, runtimes, sleeper, folder, rounds, budgets("1.0", "runc")),
             *_exec_rows(runtimes, sleeper, folder, rounds),
         ]
     finally:
@@ -134,14 +134,20 @@ def _once(shell: Shell, commands: list[list[str]]) -> Once:
 
 
 def _rows(
-    name: str, commands_of: Commands, runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int, budget: str
+    name: str,
+    commands_of: Commands,
+    runtimes: Runtimes,
+    bundle: Bundle,
+    folder: Path,
+    rounds: int,
+    budget: tuple[Budget, ...],
 ) -> list[Row]:
     """With cold caches, and warm."""
     argvs = {label: commands_of(path, bundle, folder / f"root-{label}") for label, (_, path) in runtimes.items()}
     contenders = {label: _once(shell, argvs[label]) for label, (shell, _) in runtimes.items()}
     texts = {label: "; ".join(words(argv) for argv in commands) for label, commands in argvs.items()}
     return [
-        Row(name.removesuffix(", cold") + FIRST, "ms", first(contenders), "", texts),
+        Row(name.removesuffix(", cold") + FIRST, "ms", first(contenders), (), texts),
         Row(name, "ms", interleave(contenders, rounds, warm=3), budget, texts),
     ]
 
@@ -158,16 +164,4 @@ def _exec_rows(runtimes: Runtimes, bundle: Bundle, folder: Path, rounds: int) ->
     cold, warm = first(contenders), interleave(contenders, rounds, warm=3)
     for label, (shell, path) in runtimes.items():
         shell.time([str(path), "--root", str(folder / f"root-{label}"), "delete", "--force", f"bench-exec-{label}"])
-    return [Row("runtime exec" + FIRST, "ms", cold, "", texts), Row("runtime exec, cold", "ms", warm, "", texts)]
-
-
-def floor_row(folder: Path, rounds: int) -> Row:
-    """The bare C floor: clone with five namespaces, exec, exit."""
-    program = folder / "floor"
-    subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("floor.c")], check=True)
-    time.sleep(0.2)
-    done = subprocess.run([program, str(rounds)], check=True, stdout=subprocess.PIPE, text=True)
-    sample = Sample(tuple(int(value) / 1000 for value in done.stdout.split()))
-    return Row(
-        "bare clone+exec+exit (C floor)", "ms", {"C": sample}, "", {"": f"cc -O2 bench/floor.c; ./floor {rounds}"}
-    )
+    return [Row("runtime exec" + FIRST, "ms", cold, (), texts), Row("runtime exec, cold", "ms", warm, (), texts)]

@@ -1,7 +1,8 @@
-"""The pure parts of `make bench`: turns, units, ratios, the table, and the list of what was run."""
+"""The pure parts of `make bench`: turns, units, ratios, budgets, the table, the page, and the list of what was run."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from support import paths
 sys.path.append(str(paths.REPOSITORY / "bench"))  # bench is run, not installed
 
 import harness
-from harness import Row, Sample
+from harness import Budget, Row, Sample, budgets
 
 
 def turns(taken: list[str], name: str, said: float | None) -> Callable[[], float | None]:
@@ -74,19 +75,86 @@ def test_the_ratio_is_of_medians() -> None:
 
 
 def test_the_table_has_n_minimum_median_and_ratio_of_each_contender() -> None:
-    row = Row("run", "ms", {"runc": Sample((40.0, 50.0)), "corten": Sample((10.0, 20.0, 30.0))}, "≤ 0.7 × runc")
+    row = Row("run", "ms", {"runc": Sample((40.0, 50.0)), "corten": Sample((10.0, 20.0, 30.0))}, budgets("0.7", "runc"))
     assert harness.table([row]).splitlines()[2:] == [
         "| run | runc | 2 | 40.00 ms | 45.00 ms | 0.44 |  |",
         "|  | corten | 3 | 10.00 ms | 20.00 ms |  | ≤ 0.7 × runc |",
     ]
 
 
+def test_a_budget_is_kept_up_to_its_limit_and_by_medians_that_are_not_rounded() -> None:
+    samples = {"corten": Sample((1.0, 2.0, 90.0)), "peer": Sample((16.0,)), "idle": Sample((0.0,))}
+    assert Budget("1/8", "peer").is_kept(samples)
+    assert not Budget("0.1249", "peer").is_kept(samples)
+    assert Budget("2").is_kept(samples)
+    assert not Budget("1.999").is_kept(samples)
+    assert not Budget("5", "idle").is_kept(samples)
+    assert Budget("2", least=True).is_kept(samples)
+    assert not Budget("2.001", least=True).is_kept(samples)
+    assert Budget("1/8", "peer", least=True).is_kept(samples)
+    assert not Budget("0.126", "peer", least=True).is_kept(samples)
+
+
+def test_a_budget_against_somebody_who_is_not_in_the_row_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Row("r", "ms", {"corten": Sample((1,))}, budgets("1/8", "dockerd")).missed()
+    with pytest.raises(KeyError):
+        Row("r", "ms", {"tar": Sample((1,))}, budgets("3")).missed()
+
+
+def test_every_missed_budget_is_listed_with_its_row_its_ratio_or_value_and_itself() -> None:
+    runs = {"runc": Sample((40.0,)), "crun": Sample((30.0,)), "corten": Sample((6.0,))}
+    rows = [
+        Row("docker run", "ms", runs, budgets("1/8", "runc", "crun")),
+        Row("no budget", "ms", runs),
+        Row("  shim", "MB", {"corten": Sample((0.75,))}, budgets("0.7")),
+        Row("storm", "/s", {"peer": Sample((10.0,)), "corten": Sample((55.0,))}, budgets("6", "peer", least=True)),
+        Row("log", "MB/s", {"corten": Sample((99.0,))}, budgets("100", least=True)),
+        Row("ps", "ms", {"corten": Sample((60.0,))}, budgets("80")),
+    ]
+    assert harness.missed(rows).splitlines() == [
+        "Budgets missed: 5 of 6.",
+        "",
+        "- missed: docker run: 0.15 × runc, budget ≤ 1/8 × runc",
+        "- missed: docker run: 0.20 × crun, budget ≤ 1/8 × crun",
+        "- missed: shim: 0.75 MB, budget ≤ 0.7 MB",
+        "- missed: storm: 5.50 × peer, budget ≥ 6 × peer",
+        "- missed: log: 99.00 MB/s, budget ≥ 100 MB/s",
+    ]
+    assert harness.missed(rows[-1:]) == "Budgets missed: 0 of 1."
+
+
+def test_the_prose_of_a_page_stays_and_its_last_run_is_replaced() -> None:
+    page = "# Performance\n\nProse.\n\n## The last run\n\nOld.\n"
+    new = harness.kept(page, "Measured.\n")
+    assert new == "# Performance\n\nProse.\n\n## The last run\n\nMeasured.\n"
+    assert harness.kept(new, "Measured.\n") == new
+    with pytest.raises(ValueError, match="no line"):
+        harness.kept("# Another page\n", "Measured.\n")
+    assert f"\n{harness.HEADING}\n" in (paths.REPOSITORY / "docs" / "performance.md").read_text()
+
+
+def test_the_prose_about_performance_leaves_figures_to_the_table() -> None:
+    prose, _, _ = (paths.REPOSITORY / "docs" / "performance.md").read_text().partition(harness.HEADING)
+    assert re.findall(r"[\d.]+ (?:ms|s|MB|MB/s|/s|%|×)(?!\w)", prose) == []
+    assert re.findall(r"\b0\.\d+", prose) == []
+
+
+def test_the_c_floor_has_the_namespaces_of_the_launch() -> None:
+    import warm
+
+    assert warm.clone_flags(["pid", "network", "ipc", "uts", "mount"]) == 0x6C020000
+    assert warm.clone_flags(["mount", "cgroup", "user"]) == 0x12020000
+    with pytest.raises(KeyError):
+        warm.clone_flags(["time"])
+
+
 def test_rows_that_ran_the_same_stand_together_and_contenders_that_did_are_one_line() -> None:
     ran = {"a": "x run", "b": "y run"}
     rows = [
-        Row("run, first", "ms", {}, "", ran),
-        Row("run", "ms", {}, "", dict(ran)),
-        Row("  of it: some", "ms", {}, "", {"a": "GET /", "b": "GET /"}),
+        Row("run, first", "ms", {}, (), ran),
+        Row("run", "ms", {}, (), dict(ran)),
+        Row("  of it: some", "ms", {}, (), {"a": "GET /", "b": "GET /"}),
     ]
     assert harness.commands(rows).splitlines() == [
         "- run, first; run:",
