@@ -1,4 +1,7 @@
-"""What a run was, in one line for docs/test-runs.md: date, commit, command, seed, counts, duration, machine."""
+"""What a run was, in one line for docs/test-runs.md: date, commit, command, seed, counts, duration, machine.
+
+And where its time went: the seconds of each folder and of the slowest files.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from support import paths
@@ -16,6 +19,7 @@ from support.killpoints import SEED_VARIABLE
 COMMAND_VARIABLE = "CORTEN_TEST_COMMAND"  # set by the Makefile: the target's name
 COUNTED = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 UNTOLD = ("-p", "no:cacheprovider")
+SLOWEST = 10  # files
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,23 @@ def this_run(args: Sequence[str], counts: Mapping[str, int], spent_s: float) -> 
         spent_s,
         f"{distribution()}, kernel {os.uname().release.partition('-')[0]}, {os.cpu_count()} cores",
     )
+
+
+def times(spent: Iterable[tuple[str, float]]) -> list[str]:
+    """The seconds of each folder below tests/ in their order, then of the slowest files.
+
+    `spent`: node ids from tests/ on in the order of the run, with the seconds of set-up, call or tear-down.
+    """
+    folders: dict[str, float] = {}
+    files: dict[str, float] = {}
+    for node, seconds in spent:
+        file = node.partition("::")[0].removeprefix("tests/")
+        folder = file.partition("/")[0]
+        folders[folder] = folders.get(folder, 0) + seconds
+        files[file] = files.get(file, 0) + seconds
+    order = ", ".join(f"{folder} {seconds:.0f}" for folder, seconds in folders.items()) or "nothing ran"
+    slowest = sorted(files.items(), key=lambda item: -item[1])[:SLOWEST]
+    return [order, *(f"{seconds:6.0f}  {file}" for file, seconds in slowest)]
 
 
 def commit() -> str:

@@ -44,3 +44,17 @@ def test_the_table_of_the_page_has_the_columns_of_the_line() -> None:
     assert rows
     columns = Run(ENDED, "c", "x", "", {}, 0, "m").line().count(" | ")
     assert {row.count(" | ") for row in rows if row.startswith("|")} == {columns}
+
+
+def test_folders_stand_in_the_order_of_the_run_and_the_ten_slowest_files_below() -> None:
+    files = [(f"tests/system/test_{number}.py::test_it[a::b]", 10.0 + number) for number in range(11)]
+    spent = [("tests/unit/core/test_a.py::test_b", 0.5), *files, ("tests/unit/core/test_a.py::test_c", 30.2)]
+    lines = testrun.times(spent)
+    assert lines[0] == "unit 31, system 165"
+    assert lines[1:3] == ["    31  unit/core/test_a.py", "    20  system/test_10.py"]
+    assert len(lines) == 1 + 10
+    assert not any("test_1.py" in line for line in lines)
+
+
+def test_a_run_of_nothing_has_no_seconds() -> None:
+    assert testrun.times([]) == ["nothing ran"]
