@@ -195,8 +195,25 @@ def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -
     config = json.loads(engine.config_file.read_text())
     engine.config_file.write_text(json.dumps(config | {"default-pids-limit": 33}))
     os.kill(engine.pid, signal.SIGHUP)
-    until(lambda: "Reloaded configuration: " in engine.log_tail(), "a reload in the log")
-    assert '"default-pids-limit":33' in engine.log_tail()
+    said = "Reloaded configuration: "
+    until(lambda: said in engine.log_tail(), "a reload in the log")
+    logged = json.loads(engine.log_tail().partition(said)[2].splitlines()[0])
+    assert logged == {
+        "data-root": str(engine.data_root),
+        "exec-root": str(engine.exec_root),
+        "hosts": [engine.host],
+        "pidfile": str(engine.pidfile),
+        "debug": True,
+        "runtimes": {},
+        "default-runtime": "corten",
+        "default-pids-limit": 33,
+        "log-driver": "json-file",
+        "log-opts": {},
+        "registry-mirrors": [],
+        "insecure-registries": [],
+        "labels": [],
+        "live-restore": True,
+    }
     done = engine.docker("run", "--rm", IMAGE, "cat", "/sys/fs/cgroup/pids/pids.max", check=True)
     assert done.stdout == "33\n"
     engine.config_file.write_text('{"nonsense": 1}')
