@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,50 @@ def _properties(schema: dict[str, Any]) -> dict[str, Any]:
     for part in schema.get("allOf", []):
         fields |= _properties(part)
     return fields | (schema.get("properties") or {})
+
+
+def later_fields(served: Callable[[str, str], bool]) -> list[str]:
+    """What the description that was found says of served operations, and that of 1.45 does not, a line each.
+
+    What is below a field that is new itself stands for nothing of its own.
+    """
+    before = set(_all_fields(parse(_from_debian().read_text()), served))
+    new = sorted(set(_all_fields(description(), served)) - before)
+    return [field for field in new if not any(field.startswith((f"{top}.", f"{top}[", f"{top}{{")) for top in new)]
+
+
+def _all_fields(document: dict[str, Any], served: Callable[[str, str], bool]) -> Iterator[str]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if method not in ("get", "head", "post", "put", "delete") or not served(method.upper(), path):
+                continue
+            name = f"{method.upper()} {path}"
+            for parameter in operation.get("parameters") or []:
+                if parameter.get("in") == "query":
+                    yield f"{name} ?{parameter['name']}"
+                elif parameter.get("in") == "body":
+                    yield from _leaves(document, f"{name} body", parameter["schema"], ())
+            for status, answer in operation["responses"].items():
+                if str(status).startswith("2"):
+                    yield from _leaves(document, f"{name} answer", answer.get("schema") or {}, ())
+
+
+def _leaves(document: dict[str, Any], place: str, schema: Any, above: tuple[str, ...]) -> Iterator[str]:
+    """Dotted paths of a schema's fields; a definition within itself is not followed again."""
+    if not isinstance(schema, dict):
+        return
+    reference = schema.get("$ref", "")
+    if reference in above:
+        return
+    if reference:
+        schema, above = document["definitions"][reference.rpartition("/")[2]], (*above, reference)
+    for part in schema.get("allOf") or []:
+        yield from _leaves(document, place, part, above)
+    for name, field in (schema.get("properties") or {}).items():
+        yield f"{place}.{name}"
+        yield from _leaves(document, f"{place}.{name}", field, above)
+    for key, mark in (("items", "[]"), ("additionalProperties", "{}")):
+        yield from _leaves(document, f"{place}{mark}", schema.get(key), above)
 
 
 # The part of YAML that the description uses: nested maps, lists, quoted and plain scalars, block scalars.  Flow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from subprocess import TimeoutExpired
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from docker.errors import DockerException
 
-from clients import checks_exec, checks_life, checks_lists, checks_py, checks_run, checks_wrong
+from clients import api_description, checks_exec, checks_life, checks_lists, checks_py, checks_run, checks_wrong
 from clients.compare import CHECKS, Check, Side, difference, peer_only
 from clients.normal import RULES, Normalizer
+from corten.docker.routes import SERVED
+from corten.docker.versions import version_text
 from support import process, summary
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
@@ -106,3 +109,23 @@ def test_a_check_fails_when_its_option_is_taken_out(
 def test_there_are_as_many_checks_as_the_issue_asks_for() -> None:
     assert len(CHECKS) >= LEAST
     summary.add("clients", f"{len(CHECKS)} checks, each against both engines, each with its bite proved")
+
+
+# of operations that the door leaves to its front
+HIJACKED = ("/containers/{id}/attach", "/exec/{id}/start")
+
+
+def is_served(method: str, path: str) -> bool:
+    return path in HIJACKED or (method, re.sub(r"\{\w+\}", "{}", path)) in {entry[:2] for entry in SERVED}
+
+
+def test_what_later_versions_added_is_listed_as_not_compared() -> None:
+    """test_door_description.py and test_api_fields.py hold these to the API's description instead."""
+    later = api_description.later_fields(is_served)
+    title = f"not compared: API {version_text(api_description.version())} has it, dockerd 26.1 (1.45) does not"
+    for field in later:
+        summary.add(title, field)
+    if api_description.version() >= (1, 51):
+        assert {"GET /images/json ?manifests", "GET /info answer.FirewallBackend"} <= set(later)
+        assert "POST /containers/create body.HostConfig.Mounts[].ImageOptions" in later
+    assert not [field for field in later if field.endswith(".State.Status")]  # which 1.45 has, too
