@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
+from clients.compare import Side
 from clients.fields import OTHER, SERVE, Seen, env_of, has, published, refused, seen
 
 seen("Hostname", "marble", config=("hostname", "marble"), script="hostname", expect="marble")
@@ -16,9 +17,45 @@ seen(
     expect="quarry.example",
 )
 seen("User", "1000:50", config=("process/user/uid", 1000), script="id -u; id -g", expect="1000\n50")
-seen("AttachStdin", True, why="what a client attaches to by itself: docker start -a reads it from inspect")
-seen("AttachStdout", True, why="what a client attaches to by itself: docker start -a reads it from inspect")
-seen("AttachStderr", True, why="what a client attaches to by itself: docker start -a reads it from inspect")
+ATTACHED = "a wish to the client that asks for it: docker run attaches by its own flags, "
+
+
+def spoken(container: Seen) -> tuple[str, str]:
+    """What `docker start -a` prints of the container's second run: (stdout, stderr)."""
+    container.api.ok("POST", f"/containers/{container.id}/wait")
+    done = container.engine.docker("start", "-a", container.id, timeout=20)
+    return done.stdout.strip(), done.stderr.strip()
+
+
+for part in ("AttachStdout", "AttachStderr"):
+    seen(
+        part,
+        True,
+        look=spoken,
+        expect=("out\n--end--", "err"),
+        also={"Cmd": ["sh", "-c", "echo out; echo err >&2; echo --end--"]},
+        keep_command=True,
+        same_kernel=True,
+        why=ATTACHED + "docker start -a attaches to both outputs; looked at with the docker CLI",
+    )
+
+
+def repeated(container: Seen) -> str:
+    """What `docker attach` prints of a container that repeats a line; its stdin stays open, as a person's does."""
+    side = Side(container.engine.socket, container.engine.folder, tuple(container.engine.netns.enter))
+    return str(side.speak("typed\n", "attach", container.id)["stdout"]).strip()
+
+
+seen(
+    "AttachStdin",
+    True,
+    look=repeated,
+    expect="typed",
+    also={"OpenStdin": True, "Cmd": ["sh", "-c", "echo --end--; head -n 1"]},
+    keep_command=True,
+    same_kernel=True,
+    why=ATTACHED + "docker attach attaches to stdin where OpenStdin is set; looked at with the docker CLI",
+)
 seen(
     "ExposedPorts",
     {"81/tcp": {}},
