@@ -167,6 +167,7 @@ def bind_listener(directory: str, name: str = SOCKET_NAME, backlog: int = 16) ->
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{name}.new", dir_fd=dir_fd)
         listener.bind(f"/proc/self/fd/{dir_fd}/{name}.new")
+        os.chmod(f"{name}.new", 0o600, dir_fd=dir_fd)  # the folder above may be open to look at
         listener.listen(backlog)
         os.rename(f"{name}.new", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except OSError:
