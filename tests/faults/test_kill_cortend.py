@@ -13,12 +13,13 @@ import pytest
 
 from support import images, killpoints
 from support.engine import CortenEngine
-from support.faultlife import Life, named
+from support.faultlife import Life, TalkingLife, named
 from support.killpoints import Named, NamedTrace, Trace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import wait_for
 
 GATE_SAMPLE = 12
+GATE_SAMPLE_OF_STREAMS = 5
 ATTEMPTS = 4
 LIFE_TIMEOUT_S = 1800
 
@@ -30,12 +31,13 @@ def warm() -> Iterator[CortenEngine]:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         for network in ("bridge", "none"):
             whole_life(engine, network)
+        whole_life(engine, kind=TalkingLife)
         yield engine
 
 
-def whole_life(engine: CortenEngine, network: str = "bridge") -> None:
+def whole_life(engine: CortenEngine, network: str = "bridge", kind: type[Life] = Life) -> None:
     """One that nobody disturbs."""
-    life = Life(engine, network=network)
+    life = kind(engine, network=network)
     life.run()
     assert not life.failure, life.failure
 
@@ -53,6 +55,7 @@ class Writes:
     """What the event loop writes to the journal: one thread, so strace can count."""
 
     name: str = "cortend, journal writes of the event loop"
+    life: type[Life] = Life
 
     def trace(self, engine: CortenEngine, kill: tuple[str, int] | None = None) -> Trace:
         """Attached to cortend's first thread."""
@@ -62,7 +65,7 @@ class Writes:
     def count(self, engine: CortenEngine) -> list[tuple[str, int]]:
         """The points of one life."""
         with self.trace(engine) as trace:
-            whole_life(engine)
+            whole_life(engine, kind=self.life)
             return [(call.name, call.number) for call in trace.end()]
 
     def kill_at(self, engine: CortenEngine, life: Life, point: tuple[str, int]) -> bool:
@@ -82,6 +85,7 @@ class NamedCalls:
     name: str
     pattern: str
     threads: bool = False
+    life: type[Life] = Life
 
     def trace(self, engine: CortenEngine, kill: Named | None = None) -> NamedTrace:
         """Attached to cortend."""
@@ -91,7 +95,7 @@ class NamedCalls:
     def count(self, engine: CortenEngine) -> list[Named]:
         """The points of one life."""
         with self.trace(engine) as trace:
-            whole_life(engine)
+            whole_life(engine, kind=self.life)
             return [point for point in trace.end() if re.match(self.pattern, point[1])]
 
     def kill_at(self, engine: CortenEngine, life: Life, point: Named) -> bool:
@@ -109,6 +113,11 @@ GROUPS: tuple[Group, ...] = (
     NamedCalls("cortend, journal writes of its workers", r"worker ", threads=True),
     # every message of a life comes once in every life; a ping comes by the clock
     NamedCalls("cortend, messages to shims and zygote", r"(send|receive) (?!.*\bping$)"),
+    NamedCalls(
+        "cortend, messages of streams, sizes and limits",
+        r"(send|receive) .*\b(attach|exec_start|exec-exit|resize|update|stats)$",
+        life=TalkingLife,
+    ),
 )
 
 
@@ -118,7 +127,7 @@ def kill_at(engine: CortenEngine, group: Group, point: Any, before: Snapshot) ->
     It is missed when a message came between the tracer's look at the socket and the receive.
     """
     for _ in range(ATTEMPTS):
-        life = Life(engine)
+        life = group.life(engine)
         if group.kill_at(engine, life, point):
             wait_for(lambda: not engine.is_running(), "end of the killed cortend")
             restart_and_judge(engine, life, before)
@@ -157,7 +166,7 @@ def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_cortend_killed_at_a_sample_of_its_points(warm: CortenEngine, group: Group) -> None:
-    campaign(warm, group, GATE_SAMPLE)
+    campaign(warm, group, GATE_SAMPLE if group.life is Life else GATE_SAMPLE_OF_STREAMS)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ The first two are traced from the zygote on, so a shim is seen from its birth; t
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ import pytest
 
 from support import images, killpoints
 from support.engine import CortenEngine
-from support.faultlife import Life, named
+from support.faultlife import Life, TalkingLife, named
 from support.killpoints import Named, NamedTrace, Trace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import is_alive, wait_for
 
 GATE_SAMPLE = 14
 GATE_SAMPLE_OF_THE_HELPER = 8
+GATE_SAMPLE_OF_STREAMS = 5
 ATTEMPTS = 3
 
 
@@ -31,12 +33,13 @@ def warm() -> Iterator[CortenEngine]:
     with CortenEngine() as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         whole_life(engine)
+        whole_life(engine, TalkingLife)
         yield engine
 
 
-def whole_life(engine: CortenEngine) -> None:
+def whole_life(engine: CortenEngine, kind: type[Life] = Life) -> None:
     """One that nobody disturbs."""
-    life = Life(engine)
+    life = kind(engine)
     life.run()
     assert not life.failure, life.failure
 
@@ -70,6 +73,7 @@ class Group:
 
     what: str
     wanted: Callable[[Named], bool]
+    life: type[Life] = Life
 
     def trace(self, engine: CortenEngine, kill: Named | None = None) -> NamedTrace:
         """Of the zygote and of all that it forks."""
@@ -104,22 +108,34 @@ def is_of_the_zygote(point: Named) -> bool:
     return not point[1].startswith("child ") or point[1].endswith(" netns")
 
 
+def is_talk(point: Named) -> bool:
+    """What only a life with streams has."""
+    return (
+        re.search(r"(^| )(attach|exec_start|exec|exec-exit|resize|update|stats|rename state.json)$", point[1])
+        is not None
+    )
+
+
 SHIM = Group("shim, messages and renames", is_of_the_shim)
 ZYGOTE = Group("zygote and its makers of network namespaces, messages", is_of_the_zygote)
 HELPER = Helpers("helper, messages and renames", lambda point: True)
+TALKING_SHIM = Group(
+    "shim, messages of streams, sizes and limits", lambda point: is_of_the_shim(point) and is_talk(point), TalkingLife
+)
+TALKING_HELPER = Helpers("helper, messages of execs with streams, and of limits", is_talk, TalkingLife)
 
 
 def count(engine: CortenEngine, group: Group) -> list[Named]:
     """The points of one life."""
     with group.trace(engine) as trace:
-        whole_life(engine)
+        whole_life(engine, group.life)
         return [point for point in trace.end() if group.wanted(point)]
 
 
 def kill_at(engine: CortenEngine, group: Group, point: Named, before: Snapshot) -> bool:
     """Lives with the kill, and the verdict, until it landed; a message may come while its receive has begun."""
     for _ in range(ATTEMPTS):
-        life = Life(engine)
+        life = group.life(engine)
         with group.trace(engine, point) as trace:
             life.run()
             trace.end()
@@ -151,7 +167,7 @@ def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
             hit += kill_at(engine, group, point, before)
     killpoints.report(group.what, hit, len(points))
     assert hit == len(chosen), f"{hit} of {len(chosen)} points hit"
-    whole_life(engine)
+    whole_life(engine, group.life)
 
 
 @pytest.mark.timeout(240)
@@ -187,6 +203,19 @@ def test_helper_killed_at_a_sample_of_its_points(warm: CortenEngine) -> None:
 @pytest.mark.timeout(1200)
 def test_helper_killed_at_every_point(warm: CortenEngine) -> None:
     with_a_neighbour(warm, HELPER, None)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("group", [TALKING_SHIM, TALKING_HELPER], ids=lambda group: group.what)
+def test_streams_under_a_death_at_a_sample_of_the_points(warm: CortenEngine, group: Group) -> None:
+    campaign(warm, group, GATE_SAMPLE_OF_STREAMS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("group", [TALKING_SHIM, TALKING_HELPER], ids=lambda group: group.what)
+def test_streams_under_a_death_at_every_point(warm: CortenEngine, group: Group) -> None:
+    campaign(warm, group, None)
 
 
 def test_no_byte_that_a_shim_wrote_is_lost_and_no_line_is_torn(warm: CortenEngine) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from clients.api import Api
 from support import images
 from support.engine import CortenEngine
+from support.hijack import Hijacked
 from support.process import wait_for
 
 SCRIPT = 'trap "echo two; exit 7" USR1; echo one; sleep 1000 & wait'
@@ -39,6 +40,8 @@ class Refused(Exception):
 class Life:
     """What the client asked and was told; `run` goes through all of it and stops at the first failure."""
 
+    STEPS: tuple[str, ...] = ("create", "start", "exec", "pause", "unpause", "kill", "wait", "remove")
+
     def __init__(self, engine: CortenEngine, *, network: str = "bridge", port: str = PORT) -> None:
         """`port`: published on the bridge; '' for any."""
         self.engine = engine
@@ -54,7 +57,7 @@ class Life:
     def run(self) -> None:
         """Every step until one fails; what the daemon said of it is in `failure`."""
         try:
-            self.do("create", "start", "exec", "pause", "unpause", "kill", "wait", "remove")
+            self.do(*self.STEPS)
         except (Gone, Refused) as error:
             self.failure = str(error)
 
@@ -81,6 +84,7 @@ class Life:
         """Named, with a published port on the bridge."""
         host: dict[str, Any] = {"NetworkMode": self.network}
         body: dict[str, Any] = {"Image": images.BUSYBOX_REF, "Cmd": ["sh", "-c", SCRIPT], "HostConfig": host}
+        body["OpenStdin"] = "attach" in self.STEPS
         if self.network == "bridge":
             body["ExposedPorts"] = {"80/tcp": {}}
             host["PortBindings"] = {"80/tcp": [{"HostPort": self.port}]}
@@ -193,6 +197,64 @@ class Life:
         code = self.call("POST", f"/containers/{self.name}/wait")["StatusCode"]
         assert code == EXIT_CODE, f"{self.name} was adopted and ended with {code}"
         wait_for(lambda: self.log() == b"one\ntwo\n", f"whole log, but {self.log()!r}")
+
+
+class TalkingLife(Life):
+    """One with streams: stdin and output attached and half closed, execs with streams and with a terminal that changes
+    its size, new limits, and numbers."""
+
+    STEPS = ("create", "start", "attach", "exec_streams", "exec_terminal", "update", "stats", "kill", "wait", "remove")
+
+    @contextmanager
+    def hijacked(self, target: str, body: Any = None, *, tty: bool = False) -> Iterator[Hijacked]:
+        """A stream; one that ends too early, or is refused, is the daemon's or the shim's death."""
+        try:
+            with Hijacked(self.engine.socket, target, body, tty=tty) as stream:
+                yield stream
+        except (AssertionError, OSError) as error:
+            raise Gone(f"{target}: {error!r}") from error
+
+    def attach(self) -> None:
+        """Input and output; the input ends."""
+        target = f"/containers/{self.name}/attach?stream=1&stdin=1&stdout=1&logs=1"
+        with self.hijacked(target) as stream:
+            stream.read_until("one")
+            stream.send("nobody reads it\n")
+            stream.end_input()
+
+    def exec_streams(self) -> None:
+        """What comes in goes out, to its end."""
+        with self.executing("cat", tty=False) as (_, stream):
+            stream.send("there and back\n")
+            stream.end_input()
+            assert stream.read_all() == "there and back\n", stream.output()
+
+    def exec_terminal(self) -> None:
+        """Its size is what the client says."""
+        with self.executing("echo up; read x; stty size", tty=True) as (exec_id, stream):
+            stream.read_until("up")
+            self.call("POST", f"/exec/{exec_id}/resize?h=33&w=44")
+            stream.send("\n")
+            stream.read_until("33 44")
+            stream.read_all()
+
+    @contextmanager
+    def executing(self, script: str, *, tty: bool) -> Iterator[tuple[str, Hijacked]]:
+        """An exec's id and its stream."""
+        body = {"Cmd": ["sh", "-c", script], "AttachStdin": True, "AttachStdout": True, "Tty": tty}
+        exec_id: str = self.call("POST", f"/containers/{self.name}/exec", body)["Id"]
+        with self.hijacked(f"/exec/{exec_id}/start", {"Detach": False, "Tty": tty}, tty=tty) as stream:
+            yield exec_id, stream
+
+    def update(self) -> None:
+        """Another limit."""
+        self.call("POST", f"/containers/{self.name}/update", {"PidsLimit": 77})
+
+    def stats(self) -> None:
+        """Once, without a second reading."""
+        found = self.call("GET", f"/containers/{self.name}/stats?stream=0&one-shot=1")
+        if found["pids_stats"].get("limit") != 77:
+            raise Refused(f"stats: {found['pids_stats']}")
 
 
 def logged(path: Path) -> bytes:

@@ -31,6 +31,13 @@ class Hijacked:
         self.tty = tty
         self._received = b""
         self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._begin(path, target, body)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _begin(self, path: Path, target: str, body: Any) -> None:
         self._socket.connect(str(path))
         data = b"" if body is None else json.dumps(body).encode()
         head = f"POST /v1.51{target} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
@@ -43,6 +50,10 @@ class Hijacked:
     def send(self, text: str) -> None:
         """To the process's stdin."""
         self._socket.sendall(text.encode())
+
+    def end_input(self) -> None:
+        """The half-close: no more input."""
+        self._socket.shutdown(socket.SHUT_WR)
 
     def output(self) -> str:
         """What has come so far; an incomplete frame is left out."""
