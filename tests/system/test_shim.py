@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,15 @@ async def test_exec_with_a_terminal(lab: Lab) -> None:
     await stream.send(b"stty size; tty; exit 9\n")
     assert b"12 34" in await stream.read_all()
     assert (await box.wait_event("exec-exit"))["status"] == 9
+
+
+async def test_the_stream_of_an_exec_with_a_terminal_ends_with_the_process(lab: Lab) -> None:
+    box = await lab.run("sleep", "1000")
+    stream = await box.exec("e1", "sh", "-c", "echo done", terminal=True, stdin_open=True, stdin=True)
+    await stream.read_until(b"done", timeout=10)
+    begin = time.monotonic()
+    await stream.read_all()
+    assert time.monotonic() - begin < 1, "it waited for writers that are not there"
 
 
 async def test_an_exec_that_cannot_start_says_why(lab: Lab) -> None:

@@ -53,7 +53,7 @@ class Log:
 class Source:
     """The end from which a process's output is read."""
 
-    __slots__ = ("_loop", "_on_data", "_on_end", "_paused", "_retry", "fd", "is_terminal", "stream")
+    __slots__ = ("_is_left", "_loop", "_on_data", "_on_end", "_paused", "_retry", "fd", "is_terminal", "stream")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Source:
         self._loop = loop
         self._on_data = on_data
         self._on_end = on_end
+        self._is_left = False
         self._paused = False
         self._retry: Timer | None = None
         loop.add(fd, READ, lambda events: self._read())
@@ -124,9 +125,17 @@ class Source:
         self.close()
         self._on_end(self)
 
+    def leave(self) -> None:
+        """The process is dead: its terminal is over as soon as nobody has it open."""
+        self._is_left = True
+        if self._retry is not None:
+            self.end()
+
     def _terminal_is_quiet(self) -> None:
         """A living process may open its terminal again (an init system does): look later; exit ends the stream."""
-        if self._retry is None:
+        if self._is_left:
+            self.end()
+        elif self._retry is None:
             self._loop.remove(self.fd)
             self._retry = self._loop.call_later(_TERMINAL_RETRY_S, self._try_again)
 
@@ -431,10 +440,12 @@ class Stdio:
 
     def finish_soon(self, timeout_s: float) -> None:
         """`finish` at the end of the last stream, and after `timeout_s` when something holds one open."""
+        self._finish_when_over = True
+        for source in list(self._sources):
+            source.leave()
         if self._over:
             self.finish()
             return
-        self._finish_when_over = True
         self._loop.call_later(timeout_s, self.finish)
 
     def resize(self, rows: int, cols: int) -> None:
