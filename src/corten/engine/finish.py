@@ -65,6 +65,7 @@ class Finisher:
     def __init__(self, parts: Parts, shared_memory: SharedMemory) -> None:
         self._parts = parts
         self._shared_memory = shared_memory
+        self.restarts_wait = False  # while the engine recovers: its policies start what is RESTARTING then
         # given by the services that this is a part of, before the first event
         self.start_again: Callable[[Container], Awaitable[None]]
         self.remove: Callable[[Container], None]
@@ -209,6 +210,8 @@ class Finisher:
         return container.backoff.next_delay(ran_s)
 
     def _schedule(self, container: Container, delay_s: float) -> None:
+        if self.restarts_wait:
+            return
         container.restart_timer = self._parts.loop.call_later(delay_s, self._restart_now, container)
 
     def _restart_now(self, container: Container) -> None:

@@ -67,7 +67,11 @@ class Recovery:
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
 
     async def run(self) -> None:
-        """Every step but the policies, which wait until the engine serves."""
+        """Every step but the policies, which wait until the engine serves.
+
+        No container is started meanwhile: its cgroup or link would be taken for a stray.
+        """
+        self._finisher.restarts_wait = True
         self._load_records()
         await self._adopt_all()
         self._restore_network()
@@ -278,6 +282,7 @@ class Recovery:
 
     async def start_policies(self) -> None:
         """Start what its policy wants and what does not run.  `always` holds even for what was stopped by hand."""
+        self._finisher.restarts_wait = False
         for container in self._parts.roster:
             state = container.record.state
             policy = container.record.effective.host.restart_policy

@@ -69,3 +69,25 @@ async def test_a_network_that_fails_and_a_full_disk_cost_no_exit(
     await asyncio.sleep(0.01)
     assert (container.record.state.status, parts.saves) == (Status.EXITED, 2)
     assert parts.told == ["network disconnect", "container die"]
+
+
+@pytest.mark.parametrize("restarts_wait", [False, True])
+async def test_nothing_is_started_again_while_the_engine_recovers(
+    decide: Callable[..., Effective], monkeypatch: pytest.MonkeyPatch, restarts_wait: bool
+) -> None:
+    """Recovery removes cgroups and links of whom it does not know to run: a start beside it would lose its own."""
+    monkeypatch.setattr(Parts, "save", lambda self, container, record: setattr(container, "record", record))
+    loop = asyncio.get_running_loop()
+    effective = decide(HostConfig={"RestartPolicy": {"Name": "always"}})
+    state = State(status=Status.RUNNING, pid=1)
+    record = Record(id=ID, name="n", image_id="i", image_ref="r", created_ns=1, effective=effective, state=state)
+    container = Container(record, loop)
+    container.task = task = Task(ID, "/nowhere", "/c", 1)
+    finisher = Finisher(Parts(loop), SimpleNamespace())  # type: ignore[arg-type]
+    finisher.container_ended = lambda one: None
+    finisher.restarts_wait = restarts_wait
+    await finisher.finish(container, task, Exit(0, 2))
+    assert container.record.state.status is Status.RESTARTING
+    assert (container.restart_timer is None) is restarts_wait
+    if container.restart_timer is not None:
+        container.restart_timer.cancel()
