@@ -222,8 +222,8 @@ def test_end_of_cortend_without_containers_leaves_no_process(held_engine: HeldEn
 
 
 def shims(subject: Subject) -> list[str]:
-    """The engine's shims."""
-    return [str(fact) for fact in Snapshot.take(subject).of_kind("process") if fact.place.startswith("shim")]
+    """The engine's shims; not the helper of all."""
+    return [str(fact) for fact in Snapshot.take(subject).of_kind("process") if fact.place.startswith("shim ")]
 
 
 def test_shim_that_lost_cortend_in_the_removal_is_ended_by_the_next_start(warm_engine: CortenEngine) -> None:

@@ -8,6 +8,7 @@ programs, with its own launcher.
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -133,9 +134,10 @@ def leaking(folder: Path) -> tuple[Edit, ...]:
         ("launch/compile.py", "    fs.make_cwd(process)\n", ""),
         (
             "launch/compile.py",
-            "    enter.begin(b, context)\n    _add_inputs(b, context)",
-            f'    b.add(Open("leak", {str(folder)!r}, O_PATH | O_DIRECTORY))\n'
-            "    enter.begin(b, context)\n    _add_inputs(b, context)",
+            "    _join_cgroups(b, context, whole=whole)\n    _add_inputs(b, context)",
+            "    _join_cgroups(b, context, whole=whole)\n"
+            f'    b.add(Open("leak", {str(folder)!r}, {os.O_PATH | os.O_DIRECTORY}))\n'
+            "    _add_inputs(b, context)",
         ),
     )
 

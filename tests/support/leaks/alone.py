@@ -55,7 +55,7 @@ def hide_neighbours() -> None:
         for path, fd in fds.items():
             if not path.exists():
                 path.mkdir(parents=True)
-                run("mount", "--bind", f"/proc/{os.getpid()}/fd/{fd}", str(path))
+                run("mount", "--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{fd}", str(path))
 
 
 def own_cgroups(name: str) -> None:
