@@ -55,7 +55,7 @@ exec_row("ConsoleSize", [33, 99], "stty size", "33 99", None, also={"Tty": True}
 exec_row(
     "DetachKeys",
     "ctrl-a",
-    "",
+    "sleep 10",
     "detached",
     ("DetachKeys", bool),
     also={"Tty": True, "AttachStdin": True},
