@@ -162,9 +162,7 @@ class Finisher:
         return replace(record, place=record.place.left())
 
     def _tell(self, container: Container, how: Exit) -> None:
-        """Waiters first: `stop` comes before `die` among the events, as dockerd has it.
-
-        """
+        """Waiters first: `stop` comes before `die` among the events, as dockerd has it."""
         container.resolve_waiters(*EXIT_CONDITIONS)
         seconds = max(0, how.at_ns - container.record.state.started_ns) // times.SECOND_NS
         attributes = {"exitCode": str(how.code), "execDuration": str(seconds)}
