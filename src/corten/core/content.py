@@ -15,6 +15,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -158,10 +159,15 @@ class ContentStore:
         Replaced whole, but not synced: the images' tables are the truth, and every start writes it again.
         """
         data = encode(Index(schema_version=2, manifests=list(manifests), media_type=OCI_INDEX))
-        temporary = os.path.join(self.root, f".index.json.{secrets.token_hex(4)}")
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.rename(temporary, os.path.join(self.root, "index.json"))
+        temporary = os.path.join(self._ingest, f"index.json.{secrets.token_hex(4)}")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.rename(temporary, os.path.join(self.root, "index.json"))
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
 
     def _holds(self, digest: str, data: bytes) -> bool:
         """Whether the blob is there as it should be: a disk may have damaged it."""

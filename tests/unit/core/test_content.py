@@ -32,6 +32,16 @@ def test_a_blob_is_found_under_its_digest(store: ContentStore) -> None:
     assert not store.has(blob.digest)
 
 
+def test_an_index_that_cannot_be_written_leaves_nothing(store: ContentStore) -> None:
+    path = Path(store.root, "index.json")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.write_index([])
+    assert store.ingests() == []
+    assert {one.name for one in Path(store.root).iterdir()} == {"blobs", "index.json", "ingest", "oci-layout"}
+
+
 @pytest.mark.parametrize("damage", [b"", b"hellx", b"hello and more"])
 def test_a_document_that_the_disk_damaged_is_stored_again(store: ContentStore, damage: bytes) -> None:
     blob = store.put(b"hello")
