@@ -248,13 +248,13 @@ def _take_in(planned: _Planned, members: Members, images: ImageStore, lease_id: 
     manifest_blob = members.put(planned.data)
     size = sum(images.overlay.stat(chain_id).size for chain_id in chain)
     descriptor = Descriptor(manifest.media_type or OCI_MANIFEST, manifest_blob.digest, manifest_blob.size)
-    with images.lock:  # an image that is known may be on its way out
+    with images.together() as tell:  # an image that is known may be on its way out
         image = images.add(config_blob.digest, descriptor, size=size)
+        tell("load", image.id, {"name": image.id})
         return _name(image, planned.references, images)
 
 
 def _name(image: Image, references: Sequence[Reference], images: ImageStore) -> list[Loaded]:
-    images.publish("load", image.id, {"name": image.id})
     if not references:
         return [Loaded(image.id, None, "")]
     loaded = []

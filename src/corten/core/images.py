@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,9 @@ from corten.spec.image import (
     parse_manifest,
 )
 from corten.spec.reference import Digest, Reference, parse, parse_any, parse_tag
+
+Tell = Callable[[str, str, Mapping[str, str]], None]
+"""Action, image id, attributes: an event that is published when the change has happened."""
 
 _COLUMNS = "id, manifest, media_type, manifest_size, chain, size, parent, added_ns, tagged_ns, used_ns"
 
@@ -183,6 +187,20 @@ class ImageStore:
 
     # -- changes
 
+    @contextmanager
+    def together(self) -> Iterator[Tell]:
+        """Changes that happen all or not at all, and are on the disk at the end; then their events are published."""
+        events: list[Event] = []
+        with self.lock:
+            try:
+                with self.database.durable():
+                    yield lambda *change: events.append(self._event(*change))
+            except BaseException:
+                self._write_index()
+                raise
+            for event in events:
+                self._publish(event)
+
     def add(self, config_digest: str, manifest: Descriptor, *, size: int, parent: str = "") -> Image:
         """Records an image whose blobs and snapshots are there; one that is known keeps what it has."""
         config = parse_config(self.content.read(config_digest))
@@ -247,11 +265,14 @@ class ImageStore:
 
     def publish(self, action: str, image_id: str, attributes: Mapping[str, str]) -> None:
         """Tells of a change; labels of the image are among the attributes, as with dockerd."""
-        config = self._configs.get(image_id)
-        labels = (config.run.labels if config else None) or {}
-        self._publish(Event(type="image", action=action, id=image_id, attributes={**labels, **attributes}))
+        self._publish(self._event(action, image_id, attributes))
 
     # -- inside
+
+    def _event(self, action: str, image_id: str, attributes: Mapping[str, str]) -> Event:
+        config = self._configs.get(image_id)
+        labels = (config.run.labels if config else None) or {}
+        return Event(type="image", action=action, id=image_id, attributes={**labels, **attributes})
 
     def _by_prefix(self, ref: str) -> Sequence[Image]:
         hexadecimal = ref.removeprefix("sha256:")

@@ -68,12 +68,12 @@ def import_rootfs(
             )
             stored = images.content.put(encode(manifest), keep)
             descriptor = Descriptor(OCI_MANIFEST, stored.digest, stored.size)
-            with images.lock:
+            with images.together() as tell:
                 image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
                 if reference is not None:
                     images.point(reference, image.id, is_tagged=True)
-                    images.publish("tag", image.id, {**(run.labels or {}), "name": reference.tagged().familiar})
-                images.publish("import", image.id, {"name": image.id})
+                    tell("tag", image.id, {**(run.labels or {}), "name": reference.tagged().familiar})
+                tell("import", image.id, {"name": image.id})
                 return images.get(image.id)
     finally:
         gc.drop_blobs(images, ingested)

@@ -192,10 +192,12 @@ class Database:
 
     @contextmanager
     def durable(self) -> Iterator[sqlite3.Connection]:
-        """A transaction after which everything committed so far is on the disk.  Not inside another one."""
+        """A transaction after which everything committed so far is on the disk; inside another one that one's part."""
         with self.transaction() as tx:
+            is_part = self._depth > 1  # the lock is held: nobody else's depth
             yield tx
-        self.sync()
+        if not is_part:
+            self.sync()
 
     def sync(self) -> None:
         """What was committed reaches the disk: one fsync, concurrent callers each wait for their own."""

@@ -14,11 +14,11 @@ Rules and texts follow dockerd (moby daemon/images/image_delete.go):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from corten.core.gc import drop_blobs, drop_layers
-from corten.core.images import Image, ImageStore, is_id_prefix, short_id
+from corten.core.images import Image, ImageStore, Tell, is_id_prefix, short_id
 from corten.errors import Conflict
 from corten.spec.reference import Reference, parse
 
@@ -52,7 +52,7 @@ def remove_image(
 ) -> list[Removal]:
     """Removes a name or an image; what was done, in order.
 
-    `prune` also removes untagged parents.
+    `prune` also removes untagged parents.  Names and image go together: a crash leaves both or neither.
 
     Raises:
         NotFound: no such image.
@@ -60,48 +60,65 @@ def remove_image(
     """
     with images.lock:
         image = images.get(ref)
-        done: list[Removal] = []
-        if is_id_prefix(image.id, ref):
-            _untag_by_id(images, image, uses, force, done)
-        elif _untag_by_name(images, image, ref, uses, force, done):
-            return done
-        untagged_by_name = not is_id_prefix(image.id, ref)
-        _delete(images, image, uses, force=force, prune=prune, done=done, is_quiet=untagged_by_name)
-        return done
+        removing = _Removing(images, uses)
+        with images.together() as tell:
+            if is_id_prefix(image.id, ref):
+                _untag_by_id(removing, image, force, tell)
+                blobs = _delete(removing, image, tell, force=force, is_quiet=False)
+            elif _untag_by_name(removing, image, ref, force, tell):
+                return removing.done
+            else:
+                blobs = _delete(removing, image, tell, force=force, is_quiet=True)
+        _drop(removing, image, blobs)
+        parent = images.find_id(image.parent) if prune and blobs and image.parent else None
+        while parent is not None and parent.is_dangling:
+            with images.together() as tell:
+                blobs = _delete(removing, parent, tell, force=False, is_quiet=True)
+            _drop(removing, parent, blobs)
+            parent = images.find_id(parent.parent) if blobs and parent.parent else None
+        return removing.done
 
 
-def _untag_by_name(
-    images: ImageStore, image: Image, ref: str, uses: Sequence[Use], force: bool, done: list[Removal]
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Removing:
+    """One request."""
+
+    images: ImageStore
+    uses: Sequence[Use]
+    done: list[Removal] = field(default_factory=list)
+
+
+def _untag_by_name(removing: _Removing, image: Image, ref: str, force: bool, tell: Tell) -> bool:
     """Removes the name; True when others are left and the image stays."""
-    used_by = next((use for use in uses if use.image_id == image.id), None)
+    images = removing.images
+    used_by = next((use for use in removing.uses if use.image_id == image.id), None)
     if not force and _is_single(image.references) and used_by is not None:
         raise Conflict(
             f'conflict: unable to remove repository reference "{ref}" (must force) - container'
             f" {short_id(used_by.container_id)} is using its referenced image {short_id(image.id)}"
         )
     name = parse(ref).stored()
-    _untag(images, image, name, done)
+    _untag(removing, image, name, tell)
     left = images.references(image.id)
     if not name.is_canonical and not any(one.name == name.name and not one.is_canonical for one in left):
         for digest_name in [one for one in left if one.name == name.name]:
-            _untag(images, image, digest_name, done)
+            _untag(removing, image, digest_name, tell)
         left = images.references(image.id)
     return bool(left)
 
 
-def _untag_by_id(images: ImageStore, image: Image, uses: Sequence[Use], force: bool, done: list[Removal]) -> None:
+def _untag_by_id(removing: _Removing, image: Image, force: bool, tell: Tell) -> None:
     if not _is_single(image.references):
         return
-    _refuse_conflict(images, image, uses, force=force, several_names=False)
+    _refuse_conflict(removing.images, image, removing.uses, force=force, several_names=False)
     for name in image.references:
-        _untag(images, image, name, done)
+        _untag(removing, image, name, tell)
 
 
-def _untag(images: ImageStore, image: Image, name: Reference, done: list[Removal]) -> None:
-    images.unpoint(name)
-    images.publish("untag", image.id, {"name": image.id})
-    done.append(Removal(What.UNTAGGED, name.familiar))
+def _untag(removing: _Removing, image: Image, name: Reference, tell: Tell) -> None:
+    removing.images.unpoint(name)
+    tell("untag", image.id, {"name": image.id})
+    removing.done.append(Removal(What.UNTAGGED, name.familiar))
 
 
 def _is_single(names: Sequence[Reference]) -> bool:
@@ -139,35 +156,31 @@ def _conflict(image: Image, how: str, why: str) -> Conflict:
     return Conflict(f"conflict: unable to delete {short_id(image.id)} ({how}) - {why}")
 
 
-def _delete(
-    images: ImageStore,
-    image: Image,
-    uses: Sequence[Use],
-    *,
-    force: bool,
-    prune: bool,
-    done: list[Removal],
-    is_quiet: bool,
-) -> None:
-    """Deletes the image with all its names and layers.
+def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_quiet: bool) -> set[str]:
+    """Removes the record of the image with all its names; what blobs it had, or nothing when it stays.
 
     Quietly means: somebody asked for a name, which is gone; that the image must stay is then no error.
     """
+    images, uses = removing.images, removing.uses
     try:
         _refuse_conflict(images, image, uses, force=force, several_names=True)
     except Conflict:
         is_used = any(use.image_id == image.id for use in uses)
         if is_quiet and (images.references(image.id) or is_used or images.children(image.id)):
-            return
+            return set()
         raise
     for name in images.references(image.id):
-        _untag(images, image, name, done)
+        _untag(removing, image, name, tell)
     blobs = {image.id, image.manifest.digest, *images.layer_blobs(image)}
     images.forget(image.id)
-    images.publish("delete", image.id, {"name": image.id})
-    done.append(Removal(What.DELETED, image.id))
-    done.extend(Removal(What.DELETED, chain_id) for chain_id in drop_layers(images, image.chain_ids))
-    drop_blobs(images, blobs)
-    parent = images.find_id(image.parent) if prune and image.parent else None
-    if parent is not None and parent.is_dangling:
-        _delete(images, parent, uses, force=False, prune=True, done=done, is_quiet=True)
+    tell("delete", image.id, {"name": image.id})
+    removing.done.append(Removal(What.DELETED, image.id))
+    return blobs
+
+
+def _drop(removing: _Removing, image: Image, blobs: set[str]) -> None:
+    """What only that image needed, when it went."""
+    if blobs:
+        chains = drop_layers(removing.images, image.chain_ids)
+        removing.done.extend(Removal(What.DELETED, chain_id) for chain_id in chains)
+        drop_blobs(removing.images, blobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sqlite3
 import tracemalloc
 from pathlib import Path
 
@@ -301,6 +302,38 @@ def test_removing_the_last_name_removes_the_image_and_its_layers(store: ImageSto
     assert is_empty(store)
     with bus.subscribe(since_ns=0) as events:
         assert [event.action for event in events.drain()] == ["load", "untag", "delete"]
+
+
+def forbid(store: ImageStore, what: str) -> None:
+    """The database does not do it any more: a crash at that statement."""
+    with store.database.transaction() as tx:
+        tx.execute(f"CREATE TRIGGER forbidden BEFORE {what} BEGIN SELECT RAISE(ABORT, 'forbidden'); END")
+
+
+def actions(bus: EventBus) -> list[str]:
+    with bus.subscribe(since_ns=0) as events:
+        return [event.action for event in events.drain()]
+
+
+def names_in_layout(store: ImageStore) -> list[str]:
+    manifests = json.loads((Path(store.content.root) / "index.json").read_text())["manifests"]
+    return [one["annotations"]["io.containerd.image.name"] for one in manifests]
+
+
+def test_an_image_that_cannot_be_named_is_not_loaded(store: ImageStore, bus: EventBus) -> None:
+    forbid(store, "INSERT ON tags")
+    with pytest.raises(sqlite3.IntegrityError):
+        loaded(store, ONE)
+    assert (list(store.list()), actions(bus), names_in_layout(store)) == ([], [], [])
+
+
+def test_an_image_that_cannot_be_removed_keeps_its_name(store: ImageStore, bus: EventBus) -> None:
+    image = loaded(store, ONE)
+    forbid(store, "DELETE ON images")
+    with pytest.raises(sqlite3.IntegrityError):
+        remove_image(store, "test:1", [])
+    assert store.get("test:1").id == image.id
+    assert (actions(bus), names_in_layout(store)) == (["load"], ["docker.io/library/test:1"])
 
 
 def test_removing_one_of_two_names_keeps_the_image(store: ImageStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sqlite3
 
 import pytest
 
@@ -17,6 +18,16 @@ from corten.spec.reference import parse
 from support import tarballs as t
 
 ROOTFS = t.archive(t.directory(b"bin"), t.entry(b"bin/sh", data=b"#!"))
+
+
+def test_a_root_filesystem_that_cannot_be_named_is_no_image(store: ImageStore, bus: EventBus) -> None:
+    with store.database.transaction() as tx:
+        tx.execute("CREATE TRIGGER forbidden BEFORE INSERT ON tags BEGIN SELECT RAISE(ABORT, 'forbidden'); END")
+    with pytest.raises(sqlite3.IntegrityError):
+        import_rootfs([ROOTFS], store, reference=parse("new:1"))
+    assert not store.list()
+    with bus.subscribe(since_ns=0) as events:
+        assert not events.drain()
 
 
 @pytest.mark.parametrize("packed", [False, True])
