@@ -14,14 +14,15 @@ import pytest
 from support import images, killpoints
 from support.engine import CortenEngine
 from support.faultlife import Life, TalkingLife, named
+from support.imagelife import ImageLife
 from support.killpoints import Named, NamedTrace, Trace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import wait_for
 
 GATE_SAMPLE = 12
-GATE_SAMPLE_OF_STREAMS = 5
+GATE_SAMPLE_OF_OTHERS = 5
 ATTEMPTS = 4
-LIFE_TIMEOUT_S = 1800
+LIFE_TIMEOUT_S = 3600
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def warm() -> Iterator[CortenEngine]:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         for network in ("bridge", "none"):
             whole_life(engine, network)
-        whole_life(engine, kind=TalkingLife)
+        for kind in (TalkingLife, ImageLife):
+            whole_life(engine, kind=kind)
         yield engine
 
 
@@ -118,6 +120,12 @@ GROUPS: tuple[Group, ...] = (
         r"(send|receive) .*\b(attach|exec_start|exec-exit|resize|update|stats)$",
         life=TalkingLife,
     ),
+    NamedCalls(
+        "cortend, journal writes of images, rename, restart and run --rm",
+        r"(loop|worker) |rename index\.json$",
+        threads=True,
+        life=ImageLife,
+    ),
 )
 
 
@@ -166,7 +174,7 @@ def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
 def test_cortend_killed_at_a_sample_of_its_points(warm: CortenEngine, group: Group) -> None:
-    campaign(warm, group, GATE_SAMPLE if group.life is Life else GATE_SAMPLE_OF_STREAMS)
+    campaign(warm, group, GATE_SAMPLE if group.life is Life else GATE_SAMPLE_OF_OTHERS)
 
 
 @pytest.mark.slow
