@@ -7,6 +7,7 @@ ages are those of one moment; what differs is asked for again, three times in al
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import subprocess
@@ -87,9 +88,24 @@ def both(
             theirs, ours = map(end, [begin(program, engine, args) for program in programs])
         else:
             theirs, ours = (end(begin(program, engine, args)) for program in programs)
+        theirs, ours = worded_anew(theirs), worded_anew(ours)
         if ours == theirs:
             break
     return theirs, ours
+
+
+@functools.cache
+def is_debians() -> bool:
+    argv = [str(peers.docker_cli()), "--version"]
+    return "+dfsg" in subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
+
+
+def worded_anew(answer: Answer) -> Answer:
+    """What is wrong about a port is told by go-connections; Debian's build has an older one: capital letters."""
+    if not is_debians():
+        return answer
+    code, out, err = answer
+    return code, out, err.lower().replace("for the port:", "for port:")
 
 
 def left_over(engine: CortenEngine) -> set[str]:

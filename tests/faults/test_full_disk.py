@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support import images, killpoints, paths
+from support import images, killpoints, paths, peers
 from support.engine import CortenEngine
 from support.faultlife import Life, Refused, named
 from support.killpoints import Trace
@@ -120,7 +120,7 @@ def test_a_container_that_removes_itself_on_a_full_disk_goes_when_there_is_room(
     name = "selfish"
     warm.docker("run", "-d", "--rm", "--name", name, images.BUSYBOX_REF, "sleep", "1000", check=True)
     with disk(warm, 1, workers=True) as trace:
-        client = subprocess.Popen(["docker", "-H", warm.host, "kill", name], stdout=subprocess.DEVNULL)
+        client = subprocess.Popen([str(peers.docker_cli()), "-H", warm.host, "kill", name], stdout=subprocess.DEVNULL)
         wait_for(lambda: trace.log.read_text().count("ENOSPC") > 3, "writes without room")
         trace.end()
     assert client.wait(20) == 0

@@ -21,7 +21,7 @@ from support.engine import CortenEngine
 from support.hijack import Hijacked
 from support.process import wait_for
 
-SCRIPT = 'trap "echo two; exit 7" USR1; echo one; sleep 1000 & wait'
+SCRIPT = 'trap "echo two; exit 7" USR1; sleep 1000 & echo one; wait'
 EXIT_CODE = 7
 LOST = (137, "shim lost")
 PORT = "8091"
@@ -91,7 +91,7 @@ class Life:
         self.id = self.call("POST", f"/containers/create?name={self.name}", body)["Id"]
 
     def start(self) -> None:
-        """Until it has printed its first line: its trap is set then."""
+        """Until it has printed its first line: its trap is set and its child there."""
         self.call("POST", f"/containers/{self.name}/start")
         wait_for(lambda: b"one" in self.log() or not self._is_up(), "first line of output")
         if b"one" not in self.log():
