@@ -31,8 +31,12 @@ def ps(side: Side, *args: str) -> Json:
 
 
 LIST = "/containers/json"
+EXPRESSIONS = [  # Go's, wrong ones among them: those match nothing
+    *("(a+)+$", "z.r", "^/(zero|idle)$", "(?i)ZERO", r"\Qze\E", r"^/\w{4}$", "[[:alpha:]]{5}", "(?P<x>b)u", "(?U)z.*"),
+    *("[", "(", "*e", "e++", "(?=ze)", "(?<!x)e", "e{1001}", r"(z)\1", "[z-a]", r"\pZZ", "**"),
+]
 FILTERS = {
-    "name": ["ze", "^/seven$", "e$"],
+    "name": ["ze", "^/seven$", "e$", *EXPRESSIONS],
     "label": ["color", "color=red", "only"],
     "status": ["running", "created", "exited"],
     "exited": ["7", "0"],
@@ -213,8 +217,28 @@ def image_list_whole(side: Side) -> Json:
     return side.api("GET", "/images/json", filters='{"reference":["tiny"]}')
 
 
+@check("images --filter with a wrong pattern", Query("filters.reference", "/images/json"))
+def images_by_wrong_pattern(side: Side) -> Json:
+    tiny(side, "tiny:1")
+    patterns = ("t[", "t[]", "t[]a]", "t[-]", "t[a-", "tiny\\", "x/y[", "tiny[^")
+    return [side.docker("images", "--filter", f"reference={one}") for one in patterns]
+
+
 for image_filter, values in {
-    "reference": ["tiny:*", "tiny", "none"],
+    "reference": [
+        "tiny:*",
+        "tiny",
+        "none",
+        "*",
+        "?iny",
+        "t[^x]ny",
+        "t[!x]ny",
+        "[a-t]iny",
+        r"t\iny",
+        "**y",
+        "*/*",
+        "t*:1",
+    ],
     "dangling": ["true", "false"],
     "label": ["mark", "mark=1", "mark=2"],
     "before": ["other:1"],

@@ -21,7 +21,7 @@ from corten.engine import events, filters, plan, stats, top
 from corten.engine.container import Container
 from corten.engine.effective import explain
 from corten.engine.execs import Execs
-from corten.engine.filters import Filters, ListQuery
+from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
 from corten.engine.images import Images
 from corten.engine.info import Info
@@ -166,11 +166,8 @@ class Engine:
     async def container_list(self, all: bool, limit: int, size: bool, filters: Filters) -> list[Json]:
         """Newest first."""
         query = self._list_query(all or limit > 0, filters)
-        found = sorted(
-            (one for one in self._parts.roster if query.matches(one)),
-            key=lambda one: one.record.created_ns,
-            reverse=True,
-        )
+        found = await sift(filters, query.among, list(self._parts.roster))
+        found.sort(key=lambda one: one.record.created_ns, reverse=True)
         now_ns, rows = time.time_ns(), []
         image_name = functools.cache(self._image_name)
         for container in found[: limit if limit > 0 else None]:
@@ -282,7 +279,7 @@ class Engine:
 
     async def network_list(self, filters: Filters) -> list[Json]:
         """The three there are."""
-        return self._parts.networks.list(filters)
+        return await sift(filters, self._parts.networks.list, filters)
 
     async def network_inspect(self, ref: str) -> Json:
         """One of them."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from corten.engine import times
 from corten.engine.container import Container
+from corten.engine.patterns import Regexps
 from corten.engine.record import Record, Status
 from corten.errors import Internal, InvalidArgument
 
 Filters = Mapping[str, Sequence[str]]
+A = TypeVar("A")
+R = TypeVar("R")
 
 KNOWN: Final = frozenset(
     {
@@ -24,6 +28,7 @@ _TRUE: Final = frozenset({"1", "true"})
 _FALSE: Final = frozenset({"0", "false"})
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _PORT_MAX: Final = 65535
+_LIGHT_BYTES: Final = 256
 
 
 def check_keys(filters: Filters, known: Iterable[str]) -> None:
@@ -74,22 +79,11 @@ def labels_match(labels: Mapping[str, str], wanted: Iterable[str]) -> bool:
     return True
 
 
-def text_matches(values: Sequence[str], *texts: str) -> bool:
-    """Any value, as text or as a regular expression, is found in any of the texts (filters.Args.Match)."""
-    if not values:
-        return True
-    for value in values:
-        for text in texts:
-            if value == text or _search(value, text):
-                return True
-    return False
-
-
-def _search(pattern: str, text: str) -> bool:
-    try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return False
+async def sift(filters: Filters, match: Callable[[A], R], among: A) -> R:
+    """Match, in a thread when there is so much to match with that other clients would have to wait."""
+    if sum(len(value) for values in filters.values() for value in values) <= _LIGHT_BYTES:
+        return match(among)
+    return await asyncio.to_thread(match, among)
 
 
 def _ports_of(key: str, value: str) -> set[str]:
@@ -138,6 +132,7 @@ class ListQuery:
         network_ids: Mapping[str, str],
     ) -> None:
         self._filters = filters
+        self._names, self._ids = (Regexps(key, filters.get(key, ())) for key in ("name", "id"))
         self._network_ids = network_ids
         asks_state = any(key in filters for key in ("status", "exited"))
         self._running_only = not (all or asks_state or before is not None or since is not None)
@@ -155,6 +150,10 @@ class ListQuery:
         """Whether this container is wanted."""
         return all(test(container.record) for test in self._tests) and self._publishes(container)
 
+    def among(self, containers: Iterable[Container]) -> list[Container]:
+        """Those of them that are wanted."""
+        return [one for one in containers if self.matches(one)]
+
     def _has_state(self, record: Record) -> bool:
         state = record.state
         if self._running_only and not state.is_running and state.status is not Status.RESTARTING:
@@ -171,10 +170,9 @@ class ListQuery:
         return flags("is-task", self._filters) is not True
 
     def _has_name(self, record: Record) -> bool:
-        names, ids = self._filters.get("name", ()), self._filters.get("id", ())
-        return text_matches(names, f"/{record.name}", record.name) and (
-            not ids or any(record.id.startswith(value) or _search(value, record.id) for value in ids)
-        )
+        if not self._names.match(f"/{record.name}", record.name):
+            return False
+        return self._ids.match(record.id) or any(map(record.id.startswith, self._filters["id"]))
 
     def _has_labels(self, record: Record) -> bool:
         return labels_match(record.labels, self._filters.get("label", ()))

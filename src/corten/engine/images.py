@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,9 +14,10 @@ from corten.core import archive, importer, rmi
 from corten.core.events import Event
 from corten.core.images import Image, new_tag
 from corten.engine import times
-from corten.engine.filters import Filters, check_keys, flags, labels_match
+from corten.engine.filters import Filters, check_keys, flags, labels_match, sift
 from corten.engine.inspect import DRIVER
 from corten.engine.parts import Parts
+from corten.engine.patterns import PathPattern
 from corten.errors import Conflict, Internal, InvalidArgument
 from corten.spec.image import Platform, RunConfig
 from corten.spec.reference import Reference
@@ -67,9 +67,12 @@ class Images:
     async def rows(self, all: bool, filters: Filters, shared_size: bool, digests: bool) -> list[Json]:
         """Rows of `docker images`; of an image's names those that a `reference` filter asks for."""
         check_keys(filters, _LIST_FILTERS)
-        wanted = self._wanted(filters)
+        return await sift(filters, lambda wanted: self._rows(wanted, shared_size), filters)
+
+    def _rows(self, filters: Filters, shared_size: bool) -> list[Json]:
+        patterns = _patterns(filters)
+        wanted = self._wanted(filters, patterns)
         every = self._parts.images.list()
-        patterns = filters.get("reference", ())
         found = [(image, self._summary(_named_as(image, patterns))) for image in every if wanted(image)]
         if shared_size:
             users = Counter(chain for image in every for chain in image.chain_ids)
@@ -78,12 +81,11 @@ class Images:
                 row["SharedSize"] = sum(sizes.get(chain, 0) for chain in image.chain_ids if users[chain] > 1)
         return [row for _, row in found]
 
-    def _wanted(self, filters: Filters) -> Callable[[Image], bool]:
+    def _wanted(self, filters: Filters, patterns: Sequence[PathPattern] = ()) -> Callable[[Image], bool]:
         dangling = flags("dangling", filters)
         before_ns = [self._created_ns(ref) for ref in filters.get("before", ())]
         since_ns = [self._created_ns(ref) for ref in filters.get("since", ())]
         until_ns = [times.parse_timestamp(text) for text in filters.get("until", ())]
-        patterns = filters.get("reference", ())
 
         def wanted(image: Image) -> bool:
             created, labels = _created_ns(image), image.config.run.labels or {}
@@ -228,23 +230,21 @@ def _created_ns(image: Image) -> int:
         return 0
 
 
-def _named_as(image: Image, patterns: Sequence[str]) -> Image:
+def _patterns(filters: Filters) -> list[PathPattern]:
+    """Of `reference=busy*`: found in the familiar name, with or without its tag."""
+    return [PathPattern(text) for text in filters.get("reference", ())]
+
+
+def _named_as(image: Image, patterns: Sequence[PathPattern]) -> Image:
     """The image with only those of its names that match; with all of them when there are no patterns."""
     if not patterns:
         return image
-    kept = tuple(one for one in image.references if any(_matches(one, pattern) for pattern in patterns))
+    kept = tuple(one for one in image.references if any(_is_named(one, pattern) for pattern in patterns))
     return replace(image, references=kept)
 
 
-def _matches(reference: Reference, pattern: str) -> bool:
-    """`reference=busy*`: by path.Match on the familiar name, with or without its tag."""
-    return any(_path_match(text, pattern) for text in (reference.familiar, reference.familiar_name))
-
-
-def _path_match(text: str, pattern: str) -> bool:
-    """Go's path.Match: `*` does not cross a slash."""
-    parts, wanted = text.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+def _is_named(reference: Reference, pattern: PathPattern) -> bool:
+    return pattern.match(reference.familiar) or pattern.match(reference.familiar_name)
 
 
 def _platform(text: str) -> Platform | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from corten.engine.container import Container
-from corten.engine.filters import Filters, check_keys, labels_match, text_matches
+from corten.engine.filters import Filters, check_keys, labels_match
+from corten.engine.patterns import Regexps
 from corten.errors import NotFound
 from corten.network.inspect import Network, member, network_resource
 from corten.network.values import Bridge
@@ -38,23 +39,12 @@ class Networks:
     def list(self, filters: Filters) -> list[Json]:
         """Those that match, without their containers.  Raises InvalidArgument for an unknown filter."""
         check_keys(filters, _FILTERS)
-        found = (network for network in self._networks.values() if self._matches(network, filters))
+        patterns = {key: Regexps(key, filters.get(key, ())) for key in ("name", "driver", "scope")}
+        found = (network for network in self._networks.values() if _matches(network, filters, patterns))
         return [network_resource(network, self._bridge_of(network), None) for network in found]
 
     def _bridge_of(self, network: Network) -> Bridge | None:
         return self._bridge if network.name == "bridge" else None
-
-    def _matches(self, network: Network, filters: Filters) -> bool:
-        ids = filters.get("id", ())
-        return (
-            text_matches(filters.get("name", ()), network.name)
-            and (not ids or any(network.network_id.startswith(value) for value in ids))
-            and text_matches(filters.get("driver", ()), network.driver)
-            and text_matches(filters.get("scope", ()), "local")
-            and labels_match({}, filters.get("label", ()))
-            and "custom" not in filters.get("type", ())
-            and not {"true", "1"} & set(filters.get("dangling", ()))
-        )
 
     def find(self, ref: str) -> str:
         """The name for a name, id or prefix of an id.  Raises NotFound: `network foo not found`."""
@@ -74,3 +64,16 @@ class Networks:
             if one.is_running and one.record.place.network == network.name
         }
         return network_resource(network, self._bridge_of(network), members)
+
+
+def _matches(network: Network, filters: Filters, patterns: Mapping[str, Regexps]) -> bool:
+    ids = filters.get("id", ())
+    return (
+        patterns["name"].match(network.name)
+        and (not ids or any(network.network_id.startswith(value) for value in ids))
+        and patterns["driver"].match(network.driver)
+        and patterns["scope"].match("local")
+        and labels_match({}, filters.get("label", ()))
+        and "custom" not in filters.get("type", ())
+        and not {"true", "1"} & set(filters.get("dangling", ()))
+    )

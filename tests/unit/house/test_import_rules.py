@@ -37,7 +37,7 @@ PACKAGES = {
     "core": {"msgspec", "isal", "zstandard"},
     "registry": {"msgspec", "aiohttp", "yarl"},
     "network": {"msgspec"},
-    "engine": {"msgspec"},
+    "engine": {"msgspec", "re2"},
     "docker": {"msgspec", "aiohttp", "multidict", "yarl"},
     "daemon": {"msgspec", "aiohttp"},
     "cli": {"click", "rich"},
