@@ -14,8 +14,9 @@ executed.  It runs as a program of its own, because stops of a tracee are told t
     python3 -m support.messagetrace PID LOG [--threads] [--forks] [--late] [--file PATH]… [--kill|--stop NUMBER NAME]
 
 The log has one line per message, rename, or write to and sync of a file (`number name`, the how-manieth of that name),
-with a `!` where the tracee was killed or stands still; what children do begins with `child`.  SIGTERM ends the tracer;
-the tracee goes on.
+with a `!` where the tracee was killed or stands still; what children do begins with `child`.  SIGTERM makes the tracer
+let go of each tracee at a stop, and end; the tracee goes on.  (A tracer that dies behind a wait takes a signal with it, a
+SIGCHLD for one; one that dies before a wait may give a tracee a SIGTRAP.)
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-_SEIZE, _INTERRUPT, _LISTEN, _SYSCALL, _GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 24, 0x420E
+_SEIZE, _INTERRUPT, _LISTEN, _SYSCALL, _DETACH, _GET_SYSCALL_INFO = 0x4206, 0x4207, 0x4208, 24, 17, 0x420E
 _O_TRACESYSGOOD, _O_TRACEFORKS, _O_TRACECLONE = 1, 2 | 4, 8
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _EVENT_STOP = 128
 _ENTRY, _EXIT = 1, 2  # ptrace_syscall_info.op
 _WALL = 0x40000000
+_WAKING = (signal.SIGCHLD, signal.SIGTERM)
 _PIDFD_GETFD = 438  # the same on every machine
 _NUMBERS = {
     "x86_64": {
@@ -79,6 +81,8 @@ class Tracer:
         self._files = frozenset(files)
         self._signal = signal.SIGKILL
         self._late = False
+        self._is_leaving = False
+        self._tracees: set[int] = set()
         self._counts: Counter[str] = Counter()
         self._asked: dict[tuple[str, object], str] = {}  # (socket, seq) → op, of requests that have no answer yet
         self._empty: dict[int, Sequence[int]] = {}  # thread → arguments of its receive that had nothing to find
@@ -93,20 +97,40 @@ class Tracer:
         self._late = True
 
     def run(self) -> None:
-        """Until the tracee ends."""
+        """Until the tracee ends, or SIGTERM."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
         options = _O_TRACESYSGOOD | (_O_TRACECLONE if self._threads else 0) | (_O_TRACEFORKS if self._forks else 0)
         threads = [int(name) for name in os.listdir(f"/proc/{self._pid}/task")] if self._threads else [self._pid]
         for thread in threads:
             _ptrace(_SEIZE, thread, 0, options)
             _ptrace(_INTERRUPT, thread)
         fresh = set(threads)
+        self._tracees.update(threads)
         while True:
+            if signal.sigwait(_WAKING) == signal.SIGTERM:
+                self._let_go()
             try:
-                thread, status = os.waitpid(-1, _WALL)
-            except ChildProcessError:  # all have ended
+                self._answer_stops(fresh)
+            except ChildProcessError:  # none is left
+                return
+
+    def _let_go(self) -> None:
+        self._is_leaving = True
+        for thread in self._tracees:
+            with suppress(ProcessLookupError):
+                _ptrace(_INTERRUPT, thread)
+
+    def _answer_stops(self, fresh: set[int]) -> None:
+        """All that there are; ChildProcessError when no tracee is left."""
+        while True:
+            thread, status = os.waitpid(-1, _WALL | os.WNOHANG)
+            if thread == 0:
                 return
             if os.WIFSTOPPED(status):
+                self._tracees.add(thread)
                 self._stopped(thread, os.WSTOPSIG(status), status >> 16)
+            else:
+                self._tracees.discard(thread)
             if thread in fresh:
                 fresh.discard(thread)
                 if not fresh:
@@ -114,15 +138,19 @@ class Tracer:
 
     def _stopped(self, thread: int, number: int, event: int) -> None:
         request, given = _SYSCALL, 0
-        with suppress(ProcessLookupError, FileNotFoundError):  # killed while it stood still: the next wait says so
-            if number == _SYSCALL_STOP:
+        if number == _SYSCALL_STOP:
+            with suppress(ProcessLookupError, FileNotFoundError):  # killed while it stood still, or the file is closed
                 self._at_call(thread)
-            elif event == _EVENT_STOP:
-                request = _LISTEN if number in (signal.SIGSTOP, signal.SIGTSTP) else _SYSCALL
-                if request == _LISTEN and self._signal == signal.SIGSTOP:
-                    os.write(self._log, b"1 stopped!\n")
-            elif number != signal.SIGTRAP:
-                given = number
+        elif event == _EVENT_STOP:
+            request = _LISTEN if number in (signal.SIGSTOP, signal.SIGTSTP) else _SYSCALL
+            if request == _LISTEN and self._signal == signal.SIGSTOP:
+                os.write(self._log, b"1 stopped!\n")
+        elif number != signal.SIGTRAP:
+            given = number
+        if self._is_leaving:
+            request = _DETACH
+            self._tracees.discard(thread)
+        with suppress(ProcessLookupError):  # killed: the next wait says so
             _ptrace(request, thread, 0, given)
 
     def _at_call(self, thread: int) -> None:

@@ -248,6 +248,7 @@ async def test_a_shim_that_dies_in_a_launch_leaves_no_launcher_and_no_process(la
     with pytest.raises(Unavailable, match="gone"):
         await hanging
     await until(lambda: not is_alive(launcher), "the launcher's death")
+    await until(lambda: not is_alive(box.client.pid), "the shim's death: its listener goes behind its connections")
     with pytest.raises(NotFound):
         await box.adopt()
 
