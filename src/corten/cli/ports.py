@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
 from corten import errors
 from corten.cli.flags import go_integer
+from corten.spec.address import is_address
 
 
 def parse_ports(specs: Iterable[str]) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]]]:
@@ -27,7 +27,7 @@ def _parse(spec: str) -> list[tuple[str, dict[str, str]]]:
     if proto not in ("tcp", "udp", "sctp"):
         raise errors.InvalidArgument(f"invalid proto: {proto}")
     address, host, inside = _split(body)
-    if address and not _is_address(address):
+    if address and not is_address(address):
         raise errors.InvalidArgument(f"invalid IP address: {address}")
     if not inside:
         raise errors.InvalidArgument(f"no port specified: {spec}<empty>")
@@ -53,14 +53,6 @@ def _split(body: str) -> tuple[str, str, str]:
     elif ":" in address:
         raise errors.InvalidArgument(f"invalid port specification: {body!r}: put an IPv6 address in brackets")
     return address, host, inside
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _range(text: str, what: str) -> tuple[int, int]:

@@ -6,7 +6,6 @@ Each function takes the text of one value and returns what it means, or raises `
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,6 +14,7 @@ from typing import Any
 from corten import errors
 from corten.cli.flags import go_integer
 from corten.cli.units import parse_bytes, parse_duration_ns
+from corten.spec.address import is_address
 
 _ULIMITS = frozenset(
     {
@@ -105,24 +105,16 @@ def extra_host(text: str) -> str:
     name, colon, address = re.split(r"([:=])", text, maxsplit=1) if re.search("[:=]", text) else (text, "", "")
     if not colon or not name:
         raise errors.InvalidArgument(f'bad format for add-host: "{text}"')
-    if address != "host-gateway" and not _is_address(address.strip("[]")):
+    if address != "host-gateway" and not is_address(address.strip("[]")):
         raise errors.InvalidArgument(f'invalid IP address in add-host: "{address}"')
     return text
 
 
 def address(text: str) -> str:
     """An IPv4 or IPv6 address."""
-    if not _is_address(text):
+    if not is_address(text):
         raise errors.InvalidArgument(f"IP address is not correctly formatted: {text}")
     return text
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def search_domain(text: str) -> str:

@@ -6,7 +6,6 @@ dotted path → None (any value is refused) or a predicate that tells which valu
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -17,6 +16,7 @@ from corten.engine import defaults
 from corten.engine.host import Host, parse_list
 from corten.engine.settings import Settings
 from corten.errors import Internal, InvalidArgument
+from corten.spec.address import is_address
 from corten.spec.docker import ContainerConfig, ContainerCreateRequest, HostConfig, Resources, RestartPolicy
 from corten.spec.docker_json import nonzero_fields
 
@@ -283,21 +283,13 @@ def _check_extra_host(entry: str) -> None:
     name, separator, address = entry.partition("=") if "=" in entry else entry.partition(":")
     if not separator or not name:
         raise InvalidArgument(f'bad format for add-host: "{entry}"')
-    if address != "host-gateway" and not _is_address(address.strip("[]")):
+    if address != "host-gateway" and not is_address(address.strip("[]")):
         raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
 
 
 def _check_dns(address: str) -> None:
-    if not _is_address(address):
+    if not is_address(address):
         raise InvalidArgument(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP')
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_log(driver: str, options: dict[str, str]) -> None:
