@@ -185,13 +185,13 @@ def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit]
 
 
 def _filter_fits(
-    process: Process, context: InitContext | ExecContext, *, limits: bool, wait: bool, hooks: Iterable[Hook]
+    process: Process, context: InitContext | ExecContext, *, limits: bool, wait: bool, hooks: tuple[Hook, ...]
 ) -> bool:
     """The filter allows what is left to do once it is there; hooks may do anything."""
-    if not context.seccomp or any(True for _ in hooks):
+    if not context.seccomp or hooks:
         return False
-    unneeded = {"ioctl": process.terminal, "prlimit64": limits, "read": wait}
-    return all(context.seccomp_calls >> i & 1 for i, name in enumerate(CALLS) if unneeded.get(name, True))
+    is_made = {"ioctl": process.terminal, "prlimit64": limits, "read": wait}  # the others always are
+    return all(context.seccomp_calls >> i & 1 for i, name in enumerate(CALLS) if is_made.get(name, True))
 
 
 def reduce_caps(b: Builder, process: Process, *, userns: bool) -> None:
