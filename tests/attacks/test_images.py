@@ -30,14 +30,6 @@ MakeWeak = Callable[..., CortenEngine]
 
 
 @pytest.fixture
-def outside() -> Iterator[Path]:
-    folder = paths.scratch("outside")
-    (folder / "secret").write_text("of the host\n")
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
 def weak_engine() -> Iterator[MakeWeak]:
     """Empty engines, built without some step."""
     with ExitStack() as stack:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import images, paths, weakened, weakened_corten
+from support import images, weakened, weakened_corten
 from support.engine import CortenEngine
 from support.weakened import Edit
 
@@ -32,14 +30,6 @@ NO_INIT_FILES: tuple[Edit, ...] = (
     ),
     ("core/init.py", 'LINKS = {b"etc/mtab": b"/proc/mounts"}', "LINKS: dict[bytes, bytes] = {}"),
 )
-
-
-@pytest.fixture
-def outside() -> Iterator[Path]:
-    folder = paths.scratch("outside")
-    (folder / "secret").write_text("of the host\n")
-    yield folder
-    shutil.rmtree(folder)
 
 
 def readable_by_nobody(root: Path) -> list[str]:

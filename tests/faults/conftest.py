@@ -8,6 +8,7 @@ import pytest
 
 from support import images
 from support.engine import CortenEngine
+from support.faultlife import Life
 from support.warmup import warm_up
 
 
@@ -17,4 +18,15 @@ def warm_engine() -> Iterator[CortenEngine]:
     with CortenEngine() as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         warm_up(engine)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def lived_engine() -> Iterator[CortenEngine]:
+    """An engine of the module's own that has seen a whole life; its database is far from its first checkpoint."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        life = Life(engine)
+        life.run()
+        assert not life.failure, life.failure
         yield engine

@@ -24,17 +24,6 @@ from support.process import wait_for
 GATE_SAMPLE = 7
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[CortenEngine]:
-    """An engine that has seen a whole life."""
-    with CortenEngine() as engine:
-        engine.docker("load", "-i", str(images.busybox()), check=True)
-        life = Life(engine)
-        life.run()
-        assert not life.failure, life.failure
-        yield engine
-
-
 def disk(engine: CortenEngine, full_from: int | None = None, *, workers: bool = False) -> Trace:
     """The journal's writes by cortend's event loop (and its workers), with no room from the given one on."""
     threads = [int(path.name) for path in Path(f"/proc/{engine.pid}/task").iterdir()] if workers else [engine.pid]
@@ -69,16 +58,18 @@ def writes_of(engine: CortenEngine, *steps: str) -> int:
     return count
 
 
-def test_a_start_that_finds_no_room_for_any_of_its_writes_is_undone_and_can_be_tried_again(warm: CortenEngine) -> None:
-    count = writes_of(warm, "start")
-    before, entries = Snapshot.take(Subject.of(warm)), journal(warm)
+def test_a_start_that_finds_no_room_for_any_of_its_writes_is_undone_and_can_be_tried_again(
+    lived_engine: CortenEngine,
+) -> None:
+    count = writes_of(lived_engine, "start")
+    before, entries = Snapshot.take(Subject.of(lived_engine)), journal(lived_engine)
     chosen = killpoints.sample(range(1, count + 1), GATE_SAMPLE)
     for number in chosen:
         with named(f"start, no room from journal write {number} on"):
-            life = Life(warm)
+            life = Life(lived_engine)
             life.do("create")
-            created = Snapshot.take(Subject.of(warm))
-            with disk(warm, number) as trace:
+            created = Snapshot.take(Subject.of(lived_engine))
+            with disk(lived_engine, number) as trace:
                 with pytest.raises(Refused, match=r"503: .*corten\.db: database or disk is full"):
                     life.do("start")
                 assert len(trace.end()) >= number
@@ -91,19 +82,19 @@ def test_a_start_that_finds_no_room_for_any_of_its_writes_is_undone_and_can_be_t
             assert not left, render(left)
             life.do("start", "exec", "kill", "wait", "remove")
             expect_none(before)
-            assert journal(warm) == entries
+            assert journal(lived_engine) == entries
     killpoints.report("start on a full disk, journal writes", len(chosen), count)
 
 
-def test_a_removal_that_finds_no_room_changes_nothing_and_can_be_tried_again(warm: CortenEngine) -> None:
-    count = writes_of(warm, "remove")
-    before, entries = Snapshot.take(Subject.of(warm)), journal(warm)
+def test_a_removal_that_finds_no_room_changes_nothing_and_can_be_tried_again(lived_engine: CortenEngine) -> None:
+    count = writes_of(lived_engine, "remove")
+    before, entries = Snapshot.take(Subject.of(lived_engine)), journal(lived_engine)
     for number in killpoints.sample(range(1, count + 1), GATE_SAMPLE):
         with named(f"remove, no room from journal write {number} on"):
-            life = Life(warm)
+            life = Life(lived_engine)
             life.do("create", "start", "kill", "wait")
-            await_no_task(warm)
-            with disk(warm, number) as trace:
+            await_no_task(lived_engine)
+            with disk(lived_engine, number) as trace:
                 with pytest.raises(Refused, match=r"503: .*corten\.db: database or disk is full"):
                     life.do("remove")
                 trace.end()
@@ -112,30 +103,32 @@ def test_a_removal_that_finds_no_room_changes_nothing_and_can_be_tried_again(war
             assert (state["Status"], state["ExitCode"]) == ("exited", 7)
             life.do("remove")
             expect_none(before)
-            assert journal(warm) == entries
+            assert journal(lived_engine) == entries
 
 
-def test_a_container_that_removes_itself_on_a_full_disk_goes_when_there_is_room(warm: CortenEngine) -> None:
-    before, entries = Snapshot.take(Subject.of(warm)), journal(warm)
+def test_a_container_that_removes_itself_on_a_full_disk_goes_when_there_is_room(lived_engine: CortenEngine) -> None:
+    before, entries = Snapshot.take(Subject.of(lived_engine)), journal(lived_engine)
     name = "selfish"
-    warm.docker("run", "-d", "--rm", "--name", name, images.BUSYBOX_REF, "sleep", "1000", check=True)
-    with disk(warm, 1, workers=True) as trace:
-        client = subprocess.Popen([str(peers.docker_cli()), "-H", warm.host, "kill", name], stdout=subprocess.DEVNULL)
+    lived_engine.docker("run", "-d", "--rm", "--name", name, images.BUSYBOX_REF, "sleep", "1000", check=True)
+    with disk(lived_engine, 1, workers=True) as trace:
+        client = subprocess.Popen(
+            [str(peers.docker_cli()), "-H", lived_engine.host, "kill", name], stdout=subprocess.DEVNULL
+        )
         wait_for(lambda: trace.log.read_text().count("ENOSPC") > 3, "writes without room")
         trace.end()
     assert client.wait(20) == 0
-    wait_for(lambda: not warm.docker("ps", "-aq", "-f", f"name={name}").stdout, "removal", timeout=20)
+    wait_for(lambda: not lived_engine.docker("ps", "-aq", "-f", f"name={name}").stdout, "removal", timeout=20)
     expect_none(before)
-    warm.docker("run", "--rm", images.BUSYBOX_REF, "true", check=True)  # the next one takes the rest along
-    wait_for(lambda: journal(warm) == entries, f"journal without leftovers, but {journal(warm)}")
+    lived_engine.docker("run", "--rm", images.BUSYBOX_REF, "true", check=True)  # the next one takes the rest along
+    wait_for(lambda: journal(lived_engine) == entries, f"journal without leftovers, but {journal(lived_engine)}")
 
 
-def test_a_database_that_somebody_else_holds_refuses_a_start_and_a_removal_in_words(warm: CortenEngine) -> None:
-    before = Snapshot.take(Subject.of(warm))
-    life = Life(warm)
+def test_a_database_that_somebody_else_holds_refuses_a_start_and_a_removal_in_words(lived_engine: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(lived_engine))
+    life = Life(lived_engine)
     life.do("create")
-    created = Snapshot.take(Subject.of(warm))
-    holder = sqlite3.connect(warm.data_root / "corten.db", isolation_level=None)
+    created = Snapshot.take(Subject.of(lived_engine))
+    holder = sqlite3.connect(lived_engine.data_root / "corten.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
         for step in ("start", "remove"):

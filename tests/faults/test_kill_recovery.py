@@ -6,13 +6,12 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from support import images, killpoints, paths
+from support import killpoints, paths
 from support.engine import CortenEngine
 from support.faultlife import Life, named
 from support.killpoints import Trace
@@ -23,17 +22,6 @@ STEPS = ("create", "start", "exec", "pause", "unpause")
 GATE_SAMPLE = 6
 ATTEMPTS = 3
 INTERRUPTED_AT = 40  # the journal write of a start at which cortend died first: its container is half made
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[CortenEngine]:
-    """An engine that has seen a whole life."""
-    with CortenEngine() as engine:
-        engine.docker("load", "-i", str(images.busybox()), check=True)
-        life = Life(engine)
-        life.run()
-        assert not life.failure, life.failure
-        yield engine
 
 
 def database(engine: CortenEngine) -> Path:
@@ -121,11 +109,11 @@ def campaign(engine: CortenEngine, most: int | None) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_recovery_killed_at_a_sample_of_its_points_is_begun_again(warm: CortenEngine) -> None:
-    campaign(warm, GATE_SAMPLE)
+def test_recovery_killed_at_a_sample_of_its_points_is_begun_again(lived_engine: CortenEngine) -> None:
+    campaign(lived_engine, GATE_SAMPLE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_recovery_killed_at_every_point_is_begun_again(warm: CortenEngine) -> None:
-    campaign(warm, None)
+def test_recovery_killed_at_every_point_is_begun_again(lived_engine: CortenEngine) -> None:
+    campaign(lived_engine, None)

@@ -19,16 +19,6 @@ from support.hijack import Hijacked
 from support.killpoints import NamedTrace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import is_alive, wait_for
-from support.warmup import warm_up
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[CortenEngine]:
-    """An engine that had a container of each kind."""
-    with CortenEngine() as engine:
-        engine.docker("load", "-i", str(images.busybox()), check=True)
-        warm_up(engine)
-        yield engine
 
 
 def zygote_of(engine: CortenEngine) -> int:
@@ -87,9 +77,9 @@ def judge_exec(api: Api, ident: str) -> None:
     assert (found["Running"], found["ExitCode"]) == (False, 126), found
 
 
-def test_an_exec_into_a_container_whose_init_has_died_unseen_is_refused_in_words(warm: CortenEngine) -> None:
-    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
-    with sleeper(warm, "dead-init") as (shim, init):
+def test_an_exec_into_a_container_whose_init_has_died_unseen_is_refused_in_words(warm_engine: CortenEngine) -> None:
+    api, before = Api(warm_engine.socket), Snapshot.take(Subject.of(warm_engine))
+    with sleeper(warm_engine, "dead-init") as (shim, init):
         os.kill(shim, signal.SIGSTOP)
         try:
             os.kill(init, signal.SIGKILL)
@@ -105,15 +95,17 @@ def test_an_exec_into_a_container_whose_init_has_died_unseen_is_refused_in_words
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_an_exec_that_meets_the_death_of_its_container_in_the_shim_ends(warm: CortenEngine, attached: bool) -> None:
-    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
-    with sleeper(warm, "dying") as (shim, init):
+def test_an_exec_that_meets_the_death_of_its_container_in_the_shim_ends(
+    warm_engine: CortenEngine, attached: bool
+) -> None:
+    api, before = Api(warm_engine.socket), Snapshot.take(Subject.of(warm_engine))
+    with sleeper(warm_engine, "dying") as (shim, init):
         ident = exec_of(api, "dying")
-        with NamedTrace(warm.pid) as trace:
+        with NamedTrace(warm_engine.pid) as trace:
             os.kill(shim, signal.SIGSTOP)
             try:
                 if attached:
-                    stream = Hijacked(warm.socket, f"/exec/{ident}/start", {"Detach": False})
+                    stream = Hijacked(warm_engine.socket, f"/exec/{ident}/start", {"Detach": False})
                 else:
                     asked = Asked(api, "POST", f"/exec/{ident}/start", {"Detach": True})
                 wait_for(lambda: "send op exec_start" in trace.log.read_text(), "request to the shim")
@@ -133,12 +125,12 @@ def test_an_exec_that_meets_the_death_of_its_container_in_the_shim_ends(warm: Co
     expect_none(before)
 
 
-def test_an_exec_whose_shim_dies_under_it_ends(warm: CortenEngine) -> None:
-    api, before = Api(warm.socket), Snapshot.take(Subject.of(warm))
-    warm.docker("run", "-d", "--name", "shimless", images.BUSYBOX_REF, "sleep", "1000", check=True)
-    ident = warm.docker("inspect", "-f", "{{.Id}}", "shimless", check=True).stdout.strip()
+def test_an_exec_whose_shim_dies_under_it_ends(warm_engine: CortenEngine) -> None:
+    api, before = Api(warm_engine.socket), Snapshot.take(Subject.of(warm_engine))
+    warm_engine.docker("run", "-d", "--name", "shimless", images.BUSYBOX_REF, "sleep", "1000", check=True)
+    ident = warm_engine.docker("inspect", "-f", "{{.Id}}", "shimless", check=True).stdout.strip()
     shim, one = shim_of(ident), exec_of(api, "shimless")
-    with NamedTrace(warm.pid) as trace:
+    with NamedTrace(warm_engine.pid) as trace:
         os.kill(shim, signal.SIGSTOP)
         asked = Asked(api, "POST", f"/exec/{one}/start", {"Detach": True})
         wait_for(lambda: "send op exec_start" in trace.log.read_text(), "request to the shim")
@@ -148,8 +140,8 @@ def test_an_exec_whose_shim_dies_under_it_ends(warm: CortenEngine) -> None:
     assert status >= 400, answer
     judge_exec(api, one)
     status_of = ["inspect", "-f", "{{.State.ExitCode}} {{.State.Error}}", "shimless"]
-    wait_for(lambda: warm.docker(*status_of).stdout == "137 shim lost\n", "verdict")
-    warm.docker("rm", "shimless", check=True)
+    wait_for(lambda: warm_engine.docker(*status_of).stdout == "137 shim lost\n", "verdict")
+    warm_engine.docker("rm", "shimless", check=True)
     expect_none(before)
 
 
@@ -177,35 +169,37 @@ def late_client(engine: CortenEngine, name: str, script: str, query: str) -> tup
 
 
 @pytest.mark.parametrize("query", ["", "&logs=1"])
-def test_a_client_that_attaches_between_hand_over_and_record_gets_the_output(warm: CortenEngine, query: str) -> None:
-    before = Snapshot.take(Subject.of(warm))
-    assert late_client(warm, "late", "sleep 0.5; echo hello", query) == ("hello\n", 204)
-    warm.docker("rm", "-f", "late", check=True)
+def test_a_client_that_attaches_between_hand_over_and_record_gets_the_output(
+    warm_engine: CortenEngine, query: str
+) -> None:
+    before = Snapshot.take(Subject.of(warm_engine))
+    assert late_client(warm_engine, "late", "sleep 0.5; echo hello", query) == ("hello\n", 204)
+    warm_engine.docker("rm", "-f", "late", check=True)
     expect_none(before)
 
 
-def test_a_client_that_attaches_then_to_a_container_that_ends_at_once_is_let_go(warm: CortenEngine) -> None:
-    before = Snapshot.take(Subject.of(warm))
-    output, status = late_client(warm, "brief", "echo gone", "")
+def test_a_client_that_attaches_then_to_a_container_that_ends_at_once_is_let_go(warm_engine: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(warm_engine))
+    output, status = late_client(warm_engine, "brief", "echo gone", "")
     assert status == 204
     assert output in ("", "gone\n")
-    warm.docker("rm", "-f", "brief", check=True)
+    warm_engine.docker("rm", "-f", "brief", check=True)
     expect_none(before)
 
 
-def test_a_client_that_attaches_then_to_a_start_that_fails_is_let_go(warm: CortenEngine) -> None:
-    before = Snapshot.take(Subject.of(warm))
-    api = Api(warm.socket)
+def test_a_client_that_attaches_then_to_a_start_that_fails_is_let_go(warm_engine: CortenEngine) -> None:
+    before = Snapshot.take(Subject.of(warm_engine))
+    api = Api(warm_engine.socket)
     body = {"Image": images.BUSYBOX_REF, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
     api.ok("POST", "/containers/create?name=failing", body)
-    with NamedTrace(zygote_of(warm), forks=True, stop=(1, "child receive op start")) as trace:
+    with NamedTrace(zygote_of(warm_engine), forks=True, stop=(1, "child receive op start")) as trace:
         start = Asked(api, "POST", "/containers/failing/start")
         wait_for(trace.has_come, "shim at its start")
         shim = shim_of(api.ok("GET", "/containers/failing/json")["Id"])
         trace.end()
-    with Hijacked(warm.socket, "/containers/failing/attach?stream=1&stdout=1&stderr=1") as client:
+    with Hijacked(warm_engine.socket, "/containers/failing/attach?stream=1&stdout=1&stderr=1") as client:
         os.kill(shim, signal.SIGKILL)
         assert client.read_all() == ""
     assert start.answer()[0] >= 400
-    warm.docker("rm", "-f", "failing", check=True)
+    warm_engine.docker("rm", "-f", "failing", check=True)
     expect_none(before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,6 @@ class Event:
     call: str
     paths: tuple[str, ...]
     text: str
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[CortenEngine]:
-    """A new engine: its database is far from its first checkpoint."""
-    with CortenEngine() as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        life = Life(made)
-        life.run()
-        assert not life.failure, life.failure
-        yield made
 
 
 def events(text: str, data_root: Path) -> list[Event]:
@@ -129,31 +118,31 @@ def test_the_engines_id_is_on_the_disk_before_anything_bears_it() -> None:
 
 @pytest.mark.parametrize(("step", "head"), [("create", "201 Created"), ("remove", "204 No Content")])
 def test_a_request_for_a_disk_object_syncs_its_record_once_before_the_answer(
-    engine: CortenEngine, step: str, head: str
+    lived_engine: CortenEngine, step: str, head: str
 ) -> None:
-    life = Life(engine)
+    life = Life(lived_engine)
     if step == "remove":
         life.do("create")
-    found = traced(engine, life, step)
+    found = traced(lived_engine, life, step)
     assert syncs(found) == ["fsync corten.db-wal"]
     assert place(found, "fsync", "corten.db-wal") < place(found, "sendto", f"HTTP/1.1 {head}")
     if step == "create":
         life.do("remove")
 
 
-def test_start_exec_pause_kill_and_wait_sync_nothing(engine: CortenEngine) -> None:
-    life = Life(engine)
+def test_start_exec_pause_kill_and_wait_sync_nothing(lived_engine: CortenEngine) -> None:
+    life = Life(lived_engine)
     life.do("create")
-    found = traced(engine, life, "start", "exec", "pause", "unpause", "kill", "wait")
+    found = traced(lived_engine, life, "start", "exec", "pause", "unpause", "kill", "wait")
     assert syncs(found) == []
     assert place(found, "sendto", "HTTP/1.1 204") >= 0, "nothing was seen"
     life.do("remove")
 
 
-def test_a_container_that_removes_itself_syncs_nothing(engine: CortenEngine) -> None:
-    with Trace(engine.pid, calls=CALLS, follow=True) as trace:
-        engine.docker("run", "--rm", "-p", "8093:80", images.BUSYBOX_REF, "true", check=True)
+def test_a_container_that_removes_itself_syncs_nothing(lived_engine: CortenEngine) -> None:
+    with Trace(lived_engine.pid, calls=CALLS, follow=True) as trace:
+        lived_engine.docker("run", "--rm", "-p", "8093:80", images.BUSYBOX_REF, "true", check=True)
         trace.end()
-        found = events(trace.log.read_text(errors="replace"), engine.data_root)
+        found = events(trace.log.read_text(errors="replace"), lived_engine.data_root)
     assert syncs(found) == []
     assert place(found, "sendto", "HTTP/1.1 201 Created") >= 0, "nothing was seen"

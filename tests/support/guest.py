@@ -66,13 +66,17 @@ def _archive(root: Path, script: str, files: Mapping[str, bytes]) -> bytes:
     for name, data in contents.items():
         (root / name).write_bytes(data)
         (root / name).chmod(0o755)
+    return gzip.compress(archive(root), compresslevel=1)
+
+
+def archive(root: Path) -> bytes:
+    """A folder as the kernel unpacks it into memory at boot (cpio, newc)."""
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
-    packed = subprocess.run(
+    return subprocess.run(
         [images.BUSYBOX, "cpio", "-o", "-H", "newc"],
         check=True,
         cwd=root,
         input=names.encode(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    return gzip.compress(packed.stdout, compresslevel=1)
+    ).stdout

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from support import paths, summary
 
@@ -52,7 +52,25 @@ class Call:
     text: str
 
 
-class Trace:
+class Tracer:
+    """A program that traces others; a context manager, in which it ends at the latest."""
+
+    folder: Path
+    _process: subprocess.Popen[str]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate(timeout=ATTACH_SECONDS)
+        shutil.rmtree(self.folder)
+
+
+class Trace(Tracer):
     """strace, attached to a running process (or to some threads of it) until `end`."""
 
     def __init__(
@@ -106,22 +124,11 @@ class Trace:
         self.killed = _killed(text)
         return parse(text)
 
-    def __enter__(self) -> Trace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.communicate(timeout=ATTACH_SECONDS)
-        shutil.rmtree(self.folder)
-
 
 Named = tuple[int, str]
 
 
-class NamedTrace:
+class NamedTrace(Tracer):
     """The tracer that gives names, attached to a running process until `end`."""
 
     def __init__(
@@ -177,17 +184,6 @@ class NamedTrace:
     def has_come(self) -> bool:
         """Whether the point was reached."""
         return "!" in self.log.read_text()
-
-    def __enter__(self) -> NamedTrace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.communicate(timeout=ATTACH_SECONDS)
-        shutil.rmtree(self.folder)
 
 
 def _point(line: str) -> Named:

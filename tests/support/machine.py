@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import images, paths, peers, vm
+from support import guest, images, paths, peers, vm
 
 BASE_MIB, CHECKOUT_MIB = 1024, 128
 INSIDE = paths.REPOSITORY / "tests" / "system" / "guest" / "engine"
@@ -325,13 +325,4 @@ def _first(root: Path, tree: Path) -> bytes:
         shutil.copy(drivers / name, root / "modules")
     (root / "init").write_text(FIRST.format(modules=" ".join(Path(name).name for name in BOOT_MODULES)))
     (root / "init").chmod(0o755)
-    listing = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
-    packed = subprocess.run(
-        [images.BUSYBOX, "cpio", "-o", "-H", "newc"],
-        check=True,
-        cwd=root,
-        input=listing.encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    return packed.stdout
+    return guest.archive(root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def programs(target: str, folder: Path) -> list[str]:
     return re.findall(r'execve\("(?:[^"]*/)?([^"/]+)"(?!.* = -1)', trace.read_text())  # a call may be "unfinished"
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing: make setup-dev")
 @pytest.mark.parametrize("target", ["setup", "setup-dev"])
 def test_set_up_is_quick_when_nothing_changed(target: str, tmp_path: Path) -> None:
     subprocess.run(["make", target], check=True, cwd=paths.REPOSITORY, capture_output=True, timeout=100)
