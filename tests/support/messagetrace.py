@@ -15,7 +15,7 @@ executed.  It runs as a program of its own, because stops of a tracee are told t
 
 The log has one line per message, rename, or write to and sync of a file (`number name`, the how-manieth of that name),
 with a `!` where the tracee was killed or stands still; what children do begins with `child`.  SIGTERM makes the tracer
-let go of each tracee at a stop, and end; the tracee goes on.  (A tracer that dies behind a wait takes a signal with it, a
+let go of each tracee at a stop, and end; the tracee goes on.  (One that dies behind a wait takes a signal with it, a
 SIGCHLD for one; one that dies before a wait may give a tracee a SIGTRAP.)
 """
 
