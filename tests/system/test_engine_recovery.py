@@ -242,5 +242,34 @@ def test_a_damaged_image_keeps_nobody_from_the_containers(engine: CortenEngine) 
     assert "damaged on disk" in engine.log_tail()
     assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
     engine.docker("restart", "-t", "0", "goes-on", check=True)
+    assert [
+        row.split()[0] for row in engine.docker("ps", "--format", "{{.Image}}", check=True).stdout.splitlines()
+    ] == [IMAGE]
     engine.docker("rm", "-f", "goes-on", check=True)
     until(lambda: not remains(engine), "remains of the container")
+
+
+def test_a_damaged_image_hides_no_other_and_is_whole_again_when_loaded(engine: CortenEngine) -> None:
+    tar = subprocess.run(["tar", "-C", "/usr/share", "-c", "doc/base-files"], check=True, capture_output=True).stdout
+    engine.docker("import", "-", "other:1", stdin=tar, check=True)
+    short = engine.docker("images", "-q", IMAGE, check=True).stdout.strip()
+    blob = next((engine.data_root / "content/blobs/sha256").glob(f"{short}*"))
+    engine.stop()
+    blob.write_bytes(b"damaged")
+    engine.start()
+    listed = [engine.docker("images", "--format", "{{.Repository}}", check=True).stdout for _ in range(3)]
+    assert listed == ["other\n"] * 3
+    why = f"content sha256:{blob.name}: damaged on disk"
+    said = f"image {IMAGE} ({short}) cannot be read: {why}: load it again, or remove it"
+    assert engine.log.read_text().count(said) == 1
+    for args, status in (("run", IMAGE), 125), (("image", "inspect", IMAGE), 1), (("tag", IMAGE, "x:1"), 1):
+        done = engine.docker(*args)
+        assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    engine.docker("rmi", "other:1", check=True)
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    assert engine.docker("run", "--rm", IMAGE, "echo", "whole", check=True).stdout == "whole\n"
+    engine.stop()
+    blob.unlink()
+    engine.start()
+    assert f"Untagged: {IMAGE}" in engine.docker("rmi", IMAGE, check=True).stdout
+    assert not list((engine.data_root / "content/blobs/sha256").iterdir())

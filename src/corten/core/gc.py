@@ -5,6 +5,8 @@
     snapshot that is no layer  what it stands on
     lease                      its items
 
+While an image has a damaged manifest nobody knows which blobs it needs, and none is removed.
+
 Removing an image drops at once what it alone kept (`drop_layers`, `drop_blobs`); `collect` finds the rest, which only a
 crash leaves behind.
 """
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from corten.core.images import ImageStore
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.snapshots import Kind, Snapshot
+from corten.errors import CortenError
 
 INIT_PREFIX = "init:"
 """Keys of the snapshots that stand between an image and its containers, one per chain: they go with the chain."""
@@ -52,8 +55,11 @@ def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
     """Removes those of `digests` that no image refers to and no lease holds; what was removed."""
     with images.lock:
         garbage = set(digests)
-        for image in images.list():
-            garbage -= {image.id, image.manifest.digest, *images.layer_blobs(image)}
+        for image in images.all():
+            try:
+                garbage -= {image.id, image.manifest.digest, *images.layer_blobs(image)}
+            except (CortenError, OSError):  # damaged: nobody knows what it needs
+                return []
         return [digest for digest in sorted(garbage) if _delete_blob(images, digest)]
 
 
@@ -78,7 +84,7 @@ def drop_layers(images: ImageStore, chain_ids: Sequence[str]) -> list[str]:
 
 
 def _needed_chains(images: ImageStore) -> set[str]:
-    return {chain_id for image in images.list() for chain_id in image.chain_ids} | images.leases.items(SNAPSHOT)
+    return {chain_id for image in images.all() for chain_id in image.chain_ids} | images.leases.items(SNAPSHOT)
 
 
 def _remove_layer(images: ImageStore, chain_id: str) -> bool:

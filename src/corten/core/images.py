@@ -3,10 +3,14 @@
 An image's id is the digest of its configuration, as Docker shows it.  Names are normalized references in a table of
 their own; a name points to one image, an image has any number of names.  Lookups, tagging and texts follow dockerd.
 Removal is in `rmi`.
+
+A disk may damage a configuration or a manifest: such an image is not listed, and whoever asks for it is told to load it
+again; it keeps its names, its layers and its blobs until that, or its removal.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +23,7 @@ from corten.core.events import Event
 from corten.core.leases import Leases
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
-from corten.errors import InvalidArgument, NotFound
+from corten.errors import CortenError, Internal, InvalidArgument, NotFound
 from corten.spec.image import (
     ANNOTATION_CONTAINERD_NAME,
     ANNOTATION_REF_NAME,
@@ -32,6 +36,8 @@ from corten.spec.image import (
     parse_manifest,
 )
 from corten.spec.reference import Digest, Reference, parse, parse_any, parse_tag
+
+log = logging.getLogger("corten.core")
 
 Tell = Callable[[str, str, Mapping[str, str]], None]
 """Action, image id, attributes: an event that is published when the change has happened."""
@@ -55,6 +61,11 @@ class Image:
     used_ns: int
     references: tuple[Reference, ...]
     config: ImageConfig
+    """Empty when it is damaged."""
+    chain_ids: tuple[Digest, ...]
+    """Bottom first."""
+    damage: str = ""
+    """Why its configuration cannot be read."""
 
     @property
     def repo_tags(self) -> list[str]:
@@ -70,11 +81,6 @@ class Image:
     def is_dangling(self) -> bool:
         """Whether no tag names it."""
         return not self.repo_tags
-
-    @property
-    def chain_ids(self) -> tuple[Digest, ...]:
-        """Chain ids, bottom first."""
-        return chain_ids(self.config.diff_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class ImageStore:
         self.leases = Leases(database)
         self._publish = publish
         self._configs: dict[str, ImageConfig] = {}
+        self._told: set[str] = set()  # damaged images that the log names already
         self.lock = threading.RLock()
         """Held while images, their blobs and their snapshots are removed, or new ones are made from what is there."""
         self.leases.end_requests()
@@ -120,8 +127,15 @@ class ImageStore:
     def get(self, ref: str) -> Image:
         """The image that a user means by a name, a digest, an id or a unique prefix of one.
 
-        Raises InvalidArgument (no possible name), NotFound, both in Docker's words.
+        Raises InvalidArgument (no possible name), NotFound, both in Docker's words; Internal when it is damaged.
         """
+        image = self.find(ref)
+        if image.damage:
+            raise Internal(_damaged(image))
+        return image
+
+    def find(self, ref: str) -> Image:
+        """As `get`, a damaged one too."""
         parsed = parse_any(ref)
         if not isinstance(parsed, Reference):
             found = self._select("id = ?", (parsed,))
@@ -137,12 +151,23 @@ class ImageStore:
         return by_prefix[0]
 
     def find_id(self, image_id: str) -> Image | None:
-        """The image of a full id."""
+        """The image of a full id, a damaged one too."""
         return next(iter(self._select("id = ?", (image_id,))), None)
 
     def list(self) -> Sequence[Image]:
-        """Every image, newest first by its own date."""
-        return sorted(self._select("1", ()), key=lambda image: image.config.created or "", reverse=True)
+        """Every image that can be read, newest first by its own date; the log names the others, once each."""
+        whole = []
+        for image in self.all():
+            if not image.damage:
+                whole.append(image)
+            elif image.id not in self._told:
+                self._told.add(image.id)
+                log.error("%s", _damaged(image))
+        return sorted(whole, key=lambda image: image.config.created or "", reverse=True)
+
+    def all(self) -> Sequence[Image]:
+        """Every image, the damaged ones too: what they stand on is needed."""
+        return self._select("1", ())
 
     def references(self, image_id: str) -> tuple[Reference, ...]:
         """The names of an image, tags before digests, in order."""
@@ -202,7 +227,7 @@ class ImageStore:
                 self._publish(event)
 
     def add(self, config_digest: str, manifest: Descriptor, *, size: int, parent: str = "") -> Image:
-        """Records an image whose blobs and snapshots are there; one that is known keeps what it has."""
+        """Records an image whose blobs and snapshots are there; one that is known keeps what it has of it whole."""
         config = parse_config(self.content.read(config_digest))
         chain = chain_ids(config.diff_ids)
         row = (
@@ -215,6 +240,11 @@ class ImageStore:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
+            kept = tx.execute("SELECT manifest FROM images WHERE id = ?", (config_digest,)).fetchone()[0]
+            if kept != manifest.digest and not self._can_read(kept):
+                change = (manifest.digest, manifest.media_type, manifest.size, config_digest)
+                tx.execute("UPDATE images SET manifest = ?, media_type = ?, manifest_size = ? WHERE id = ?", change)
+        self._told.discard(config_digest)
         self._write_index()
         return self._select("id = ?", (config_digest,))[0]
 
@@ -287,16 +317,16 @@ class ImageStore:
 
     def _image(self, row: Sequence[Any]) -> Image | None:
         """The image of a row; None when it was removed since the row was read."""
+        config, damage = ImageConfig(), ""
         try:
             config = self._config(row[0])
-        except NotFound:
-            if self.database.query("SELECT 1 FROM images WHERE id = ?", (row[0],)):
-                raise
-            return None
-        descriptor = Descriptor(media_type=row[2], digest=row[1], size=row[3])
+        except (CortenError, OSError) as error:
+            if not self.database.query("SELECT 1 FROM images WHERE id = ?", (row[0],)):
+                return None
+            damage = error.text if isinstance(error, CortenError) else f"content {row[0]}: {error.strerror}"
         return Image(
             id=Digest(row[0]),
-            manifest=descriptor,
+            manifest=Descriptor(media_type=row[2], digest=row[1], size=row[3]),
             chain=row[4],
             size=row[5],
             parent=row[6],
@@ -305,7 +335,24 @@ class ImageStore:
             used_ns=row[9],
             references=self.references(row[0]),
             config=config,
+            chain_ids=self._chain_below(row[4]) if damage else chain_ids(config.diff_ids),
+            damage=damage,
         )
+
+    def _can_read(self, digest: str) -> bool:
+        try:
+            self.content.read(digest)
+        except (CortenError, OSError):
+            return False
+        return True
+
+    def _chain_below(self, chain: str) -> tuple[Digest, ...]:
+        """Chain ids down from the top one, as the snapshots have it; bottom first."""
+        found: list[Digest] = []
+        while chain and self.overlay.exists(chain):
+            found.append(Digest(chain))
+            chain = self.overlay.stat(chain).parent
+        return tuple(reversed(found))
 
     def _config(self, image_id: str) -> ImageConfig:
         config = self._configs.get(image_id)
@@ -333,6 +380,13 @@ def new_tag(repo: str, tag: str) -> Reference:
     if name.familiar_name == "sha256":
         raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
     return name.tagged()
+
+
+def _damaged(image: Image) -> str:
+    """One line: which image, why, and the way out."""
+    names = ", ".join(reference.familiar for reference in image.references)
+    whose = f"{names} ({short_id(image.id)})" if names else short_id(image.id)
+    return f"image {whose} cannot be read: {image.damage}: load it again, or remove it"
 
 
 def _indexed(manifest: Descriptor, reference: str) -> Descriptor:

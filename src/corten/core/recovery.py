@@ -7,6 +7,7 @@ knows which shims live.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from corten.core.limits import DEFAULT, Limits
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
 from corten.core.trees import remove_entry
+from corten.errors import CortenError
+
+log = logging.getLogger("corten.core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,12 @@ def _restore(lost: Iterable[str], images: ImageStore, limits: Limits) -> list[st
 def _layers_by_chain(images: ImageStore) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     for image in images.list():
-        layers = layers_of(images.layer_blobs(image), image.config.diff_ids)
+        try:
+            blobs = images.layer_blobs(image)
+        except (CortenError, OSError) as error:
+            log.warning("manifest of image %s cannot be read: %s: load it again", image.id, error)
+            continue
+        layers = layers_of(blobs, image.config.diff_ids)
         found.update(zip(image.chain_ids, layers, strict=True))
     return found
 

@@ -9,17 +9,20 @@ Rules and texts follow dockerd (moby daemon/images/image_delete.go):
     id, name   -                        running container   conflict (hard)        conflict (hard)
     id, name   -                        stopped container   conflict (soft)        delete
     id, name   -                        a child image       conflict (hard)        conflict (hard)
+
+A damaged image is removed like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from corten.core.gc import drop_blobs, drop_layers
 from corten.core.images import Image, ImageStore, Tell, is_id_prefix, short_id
-from corten.errors import Conflict
+from corten.errors import Conflict, CortenError
 from corten.spec.reference import Reference, parse
 
 
@@ -59,7 +62,7 @@ def remove_image(
         Conflict: in Docker's words.
     """
     with images.lock:
-        image = images.get(ref)
+        image = images.find(ref)
         removing = _Removing(images, uses)
         with images.together() as tell:
             if is_id_prefix(image.id, ref):
@@ -171,7 +174,9 @@ def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_qu
         raise
     for name in images.references(image.id):
         _untag(removing, image, name, tell)
-    blobs = {image.id, image.manifest.digest, *images.layer_blobs(image)}
+    blobs = {image.id, image.manifest.digest}
+    with contextlib.suppress(CortenError, OSError):  # a damaged manifest: collect() finds what only it knew
+        blobs.update(images.layer_blobs(image))
     images.forget(image.id)
     tell("delete", image.id, {"name": image.id})
     removing.done.append(Removal(What.DELETED, image.id))

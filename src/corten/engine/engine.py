@@ -196,7 +196,7 @@ class Engine:
         found: set[str] = set()
         for ref in wanted["ancestor"]:
             try:
-                found.add(self._parts.images.get(ref).id)
+                found.add(self._parts.images.find(ref).id)
             except CortenError:
                 continue
         queue = list(found)
@@ -209,7 +209,7 @@ class Engine:
     def _image_name(self, ref: str, image_id: str) -> str:
         """The name it was made with, or the image's id when that name is another's by now."""
         try:
-            is_same = self._parts.images.get(ref).id == image_id
+            is_same = self._parts.images.find(ref).id == image_id
         except CortenError:
             is_same = False
         return ref if is_same else image_id
