@@ -289,14 +289,18 @@ class Front(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        self._state = _State.HEAD
-        if self._pending:
+        if self._pending:  # the state stays until then: the client's end of the stream may come in between
             self._owner.loop.call_soon(self._process_pending)
-        elif self._eof:
-            self.close()
+        else:
+            self._state = _State.HEAD
+            if self._eof:
+                self.close()
         self._resume_reading()
 
     def _process_pending(self) -> None:
+        if self._state is _State.CLOSED:
+            return
+        self._state = _State.HEAD
         data, self._pending = self._pending, b""
         self._scanned = 0
         self._process(data)

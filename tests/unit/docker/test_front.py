@@ -203,6 +203,16 @@ async def test_a_client_that_half_closes_behind_its_request_gets_its_answer(harn
     assert await client.chunk() == b'{"StatusCode":137}\n'
 
 
+async def test_a_client_that_half_closes_at_any_moment_behind_two_requests_gets_both_answers(harness: Harness) -> None:
+    for turns in range(40):  # of the loop, which client and door share
+        client = await harness.connect()
+        await client.send(PING + PING)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.half_close()
+        assert [(await client.answer()).body for _ in range(2)] == [b"OK", b"OK"], f"after {turns} turns"
+
+
 async def test_a_client_that_half_closed_and_then_vanished_frees_its_wait(harness: Harness, client: Client) -> None:
     container_id = await harness.create(["sleep"])
     await client.send(f"POST /containers/{container_id}/wait HTTP/1.1\r\nHost: x\r\n\r\n".encode())
