@@ -54,10 +54,8 @@ class Door:
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Accept on a bound stream socket, unix or TCP."""
-        if listener.family == socket.AF_UNIX:
-            server = await self.loop.create_unix_server(lambda: Front(self), sock=listener, backlog=1024)
-        else:
-            server = await self.loop.create_server(lambda: Front(self), sock=listener, backlog=1024)
+        # not create_unix_server: that of Python 3.13 removes the file, whose name is the listener's business
+        server = await self.loop.create_server(lambda: Front(self), sock=listener, backlog=1024)
         self._servers.append(server)
         return server
 
