@@ -50,6 +50,8 @@ def loads(data: bytes | str) -> Any:
         raise InvalidArgument(_decode_failure(text, int(stop.value))) from None
     except (SystemError, ValueError):
         raise InvalidArgument(_explain(text)) from None
+    except RecursionError:
+        raise InvalidArgument("invalid JSON: exceeded max depth") from None
     if text[end:].strip(WHITESPACE):
         raise InvalidArgument(f"invalid character {text[end:].lstrip(WHITESPACE)[0]!r} after top-level value")
     return value

@@ -42,6 +42,12 @@ def test_a_broken_document_is_refused(text: str) -> None:
         fast.loads(text)
 
 
+def test_a_document_that_is_too_deep_is_refused_in_one_line() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        fast.loads("[" * 50_000 + "]" * 50_000)
+    assert caught.value.text == "invalid JSON: exceeded max depth"
+
+
 @pytest.mark.parametrize(
     ("stamp_ns", "text"),
     [

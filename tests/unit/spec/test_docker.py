@@ -127,7 +127,7 @@ def test_unknown_keys_with_a_value_are_known_by_path() -> None:
         (b"[1]", "invalid JSON: json: cannot unmarshal array into Go value of type container.CreateRequest"),
         (b"null", "config cannot be empty in order to create a container"),
         (b'{"HostConfig": {"Memory": 5}}', "config cannot be empty in order to create a container"),
-        (b'{"a":' * 5000, "invalid JSON: exceeded max depth"),
+        (b'{"a":' * 20000, "invalid JSON: exceeded max depth"),
     ],
 )
 def test_bodies_that_are_no_request(body: bytes, text: str) -> None:
