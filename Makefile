@@ -27,8 +27,8 @@ test-all: setup-dev  ## the gate and the tests marked slow
 test-unit: setup-dev  ## what needs no root, on all cores
 	@$(PYTEST) -n auto tests/unit tests/golden
 
-test-fresh: setup-dev  ## the demo and the gate in a new minimal Debian, from a clone of this checkout
-	@$(PYTHON) -I tools/fresh.py $(TARGETS)
+test-fresh: setup-dev  ## the demo and the gate in a new minimal Debian (SUITE=trixie: 13), from a clone of this checkout
+	@$(PYTHON) -I tools/fresh.py $(addprefix --suite=,$(SUITE)) $(TARGETS)
 
 lint: setup-dev  ## ruff, mypy --strict, import rules, import budget
 	@$(PYTEST) -q tests/unit/house

@@ -1,4 +1,4 @@
-"""Runs make targets on a fresh machine: a new minimal Debian 12, in which a clone of this checkout is all there is.
+"""Runs make targets on a fresh machine: a new minimal Debian, in which a clone of this checkout is all there is.
 
 The machine is a directory with mount, pid, ipc, uts and cgroup namespaces of its own, on this kernel and this network;
 its cgroups are a subtree of the host's, so that neither sees what the other's tests make (where cgroup v2 is alone,
@@ -6,7 +6,7 @@ whose processes live in leaves only, they share one tree).  What a real machine 
 administrator is copied in: name servers, certificates, proxies, pip's index.  It has Python, pip and make, as the
 README asks; no compiler, no venv, no client.
 
-    tools/fresh.py [--cold] [TARGET…] [VARIABLE=VALUE…]      default: demo test
+    tools/fresh.py [--cold] [--suite=trixie] [TARGET…] [VARIABLE=VALUE…]      default: Debian 12 (bookworm), demo test
 
 The base system is made by debootstrap once and kept in .cache/fresh, as are the packages that apt and pip fetch; the
 rest of .cache (the peers) lies beneath the machine's own.  With --cold the machine fetches everything itself.
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("CORTEN_TEST_CACHE") or ROOT / ".cache")
 CACHE = SHARED / "fresh"
 CGROUPS = Path("/sys/fs/cgroup")
+SUITES = ("bookworm", "trixie")  # the first one unless another is asked for
 BASE = ("python3", "python3-pip", "make", "ca-certificates")
 PREFIX = "corten-fresh-"
 HOME = "root/corten"  # of the clone, in the new machine
@@ -120,11 +121,15 @@ def main(words: list[str]) -> int:
         print("test-fresh: needs root: namespaces and mounts", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the machine is removed
-    settings = [word for word in words if "=" in word]
-    targets = [word for word in words if word not in settings and word != "--cold"] or ["demo", "test"]
+    asked = [word.removeprefix("--suite=") for word in words if word.startswith("--suite=")] or SUITES[:1]
+    if not set(asked) <= set(SUITES):
+        print(f"test-fresh: Corten runs on {' and '.join(SUITES)}, not on {asked[-1]}", file=sys.stderr)
+        return 1
+    settings = [word for word in words if "=" in word and not word.startswith("--")]
+    targets = [word for word in words if "=" not in word and word != "--cold"] or ["demo", "test"]
     with one_at_a_time():
         remove_abandoned()
-        with machine(base_archive(), None if "--cold" in words else SHARED) as made:
+        with machine(base_archive(asked[-1]), None if "--cold" in words else SHARED) as made:
             for target in targets:
                 status = run(made, ["make", target, *settings])
                 if status != 0:
@@ -184,18 +189,18 @@ def remove_abandoned() -> None:
             remove(folder)
 
 
-def base_archive() -> Path:
-    """The base system as a tar, made by debootstrap when the cache has none."""
+def base_archive(suite: str) -> Path:
+    """The base system of a suite as a tar, made by debootstrap when the cache has none."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    archive = CACHE / f"bookworm-{'-'.join(BASE)}.tar"
+    archive = CACHE / f"{suite}-{'-'.join(BASE)}.tar"
     if archive.exists():
         return archive
-    print("test-fresh: debootstrap bookworm", flush=True)
+    print(f"test-fresh: debootstrap {suite}", flush=True)
     with tempfile.TemporaryDirectory(prefix="corten-debootstrap-") as folder:
         include = f"--include={','.join(BASE)}"
         log = CACHE / "debootstrap.log"
         with log.open("w") as stream:
-            command = ["debootstrap", "--variant=minbase", include, "bookworm", folder, mirror()]
+            command = ["debootstrap", "--variant=minbase", include, suite, folder, mirror()]
             subprocess.run(command, check=True, stdout=stream, stderr=stream)
         fresh = archive.with_suffix(".new")
         subprocess.run(["tar", "-C", folder, "--numeric-owner", "-cf", fresh, "."], check=True)

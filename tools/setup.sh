@@ -11,7 +11,10 @@ cd "$(dirname "$0")/.."
 level=${1:-run}
 
 run_packages="python3 python3-venv ca-certificates gcc libc6-dev make iproute2 libseccomp2 libnftables1 busybox-static"
-dev_packages="git procps psmisc strace debootstrap nftables iptables xz-utils libdevmapper1.02.1 libsubid4 libgpgme11 libglib2.0-0 libyajl2"
+dev_packages="git procps psmisc strace debootstrap nftables iptables xz-utils libdevmapper1.02.1 libyajl2"
+# Debian 13 renamed what has a 64-bit time_t.
+dev_packages_12="libgpgme11 libglib2.0-0"
+dev_packages_13="libgpgme11t64 libglib2.0-0t64"
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -51,10 +54,11 @@ install_packages() {
 interpreter() {
     for candidate in /usr/bin/python3 python3.13 python3.12 python3.11 python3; do
         real=$("$candidate" -ISE -c 'import os, sys
-print(os.path.realpath(sys.executable) if sys.version_info >= (3, 11) else "")' 2>/dev/null) || continue
+is_tested = (3, 11) <= sys.version_info[:2] <= (3, 13) and "t" not in sys.abiflags  # t: without the global lock
+print(os.path.realpath(sys.executable) if is_tested else "")' 2>/dev/null) || continue
         [ -n "$real" ] && printf '%s' "$real" && return 0
     done
-    fail "no python3 of version 3.11 or later"
+    fail "no python3 of version 3.11, 3.12 or 3.13"
 }
 
 stale_bytecode() {
@@ -69,7 +73,12 @@ want=$(digest "$level")
 if [ "$(cat "build/.setup-$level" 2>/dev/null)" != "$want" ] || [ ! -x .venv/bin/corten-runtime ]; then
     case $level in
         run) install_packages $run_packages ;;
-        dev) install_packages $run_packages $dev_packages ;;
+        dev)
+            case $(. /etc/os-release && printf '%s' "${VERSION_ID:-}") in
+                12) install_packages $run_packages $dev_packages $dev_packages_12 ;;
+                *) install_packages $run_packages $dev_packages $dev_packages_13 ;;
+            esac
+            ;;
         *) fail "unknown level $level (run, dev)" ;;
     esac
     real=$(interpreter)

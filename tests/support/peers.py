@@ -31,7 +31,7 @@ PACKAGES = {
     "bookworm": (
         *("docker.io", "containerd", "runc", "crun", "tini"),
         *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
-        *("netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
+        *("libsubid4", "netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
     ),
     "trixie": ("docker.io", "containerd", "docker-cli", "golang-github-docker-docker-dev"),  # the last: data only
     "forky": ("docker-cli",),
@@ -72,6 +72,11 @@ class Tree:
 
     suite: str
     root: Path
+
+    @property
+    def libraries(self) -> str:
+        """An LD_LIBRARY_PATH with the libraries that only this suite has: podman's libsubid."""
+        return ":".join(map(str, sorted(self.root.glob("usr/lib/*-linux-gnu"))))
 
     @property
     def search_path(self) -> str:
@@ -161,16 +166,19 @@ def versions() -> dict[str, str]:
     """name: version of every peer that is in the cache already (fetches nothing)."""
     found = {}
     for name, (suite, inside, argument) in BINARIES.items():
-        path = paths.cache("peers", suite) / "root" / inside
-        if path.exists():
-            match = re.search(r"\d+\.\d+[.\w~+-]*", _output([str(path), argument]))
+        there = Tree(suite, paths.cache("peers", suite) / "root")
+        if (path := there.root / inside).exists():
+            match = re.search(r"\d+\.\d+[.\w~+-]*", _output([str(path), argument], there.libraries))
             found[name] = match.group() if match else "unknown"
     return found
 
 
-def _output(argv: Sequence[str]) -> str:
-    done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20)
-    return done.stdout
+def _output(argv: Sequence[str], libraries: str = "") -> str:
+    where = os.environ | {"LD_LIBRARY_PATH": libraries} if libraries else None
+    pipe = subprocess.PIPE
+    return subprocess.run(
+        argv, check=False, stdout=pipe, stderr=subprocess.STDOUT, text=True, timeout=20, env=where
+    ).stdout
 
 
 @contextmanager

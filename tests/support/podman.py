@@ -58,6 +58,7 @@ class Podman:
     def _environment(self) -> dict[str, str]:
         return {
             "PATH": f"{self._tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LD_LIBRARY_PATH": self._tree.libraries,
             "HOME": str(self.folder),
             "XDG_RUNTIME_DIR": str(self.folder),
             "CONTAINERS_CONF": str(self._configuration),

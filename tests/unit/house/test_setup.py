@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,41 @@ def test_set_up_is_quick_when_nothing_changed(target: str, tmp_path: Path) -> No
     assert len(started) < 25
     after = times()
     assert {name for name in before | after if before.get(name) != after.get(name)} == set()
+
+
+# An interpreter that says it is another one, in place of every one that set-up looks for.
+ANOTHER = """\
+#!{python}
+import sys
+sys.version_info, sys.abiflags = {version}, {flags!r}
+exec(sys.argv[-1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "is_fit"),
+    [
+        ((3, 10, 12), "", False),
+        ((3, 11, 2), "", True),
+        ((3, 13, 5), "", True),
+        ((3, 13, 5), "t", False),
+        ((3, 14, 0), "", False),
+    ],
+    ids=str,
+)
+def test_set_up_takes_the_versions_that_corten_was_tested_with_and_refuses_others_in_one_line(
+    version: tuple[int, ...], flags: str, is_fit: bool, tmp_path: Path
+) -> None:
+    script = (paths.REPOSITORY / "tools" / "setup.sh").read_text()
+    function = script[script.index("fail() {") : script.index("stale_bytecode()")]
+    fake = tmp_path / "python"
+    fake.write_text(ANOTHER.format(python=os.path.realpath(sys.executable), version=version, flags=flags))
+    fake.chmod(0o755)
+    only = re.sub(r"(?<=for candidate in ).*(?=; do)", str(fake), function)
+    assert only != function
+    done = subprocess.run(["sh", "-c", f"{only}\ninterpreter"], check=False, capture_output=True, text=True, timeout=30)
+    if is_fit:
+        assert (done.returncode, done.stdout) == (0, os.path.realpath(sys.executable))
+    else:
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "setup: no python3 of version 3.11, 3.12 or 3.13\n"
