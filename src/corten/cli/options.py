@@ -262,7 +262,7 @@ def _health(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # HostConfig fields that are the flag's value, or one function of it
-_HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("CapAdd", "cap_add", list),
     ("CapDrop", "cap_drop", list),
     ("CgroupParent", "cgroup_parent", str),
@@ -313,7 +313,7 @@ _HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 
 
 # HostConfig fields that are lists: flag, and what becomes of each value
-_HOST_LISTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+HOST_LISTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("Ulimits", "ulimit", values.ulimit),
     ("BlkioWeightDevice", "blkio_weight_device", values.device_weight),
     ("BlkioDeviceReadBps", "device_read_bps", values.device_bytes),
@@ -327,7 +327,7 @@ _HOST_LISTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
 
 def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     host: dict[str, Any] = {}
-    for field, name, convert in _HOST_FIELDS:
+    for field, name, convert in HOST_FIELDS:
         value = given[name]
         if value not in (None, "", (), False):
             host[field] = convert(value)
@@ -337,7 +337,7 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     _put(host, "StorageOpt", dict(_pairs(given["storage_opt"])))
     _put(host, "Annotations", dict(_pairs(given["annotation"])))
     _put(host, "Devices", [_device(text) for text in given["device"]])
-    for field, name, convert in _HOST_LISTS:
+    for field, name, convert in HOST_LISTS:
         _put(host, field, [convert(text) for text in given[name]])
     _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
     _put(host, "RestartPolicy", _restart_policy(given["restart"] or ""))

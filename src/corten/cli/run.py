@@ -10,6 +10,7 @@ from http.client import HTTPResponse
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from corten import errors
 from corten.cli import stream, transport
@@ -162,7 +163,9 @@ def _run_callback(session: Session, /, **given: Any) -> int:
 def _explain(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     from corten.cli.explain import print_explanation
 
-    print_explanation(client.json("POST", "/corten/explain", query={"name": given["name"]}, body=body))
+    context = click.get_current_context()
+    flags = [name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    print_explanation(client.json("POST", "/corten/explain", query={"name": given["name"]}, body=body), flags)
     return 0
 
 

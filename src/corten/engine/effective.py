@@ -2,12 +2,13 @@
 
 `decide` is pure but for two looks at the host's files (do bind sources exist).  Its value holds the merged
 Docker objects, which inspect prints, and what was parsed from them, from which config.json is made.  `origins`
-says for every field with a value where it is from: "flag", "image", "daemon.json" or "built-in".
+says for every field with a value where it is from: "flag" (the request), "image", "daemon.json" or "built-in"; where
+parts of it are from several, all of them, as in "flag, image".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -126,13 +127,15 @@ def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> 
     take("stop_signal", "StopSignal", image.stop_signal)
     take("exposed_ports", "ExposedPorts", image.exposed_ports)
     if config.exposed_ports and image.exposed_ports:
+        origins["Config.ExposedPorts"] = _both(FLAG, IMAGE, set(image.exposed_ports) - set(config.exposed_ports))
         change["exposed_ports"] = {**image.exposed_ports, **config.exposed_ports}
     if not config.volumes:
         change["volumes"] = None
     change["env"] = _merged_env(config.env, image.env, origins)
     change["labels"] = {**(image.labels or {}), **(config.labels or {})}
-    if image.labels and not config.labels:
-        origins["Config.Labels"] = IMAGE
+    if image.labels:
+        more = set(image.labels) - set(config.labels or {})
+        origins["Config.Labels"] = _both(FLAG, IMAGE, more) if config.labels else IMAGE
     change |= _merged_command(config, image, origins)
     return replace(config, **change)
 
@@ -145,7 +148,14 @@ def _merged_env(own: Sequence[str] | None, image: Sequence[str] | None, origins:
         origins["Config.Env"] = IMAGE
         return list(image)
     names = {item.partition("=")[0] for item in own}
-    return [*own, *(item for item in image if item.partition("=")[0] not in names)]
+    more = [item for item in image if item.partition("=")[0] not in names]
+    origins["Config.Env"] = _both(FLAG, IMAGE, more)
+    return [*own, *more]
+
+
+def _both(first: str, second: str, of_second: Collection[str]) -> str:
+    """The origin of a value whose parts are from both, unless nothing of the second is left."""
+    return f"{first}, {second}" if of_second else first
 
 
 def _merged_command(config: ContainerConfig, image: RunConfig, origins: Origins) -> dict[str, Any]:
@@ -189,6 +199,7 @@ def _host_defaults(
     default("memory_swap", "MemorySwap", host.memory * 2 if host.memory > 0 else 0)
     if host.network_mode == "default":
         change["network_mode"] = "bridge"
+        origins["HostConfig.NetworkMode"] = BUILT_IN
     if host.restart_policy.name == "":
         change["restart_policy"] = replace(host.restart_policy, name="no")
     change["log_config"] = _log_config(host.log_config, settings, origins)
@@ -204,6 +215,7 @@ def _host_defaults(
             change["readonly_paths"] = list(defaults.READONLY_PATHS)
     if host.privileged or host.pid_mode == "host" or host.ipc_mode == "host":
         change["security_opt"] = [*(host.security_opt or ()), "label=disable"]
+        origins["HostConfig.SecurityOpt"] = f"{FLAG}, {BUILT_IN}" if host.security_opt else BUILT_IN
     warnings = _oom_warnings(host, machine, change)
     return replace(host, **change), warnings
 
@@ -219,8 +231,9 @@ def _log_config(given: LogConfig, settings: Settings, origins: Origins) -> LogCo
         return replace(given, config=given.config or {})
     if not given.type:
         origins["HostConfig.LogConfig.Type"] = settings.origin("log-driver")
-    if settings.log_opts and not given.config:
-        origins["HostConfig.LogConfig.Config"] = settings.origin("log-opts")
+    node, more = settings.origin("log-opts"), set(settings.log_opts) - set(given.config or {})
+    if more:
+        origins["HostConfig.LogConfig.Config"] = _both(FLAG, node, more) if given.config else node
     return LogConfig(type=settings.log_driver, config={**settings.log_opts, **(given.config or {})})
 
 
@@ -332,6 +345,12 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
         for part in path.split("."):
             value = value[part]
         out.append({"field": path, "value": value, "origin": effective.origins.get(path, BUILT_IN)})
+    if effective.endpoint is not None:
+        network = f"EndpointsConfig.{effective.host.network_mode}"
+        out += [
+            {"field": path, "value": msgspec.to_builtins(value), "origin": FLAG}
+            for path, value in nonzero_fields(effective.endpoint, network)
+        ]
     if effective.host.pids_limit is None:
         origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
         out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
