@@ -37,7 +37,7 @@ class Answerer(Protocol):
         """Whether the next in order need not wait for the end of a request of this name."""
 
     def arrived(self, request: Request) -> None:
-        """A request has come that will wait for its turn."""
+        """A request has come, perhaps while others are under way; now it waits for its turn."""
 
     def answer(self, request: Request) -> Message:
         """The value of `ok`, at once."""
@@ -190,8 +190,7 @@ class Server:
             connection.send({"seq": message.get("seq"), "error": protocol.failure(error)})
             return
         if self._answerer.is_in_order(request.op):
-            if self._busy:
-                self._answerer.arrived(request)
+            self._answerer.arrived(request)
             self._waiting.append((connection, request))
             self._next()
         else:
