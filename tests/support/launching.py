@@ -353,7 +353,7 @@ def fill_root(root: Path) -> None:
 
 def _remove_cgroup(path: Path) -> None:
     """rmdir, which the kernel refuses for a moment after the last process has gone."""
-    for _ in range(200):
+    for _ in range(1000):
         try:
             path.rmdir()
         except OSError:

@@ -104,7 +104,7 @@ def kill_all(mark: str, timeout: float = 10) -> list[int]:
     return killed
 
 
-def wait_for(ready: Callable[[], bool], what: str, timeout: float = 10) -> None:
+def wait_for(ready: Callable[[], bool], what: str, timeout: float = 30) -> None:
     """Polls `ready` every 10 ms; AssertionError naming `what` when the time (seconds) is over."""
     end = time.monotonic() + timeout
     while not ready():
@@ -146,7 +146,11 @@ def remove_cgroups(mark: str) -> list[Path]:
 
 
 def _empty(cgroup: Path) -> None:
-    for pid in (cgroup / "cgroup.procs").read_text().split():
+    try:
+        pids = (cgroup / "cgroup.procs").read_text().split()
+    except OSError:  # ENOENT, ENODEV: somebody else has removed it meanwhile
+        return
+    for pid in pids:
         try:
             os.kill(int(pid), signal.SIGKILL)
         except ProcessLookupError:

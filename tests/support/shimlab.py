@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -132,6 +133,19 @@ class Box:
         stream.theirs.close()
         return stream
 
+    def descriptors(self) -> list[str]:
+        """What the shim's descriptors lead to; those that it closes meanwhile are left out."""
+        folder, found = Path(f"/proc/{self.client.pid}/fd"), []
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(re.sub(r"\d+", "N", os.readlink(folder / name)))
+        return sorted(found)
+
+    async def at_rest(self) -> list[str]:
+        """`descriptors`, when the shim has done all that it was at: a client sees the end of its stream before."""
+        await self.client.ping()
+        return self.descriptors()
+
     def log(self) -> list[dict[str, str]]:
         """The records of the log."""
         return [json.loads(line) for line in self.log_path.read_bytes().splitlines()]
@@ -200,7 +214,8 @@ class Lab:
         while is_alive(pid) and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         if is_alive(pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _show_logs(self) -> None:
         for path in self.tasks.glob(f"{TENANT}/*/shim.log"):
@@ -274,7 +289,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-async def until(condition: Callable[[], bool], what: str, timeout: float = 10) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
     """Poll until a condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():

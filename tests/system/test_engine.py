@@ -23,7 +23,7 @@ def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:
     return found
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 10) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what
@@ -50,7 +50,7 @@ def remains(engine: CortenEngine) -> list[str]:
 def test_a_container_that_removes_itself_leaves_nothing(engine: CortenEngine) -> None:
     done = engine.docker("run", "--rm", "-p", "8080:80", IMAGE, "echo", "hello")
     assert (done.returncode, done.stdout) == (0, "hello\n")
-    until(lambda: not remains(engine), "remains of a --rm container", 5)
+    until(lambda: not remains(engine), "remains of a --rm container")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_exit_statuses_are_dockers_and_a_failed_start_leaves_nothing(
     shared_engine: CortenEngine, arguments: tuple[str, ...], status: int
 ) -> None:
     assert shared_engine.docker("run", "--rm", IMAGE, *arguments).returncode == status
-    until(lambda: not remains(shared_engine), "remains of a failed start", 5)
+    until(lambda: not remains(shared_engine), "remains of a failed start")
 
 
 def test_a_start_that_fails_late_can_be_tried_again(engine: CortenEngine) -> None:
@@ -96,7 +96,7 @@ def test_a_taken_port_is_refused_in_dockers_words(engine: CortenEngine) -> None:
 def test_events_of_an_end_come_in_dockers_order(engine: CortenEngine) -> None:
     engine.docker("run", "-d", "--rm", "--name", "brief", IMAGE, "sleep", "100", check=True)
     engine.docker("stop", "-t", "0", "brief", check=True)
-    arguments = ("--since", "60s", "--until", "0s", "--filter", "type=container", "--format", "{{.Action}}")
+    arguments = ("--since", "600s", "--until", "0s", "--filter", "type=container", "--format", "{{.Action}}")
     until(lambda: "destroy" in engine.docker("events", *arguments).stdout, "the last event")
     seen = engine.docker("events", *arguments, check=True).stdout.split()
     assert [action for action in seen if action in ("stop", "die", "destroy")] == ["stop", "die", "destroy"]
@@ -151,10 +151,8 @@ def test_init_forwards_signals_and_collects_orphans(shared_engine: CortenEngine)
     shared_engine.docker("run", "-d", "--init", "--name", "init", IMAGE, "sleep", "100", check=True)
     try:
         shared_engine.docker("exec", "init", "sh", "-c", "(sleep 0.05 &) ; true", check=True)
-        start = time.monotonic()
         shared_engine.docker("stop", "init", check=True)
-        assert time.monotonic() - start < 5
-        assert inspect(shared_engine, "init")["State"]["ExitCode"] == 143
+        assert inspect(shared_engine, "init")["State"]["ExitCode"] == 143  # not 137: nobody had to kill it
     finally:
         shared_engine.docker("rm", "-f", "init", check=True)
 
@@ -220,14 +218,14 @@ def test_a_restart_goes_on_when_its_client_goes(engine: CortenEngine) -> None:
     engine.docker("run", "-d", "--name", "left", IMAGE, *STUBBORN, check=True)
     before = inspect(engine, "left")["State"]["StartedAt"]
     leave(engine, "/containers/left/restart?t=1", 0.2)
-    until(lambda: inspect(engine, "left")["State"]["StartedAt"] != before, "the second start", 5)
+    until(lambda: inspect(engine, "left")["State"]["StartedAt"] != before, "the second start")
     engine.docker("rm", "-f", "left", check=True)
 
 
 def test_a_stop_kills_in_the_end_when_its_client_goes(engine: CortenEngine) -> None:
     engine.docker("run", "-d", "--name", "left", IMAGE, *STUBBORN, check=True)
     leave(engine, "/containers/left/stop?t=1", 0.2)
-    until(lambda: inspect(engine, "left")["State"]["Status"] == "exited", "the kill", 5)
+    until(lambda: inspect(engine, "left")["State"]["Status"] == "exited", "the kill")
     engine.docker("rm", "left", check=True)
 
 
@@ -235,6 +233,6 @@ def test_a_stop_kills_in_the_end_when_its_client_goes(engine: CortenEngine) -> N
 def test_a_start_goes_on_when_its_client_goes(engine: CortenEngine, after_ms: int) -> None:
     engine.docker("create", "--name", "left", "-p", "80", IMAGE, "sleep", "100", check=True)
     leave(engine, "/containers/left/start", after_ms / 1000)
-    until(lambda: inspect(engine, "left")["State"]["Status"] == "running", "the start", 5)
+    until(lambda: inspect(engine, "left")["State"]["Status"] == "running", "the start")
     assert inspect(engine, "left")["NetworkSettings"]["Ports"]["80/tcp"]
     engine.docker("rm", "-f", "left", check=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from corten.core.shims import TIMEOUT_S
 from support import images
 from support.engine import CortenEngine
+from support.process import is_alive
 
 from .test_engine import IMAGE, inspect, remains, until
 
@@ -22,7 +24,12 @@ from .test_engine import IMAGE, inspect, remains, until
 def shim_of(engine: CortenEngine, name: str) -> int:
     """The pid of a container's shim."""
     ident = inspect(engine, name)["Id"]
-    done = subprocess.run(["pgrep", "-f", f"corten-shim moby/{ident}"], check=True, stdout=subprocess.PIPE, text=True)
+    return oldest(f"corten-shim moby/{ident}")
+
+
+def oldest(pattern: str) -> int:
+    """The first process with this command line; what it has forked bears the same for a moment."""
+    done = subprocess.run(["pgrep", "-o", "-f", "--", pattern], check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout)
 
 
@@ -33,18 +40,24 @@ def state(engine: CortenEngine, name: str) -> dict[str, Any]:
 
 def test_containers_outlive_cortend_and_their_exits_are_replayed(engine: CortenEngine) -> None:
     engine.docker("run", "-d", "--name", "goes-on", "-p", "8080:80", IMAGE, "sleep", "100", check=True)
-    engine.docker("run", "-d", "--name", "ends", IMAGE, "sh", "-c", "sleep 0.3; exit 5", check=True)
-    engine.docker("run", "-d", "--rm", "--name", "vanishes", IMAGE, "sleep", "0.3", check=True)
+    ends = ("sh", "-c", 'trap "exit 5" USR1; echo ready; while :; do sleep 0.01; done')
+    engine.docker("run", "-d", "--name", "ends", IMAGE, *ends, check=True)
+    engine.docker("run", "-d", "--rm", "--name", "vanishes", IMAGE, *ends, check=True)
     pid = state(engine, "goes-on")["Pid"]
+    ending = {inspect(engine, name)["Id"]: state(engine, name)["Pid"] for name in ("ends", "vanishes")}
+    for ident in ending:
+        until(lambda: engine.docker("logs", ident).stdout == "ready\n", "its trap")  # noqa: B023
     engine.kill9()
-    time.sleep(0.6)
+    for ident, init in ending.items():
+        os.kill(init, signal.SIGUSR1)
+        until((engine.exec_root / "tasks" / "moby" / ident / "exit").exists, "its exit record")
     engine.start()
     assert state(engine, "goes-on")["Pid"] == pid
     assert inspect(engine, "goes-on")["NetworkSettings"]["Ports"] == {
         "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]
     }
     assert (state(engine, "ends")["Status"], state(engine, "ends")["ExitCode"]) == ("exited", 5)
-    assert engine.docker("inspect", "vanishes").returncode == 1
+    until(lambda: engine.docker("inspect", "vanishes").returncode == 1, "the removal of what removes itself")
     assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
     engine.docker("rm", "-f", "goes-on", "ends", check=True)
     until(lambda: not remains(engine), "remains after adoption")
@@ -70,6 +83,7 @@ def test_a_shim_lost_while_nobody_was_there_is_a_verdict_too(engine: CortenEngin
     shim = shim_of(engine, "gone")
     engine.kill9()
     os.kill(shim, signal.SIGKILL)
+    until(lambda: not is_alive(shim), "the death of the shim")
     engine.start()
     assert (state(engine, "gone")["ExitCode"], state(engine, "gone")["Error"]) == (137, "shim lost")
     engine.docker("rm", "gone", check=True)
@@ -83,18 +97,17 @@ def test_a_hung_shim_is_gone_around(engine: CortenEngine) -> None:
     start = time.monotonic()
     assert state(engine, "hangs")["Running"]
     assert engine.docker("ps", "-q").stdout
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < TIMEOUT_S, "it waited for an answer of the shim"
     engine.docker("stop", "-t", "1", "hangs", check=True, timeout=30)
     assert state(engine, "hangs")["Status"] == "exited"
-    assert not os.path.exists(f"/proc/{shim}")
-    seen = engine.docker("events", "--since", "60s", "--until", "0s", "--format", "{{.Action}}", check=True).stdout
+    until(lambda: not os.path.exists(f"/proc/{shim}"), "the end of the shim")
+    seen = engine.docker("events", "--since", "600s", "--until", "0s", "--format", "{{.Action}}", check=True).stdout
     assert "shim-unresponsive" in seen.split()
 
 
 def test_a_new_zygote_takes_the_place_of_a_dead_one(engine: CortenEngine) -> None:
     pattern = f"corten-shim --zygote --exec-root {engine.exec_root}"
-    found = subprocess.run(["pgrep", "-f", "--", pattern], check=True, stdout=subprocess.PIPE, text=True)
-    os.kill(int(found.stdout), signal.SIGKILL)
+    os.kill(oldest(pattern), signal.SIGKILL)
     assert engine.docker("run", "--rm", IMAGE, "echo", "ok", check=True).stdout == "ok\n"
 
 

