@@ -24,6 +24,8 @@ from corten.sys import files
 
 # by another helper, when the one that was asked died before it launched anything; all but exec may be half done
 _REPEATABLE = ("exec", "delete", "pause", "resume", "update")
+# a zygote that dies costs two: its helper, and its own copy of the socket, which the kernel may close a moment later
+_ATTEMPTS = 4
 _TRACE_MS = 200  # the helper needs one
 
 
@@ -146,13 +148,13 @@ class BuiltinRuntime:
             call.give_up()
 
     def _call_once(self, op: str, fields: Message, streams: Streams | None = None) -> Steps[tuple[Message, list[int]]]:
-        for is_last in (op not in _REPEATABLE, True):
+        for _ in range(_ATTEMPTS if op in _REPEATABLE else 1):
             call = Call(self._helper_directory)
             try:
                 return (yield from self._call(call, op, fields, streams))
             except HelperLost:
-                if is_last or call.has_spawned:
-                    raise Internal(f"{op}: the helper died") from None
+                if call.has_spawned:
+                    break
             finally:
                 call.close()
         raise Internal(f"{op}: the helper died")
