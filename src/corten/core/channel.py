@@ -49,7 +49,11 @@ class Channel:
         try:
             answer, received = await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
+            _drop(future)
             raise Unavailable(f"{self._name} does not answer ({op}, {timeout_s:g} s)") from None
+        except asyncio.CancelledError:
+            _drop(future)
+            raise
         finally:
             self._waiting.pop(seq, None)
         error = answer.get("error")
@@ -130,3 +134,9 @@ class Channel:
     def _lost(self) -> None:
         self.close()
         self._on_lost()
+
+
+def _drop(future: asyncio.Future[tuple[Message, list[int]]]) -> None:
+    """An answer that came in the moment in which its request was cancelled (from Python 3.12): nobody else has it."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        protocol.close_all(future.result()[1])

@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +29,18 @@ from corten.shim.protocol import Message, connect
 
 __all__ = ["Attach", "CreateRequest", "EventHandler", "LogRequest", "LostHandler", "ShimClient", "Zygote"]
 
+log = logging.getLogger("corten.core")
+
 PING_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
 SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
 _ZYGOTE_TIMEOUT_S = 10.0
 _ZYGOTE_HANGS_S = 20.0  # without an answer to a ping after a request without one: it is ended
 _ZYGOTE_START_S = 60.0  # it imports everything and rehearses a start: half a second, but not on every machine
+_ZYGOTE_END_S = 5.0  # from the end of its socket
+_ZYGOTE_SHORT_LIFE_S = 10.0  # who ends by itself before is not started again at once
+_ZYGOTE_PAUSE_S = 1.0  # twice as long each time
+_ZYGOTE_PAUSE_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +135,7 @@ class ShimClient:
         """Adopt the shim of a task's directory: (client, its `hello`).
 
         Raises:
-            NotFound: no shim lives there.
+            NotFound: no shim lives there, or it was about to end.
             Unavailable: it does not answer.
         """
         try:
@@ -138,7 +147,9 @@ class ShimClient:
         client = cls(sock, directory, events=events, lost=lost)
         try:
             return client, await client.hello()
-        except Unavailable:
+        except Unavailable as error:
+            if not client.is_open:  # a process that is killed closes its listener behind its connections
+                raise NotFound(f"no shim in {directory}: it has just ended") from error
             client.close()
             raise
 
@@ -291,7 +302,10 @@ class ShimClient:
 
 
 class Zygote:
-    """Runs `corten-shim --zygote` and starts it again when it died, at once: shims need its helper for their execs."""
+    """Runs `corten-shim --zygote` and starts it again when it died, at once: shims need its helper for their execs.
+
+    One that dies by itself at its start is started again after a pause, and for every request.
+    """
 
     def __init__(self, program: str, exec_root: str, *, debug: bool = False) -> None:
         """`program`: path of corten-shim."""
@@ -300,8 +314,11 @@ class Zygote:
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._doubted: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._began = 0.0
+        self._failures = 0  # in a row
 
     @property
     def pid(self) -> int:
@@ -309,7 +326,7 @@ class Zygote:
         return self._process.pid if self._process is not None else 0
 
     async def start(self) -> None:
-        """Execute the zygote, unless one lives; returns when it answers."""
+        """Execute the zygote, unless one lives; returns when it answers.  Raises Unavailable."""
         async with self._starting:
             if self._channel is not None and self._channel.is_open:
                 return
@@ -320,9 +337,15 @@ class Zygote:
                 argv = [*self._argv, "--control-fd", str(theirs.fileno())]
                 process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._process = process
+            self._began = time.monotonic()
             lost = partial(self._lost, process)
-            self._channel = Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
-            await self._channel.request("ping", {}, (), _ZYGOTE_START_S)
+            channel = self._channel = Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
+            try:
+                await channel.request("ping", {}, (), _ZYGOTE_START_S)
+            except Unavailable as error:
+                if channel.is_open:
+                    raise
+                raise Unavailable("zygote does not start: see the log of cortend") from error
 
     async def fork(
         self, directory: str, tenant: str, id: str, *, events: EventHandler, lost: LostHandler
@@ -341,6 +364,8 @@ class Zygote:
     async def close(self) -> None:
         """End the zygote; shims go on."""
         self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for task in (self._restarting, self._doubted):
             if task is not None:
                 task.cancel()
@@ -348,21 +373,26 @@ class Zygote:
             self._channel.close()
             self._channel = None
         if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
+            await asyncio.to_thread(_end, self._process, _ZYGOTE_END_S)
             self._process = None
 
     async def _request(self, op: str, fields: Mapping[str, Any]) -> tuple[Message, list[int]]:
-        """One request; if the zygote dies under it, one more with a new zygote."""
+        """One request; if the zygote dies under it, one more with a new zygote.
+
+        One that hangs and goes on does nothing for a request that was given up: see `until`.
+        """
         for attempt in (1, 2):
             await self.start()
-            channel = self._channel
+            channel, pid = self._channel, self.pid
             assert channel is not None
+            until = time.monotonic() + _ZYGOTE_TIMEOUT_S
             try:
-                answer, fds = await channel.request(op, fields, (), _ZYGOTE_TIMEOUT_S)
-            except Unavailable:
+                answer, fds = await channel.request(op, {**fields, "until": until}, (), _ZYGOTE_TIMEOUT_S)
+            except Unavailable as error:
                 if channel.is_open:
-                    self._doubt(channel)
-                    raise
+                    self._doubt(channel, pid)
+                    way_out = f"try again in {_ZYGOTE_HANGS_S:g} s, when it answers or was replaced"
+                    raise Unavailable(f"{error.text}, process {pid}: {way_out}") from error
                 if attempt == 2:
                     raise
                 continue
@@ -372,9 +402,10 @@ class Zygote:
             return answer, fds[:1]
         raise Unavailable("zygote is gone")
 
-    def _doubt(self, channel: Channel) -> None:
+    def _doubt(self, channel: Channel, pid: int) -> None:
         """One that is slow is left alone, one that hangs is ended: the end of its socket starts the next."""
         if self._doubted is None or self._doubted.done():
+            log.warning("zygote (process %d) does not answer", pid)
             self._doubted = asyncio.ensure_future(self._end_if_it_hangs(channel))
 
     async def _end_if_it_hangs(self, channel: Channel) -> None:
@@ -382,23 +413,41 @@ class Zygote:
             await channel.request("ping", {}, (), _ZYGOTE_HANGS_S)
         except Unavailable:
             if channel is self._channel and channel.is_open and self._process is not None:
+                log.warning("zygote (process %d) hangs: killed", self.pid)
                 self._process.kill()
 
     def _lost(self, process: subprocess.Popen[bytes]) -> None:
+        """At once for one that was killed or had lived, else after a pause."""
         self._reap(process)
-        if not self._is_closed:
-            self._restarting = asyncio.ensure_future(self._restart())
+        if self._is_closed:
+            return
+        has_failed = process.returncode != -signal.SIGKILL and time.monotonic() - self._began < _ZYGOTE_SHORT_LIFE_S
+        pause_s = min(_ZYGOTE_PAUSE_S * 2.0 ** min(self._failures, 10), _ZYGOTE_PAUSE_LIMIT_S) if has_failed else 0.0
+        self._failures = self._failures + 1 if has_failed else 0
+        how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"
+        log.warning("zygote (process %d) ended: %s, the next starts in %g s", process.pid, how, pause_s)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._restart_now)
+
+    def _restart_now(self) -> None:
+        self._restarting = asyncio.ensure_future(self._restart())
 
     async def _restart(self) -> None:
         with contextlib.suppress(Unavailable, OSError):  # the next request tries again, and says why not
             await self.start()
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
-        """Collect a zygote that is dying: its socket has ended, so it has no work left."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1.0)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        """Collect one that is dying: its socket has ended, so it has no work left."""
+        _end(process, 1.0)
         if self._process is process:
             self._process = None
+
+
+def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Wait for a process that has been told to end; one that does not (SIGSTOP) is killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=patience_s)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
