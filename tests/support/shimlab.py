@@ -171,13 +171,13 @@ class Box:
 class Lab:
     """An exec-root with a zygote; an async context manager that removes everything."""
 
-    def __init__(self, runtime: str = "", *, root: Path | None = None) -> None:
-        """`runtime`: path of an external runtime, '' for the built-in one."""
+    def __init__(self, runtime: str = "", *, root: Path | None = None, commands: Path = paths.COMMANDS) -> None:
+        """`runtime`: path of an external runtime, '' for the built-in one; `commands`: where corten-shim lies."""
         self.runtime = runtime
         self.folder = paths.scratch("shim")
         self.root = root or self.folder / "run"
         self.tasks = self.root / "tasks"
-        self.zygote = Zygote(str(paths.COMMANDS / "corten-shim"), str(self.root))
+        self.zygote = Zygote(str(commands / "corten-shim"), str(self.root))
         self.boxes: list[Box] = []
         self._layer = self.folder / "layer"
 

@@ -18,6 +18,7 @@ F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 _CONNECT_TRIES = 500  # a zygote that died is replaced in some 100 ms
 _CONNECT_PAUSE_S = 0.01
+_SILENCE_S = 10.0  # then the helper is knocked at: the zygote sees whether it opens (corten.shim.keeper)
 _SHUT_WR = int(socket.SHUT_WR)
 _PEEK = int(socket.MSG_PEEK)
 
@@ -29,12 +30,13 @@ class HelperLost(Exception):
 class Call:
     """One session; its socket may be handed back to `run` for the next op."""
 
-    __slots__ = ("_directory", "_given_up", "_socket", "has_spawned")
+    __slots__ = ("_directory", "_given_up", "_knock", "_socket", "has_spawned")
 
     def __init__(self, directory: str) -> None:
         """`directory`: where the helper's socket lies."""
         self._directory = directory
         self._socket: socket.socket | None = None
+        self._knock: socket.socket | None = None
         self._given_up = False
         self.has_spawned = False  # since when an op cannot be tried again
 
@@ -62,7 +64,9 @@ class Call:
         except OSError:
             raise HelperLost from None
         while True:
-            yield Readable(sock.fileno())
+            while not (yield Readable(sock.fileno(), _SILENCE_S)):
+                self._knock_again()
+            self._end_knock()
             try:
                 body, received = protocol.receive(sock)
             except BlockingIOError:
@@ -102,9 +106,22 @@ class Call:
 
     def close(self) -> None:
         """A second call does nothing."""
+        self._end_knock()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _knock_again(self) -> None:
+        self._end_knock()
+        try:
+            self._knock = protocol.connect(self._directory, HELPER_SOCKET)
+        except OSError:  # nobody listens, or too many knock
+            return
+
+    def _end_knock(self) -> None:
+        if self._knock is not None:
+            self._knock.close()
+            self._knock = None
 
     def _connect(self) -> Steps[socket.socket]:
         for _ in range(_CONNECT_TRIES):

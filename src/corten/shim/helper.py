@@ -10,6 +10,7 @@ tenth of the time that a freshly forked one spends on its first touch of every p
       start   {id, dir, rootfs…} + trace                          → {}; in the session of `create` without them
       exec    {id, dir, process} [+ console]                      → {pid} + pidfd
       delete, pause, resume, update   {id, dir, …}                → {}
+      ping    {}                                              → {}
 
 The helper remembers nothing that a shim could not ask of another one: state.json and the kernel are the memory.  It is
 forked from the zygote, which listens for it and makes a new one when it dies.  A session's end means that its result is
@@ -95,6 +96,11 @@ class Session:
         if self._waiting is not None:
             self._waiting.close()
         self._socket.close()
+
+    def refuse(self, error: CortenError) -> None:
+        """End it before its first request."""
+        self._answer({"error": protocol.failure(error)}, [])
+        self.close()
 
     def receive(self) -> Request | None:
         """The next request; None at the end."""
@@ -250,6 +256,10 @@ class Session:
         container.update(_root(request), request.string("id"), parse_resources(request.object("resources")))
         return {}, []
 
+    def ping(self, request: Request) -> Answer:
+        """Sessions are served."""
+        return {}, []
+
 
 VERBS: dict[str, Verb] = {
     "create": Session.create,
@@ -259,6 +269,7 @@ VERBS: dict[str, Verb] = {
     "pause": Session.pause,
     "resume": Session.resume,
     "update": Session.update,
+    "ping": Session.ping,
 }
 
 
@@ -329,10 +340,13 @@ class Helper:
             return
         sock.setblocking(True)
         session = Session(sock, self._host)
-        if remote.is_ours(remote.Caller(sock)):
-            _thread.start_new_thread(self._serve, (session,))
-        else:
+        if not remote.is_ours(remote.Caller(sock)):
             session.close()
+            return
+        try:
+            _thread.start_new_thread(self._serve, (session,))
+        except RuntimeError as error:  # no room for a thread is this caller's misfortune alone
+            session.refuse(Internal(str(error)))
 
     def _serve(self, session: Session) -> None:
         """A thread's life."""

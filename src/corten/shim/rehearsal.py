@@ -18,6 +18,7 @@ from typing import Any
 from corten.launch.facts import HostFacts
 from corten.runtime import cgroup_stats, fast  # noqa: F401  # loaded here, used in shims
 from corten.shim import protocol, shim
+from corten.shim.protocol import Message
 from corten.sys import mount
 
 ROUNDS = 12  # CPython 3.11 specializes a function after 8 calls
@@ -35,9 +36,11 @@ class Rehearsal:
         self._make_cgroup()
 
     def play(self) -> None:
-        """All rounds; some 100 ms."""
+        """All rounds; some 100 ms.  The play is over when the helper dies."""
+        self.listener.close()  # the helper's alone: its death is the end of every session
         for _ in range(ROUNDS):
-            _play_life(self.directory, self._facts)
+            if not _play_life(self.directory, self._facts):
+                return
 
     def leave(self) -> None:
         """This process plays no more; when all have left, the play is over."""
@@ -56,8 +59,9 @@ class Rehearsal:
             os.close(os.open(f"{self.directory}/cgroup/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _play_life(stage: str, facts: HostFacts) -> None:
-    """A container with a log and an attached client, from `create` to `shutdown`."""
+def _play_life(stage: str, facts: HostFacts) -> bool:
+    """A container with a log and an attached client, from `create` to `shutdown`; False when it was not created."""
+    is_created = True
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     player = shim.Shim(stage, "rehearsal", "0" * 64, facts, stage)
@@ -65,9 +69,12 @@ def _play_life(stage: str, facts: HostFacts) -> None:
         player.serve(theirs)
         for op, fields, has_client in _SCRIPT:
             log = {"log": {"path": f"{stage}/log", "attrs": {"a": "b"}}} if op == "create" else {}
-            _play_request(player, ours, op, fields | log, has_client)
+            if is_created or op == "shutdown":
+                answer = _play_request(player, ours, op, fields | log, has_client)
+                is_created = is_created and not (op == "create" and "error" in answer)
         player.run()
     os.unlink(f"{stage}/log")
+    return is_created
 
 
 _ATTACH = {
@@ -102,7 +109,7 @@ _SCRIPT: tuple[tuple[str, dict[str, Any], bool], ...] = (
 )
 
 
-def _play_request(player: shim.Shim, peer: socket.socket, op: str, fields: dict[str, Any], has_client: bool) -> None:
+def _play_request(player: shim.Shim, peer: socket.socket, op: str, fields: dict[str, Any], has_client: bool) -> Message:
     body = protocol.encode({"op": op, "seq": 1, **fields})
     if has_client:
         client, handed = socket.socketpair()
@@ -110,14 +117,13 @@ def _play_request(player: shim.Shim, peer: socket.socket, op: str, fields: dict[
             protocol.send(peer, body, [handed.fileno()])
             handed.close()
             client.sendall(b"words")
-            _play_to_answer(player, peer)
-    else:
-        protocol.send(peer, body)
-        _play_to_answer(player, peer)
+            return _play_to_answer(player, peer)
+    protocol.send(peer, body)
+    return _play_to_answer(player, peer)
 
 
-def _play_to_answer(player: shim.Shim, peer: socket.socket) -> None:
-    """Turn the loop until a message with `seq` comes, or the end."""
+def _play_to_answer(player: shim.Shim, peer: socket.socket) -> Message:
+    """Turn the loop until a message with `seq` comes; {} at the end."""
     while True:
         try:
             body, fds = protocol.receive(peer)
@@ -125,5 +131,6 @@ def _play_to_answer(player: shim.Shim, peer: socket.socket) -> None:
             player.turn()
             continue
         protocol.close_all(fds)
-        if not body or "seq" in protocol.decode(body):
-            return
+        message = protocol.decode(body) if body else {}
+        if not body or "seq" in message:
+            return message

@@ -99,9 +99,9 @@ class Task:
             self._close_log()
             try:
                 yield from backend.delete(force=True)
-            except (CortenError, OSError):  # what went wrong first is what is told
+                self._backend = None
+            except (CortenError, OSError):  # what went wrong first is what is told; `delete` tries again
                 traceback.print_exc()
-            self._backend = None
             raise
         self.init = init
         self.created_at = fast.rfc3339()

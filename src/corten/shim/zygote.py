@@ -9,23 +9,27 @@ cortend executes it once (never forks: it has threads) with one end of a SEQPACK
 It ends at the end of the control socket; shims go on, and a new cortend starts a new zygote.
 
 Its first child is the helper (corten.shim.helper), which has what a shim must not carry; a new one is forked when it
-dies.  The zygote listens for it, so that a shim that calls in between waits and is not refused.
+dies (corten.shim.keeper).  The zygote listens for it, so that a shim that calls in between waits and is not refused.
+
+A request with `until` (seconds of CLOCK_MONOTONIC) that is read later than that is refused: who sent it has given up.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import select
 import signal
 import socket
+import time
 import traceback
 from types import FrameType
 
 from corten import errors
-from corten.errors import CortenError, Internal, InvalidArgument
+from corten.errors import CortenError, Internal, InvalidArgument, Unavailable
 from corten.runtime import hostfacts
 from corten.shim import protocol, shim
+from corten.shim.keeper import Keeper, confess
 from corten.shim.protocol import Message
 from corten.shim.rehearsal import ROUNDS, Rehearsal
 from corten.shim.request import Request
@@ -34,7 +38,6 @@ from corten.sys import files, prctl
 from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
 OOM_SCORE_ADJ = -999
-_HELPER_BACKLOG = 1024
 _NETNS_PATH = "/proc/self/ns/net"
 
 
@@ -43,17 +46,15 @@ class Born(Exception):
 
 
 class Zygote:
-    """Owns the control socket, and the helper's listening socket."""
+    """Owns the control socket and the helper's keeper."""
 
     def __init__(self, control: socket.socket, exec_root: str) -> None:
         self._control = control
         self._exec_root = exec_root
         self.facts = hostfacts.gather()
-        self._helpers = protocol.bind_listener(exec_root, protocol.HELPER_SOCKET, _HELPER_BACKLOG)
-        self._helper_inode = os.stat(f"{exec_root}/{protocol.HELPER_SOCKET}").st_ino
-        self._helper_pid = 0
         self.rest = Rest()
         self._epoll = select.epoll()
+        self._keeper = Keeper(exec_root, self._epoll)
         self._life_read, self._life = os.pipe()  # ends with this process alone
         self._title = prctl.Title()
         self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
@@ -69,18 +70,27 @@ class Zygote:
         self._epoll.register(self._control.fileno(), select.EPOLLIN)
         self._epoll.register(self._wakeup, select.EPOLLIN)
         while True:
-            ready = dict(self.rest.poll(self._epoll, None))
+            ready = dict(self.rest.poll(self._epoll, self._keeper.patience_s()))
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
             self._collect()  # in any case: a debugger that lets go may have kept the signal
+            self._keeper.turn(ready)
+            if self._keeper.is_due:
+                self.start_helper()
             if self._control.fileno() in ready and not self._serve():
-                self._unlink_helper_socket()
+                self._keeper.unlink()
                 return
 
     def start_helper(self, rehearsal: Rehearsal | None = None) -> None:
         """Fork the helper; its imports and its play take place in it."""
-        self._helper_pid = os.fork()
-        if self._helper_pid:
+        reason = self._keeper.announce()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._keeper.not_started(f"fork: {files.why(error)}", reason)
+            return
+        if pid:
+            self._keeper.started(pid, reason)
             return
         status = 1
         try:
@@ -92,10 +102,10 @@ class Zygote:
                 rehearsal.leave()
             from corten.shim import warmup
 
-            warmup.run(self._helpers, self._life_read, self.facts, rehearsal)
+            warmup.run(self._keeper.listener, self._life_read, self.facts, rehearsal)
             status = 0
         except Exception:  # the child's outermost loop
-            traceback.print_exc()
+            confess(reason, traceback.format_exc())
         finally:
             os._exit(status)
 
@@ -104,6 +114,7 @@ class Zygote:
         rehearsal = Rehearsal(self.facts)
         self.start_helper(rehearsal)
         rehearsal.play()
+        self._keeper.look_for_it()
         self._play(rehearsal.directory)
         rehearsal.leave()
         rehearsal.close()
@@ -124,12 +135,6 @@ class Zygote:
                 os.waitpid(protocol.decode(body)["ok"]["pid"], 0)
         self._control = control
 
-    def _unlink_helper_socket(self) -> None:
-        path = f"{self._exec_root}/{protocol.HELPER_SOCKET}"
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == self._helper_inode:  # not that of another zygote
-                os.unlink(path)
-
     def _serve(self) -> bool:
         """One request; False at the end of the socket."""
         try:
@@ -146,6 +151,8 @@ class Zygote:
         try:
             message = protocol.decode(body)
             seq = message.get("seq")
+            if time.monotonic() > message.get("until", math.inf):
+                raise Unavailable("nobody waits for it")
             self._handle(Request(message, []))
         except CortenError as error:
             self._answer(seq, {"error": protocol.failure(error)})
@@ -180,7 +187,7 @@ class Zygote:
         status = 1
         try:
             self._forget()
-            self._helpers.close()
+            self._keeper.listener.close()
             os.close(self._life)
             os.close(self._life_read)
             shim.run(directory, tenant, id, self.facts, self._exec_root, first, self._title, self.rest)
@@ -214,6 +221,7 @@ class Zygote:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
+        self._keeper.forget()
         self._epoll.close()
         os.close(self._wakeup)
         os.close(self._wakeup_send)
@@ -227,8 +235,8 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            if pid == self._helper_pid:
-                self.start_helper()
+            if pid == self._keeper.pid:
+                self._keeper.ended(status)
             seq = self._netns_makers.pop(pid, None)
             if seq is not None and status != 0:
                 self._answer(seq, {"error": protocol.failure(Internal("network namespace: the helper died"))})
