@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -14,8 +15,10 @@ import pytest
 from clients.api import Api
 from support import images
 from support.engine import CortenEngine
+from support.stuckfs import StuckFs
 
 IMAGE = images.BUSYBOX_REF
+NO_ANSWER = "no answer within 5 s: a file system in the way does not respond"
 PATIENCE_S = 2.0  # a ping takes a millisecond; a machine that runs other tests takes longer
 
 
@@ -68,3 +71,84 @@ def test_as_many_and_as_large_patterns_as_fit_stall_nobody(shared_engine: Corten
             assert status == 200 or "invalid filter 'name" in answer["message"]
     finally:
         shared_engine.docker("rm", "a" * 1000, check=True)
+
+
+def test_the_longest_arguments_for_ps_stall_nobody(shared_engine: CortenEngine) -> None:
+    shared_engine.docker("run", "-d", "--name", "topped", IMAGE, "sleep", "1000", check=True)
+    try:
+        with served(shared_engine):
+            target = f"/containers/topped/top?ps_args={'-o%20' * 150_000}"
+            status, answer = Api(shared_engine.socket).call("GET", target)
+        assert (status, answer["message"]) == (500, "ps: argument list too long")
+    finally:
+        shared_engine.docker("rm", "-f", "topped", check=True)
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> Iterator[StuckFs]:
+    with StuckFs(tmp_path) as found:
+        yield found
+
+
+def test_an_exec_into_a_container_whose_passwd_does_not_answer_stalls_nobody(
+    engine: CortenEngine, stuck: StuckFs
+) -> None:
+    script = "rm /etc/passwd; ln -s /data/passwd /etc/passwd; echo ready; exec sleep 1000"
+    engine.docker("run", "-d", "--name", "stalled", "-v", f"{stuck.path}:/data", IMAGE, "sh", "-c", script, check=True)
+    engine.docker("run", "-d", "--name", "other", IMAGE, "sleep", "1000", check=True)
+    while "ready" not in engine.docker("logs", "stalled", check=True).stdout:
+        time.sleep(0.02)
+    done = []
+
+    def run() -> None:
+        done.append(engine.docker("exec", "-u", "root", "stalled", "true"))
+
+    execs = [threading.Thread(target=run) for _ in range(8)]
+    with served(engine):
+        for thread in execs:
+            thread.start()
+        assert stuck.asked.wait(5)
+        for _ in range(5):
+            assert engine.docker("exec", "-u", "root", "other", "echo", "ok", timeout=5, check=True).stdout == "ok\n"
+        engine.docker("run", "--rm", IMAGE, "true", check=True, timeout=10)
+        for thread in execs:
+            thread.join(20)
+        assert len(done) == 8
+        told = "/etc/passwd and /etc/group of container "
+        assert [one.stdout for one in done if told not in one.stdout or NO_ANSWER not in one.stdout] == []
+    stuck.release()
+    deadline = time.monotonic() + 10
+    while "unable to find user root" not in engine.docker("exec", "-u", "root", "stalled", "true").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    engine.docker("rm", "-f", "stalled", "other", check=True)
+
+
+@pytest.mark.parametrize("how", ["-v", "--mount", "--device"])
+def test_a_source_that_does_not_answer_stalls_its_container_alone(
+    shared_engine: CortenEngine, stuck: StuckFs, how: str
+) -> None:
+    source = f"{stuck.path}/x"
+    value = f"type=bind,src={source},dst=/x" if how == "--mount" else f"{source}:/x"
+    with served(shared_engine):
+        done = shared_engine.docker("run", "--rm", "--name", "stalled", how, value, IMAGE, "true", timeout=30)
+    assert done.returncode == 125
+    assert NO_ANSWER in done.stderr
+    assert ("bind sources" if how == "--mount" else "bind sources and devices") in done.stderr
+    deadline = time.monotonic() + 5
+    while "stalled" in shared_engine.docker("ps", "-a", check=True).stdout:
+        assert time.monotonic() < deadline
+
+
+def test_a_passwd_of_ten_gigabytes_is_read_up_to_its_bound(engine: CortenEngine) -> None:
+    script = (
+        "truncate -s 10G /etc/passwd; mkfifo /fifo; rm /etc/group; ln -s /fifo /etc/group; echo ready; exec sleep 1000"
+    )
+    engine.docker("run", "-d", "--name", "large", IMAGE, "sh", "-c", script, check=True)
+    while "ready" not in engine.docker("logs", "large", check=True).stdout:
+        time.sleep(0.02)
+    with served(engine):
+        done = engine.docker("exec", "-u", "missing", "large", "true", timeout=10)
+        assert done.stdout == "unable to find user missing: no matching entries in passwd file\r\n"
+        assert engine.docker("exec", "-u", "7", "large", "echo", "ok", timeout=10, check=True).stdout == "ok\n"
+    engine.docker("rm", "-f", "large", check=True)

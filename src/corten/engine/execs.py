@@ -130,7 +130,9 @@ class Execs:
         try:
             with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
                 base = msgspec.json.decode(file.read())["process"]
-            accounts = _accounts(container.record.state.pid)
+            pid = container.record.state.pid
+            what = "/etc/passwd and /etc/group"
+            accounts = await self._parts.looks.look(f"container {container.id}", what, lambda: _accounts(pid))
         except OSError as error:  # its init is dead, which nobody has told yet
             raise Conflict(f"container {container.id} is not running") from error
         user = await find_user(config.user or effective.config.user, accounts, effective.host.group_add or ())
@@ -243,7 +245,7 @@ class Execs:
 
 
 def _accounts(pid: int) -> Accounts:
-    """As the container's files say now.  Raises OSError when its init is gone."""
+    """As the container's files say now.  Raises OSError when its init is gone.  May never end (`looks`)."""
     root_fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return read_accounts(root_fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -70,7 +71,7 @@ class Lifecycle:
         container_id = secrets.token_hex(32)
         name = self._reserve(name, container_id)
         try:
-            image, decided, warnings = self._decide(request, container_id, platform)
+            image, decided, warnings = await self._decide(request, container_id, platform)
             record = Record(
                 id=container_id,
                 name=name,
@@ -88,7 +89,7 @@ class Lifecycle:
             await asyncio.to_thread(self._parts.sync)
         return {"Id": container_id, "Warnings": warnings}
 
-    def _decide(
+    async def _decide(
         self, request: ContainerCreateRequest, container_id: str, platform: str
     ) -> tuple[Image, Effective, list[str]]:
         parts = self._parts
@@ -96,7 +97,8 @@ class Lifecycle:
             raise InvalidArgument("no image specified")
         image = parts.images.get(request.config.image)
         _check_platform(platform, image)
-        decided, warnings = effective.decide(
+        decide = functools.partial(
+            effective.decide,
             request,
             image.config.run,
             parts.settings,
@@ -104,6 +106,10 @@ class Lifecycle:
             container_id=container_id,
             resolve=self._named_containers(request),
         )
+        if any(mount.type == "bind" for mount in request.host_config.mounts or ()):  # whose sources must exist
+            decided, warnings = await parts.looks.look(f"container {container_id}", "bind sources", decide)
+        else:
+            decided, warnings = decide()
         return image, decided, warnings
 
     def _named_containers(self, request: ContainerCreateRequest) -> dict[str, str]:
@@ -155,7 +161,7 @@ class Lifecycle:
         """What `create` would decide; nothing is made."""
         if name and self._parts.roster.is_taken(name.removeprefix("/")):
             self._parts.roster.reserve_name(name.removeprefix("/"), "")
-        image, decided, _ = self._decide(request, secrets.token_hex(32), "")
+        image, decided, _ = await self._decide(request, secrets.token_hex(32), "")
         return image, decided
 
     # Starting and stopping

@@ -16,6 +16,7 @@ from corten.core.snapshots import Overlay
 from corten.engine.container import Container, Roster
 from corten.engine.host import Host
 from corten.engine.inspect import Paths
+from corten.engine.looks import Looks
 from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
 from corten.engine.settings import Settings
@@ -47,6 +48,7 @@ class Parts:
     networks: Networks
     init_binary: str = ""
     started_ns: int = 0
+    looks: Looks = field(default_factory=Looks)
     background: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property

@@ -160,13 +160,11 @@ class Starter:
         run.mounts = parts.snapshots.mounts(run.container.id)
         accounts = self._accounts.of(record.image_id, run.mounts[0])
         run.user = await find_user(run.effective.config.user, accounts, host.group_add or ())
-        sources.prepare(run.effective.mounts)
         launcherrors.check(run.effective)
-        mapped = [devices.mapped(mapping) for mapping in host.devices or ()]
-        run.devices = (
-            [node for nodes, _ in mapped for node in nodes],
-            [rule for _, rules in mapped for rule in rules] + devices.cgroup_rules(host.device_cgroup_rules or ()),
-        )
+        if any(point.kind == "bind" for point in run.effective.mounts) or host.devices:
+            owner = f"container {run.container.id}"
+            run.devices = await parts.looks.look(owner, "bind sources and devices", lambda: _of_the_host(run.effective))
+        run.devices[1].extend(devices.cgroup_rules(host.device_cgroup_rules or ()))
         self._find_namespaces(run)
 
     def _find_namespaces(self, run: Run) -> None:
@@ -379,6 +377,13 @@ def check_startable(container: Container) -> None:
             raise Conflict("container is marked for removal and cannot be started")
         case _:
             return
+
+
+def _of_the_host(effective: Effective) -> tuple[list[Any], list[Any]]:
+    """Makes and checks bind sources; the devices of `--device` and their rules.  May never end (`looks`)."""
+    sources.prepare(effective.mounts)
+    mapped = [devices.mapped(mapping) for mapping in effective.host.devices or ()]
+    return [node for nodes, _ in mapped for node in nodes], [rule for _, rules in mapped for rule in rules]
 
 
 def log_request(effective: Effective, path: str) -> LogRequest:

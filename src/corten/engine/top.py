@@ -13,6 +13,7 @@ Json = dict[str, Any]
 
 DEFAULT_ARGUMENTS: Final = "-ef"
 _TIMEOUT_S: Final = 10.0
+_MAX_ARGUMENTS: Final = 16 << 10  # shlex takes a second for a megabyte
 
 
 async def top(pids: Collection[int], ps_args: str) -> Json:
@@ -22,6 +23,8 @@ async def top(pids: Collection[int], ps_args: str) -> Json:
 
 
 def _arguments(text: str) -> list[str]:
+    if len(text) > _MAX_ARGUMENTS:
+        raise Internal("ps: argument list too long")
     try:
         words = shlex.split(text)
     except ValueError as error:
