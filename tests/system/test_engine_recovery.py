@@ -204,6 +204,19 @@ def test_destroy_finds_everything_without_a_daemon(make_engine: Callable[..., Co
     assert not engine.exec_root.exists()
 
 
+@pytest.mark.parametrize("kind", ["--zygote --exec-root", "helper"])
+def test_destroy_ends_a_maker_of_containers_that_hangs(make_engine: Callable[..., CortenEngine], kind: str) -> None:
+    engine = make_engine()
+    hanging = oldest(f"corten-shim {kind} {engine.exec_root}")
+    os.kill(hanging, signal.SIGSTOP)
+    engine.kill9()
+    command = [*engine.netns.enter, *engine.argv, "--destroy"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=engine.environment)
+    assert done.returncode == 0, done.stderr
+    assert not is_alive(hanging)
+    assert not engine.exec_root.exists()
+
+
 def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -> None:
     config = json.loads(engine.config_file.read_text())
     engine.config_file.write_text(json.dumps(config | {"default-pids-limit": 33}))

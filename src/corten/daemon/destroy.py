@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -34,6 +35,7 @@ from corten.runtime.cgroups import Cgroup, plan_paths
 log = logging.getLogger("corten.daemon")
 
 _DAEMON_TIMEOUT_S = 15.0
+_MAKERS_TIMEOUT_S = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -43,6 +45,7 @@ def run(settings: Settings) -> int:
     if has_data:
         _end_daemon(settings.data_root)
     asyncio.run(_end_tasks(settings.exec_root, facts))
+    _end_makers(settings.exec_root)
     if has_data:
         stores = wiring.open_stores(settings)
         try:
@@ -110,6 +113,40 @@ async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
             cgroup.remove()
             _remove_empty(_parent_of(directory), facts)
         sharedmemory.release(directory)
+
+
+def _end_makers(exec_root: str) -> None:
+    """The zygote and its helper, which end by themselves with cortend; returns when they are dead."""
+    for pid in _makers(exec_root):
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if not select.select([pidfd], [], [], _MAKERS_TIMEOUT_S)[0]:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [])
+            finally:
+                os.close(pidfd)
+
+
+def _makers(exec_root: str) -> Iterator[int]:
+    """Nobody else knows them when their cortend was killed: by their command lines, the zygote before the helper."""
+    root = os.fsencode(exec_root)
+    for is_maker in (_is_zygote, _is_helper):
+        for name in filter(str.isdecimal, os.listdir("/proc")):
+            with (
+                contextlib.suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{name}/cmdline", "rb") as file,
+            ):
+                if is_maker(file.read().split(b"\0"), root):
+                    yield int(name)
+
+
+def _is_zygote(words: list[bytes], root: bytes) -> bool:
+    return b"--zygote" in words and (b"--exec-root", root) in itertools.pairwise(words)
+
+
+def _is_helper(words: list[bytes], root: bytes) -> bool:
+    return words[0] == b"corten-shim helper " + root
 
 
 def _task_directories(exec_root: str) -> Iterator[str]:
