@@ -246,7 +246,10 @@ def test_twin_an_engine_whose_launcher_is_a_file_loses_it(outside: Path) -> None
     with weakened_corten.build(*weakened_corten.UNSEALED) as build, CortenEngine(commands=build.commands) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         program = build.folder / "build/launcher/corten-launch"
-        caught, outcome = overwritten(engine, outside)
+        for _ in range(4):  # for longer where the machine is busy
+            caught, outcome = overwritten(engine, outside)
+            if caught:
+                break
         summary.add("races", f"/proc/PID/exe by docker exec, twin: caught {caught} times, {outcome}")
         assert (outcome, program.read_bytes()[:4]) == ("written", b"EVIL")
 

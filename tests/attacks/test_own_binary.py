@@ -59,6 +59,15 @@ def attack(machine: Machine) -> tuple[int, str]:
     return int(lines[1].removeprefix("caught ")), lines[2]
 
 
+def attacked(machine: Machine) -> tuple[int, str]:
+    """`attack`, again where the machine is busy and the window was not hit."""
+    for _ in range(4):
+        caught, outcome = attack(machine)
+        if caught:
+            break
+    return caught, outcome
+
+
 def has_ended(running: Running) -> bool:
     return os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
@@ -79,7 +88,7 @@ def execute(machine: Machine, running: Running, document: dict[str, Any], proces
 
 
 def test_sealed_launcher_cannot_be_overwritten(machine: Machine) -> None:
-    caught, outcome = attack(machine)
+    caught, outcome = attacked(machine)
     summary.add("races", f"/proc/PID/exe of the launcher: caught {caught} times, {outcome}")
     assert caught > 0, "the window was never hit"
     assert outcome != "written"
@@ -90,7 +99,7 @@ def test_twin_a_launcher_in_an_ordinary_file_is_overwritten(machine: Machine) ->
     with weakened.unsealed(machine.bundle) as (launcher, copy):
         own, machine.launcher = machine.launcher, launcher
         try:
-            caught, outcome = attack(machine)
+            caught, outcome = attacked(machine)
             start = copy.read_bytes()[:4]
         finally:
             machine.launcher = own

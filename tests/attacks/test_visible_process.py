@@ -137,8 +137,17 @@ def race(machine: Machine, order: Transform | None, *attack: str) -> tuple[list[
     return lines[1:-1], attacker
 
 
+def caught(machine: Machine, order: Transform | None) -> list[str]:
+    """What an attacker that looks has seen; for longer where the machine is busy and the window was not hit yet."""
+    for _ in range(6):
+        lines, _ = race(machine, order, "look", str(RACES))
+        if lines:
+            break
+    return lines
+
+
 def test_race_for_the_first_moment_gets_the_containers_own_rights(machine: Machine) -> None:
-    lines, _ = race(machine, None, "look", str(RACES))
+    lines = caught(machine, None)
     summary.add("races", f"ptrace of a process before execve: caught {len(lines)} of {RACES}")
     assert lines, "the window was never hit"
     for line in lines:
@@ -148,7 +157,7 @@ def test_race_for_the_first_moment_gets_the_containers_own_rights(machine: Machi
 
 
 def test_twin_race_in_the_old_order_gets_sys_admin(machine: Machine) -> None:
-    lines, _ = race(machine, weakened.cloned_first, "look", str(RACES))
+    lines = caught(machine, weakened.cloned_first)
     admin = [line for line in lines if int(line.split()[0], 16) & SYS_ADMIN]
     summary.add("races", f"ptrace of a process before execve, twin: caught {len(lines)}, with SYS_ADMIN {len(admin)}")
     assert admin

@@ -69,14 +69,13 @@ def exec_terminal(side: Side) -> Json:
 @check("exec -d", Body("Detach", START))
 def exec_detached(side: Side) -> Json:
     sleeper(side)
-    answer = side.api(
-        "POST", "/containers/box/exec", {"Cmd": ["sh", "-c", "sleep 0.3; touch /x"], "AttachStdout": True}
-    )
-    began = time.monotonic()
+    script = "for i in $(seq 80); do test -e /go && break; sleep 0.1; done; touch /x"
+    answer = side.api("POST", "/containers/box/exec", {"Cmd": ["sh", "-c", script], "AttachStdout": True})
     started = side.api("POST", f"/exec/{answer['body']['Id']}/start", {"Detach": True})
-    quick = time.monotonic() - began < 0.3
+    goes_on = side.api("GET", f"/exec/{answer['body']['Id']}/json")["body"]["Running"]
+    side.docker("exec", "box", "touch", "/go")
     side.until(lambda: side.docker("exec", "box", "ls", "/x")["status"] == 0)
-    return [started, quick, side.docker("exec", "box", "ls", "/x")]
+    return [started, goes_on, side.docker("exec", "box", "ls", "/x")]
 
 
 @check("exec --privileged", Body("Privileged", CREATE))
@@ -199,31 +198,43 @@ def logged_with_times(side: Side) -> Json:
 
 @check("logs --since", Query("since", "/containers/*/logs"))
 def logged_since(side: Side) -> Json:
-    script = "echo early; sleep 1.2; echo late"
-    side.docker("run", "--name", "box", IMAGE, "sh", "-c", script)
-    first = side.docker("logs", "-t", "box")["stdout"].split()[0]
-    return side.docker("logs", "--since", later(first), "box")
+    return side.docker("logs", "--since", between_two_lines(side), "box")
 
 
 @check("logs --until", Query("until", "/containers/*/logs"))
 def logged_until(side: Side) -> Json:
-    side.docker("run", "--name", "box", IMAGE, "sh", "-c", "echo early; sleep 1.2; echo late")
-    first = side.docker("logs", "-t", "box")["stdout"].split()[0]
-    return side.docker("logs", "--until", later(first), "box")
+    return side.docker("logs", "--until", between_two_lines(side), "box")
 
 
-def later(stamp: str) -> str:
-    """An RFC 3339 time with nanoseconds, half a second later, as seconds and nanoseconds."""
+GOING = "while [ ! -e /go ]; do sleep 0.05; done"
+
+
+def between_two_lines(side: Side) -> str:
+    """Lets a container write two lines, the second when the first is in the log: a moment between them."""
+    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", f"echo early; {GOING}; echo late")
+    side.until(lambda: "early" in side.docker("logs", "box")["stdout"])
+    side.docker("exec", "box", "touch", "/go")
+    side.docker("wait", "box")
+    first, last = (nanoseconds(line.split()[0]) for line in side.docker("logs", "-t", "box")["stdout"].splitlines())
+    middle = (first + last) // 2
+    return f"{middle // 10**9}.{middle % 10**9:09d}"
+
+
+def nanoseconds(stamp: str) -> int:
+    """Since the epoch, of an RFC 3339 time."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     seconds = time.mktime(time.strptime(whole + " UTC", "%Y-%m-%dT%H:%M:%S %Z")) - time.timezone
-    nanoseconds = int(fraction.ljust(9, "0")) + 500_000_000
-    return f"{int(seconds) + nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
+    return int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
 
 
 @check("logs -f", Query("follow", "/containers/*/logs"))
 def logged_to_the_end(side: Side) -> Json:
-    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", "echo a; sleep 0.7; echo b")
-    return side.docker("logs", "-f", "box")
+    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", f"echo a; {GOING}; echo b")
+    side.until(lambda: "a" in side.docker("logs", "box")["stdout"])
+    with side.beside("logs", "-f", "box") as client:
+        side.until(lambda: bool(client.printed()[0]))
+        side.docker("exec", "box", "touch", "/go")
+        return client.end()
 
 
 @check("logs --details", Query("details", "/containers/*/logs"))
@@ -242,7 +253,17 @@ def logged_terminal(side: Side) -> Json:
 def logged_multiplexed(side: Side) -> Json:
     side.docker("run", "--name", "box", IMAGE, "sh", "-c", "echo out; sleep 0.1; echo err >&2; printf end")
     status, headers, data = side.raw("GET", "/containers/box/logs", stdout="1", stderr="1")
-    return [status, headers.get("Content-Type"), list(data)]
+    return [status, headers.get("Content-Type"), of_each_stream(data)]
+
+
+def of_each_stream(data: bytes) -> Json:
+    """The bytes of each, by its number: which of two pipes is read first is nobody's promise."""
+    found: dict[str, str] = {}
+    while data:
+        size = int.from_bytes(data[4:8])
+        found[str(data[0])] = found.get(str(data[0]), "") + data[8 : 8 + size].decode()
+        data = data[8 + size :]
+    return found
 
 
 @check("logs of no stream", Query("timestamps", "/containers/*/logs"))
@@ -261,6 +282,7 @@ def happen(side: Side) -> str:
     side.docker("run", "--name", "box", "--label", "kind=a", IMAGE, "true")
     side.docker("run", "-d", "--name", "dee", "--label", "kind=b", IMAGE, "sleep", "60")
     side.docker("exec", "dee", "true")
+    side.until(lambda: "exec_die" in side.docker("events", "--since", began, "--until", now())["stdout"])
     side.docker("rename", "dee", "eff")
     side.docker("kill", "eff")
     side.docker("wait", "eff")
@@ -273,7 +295,8 @@ def events(side: Side, *filters: str) -> Json:
     began = happen(side)
     words = [word for one in filters for word in ("--filter", one)]
     shown = "{{.Type}} {{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.exitCode}}"
-    side.until(lambda: "die" in side.docker("events", "--since", began, "--until", now())["stdout"])
+    last = ("--filter", "event=die", "--filter", "container=eff")
+    side.until(lambda: "die" in side.docker("events", "--since", began, "--until", now(), *last)["stdout"])
     return side.docker("events", "--since", began, "--until", now(), *words, "--format", shown)["stdout"].splitlines()
 
 

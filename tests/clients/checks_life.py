@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import wait
 from typing import Any
 
 from clients.compare import CHECKS, IMAGE, Check, Side, check
@@ -81,7 +82,7 @@ def stopped_after_a_time(side: Side) -> Json:
     sleeper(side)
     began = time.monotonic()
     seen = side.docker("stop", "-t", "1", "box")
-    return [seen, time.monotonic() - began < 5, ended(side)]
+    return [seen, time.monotonic() - began < 9, ended(side)]
 
 
 @check("stop -s", Query("signal", "/containers/*/stop"))
@@ -100,7 +101,7 @@ def stopped_with_own_signal(side: Side) -> Json:
 def stopped_in_own_time(side: Side) -> Json:
     sleeper(side, "--stop-timeout", "1")
     began = time.monotonic()
-    return [side.docker("stop", "box"), time.monotonic() - began < 5]
+    return [side.docker("stop", "box"), time.monotonic() - began < 9]
 
 
 @check("stop of a stopped container", Act("/containers/*/stop", status="500 Internal Server Error"))
@@ -151,7 +152,7 @@ def restarted(side: Side) -> Json:
 def restarted_after_a_time(side: Side) -> Json:
     sleeper(side)
     began = time.monotonic()
-    return [side.docker("restart", "-t", "0", "box"), time.monotonic() - began < 5, side.inspect("box", *STATE)]
+    return [side.docker("restart", "-t", "0", "box"), time.monotonic() - began < 9, side.inspect("box", *STATE)]
 
 
 @check("restart -s", Query("signal", "/containers/*/restart"))
@@ -206,8 +207,7 @@ def waited_for_removal(side: Side) -> Json:
     """Of a stopped container, the default condition answers at once; this one only after rm."""
     side.docker("run", "--name", "box", IMAGE, "sh", "-c", "exit 4")
     waiter = side.later("POST", "/containers/box/wait", condition="removed")
-    time.sleep(0.5)
-    early = waiter.done()
+    early = bool(wait([waiter], 3).done)
     side.docker("rm", "box")
     return [early, waiter.result(10)]
 
@@ -216,7 +216,6 @@ def waited_for_removal(side: Side) -> Json:
 def waited_for_the_next(side: Side) -> Json:
     side.docker("run", "--name", "box", IMAGE, "sh", "-c", "test -e /x && exit 5; touch /x; exit 4")
     waiter = side.later("POST", "/containers/box/wait", condition="next-exit")
-    time.sleep(0.5)
     side.docker("start", "box")
     return waiter.result(10)
 
@@ -235,8 +234,13 @@ def attached(side: Side) -> Json:
 
 @check("attach --no-stdin", Query("stderr", "/containers/*/attach"))
 def attached_to_output(side: Side) -> Json:
-    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", "sleep 0.5; echo out; echo err >&2")
-    return side.docker("attach", "--no-stdin", "box")
+    script = "while true; do echo out; echo err >&2; sleep 0.05; done"
+    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", script)
+    with side.beside("attach", "--no-stdin", "box") as client:
+        side.until(lambda: all(client.printed()))
+        side.docker("kill", "box")
+        seen = client.end()
+    return [seen["status"], sorted(set(seen["stdout"].splitlines())), sorted(set(seen["stderr"].splitlines()))]
 
 
 @check("attach to what a stopped container wrote", Query("logs", "/containers/*/attach"))
@@ -276,6 +280,7 @@ def a_directory(side: Side) -> Json:
 def out_of_memory(side: Side) -> Json:
     script = "dd if=/dev/zero of=/dev/null bs=64M count=1"
     side.docker("run", "--name", "box", "-m", "16m", "--memory-swap", "16m", IMAGE, "sh", "-c", script)
+    side.until(lambda: side.inspect("box", "State.OOMKilled")["State.OOMKilled"] is True)  # told beside the exit
     return side.inspect("box", *STATE)
 
 

@@ -23,7 +23,7 @@ def py_run(side: Side) -> Json:
         output = client.containers.run(
             IMAGE, ["sh", "-c", "echo $A; sleep 0.1; echo err >&2"], environment={"A": "b"}, stderr=True
         )
-        return output.decode()
+        return sorted(output.decode().splitlines())
 
 
 @check("docker-py: containers.run that fails", Body("Cmd"))
@@ -74,7 +74,7 @@ def py_attach(side: Side) -> Json:
         stream = client.api.attach_socket(container.id, params={"stdin": 1, "stdout": 1, "stream": 1})
         container.start()
         raw = stream._sock  # the only way to the socket that docker-py has
-        raw.settimeout(3)
+        raw.settimeout(side.patience / 4)
         with closing(stream), closing(raw):
             raw.sendall(b"spoken\n")
             try:
@@ -213,7 +213,8 @@ def exec_without_upgrade(side: Side) -> Json:
     sleeper(side)
     body = {"Cmd": ["sh", "-c", "echo out; sleep 0.1; echo err >&2"], "AttachStdout": True, "AttachStderr": True}
     identity = side.api("POST", "/containers/box/exec", body)["body"]["Id"]
-    return hijack(side, f"/exec/{identity}/start", {"Detach": False}, b"", upgrade=False)
+    head, headers, output = hijack(side, f"/exec/{identity}/start", {"Detach": False}, b"", upgrade=False)
+    return [head, headers, sorted(output)]  # which of two pipes is read first is nobody's promise
 
 
 @check("attach with logs", Query("logs", "/containers/*/attach"))
@@ -233,7 +234,8 @@ def resized(side: Side) -> Json:
 @check("exec resize", Act("/exec/*/resize", status="200 OK"))
 def exec_resized(side: Side) -> Json:
     sleeper(side)
-    body = {"Cmd": ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do stty size >/size; sleep 0.2; done"], "Tty": True}
+    script = "while true; do stty size >/new; mv /new /size; sleep 0.1; done"
+    body = {"Cmd": ["sh", "-c", script], "Tty": True}
     identity = side.api("POST", "/containers/box/exec", body)["body"]["Id"]
     side.api("POST", f"/exec/{identity}/start", {"Detach": True, "Tty": True})
     seen = side.api("POST", f"/exec/{identity}/resize", h="31", w="97")

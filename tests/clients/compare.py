@@ -16,11 +16,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 from urllib.parse import urlencode
 
 from docker import DockerClient as DockerPy
@@ -59,6 +61,29 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A client that runs, and what it has printed so far."""
+
+    process: subprocess.Popen[bytes]
+    out: IO[str]
+    err: IO[str]
+    patience: float
+
+    def printed(self) -> list[str]:
+        """Stdout and stderr."""
+        found = []
+        for stream in (self.out, self.err):
+            stream.seek(0)
+            found.append(stream.read())
+        return found
+
+    def end(self) -> Json:
+        """Waits for it: {"status", "stdout", "stderr"}."""
+        status = self.process.wait(self.patience)
+        return {"status": status, **dict(zip(("stdout", "stderr"), self.printed(), strict=True))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +164,41 @@ class Side:
         )
         return {"status": done.returncode, "stdout": done.stdout}
 
+    @contextmanager
+    def beside(self, *args: str) -> Iterator[Beside]:
+        """The docker CLI, running while the check goes on."""
+        argv = [str(peers.docker_cli()), "-H", f"unix://{self.socket}", *args]
+        environment = client_environment() | {"DOCKER_API_VERSION": API}
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            client = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+            try:
+                yield Beside(client, out, err, self.patience)
+            finally:
+                client.kill()
+                client.wait()
+
     def until(self, ready: Callable[[], bool]) -> None:
-        """Polls for at most three seconds; what a check then sees tells whether it came."""
-        end = time.monotonic() + 3
+        """Polls for some seconds; what a check then sees tells whether it came."""
+        end = time.monotonic() + self.patience / 4
         while not ready() and time.monotonic() < end:
             time.sleep(0.05)
 
     def later(self, method: str, path: str, **query: str) -> Future[Json]:
-        """`api` in a thread of its own."""
+        """`api` in a thread of its own, as soon as the head of its answer is here: the engine is at it then."""
         future: Future[Json] = Future()
-        work = lambda: future.set_result(self.api(method, path, **query))  # noqa: E731  # one use
-        threading.Thread(target=work, daemon=True).start()
+        connection = UnixConnection(self.socket, self.patience)
+        connection.request(method, f"/v{API}{path}" + (f"?{urlencode(query)}" if query else ""))
+        answer = connection.getresponse()
+
+        def read() -> None:
+            try:
+                future.set_result({"status": answer.status, "body": parse(answer.read())})
+            except OSError as error:
+                future.set_exception(error)
+            finally:
+                connection.close()
+
+        threading.Thread(target=read, daemon=True).start()
         return future
 
     def inspect(self, name: str, *fields: str) -> Json:

@@ -89,7 +89,7 @@ for part in ("HostIp", "HostPort"):
 
 
 def restarts(container: Seen) -> int:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while container.inspect["RestartCount"] < 2 and time.monotonic() < deadline:
         if not container.inspect["State"]["Running"] and not container.inspect["State"]["Restarting"]:
             time.sleep(0.3)
@@ -123,7 +123,7 @@ seen(
 
 def is_gone(container: Seen) -> bool:
     container.api.ok("POST", f"/containers/{container.id}/kill")
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if container.api.call("GET", f"/containers/{container.id}/json")[0] == 404:
             return True

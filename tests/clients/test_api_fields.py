@@ -367,7 +367,7 @@ class Exec:
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(20)
             client.connect(str(self.engine.socket))
             client.sendall(head.encode() + data)
             if detach_keys:
@@ -382,7 +382,7 @@ class Exec:
     def _detach(client: socket.socket) -> str:
         time.sleep(0.2)
         client.sendall(b"\x01")
-        client.settimeout(1)
+        client.settimeout(5)
         try:
             read_all(client)
         except TimeoutError:

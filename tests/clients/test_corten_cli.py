@@ -131,14 +131,15 @@ def test_life_of_a_container(box: CortenEngine) -> None:
 
 
 def test_detached_run_prints_the_id_and_attach_brings_the_exit_code(box: CortenEngine) -> None:
-    script = "while [ ! -e /go ]; do sleep 0.05; done; echo done; exit 9"
+    script = "while [ ! -e /go ]; do echo up; sleep 0.05; done; echo done; exit 9"
     made = box.corten("run", "-d", "--rm", "--name", "cli-attach", IMAGE, "sh", "-c", script, check=True).stdout
     assert re.fullmatch(r"[0-9a-f]{64}\n", made)
     argv = [str(paths.COMMANDS / "corten"), "-H", box.host, "attach", "cli-attach"]
     attached = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    time.sleep(0.3)
+    assert attached.stdout is not None
+    assert attached.stdout.readline() == "up\n"
     box.corten("exec", "cli-attach", "touch", "/go", check=True)
-    assert attached.communicate(timeout=20)[0] == "done\n"
+    assert attached.communicate(timeout=20)[0].endswith("up\ndone\n")
     assert attached.returncode == 9
 
 

@@ -22,6 +22,7 @@ from clients.api import Api
 from support import images, paths, peers, summary
 from support.dockerd import client_environment
 from support.engine import CortenEngine
+from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
 NAMES = ("cli-box", "cli-done", "cli-tty", "cli-new", "cli-paused")
@@ -146,7 +147,8 @@ def window(box: CortenEngine) -> str:
     box.docker("exec", "cli-box", "true", check=True)
     box.docker("tag", IMAGE, "cli/events:1", check=True)
     box.docker("rmi", "cli/events:1", check=True)
-    time.sleep(0.3)
+    shown = ("events", "--since", f"{start:.6f}", "--until", "0s", "--format", "{{.Type}} {{.Action}}")
+    wait_for(lambda: {"container destroy", "container exec_die"} <= set(box.docker(*shown).stdout.splitlines()), "ends")
     return f"--since {start:.6f} --until {time.time():.6f}"
 
 

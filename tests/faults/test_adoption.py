@@ -272,6 +272,8 @@ def power_cut(engine: CortenEngine) -> None:
         command = Path(f"/proc/{pid}/cmdline")
         if command.exists() and any(one in command.read_text() for one in ours):
             os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not is_alive(pid), "death of a shim")  # noqa: B023
+    wait_for(lambda: not list(process.processes(str(engine.exec_root))), "end of zygote and helper")
     process.remove_cgroups(f"corten-{ident}")
     process.unmount_below(engine.exec_root)
     shutil.rmtree(engine.exec_root)

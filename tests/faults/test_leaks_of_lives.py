@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -65,9 +66,11 @@ def life_restarted(engine: CortenEngine) -> None:
 def life_crashed(engine: CortenEngine) -> None:
     """cortend is killed while one container runs and another has ended unseen."""
     engine.docker("run", "-d", "--name", "crash", "-p", "8088:80", IMAGE, "sleep", "1000", check=True)
-    engine.docker("run", "-d", "--rm", "--name", "brief", IMAGE, "sleep", "0.5", check=True)
+    brief = engine.docker("run", "-d", "--rm", "--name", "brief", IMAGE, "sleep", "1000", check=True).stdout.strip()
+    pid = int(engine.docker("inspect", "-f", "{{.State.Pid}}", "brief", check=True).stdout)
     engine.kill9()
-    time.sleep(1)
+    os.kill(pid, signal.SIGKILL)
+    process.wait_for((engine.exec_root / "tasks" / "moby" / brief / "exit").exists, "its end")
     engine.start()
     engine.docker("rm", "-f", "crash", check=True)
 
@@ -217,7 +220,7 @@ def test_end_of_cortend_without_containers_leaves_no_process(held_engine: HeldEn
     held_engine.docker("run", "--rm", IMAGE, "true", check=True)
     process.wait_for(lambda: not shims(subject), "end of the shim")  # while cortend lives it is cortend that ends it
     getattr(held_engine, end)()
-    left = [leak for leak in settled(before, 2, allowed=()) if leak.fact.kind in {"process", "zombie", "descriptor"}]
+    left = [leak for leak in settled(before, allowed=()) if leak.fact.kind in {"process", "zombie", "descriptor"}]
     assert not left, render(left)
 
 

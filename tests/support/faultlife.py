@@ -110,7 +110,7 @@ class Life:
         body = {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True}
         exec_id = self.call("POST", f"/containers/{self.name}/exec", body)["Id"]
         self.call("POST", f"/exec/{exec_id}/start", {"Detach": True})
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while (found := self.call("GET", f"/exec/{exec_id}/json"))["Running"]:
             assert time.monotonic() < end, f"the exec does not end: {found}"
             time.sleep(0.01)

@@ -82,10 +82,8 @@ def test_a_cpuset_takes_tasks_from_the_beginning(group: Cgroup) -> None:
 def test_removal_waits_for_tasks_on_their_way_out(group: Cgroup) -> None:
     with inside(group, "echo ready; sleep 0.3") as child:
         ready(child)
-        began = time.monotonic()
-        group.remove()
-        assert 0.1 < time.monotonic() - began < 2
-        child.wait()
+        group.remove()  # which the kernel refuses as long as somebody is in it
+        assert child.wait(10) == 0
 
 
 def test_a_cgroup_that_stays_busy_is_told_with_its_processes(group: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:

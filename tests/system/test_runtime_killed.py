@@ -53,7 +53,7 @@ def test_a_create_that_is_killed_is_cleaned_up_by_its_record(corten: Runtime, fo
     number = 1
     while create_killed_at(corten, bundle, call, number):
         corten("delete", "--force", "c", check=True)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (left := left_behind(bundle, folder / "root", mark)) and time.monotonic() < deadline:
             time.sleep(0.02)  # the launcher may be on its way out
         assert not left, f"after the kill at {call} number {number}"
