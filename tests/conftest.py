@@ -18,6 +18,7 @@ from support.engine import CortenEngine
 TESTS = Path(__file__).parent
 ORDER = ("unit", "golden", "conformance", "system", "clients", "peers", "attacks", "faults")
 STARTED = pytest.StashKey[float]()
+DYING_SECONDS = 10  # that what was killed may take to be gone
 NEED_ROOT = frozenset(ORDER) - {"unit", "golden"}
 
 
@@ -86,7 +87,9 @@ def nothing_is_left() -> Iterator[None]:
     if os.geteuid() == 0:
         abandoned.remove()
     yield
-    left = leftovers(paths.mark())
+    end = time.monotonic() + DYING_SECONDS
+    while (left := leftovers(paths.mark())) and time.monotonic() < end:
+        time.sleep(0.1)
     assert not left, "left at the end of the run:\n" + "\n".join(left)
 
 

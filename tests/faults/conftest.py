@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from clients.api import Api
 from support import images
 from support.engine import CortenEngine
 from support.faultlife import Life
@@ -30,3 +31,21 @@ def lived_engine() -> Iterator[CortenEngine]:
         life.run()
         assert not life.failure, life.failure
         yield engine
+
+
+@pytest.fixture(autouse=True)
+def next_test_is_spared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed halfway fails no other: its containers and images go, a cortend that it killed comes back."""
+    yield
+    for name in {"warm", "warm_engine", "lived_engine"} & set(request.fixturenames):
+        engine: CortenEngine = request.getfixturevalue(name)
+        if not engine.is_running():
+            engine.kill9()
+            engine.start()
+            warm_up(engine)
+        api = Api(engine.socket)
+        for row in api.ok("GET", "/containers/json?all=1"):
+            api.remove(row["Id"])
+        for row in api.ok("GET", "/images/json?all=1"):
+            for name_or_id in set(row["RepoTags"] or [row["Id"]]) - {images.BUSYBOX_REF}:
+                api.call("DELETE", f"/images/{name_or_id}?force=1")
