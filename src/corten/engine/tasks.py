@@ -27,6 +27,7 @@ from corten.errors import CortenError
 from corten.launch.facts import HostFacts
 from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.shim.protocol import Message, connect
+from corten.sys import netns
 
 TENANT: Final = "moby"
 
@@ -103,7 +104,7 @@ class Tasks:
             parent = os.path.dirname(parent)
 
     async def netns(self) -> int:
-        """The descriptor of a new network namespace with `lo` up; the caller's.
+        """The descriptor of a new network namespace with `lo` up; the caller's.  Raises OSError.
 
         One is kept ready: making it takes longer than all else that a start waits for before its shim.
         """
@@ -113,22 +114,22 @@ class Tasks:
         return fd
 
     async def _taken(self, spare: asyncio.Future[int] | None) -> int:
-        """The spare one; what kept it from being made (its maker was killed) is no reason for this start to fail."""
+        """The spare one; what kept it from being made is no reason for this start to fail."""
         if spare is not None:
-            with contextlib.suppress(CortenError):
+            with contextlib.suppress(OSError):
                 return await spare
-        return await self.zygote.netns()
+        return await asyncio.to_thread(netns.make)
 
     def _prepare_spare(self) -> None:
         if self._spare is None:
-            self._spare = asyncio.ensure_future(self.zygote.netns())
+            self._spare = asyncio.ensure_future(asyncio.to_thread(netns.make))
             self._spare.add_done_callback(_take_error)
 
     async def close(self) -> None:
         """Let go of the spare namespace and the zygote.  Tasks go on."""
         spare, self._spare = self._spare, None
         if spare is not None:
-            with contextlib.suppress(CortenError):
+            with contextlib.suppress(OSError):
                 os.close(await spare)
         await self.zygote.close()
 

@@ -1,10 +1,10 @@
-"""Work inside a network namespace, done by a thread that is used once.
+"""Network namespaces, made and visited by threads that are used once.
 
 A thread that has entered a namespace never goes back: it ends.  So nothing can be left in the wrong namespace, and
 no other thread ever changes.  Only sysctls below /proc/sys/net and sockets are worth the trip: a socket made inside
 stays in that namespace and can be used from everywhere afterwards.
 
-Sources: setns(2), network_namespaces(7).
+Sources: setns(2), unshare(2), network_namespaces(7).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from corten.sys.namespace import raise_loopback, unshare
 
 CLONE_NEWNET = 0x40000000
 
@@ -30,18 +32,18 @@ def setns(fd: int, kind: int) -> None:
 
 
 class _Visit(threading.Thread, Generic[T]):
-    """One call inside a namespace: its value or its error."""
+    """`enter`, then one call: its value or its error."""
 
-    def __init__(self, netns_fd: int, work: Callable[[], T]) -> None:
+    def __init__(self, enter: Callable[[], None], work: Callable[[], T]) -> None:
         super().__init__(name="netns", daemon=True)
-        self._netns_fd = netns_fd
+        self._enter = enter
         self._work = work
         self.value: list[T] = []
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            setns(self._netns_fd, CLONE_NEWNET)
+            self._enter()
             self.value.append(self._work())
         except BaseException as error:  # outermost of this thread: raised again in the caller's
             self.error = error
@@ -49,7 +51,21 @@ class _Visit(threading.Thread, Generic[T]):
 
 def inside(netns_fd: int, work: Callable[[], T]) -> T:
     """Calls `work` in a thread that is in the namespace behind `netns_fd`; returns or raises what it does."""
-    visit = _Visit(netns_fd, work)
+    return _visit(lambda: setns(netns_fd, CLONE_NEWNET), work)
+
+
+def make() -> int:
+    """A new namespace with `lo` up: a descriptor, the caller's, with whose last copy it ends.  Raises OSError."""
+    return _visit(lambda: unshare(CLONE_NEWNET), _ready)
+
+
+def _ready() -> int:
+    raise_loopback()
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _visit(enter: Callable[[], None], work: Callable[[], T]) -> T:
+    visit = _Visit(enter, work)
     visit.start()
     visit.join()
     if visit.error is not None:
