@@ -56,8 +56,7 @@ class Removal:
                 if is_done and container.id in self._parts.roster:
                     self.remove_now(container)
         if container.removal is not None:
-            await asyncio.to_thread(self._parts.sync)
-            await asyncio.shield(container.removal)
+            await asyncio.gather(asyncio.to_thread(self._parts.sync), asyncio.shield(container.removal))
 
     def _refuse_running(self, container: Container, force: bool) -> None:
         if force:
@@ -143,9 +142,13 @@ class Removal:
         """The disk's part of a removal: after its task is gone, its layer and its directory."""
         if cleanup is not None:
             await asyncio.wait([cleanup])
-        await asyncio.to_thread(self.discard_files, container.id)
+        await asyncio.to_thread(self._discard, container)
+
+    def _discard(self, container: Container) -> None:
+        """Files, and layers that nobody needs without them; blocks."""
+        self.discard_files(container.id)
         try:
-            await asyncio.to_thread(gc.drop_orphans, self._parts.images, container.record.image_id)
+            gc.drop_orphans(self._parts.images, container.record.image_id)
         except CortenError as error:  # a damaged image: the container is gone all the same
             log.warning("layers of image %s are left: %s", container.record.image_id, error)
 

@@ -151,14 +151,13 @@ class Tasks:
         shim, task.shim = task.shim, None
         if shim is not None:
             try:
-                await shim.delete(force=True)
-                await shim.shutdown()
+                await shim.shutdown(force=True)
             except CortenError:
                 shim.close()
                 await self.bury(task)
                 return
             shim.close()
-        self._forget(task)
+        await self._forget(task)
 
     async def bury(self, task: Task) -> None:
         """Kill what is left of a task without its shim's help, and remove it.
@@ -166,7 +165,7 @@ class Tasks:
         The processes die first: a removed cgroup needs them gone, and so does whoever reads the exit.
         """
         await asyncio.to_thread(self._kill, task)
-        self._forget(task)
+        await self._forget(task)
 
     async def bury_leftover(self, id: str, cgroup_path: str) -> None:
         """Remove what a cleanup that failed left of an earlier task; does nothing when there is nothing."""
@@ -190,8 +189,8 @@ class Tasks:
         cgroup.kill_all()
         cgroup.remove()
 
-    def _forget(self, task: Task) -> None:
-        shutil.rmtree(task.directory, ignore_errors=True)
+    async def _forget(self, task: Task) -> None:
+        await asyncio.to_thread(shutil.rmtree, task.directory, ignore_errors=True)  # on a disk: milliseconds
         self._remove_parents(task.cgroup_path)
         self._journal.done(task.entry)
 
