@@ -148,12 +148,13 @@ class Lifecycle:
         try:
             os.mkdir(paths.directory, 0o710)
             parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain))
-            parts.containers.create(row(record), durable=False)
+            with parts.images.database.transaction():
+                parts.containers.create(row(record), durable=False)
+                parts.images.touch(image.id)
+                parts.journal.done(entry)
         except BaseException:
             self._removal.discard_files(record.id)
             raise
-        parts.journal.done(entry)
-        parts.images.touch(image.id)
         parts.roster.add(Container(record, parts.loop))
         parts.bus.publish(container_event(record, "create"))
 
