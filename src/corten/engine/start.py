@@ -224,6 +224,7 @@ class Starter:
             )
         )
         undo.push_async_callback(_settle, run.fork)
+        await asyncio.sleep(0)  # the zygote has the request, and forks while network and files are made here
 
     async def _join_network(self, run: Run, undo: AsyncExitStack) -> None:
         mode = run.effective.host.network_mode
