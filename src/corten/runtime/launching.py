@@ -255,7 +255,7 @@ class Creation:
         return running
 
     def _record(self) -> None:
-        """state.json with every object to come, then the files beside it."""
+        """state.json with every object to come, then what the launch needs of them."""
         state, prepared = self.state, self.prepared
         config = prepared.config
         state.annotations = config.annotations
@@ -270,7 +270,6 @@ class Creation:
         names = [CONFIG_FILE, TRACE_FILE] + ([START_FIFO] if self.options.wait_for_start else [])
         state.objects = [state.path(name) for name in names] + prepared.paths.directories()
         state.save()
-        files.replace(state.path(CONFIG_FILE), prepared.config_bytes)
         if self.options.wait_for_start:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
@@ -283,13 +282,15 @@ class Creation:
             bpf.attach_device_program(self.prepared.paths.v2, self.prepared.device_program)
 
     def _launch(self) -> Running:
-        """Spawns the plan and brings it to its last wait, or to execve."""
+        """Spawns the plan and brings it to its last wait, or to execve; writes and words what can wait meanwhile."""
         options = self.options
         hooks_read, hooks_write = posix.pipe()
         fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd, "hooks": hooks_read}
         try:
             launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
             running = self.running = Running(launch, self.trace, is_init=True, parent=self.host.parent)
+            files.replace(self.state.path(CONFIG_FILE), self.prepared.config_bytes)
+            self.trace.describe()
             deadline = time.monotonic() + EXEC_TIMEOUT_S
             while not running.pid:
                 running.follow(deadline)

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 class Trace:
     """Grows while a launch runs; `save` may be called at any time."""
 
-    __slots__ = ("_phase", "end_ns", "phases", "plan", "steps")
+    __slots__ = ("_ops", "_phase", "end_ns", "phases", "plan", "steps")
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
+        self._ops: list[str] | None = None
         self.steps: list[tuple[int, int]] = []
         self.phases: list[tuple[str, int, int]] = []
         self.end_ns = 0
@@ -55,10 +56,15 @@ class Trace:
             elif isinstance(event, spawn.Done):
                 self.end_ns = time.monotonic_ns()
 
+    def describe(self) -> list[str]:
+        """The plan in words.  It takes a while, once: best while the launcher is at work."""
+        if self._ops is None:
+            self._ops = [op.describe() for op in self.plan.ops] if self.plan is not None else []
+        return self._ops
+
     def to_bytes(self) -> bytes:
         """The file's content."""
-        ops = [op.describe() for op in self.plan.ops] if self.plan is not None else []
-        obj = {"ops": ops, "steps": self.steps, "end_ns": self.end_ns, "phases": self.phases}
+        obj = {"ops": self.describe(), "steps": self.steps, "end_ns": self.end_ns, "phases": self.phases}
         return fast.dump_bytes(obj)
 
     def save(self, path: str) -> None:
