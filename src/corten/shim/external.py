@@ -56,6 +56,7 @@ class ExternalRuntime:
     def _attach_rootfs(self, rootfs: RootMount) -> None:
         """Show the detached mount at `<dir>/rootfs`, in this process's mount namespace."""
         path = f"{self._directory}/{_ROOTFS}"
+        os.makedirs(path, 0o700, exist_ok=True)
         self.rootfs_fd = make_detached(rootfs, path)
         mount.move_mount(self.rootfs_fd, path)
         self._has_rootfs = True

@@ -34,14 +34,13 @@ class RootMount:
 def make_detached(root: RootMount, scratch: str, kernel: tuple[int, int] | None = None) -> int:
     """The descriptor of the mount; close-on-exec, the caller's.
 
-    `scratch` is an empty directory, made when missing; used for mounting only on kernels before 6.7.
+    `scratch` is an empty directory, made when missing and needed: for mounting on kernels before 6.7.
     `kernel` is the running one's version unless given.
 
     Raises:
         InvalidArgument: an unknown type.
         Internal: with what the kernel said.
     """
-    os.makedirs(scratch, 0o700, exist_ok=True)
     if root.type == "overlay":
         return _overlay(root, scratch, kernel or kernel_version(os.uname().release))
     if root.type in ("bind", "rbind"):
@@ -150,6 +149,7 @@ def split_layers(value: str) -> list[str]:
 
 def _overlay_by_mount(root: RootMount, scratch: str) -> int:
     """Many layers before Linux 6.7: mount in a child's own mount namespace and send a detached copy out."""
+    os.makedirs(scratch, 0o700, exist_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
