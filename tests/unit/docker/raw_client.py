@@ -134,7 +134,7 @@ class Harness:
         await self.door.close()
 
 
-async def eventually(condition: Any, what: str, timeout_s: float = 5.0) -> None:
+async def eventually(condition: Any, what: str, timeout_s: float = 30.0) -> None:
     """Wait until `condition()` is true."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not condition():

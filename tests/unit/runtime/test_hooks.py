@@ -73,13 +73,13 @@ def test_a_hook_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(FailedPrecondition, match=r"^hook ran past specified timeout of 1\.0s$"):
         hooks.run(shell("exec sleep 50", timeout=1), b"", str(tmp_path))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     hooks.run(shell("sleep 20 & echo $! > pid"), b"", str(tmp_path))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
