@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -196,6 +197,30 @@ async def test_a_zygote_that_goes_on_forks_no_shim_for_a_request_that_was_given_
             await lab.zygote.fork(str(folder), "test", "late", events=lambda event: None, lost=lambda: None)
     await lab.run("true")
     assert not list(folder.iterdir())  # a shim's log is its first file
+
+
+async def test_a_helper_without_descriptors_lets_its_callers_wait_and_does_not_spin() -> None:
+    async with Lab() as lab:
+        box = await lab.run("cat", stdin=True)
+        helper = helper_of(lab)
+        await asyncio.sleep(0.3)  # the session of the start has ended
+        limits = resource.prlimit(helper, resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir(f"/proc/{helper}/fd")}
+        free = min(set(range(len(used) + 1)) - used)
+        resource.prlimit(helper, resource.RLIMIT_NOFILE, (free, limits[1]))
+        before = cpu_s(helper)
+        waiting = asyncio.create_task(box.exec("e1", "echo", "hi"))
+        await asyncio.sleep(1)
+        assert cpu_s(helper) - before < 0.1
+        assert not waiting.done()
+        resource.prlimit(helper, resource.RLIMIT_NOFILE, limits)
+        assert await (await waiting).read_all() == b"hi\n"
+
+
+def cpu_s(pid: int) -> float:
+    """Time on a processor, of every thread."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_zygote_that_hangs_is_an_error_in_words_and_its_late_answers_leave_no_shim() -> None:

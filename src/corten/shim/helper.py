@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
 EXEC_TIMEOUT_S = 30.0  # from the start byte to execve: seccomp and execve, microseconds
+_BREATH_S = 0.05
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
 
 
@@ -336,7 +337,10 @@ class Helper:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # taken back by the peer, or out of descriptors
+        except BlockingIOError:  # taken back by the peer
+            return
+        except OSError:  # out of descriptors, until a session ends: its caller waits
+            time.sleep(_BREATH_S)
             return
         sock.setblocking(True)
         session = Session(sock, self._host)
