@@ -264,3 +264,19 @@ def test_a_zygote_that_hangs_for_good_is_replaced_and_holds_up_no_stop_of_corten
         assert time.monotonic() - begin < 15
         assert not Path(f"/proc/{hung}").exists()
         engine.start()
+
+
+def test_a_zygote_and_a_helper_that_are_stopped_end_with_cortend(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "goes-on", IMAGE, "sleep", "1000", check=True)
+    stopped_ones = [zygote(engine), helper(engine)]
+    for pid in stopped_ones:
+        os.kill(pid, signal.SIGSTOP)
+    asking = subprocess.Popen(["docker", "-H", engine.host, "exec", "goes-on", "true"], stdin=subprocess.DEVNULL)
+    time.sleep(0.3)
+    engine.kill9()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in stopped_ones), "the end of both")
+    asking.wait(10)
+    engine.start()
+    assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
+    engine.docker("rm", "-f", "goes-on", check=True)
+    until(lambda: not remains(engine), "remains")

@@ -38,6 +38,7 @@ from corten.sys import files, prctl
 from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
 OOM_SCORE_ADJ = -999
+_GO_ON = signal.SIGCONT  # at the parent's death: one that was stopped sees it too, and ends
 _NETNS_PATH = "/proc/self/ns/net"
 
 
@@ -98,6 +99,7 @@ class Zygote:
             self.rest.forget()
             os.close(self._life)
             self._title.write(f"corten-shim helper {self._exec_root}")
+            prctl.set_death_signal(_GO_ON)
             if rehearsal is not None:
                 rehearsal.leave()
             from corten.shim import warmup
@@ -255,6 +257,7 @@ def run(control_fd: int, exec_root: str) -> int:
     os.dup2(null, 1)
     os.close(null)
     prctl.set_name("corten-shim")
+    prctl.set_death_signal(_GO_ON)
     control = socket.socket(fileno=control_fd)
     os.set_inheritable(control_fd, False)
     zygote = Zygote(control, exec_root)

@@ -7,6 +7,7 @@ import os
 
 from corten.sys.libc import fail, function
 
+PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -19,6 +20,11 @@ def set_name(name: str) -> None:
 def set_child_subreaper() -> None:
     """Orphaned descendants become children of this process."""
     _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+
+
+def set_death_signal(signum: int) -> None:
+    """What this process gets when the thread that forked it ends; forked children do not inherit it."""
+    _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signum))
 
 
 class Title:
