@@ -18,6 +18,25 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
+_ESCAPES = {"\a": "a", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", "\v": "v", '"': '"', "\\": "\\"}
+
+
+def quoted(text: str) -> str:
+    """Go's `%q`: what a terminal would obey is shown instead."""
+    return '"' + "".join(map(_shown, text)) + '"'
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    if character in _ESCAPES:
+        return f"\\{_ESCAPES[character]}"
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if character.isprintable():
+        return character
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 class FlagError(click.UsageError):
     """A command line that pflag would refuse; the text is the whole first line."""
 
@@ -37,7 +56,7 @@ class Value(click.ParamType[Any]):
         try:
             self._check(value)
         except errors.CortenError as error:
-            raise FlagError(f'invalid argument "{value}" for "{shown(param)}" flag: {error.text}') from None
+            raise FlagError(f'invalid argument {quoted(value)} for "{shown(param)}" flag: {error.text}') from None
         return value
 
 
@@ -56,7 +75,7 @@ class Integer(click.ParamType[Any]):
         try:
             return go_integer(value, self._limit, is_signed=self._signed)
         except errors.InvalidArgument as error:
-            raise FlagError(f'invalid argument "{value}" for "{shown(param)}" flag: {error.text}') from None
+            raise FlagError(f'invalid argument {quoted(value)} for "{shown(param)}" flag: {error.text}') from None
 
 
 def go_integer(text: str, limit: int = 1 << 63, *, is_signed: bool = True, base: int = 0) -> int:
@@ -67,7 +86,7 @@ def go_integer(text: str, limit: int = 1 << 63, *, is_signed: bool = True, base:
     try:
         number = int(body, 8 if is_octal else base)
     except ValueError:
-        raise errors.InvalidArgument(f'strconv.{reader}: parsing "{text}": invalid syntax') from None
+        raise errors.InvalidArgument(f"strconv.{reader}: parsing {quoted(text)}: invalid syntax") from None
     if not -limit <= number < limit:
         raise errors.InvalidArgument(f'strconv.{reader}: parsing "{text}": value out of range')
     return number
@@ -182,8 +201,8 @@ class _Reader:
     def _boolean(self, option: click.Option, value: str) -> None:
         """The last one counts: click knows only "given"."""
         if value not in _TRUE | _FALSE:
-            reason = f'strconv.ParseBool: parsing "{value}": invalid syntax'
-            _refuse(f'invalid argument "{value}" for "{shown(option)}" flag: {reason}')
+            reason = f"strconv.ParseBool: parsing {quoted(value)}: invalid syntax"
+            _refuse(f'invalid argument {quoted(value)} for "{shown(option)}" flag: {reason}')
         self._words = [(other, word) for other, word in self._words if other is not option]
         if value in _TRUE:
             self._words.append((option, option.opts[-1]))

@@ -15,11 +15,10 @@ import click
 
 from corten import errors
 from corten.cli import envfile, values
-from corten.cli.flags import Integer, OldName, Switch, Value
+from corten.cli.flags import Integer, OldName, Switch, Value, quoted
 from corten.cli.mounts import parse_mount, parse_volume
-from corten.cli.platforms import check_platform
 from corten.cli.ports import parse_exposed, parse_ports
-from corten.cli.units import parse_bytes, parse_duration_ns
+from corten.cli.units import parse_bytes, parse_duration_ns, parse_swap
 from corten.cli.values import CHECKS, LISTS
 
 # (flags, kind, help): kind is bool, str, int, uint, uint16, list, mounts, or one of corten.cli.values
@@ -79,14 +78,14 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--kernel-memory",), "size", "Kernel memory limit"),
     (("-l", "--label"), "labels", "Set meta data on a container"),
     (("--label-file",), "list", "Read in a line delimited file of labels"),
-    (("--link",), "list", "Add link to another container"),
+    (("--link",), "links", "Add link to another container"),
     (("--link-local-ip",), "list", "Container IPv4/IPv6 link-local addresses"),
     (("--log-driver",), "str", "Logging driver for the container"),
     (("--log-opt",), "list", "Log driver options"),
     (("--mac-address",), "str", "Container MAC address"),
     (("-m", "--memory"), "size", "Memory limit"),
     (("--memory-reservation",), "size", "Memory soft limit"),
-    (("--memory-swap",), "size", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap"),
+    (("--memory-swap",), "swap", "Swap limit equal to memory plus swap: '-1' to enable unlimited swap"),
     (("--memory-swappiness",), "int", "Tune container memory swappiness (0 to 100)"),
     (("--mount",), "mounts", "Attach a filesystem mount to the container"),
     (("--name",), "str", "Assign a name to the container"),
@@ -171,7 +170,7 @@ def _refuse_combinations(given: Mapping[str, Any]) -> None:
         raise errors.InvalidArgument("--use-api-socket is not supported yet")
     if not given["disable_content_trust"]:
         raise errors.InvalidArgument("--disable-content-trust=false is not supported yet")
-    if given["pull"] not in (None, "always", "missing", "never"):
+    if given["pull"] not in (None, "", "always", "missing", "never"):
         raise errors.InvalidArgument(
             f'invalid pull option: \'{given["pull"]}\': must be one of "always", "missing" or "never"'
         )
@@ -186,8 +185,6 @@ def _refuse_combinations(given: Mapping[str, Any]) -> None:
             raise errors.InvalidArgument("invalid storage option")
     if given["rm"] and given["restart"] not in (None, "", "no"):
         raise errors.InvalidArgument("conflicting options: cannot specify both --restart and --rm")
-    if given["platform"]:
-        check_platform(given["platform"], "error parsing specified platform: ")
 
 
 def _check_modes(given: Mapping[str, Any]) -> None:
@@ -256,7 +253,10 @@ def _health(given: Mapping[str, Any]) -> dict[str, Any]:
         ("StartPeriod", "health_start_period"),
         ("StartInterval", "health_start_interval"),
     ):
-        _put(health, field, parse_duration_ns(given[name]) if given[name] else None)
+        value = parse_duration_ns(given[name]) if given[name] else 0
+        if value < 0:
+            raise errors.InvalidArgument(f"--{name.replace('_', '-')} cannot be negative")
+        _put(health, field, value or None)
     _put(health, "Retries", given["health_retries"])
     return health
 
@@ -292,7 +292,7 @@ HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("Links", "link", list),
     ("Memory", "memory", parse_bytes),
     ("MemoryReservation", "memory_reservation", parse_bytes),
-    ("MemorySwap", "memory_swap", parse_bytes),
+    ("MemorySwap", "memory_swap", parse_swap),
     ("MemorySwappiness", "memory_swappiness", int),
     ("OomKillDisable", "oom_kill_disable", bool),
     ("OomScoreAdj", "oom_score_adj", int),
@@ -350,6 +350,8 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any]:
     networks = list(given["network"])
+    if "" in networks:
+        raise errors.InvalidArgument("no name set for network")
     host["NetworkMode"] = networks[0] if networks else "default"
     endpoint: dict[str, Any] = {}
     if given["network_alias"] and host["NetworkMode"] in ("default", "bridge", "host", "none"):
@@ -393,8 +395,8 @@ def _put(target: dict[str, Any], field: str, value: Any) -> None:
 
 def _security_option(option: str) -> str:
     name, equals, value = option.partition("=")
-    if not equals and ":" not in option and option != "no-new-privileges":
-        raise errors.InvalidArgument(f'Invalid --security-opt: "{option}"')
+    if name != "no-new-privileges" and not (value if equals else option.partition(":")[2]):
+        raise errors.InvalidArgument(f"Invalid --security-opt: {quoted(option)}")
     if name != "seccomp" or value in ("unconfined", "builtin"):
         return option
     try:
@@ -420,13 +422,15 @@ def _device(text: str) -> dict[str, str]:
         inside, access = parts[1], parts[2]
     if len(parts) > 3 or not host:
         raise errors.InvalidArgument(f"bad format for path: {text}")
+    if not inside.startswith("/"):
+        raise errors.InvalidArgument(f"{inside} is not an absolute path")
     if not re.fullmatch(r"[rwm]{1,3}", access):
         raise errors.InvalidArgument(f"bad mode specified: {access}")
     return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
 
 
 def _restart_policy(text: str) -> dict[str, Any]:
-    name, colon, count = text.partition(":")
-    if colon and not count.lstrip("-").isdigit():
+    name, _, count = text.partition(":")
+    if count and not re.fullmatch("-?[0-9]{1,18}", count):
         raise errors.InvalidArgument("invalid restart policy format: maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(count) if count else 0} if name else {}

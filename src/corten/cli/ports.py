@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from corten import errors
 from corten.cli.flags import go_integer
 from corten.spec.address import is_address
+
+_PORT = re.compile("[0-9]{1,9}")
 
 
 def parse_ports(specs: Iterable[str]) -> tuple[dict[str, Any], dict[str, list[dict[str, str]]]]:
@@ -57,7 +60,7 @@ def _split(body: str) -> tuple[str, str, str]:
 
 def _range(text: str, what: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()):
+    if not _PORT.fullmatch(first) or (dash and not _PORT.fullmatch(last)):
         raise errors.InvalidArgument(f"invalid {what}: {text}")
     numbers = int(first), int(last) if dash else int(first)
     if numbers[0] > numbers[1] or numbers[1] > 65535:
@@ -66,6 +69,9 @@ def _range(text: str, what: str) -> tuple[int, int]:
 
 
 def _long_form(spec: str) -> str:
+    for part in spec.split(","):
+        if not all(part.partition("=")):
+            raise errors.InvalidArgument(f"invalid publish opts format (should be name=value but got '{part}')")
     given = dict(part.partition("=")[::2] for part in spec.split(","))
     unknown = sorted(set(given) - {"target", "published", "protocol", "mode"})
     if unknown:
@@ -77,7 +83,11 @@ def parse_exposed(text: str) -> list[str]:
     """`--expose`: `port[-port][/proto]` → keys of ExposedPorts.  Raises `InvalidArgument` with Docker's words."""
     ports, slash, proto = text.partition("/")
     first, dash, last = ports.partition("-")
+    if ":" in text:
+        raise errors.InvalidArgument(f"invalid port format for --expose: {text}")
     wrong = f"invalid range format for --expose: {text}, error: "
+    if not ports:
+        raise errors.InvalidArgument(f"{wrong}empty string specified for ports")
     try:
         numbers = [go_integer(number, 1 << 16, is_signed=False, base=10) for number in (first, last if dash else first)]
     except errors.InvalidArgument as error:

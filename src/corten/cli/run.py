@@ -17,6 +17,7 @@ from corten.cli import stream, transport
 from corten.cli.command import Command, Failure, daemon_error, each, operands
 from corten.cli.flags import Switch, Value
 from corten.cli.options import create_flags, create_request, environment, refuse_windows
+from corten.cli.platforms import check_platform
 from corten.cli.session import Session, pass_session
 from corten.cli.transport import Client
 from corten.cli.values import environment_variable
@@ -28,6 +29,7 @@ _RUN_EXTRA = (
     (("--sig-proxy/--no-sig-proxy",), "switch", "Proxy received signals to the process"),
     (("--explain",), "bool", "Print the effective configuration and the launch plan, and start nothing"),
 )
+_WRONG_PLATFORM = "error parsing specified platform: "
 _DEFAULT_KEYS = "ctrl-p,ctrl-q"
 
 
@@ -56,9 +58,17 @@ def _request(verb: str, given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         parse_reference(image)
         stream.parse_detach_keys(given.get("detach_keys") or "")
-        return create_request(given, image, command)
+        body = create_request(given, image, command)
+        if verb == "run" and given["platform"]:
+            check_platform(given["platform"], _WRONG_PLATFORM)
     except errors.CortenError as error:
         raise Failure(f"corten: {error.text}\n\nRun 'corten {verb} --help' for more information", 125) from None
+    try:
+        if given["platform"]:
+            check_platform(given["platform"], _WRONG_PLATFORM)
+    except errors.CortenError as error:
+        raise Failure(error.text) from None
+    return body
 
 
 def _run_failure(verb: str, error: errors.CortenError) -> Failure:

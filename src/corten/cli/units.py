@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
+from fractions import Fraction
 
 from corten import errors
+from corten.cli.flags import quoted
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _BINARY = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_INT64_MAX = (1 << 63) - 1
+_DIGITS = r"(?:[0-9]{1,99}(?:\.[0-9]{0,99})?|\.[0-9]{1,99})"
+_NUMBER = re.compile(_DIGITS)
+_SIZE = re.compile(rf"({_DIGITS}) ?(?:([kmgtp])i?)?b?")
+_DURATION_PART = re.compile(rf"({_DIGITS})(ns|us|µs|ms|s|m|h)")
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def human_size(size_bytes: float, precision: int = 3) -> str:
@@ -50,34 +59,29 @@ def ago(unix_s: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """`64m` → 67108864.  `-1` is kept.  Raises `InvalidArgument` with Docker's words."""
-    if text == "-1":
-        return -1
-    body = text.strip().lower()
-    body = body.removesuffix("ib") if body.endswith("ib") else body
-    body = body[:-1] if body.endswith("b") and len(body) > 1 and body[-2] in "kmgtp" else body
-    number, unit = (body[:-1], body[-1]) if body and body[-1] in _BINARY else (body, "")
-    try:
-        value = float(number)
-    except ValueError:
-        raise errors.InvalidArgument(f"invalid size: '{text}'") from None
-    if value < 0:
+    """`64m` → 67108864.  Raises `InvalidArgument` with Docker's words, also where Docker would overflow."""
+    found = _SIZE.fullmatch(text.strip().lower())
+    value = Fraction(found[1]) * _BINARY[found[2] or ""] if found is not None else -1
+    if not 0 <= value <= _INT64_MAX:
         raise errors.InvalidArgument(f"invalid size: '{text}'")
-    return int(value * _BINARY[unit])
+    return int(value)
+
+
+def parse_swap(text: str) -> int:
+    """The same, and `-1` for as much as there is."""
+    return -1 if text == "-1" else parse_bytes(text)
 
 
 def parse_duration_ns(text: str) -> int:
     """Go's `time.ParseDuration`: `1m30s` → nanoseconds.  Raises `InvalidArgument`."""
-    scale = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-    total, rest = 0.0, text.strip()
-    if rest == "0":
+    body = text[1:] if text[:1] in ("-", "+") else text
+    if body == "0":
         return 0
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        tail = rest[digits:]
-        unit = next((u for u in ("ns", "us", "µs", "ms", "s", "m", "h") if tail.startswith(u)), None)
-        if not digits or unit is None:
-            raise errors.InvalidArgument(f'time: invalid duration "{text}"')
-        total += float(rest[:digits]) * scale[unit]
-        rest = tail[len(unit) :]
-    return int(total)
+    parts = _DURATION_PART.findall(body)
+    if not parts or "".join(number + unit for number, unit in parts) != body:
+        is_bare = _NUMBER.fullmatch(body) is not None and Fraction(body) <= _INT64_MAX
+        raise errors.InvalidArgument(f"time: {'missing unit in' if is_bare else 'invalid'} duration {quoted(text)}")
+    total = int(sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in parts))
+    if total > _INT64_MAX:
+        raise errors.InvalidArgument(f"time: invalid duration {quoted(text)}")
+    return -total if text.startswith("-") else total

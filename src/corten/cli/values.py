@@ -13,7 +13,7 @@ from typing import Any
 
 from corten import errors
 from corten.cli.flags import go_integer
-from corten.cli.units import parse_bytes, parse_duration_ns
+from corten.cli.units import parse_bytes, parse_duration_ns, parse_swap
 from corten.spec.address import is_address
 
 _ULIMITS = frozenset(
@@ -28,6 +28,7 @@ _SYSCTLS = frozenset(
         "kernel.shmmni", "kernel.shm_rmid_forced",
     }
 )  # fmt: skip
+_RATIONAL = re.compile(r"[+-]?[0-9]{1,99}(/[0-9]{1,99}|(\.[0-9]{0,99})?([eE][+-]?[0-9]{1,2})?)|[+-]?\.[0-9]{1,99}")
 _DOMAIN = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?\s*")
 
 
@@ -58,12 +59,12 @@ def stream(text: str) -> str:
 def cpus(text: str) -> int:
     """A number of CPUs in billionths."""
     try:
-        nano = Fraction(text) * 10**9
+        nano = Fraction(text if _RATIONAL.fullmatch(text) else "") * 10**9
     except (ValueError, ZeroDivisionError):
         raise errors.InvalidArgument(f"failed to parse {text} as a rational number") from None
     if nano.denominator != 1:
         raise errors.InvalidArgument("value is too precise")
-    return int(nano)
+    return min(int(nano), (1 << 63) - 1)  # the engine says how many there are
 
 
 def ulimit(text: str) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def search_domain(text: str) -> str:
 def device_weight(text: str) -> dict[str, Any]:
     """`/dev/x:weight`."""
     path, weight = _device_and(text)
-    if not weight.isdecimal() or not (int(weight) == 0 or 10 <= int(weight) <= 1000):
+    if not _is_number(weight) or not (int(weight) == 0 or 10 <= int(weight) <= 1000):
         raise errors.InvalidArgument(f"invalid weight for device: {text}")
     return {"Path": path, "Weight": int(weight)}
 
@@ -152,7 +153,7 @@ def device_bytes(text: str) -> dict[str, Any]:
 def device_operations(text: str) -> dict[str, Any]:
     """`/dev/x:operations` per second."""
     path, rate = _device_and(text)
-    if not rate.isdecimal():
+    if not _is_number(rate):
         raise errors.InvalidArgument(
             f"invalid rate for device: {text}. The correct format is <device-path>:<number>. "
             "Number must be a positive integer"
@@ -162,15 +163,26 @@ def device_operations(text: str) -> dict[str, Any]:
 
 def _device_and(text: str) -> tuple[str, str]:
     path, colon, rest = text.partition(":")
-    if not colon or not rest:
+    if not colon:
         raise errors.InvalidArgument(f"bad format: {text}")
     if not path.startswith("/dev/"):
         raise errors.InvalidArgument(f"bad format for device path: {text}")
     return path, rest
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
 def gpus(text: str) -> str:
     """`all`, a number, or `key=value` pairs."""
+    if not text:
+        raise errors.InvalidArgument("EOF")
+    if text.startswith("="):
+        raise errors.InvalidArgument(f"unexpected key '' in '{text}'")
+    if re.fullmatch(r"[+-]?\d{20,}", text):
+        why = "value out of range"
+        raise errors.InvalidArgument(f'invalid count ({text}): value must be either "all" or an integer: {why}')
     if "=" not in text and text != "all" and not re.fullmatch(r"[+-]?\d+", text):
         raise errors.InvalidArgument(
             f'invalid count ({text}): value must be either "all" or an integer: invalid syntax'
@@ -178,12 +190,23 @@ def gpus(text: str) -> str:
     return text
 
 
+def link(text: str) -> str:
+    """`container[:alias]`."""
+    if not text:
+        raise errors.InvalidArgument("empty string specified for links")
+    if text.count(":") > 1:
+        raise errors.InvalidArgument(f"bad format for links: {text}")
+    return text
+
+
 # kind of a flag in the table of `corten.cli.options` → its check
 CHECKS: dict[str, Callable[[str], object]] = {
     "size": parse_bytes,
+    "swap": parse_swap,
     "duration": parse_duration_ns,
     "cpus": cpus,
     "gpus": gpus,
+    "links": link,
     "environment": environment_variable,
     "labels": label,
     "streams": stream,
@@ -197,4 +220,4 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "device bytes": device_bytes,
     "device operations": device_operations,
 }
-LISTS = frozenset(CHECKS) - {"size", "duration", "cpus", "gpus"}
+LISTS = frozenset(CHECKS) - {"size", "swap", "duration", "cpus", "gpus"}

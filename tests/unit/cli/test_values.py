@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from corten.cli import values
+from corten.cli import flags, ports, units, values
 from corten.errors import InvalidArgument
 from corten.launch.checks import IPC_SYSCTLS
 from corten.spec.runtime import RLIMITS
@@ -23,3 +23,31 @@ def test_ulimits_are_the_kernels_but_the_one_that_docker_leaves_out() -> None:
         assert values.ulimit(f"{name}=1:2") == {"Name": name, "Soft": 1, "Hard": 2}
     with pytest.raises(InvalidArgument, match="invalid ulimit type: as"):
         values.ulimit("as=1")
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "1e5", "1_0", "", "²", "9" * 5000, "-1", "1ex", "--1"])
+def test_a_size_that_is_none_is_refused_in_words(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="invalid size: "):
+        units.parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "1/0", "inf", "²", "9" * 5000, "1_0"])
+def test_a_number_of_cpus_that_is_none_is_refused_at_once(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="as a rational number"):
+        values.cpus(text)
+
+
+@pytest.mark.parametrize("text", ["1.2.3s", "s", "", "1", "1s ", "1_0s", "9" * 30 + "h"])
+def test_a_duration_that_is_none_is_refused_in_words(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^time: (missing unit in|invalid) duration "):
+        units.parse_duration_ns(text)
+
+
+@pytest.mark.parametrize("text", ["²", "80:²", "80-²", "9" * 5000])
+def test_a_port_that_is_none_is_refused_in_words(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"invalid containerPort: |invalid hostPort: "):
+        ports.parse_ports([text])
+
+
+def test_what_a_terminal_would_obey_is_shown_in_an_error() -> None:
+    assert flags.quoted('a"\\\x1b[m\n\udcff\u202e') == r'"a\"\\\x1b[m\n\xff\u202e"'
