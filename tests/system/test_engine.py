@@ -203,6 +203,15 @@ def test_a_start_is_traced_phase_by_phase_and_step_by_step(shared_engine: Corten
         shared_engine.docker("rm", "-f", "traced", check=True)
 
 
+def test_the_trace_of_a_start_that_ends_at_once_is_there(shared_engine: CortenEngine) -> None:
+    for _ in range(8):
+        shared_engine.docker("run", "--name", "brief", IMAGE, "true", check=True)
+        try:
+            assert "clone3" in shared_engine.corten("trace", "brief", check=True).stdout
+        finally:
+            shared_engine.docker("rm", "-f", "brief", check=True)
+
+
 def leave(engine: CortenEngine, target: str, after_s: float) -> None:
     """A POST whose client goes away before the answer."""
     with socket.socket(socket.AF_UNIX) as client:

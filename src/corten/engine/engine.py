@@ -268,6 +268,8 @@ class Engine:
             recorded = await container.task.shim.trace()
             phases = [*container.phases, *recorded.get("phases", ())]
             return {"phases": phases, "steps": recorded.get("steps", [])}
+        if container.cleanup is not None:  # which keeps it
+            await asyncio.wait([container.cleanup])
         try:
             with open(f"{self._parts.paths(container.id).directory}/{TRACE_NAME}", "rb") as file:
                 kept: Json = msgspec.json.decode(file.read())

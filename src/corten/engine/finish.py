@@ -241,19 +241,24 @@ class Finisher:
     async def _clean_up(self, container: Container, task: Task) -> None:
         """What fails here is logged by who waits for background work; the next start buries what is left."""
         try:
-            self._keep_trace(container, task)
+            await self._keep_trace(container, task)
             self._shared_memory.release(task)
             await self._parts.tasks.end(task)
         finally:
             container.cleanup = None
 
-    def _keep_trace(self, container: Container, task: Task) -> None:
+    async def _keep_trace(self, container: Container, task: Task) -> None:
         """The steps of the last start outlive its task, for `corten trace`."""
         try:
             with open(f"{task.directory}/trace", "rb") as file:
                 recorded = msgspec.json.decode(file.read())
         except (OSError, msgspec.DecodeError):
-            return
+            if task.shim is None:
+                return
+            try:  # it ended before its trace was written: the shim waits for that
+                recorded = await task.shim.trace()
+            except CortenError:
+                return
         recorded["phases"] = [*container.phases, *recorded.get("phases", ())]
         try:
             with open(f"{self._parts.paths(container.id).directory}/{TRACE_NAME}", "wb") as file:
