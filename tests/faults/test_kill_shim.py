@@ -1,5 +1,5 @@
-"""kill -9 of a shim at every message and every file that it renames into place; of the zygote and its makers of network
-namespaces; and of the helper, which does the runtime's work for all shims.
+"""kill -9 of a shim at every message and every file that it renames into place; of the zygote; and of the helper, which
+does the runtime's work for all shims.
 
 The first two are traced from the zygote on, so a shim is seen from its birth; the helper is traced itself.
 """
@@ -99,13 +99,13 @@ class Helpers(Group):
 
 
 def is_of_the_shim(point: Named) -> bool:
-    """Messages and renames of the zygote's children but those that make a network namespace."""
-    return point[1].startswith("child ") and not is_of_the_zygote(point)
+    """Messages and renames of the zygote's children."""
+    return point[1].startswith("child ")
 
 
 def is_of_the_zygote(point: Named) -> bool:
-    """Its own messages and those of the children that it has for network namespaces."""
-    return not point[1].startswith("child ") or point[1].endswith(" netns")
+    """Its own messages."""
+    return not is_of_the_shim(point)
 
 
 def is_talk(point: Named) -> bool:
@@ -117,7 +117,7 @@ def is_talk(point: Named) -> bool:
 
 
 SHIM = Group("shim, messages and renames", is_of_the_shim)
-ZYGOTE = Group("zygote and its makers of network namespaces, messages", is_of_the_zygote)
+ZYGOTE = Group("zygote, messages", is_of_the_zygote)
 HELPER = Helpers("helper, messages and renames", lambda point: True)
 TALKING_SHIM = Group(
     "shim, messages of streams, sizes and limits", lambda point: is_of_the_shim(point) and is_talk(point), TalkingLife
@@ -190,7 +190,7 @@ def with_a_neighbour(engine: CortenEngine, group: Group, most: int | None) -> No
     other.judge()
 
 
-def test_zygote_and_its_makers_killed_at_every_message(warm: CortenEngine) -> None:
+def test_zygote_killed_at_every_message(warm: CortenEngine) -> None:
     with_a_neighbour(warm, ZYGOTE, None)
 
 

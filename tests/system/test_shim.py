@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from corten.errors import CortenError, FailedPrecondition, InvalidArgument, NotFound
 from corten.shim.protocol import NETNS_FD
+from corten.sys import netns
 from support import peers
 from support.shimlab import Lab, frames, is_alive, until
 
@@ -391,7 +392,7 @@ async def test_a_shared_pid_namespace_is_emptied_when_the_init_exits(lab: Lab) -
 
 
 async def test_a_network_namespace_is_found_at_the_promised_place(lab: Lab) -> None:
-    netns = await lab.zygote.netns()
+    netns_fd = netns.make()
     box = await lab.make("ip", "-o", "addr", fork_only=True)
     for item in box.config["linux"]["namespaces"]:
         if item["type"] == "network":
@@ -400,10 +401,10 @@ async def test_a_network_namespace_is_found_at_the_promised_place(lab: Lab) -> N
     reserved = socket.socket()
     reserved.bind(("127.0.0.1", 0))
     port = reserved.getsockname()[1]
-    await lab.create(box, hold={"netns": netns, f"port:{port}": reserved.fileno()})
+    await lab.create(box, hold={"netns": netns_fd, f"port:{port}": reserved.fileno()})
     reserved.close()
-    assert os.readlink(f"/proc/{box.client.pid}/fd/{NETNS_FD}") == os.readlink(f"/proc/self/fd/{netns}")
-    os.close(netns)
+    assert os.readlink(f"/proc/{box.client.pid}/fd/{NETNS_FD}") == os.readlink(f"/proc/self/fd/{netns_fd}")
+    os.close(netns_fd)
     assert (await box.client.hello())["held"] == ["netns", f"port:{port}"]
     with pytest.raises(OSError, match="in use"), socket.socket() as rival:
         rival.bind(("127.0.0.1", port))
@@ -417,9 +418,9 @@ async def test_a_network_namespace_is_found_at_the_promised_place(lab: Lab) -> N
 
 
 async def test_the_container_has_no_descriptor_but_its_stdio(lab: Lab) -> None:
-    netns = await lab.zygote.netns()
-    box = await lab.make("sh", "-c", "ls /proc/self/fd; sleep 1000", hold={"netns": netns})
-    os.close(netns)
+    netns_fd = netns.make()
+    box = await lab.make("sh", "-c", "ls /proc/self/fd; sleep 1000", hold={"netns": netns_fd})
+    os.close(netns_fd)
     stream = await box.attach()
     await box.client.start()
     assert (await stream.read_until(b"3\n")).split() == [b"0", b"1", b"2", b"3"]  # 3: the folder that ls reads

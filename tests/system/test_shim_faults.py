@@ -185,10 +185,10 @@ async def test_shims_survive_the_zygote_and_a_new_one_is_started(lab: Lab) -> No
 
 async def test_a_zygote_that_dies_under_a_request_is_replaced(own_lab: Lab) -> None:
     os.kill(own_lab.zygote.pid, signal.SIGSTOP)
-    asking = asyncio.create_task(own_lab.zygote.netns())
+    asking = asyncio.create_task(own_lab.make("true", fork_only=True))
     await asyncio.sleep(0.05)
     os.kill(own_lab.zygote.pid, signal.SIGKILL)
-    os.close(await asking)
+    await (await asking).client.ping()
 
 
 async def test_the_zygote_ends_with_its_control_socket(own_lab: Lab) -> None:

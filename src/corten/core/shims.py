@@ -1,6 +1,6 @@
 """cortend's side of the shim protocol (docs/shim.md), on asyncio: the zygote's supervisor and one client per shim.
 
-    Zygote      start → fork, netns (a dead zygote is started again) → close
+    Zygote      start → fork (a dead zygote is started again) → close
     ShimClient  from Zygote.fork, or `ShimClient.connect(dir)` for adoption → requests → close, or `on_lost`
 
 Nothing here waits for ever unless told so: a shim that does not answer raises Unavailable after `timeout_s`.
@@ -355,11 +355,6 @@ class Zygote:
         client = ShimClient(socket.socket(fileno=fds[0]), directory, events=events, lost=lost)
         client.pid = int(answer["pid"])
         return client
-
-    async def netns(self) -> int:
-        """The descriptor of a new network namespace with `lo` up; the caller's."""
-        _, fds = await self._request("netns", {})
-        return fds[0]
 
     async def close(self) -> None:
         """End the zygote; shims go on."""

@@ -3,7 +3,6 @@
 cortend executes it once (never forks: it has threads) with one end of a SEQPACKET socketpair.  Requests:
 
     fork   {dir, tenant, id}  →  {pid} and a descriptor: a connection to the new shim, which serves it at once
-    netns  {}                 →  a descriptor: a new network namespace with `lo` up
     ping   {}                 →  {}
 
 It ends at the end of the control socket; shims go on, and a new cortend starts a new zygote.
@@ -35,11 +34,9 @@ from corten.shim.rehearsal import ROUNDS, Rehearsal
 from corten.shim.request import Request
 from corten.shim.rest import Rest
 from corten.sys import files, prctl
-from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
 OOM_SCORE_ADJ = -999
 _GO_ON = signal.SIGCONT  # at the parent's death: one that was stopped sees it too, and ends
-_NETNS_PATH = "/proc/self/ns/net"
 
 
 class Born(Exception):
@@ -58,7 +55,6 @@ class Zygote:
         self._keeper = Keeper(exec_root, self._epoll)
         self._life_read, self._life = os.pipe()  # ends with this process alone
         self._title = prctl.Title()
-        self._netns_makers: dict[int, object] = {}  # pid of the child → seq that it will answer
         self._wakeup, send = os.pipe()
         for fd in (self._wakeup, send):
             os.set_blocking(fd, False)
@@ -165,8 +161,6 @@ class Zygote:
     def _handle(self, request: Request) -> None:
         if request.op == "fork":
             self._fork(request)
-        elif request.op == "netns":
-            self._make_netns(request)
         elif request.op == "ping":
             self._answer(request.seq, {"ok": {}})
         else:
@@ -199,25 +193,6 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _make_netns(self, request: Request) -> None:
-        pid = os.fork()
-        if pid:
-            self._netns_makers[pid] = request.seq
-            return
-        os.close(self._life)
-        status = 1
-        try:
-            unshare(CLONE_NEWNET)
-            raise_loopback()
-            fd = os.open(_NETNS_PATH, os.O_RDONLY | os.O_CLOEXEC)
-            self._answer(request.seq, {"ok": {}}, (fd,))
-            status = 0
-        except OSError as error:
-            self._answer(request.seq, {"error": protocol.failure(Internal(f"network namespace: {files.why(error)}"))})
-            status = 0
-        finally:
-            os._exit(status)
-
     def _forget(self) -> None:
         """Drop what a forked child must not keep."""
         signal.set_wakeup_fd(-1)
@@ -229,7 +204,7 @@ class Zygote:
         os.close(self._wakeup_send)
 
     def _collect(self) -> None:
-        """Reap dead shims and netns makers; a maker that was killed has its request answered here."""
+        """Reap dead shims, and the helper."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -239,9 +214,6 @@ class Zygote:
                 return
             if pid == self._keeper.pid:
                 self._keeper.ended(status)
-            seq = self._netns_makers.pop(pid, None)
-            if seq is not None and status != 0:
-                self._answer(seq, {"error": protocol.failure(Internal("network namespace: the helper died"))})
 
     def _answer(self, seq: object, answer: Message, fds: tuple[int, ...] = ()) -> None:
         protocol.send(self._control, protocol.encode({"seq": seq, **answer}), fds)

@@ -68,7 +68,7 @@ async def test_a_zygote_that_ends_at_its_start_is_not_started_in_a_loop(tmp_path
     program.chmod(0o755)
     zygote = shims.Zygote(str(program), str(tmp_path))
     with pytest.raises(Unavailable, match="zygote does not start"):
-        await zygote.netns()
+        await zygote.fork(str(tmp_path), "t", "c", events=lambda event: None, lost=lambda: None)
     await asyncio.sleep(2.5)
     assert 2 <= len(starts.read_text().split()) <= 3  # at 0, 1 and 3 s
     await zygote.close()
