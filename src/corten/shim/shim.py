@@ -211,11 +211,11 @@ class Shim:
         return {"exit": self._task.exit_record}
 
     def _shutdown(self, request: Request) -> Steps[Message]:
-        """End the shim.  Refused while there is a container, unless forced."""
-        if self._task.state not in ("new", "deleted"):
-            if not request.boolean("force"):
-                raise FailedPrecondition(f"container is {self._task.state}")
-            yield from self._task.delete(force=True)
+        """End the shim.  Refused while there is a container, unless forced; then it is deleted."""
+        if request.boolean("force"):
+            yield from self._delete(request)
+        elif self._task.has_container:
+            raise FailedPrecondition(f"container is {self._task.state}")
         self._loop.call_later(0, self._leave)
         return {}
 

@@ -177,6 +177,11 @@ class Task:
             self._backend.give_up()
 
     @property
+    def has_container(self) -> bool:
+        """Whether there is something to delete: a container, or what is left of one that could not be made."""
+        return self._backend is not None
+
+    @property
     def execs_beside(self) -> bool:
         """Whether an exec may be under way while the container is paused, stopped or asked for another."""
         return self._backend is not None and self._backend.execs_beside

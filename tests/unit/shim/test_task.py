@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from corten.errors import Internal
 from corten.runtime.cgroups import Cgroup, CgroupPaths, Counters
 from corten.shim.backend import Launched, Phases, Steps, Streams
 from corten.shim.loop import Loop
@@ -122,3 +123,36 @@ def test_an_end_is_told_though_the_cgroup_refuses(
     assert task.state == "deleted"
     assert backend.child is not None
     backend.child.returncode = 0  # the task has reaped it
+
+
+class Clinging(Sleeper):
+    """Its container cannot be made, and what was made of it not be removed at the first try."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing")
+        self.deletes = 0
+
+    def create(self, streams: Streams, phases: Phases) -> Steps[Launched]:
+        yield from ()
+        raise Internal("create: no")
+
+    def delete(self, *, force: bool) -> Steps[None]:
+        yield from ()
+        self.deletes += 1
+        if self.deletes == 1:
+            raise Internal("delete: busy")
+
+
+def test_what_is_left_of_a_failed_create_is_there_to_delete(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loop = Loop()
+    task = Task(str(tmp_path), loop, lambda event: None)
+    backend = Clinging()
+    with pytest.raises(Internal, match="create: no"):
+        play(loop, lambda: task.create(backend, tty=False, stdin=False, size=None, log=None))
+    assert "delete: busy" in capfd.readouterr().err
+    assert task.state == "new"
+    assert task.has_container
+    play(loop, lambda: task.delete(force=True))
+    assert (task.state, task.has_container, backend.deletes) == ("deleted", False, 2)
