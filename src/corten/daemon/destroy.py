@@ -117,28 +117,35 @@ async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
 
 def _end_makers(exec_root: str) -> None:
     """The zygote and its helper, which end by themselves with cortend; returns when they are dead."""
-    for pid in _makers(exec_root):
+    for pidfd in _makers(exec_root):
         with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(pid)
-            try:
-                if not select.select([pidfd], [], [], _MAKERS_TIMEOUT_S)[0]:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    select.select([pidfd], [], [])
-            finally:
-                os.close(pidfd)
+            if not select.select([pidfd], [], [], _MAKERS_TIMEOUT_S)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [])
 
 
 def _makers(exec_root: str) -> Iterator[int]:
-    """Nobody else knows them when their cortend was killed: by their command lines, the zygote before the helper."""
+    """Descriptors of the zygote, then of the helper, closed here.
+
+    Nobody else knows them when their cortend was killed: they are found by their command lines.
+    """
     root = os.fsencode(exec_root)
     for is_maker in (_is_zygote, _is_helper):
         for name in filter(str.isdecimal, os.listdir("/proc")):
-            with (
-                contextlib.suppress(FileNotFoundError, ProcessLookupError),
-                open(f"/proc/{name}/cmdline", "rb") as file,
-            ):
-                if is_maker(file.read().split(b"\0"), root):
-                    yield int(name)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not is_maker(_command_line(name), root):
+                    continue
+                pidfd = os.pidfd_open(int(name))
+                try:
+                    if is_maker(_command_line(name), root):  # still: the descriptor is of nobody else
+                        yield pidfd
+                finally:
+                    os.close(pidfd)
+
+
+def _command_line(pid: str) -> list[bytes]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().split(b"\0")
 
 
 def _is_zygote(words: list[bytes], root: bytes) -> bool:
