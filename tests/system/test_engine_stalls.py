@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from support.stuckfs import StuckFs
 
 IMAGE = images.BUSYBOX_REF
 NO_ANSWER = "no answer within 5 s: a file system in the way does not respond"
-PATIENCE_S = 2.0  # a ping takes a millisecond; a machine that runs other tests takes longer
+PATIENCE_S = 4.0  # a ping takes a millisecond; a machine that runs other tests takes longer
 
 
 @contextmanager
@@ -55,6 +56,19 @@ def test_an_expression_that_tries_every_way_stalls_nobody(shared_engine: CortenE
         assert (done.returncode, done.stdout) == (0, "")
     finally:
         shared_engine.docker("rm", name, check=True)
+
+
+def test_clients_that_stop_in_the_middle_of_an_archive_hold_up_no_start(shared_engine: CortenEngine) -> None:
+    """More of them than the loop's pool has workers on any machine."""
+    with ExitStack() as stack:
+        for _ in range(40):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(shared_engine.socket))
+            client.sendall(b"POST /images/load HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        for _ in range(2):  # the second one needs a network namespace that is not there yet
+            done = shared_engine.docker("run", "--rm", IMAGE, "echo", "hi", check=True, timeout=30)
+            assert done.stdout == "hi\n"
+    assert shared_engine.docker("images", "-q", check=True).stdout
 
 
 @pytest.mark.parametrize("path", ["/containers/json?all=1", "/networks?x=1", "/images/json?x=1"])

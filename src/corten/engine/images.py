@@ -18,6 +18,7 @@ from corten.engine.filters import Filters, check_keys, flags, labels_match, sift
 from corten.engine.inspect import DRIVER
 from corten.engine.parts import Parts
 from corten.engine.patterns import PathPattern
+from corten.engine.threads import in_own_thread
 from corten.errors import Conflict, Internal, InvalidArgument
 from corten.spec.image import Platform, RunConfig
 from corten.spec.reference import Reference
@@ -256,11 +257,14 @@ def _platform(text: str) -> Platform | None:
 
 
 async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
-    """Run `work` in a thread over the chunks of a request's body.  Its errors are raised, the disk's as Internal."""
+    """Run `work` in a thread over the chunks of a request's body.  Its errors are raised, the disk's as Internal.
+
+    The thread is its own: a client that sends slowly, or stops, holds up nobody else.
+    """
     loop = asyncio.get_running_loop()
     source = _Chunks(body, loop)
     try:
-        return await asyncio.to_thread(work, iter(source))
+        return await in_own_thread("archive", lambda: work(iter(source)))
     except ConnectionError:  # the client's
         raise
     except OSError as error:

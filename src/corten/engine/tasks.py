@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from typing import Final
 
 from corten.core.journal import CGROUP, TASK_DIR, Journal
 from corten.core.shims import EventHandler, LostHandler, ShimClient, Zygote
+from corten.engine.threads import in_own_thread
 from corten.errors import CortenError
 from corten.launch.facts import HostFacts
 from corten.runtime.cgroups import Cgroup, plan_paths
@@ -30,6 +32,7 @@ from corten.shim.protocol import Message, connect
 from corten.sys import netns
 
 TENANT: Final = "moby"
+_NETNS_TIMEOUT_S: Final = 10.0
 
 
 class Task:
@@ -118,11 +121,11 @@ class Tasks:
         if spare is not None:
             with contextlib.suppress(OSError):
                 return await spare
-        return await asyncio.to_thread(netns.make)
+        return await _make_netns()
 
     def _prepare_spare(self) -> None:
         if self._spare is None:
-            self._spare = asyncio.ensure_future(asyncio.to_thread(netns.make))
+            self._spare = asyncio.ensure_future(_make_netns())
             self._spare.add_done_callback(_take_error)
 
     async def close(self) -> None:
@@ -206,6 +209,15 @@ def listener_pid(directory: str) -> int:
         size = struct.calcsize("3i")
         pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
     return pid
+
+
+async def _make_netns() -> int:
+    """In a thread of its own: no start waits for what else cortend does in threads."""
+    making = in_own_thread("netns", netns.make_and_stay, late=os.close)
+    try:
+        return await asyncio.wait_for(making, _NETNS_TIMEOUT_S)
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, "network namespace: the kernel makes none") from None
 
 
 def _take_error(made: asyncio.Future[int]) -> None:

@@ -1,4 +1,4 @@
-"""Namespaces of the calling process: `unshare(2)` and the loopback device of a new network namespace."""
+"""Namespaces of the calling thread: `unshare(2)` and the loopback device of a new network namespace."""
 
 from __future__ import annotations
 

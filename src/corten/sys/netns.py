@@ -10,6 +10,7 @@ Sources: setns(2), unshare(2), network_namespaces(7).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -56,17 +57,22 @@ def inside(netns_fd: int, work: Callable[[], T]) -> T:
 
 def make() -> int:
     """A new namespace with `lo` up: a descriptor, the caller's, with whose last copy it ends.  Raises OSError."""
-    return _visit(lambda: unshare(CLONE_NEWNET), _ready)
+    return _visit(lambda: None, make_and_stay)
 
 
-def _ready() -> int:
+def make_and_stay() -> int:
+    """As `make`, in this very thread, which is in it from then on and has to end."""
+    unshare(CLONE_NEWNET)
     raise_loopback()
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _visit(enter: Callable[[], None], work: Callable[[], T]) -> T:
     visit = _Visit(enter, work)
-    visit.start()
+    try:
+        visit.start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"network namespace: {error}") from error
     visit.join()
     if visit.error is not None:
         raise visit.error
