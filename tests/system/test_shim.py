@@ -417,25 +417,6 @@ async def test_a_network_namespace_is_found_at_the_promised_place(lab: Lab) -> N
         rival.bind(("127.0.0.1", port))
 
 
-async def test_a_shim_that_ends_holds_no_port_for_a_client_that_does_not_read(lab: Lab) -> None:
-    reserved = socket.socket()
-    reserved.bind(("127.0.0.1", 0))
-    port = reserved.getsockname()[1]
-    box = await lab.make("sh", "-c", "echo here; exec yes", hold={f"port:{port}": reserved.fileno()})
-    reserved.close()
-    stream = await box.attach()
-    await box.client.start()
-    await stream.read_until(b"here\n")
-    await until(lambda: len(box.log_text()) > 300_000, "more output than the connection takes")
-    await box.client.shutdown(force=True)
-    assert is_alive(box.client.pid)
-    with socket.socket() as rival:
-        rival.bind(("127.0.0.1", port))
-    stream.end()
-    await stream.read_all()
-    await until(lambda: not is_alive(box.client.pid), "the shim's end")
-
-
 async def test_the_container_has_no_descriptor_but_its_stdio(lab: Lab) -> None:
     netns_fd = netns.make()
     box = await lab.make("sh", "-c", "ls /proc/self/fd; sleep 1000", hold={"netns": netns_fd})

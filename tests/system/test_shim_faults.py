@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -268,6 +269,25 @@ async def test_a_client_that_does_not_read_gets_the_rest_after_the_container_is_
     await until(lambda: not (box.directory / "shim.sock").exists(), "the end of the shim's socket")
     assert (await stream.read_all()).decode() == "".join(f"{number}\n" for number in range(1, 30001))
     await until(lambda: not is_alive(pid), "the shim's end")
+
+
+async def test_a_shim_that_ends_holds_no_port_for_a_client_that_does_not_read(lab: Lab) -> None:
+    reserved = socket.socket()
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
+    box = await lab.make("sh", "-c", "echo here; exec yes", hold={f"port:{port}": reserved.fileno()})
+    reserved.close()
+    stream = await box.attach()
+    await box.client.start()
+    await stream.read_until(b"here\n")
+    await until(lambda: len(box.log_text()) > 300_000, "more output than the connection takes")
+    await box.client.shutdown(force=True)
+    assert is_alive(box.client.pid)
+    with socket.socket() as rival:
+        rival.bind(("127.0.0.1", port))
+    stream.end()
+    await stream.read_all()
+    await until(lambda: not is_alive(box.client.pid), "the shim's end")
 
 
 async def test_a_client_that_vanishes_does_not_disturb_the_container(lab: Lab) -> None:

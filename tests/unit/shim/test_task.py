@@ -143,9 +143,7 @@ class Clinging(Sleeper):
             raise Internal("delete: busy")
 
 
-def test_what_is_left_of_a_failed_create_is_there_to_delete(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_left_of_a_failed_create_is_there_to_delete(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     loop = Loop()
     task = Task(str(tmp_path), loop, lambda event: None)
     backend = Clinging()
