@@ -37,6 +37,7 @@ from corten.runtime.prepare import Host, prepare
 from corten.runtime.state import TRACE_FILE, State
 from corten.runtime.trace import Trace, explain
 from corten.shim import protocol, remote
+from corten.shim.keeper import give_sign
 from corten.shim.protocol import Message
 from corten.shim.request import Request
 from corten.shim.rootfs import RootMount, make_detached
@@ -313,9 +314,11 @@ def _create_options(request: Request, rootfs_fd: int) -> container.CreateOptions
 class Helper:
     """Accepts sessions until the zygote is gone, then until none is at work."""
 
-    def __init__(self, listener: socket.socket, host: Host) -> None:
-        """The listener is the zygote's as well."""
+    def __init__(self, listener: socket.socket, host: Host, signs: int) -> None:
+        """The listener is the zygote's as well; `signs` of life are written for it."""
         self._listener = listener
+        self._signs = signs
+        self._has_accepted = False
         self._host = host
         self._at_work = 0
         self._lock = _thread.allocate_lock()
@@ -340,8 +343,12 @@ class Helper:
         except BlockingIOError:  # taken back by the peer
             return
         except OSError:  # out of descriptors, until a session ends: its caller waits
+            give_sign(self._signs)
             time.sleep(_BREATH_S)
             return
+        if not self._has_accepted:
+            self._has_accepted = True
+            give_sign(self._signs)
         sock.setblocking(True)
         session = Session(sock, self._host)
         if not remote.is_ours(remote.Caller(sock)):

@@ -1,15 +1,18 @@
 """The zygote's care for its helper: one lives, or who calls for one is told why there is none.
 
     state     who calls                       becomes
-    lives     waits for the helper's accept   by SIGKILL: lives, the next at once
-                                              by an end of its own after a long life: the same
+    lives     waits for the helper's accept   by SIGKILL at work or after a long life: lives, the next at once
+                                              by SIGKILL before it accepted anybody: the same; twice in a row: pauses
+                                              by an end of its own after a long life: lives, the next at once
                                               by an end of its own at its start: pauses
     pauses    is told why, at once            lives, when the pause is over: 1 s, twice as long each time, 30 s at most
 
 A helper that hangs (SIGSTOP) is killed, which its callers know how to live with.  It is suspected when at a look
 somebody waits to be accepted; then it is called, and has two more looks to answer.  Looks are counted, not seconds, so
 that a zygote that stood still itself judges nobody.  Who was accepted before and hears nothing knocks
-(corten.shim.calling), and so waits to be accepted.
+(corten.shim.calling), and so waits to be accepted.  One that cannot accept for want of descriptors gives signs of life.
+
+The helper's pipe to the zygote: a NUL is a sign of life, the rest is why it ends.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ _LOOK_S = 10.0
 _LOOKS = 2
 _REASON_BYTES = 3500  # a traceback's end; a pipe takes it whatever the limits are
 _UNKNOWN = 1 << 8  # a status: exit, 1
+_SIGN = b"\0"
+_PIPE_BYTES = 65536  # its signs of life between two looks, too
 _KEPT_OPEN = 256  # told callers, who read before they see the end
+_BREATH_S = 0.05
 
 
 class Keeper:
@@ -48,8 +54,11 @@ class Keeper:
         self._inode = os.stat(f"{exec_root}/{protocol.HELPER_SOCKET}").st_ino
         self._epoll = epoll
         self._reason_fd = -1
+        self._words = b""  # of its pipe
+        self._has_served = False
         self._began = 0.0
         self._failures = 0  # in a row
+        self._was_killed = False  # the one before, before it accepted anybody
         self._next = 0.0  # when the pause is over, or the next look is due
         self._told = ""
         self._refusal = b""
@@ -65,7 +74,7 @@ class Keeper:
         return not self.pid and time.monotonic() >= self._next
 
     def announce(self) -> int:
-        """Before a fork: the descriptor for `confess`, the child's; `started` closes it here."""
+        """Before a fork: the descriptor for `confess`, the child's; `started` closes it here.  OSError: no room."""
         self._reason_fd, reason = os.pipe()
         for fd in (self._reason_fd, reason):
             os.set_blocking(fd, False)
@@ -78,22 +87,28 @@ class Keeper:
             self._let_go()
             self._epoll.unregister(self.listener.fileno())
         self.pid = pid
+        self._words = b""
+        self._has_served = False
         self._began = time.monotonic()
         self._next = self._began + _LOOK_S
 
     def not_started(self, why: str, reason: int) -> None:
-        """The fork failed."""
+        """The fork failed, or what comes before it: `reason` is -1 then."""
         for fd in (self._reason_fd, reason):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         self._reason_fd = -1
         self._fail("", why)
 
     def forget(self) -> None:
         """In a forked child: what is the zygote's alone.  The listener is left."""
         self._let_go()
-        self._hang_up()
+        if self._call is not None:  # the zygote, whose epoll this is, goes on waiting for it
+            self._call.close()
+            self._call = None
         if self._reason_fd >= 0:
             os.close(self._reason_fd)
+            self._reason_fd = -1
 
     def unlink(self) -> None:
         """Remove the socket's file, unless it is that of another zygote."""
@@ -112,9 +127,12 @@ class Keeper:
         is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         text = self._confession()
         last = text.rstrip().rpartition("\n")[2] or _how(status)
-        if not is_killed and time.monotonic() - self._began < _SHORT_LIFE_S:
+        is_short = time.monotonic() - self._began < _SHORT_LIFE_S and not (is_killed and self._has_served)
+        if is_short and (self._was_killed or self._failures or not is_killed):
+            self._was_killed = False
             self._fail(text, last)
             return
+        self._was_killed = is_short
         self._failures = 0
         self._told = ""
         _log(f"helper (process {pid}) ended: {_how(status)}", text)
@@ -139,13 +157,21 @@ class Keeper:
             self._epoll.register(self.listener.fileno(), select.EPOLLIN)
 
     def _confession(self) -> str:
-        fd, self._reason_fd = self._reason_fd, -1
+        self._hears()
+        os.close(self._reason_fd)
+        self._reason_fd = -1
+        return self._words.decode(errors="replace")
+
+    def _hears(self) -> bool:
+        """Whether the helper gave signs of life since the last time."""
         try:
-            return os.read(fd, _REASON_BYTES).decode(errors="replace")
-        except BlockingIOError:  # a hook that it had just forked has the other end
-            return ""
-        finally:
-            os.close(fd)
+            heard = os.read(self._reason_fd, _PIPE_BYTES)
+        except BlockingIOError:
+            return False
+        self._words += heard.replace(_SIGN, b"")
+        is_sign = _SIGN in heard
+        self._has_served = self._has_served or is_sign
+        return is_sign
 
     # Meanwhile
 
@@ -166,45 +192,60 @@ class Keeper:
             self._look()
 
     def _refuse(self) -> None:
+        has_told = False
         while True:
             try:
                 caller, _ = self.listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # out of descriptors
-                self._let_go()
+                if not has_told:  # else, and if nobody else waits, who was told keeps its connection to read it
+                    time.sleep(_BREATH_S)
+                    self._let_go()
                 return
             with contextlib.suppress(OSError):
                 protocol.send(caller, self._refusal)
             self._refused.append(caller)
+            has_told = True
             if len(self._refused) > _KEPT_OPEN:
                 self._refused.pop(0).close()
 
     def _look(self) -> None:
-        if self._silent_looks:
-            self._silent_looks += 1
-            if self._silent_looks > _LOOKS:
-                _log(f"helper (process {self.pid}) does not answer: killed")
-                os.kill(self.pid, signal.SIGKILL)
-                self._hang_up()
-            return
-        poll = select.poll()
-        poll.register(self.listener.fileno(), select.POLLIN)
-        if poll.poll(0):
-            self._silent_looks = 1
-            self._call_it()
+        lives = self._hears()
+        if self._call is None:
+            poll = select.poll()
+            poll.register(self.listener.fileno(), select.POLLIN)
+            if not poll.poll(0):
+                self._silent_looks = 0
+                return
+            lives = self._call_it() or lives
+        self._silent_looks = 1 if lives else self._silent_looks + 1
+        if self._silent_looks > _LOOKS:
+            _log(f"helper (process {self.pid}) does not answer: killed")
+            os.kill(self.pid, signal.SIGKILL)
+            self._hang_up()
 
-    def _call_it(self) -> None:
+    def _call_it(self) -> bool:
+        """False where so many wait that there is no room, and it is silent for all that is known."""
         try:
-            self._call = protocol.connect(self._exec_root, protocol.HELPER_SOCKET)
-            protocol.send(self._call, protocol.encode({"op": "ping"}))
-        except OSError:  # full of waiting callers, if nothing worse
-            return
-        self._epoll.register(self._call.fileno(), select.EPOLLIN)
+            call = protocol.connect(self._exec_root, protocol.HELPER_SOCKET)
+        except BlockingIOError:
+            return False
+        except OSError:  # out of descriptors: no fault of the helper's
+            return True
+        try:
+            protocol.send(call, protocol.encode({"op": "ping"}))
+            self._epoll.register(call.fileno(), select.EPOLLIN)
+        except OSError:  # it has ended, or hung up on its own
+            call.close()
+        else:
+            self._call = call
+        return True
 
     def _hang_up(self) -> None:
         self._silent_looks = 0
         if self._call is not None:
+            self._epoll.unregister(self._call.fileno())  # a shim just forked may have it as well
             self._call.close()
             self._call = None
 
@@ -212,6 +253,12 @@ class Keeper:
         for caller in self._refused:
             caller.close()
         self._refused = []
+
+
+def give_sign(reason: int) -> None:
+    """In a helper: it lives, and is at work."""
+    with contextlib.suppress(OSError):
+        os.write(reason, _SIGN)
 
 
 def confess(reason: int, text: str) -> None:

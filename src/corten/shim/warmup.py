@@ -23,14 +23,17 @@ ROUNDS = 12  # CPython 3.11 specializes a function after 8 calls
 _GUARDED = ["nosuid", "noexec", "nodev"]
 
 
-def run(listener: socket.socket, life_fd: int, facts: HostFacts, rehearsal: Rehearsal | None) -> None:
-    """The life of a helper in a process just forked from the zygote; a later one has no rehearsal."""
+def run(listener: socket.socket, life_fd: int, reason: int, facts: HostFacts, rehearsal: Rehearsal | None) -> None:
+    """The life of a helper in a process just forked from the zygote; a later one has no rehearsal.
+
+    `reason`: its pipe to the zygote (corten.shim.keeper).
+    """
     host = Host(facts)
     if rehearsal is not None:
         Stage(rehearsal.directory, rehearsal.listener, host).run(rehearsal.over_fd)
         rehearsal.close()
     play(host)
-    Helper(listener, host).run(life_fd)
+    Helper(listener, host, reason).run(life_fd)
 
 
 def play(host: Host) -> None:

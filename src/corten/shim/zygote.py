@@ -80,8 +80,9 @@ class Zygote:
 
     def start_helper(self, rehearsal: Rehearsal | None = None) -> None:
         """Fork the helper; its imports and its play take place in it."""
-        reason = self._keeper.announce()
+        reason = -1
         try:
+            reason = self._keeper.announce()
             pid = os.fork()
         except OSError as error:
             self._keeper.not_started(f"fork: {files.why(error)}", reason)
@@ -100,7 +101,7 @@ class Zygote:
                 rehearsal.leave()
             from corten.shim import warmup
 
-            warmup.run(self._keeper.listener, self._life_read, self.facts, rehearsal)
+            warmup.run(self._keeper.listener, self._life_read, reason, self.facts, rehearsal)
             status = 0
         except Exception:  # the child's outermost loop
             confess(reason, traceback.format_exc())
