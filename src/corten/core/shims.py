@@ -304,7 +304,8 @@ class ShimClient:
 class Zygote:
     """Runs `corten-shim --zygote` and starts it again when it died, at once: shims need its helper for their execs.
 
-    One that dies by itself at its start is started again after a pause, and for every request.
+    One that dies by itself at its start is started again after a pause, and for every request; likewise the second in a
+    row that is killed (by the kernel, for memory?) at its start, before it has done anything.
     """
 
     def __init__(self, program: str, exec_root: str, *, debug: bool = False) -> None:
@@ -318,7 +319,9 @@ class Zygote:
         self._doubted: asyncio.Task[None] | None = None
         self._is_closed = False
         self._began = 0.0
+        self._has_served = False
         self._failures = 0  # in a row
+        self._was_killed = False  # the one before, before it had done anything
 
     @property
     def pid(self) -> int:
@@ -338,6 +341,7 @@ class Zygote:
                 process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._process = process
             self._began = time.monotonic()
+            self._has_served = False
             lost = partial(self._lost, process)
             channel = self._channel = Channel(ours, name="zygote", on_event=lambda event: None, on_lost=lost)
             try:
@@ -391,6 +395,7 @@ class Zygote:
                 if attempt == 2:
                     raise
                 continue
+            self._has_served = True
             if not fds:
                 raise Unavailable(f"zygote answered {op} without a descriptor")
             protocol.close_all(fds[1:])
@@ -412,11 +417,14 @@ class Zygote:
                 self._process.kill()
 
     def _lost(self, process: subprocess.Popen[bytes]) -> None:
-        """At once for one that was killed or had lived, else after a pause."""
+        """At once for one that had lived, or was killed once, else after a pause."""
         self._reap(process)
         if self._is_closed:
             return
-        has_failed = process.returncode != -signal.SIGKILL and time.monotonic() - self._began < _ZYGOTE_SHORT_LIFE_S
+        is_killed = process.returncode == -signal.SIGKILL
+        is_short = time.monotonic() - self._began < _ZYGOTE_SHORT_LIFE_S and not (is_killed and self._has_served)
+        has_failed = is_short and (self._was_killed or self._failures > 0 or not is_killed)
+        self._was_killed = is_short and not has_failed
         pause_s = min(_ZYGOTE_PAUSE_S * 2.0 ** min(self._failures, 10), _ZYGOTE_PAUSE_LIMIT_S) if has_failed else 0.0
         self._failures = self._failures + 1 if has_failed else 0
         how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit status {process.returncode}"

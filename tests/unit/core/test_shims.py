@@ -12,7 +12,7 @@ import pytest
 
 from corten.core import shims
 from corten.core.channel import Channel
-from corten.core.shims import ShimClient
+from corten.core.shims import ShimClient, Zygote
 from corten.errors import NotFound, Unavailable
 from corten.shim import protocol
 
@@ -49,9 +49,10 @@ async def test_the_descriptors_of_an_answer_to_a_cancelled_request_are_closed() 
         request = asyncio.create_task(channel.request("op", {}, (), 5))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        request.get_loop().call_soon(request.cancel)  # the answer is read in the same turn
         protocol.send(theirs, protocol.encode({"seq": 1, "ok": {}}), (write,))
         os.close(write)
+        channel._readable()  # the answer is there, and nobody has taken it
+        request.cancel()
         outcome = (await asyncio.gather(request, return_exceptions=True))[0]
         if isinstance(outcome, tuple):  # Python 3.11 prefers the answer
             protocol.close_all(outcome[1])
@@ -89,3 +90,27 @@ async def test_a_zygote_that_stands_still_is_closed_all_the_same(
     await zygote.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_zygote_that_is_killed_again_and_again_at_its_start_is_no_storm_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, program = tmp_path / "starts", tmp_path / "zygote"
+    program.write_text(f"#!/bin/sh\necho >> {starts}\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(shims, "_ZYGOTE_PAUSE_S", 50.0)
+    zygote = Zygote(str(program), str(tmp_path))
+    try:
+        with pytest.raises(Unavailable, match="does not start"):
+            await zygote.start()
+        await wait_for_size(starts, 2)  # the first is replaced at once
+        await asyncio.sleep(1)
+        assert starts.stat().st_size == 2
+    finally:
+        await zygote.close()
+
+
+async def wait_for_size(path: Path, size: int) -> None:
+    async with asyncio.timeout(20):
+        while not path.exists() or path.stat().st_size < size:
+            await asyncio.sleep(0.01)
