@@ -137,3 +137,46 @@ def test_every_dependency_has_its_reason() -> None:
     page = text(Path("docs/dependencies.md"))
     missing = {name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", page)}
     assert not missing
+
+
+def test_tests_and_tools_start_the_docker_cli_that_they_found_and_not_one_from_path() -> None:
+    """A fresh machine has none in PATH: `support.peers.docker_cli`."""
+    found = [
+        f"{path}:{line}"
+        for top in ("tests/", "bench/", "tools/")
+        for path in python(top)
+        for line in bare_docker(ast.parse(text(path)))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_bare"),
+    [
+        ('run(["docker", "ps"])', True),
+        ('run(("docker", *args), check=True)', True),
+        ('command = ["docker", "-H", host]', True),
+        ('run([docker_cli(), "docker"])', False),
+        ('NAMES = ("docker", "containerd")', True),
+        ('parser.add_argument("--format", choices=("docker", "oci"))', False),
+        ('NAMES = ("containerd", *("docker", "cri"))', False),
+    ],
+)
+def test_a_bare_docker_is_found_where_it_is_the_first_word_of_a_command(source: str, is_bare: bool) -> None:
+    assert bool(bare_docker(ast.parse(source))) == is_bare
+
+
+def bare_docker(tree: ast.AST) -> list[int]:
+    """Lines of lists and tuples that begin with the word; neither a call's `choices` nor what is spread in another."""
+    others = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Starred) or (isinstance(node, ast.keyword) and node.arg == "choices")
+        for inner in ast.walk(node)
+    }
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.List | ast.Tuple) and id(node) not in others and node.elts
+        if isinstance(node.elts[0], ast.Constant) and node.elts[0].value == "docker"
+    ]
