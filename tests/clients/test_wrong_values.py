@@ -15,6 +15,11 @@ from support.dockerd import client_environment
 from support.engine import CortenEngine
 
 VALUES = ("", "-1", "99999999999999999999", "a:b:c:d", "=", "/x/\x1b[m:")
+# Besides: values of one flag, right ones among them.
+MORE = {
+    "--restart": (":3", ":", "on-failure:+3", "on-failure:x", "on-failure:9223372036854775808", "on-failure:1:2"),
+    "--health-interval": ("2000\u00b5s", "2000\u03bcs", "1\u03bcs"),
+}
 NAMES = [next(name for name in names if name.startswith("--")).partition("/")[0] for names, _, _ in FLAGS]
 # What may differ, and why: (flag, value), or the flag for all of its values.
 DIFFERENT: dict[str | tuple[str, str], str] = {
@@ -69,7 +74,8 @@ def test_wrong_values_of_a_flag_are_refused_as_by_docker(wrong: CortenEngine, tm
         return docker, said(paths.COMMANDS / "corten", wrong, flag, value, tmp_path)
 
     with ThreadPoolExecutor(3) as threads:
-        answers = dict(zip(VALUES, threads.map(both, VALUES), strict=True))
+        values = VALUES + MORE.get(flag, ())
+        answers = dict(zip(values, threads.map(both, values), strict=True))
     for value, (docker, corten) in answers.items():
         assert "Traceback" not in corten[1], value
         if flag not in DIFFERENT and (flag, value) not in DIFFERENT:

@@ -340,7 +340,7 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     for field, name, convert in HOST_LISTS:
         _put(host, field, [convert(text) for text in given[name]])
     _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
-    _put(host, "RestartPolicy", _restart_policy(given["restart"] or ""))
+    _put(host, "RestartPolicy", restart_policy(given["restart"] or ""))
     if given["log_driver"] or given["log_opt"]:
         host["LogConfig"] = {"Type": given["log_driver"] or "", "Config": dict(_pairs(given["log_opt"]))}
     if given["gpus"]:
@@ -429,8 +429,13 @@ def _device(text: str) -> dict[str, str]:
     return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access}
 
 
-def _restart_policy(text: str) -> dict[str, Any]:
-    name, _, count = text.partition(":")
-    if count and not re.fullmatch("-?[0-9]{1,18}", count):
+def restart_policy(text: str) -> dict[str, Any]:
+    """`--restart`, as the API has it.  Raises `InvalidArgument` in Docker's words."""
+    name, colon, count = text.partition(":")
+    if colon and not name:
+        raise errors.InvalidArgument("invalid restart policy format: no policy provided before colon")
+    digits = re.fullmatch("([+-]?)0*([0-9]{1,19})", count)  # strconv.Atoi
+    number = int(digits[1] + digits[2]) if digits is not None else 0
+    if count and (digits is None or not -(1 << 63) <= number < 1 << 63):
         raise errors.InvalidArgument("invalid restart policy format: maximum retry count must be an integer")
-    return {"Name": name, "MaximumRetryCount": int(count) if count else 0} if name else {}
+    return {"Name": name, "MaximumRetryCount": number} if name else {}

@@ -15,8 +15,15 @@ _INT64_MAX = (1 << 63) - 1
 _DIGITS = r"(?:[0-9]{1,99}(?:\.[0-9]{0,99})?|\.[0-9]{1,99})"
 _NUMBER = re.compile(_DIGITS)
 _SIZE = re.compile(rf"({_DIGITS}) ?(?:([kmgtp])i?)?b?")
-_DURATION_PART = re.compile(rf"({_DIGITS})(ns|us|µs|ms|s|m|h)")
-_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_DURATION_PART = re.compile(rf"({_DIGITS})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_NANOSECONDS = {
+    "ns": 1,
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs"), 10**3),
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+}
 
 
 def human_size(size_bytes: float, precision: int = 3) -> str:

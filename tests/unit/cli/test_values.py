@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corten.cli import flags, ports, units, values
+from corten.cli.options import restart_policy
 from corten.errors import InvalidArgument
 from corten.launch.checks import IPC_SYSCTLS
 from corten.spec.runtime import RLIMITS
@@ -41,6 +42,34 @@ def test_a_number_of_cpus_that_is_none_is_refused_at_once(text: str) -> None:
 def test_a_duration_that_is_none_is_refused_in_words(text: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^time: (missing unit in|invalid) duration "):
         units.parse_duration_ns(text)
+
+
+def test_a_microsecond_is_written_with_either_of_unicodes_two_letters() -> None:
+    assert [units.parse_duration_ns(f"1.5{unit}") for unit in ("us", "\u00b5s", "\u03bcs")] == [1500] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("on-failure:+3", 3), ("on-failure:-3", -3), ("on-failure:" + "0" * 30 + "3", 3), ("on-failure:", 0)],
+)
+def test_a_retry_count_is_read_as_go_reads_numbers(text: str, count: int) -> None:
+    assert restart_policy(text) == {"Name": "on-failure", "MaximumRetryCount": count}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (":3", "no policy provided before colon"),
+        (":", "no policy provided before colon"),
+        *(
+            (f"on-failure:{count}", "maximum retry count must be an integer")
+            for count in ("x", "²", "3:", "+", 1 << 63)
+        ),
+    ],
+)
+def test_a_restart_policy_that_is_none_is_refused_in_words(text: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^invalid restart policy format: {why}$"):
+        restart_policy(text)
 
 
 @pytest.mark.parametrize("text", ["²", "80:²", "80-²", "9" * 5000])
