@@ -5,7 +5,7 @@
     snapshot that is no layer  what it stands on
     lease                      its items
 
-While an image has a damaged manifest nobody knows which blobs it needs, and none is removed.
+While an image has a damaged manifest nobody knows which blobs it needs: none is removed, and the log names the image.
 
 Removing an image drops at once what it alone kept (`drop_layers`, `drop_blobs`); `collect` finds the rest, which only a
 crash leaves behind.
@@ -13,6 +13,7 @@ crash leaves behind.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from corten.core.images import ImageStore
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.snapshots import Kind, Snapshot
 from corten.errors import CortenError
+
+log = logging.getLogger("corten.core")
 
 INIT_PREFIX = "init:"
 """Keys of the snapshots that stand between an image and its containers, one per chain: they go with the chain."""
@@ -58,8 +61,12 @@ def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
         for image in images.all():
             try:
                 garbage -= {image.id, image.manifest.digest, *images.layer_blobs(image)}
-            except (CortenError, OSError):  # damaged: nobody knows what it needs
-                return []
+            except CortenError as error:
+                images.tell_of_manifest(image, error)
+                garbage.clear()
+            except OSError as error:  # what this follows has happened; `collect` of the next start tries again
+                log.warning("blobs of nobody are left: manifest of image %s: %s", image.id, error)
+                garbage.clear()
         return [digest for digest in sorted(garbage) if _delete_blob(images, digest)]
 
 

@@ -4,12 +4,15 @@ An image's id is the digest of its configuration, as Docker shows it.  Names are
 their own; a name points to one image, an image has any number of names.  Lookups, tagging and texts follow dockerd.
 Removal is in `rmi`.
 
-A disk may damage a configuration or a manifest: such an image is not listed, and whoever asks for it is told to load it
-again; it keeps its names, its layers and its blobs until that, or its removal.
+A disk may damage a configuration: such an image is not listed, and whoever asks for it is told to load it again.  With
+a damaged manifest it can be listed and used, for its layers are unpacked; what needs the manifest goes without (`gc`,
+`recovery`).  The log names either once.  A damaged image keeps its names, its layers and its blobs until it is loaded
+again or removed.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -41,6 +44,9 @@ log = logging.getLogger("corten.core")
 
 Tell = Callable[[str, str, Mapping[str, str]], None]
 """Action, image id, attributes: an event that is published when the change has happened."""
+
+# What a read says of a blob that is bad; any other error of the system (no descriptors, no memory) says nothing of it.
+_DAMAGE = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG, errno.EILSEQ, errno.EISDIR})
 
 _COLUMNS = "id, manifest, media_type, manifest_size, chain, size, parent, added_ns, tagged_ns, used_ns"
 
@@ -116,7 +122,7 @@ class ImageStore:
         self.leases = Leases(database)
         self._publish = publish
         self._configs: dict[str, ImageConfig] = {}
-        self._told: set[str] = set()  # damaged images that the log names already
+        self._told: set[str] = set()  # damaged documents that the log names already
         self.lock = threading.RLock()
         """Held while images, their blobs and their snapshots are removed, or new ones are made from what is there."""
         self.leases.end_requests()
@@ -160,9 +166,8 @@ class ImageStore:
         for image in self.all():
             if not image.damage:
                 whole.append(image)
-            elif image.id not in self._told:
-                self._told.add(image.id)
-                log.error("%s", _damaged(image))
+            else:
+                self._tell_once(image.id, _damaged(image))
         return sorted(whole, key=lambda image: image.config.created or "", reverse=True)
 
     def all(self) -> Sequence[Image]:
@@ -188,8 +193,8 @@ class ImageStore:
         return self.content.read(image.id)
 
     def manifest(self, image: Image) -> Manifest:
-        """Its manifest."""
-        return parse_manifest(self.content.read(image.manifest.digest))
+        """Its manifest.  Raises CortenError when it is damaged."""
+        return parse_manifest(self._document(image.manifest.digest))
 
     def history(self, image: Image) -> Sequence[HistoryLine]:
         """Its lines, newest first."""
@@ -207,8 +212,13 @@ class ImageStore:
         return [newest, *reversed(older)]
 
     def layer_blobs(self, image: Image) -> Sequence[str]:
-        """Digests of its layers' blobs, bottom first."""
+        """Digests of its layers' blobs, bottom first.  Raises CortenError when its manifest is damaged."""
         return [layer.digest for layer in self.manifest(image).layers]
+
+    def tell_of_manifest(self, image: Image, error: CortenError) -> None:
+        """Names in the log, once, an image whose manifest is damaged."""
+        cannot = f"manifest of image {_named(image)} cannot be read: {error}: load it again, or remove it"
+        self._tell_once(image.manifest.digest, f"{cannot}; until then no blob is removed")
 
     # -- changes
 
@@ -244,7 +254,7 @@ class ImageStore:
             if kept != manifest.digest and not self._can_read(kept):
                 change = (manifest.digest, manifest.media_type, manifest.size, config_digest)
                 tx.execute("UPDATE images SET manifest = ?, media_type = ?, manifest_size = ? WHERE id = ?", change)
-        self._told.discard(config_digest)
+        self._told -= {config_digest, manifest.digest}
         self._write_index()
         return self._select("id = ?", (config_digest,))[0]
 
@@ -320,10 +330,10 @@ class ImageStore:
         config, damage = ImageConfig(), ""
         try:
             config = self._config(row[0])
-        except (CortenError, OSError) as error:
+        except CortenError as error:
             if not self.database.query("SELECT 1 FROM images WHERE id = ?", (row[0],)):
                 return None
-            damage = error.text if isinstance(error, CortenError) else f"content {row[0]}: {error.strerror}"
+            damage = error.text
         return Image(
             id=Digest(row[0]),
             manifest=Descriptor(media_type=row[2], digest=row[1], size=row[3]),
@@ -341,10 +351,24 @@ class ImageStore:
 
     def _can_read(self, digest: str) -> bool:
         try:
-            self.content.read(digest)
-        except (CortenError, OSError):
+            self._document(digest)
+        except CortenError:
             return False
         return True
+
+    def _document(self, digest: str) -> bytes:
+        """A configuration or manifest.  Raises CortenError when it is damaged, OSError when something else is wrong."""
+        try:
+            return self.content.read(digest)
+        except OSError as error:
+            if error.errno not in _DAMAGE:
+                raise
+            raise Internal(f"content {digest}: {error.strerror}") from error
+
+    def _tell_once(self, digest: str, text: str) -> None:
+        if digest not in self._told:
+            self._told.add(digest)
+            log.error("%s", text)
 
     def _chain_below(self, chain: str) -> tuple[Digest, ...]:
         """Chain ids down from the top one, as the snapshots have it; bottom first."""
@@ -357,7 +381,7 @@ class ImageStore:
     def _config(self, image_id: str) -> ImageConfig:
         config = self._configs.get(image_id)
         if config is None:
-            config = self._configs[image_id] = parse_config(self.content.read(image_id))
+            config = self._configs[image_id] = parse_config(self._document(image_id))
         return config
 
     def _write_index(self) -> None:
@@ -384,9 +408,12 @@ def new_tag(repo: str, tag: str) -> Reference:
 
 def _damaged(image: Image) -> str:
     """One line: which image, why, and the way out."""
+    return f"image {_named(image)} cannot be read: {image.damage}: load it again, or remove it"
+
+
+def _named(image: Image) -> str:
     names = ", ".join(reference.familiar for reference in image.references)
-    whose = f"{names} ({short_id(image.id)})" if names else short_id(image.id)
-    return f"image {whose} cannot be read: {image.damage}: load it again, or remove it"
+    return f"{names} ({short_id(image.id)})" if names else short_id(image.id)
 
 
 def _indexed(manifest: Descriptor, reference: str) -> Descriptor:

@@ -114,8 +114,8 @@ def _layers_by_chain(images: ImageStore) -> dict[str, Layer]:
     for image in images.list():
         try:
             blobs = images.layer_blobs(image)
-        except (CortenError, OSError) as error:
-            log.warning("manifest of image %s cannot be read: %s: load it again", image.id, error)
+        except CortenError as error:
+            images.tell_of_manifest(image, error)
             continue
         layers = layers_of(blobs, image.config.diff_ids)
         found.update(zip(image.chain_ids, layers, strict=True))

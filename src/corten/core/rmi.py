@@ -175,7 +175,7 @@ def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_qu
     for name in images.references(image.id):
         _untag(removing, image, name, tell)
     blobs = {image.id, image.manifest.digest}
-    with contextlib.suppress(CortenError, OSError):  # a damaged manifest: collect() finds what only it knew
+    with contextlib.suppress(CortenError):  # a damaged manifest: collect() finds what only it knew
         blobs.update(images.layer_blobs(image))
     images.forget(image.id)
     tell("delete", image.id, {"name": image.id})

@@ -266,7 +266,7 @@ class Recovery:
             log.warning("%s: removed", line)
         try:
             self._repair_images(found, containers)
-        except CortenError as error:  # a damaged image is no reason to leave the containers alone
+        except (CortenError, OSError) as error:  # no reason to leave the containers alone
             log.warning("images are neither repaired nor cleaned up: %s", error)
         parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,3 +109,66 @@ def test_a_load_with_another_manifest_replaces_a_damaged_one(store: ImageStore, 
     again = store.get("bad:1")
     assert again.id == bad.id
     assert all(store.content.has(digest) for digest in store.layer_blobs(again))
+
+
+def test_an_image_without_its_manifest_is_listed_and_the_log_names_it_once(
+    store: ImageStore, later: Callable[[], ImageStore], damage: Damage, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = load(store, "bad:1", ONE)
+    damage(blob(store, bad.manifest.digest))
+    store = later()
+    garbage = store.content.put(b"nobody's").digest
+    with caplog.at_level(logging.ERROR):
+        assert [[image.id for image in store.list()] for _ in range(3)] == [[bad.id]] * 3
+        assert [gc.drop_blobs(store, [garbage]) for _ in range(3)] == [[], [], []]
+    (line,) = caplog.messages
+    assert line.startswith(f"manifest of image bad:1 ({bad.id[7:19]}) cannot be read: content {bad.manifest.digest}: ")
+    assert line.endswith(": load it again, or remove it; until then no blob is removed")
+    assert store.get("bad:1").id == bad.id
+    load(store, "bad:1", ONE)
+    assert gc.drop_blobs(store, [garbage]) == [garbage]
+
+
+@pytest.mark.parametrize("document", ["id", "manifest"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_an_error_that_says_nothing_of_the_blob_is_no_damage(
+    store: ImageStore, later: Callable[[], ImageStore], monkeypatch: pytest.MonkeyPatch, number: int, document: str
+) -> None:
+    image, tag = load(store, "good:1", ONE), "good:1"
+    digest = image.id if document == "id" else image.manifest.digest
+    store, read = later(), store.content.read
+
+    def fail(asked: str) -> bytes:
+        if asked == digest:
+            raise OSError(number, os.strerror(number))
+        return read(asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.content, "read", fail)
+        if document == "id":
+            for ask in (store.list, lambda: store.get(tag)):
+                with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+                    ask()
+        else:
+            assert [one.id for one in store.list()] == [image.id]
+            garbage = store.content.put(b"nobody's").digest
+            assert gc.drop_blobs(store, [garbage]) == []
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            remove_image(store, tag, ())
+    assert store.get(tag).references == image.references
+    assert [one.id for one in store.list()] == [image.id]
+
+
+def test_a_sector_that_cannot_be_read_is_damage(
+    store: ImageStore, later: Callable[[], ImageStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = load(store, "bad:1", ONE)
+    store = later()
+
+    def fail(digest: str) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(store.content, "read", fail)
+    assert store.list() == []
+    with pytest.raises(Internal, match=f"content {bad.id}: Input/output error: load it again, or remove it"):
+        store.get("bad:1")
