@@ -19,10 +19,18 @@ _ANSWER = struct.Struct("<IiQ")
 _MNT_DETACH = 2
 
 
-class StuckFs:
-    """Mounted on a directory of its own; a context manager.  Nothing is in it."""
+def _attributes(inode: int) -> bytes:
+    return struct.pack("<6Q10I", inode, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
 
-    def __init__(self, folder: Path) -> None:
+
+class StuckFs:
+    """Mounted on a directory of its own; a context manager.
+
+    Nothing is in it, or, where it `has_all`, a directory under every name.
+    """
+
+    def __init__(self, folder: Path, *, has_all: bool = False) -> None:
+        self._has_all = has_all
         self.path = folder / "stuck"
         self.path.mkdir()
         self.asked = threading.Event()
@@ -55,8 +63,9 @@ class StuckFs:
         if code == _INIT:
             error, body = 0, struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 0, 0, 1 << 16, 1, 0, 0, 0)
         elif code == _GETATTR:
-            attributes = struct.pack("<6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
-            error, body = 0, struct.pack("<QII", 3600, 0, 0) + attributes
+            error, body = 0, struct.pack("<QII", 3600, 0, 0) + _attributes(1)
+        elif code == _LOOKUP and self._has_all:
+            error, body = 0, struct.pack("<QQQQII", 2, 0, 0, 0, 0, 0) + _attributes(2)  # asked again every time
         elif code == _LOOKUP:
             error = -_ENOENT
         try:
@@ -64,8 +73,13 @@ class StuckFs:
         except OSError:  # interrupted, nobody waits
             return
 
+    def hold(self) -> None:
+        """No lookup is answered until `release`."""
+        self.asked.clear()
+        self._is_released = False
+
     def release(self) -> None:
-        """Every lookup is answered from now on: there is no such file."""
+        """Every lookup is answered from now on."""
         self._is_released = True
         while self._held:
             self._answer(self._held.pop(), _LOOKUP)

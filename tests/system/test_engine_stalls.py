@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -16,6 +20,7 @@ import pytest
 from clients.api import Api
 from support import images
 from support.engine import CortenEngine
+from support.process import wait_for
 from support.stuckfs import StuckFs
 
 IMAGE = images.BUSYBOX_REF
@@ -148,10 +153,106 @@ def test_a_source_that_does_not_answer_stalls_its_container_alone(
         done = shared_engine.docker("run", "--rm", "--name", "stalled", how, value, IMAGE, "true", timeout=30)
     assert done.returncode == 125
     assert NO_ANSWER in done.stderr
-    assert ("bind sources" if how == "--mount" else "bind sources and devices") in done.stderr
+    assert f"{'device' if how == '--device' else 'bind source'} {source}: {NO_ANSWER}" in done.stderr
     deadline = time.monotonic() + 5
     while "stalled" in shared_engine.docker("ps", "-a", check=True).stdout:
         assert time.monotonic() < deadline
+
+
+def threads_of(engine: CortenEngine) -> int:
+    return len(list(Path(f"/proc/{engine.pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("how", ["create", "start"])
+def test_a_source_that_does_not_answer_costs_one_thread_however_often_it_is_tried(
+    engine: CortenEngine, stuck: StuckFs, how: str
+) -> None:
+    api, source = Api(engine.socket), f"{stuck.path}/x"
+    mount = {"Type": "bind", "Source": source, "Target": "/x"}
+    host = {"Mounts": [mount]} if how == "create" else {"Binds": [f"{source}:/x"]}
+    engine.docker("run", "-d", "--name", "other", IMAGE, "sleep", "1000", check=True)
+
+    def refused() -> None:
+        status, answer = api.call("POST", "/containers/create", {"Image": IMAGE, "Cmd": ["true"], "HostConfig": host})
+        if how == "start":
+            assert status == 201
+            status, answer = api.call("POST", f"/containers/{answer['Id']}/start")
+        assert (status, answer["message"]) == (503, f"bind source {source}: {NO_ANSWER}")
+
+    refused()
+    threads, began = threads_of(engine), time.monotonic()
+    for _ in range(70):
+        refused()
+    assert time.monotonic() - began < 60  # five seconds each would be more
+    assert threads_of(engine) <= threads + 5
+    assert engine.docker("exec", "-u", "root", "other", "echo", "ok", check=True).stdout == "ok\n"
+    engine.docker("run", "--rm", "-v", "/tmp:/x", "--device", "/dev/null", IMAGE, "true", check=True)
+    engine.docker("run", "--rm", "--mount", "type=bind,src=/tmp,dst=/x", IMAGE, "true", check=True)
+
+
+def test_as_many_dead_sources_as_the_bound_leave_execs_alone(engine: CortenEngine, stuck: StuckFs) -> None:
+    api = Api(engine.socket)
+    engine.docker("run", "-d", "--name", "other", IMAGE, "sleep", "1000", check=True)
+
+    def create(number: int) -> tuple[int, str]:
+        mount = {"Type": "bind", "Source": f"{stuck.path}/{number}", "Target": "/x"}
+        body = {"Image": IMAGE, "Cmd": ["true"], "HostConfig": {"Mounts": [mount]}}
+        status, answer = api.call("POST", "/containers/create", body)
+        return status, answer["message"]
+
+    with served(engine), ThreadPoolExecutor(64) as clients:
+        assert all(NO_ANSWER in text for _, text in clients.map(create, range(64)))
+    assert create(64) == (503, f"bind source {stuck.path}/64: 64 others do not answer already")
+    assert engine.docker("exec", "-u", "root", "other", "echo", "ok", check=True).stdout == "ok\n"
+    engine.docker("run", "--rm", IMAGE, "true", check=True)
+    stuck.release()
+    wait_for(lambda: create(64)[0] == 400, "an answer: there is no such source")
+
+
+@pytest.mark.parametrize("when", ["after an exit", "with cortend"])
+def test_a_restart_policy_starts_a_container_whose_source_answers_late(
+    engine: CortenEngine, tmp_path: Path, when: str
+) -> None:
+    def state() -> Any:
+        return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
+
+    with StuckFs(tmp_path, has_all=True) as slow:
+        slow.release()
+        arguments = ("--restart", "always", "-v", f"{slow.path}/x:/x", IMAGE, "sleep", "1000")
+        engine.docker("run", "-d", "--name", "late", *arguments, check=True)
+        before = state()["Pid"]
+        if when == "with cortend":  # `always` holds for what was stopped by hand, once cortend begins anew
+            engine.docker("stop", "-t", "0", "late", check=True)
+        slow.hold()
+        if when == "with cortend":
+            engine.restart()
+        else:
+            os.kill(before, signal.SIGKILL)
+        wait_for(lambda: NO_ANSWER in state()["Error"], "the refusal of the first start")
+        assert state()["Status"] == "restarting"
+        slow.release()
+        wait_for(lambda: state()["Status"] == "running", "the start")
+        assert state()["Error"] == ""
+        assert state()["Pid"] != before
+        engine.docker("rm", "-f", "late", check=True)
+
+
+def test_a_container_that_waits_for_its_source_can_be_stopped(engine: CortenEngine, tmp_path: Path) -> None:
+    def state() -> Any:
+        return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
+
+    with StuckFs(tmp_path, has_all=True) as slow:
+        slow.release()
+        arguments = ("--restart", "always", "-v", f"{slow.path}/x:/x", IMAGE, "sleep", "1000")
+        engine.docker("run", "-d", "--name", "late", *arguments, check=True)
+        slow.hold()
+        os.kill(state()["Pid"], signal.SIGKILL)
+        wait_for(lambda: NO_ANSWER in state()["Error"], "the refusal of the first start")
+        engine.docker("stop", "late", check=True)
+        slow.release()
+        time.sleep(1)
+        assert state()["Status"] == "exited"
+        engine.docker("rm", "late", check=True)
 
 
 def test_a_passwd_of_ten_gigabytes_is_read_up_to_its_bound(engine: CortenEngine) -> None:

@@ -1,14 +1,15 @@
 """One effective configuration: what the client sent, what the image says, what the node's defaults are.
 
-`decide` is pure but for two looks at the host's files (do bind sources exist).  Its value holds the merged
-Docker objects, which inspect prints, and what was parsed from them, from which config.json is made.  `origins`
+`decide` is pure: what it must know of the host's files (do bind sources exist) it asks `exists`.  Its value holds the
+merged Docker objects, which inspect prints, and what was parsed from them, from which config.json is made.  `origins`
 says for every field with a value where it is from: "flag" (the request), "image", "daemon.json" or "built-in"; where
 parts of it are from several, all of them, as in "flag, image".
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,10 +70,12 @@ def decide(
     *,
     container_id: str,
     resolve: Mapping[str, str] | None = None,
+    exists: Callable[[str], bool] = os.path.exists,
 ) -> tuple[Effective, list[str]]:
     """The effective configuration and dockerd's warnings.
 
     `resolve` maps the names in `container:NAME` modes to full ids (unknown ones stay as they are, start fails).
+    `exists` is asked for the sources of `--mount` binds.
     Raises InvalidArgument (Internal where dockerd answers 500) with Docker's texts, or naming a field that is
     not supported yet.
     """
@@ -96,7 +99,7 @@ def decide(
         endpoint=_endpoint(request),
         other_networks=_other_networks(request, host),
         argv=command_line(config),
-        mounts=mountspec.parse_all(host),
+        mounts=mountspec.parse_all(host, exists),
         capabilities=security.capabilities(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
         ),

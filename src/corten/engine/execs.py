@@ -131,8 +131,8 @@ class Execs:
             with open(f"{shim.directory}/{CONFIG_NAME}", "rb") as file:
                 base = msgspec.json.decode(file.read())["process"]
             pid = container.record.state.pid
-            what = "/etc/passwd and /etc/group"
-            accounts = await self._parts.looks.look(f"container {container.id}", what, lambda: _accounts(pid))
+            what = "/etc/passwd and /etc/group of container"
+            accounts = await self._parts.container_looks.look(what, container.id, lambda: _accounts(pid))
         except OSError as error:  # its init is dead, which nobody has told yet
             raise Conflict(f"container {container.id} is not running") from error
         user = await find_user(config.user or effective.config.user, accounts, effective.host.group_add or ())

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from corten.engine import times
 from corten.engine.container import EXIT_CONDITIONS, Container
 from corten.engine.events import container_event, network_event
+from corten.engine.looks import NoAnswer
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.restart import should_restart
@@ -224,7 +225,21 @@ class Finisher:
                 await self.start_again(container)
             except CortenError as error:
                 log.warning("restart of container %s failed: %s", container.id, error)
-                self.give_up(container)
+                self.not_started(container, error)
+
+    def not_started(self, container: Container, error: CortenError) -> None:
+        """A start that the policy made has failed; the caller holds the lock.
+
+        What waits for a file system (a disk that spins up, NFS at boot) is tried again, as after an exit; everything
+        else is given up.
+        """
+        if not isinstance(error, NoAnswer):
+            self.give_up(container)
+            return
+        status = container.record.state.status
+        if status is Status.EXITED:
+            self._parts.note(container, container.record.with_state(status=advance(status, Move.AWAIT_RESTART)))
+        self._schedule(container, container.backoff.next_delay(0.0))
 
     def give_up(self, container: Container) -> None:
         """No further restart; the caller holds the lock."""

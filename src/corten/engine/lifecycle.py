@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from corten.core import journal as kinds
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import checks, effective, names, oci
+from corten.engine import checks, effective, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.effective import Effective
 from corten.engine.events import container_event
@@ -97,20 +97,22 @@ class Lifecycle:
             raise InvalidArgument("no image specified")
         image = parts.images.get(request.config.image)
         _check_platform(platform, image)
-        decide = functools.partial(
-            effective.decide,
+        needed = [mount.source for mount in request.host_config.mounts or () if mountspec.needs_source(mount)]
+        existing = {source for source in needed if await self._exists(source)}
+        decided, warnings = effective.decide(
             request,
             image.config.run,
             parts.settings,
             parts.machine,
             container_id=container_id,
             resolve=self._named_containers(request),
+            exists=existing.__contains__,
         )
-        if any(mount.type == "bind" for mount in request.host_config.mounts or ()):  # whose sources must exist
-            decided, warnings = await parts.looks.look(f"container {container_id}", "bind sources", decide)
-        else:
-            decided, warnings = decide()
         return image, decided, warnings
+
+    async def _exists(self, source: str) -> bool:
+        look = functools.partial(os.path.exists, source)
+        return await self._parts.host_looks.look("bind source", os.path.normpath(source), look)
 
     def _named_containers(self, request: ContainerCreateRequest) -> dict[str, str]:
         """Names in `container:NAME` modes and their ids.  Pid and ipc must exist now, a network at start."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from corten.errors import CortenError, Internal, InvalidArgument
 from corten.spec.docker import HostConfig, Mount, TmpfsOptions
 
 Kind = Literal["bind", "tmpfs"]
+Exists = Callable[[str], bool]
 
 PROPAGATION: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 # Each group may be named once in a mode: access, label, propagation, copy, consistency.
@@ -62,14 +63,14 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     from_tmpfs_map: bool = False  # from --tmpfs: inspect's Mounts does not list it
 
 
-def parse_all(host: HostConfig) -> tuple[MountPoint, ...]:
+def parse_all(host: HostConfig, exists: Exists = os.path.exists) -> tuple[MountPoint, ...]:
     """Every mount of a request, sorted by depth of its target as they are made.
 
     Raises InvalidArgument or Internal in dockerd's words; of two mounts on one target: `Duplicate mount point`.
     """
     points = [parse_bind(raw) for raw in host.binds or ()]
     _refuse_duplicates(points)
-    points += [parse_mount(mount) for mount in host.mounts or ()]
+    points += [parse_mount(mount, exists) for mount in host.mounts or ()]
     _refuse_duplicates(points)
     taken = {point.target for point in points}
     for target, data in (host.tmpfs or {}).items():
@@ -151,12 +152,12 @@ def _check_target(kind: str, target: str) -> None:
         raise _config_error(kind, f"invalid mount path: '{target}' mount path must be absolute")
 
 
-def parse_mount(mount: Mount) -> MountPoint:
-    """One `--mount`.  Looks whether a bind's source exists, as dockerd does at create."""
+def parse_mount(mount: Mount, exists: Exists = os.path.exists) -> MountPoint:
+    """One `--mount`.  Asks whether a bind's source exists, as dockerd does at create."""
     _check_target(mount.type, mount.target)
     match mount.type:
         case "bind":
-            return _bind_mount(mount)
+            return _bind_mount(mount, exists)
         case "tmpfs":
             return _tmpfs_mount(mount)
         case "volume":
@@ -173,7 +174,13 @@ def _refuse_options(mount: Mount, *names: str) -> None:
             raise _config_error(mount.type, f"field {name} must not be specified")
 
 
-def _bind_mount(mount: Mount) -> MountPoint:
+def needs_source(mount: Mount) -> bool:
+    """Whether it is a bind whose source must exist."""
+    create = mount.bind_options is not None and mount.bind_options.create_mountpoint
+    return mount.type == "bind" and mount.source.startswith("/") and not create
+
+
+def _bind_mount(mount: Mount, exists: Exists) -> MountPoint:
     if not mount.source:
         raise _config_error("bind", "field Source must not be empty")
     options = mount.bind_options
@@ -182,8 +189,7 @@ def _bind_mount(mount: Mount) -> MountPoint:
     _refuse_options(mount, "VolumeOptions", "ImageOptions", "TmpfsOptions")
     if not mount.source.startswith("/"):
         raise _config_error("bind", f"invalid mount path: '{mount.source}' mount path must be absolute")
-    create = options is not None and options.create_mountpoint
-    if not create and not os.path.exists(mount.source):
+    if needs_source(mount) and not exists(mount.source):
         raise _config_error("bind", f"bind source path does not exist: {mount.source}")
     if options is not None and options.read_only_force_recursive and not mount.read_only:
         raise _config_error("bind", "mount source must be read-only to force recursive read-only")
@@ -197,7 +203,7 @@ def _bind_mount(mount: Mount) -> MountPoint:
         non_recursive=bool(options and options.non_recursive),
         read_only_non_recursive=bool(options and options.read_only_non_recursive),
         read_only_force_recursive=bool(options and options.read_only_force_recursive),
-        create_source=create,
+        create_source=options is not None and options.create_mountpoint,
     )
 
 

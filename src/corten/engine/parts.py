@@ -48,7 +48,8 @@ class Parts:
     networks: Networks
     init_binary: str = ""
     started_ns: int = 0
-    looks: Looks = field(default_factory=Looks)
+    host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
+    container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id
     background: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property

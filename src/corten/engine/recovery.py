@@ -301,7 +301,7 @@ class Recovery:
                 await self._finisher.start_again(container)
             except CortenError as error:
                 log.warning("container %s could not be started: %s", container.id, error)
-                self._finisher.give_up(container)
+                self._finisher.not_started(container, error)
 
 
 def _running(record: Record, task: Task, status: dict[str, Any]) -> Record:

@@ -15,6 +15,7 @@ record    one transaction: it runs
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import secrets
@@ -161,11 +162,21 @@ class Starter:
         accounts = self._accounts.of(record.image_id, run.mounts[0])
         run.user = await find_user(run.effective.config.user, accounts, host.group_add or ())
         launcherrors.check(run.effective)
-        if any(point.kind == "bind" for point in run.effective.mounts) or host.devices:
-            owner = f"container {run.container.id}"
-            run.devices = await parts.looks.look(owner, "bind sources and devices", lambda: _of_the_host(run.effective))
+        await self._look_at_host(run)
         run.devices[1].extend(devices.cgroup_rules(host.device_cgroup_rules or ()))
         self._find_namespaces(run)
+
+    async def _look_at_host(self, run: Run) -> None:
+        """Makes and checks bind sources; the devices of `--device` and their rules.  Path by path: see `looks`."""
+        looks = self._parts.host_looks
+        for point in run.effective.mounts:
+            if point.kind == "bind":
+                await looks.look("bind source", point.source, functools.partial(sources.prepare, (point,)))
+        for mapping in run.effective.host.devices or ():
+            look = functools.partial(devices.mapped, mapping)
+            nodes, rules = await looks.look("device", os.path.normpath(mapping.path_on_host), look)
+            run.devices[0].extend(nodes)
+            run.devices[1].extend(rules)
 
     def _find_namespaces(self, run: Run) -> None:
         """Which namespaces are new (""), the host's (None) or another container's (a path)."""
@@ -378,13 +389,6 @@ def check_startable(container: Container) -> None:
             raise Conflict("container is marked for removal and cannot be started")
         case _:
             return
-
-
-def _of_the_host(effective: Effective) -> tuple[list[Any], list[Any]]:
-    """Makes and checks bind sources; the devices of `--device` and their rules.  May never end (`looks`)."""
-    sources.prepare(effective.mounts)
-    mapped = [devices.mapped(mapping) for mapping in effective.host.devices or ()]
-    return [node for nodes, _ in mapped for node in nodes], [rule for _, rules in mapped for rule in rules]
 
 
 def log_request(effective: Effective, path: str) -> LogRequest:
