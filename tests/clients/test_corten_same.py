@@ -7,7 +7,6 @@ ages are those of one moment; what differs is asked for again, three times in al
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 
 from clients import same_answers
 from clients.api import Api
+from clients.wording import worded_anew
 from support import images, paths, peers, summary
 from support.dockerd import client_environment
 from support.engine import CortenEngine
@@ -89,24 +89,15 @@ def both(
             theirs, ours = map(end, [begin(program, engine, args) for program in programs])
         else:
             theirs, ours = (end(begin(program, engine, args)) for program in programs)
-        theirs, ours = worded_anew(theirs), worded_anew(ours)
+        theirs, ours = anew(theirs), anew(ours)
         if ours == theirs:
             break
     return theirs, ours
 
 
-@functools.cache
-def is_debians() -> bool:
-    argv = [str(peers.docker_cli()), "--version"]
-    return "+dfsg" in subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
-
-
-def worded_anew(answer: Answer) -> Answer:
-    """What is wrong about a port is told by go-connections; Debian's build has an older one: capital letters."""
-    if not is_debians():
-        return answer
+def anew(answer: Answer) -> Answer:
     code, out, err = answer
-    return code, out, err.lower().replace("for the port:", "for port:")
+    return code, out, worded_anew(err)
 
 
 def left_over(engine: CortenEngine) -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.wording import worded_anew
 from corten.cli.options import FLAGS
 from support import images, paths, peers
 from support.dockerd import client_environment
@@ -64,7 +65,8 @@ def said(program: str | Path, engine: CortenEngine, flag: str, value: str, folde
         cwd=folder,
         env=client_environment(),
     )
-    return done.returncode, done.stderr.decode().replace("docker", "corten").replace("Docker", "Corten")
+    text = done.stderr.decode().replace("docker", "corten").replace("Docker", "Corten")
+    return done.returncode, worded_anew(text)
 
 
 @pytest.mark.parametrize("flag", NAMES)
