@@ -120,6 +120,14 @@ def test_an_engine_whose_helper_never_started_says_so_and_recovers(tmp_path: Pat
         until(lambda: engine.docker("run", "--rm", IMAGE, "true").returncode == 0, "a start", 20)
 
 
+@pytest.mark.parametrize("verb", ["_create", "_start", "_exec"])
+def test_a_helper_that_dies_in_the_middle_of_the_rehearsal_is_replaced(verb: str) -> None:
+    line = f"    def {verb}(self, session: Session, request: Request) -> Answer:\n"
+    with faulty_engine(("shim/stage.py", line, f"{line}        os._exit(3)\n")) as engine:
+        until(lambda: engine.docker("run", "--rm", IMAGE, "true").returncode == 0, "a start", 20)
+        until(lambda: not remains(engine), "remains of a start")
+
+
 def test_a_zygote_that_does_not_start_is_an_error_in_words_and_no_storm_of_processes(tmp_path: Path) -> None:
     fault = Fault(tmp_path)
     with faulty_engine(fault.edit("shim/zygote.py", "    control = socket.socket(fileno=control_fd)\n")) as engine:

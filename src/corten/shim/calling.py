@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import sys
+import time
 
 from corten.errors import Unavailable
 from corten.shim import protocol
@@ -16,7 +17,7 @@ from corten.shim.protocol import HELPER_SOCKET, Message
 
 F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
-_CONNECT_TRIES = 500  # a zygote that died is replaced in some 100 ms
+_CONNECT_S = 5.0  # a zygote that died is replaced in some 100 ms
 _CONNECT_PAUSE_S = 0.01
 _SILENCE_S = 10.0  # then the helper is knocked at: the zygote sees whether it opens (corten.shim.keeper)
 _SHUT_WR = int(socket.SHUT_WR)
@@ -124,11 +125,12 @@ class Call:
             self._knock = None
 
     def _connect(self) -> Steps[socket.socket]:
-        for _ in range(_CONNECT_TRIES):
+        until = time.monotonic() + _CONNECT_S
+        while True:
             try:
                 return protocol.connect(self._directory, HELPER_SOCKET)
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-                if self._given_up:
+                if self._given_up or time.monotonic() > until:
                     break
                 yield Sleep(_CONNECT_PAUSE_S)
         raise Unavailable("the runtime's helper does not answer")

@@ -60,8 +60,8 @@ class Rehearsal:
 
 
 def _play_life(stage: str, facts: HostFacts) -> bool:
-    """A container with a log and an attached client, from `create` to `shutdown`; False when it was not created."""
-    is_created = True
+    """A container with a log and an attached client, from `create` to `shutdown`; False when it did not get there."""
+    goes_on = True
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     player = shim.Shim(stage, "rehearsal", "0" * 64, facts, stage)
@@ -69,14 +69,17 @@ def _play_life(stage: str, facts: HostFacts) -> bool:
         player.serve(theirs)
         for op, fields, has_client in _SCRIPT:
             log = {"log": {"path": f"{stage}/log", "attrs": {"a": "b"}}} if op == "create" else {}
-            if is_created or op == "shutdown":
+            if goes_on or op == "shutdown":
                 answer = _play_request(player, ours, op, fields | log, has_client)
-                is_created = is_created and not (op == "create" and "error" in answer)
+                goes_on = goes_on and ("error" not in answer or op == _UNKNOWN)
+        if "error" in answer:  # the helper died with a container on its hands: this player never ends
+            return False
         player.run()
     os.unlink(f"{stage}/log")
-    return is_created
+    return goes_on
 
 
+_UNKNOWN = "no such op"
 _ATTACH = {
     "stdin": True,
     "stdout": True,
@@ -99,7 +102,7 @@ _SCRIPT: tuple[tuple[str, dict[str, Any], bool], ...] = (
         True,
     ),
     ("attach", _ATTACH, True),
-    ("no such op", {}, False),
+    (_UNKNOWN, {}, False),
     ("start", {}, False),
     ("exec_start", {"exec_id": "e", "process": {"args": ["x"]}, "attach": _ATTACH}, True),
     ("resize", {"rows": 1, "cols": 2}, False),
