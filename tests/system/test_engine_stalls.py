@@ -209,17 +209,26 @@ def test_as_many_dead_sources_as_the_bound_leave_execs_alone(engine: CortenEngin
     wait_for(lambda: create(64)[0] == 400, "an answer: there is no such source")
 
 
+def run_late(engine: CortenEngine, slow: StuckFs) -> None:
+    """A container `late` that a policy starts again, with a source that answers for now."""
+    slow.release()
+    arguments = ("--restart", "always", "-v", f"{slow.path}/x:/x", IMAGE, "sleep", "1000")
+    engine.docker("run", "-d", "--name", "late", *arguments, check=True)
+
+
+def state_of_late(engine: CortenEngine) -> Any:
+    return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
+
+
 @pytest.mark.parametrize("when", ["after an exit", "with cortend"])
 def test_a_restart_policy_starts_a_container_whose_source_answers_late(
     engine: CortenEngine, tmp_path: Path, when: str
 ) -> None:
     def state() -> Any:
-        return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
+        return state_of_late(engine)
 
     with StuckFs(tmp_path, has_all=True) as slow:
-        slow.release()
-        arguments = ("--restart", "always", "-v", f"{slow.path}/x:/x", IMAGE, "sleep", "1000")
-        engine.docker("run", "-d", "--name", "late", *arguments, check=True)
+        run_late(engine, slow)
         before = state()["Pid"]
         if when == "with cortend":  # `always` holds for what was stopped by hand, once cortend begins anew
             engine.docker("stop", "-t", "0", "late", check=True)
@@ -239,12 +248,10 @@ def test_a_restart_policy_starts_a_container_whose_source_answers_late(
 
 def test_a_container_that_waits_for_its_source_can_be_stopped(engine: CortenEngine, tmp_path: Path) -> None:
     def state() -> Any:
-        return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
+        return state_of_late(engine)
 
     with StuckFs(tmp_path, has_all=True) as slow:
-        slow.release()
-        arguments = ("--restart", "always", "-v", f"{slow.path}/x:/x", IMAGE, "sleep", "1000")
-        engine.docker("run", "-d", "--name", "late", *arguments, check=True)
+        run_late(engine, slow)
         slow.hold()
         os.kill(state()["Pid"], signal.SIGKILL)
         wait_for(lambda: NO_ANSWER in state()["Error"], "the refusal of the first start")
