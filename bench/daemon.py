@@ -85,7 +85,8 @@ def shim_rows(engine: CortenEngine, count: int) -> list[Row]:
         if len(shims) != count:
             raise RuntimeError(f"{len(shims)} shims of {count} containers")
         dirty += [_field(pid, "Private_Dirty") for pid in shims]
-        makers = [*_pids(f"--exec-root {engine.exec_root}"), *_pids(f"corten-shim helper {engine.exec_root}")]
+        zygote = _pids(f"corten-shim --zygote --exec-root {engine.exec_root}")
+        makers = [*zygote, *_pids(f"corten-shim helper {engine.exec_root}")]
         total.append(sum(_field(pid, "Pss") for pid in [*shims, *makers]))
         for container_id in ids:
             connection.remove(container_id)

@@ -220,7 +220,7 @@ def state_of_late(engine: CortenEngine) -> Any:
     return json.loads(engine.docker("inspect", "late", check=True).stdout)[0]["State"]
 
 
-@pytest.mark.parametrize("when", ["after an exit", "with cortend"])
+@pytest.mark.parametrize("when", ["after an exit", pytest.param("with cortend", marks=pytest.mark.slow)])
 def test_a_restart_policy_starts_a_container_whose_source_answers_late(
     engine: CortenEngine, tmp_path: Path, when: str
 ) -> None:
@@ -246,6 +246,7 @@ def test_a_restart_policy_starts_a_container_whose_source_answers_late(
         engine.docker("rm", "-f", "late", check=True)
 
 
+@pytest.mark.slow
 def test_a_container_that_waits_for_its_source_can_be_stopped(engine: CortenEngine, tmp_path: Path) -> None:
     def state() -> Any:
         return state_of_late(engine)

@@ -25,6 +25,7 @@ from corten.spec.runtime import parse_config, parse_process
 from support import guest, paths
 from support.launching import DEFAULT_CAPS, default_config
 
+pytestmark = pytest.mark.timeout(360)  # of the first test, which waits for the machine: it has 300 s
 FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", apparmor=True)
 CGROUP = "/sys/fs/cgroup/c1"
 MAPS = [{"containerID": 0, "hostID": 100000, "size": 65536}]

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -81,6 +82,11 @@ def shims(engine: CortenEngine) -> list[int]:
     return sorted(set(children(zygote(engine))) - {helper(engine)})
 
 
+def slow(*values: str) -> list[Any]:
+    """Parameters that the gate leaves out."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 # What does not start
 
 
@@ -120,7 +126,7 @@ def test_an_engine_whose_helper_never_started_says_so_and_recovers(tmp_path: Pat
         until(lambda: engine.docker("run", "--rm", IMAGE, "true").returncode == 0, "a start", 20)
 
 
-@pytest.mark.parametrize("verb", ["_create", "_start", "_exec"])
+@pytest.mark.parametrize("verb", ["_start", *slow("_create", "_exec")])
 def test_a_helper_that_dies_in_the_middle_of_the_rehearsal_is_replaced(verb: str) -> None:
     line = f"    def {verb}(self, session: Session, request: Request) -> Answer:\n"
     with faulty_engine(("shim/stage.py", line, f"{line}        os._exit(3)\n")) as engine:
@@ -339,6 +345,7 @@ def test_a_zygote_that_hangs_is_an_error_in_words_and_its_late_answers_leave_no_
         until(lambda: not remains(engine), "remains after a hang")
 
 
+@pytest.mark.slow
 def test_a_zygote_that_hangs_for_good_is_replaced_and_holds_up_no_stop_of_cortend() -> None:
     edits: tuple[Edit, ...] = (
         ("core/shims.py", "_ZYGOTE_TIMEOUT_S = 10.0", "_ZYGOTE_TIMEOUT_S = 1.0"),
