@@ -70,8 +70,15 @@ go() {{
 # who owns /proc/PID of a child that stops right after the clone, where fs.suid_dumpable lets a change of ids show
 stopped() {{
     echo 1 > /proc/sys/fs/suid_dumpable
-    pfd $first corten-launch 3 3</work/$1 4>/dev/null </dev/null >/dev/null 2>&1 &
-    until grep -q "State:.*stopped" /proc/$(inside | tail -n 1)/status; do sleep 0.1; done
+    tries=0
+    until grep -q "State:.*stopped" /proc/$(inside | tail -n 1)/status; do
+        if [ $((tries % 50)) = 0 ]; then  # on a busy machine one was not met: another
+            for pid in $(inside); do [ $pid = $first ] || kill -9 $pid; done
+            echo "launched after $tries tries" >&2
+            pfd $first corten-launch 3 3</work/$1 4>/dev/null </dev/null >/dev/null 2>&1 &
+        fi
+        tries=$((tries + 1)); sleep 0.1
+    done
     child=$(inside | tail -n 1)
     echo "= $1"; echo owner $(stat -c %u /proc/$child/status) uid $(grep Uid: /proc/$child/status)
     kill -9 $child; echo 0 > /proc/sys/fs/suid_dumpable
