@@ -52,6 +52,7 @@ STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
 EXEC_TIMEOUT_S = 30.0  # from the start byte to execve: seccomp and execve, microseconds
 _BREATH_S = 0.05
+_PIPE_BYTES = 65536
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
 
 
@@ -323,6 +324,7 @@ class Helper:
         self._at_work = 0
         self._lock = _thread.allocate_lock()
         self._done, self._work_ended = os.pipe()
+        os.set_blocking(self._work_ended, False)  # nobody reads before the zygote is gone
 
     def run(self, life_fd: int) -> None:
         """`life_fd` ends with the zygote."""
@@ -335,7 +337,7 @@ class Helper:
                 break
             self._accept()
         while self._at_work:
-            os.read(self._done, 1)
+            os.read(self._done, _PIPE_BYTES)
 
     def _accept(self) -> None:
         try:
@@ -377,4 +379,5 @@ class Helper:
         with self._lock:
             self._at_work += change
         if change < 0 and not self._at_work:
-            os.write(self._work_ended, b".")
+            with contextlib.suppress(BlockingIOError):  # full: whoever waits has something to read
+                os.write(self._work_ended, b".")
