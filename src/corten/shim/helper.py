@@ -336,6 +336,7 @@ class Helper:
             if life_fd in ready:
                 break
             self._accept()
+        self._listener.close()  # who waits to be accepted hears at once that it has to look for another helper
         while self._at_work:
             os.read(self._done, _PIPE_BYTES)
 

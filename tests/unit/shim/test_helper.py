@@ -15,7 +15,9 @@ import pytest
 from corten.launch.spawn import Launcher
 from corten.runtime.prepare import Host
 from corten.shim import protocol
-from corten.shim.helper import Helper
+from corten.shim.helper import VERBS, Answer, Helper, Session
+from corten.shim.request import Request
+from support.process import wait_for
 
 F_SETPIPE_SZ = 1031
 PAGE = 4096
@@ -46,6 +48,14 @@ class Scene:
         sock = protocol.connect(self.folder, protocol.HELPER_SOCKET)
         sock.settimeout(TIMEOUT_S)
         return sock
+
+    def listens(self) -> bool:
+        """Whether a caller would wait."""
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def end_zygote(self) -> None:
         """A second call does nothing."""
@@ -90,5 +100,28 @@ def test_a_helper_serves_more_requests_than_a_pipe_has_bytes(tmp_path: Path, mon
             for _ in range(PAGE + 10):
                 assert ask(sock, "ping") == b'{"ok":{}}'
         scene.end_zygote()
+        scene.thread.join(TIMEOUT_S)
+        assert not scene.thread.is_alive()
+
+
+def test_a_helper_whose_zygote_is_gone_ends_its_work_and_keeps_no_other_caller_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def slow(session: Session, request: Request) -> Answer:
+        began.set()
+        goes_on.wait(TIMEOUT_S)
+        return {}, []
+
+    monkeypatch.setitem(VERBS, "ping", slow)
+    with playing(tmp_path) as scene, scene.connect() as sock:
+        protocol.send(sock, protocol.encode({"op": "ping"}))
+        assert began.wait(TIMEOUT_S)
+        scene.end_zygote()
+        wait_for(lambda: not scene.listens(), "refused callers")
+        assert scene.thread.is_alive()
+        goes_on.set()
+        assert protocol.receive(sock)[0] == b'{"ok":{}}'
         scene.thread.join(TIMEOUT_S)
         assert not scene.thread.is_alive()
