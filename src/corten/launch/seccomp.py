@@ -11,6 +11,7 @@ profile, the architecture, libseccomp's file and the kernel's version.
 
 from __future__ import annotations
 
+import _thread
 import posix
 from _blake2 import blake2b
 
@@ -106,7 +107,7 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, data: bytes) -> None:
-    temporary = f"{path}.{posix.getpid()}"
+    temporary = f"{path}.{_thread.get_native_id()}"  # the helper's threads are of one process
     with open(temporary, "wb", buffering=0) as file:
         file.write(data)
     posix.rename(temporary, path)

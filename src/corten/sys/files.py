@@ -6,6 +6,7 @@ Nothing here may be given a path that lies inside a container: those go through 
 
 from __future__ import annotations
 
+import _thread
 import posix
 
 TYPE_CHECKING = False
@@ -62,7 +63,8 @@ def write_all(fd: int, data: bytes) -> None:
 def replace(path: str, data: bytes, mode: int = 0o600) -> None:
     """Writes `data` beside `path` and renames it there: a reader sees the old content or the new."""
     directory, _, name = path.rpartition("/")
-    temporary = f"{directory}/.{name}.{posix.getpid()}" if directory else f".{name}.{posix.getpid()}"
+    unique = f".{name}.{_thread.get_native_id()}"  # threads may replace the same file
+    temporary = f"{directory}/{unique}" if directory else unique
     fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | O_CLOEXEC, mode)
     try:
         write_all(fd, data)
