@@ -188,8 +188,7 @@ class Running:
 
     def follow_to_exec(self) -> None:
         """Follows until the process is executed; raises Internal when that takes too long without a hook."""
-        hooked = any(isinstance(op, Hook) for op in self.launch.plan.ops)
-        deadline = 0.0 if hooked else time.monotonic() + EXEC_TIMEOUT_S
+        deadline = exec_deadline(self.launch.plan)
         while not self.executed:
             self.follow(deadline)
 
@@ -338,6 +337,11 @@ class Creation:
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)
+
+
+def exec_deadline(plan: Plan) -> float:
+    """Until when (time.monotonic) a plan has to be executed; 0.0 with hooks, which have their own time, or any."""
+    return 0.0 if any(isinstance(op, Hook) for op in plan.ops) else time.monotonic() + EXEC_TIMEOUT_S
 
 
 def open_child(pid: int) -> int:

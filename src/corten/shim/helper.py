@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
-EXEC_TIMEOUT_S = 30.0  # from the start byte to execve: seccomp and execve, microseconds
 _BREATH_S = 0.05
 _PIPE_BYTES = 65536
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
@@ -206,15 +205,15 @@ class Session:
         return Waiting(plan, trace, reader, request.take_fd())
 
     def _follow(self, waiting: Waiting) -> None:
-        """Reads the trace to its end, at most `EXEC_TIMEOUT_S`: not even a flood of records takes longer."""
-        deadline = time.monotonic() + EXEC_TIMEOUT_S
+        """Reads the trace to its end, until the plan's deadline: not even a flood of records takes longer."""
+        deadline = launching.exec_deadline(waiting.plan)
         poll = select.poll()
         for fd in (waiting.trace_fd, self._socket.fileno()):
             poll.register(fd, select.POLLIN)
         while True:
-            left_s = deadline - time.monotonic()
-            ready = {fd for fd, _ in poll.poll(left_s * 1000)} if left_s > 0 else set()
-            if not ready:
+            limit_ms = max(0.0, deadline - time.monotonic()) * 1000 if deadline else None
+            ready = {fd for fd, _ in poll.poll(limit_ms)}
+            if not ready or (deadline and time.monotonic() > deadline):
                 raise Internal("the process was not executed in time")
             if self._socket.fileno() in ready:
                 raise Internal(f"{launching.START_FAILURE}: {launching.GIVEN_UP}")
