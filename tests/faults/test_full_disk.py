@@ -16,7 +16,7 @@ import pytest
 
 from support import images, killpoints, paths, peers
 from support.engine import CortenEngine
-from support.faultlife import Life, Refused, named
+from support.faultlife import EXIT_CODE, Life, Refused, named
 from support.killpoints import Trace
 from support.leaks import Snapshot, Subject, expect_none, render, settled
 from support.process import wait_for
@@ -143,15 +143,16 @@ def test_a_database_that_somebody_else_holds_refuses_a_start_and_a_removal_in_wo
 
 
 class SmallEngine(CortenEngine):
-    """An engine whose data root is on a disk of its own."""
+    """An engine one of whose roots, "data_root" or "exec_root", is on a disk of its own."""
 
-    def __init__(self, disk: Path) -> None:
+    def __init__(self, disk: Path, root: str) -> None:
         self._disk = disk
+        self._root = root
         super().__init__()
 
     def start(self, prefix: Sequence[str] = ()) -> None:
         """On that disk."""
-        self.data_root = self._disk / "data"
+        setattr(self, self._root, self._disk / "root")
         super().start(prefix)
 
 
@@ -177,7 +178,7 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_disk_that_is_really_full_refuses_in_words_and_recovers_with_room(small_disk: Path) -> None:
-    with SmallEngine(small_disk) as engine:
+    with SmallEngine(small_disk, "data_root") as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         engine.docker("run", "--rm", images.BUSYBOX_REF, "true", check=True)
         before = Snapshot.take(Subject.of(engine))
@@ -194,4 +195,23 @@ def test_a_disk_that_is_really_full_refuses_in_words_and_recovers_with_room(smal
         ballast.unlink()
         other.do("wait", "remove")
         life.do("start", "exec", "kill", "wait", "remove")
+        expect_none(before)
+
+
+def test_an_end_is_told_and_its_shim_ends_though_there_is_no_room_for_the_record_nor_for_a_complaint(
+    small_disk: Path,
+) -> None:
+    with SmallEngine(small_disk, "exec_root") as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        engine.docker("run", "--rm", images.BUSYBOX_REF, "true", check=True)
+        before = Snapshot.take(Subject.of(engine))
+        life = Life(engine)
+        life.do("create", "start")
+        ballast = fill(small_disk)
+        life.do("kill", "wait")
+        state = life.state()
+        assert state is not None
+        assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", EXIT_CODE, "")
+        life.do("remove")
+        ballast.unlink()
         expect_none(before)

@@ -25,7 +25,6 @@ import os
 import select
 import socket
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from corten.runtime.prepare import Host, prepare
 from corten.runtime.state import TRACE_FILE, State
 from corten.runtime.trace import Trace, explain
 from corten.shim import protocol, remote
+from corten.shim.complain import complain
 from corten.shim.keeper import give_sign
 from corten.shim.protocol import Message
 from corten.shim.request import Request
@@ -124,7 +124,7 @@ class Session:
         except CortenError as error:
             self._answer({"error": protocol.failure(error)}, [])
         except OSError as error:
-            traceback.print_exc()
+            complain(error)
             where = f"{error.filename}: " if error.filename else ""
             self._answer({"error": protocol.failure(Internal(where + files.why(error)))}, [])
         else:
@@ -370,8 +370,8 @@ class Helper:
                     session.serve(request)
                 finally:
                     self._count(-1)
-        except Exception:  # the thread's outermost loop
-            traceback.print_exc()
+        except Exception as error:  # the thread's outermost loop
+            complain(error)
         finally:
             session.close()
 

@@ -14,8 +14,8 @@ import contextlib
 import os
 import re
 import time
-import traceback
 
+from corten.shim.complain import complain
 from corten.shim.jsonlog import rfc3339_nano
 
 _MODE = 0o640
@@ -79,8 +79,8 @@ class LogFile:
         """Begin a new file; where that fails (a full disk, no descriptor left) the old one goes on past its limit."""
         try:
             new = self._open_new()
-        except OSError:
-            traceback.print_exc()
+        except OSError as error:
+            complain(error)
             self._limit = self.size + self.max_size // 8 + 1  # tried again then, and not with every record
             return
         os.close(self._fd)
@@ -118,8 +118,8 @@ def compress_in_background(path: str) -> None:
     """
     try:
         child = os.fork()
-    except OSError:  # no process left: the file stays plain, which every reader takes
-        traceback.print_exc()
+    except OSError as error:  # no process left: the file stays plain, which every reader takes
+        complain(error)
         return
     if child:
         os.waitpid(child, 0)

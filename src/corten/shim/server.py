@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import traceback
 from collections import deque
 from typing import Protocol
 
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.shim import protocol
 from corten.shim.backend import Steps
+from corten.shim.complain import complain
 from corten.shim.loop import HANGUP, READ, WRITE, Loop
 from corten.shim.protocol import Message
 from corten.shim.request import Request
@@ -248,7 +248,7 @@ def failure(error: Exception) -> Message:
         return protocol.failure(error)
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        traceback.print_exception(error)
+        complain(error)
         return protocol.failure(Internal(where + files.why(error)))
-    traceback.print_exception(error)
+    complain(error)
     return protocol.failure(Internal(f"{type(error).__name__}: {error}"))

@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable
 
 from corten import errors
@@ -20,6 +19,7 @@ from corten.runtime.options import BUILT_IN_PIDS_LIMIT
 from corten.shim import protocol
 from corten.shim.backend import Backend, Steps
 from corten.shim.builtin import BuiltinRuntime
+from corten.shim.complain import complain
 from corten.shim.external import ExternalRuntime
 from corten.shim.jsonlog import encode_attributes
 from corten.shim.logfile import LogFile
@@ -92,8 +92,8 @@ class Shim:
         """One round of the loop."""
         try:
             self._loop.turn()
-        except Exception:  # the shim's outermost loop: its container lives no longer than it does
-            traceback.print_exc()
+        except Exception as error:  # the shim's outermost loop: its container lives no longer than it does
+            complain(error)
 
     def answer(self, request: Request) -> Message:
         """A request of the table `_NOW`."""

@@ -21,7 +21,6 @@ import os
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from corten.runtime import fast
 from corten.runtime.cgroups import Counters
 from corten.shim.backend import Backend, Phases, Steps, Streams
 from corten.shim.client import AttachOptions, Client
+from corten.shim.complain import complain
 from corten.shim.loop import READ, Loop, Readable, Sleep
 from corten.shim.oom import OomWatch
 from corten.shim.process import EXITED, Process, is_pid_namespace_init
@@ -100,8 +100,8 @@ class Task:
             try:
                 yield from backend.delete(force=True)
                 self._backend = None
-            except (CortenError, OSError):  # what went wrong first is what is told; `delete` tries again
-                traceback.print_exc()
+            except (CortenError, OSError) as error:  # what went wrong first is what is told; `delete` tries again
+                complain(error)
             raise
         self.init = init
         self.created_at = fast.rfc3339()
@@ -364,18 +364,18 @@ class Task:
         counters = Counters(0, 0)
         try:
             yield from self._end_stragglers(init)
-        except (OSError, Internal):
-            traceback.print_exc()
+        except (OSError, Internal) as error:
+            complain(error)
         try:
             counters = self.counters()
-        except OSError:
-            traceback.print_exc()
+        except OSError as error:
+            complain(error)
         self._out_of_memory(counters.oom_kills)
         self.exit_record = exit_record(init, counters)
         try:
             files.replace(f"{self.directory}/{EXIT_RECORD}", fast.dump_bytes(self.exit_record))
-        except OSError:
-            traceback.print_exc()
+        except OSError as error:
+            complain(error)
         self._enter("stopped")
         self._emit({"event": "exit", **self.exit_record})
         init.stdio.finish()

@@ -28,6 +28,7 @@ from corten import errors
 from corten.errors import CortenError, Internal, InvalidArgument, Unavailable
 from corten.runtime import hostfacts
 from corten.shim import protocol, shim
+from corten.shim.complain import complain
 from corten.shim.keeper import Keeper, confess
 from corten.shim.protocol import Message
 from corten.shim.rehearsal import ROUNDS, Rehearsal
@@ -189,8 +190,8 @@ class Zygote:
             os.close(self._life_read)
             shim.run(directory, tenant, id, self.facts, self._exec_root, first, self._title, self.rest)
             status = 0
-        except Exception:  # the child's outermost loop
-            traceback.print_exc()
+        except Exception as error:  # the child's outermost loop
+            complain(error)
         finally:
             os._exit(status)
 

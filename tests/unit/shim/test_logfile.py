@@ -56,7 +56,7 @@ def test_one_file_alone_starts_again_when_it_is_full(tmp_path: Path) -> None:
 
 
 def test_a_rotation_that_fails_goes_on_in_the_old_file_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = LogFile(str(tmp_path / "log"), max_size=len(RECORD), max_files=2)
 
@@ -67,7 +67,7 @@ def test_a_rotation_that_fails_goes_on_in_the_old_file_and_loses_nothing(
         patch.setattr("corten.shim.logfile.os.open", refuse)
         log.append(RECORD * 3)
     assert (tmp_path / "log").read_bytes() == RECORD * 3
-    assert capsys.readouterr().err.count("OSError: [Errno 24] Too many open files") == 2
+    assert capfd.readouterr().err.count("OSError: [Errno 24] Too many open files") == 2
     log.append(RECORD)
     log.close()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log", "log.1"]
@@ -85,7 +85,7 @@ def test_a_log_that_somebody_removed_is_begun_again(tmp_path: Path) -> None:
 
 
 def test_without_a_process_for_compression_the_file_stays_plain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
@@ -95,7 +95,7 @@ def test_without_a_process_for_compression_the_file_stays_plain(
     log.append(RECORD * 2)
     log.close()
     assert (tmp_path / "log.1").read_bytes() == RECORD
-    assert "Resource temporarily unavailable" in capsys.readouterr().err
+    assert "Resource temporarily unavailable" in capfd.readouterr().err
 
 
 def test_rotated_files_are_compressed_in_the_background(tmp_path: Path) -> None:
