@@ -11,10 +11,12 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 from corten import errors
+from corten.spec.endpoint import tcp_endpoint
 
 API_VERSION = "1.51"
 DEFAULT_HOST = "unix:///run/corten/corten.sock"
@@ -78,16 +80,19 @@ def default_host() -> str:
 
 
 def check_host(host: str) -> None:
-    """Raises `InvalidArgument` unless it is `unix:///PATH` or `tcp://ADDRESS:PORT`."""
-    scheme, _, rest = host.partition("://")
-    address, _, port = rest.rpartition(":")
-    if (scheme == "unix" and rest) or (scheme == "tcp" and address and port.isdecimal() and int(port) < 65536):
+    """Raises `InvalidArgument` unless it is `unix:///PATH` or `tcp://[ADDRESS][:PORT]`."""
+    scheme, separator, rest = host.partition("://")
+    if scheme == "unix" and rest:
         return
+    if scheme == "tcp" and separator:
+        with suppress(ValueError):
+            tcp_endpoint(rest)
+            return
     raise errors.InvalidArgument(f'unable to parse host "{host}": give unix:///path.sock or tcp://address:port')
 
 
 def connect(host: str) -> socket.socket:
-    """A connected stream socket for `unix://PATH` or `tcp://ADDRESS:PORT`.
+    """A connected stream socket for `unix://PATH` or `tcp://[ADDRESS][:PORT]`.
 
     Raises `InvalidArgument` for another form and `ConnectFailed` when nobody listens.
     """
@@ -96,8 +101,7 @@ def connect(host: str) -> socket.socket:
     try:
         if scheme == "unix":
             return connect_unix(rest)
-        address, _, port = rest.rpartition(":")
-        return socket.create_connection((address.strip("[]"), int(port)))
+        return socket.create_connection(tcp_endpoint(rest))
     except OSError as error:
         raise ConnectFailed(f"cannot connect to the corten engine at {host}. Is cortend running?") from error
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from corten.engine.checks import check_log
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
 from corten.errors import CortenError, InvalidArgument
+from corten.spec.endpoint import tcp_endpoint
 
 DEFAULT_FILE: Final = "/etc/corten/daemon.json"
 DEFAULT_DATA_ROOT: Final = "/var/lib/corten"
@@ -236,13 +237,15 @@ def _paths(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_hosts(made: Settings) -> None:
     for host in made.hosts:
         scheme, colon, rest = host.partition("://")
-        _, _, port = rest.rpartition(":")
         if not colon or scheme not in ("unix", "tcp"):
             raise InvalidArgument(f"{host!r}: only unix:// and tcp:// are supported")
         if scheme == "unix" and not rest.startswith("/"):
             raise InvalidArgument(f"{host!r}: give unix:///path of the socket")
-        if scheme == "tcp" and not (port.isdecimal() and int(port) < 65536):
-            raise InvalidArgument(f"{host!r}: give tcp://address:port")
+        if scheme == "tcp":
+            try:
+                tcp_endpoint(rest)
+            except ValueError:
+                raise InvalidArgument(f"{host!r}: give tcp://address:port") from None
 
 
 def _check_default_runtime(made: Settings) -> None:

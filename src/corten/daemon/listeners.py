@@ -10,6 +10,7 @@ import socket
 from typing import Final
 
 from corten.errors import Conflict, InvalidArgument
+from corten.spec.endpoint import tcp_endpoint
 
 log = logging.getLogger("corten.daemon")
 
@@ -20,7 +21,7 @@ _GROUP: Final = "docker"
 
 
 def listen(host: str) -> socket.socket:
-    """A listening socket for `unix:///path` or `tcp://address:port`.  Raises InvalidArgument, Conflict, OSError."""
+    """A listening socket for `unix:///path` or `tcp://[address][:port]`.  Raises InvalidArgument, Conflict, OSError."""
     if host.startswith(UNIX):
         return _unix(host.removeprefix(UNIX))
     if host.startswith(TCP):
@@ -67,14 +68,14 @@ def _refuse_live(short: str, path: str) -> None:
 
 
 def tcp_address(text: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    """Family and address of `ADDRESS:PORT`; the port was checked with the settings."""
-    host, _, port = text.rpartition(":")
-    return socket.AF_INET6 if ":" in host else socket.AF_INET, (host.strip("[]"), int(port))
+    """Family and address of `[ADDRESS][:PORT]`, which was checked with the settings."""
+    host, port = tcp_endpoint(text)
+    return socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port)
 
 
 def _tcp(text: str) -> socket.socket:
-    log.warning("tcp://%s: anyone who can reach it is root on this machine", text)
     family, address = tcp_address(text)
+    log.warning("tcp://%s: anyone who can reach %s, port %d, is root on this machine", text, *address)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
