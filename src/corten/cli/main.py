@@ -118,7 +118,9 @@ class LazyGroup(click.Group):
             table = {
                 verb: COMMANDS[where] if isinstance(where, str) else where for verb, where in GROUPS[cmd_name].items()
             }
-            return LazyGroup(cmd_name, table=table, help=f"Manage {cmd_name}s")
+            text = f"Manage {cmd_name}s"
+            callback = click.pass_context(_help)
+            return LazyGroup(cmd_name, table=table, callback=callback, invoke_without_command=True, help=text)
         return None
 
     def resolve_command(
@@ -148,6 +150,12 @@ def _unknown(ctx: click.Context, verb: str) -> Failure:
     )
 
 
+def _help(ctx: click.Context) -> None:
+    """Without a verb the help goes to stderr, as Docker's does, and nothing has failed."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help(), file=sys.stderr)
+
+
 @click.pass_context
 def _root(ctx: click.Context, /, host: tuple[str, ...], debug: bool, show_version: bool, **given: Any) -> None:
     if show_version:
@@ -161,8 +169,7 @@ def _root(ctx: click.Context, /, host: tuple[str, ...], debug: bool, show_versio
     address = host[0] if host else default_host()
     check_host(address)
     ctx.obj = Session(address, is_default=not host and address.endswith("/run/corten/corten.sock"))
-    if ctx.invoked_subcommand is None:
-        print(ctx.get_help())
+    _help(ctx)
 
 
 def root() -> LazyGroup:
