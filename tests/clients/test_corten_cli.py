@@ -48,6 +48,11 @@ SAME = [
     ("ps", "-aq", "--filter", "name=cli-"),
     ("ps", "-a", "--filter", "name=cli-", "--format", "{{.Names}}\t{{.State}}\t{{.Ports}}\t{{.Command}}\t{{.Image}}"),
     ("ps", "-a", "--filter", "name=cli-", "--format", "table {{.ID}}\t{{.Names}}\t{{.State}}"),
+    *(
+        ("ps", "-a", "--filter", "name=cli-", "--format", form)
+        for form in ("{{.State | }}", "{{.State | | json}}", "{{json .Label}}", '{{.Label "a" "b"}}', "{{.Label 5}}")
+    ),
+    ("ps", "--format", "{{()}}"),
     ("ps", "-a", "--filter", "status=nonsense"),
     ("ps", "-a", "--filter", "nonsense=1"),
     ("ps", "--filter", "label=corten.test=cli", "--format", "{{.Labels}} {{.Networks}} {{.Mounts}}"),

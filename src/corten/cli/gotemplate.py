@@ -133,23 +133,41 @@ def _parse(parts: Iterator[Text | Action]) -> tuple[tuple[Any, ...], str]:
             nodes.append(_parse_block(word, part.tokens[1:], parts))
         elif word in ("end", "else"):
             return tuple(nodes), " ".join(token.text for token in part.tokens)
-        elif not part.tokens:
-            raise _parse_error("missing value for command")
         else:
+            _check(part.tokens, "command")
             nodes.append(part)
     return tuple(nodes), ""
 
 
 def _parse_block(word: str, tokens: Sequence[Token], parts: Iterator[Text | Action]) -> Block:
+    _check(tokens, word)
     body, stop = _parse(parts)
     otherwise: tuple[Any, ...] = ()
-    if stop.startswith("else if "):
-        otherwise = (_parse_block("if", _tokens(stop.removeprefix("else if ")), parts),)
+    if stop.startswith("else if"):
+        otherwise = (_parse_block("if", _tokens(stop.removeprefix("else if")), parts),)
     elif stop == "else":
         otherwise, stop = _parse(parts)
     if not stop:
         raise _parse_error("unexpected EOF")
     return Block(word, tuple(tokens), body, otherwise)
+
+
+def _check(tokens: Sequence[Token], what: str) -> None:
+    """Raises `ParseError` for a pipeline with nothing in it, a pipe with nothing before it, and odd parentheses."""
+    before, depth = ":=", 0
+    for text in (token.text for token in tokens):
+        depth += (text == "(") - (text == ")")
+        if text == "|" and before in (":=", "=", "(", "|"):
+            raise _parse_error('unexpected "|" in command')
+        if text == ")" and before == "(":
+            raise _parse_error("missing value for parenthesized pipeline")
+        if depth < 0:
+            raise _parse_error("unexpected right paren")
+        before = text
+    if before in (":=", "="):
+        raise _parse_error(f"missing value for {what}")
+    if depth:
+        raise _parse_error("unclosed left paren")
 
 
 def _render(nodes: Sequence[Any], scope: _Scope) -> Iterator[str]:
@@ -158,7 +176,7 @@ def _render(nodes: Sequence[Any], scope: _Scope) -> Iterator[str]:
             yield node.text
         elif isinstance(node, Action):
             names, tokens = _assignment(node.tokens)
-            value = _pipeline(tokens, scope)
+            value = _pipeline(list(tokens), scope)
             if names:
                 scope.variables[names[0]] = value
             else:
@@ -169,7 +187,7 @@ def _render(nodes: Sequence[Any], scope: _Scope) -> Iterator[str]:
 
 def _render_block(block: Block, scope: _Scope) -> Iterator[str]:
     names, tokens = _assignment(block.tokens)
-    value = _pipeline(tokens, scope)
+    value = _pipeline(list(tokens), scope)
     if block.word == "range":
         pairs = list(value.items() if isinstance(value, dict) else enumerate(value or ()))
         for key, item in sorted(pairs) if isinstance(value, dict) else pairs:
@@ -192,12 +210,13 @@ def _assignment(tokens: Sequence[Token]) -> tuple[list[str], Sequence[Token]]:
     return [], tokens
 
 
-def _pipeline(tokens: Sequence[Token], scope: _Scope) -> Any:
-    stream = list(tokens)
+def _pipeline(stream: list[Token], scope: _Scope) -> Any:
+    """Takes from `stream` up to its end or a `)`.  A pipe with nothing behind it counts for nothing, as in Go."""
     value = _command(stream, scope, [])
     while stream and stream[0].text == "|":
         stream.pop(0)
-        value = _command(stream, scope, [value])
+        if stream and stream[0].text != ")":
+            value = _command(stream, scope, [value])
     return value
 
 
@@ -205,12 +224,16 @@ def _command(stream: list[Token], scope: _Scope, piped: list[Any]) -> Any:
     name = ""
     if stream and stream[0].kind == "name" and stream[0].text not in _CONSTANTS:
         name = stream.pop(0).text
-    args = []
+    args: list[Any] = []
+    words: list[Token] = []
     while stream and stream[0].text not in ("|", ")"):
+        words.append(stream[0])
         args.append(_operand(stream, scope))
+        if callable(args[-1]) and (name or args[1:]):
+            _call_method(words[-1:], args[-1], [])
     if not name:
         if callable(args[0]):
-            return args[0](*args[1:], *piped)
+            return _call_method(words, args[0], [*args[1:], *piped])
         if len(args) != 1:
             raise _parse_error("can't give argument to non-function")
         return args[0]
@@ -218,6 +241,18 @@ def _command(stream: list[Token], scope: _Scope, piped: list[Any]) -> Any:
         return _FUNCTIONS[name](*args, *piped)
     except (TypeError, IndexError, KeyError, ValueError) as error:
         raise errors.InvalidArgument(f"template: :1: error calling {name}: {error}") from error
+
+
+def _call_method(words: Sequence[Token], method: Callable[[str], Any], args: Sequence[Any]) -> Any:
+    """The methods that there are take one string.  `words` are the method's own and those of arguments not piped."""
+    word, *given = words
+    if len(args) != 1:
+        name = word.text.rpartition(".")[2]
+        raise _FieldError(word.at, word.text, f"wrong number of args for {name}: want 1 got {len(args)}")
+    if not isinstance(args[0], str):
+        word = given[0] if given else word
+        raise _FieldError(word.at, word.text, f"expected string; found {go_text(args[0])}")
+    return method(args[0])
 
 
 def _operand(stream: list[Token], scope: _Scope) -> Any:
@@ -232,22 +267,12 @@ def _operand(stream: list[Token], scope: _Scope) -> Any:
     if kind == "field":
         return _field(text, scope, at)
     if text == "(":
-        value = _pipeline_until_close(stream, scope)
+        value = _pipeline(stream, scope)
+        stream.pop(0)  # the `)`
         while stream and stream[0].kind == "field" and stream[0].text.startswith("."):
             value = _walk(value, stream[0].text, stream.pop(0).at)
         return value
     raise _parse_error(f"unexpected {text!r} in operand")
-
-
-def _pipeline_until_close(stream: list[Token], scope: _Scope) -> Any:
-    value = _command(stream, scope, [])
-    while stream and stream[0].text == "|":
-        stream.pop(0)
-        value = _command(stream, scope, [value])
-    if not stream:
-        raise _parse_error("unclosed left paren")
-    stream.pop(0)
-    return value
 
 
 def _field(text: str, scope: _Scope, at: int) -> Any:
