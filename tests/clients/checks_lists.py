@@ -162,7 +162,8 @@ def loaded(side: Side) -> Json:
     data = images.docker_archive(["tiny:1", "tiny:2"], [images.layer([images.Entry("f", b"x")])], {"Cmd": ["/f"]})
     (side.shared / "tiny.tar").write_bytes(data)
     seen = side.docker("load", "-i", f"{side.shared}/tiny.tar")
-    return [seen, side.docker("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}")["stdout"].splitlines()]
+    listed = side.docker("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}")["stdout"].splitlines()
+    return [seen, sorted(listed)]  # dockerd has no order among images of the same date
 
 
 @check("load of a gzipped archive", Act("/images/load", status="500 Internal Server Error"))
