@@ -7,6 +7,7 @@ helper in its loop: neither a hook nor an exec that hangs stops the container's 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from corten.shim.loop import Readable
 from corten.shim.protocol import Message
 from corten.shim.rootfs import RootMount
 from corten.sys import files
+from corten.sys.pidfd import reap
 
 # by another helper, when the one that was asked died before it launched anything; all but exec may be half done
 _REPEATABLE = ("exec", "delete", "pause", "resume", "update")
@@ -178,16 +180,21 @@ class BuiltinRuntime:
             self._calls.remove(call)
 
     def _kill_strangers(self) -> Steps[None]:
-        """Nobody else knows the processes that a dead helper had launched: they end."""
-        known = self._known()
-        for pid in set(own_children()) - known:
-            pidfd = os.pidfd_open(pid)
-            try:
-                os.kill(pid, signal.SIGKILL)
+        """Nobody else knows the processes that a dead helper had launched: they end.
+
+        Each call that has lost the helper does this, side by side: what one sees, another may have collected.
+        """
+        strangers: list[int] = []
+        try:
+            for pid in set(own_children()) - self._known():
+                strangers.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(strangers[-1], signal.SIGKILL)
+            for pidfd in strangers:
                 yield Readable(pidfd)
-                os.waitpid(pid, 0)
-            finally:
-                os.close(pidfd)
+                with contextlib.suppress(ChildProcessError):
+                    reap(pidfd)
+        finally:
+            protocol.close_all(strangers)
 
     def _made(self) -> Cgroup:
         if self._cgroup is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -78,7 +79,8 @@ class Call:
                 raise HelperLost
             answer = protocol.decode(body)
             for pid in answer.get("reap", ()):
-                os.waitpid(pid, 0)  # a zombie: the helper has seen it die
+                with contextlib.suppress(ChildProcessError):  # another call that has lost the helper was here before
+                    os.waitpid(pid, 0)  # a zombie: the helper has seen it die
             if "do" in answer:
                 self._do(answer, received, stdio)
                 continue

@@ -14,6 +14,7 @@ from corten.sys import pidfd
 CREATED = "created"
 RUNNING = "running"
 EXITED = "exited"
+SIGKILL = 9
 
 
 class Process:
@@ -50,7 +51,10 @@ class Process:
 
     def reap(self) -> None:
         """Collect the dead process; call when `pidfd` is readable."""
-        self.exit_status, self.signal = pidfd.reap(self._pidfd)
+        try:
+            self.exit_status, self.signal = pidfd.reap(self._pidfd)
+        except ChildProcessError:  # killed and collected for a stranger (corten.shim.builtin), just before it was named
+            self.exit_status, self.signal = 128 + SIGKILL, SIGKILL
         self.exited_at = fast.rfc3339(time.time_ns())
         self.state = EXITED
         os.close(self._pidfd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from corten.errors import Internal
 from corten.shim import protocol
 from corten.shim.backend import Phases, Steps, Streams
 from corten.shim.builtin import BuiltinRuntime, own_children
-from corten.shim.loop import Readable
+from corten.shim.loop import READ, Loop, Readable
 
 
 class DyingHelpers:
@@ -32,6 +34,10 @@ class DyingHelpers:
             self.ops.append(str(protocol.decode(body)["op"]))
             if len(self.ops) > self.losses:
                 protocol.send(session, protocol.encode({"ok": {}}))
+
+    def fileno(self) -> int:
+        """Readable when somebody has asked."""
+        return self._listener.fileno()
 
     def close(self) -> None:
         self._listener.close()
@@ -80,3 +86,29 @@ def test_a_start_is_asked_for_once(helpers: DyingHelpers, tmp_path: Path) -> Non
     with pytest.raises(Internal, match="create: the helper died"):
         run(runtime(tmp_path).create(Streams((0, 1, 2)), Phases()), helpers)
     assert helpers.ops == ["create"]
+
+
+def test_calls_that_lose_a_helper_together_end_what_it_left_behind_and_go_on(
+    helpers: DyingHelpers, tmp_path: Path
+) -> None:
+    helpers.losses = 2
+    known, loop, done = set(own_children()), Loop(), []
+    left = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+
+    def call(number: int) -> Steps[None]:
+        box = BuiltinRuntime(str(tmp_path), "box", None, str(tmp_path), pids_limit=0, known=lambda: known)
+        yield from box.pause()
+        done.append(number)
+
+    for number in range(2):
+        loop.start(call(number))
+    for _ in range(2):
+        helpers.serve()
+    loop.add(helpers.fileno(), READ, lambda events: helpers.serve())
+    deadline = time.monotonic() + 20
+    while len(done) < 2 and time.monotonic() < deadline:
+        loop.turn(0.1)
+    assert sorted(done) == [0, 1]
+    assert set(own_children()) <= known
+    for process in left:
+        process.returncode = 0  # collected
