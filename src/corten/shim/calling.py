@@ -128,11 +128,11 @@ class Call:
 
     def _connect(self) -> Steps[socket.socket]:
         until = time.monotonic() + _CONNECT_S
-        while True:
+        while not self._given_up:  # a helper that is asked then would wait for a launcher that nobody spawns
             try:
                 return protocol.connect(self._directory, HELPER_SOCKET)
             except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-                if self._given_up or time.monotonic() > until:
+                if time.monotonic() > until:
                     break
                 yield Sleep(_CONNECT_PAUSE_S)
         raise Unavailable("the runtime's helper does not answer")
