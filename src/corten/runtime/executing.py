@@ -53,17 +53,38 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
             may be in the one above (cgroup-v2.rst, "No Internal Process Constraint"): its init's is taken, as by runc
     """
     config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
-    fds = {"container": container, "console": options.console_fd}
     paths = sub_cgroup(record.cgroup, options.cgroup)
     try:
-        return launching.spawn_plan(host, compile_for(options, host, config, paths), fds, options.stdio)
+        return _spawn_plan(options, host, compile_for(options, host, config, paths), container)
     except launching.LaunchFailure as failure:
         if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone | CloneLauncher):
             raise
         if failure.errno == EBUSY and not options.cgroup:
             paths = _paths_of_init(record, paths)
     plan = compile_for(options, host, config, paths, clone_into_cgroup=False)
-    return launching.spawn_plan(host, plan, fds, options.stdio)
+    return _spawn_plan(options, host, plan, container)
+
+
+def _spawn_plan(options: ExecOptions, host: Host, plan: Plan, container: int) -> launching.Running:
+    """One plan; its terminal goes to the console once the plan has succeeded.
+
+    A clone that the kernel refuses comes after the pty is open: nobody may get that one before the second plan's.
+    """
+    fds = {"container": container}
+    if options.console_fd < 0:
+        return launching.spawn_plan(host, plan, fds, options.stdio)
+    ours, launchers = fast.socket_pair()
+    try:
+        running = launching.spawn_plan(host, plan, {**fds, "console": launchers.fileno()}, options.stdio)
+        try:
+            fast.pass_fd_on(ours, options.console_fd)
+        except OSError as error:
+            running.abandon()
+            raise Internal(f"{launching.START_FAILURE}: send terminal to the console: {files.why(error)}") from error
+    finally:
+        ours.close()
+        launchers.close()
+    return running
 
 
 def _paths_of_init(record: State, paths: CgroupPaths) -> CgroupPaths:

@@ -208,3 +208,17 @@ def receive_fd(stream: _socket.socket) -> int:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) >= fd_bytes:
             return int.from_bytes(data[:fd_bytes], "little")
     return -1
+
+
+def pass_fd_on(stream: _socket.socket, target_fd: int) -> None:
+    """Sends the next message on `stream`, with its descriptor, to the socket `target_fd`; raises OSError."""
+    import _socket
+
+    data, ancillary, _, _ = stream.recvmsg(4096, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    target = _socket.socket(fileno=target_fd)
+    try:
+        target.sendmsg([data], ancillary, _socket.MSG_NOSIGNAL)
+    finally:
+        target.detach()
+        for _, _, fd in ancillary:
+            posix.close(int.from_bytes(fd, "little"))

@@ -148,6 +148,16 @@ def exec_at_the_pids_limit() -> None:
 
 
 @check
+def exec_with_a_terminal_at_the_pids_limit_and_one_below() -> None:
+    for limit in (1, 2):  # with 2 the launcher finds room in the cgroup, and its child none
+        bundle("sleep", "1000", pids={"limit": limit})
+        detached("run", "-d", "c")
+        shown = run("exec", "-t", "c", "echo", "in")
+        assert shown == "in\n", f"limit {limit}: {shown!r}"
+        run("delete", "-f", "c")
+
+
+@check
 def devices_are_controlled_by_a_program() -> None:
     script = (
         "head -c 1 /dev/zero > /dev/null && echo zero; mknod /tmp/mem c 1 1 && echo made; "
