@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from corten.errors import CortenError
-from corten.launch.ops import Clone, Op, Plan, Stop
+from corten.launch.execops import Stop
+from corten.launch.ops import Clone, Op, Plan
 from corten.runtime import launching
 from corten.runtime.trace import Trace
 from support import summary, weakened

@@ -21,14 +21,16 @@ from typing import Any, TypeVar
 import pytest
 
 from corten.errors import CortenError
-from corten.launch import mountops, ops, userops
-from corten.launch.ops import Op, Plan, Stop
+from corten.launch import execops, ops
+from corten.launch.execops import Stop
+from corten.launch.ops import Op, Plan
 from corten.launch.spawn import Done, Launch, Launcher, Started, Step, TraceReader
 from corten.runtime import container
 from corten.runtime.options import CreateOptions, ExecOptions
 from corten.runtime.prepare import Host
-from corten.spec.runtime import parse_process
+from corten.spec.process import parse_process
 from support import killpoints, launching, paths, process
+from support.ops import op_classes
 from support.process import wait_for
 
 TYPE_CHECKING = False
@@ -335,7 +337,7 @@ def kill_init(bench: Bench, what: str) -> None:
 
 def tells_no_more(op: Op) -> bool:
     """A filter that may refuse the launcher's writes: nobody can see that the step behind it, execve, has begun."""
-    return isinstance(op, ops.Seccomp) and bool(op.last)
+    return isinstance(op, execops.Seccomp) and bool(op.last)
 
 
 def test_init_killed_before_any_step_leaves_nothing(bench: Bench) -> None:
@@ -349,7 +351,7 @@ def test_init_of_another_shape_killed_before_any_step_leaves_nothing(shape: str)
 
 
 def test_plans_that_are_killed_have_every_op_or_it_is_explained() -> None:
-    every = {name for module in (ops, mountops, userops) for name, kind in vars(module).items() if is_op(kind)}
+    every = {kind.__name__ for kind in op_classes()}
     seen: set[str] = set()
     for shape in ("", *SHAPES):
         with closing(Bench(shape)) as bench:
@@ -360,11 +362,6 @@ def test_plans_that_are_killed_have_every_op_or_it_is_explained() -> None:
             seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
             bench.remove(created)
     assert every - seen == set(NOT_HERE), f"no kill point: {sorted(every - seen - set(NOT_HERE))}"
-
-
-def is_op(kind: object) -> bool:
-    """A class of ops that a plan can hold."""
-    return isinstance(kind, type) and issubclass(kind, Op) and kind is not Op
 
 
 def executed_of(bench: Bench) -> int:

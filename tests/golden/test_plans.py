@@ -15,10 +15,12 @@ import pytest
 from corten.launch.compile import compile_exec, compile_init
 from corten.launch.context import ExecContext, InitContext
 from corten.launch.encode import encode
+from corten.launch.execops import Exec, Seccomp
 from corten.launch.facts import facts_from_obj
-from corten.launch.ops import LAUNCHER, Clone, CloneLegacy, Exec, Plan, Seccomp
+from corten.launch.ops import LAUNCHER, Clone, CloneLegacy, Plan
 from corten.launch.userops import SetCaps
-from corten.spec.runtime import parse_config, parse_process
+from corten.spec.process import parse_process
+from corten.spec.runtime import parse_config
 
 PLANS = Path(__file__).parent / "plans"
 CASES = sorted(path.name for path in PLANS.iterdir())

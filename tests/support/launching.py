@@ -27,7 +27,8 @@ from corten.launch.ops import Plan
 from corten.launch.seccomp_compile import compile_profile
 from corten.launch.spawn import Done, Failed, Launch, Launcher, Started, Step, Waiting, sentence
 from corten.runtime.hostfacts import gather, kernel_version
-from corten.spec.runtime import Config, parse_config, parse_process
+from corten.spec.process import parse_process
+from corten.spec.runtime import Config, parse_config
 from support import images, paths
 
 TYPE_CHECKING = False

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from corten.launch import spawn
-from corten.launch.ops import Clone, Plan, Seccomp, SetDumpable, Setns
+from corten.launch.execops import Seccomp
+from corten.launch.ops import Clone, Plan, SetDumpable, Setns
 from corten.launch.spawn import Launcher
 from corten.launch.userops import SetCaps
 from support import paths

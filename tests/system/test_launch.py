@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.launch.ops import Exec, Seccomp
+from corten.launch.execops import Exec, Seccomp
 from corten.launch.seccomp_compile import compile_profile
 from support.launching import CAPS, DEFAULT_CAPS, Machine
 

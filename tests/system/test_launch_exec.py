@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from corten.launch.execops import Stop
 from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
-from corten.launch.ops import Clone, Plan, Stop
+from corten.launch.ops import Clone, Plan
 from corten.launch.seccomp_compile import compile_profile
 from support.launching import CAPS, DEFAULT_CAPS, NAMESPACES, Machine, Running, docker_filter
 

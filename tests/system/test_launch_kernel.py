@@ -17,11 +17,13 @@ from corten.launch import bpf
 from corten.launch.compile import compile_exec, compile_init
 from corten.launch.context import ExecContext, InitContext
 from corten.launch.encode import encode
+from corten.launch.execops import Stop
 from corten.launch.facts import HostFacts
-from corten.launch.ops import Clone, CloneLauncher, Plan, SetDumpable, Stop
+from corten.launch.ops import Clone, CloneLauncher, Plan, SetDumpable
 from corten.launch.seccomp_compile import compile_profile
 from corten.launch.spawn import RECORD, launcher_path
-from corten.spec.runtime import parse_config, parse_process
+from corten.spec.process import parse_process
+from corten.spec.runtime import parse_config
 from support import guest, paths
 from support.launching import DEFAULT_CAPS, default_config
 

@@ -6,7 +6,7 @@ Rules: runtime-spec config.md and config-linux.md; `sysctl` as in runc's validat
 from __future__ import annotations
 
 from corten.errors import FailedPrecondition, InvalidArgument
-from corten.spec.runtime import Process
+from corten.spec.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

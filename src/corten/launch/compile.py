@@ -27,7 +27,8 @@ from corten.launch.userops import SetDomainname, SetHostname
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.facts import HostFacts
-    from corten.spec.runtime import Config, Process
+    from corten.spec.process import Process
+    from corten.spec.runtime import Config
 
 
 def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan:

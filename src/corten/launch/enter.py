@@ -41,7 +41,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.builder import Builder
     from corten.launch.context import ExecContext, InitContext
-    from corten.spec.runtime import IdMapping, Process
+    from corten.spec.process import Process
+    from corten.spec.runtime import IdMapping
 
 O_RDONLY, O_WRONLY, O_PATH, O_DIRECTORY = 0o0, 0o1, 0o10000000, 0o200000
 HOST_PROC = "hostproc"

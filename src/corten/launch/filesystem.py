@@ -47,7 +47,7 @@ from corten.spec.runtime import Device, Mount
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.context import InitContext
-    from corten.spec.runtime import Process
+    from corten.spec.process import Process
 
 ROOT = "rootfs"
 PROC = "proc"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _json import encode_basestring_ascii as quote
 
-from corten.launch.ops import Hook
+from corten.launch.execops import Hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
-"""The steps that a launch plan is made of: descriptors, namespaces, the conversation with the parent, the end.
+"""The steps that a launch plan is made of: descriptors, namespaces, the conversation with the parent.
 
 An op is a value named after the man page of the call it makes.  No op holds a choice: a fallback is another plan
 (design.md §4).  The steps that change the file system are in `corten.launch.mountops`, those that make the process
-what its user may be in `corten.launch.userops`.  `form` gives the encoding of the fields, one letter each (see
-`corten.launch.encode`); `code` is the op's place in the launcher's table (`launcher/ops.h`); a test compares the two.
+what its user may be in `corten.launch.userops`, those that execute something in `corten.launch.execops`.  `form` gives
+the encoding of the fields, one letter each (see `corten.launch.encode`); `code` is the op's place in the launcher's
+table (`launcher/ops.h`); a test compares the two.
 
 Descriptors are named, not numbered: a *slot* is a name such as `rootfs`, which `encode` turns into an index of the
 launcher's table.  A slot is filled by one op or handed in by the spawner (`Plan.inputs`).
@@ -402,98 +403,3 @@ class CloseRange(Op):
 
     def describe(self) -> str:
         return f"close_range {self.first} to the last, on exec"
-
-
-class Hook(Op):
-    """Run a hook in the container's namespaces and wait for it (config.md, "POSIX-platform Hooks").
-
-    Its stdin is `head`, the child's own pid in decimal, `tail`: the container's state.  A non-zero exit status or the
-    timeout (seconds, 0 for none) fails the step; then `detail` is the wait status, or 0 for the timeout.
-    """
-
-    __slots__ = ("args", "env", "head", "kind", "path", "tail", "timeout_s")
-    code, form, order = 53, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
-
-    def __init__(
-        self,
-        kind: str,
-        path: str,
-        args: tuple[str, ...],
-        env: tuple[str, ...],
-        head: bytes,
-        tail: bytes,
-        timeout_s: int,
-    ) -> None:
-        self.kind = kind
-        self.path = path
-        self.args = args
-        self.env = env
-        self.head = head
-        self.tail = tail
-        self.timeout_s = timeout_s
-
-    def describe(self) -> str:
-        return f"{self.kind} hook {self.path}"
-
-    def failure(self, errno_text: str, detail: int) -> str:
-        if detail & 0x7F:
-            return f"error running {self.kind} hook {self.path}: signal {detail & 0x7F}"
-        if detail:
-            return f"error running {self.kind} hook {self.path}: exit status {detail >> 8}"
-        return f"error running {self.kind} hook {self.path}: {errno_text}"
-
-
-class Stop(Op):
-    """kill(2) of itself: never compiled, a fault test puts it into a plan."""
-
-    __slots__ = ("signal",)
-    code, form, order = 54, "n", ("signal",)
-
-    def __init__(self, signal: int) -> None:
-        self.signal = signal
-
-    def describe(self) -> str:
-        return f"raise signal {self.signal}"
-
-
-class Seccomp(Op):
-    """SECCOMP_SET_MODE_FILTER (seccomp(2)).
-
-    As the last step before `Exec` (`last`) the profile need allow execve alone: the trace is written before.
-    """
-
-    __slots__ = ("filter", "flags", "last")
-    code, form, order = 55, "bnn", ("filter", "flags", "last")
-
-    def __init__(self, filter: bytes, flags: int, last: int = 1) -> None:
-        self.filter = filter
-        self.flags = flags
-        self.last = last
-
-    def describe(self) -> str:
-        return f"seccomp filter of {len(self.filter) // 8} instructions, flags {self.flags}"
-
-
-class Exec(Op):
-    """execve(2) of the file that `FindExecutable` found.  The sentence is runc's.
-
-    By then nobody may be left to write it: the launcher puts it on stderr, with the text in `texts` of the errno.
-    """
-
-    __slots__ = ("args", "env", "errnos", "texts")
-    code, form, order = 56, "llgl", ("args", "env", "errnos", "texts")
-    exact = True
-
-    def __init__(
-        self, args: tuple[str, ...], env: tuple[str, ...], errnos: tuple[int, ...], texts: tuple[str, ...]
-    ) -> None:
-        self.args = args
-        self.env = env
-        self.errnos = errnos
-        self.texts = texts
-
-    def describe(self) -> str:
-        return f"execve {' '.join(map(repr, self.args))}, {len(self.env)} variables"
-
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"exec {self.args[0]}: {errno_text}"

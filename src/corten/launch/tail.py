@@ -14,13 +14,11 @@ from posix import strerror
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch import enter
 from corten.launch.context import CALLS, SHIM
+from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.ops import (
     CloneLegacy,
     CloseRange,
-    Exec,
-    Hook,
     JoinSessionKeyring,
-    Seccomp,
     SetControllingTerminal,
     SetDumpable,
     SetStdio,
@@ -42,7 +40,7 @@ from corten.launch.userops import (
     SetRlimit,
     Umask,
 )
-from corten.spec.runtime import Capabilities, Rlimit
+from corten.spec.process import Capabilities, Rlimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 
     from corten.launch.builder import Builder
     from corten.launch.context import ExecContext, InitContext
-    from corten.spec.runtime import Process
+    from corten.spec.process import Process
 
 CAP_SYS_ADMIN = 1 << 21
 CAP_SYS_RESOURCE = 1 << 24

@@ -6,7 +6,7 @@ See `corten.launch.ops` for what an op is.
 from __future__ import annotations
 
 from corten.launch.ops import Op
-from corten.spec.runtime import CAPABILITIES, RLIMITS
+from corten.spec.process import CAPABILITIES, RLIMITS
 
 
 def capability_names(mask: int) -> str:

@@ -50,7 +50,7 @@ def create_options(invocation: Invocation) -> CreateOptions:
         no_new_keyring=options.is_set("no-new-keyring"),
         default_pids_limit=limit,
         default_pids_limit_origin=origin,
-        use_cgroups=wants_cgroups(settings),
+        manager=cgroup_manager(settings),
     )
 
 
@@ -63,8 +63,8 @@ def preserved(options: Options) -> int:
     return count
 
 
-def wants_cgroups(settings: Options) -> bool:
-    """Whether cgroups are to be made by this process; raises NotImplemented for a manager that is not there."""
+def cgroup_manager(settings: Options) -> str:
+    """Who is to make the cgroups; raises NotImplemented for a manager that is not there."""
     manager = settings.text("cgroup-manager") or ("systemd" if settings.is_set("systemd-cgroup") else "cgroupfs")
     if manager == "systemd":
         if not files.is_directory("/run/systemd/system"):
@@ -72,7 +72,7 @@ def wants_cgroups(settings: Options) -> bool:
         raise errors.NotImplemented("the systemd cgroup manager is not supported yet: use cgroupfs")
     if manager not in ("cgroupfs", "disabled"):
         raise InvalidArgument(f"unknown cgroup manager {manager!r}")
-    return manager == "cgroupfs"
+    return manager
 
 
 def connect(path: str) -> int:

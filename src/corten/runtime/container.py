@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 
 from corten.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
-from corten.runtime import ending, fast
+from corten.runtime import ending, fast, managers
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.options import CreateOptions, ExecOptions
 from corten.runtime.state import CONFIG_FILE, CREATED, RUNNING, START_FIFO, STOPPED, State, allow, check_id
@@ -222,11 +222,10 @@ def resume(root: str, id: str) -> None:
 
 
 def update(root: str, id: str, resources: Resources) -> None:
-    """Writes new limits; what `resources` leaves out stays.  Device rules are not part of an update, as in runc."""
+    """Writes new limits; what `resources` leaves out stays."""
     record = State.load(root, id)
     allow("update", id, record.status())
-    group = Cgroup(record.cgroup)
-    group.apply(group.settings(resources))
+    managers.of(record).update(record, resources)
     if resources.pids_limit:
         record.pids_limit, record.pids_limit_origin = max(resources.pids_limit, -1), "update"
         record.save()

@@ -6,7 +6,7 @@ import posix
 import select
 
 from corten.errors import CortenError, Internal
-from corten.runtime import fast
+from corten.runtime import fast, managers
 from corten.runtime.cgroups import Cgroup
 from corten.sys import files
 
@@ -44,9 +44,8 @@ def destroy(state: State, *, run_hooks: bool = True) -> list[str]:
 
     Works from state.json alone, and again after a crash in the middle: the record goes last.
     """
-    group = Cgroup(state.cgroup)
-    group.kill_all()  # of a container without a pid namespace of its own, or with processes put in by others
-    group.remove()
+    Cgroup(state.cgroup).kill_all()  # of one without a pid namespace of its own, or with processes put in by others
+    managers.of(state).remove(state)
     complaints: list[str] = []
     if run_hooks and state.poststop:
         from corten.runtime import hooks

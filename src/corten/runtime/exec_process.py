@@ -5,14 +5,15 @@ from __future__ import annotations
 from corten.errors import InvalidArgument, NotFound
 from corten.runtime import fast
 from corten.runtime.state import CONFIG_FILE
-from corten.spec.runtime import CAPABILITIES, Capabilities, User, parse_config, parse_process
+from corten.spec.process import CAPABILITIES, Capabilities, User, parse_process
+from corten.spec.runtime import parse_config
 from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.runtime.args import Options
     from corten.runtime.state import State
-    from corten.spec.runtime import Process
+    from corten.spec.process import Process
 
 U32 = 0xFFFFFFFF
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from corten import __version__
 from corten.runtime.state import OCI_VERSION
-from corten.spec.runtime import CAPABILITIES, NAMESPACES
+from corten.spec.process import CAPABILITIES
+from corten.spec.runtime import NAMESPACES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from corten.runtime.args import Invocation, Options
     from corten.runtime.log import Log
     from corten.runtime.terminal import Terminal
-    from corten.spec.runtime import Process
+    from corten.spec.process import Process
 
 # not passed on: the two that cannot be, our own children, what a defect of ours raises, and what Python ignores
 KEPT = frozenset(fast.SIGNALS[name] for name in ("KILL", "STOP", "CHLD", "SEGV", "BUS", "FPE", "ILL", "TRAP", "PIPE"))

@@ -15,13 +15,13 @@ import time
 
 from corten.errors import CortenError, Internal
 from corten.launch import spawn
-from corten.launch.ops import Hook
+from corten.launch.execops import Hook
 from corten.launch.userops import SetRlimit
-from corten.runtime import fast, hooks
+from corten.runtime import fast, hooks, managers, parentsteps
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.ending import destroy
 from corten.runtime.prepare import prepare
-from corten.runtime.state import CONFIG_FILE, CREATING, START_FIFO, TRACE_FILE, State, make_directory, process_start
+from corten.runtime.state import CONFIG_FILE, START_FIFO, TRACE_FILE, State, make_directory, process_start
 from corten.runtime.trace import Trace
 from corten.sys import files
 
@@ -29,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.ops import Op, Plan
     from corten.runtime.options import CreateOptions
+    from corten.runtime.parentsteps import ParentStep
     from corten.runtime.prepare import Host, Prepared
 
 SIGKILL = 9
@@ -241,9 +242,7 @@ class Creation:
         try:
             self._record()
             self.trace.phase("cgroup")
-            self.cgroup.create()
-            self.cgroup.apply(self.prepared.settings)
-            self._control_devices()
+            managers.of(self.state).make(self.prepared)
             self.trace.phase("launch")
             running = self._launch()
             self.trace.phase("")
@@ -259,6 +258,7 @@ class Creation:
         config = prepared.config
         state.annotations = config.annotations
         state.cgroup = prepared.paths
+        state.manager = self.options.manager
         state.pids_limit = prepared.pids_limit
         state.pids_limit_origin = prepared.pids_limit_origin
         state.poststart = hooks.to_objs(config.hooks.poststart)
@@ -273,35 +273,22 @@ class Creation:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
 
-    def _control_devices(self) -> None:
-        """v2: device rules are a program; loading it costs ctypes, which v1 hosts never pay."""
-        if self.prepared.device_program:
-            from corten.sys import bpf
-
-            bpf.attach_device_program(self.prepared.paths.v2, self.prepared.device_program)
-
     def _launch(self) -> Running:
         """Spawns the plan and brings it to its last wait, or to execve; writes and words what can wait meanwhile."""
         options = self.options
-        hooks_read, hooks_write = posix.pipe()
-        fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd, "hooks": hooks_read}
+        steps = parentsteps.steps_of(self.prepared)
+        pipes = [posix.pipe() for _ in steps]
+        fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd}
+        fds.update(zip([step.slot for step in steps], [read for read, _ in pipes], strict=True))
         try:
             launch = self.host.launcher.spawn(self.prepared.plan, fds, stdio=options.stdio)
             running = self.running = Running(launch, self.trace, is_init=True, parent=self.host.parent)
             files.replace(self.state.path(CONFIG_FILE), self.prepared.config_bytes)
             self.trace.describe()
-            deadline = time.monotonic() + EXEC_TIMEOUT_S
-            while not running.pid:
-                running.follow(deadline)
-            self._note_init(running.pid)
-            if "hooks" in self.prepared.plan.inputs:
-                if running.waiting < 0:
-                    running.follow_until("hooks")
-                self._run_hooks(running.pid)
-                posix.write(hooks_write, b"\0")
+            self._take_steps(running, [(step, write) for step, (_, write) in zip(steps, pipes, strict=True)])
         finally:
-            posix.close(hooks_read)
-            posix.close(hooks_write)
+            for fd in [fd for pipe in pipes for fd in pipe]:
+                posix.close(fd)
         if options.wait_for_start:
             running.follow_until("start")
             posix.close(self.start_fd)
@@ -311,23 +298,30 @@ class Creation:
         running.reap_launcher()
         return running
 
+    def _take_steps(self, running: Running, steps: list[tuple[ParentStep, int]]) -> None:
+        """Everything that this side does before the last wait; a byte to each step's descriptor lets the other go."""
+        for step, fd in steps:
+            if step.early:
+                step.run(self, running.launch.launcher_pid)
+                posix.write(fd, b"\0")
+        deadline = time.monotonic() + EXEC_TIMEOUT_S
+        while not running.pid:
+            running.follow(deadline)
+        self._note_init(running.pid)
+        for step, fd in steps:
+            if not step.early:
+                running.follow_until(step.slot)
+                try:
+                    step.run(self, running.pid)
+                except CortenError as error:
+                    raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
+                posix.write(fd, b"\0")
+
     def _note_init(self, pid: int) -> None:
         """The init exists: its pid goes to state.json before anything else happens, then to the pid file."""
         self.state.pid = pid
         self.state.start_time = process_start(pid)[0]
         self.state.save()
-
-    def _run_hooks(self, pid: int) -> None:
-        self.trace.phase("hooks")
-        config = self.prepared.config
-        state = self.state.oci(CREATING)
-        self.hooks_ran = True
-        try:
-            rows = hooks.to_objs((*config.hooks.prestart, *config.hooks.create_runtime))
-            hooks.run_all(rows, state, self.options.bundle, self.host.parent.abort_fd)
-        except CortenError as error:
-            raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
-        self.trace.phase("launch")
 
     def undo(self) -> None:
         """Takes back what exists, last made first."""

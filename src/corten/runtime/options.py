@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from corten.spec.runtime import Process
+    from corten.spec.process import Process
 
 BUILT_IN_PIDS_LIMIT = 500
 BUILT_IN = "built-in default"
@@ -23,7 +23,7 @@ class CreateOptions:
     parent               'shim' (dies with its parent) or 'command'
     default_pids_limit   where the bundle has none; -1 for no limit; `..._origin` says who chose it
     wait_for_start       False: `run`, no FIFO, the process is executed at once
-    use_cgroups          False: the container stays in the caller's cgroups
+    manager              who makes the cgroups, a key of `corten.runtime.managers.MANAGERS`
     """
 
     __slots__ = (
@@ -32,6 +32,7 @@ class CreateOptions:
         "default_pids_limit",
         "default_pids_limit_origin",
         "id",
+        "manager",
         "no_new_keyring",
         "no_pivot",
         "parent",
@@ -40,7 +41,6 @@ class CreateOptions:
         "root",
         "rootfs_fd",
         "stdio",
-        "use_cgroups",
         "wait_for_start",
     )
 
@@ -61,7 +61,7 @@ class CreateOptions:
         default_pids_limit: int = BUILT_IN_PIDS_LIMIT,
         default_pids_limit_origin: str = BUILT_IN,
         wait_for_start: bool = True,
-        use_cgroups: bool = True,
+        manager: str = "cgroupfs",
     ) -> None:
         self.id = id
         self.root = root
@@ -77,7 +77,7 @@ class CreateOptions:
         self.default_pids_limit = default_pids_limit
         self.default_pids_limit_origin = default_pids_limit_origin
         self.wait_for_start = wait_for_start
-        self.use_cgroups = use_cgroups
+        self.manager = manager
 
 
 class ExecOptions:

@@ -8,7 +8,7 @@ import posix
 from corten.errors import InvalidArgument, NotFound
 from corten.launch.compile import compile_init
 from corten.launch.context import InitContext
-from corten.runtime import cgroup_settings, cgroups, fast, hostfacts, settings
+from corten.runtime import cgroup_settings, cgroups, fast, hostfacts, managers, settings
 from corten.spec.resources import Resources
 from corten.spec.runtime import parse_config
 from corten.sys import files
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from corten.runtime.cgroup_settings import Setting
     from corten.runtime.launching import Parent
     from corten.runtime.options import CreateOptions
-    from corten.spec.runtime import Config, Process
+    from corten.spec.process import Process
+    from corten.spec.runtime import Config
 
 SPEC = "config.json"
 UNLIMITED = -1
@@ -124,13 +125,10 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
     check_console(process, options.console_fd)
     limit = effective_pids_limit(config.linux.resources, options)
-    paths = (
-        cgroups.plan_paths(host.facts, config.linux.cgroups_path, options.id)
-        if options.use_cgroups
-        else cgroups.CgroupPaths(host.facts.cgroup_mode, {}, "")
-    )
-    writes = cgroup_writes(paths, config.linux.resources, limit[0]) if options.use_cgroups else []
-    devices = device_program(paths, config.linux.resources) if options.use_cgroups else b""
+    paths = managers.MANAGERS[options.manager].paths(host.facts, config.linux.cgroups_path, options.id)
+    managed = options.manager != managers.DISABLED
+    writes = cgroup_writes(paths, config.linux.resources, limit[0]) if managed else []
+    devices = device_program(paths, config.linux.resources) if managed else b""
     plan = compile_init(config, host.facts, init_context(options, config, host, paths, rootfs))
     return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, plan)
 

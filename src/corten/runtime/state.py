@@ -60,6 +60,9 @@ REFUSALS: dict[str, dict[str, str]] = {
     "update": {STOPPED: "container not running", CREATING: "container not running"},
 }
 
+# fields that a record of an older version lacks: they then stand as the constructor sets them
+LATER = frozenset(("manager",))
+
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -88,6 +91,7 @@ class State:
         "created",
         "directory",
         "id",
+        "manager",
         "objects",
         "owner",
         "pid",
@@ -108,6 +112,7 @@ class State:
         self.rootfs = rootfs
         self.annotations: dict[str, str] = {}
         self.cgroup = CgroupPaths("v1", {}, "")
+        self.manager = "cgroupfs"
         self.created = fast.rfc3339()
         self.objects: list[str] = []  # every path that will exist, in the order of making
         self.owner = posix.geteuid()
@@ -144,7 +149,7 @@ class State:
             state = cls(directory, id, obj["bundle"], obj["rootfs"])
             state.cgroup = CgroupPaths.from_obj(obj["cgroup"])
             for name in cls.__slots__:
-                if name not in ("directory", "cgroup", "id"):
+                if name not in ("directory", "cgroup", "id") and (name in obj or name not in LATER):
                     setattr(state, name, obj[name])
         except (KeyError, TypeError) as error:
             raise Internal(f"{directory}/{STATE_FILE}: {error} is missing") from error

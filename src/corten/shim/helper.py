@@ -41,8 +41,8 @@ from corten.shim.keeper import give_sign
 from corten.shim.protocol import Message
 from corten.shim.request import Request
 from corten.shim.rootfs import RootMount, make_detached
+from corten.spec.process import parse_process
 from corten.spec.resources import parse_resources
-from corten.spec.runtime import parse_process
 from corten.sys import files
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from corten.launch.ops import CLONE_NEWPID, Clone, Exec, Plan, Wait
+from corten.launch.execops import Exec
+from corten.launch.ops import CLONE_NEWPID, Clone, Plan, Wait
 from corten.launch.userops import FindExecutable
 from corten.runtime import launching
 from corten.runtime.cgroups import CgroupPaths

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from corten.errors import InvalidArgument
 
+U32 = 0xFFFFFFFF
+U64 = 0xFFFFFFFFFFFFFFFF
+
 
 class Value:
     """Base of plain values with `__slots__`: equality and printing by field."""
@@ -41,6 +44,12 @@ class Reader:
         if not isinstance(obj, dict):
             raise InvalidArgument(f"{where}: expected an object")
         return cls(obj, where)
+
+    def refuse(self, *names: str) -> None:
+        """Fields that this version knows and cannot honour are an error, never silence."""
+        for name in names:
+            if self.obj.get(name):
+                raise InvalidArgument(f"{self.where}.{name}: not supported yet")
 
     def child(self, name: str) -> Reader | None:
         """The object at `name`; None when absent or null."""

@@ -7,10 +7,9 @@ Units are the specification's: bytes, microseconds, shares.  Cold path: slot cla
 from __future__ import annotations
 
 from corten.errors import InvalidArgument
-from corten.spec.reader import Reader, Value
+from corten.spec.reader import U64, Reader, Value
 
 I64 = 0x7FFFFFFFFFFFFFFF
-U64 = 0xFFFFFFFFFFFFFFFF
 
 
 class DeviceRule(Value):

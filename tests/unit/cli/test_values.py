@@ -8,7 +8,7 @@ from corten.cli import flags, ports, units, values
 from corten.cli.options import restart_policy
 from corten.errors import InvalidArgument
 from corten.launch.checks import IPC_SYSCTLS
-from corten.spec.runtime import RLIMITS
+from corten.spec.process import RLIMITS
 
 
 def test_sysctls_are_those_that_the_launch_knows() -> None:

@@ -11,6 +11,7 @@ from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.checks import sysctl_path
 from corten.launch.compile import compile_exec, compile_init
 from corten.launch.context import CALLS, SHIM, ExecContext, InitContext
+from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
 from corten.launch.mountops import FsMount, MountSetattr, MoveMount, OpenTree
 from corten.launch.ops import (
@@ -18,10 +19,7 @@ from corten.launch.ops import (
     CloneLauncher,
     CloneLegacy,
     Close,
-    Exec,
-    Hook,
     Op,
-    Seccomp,
     SetControllingTerminal,
     SetDumpable,
     Setns,
@@ -43,7 +41,8 @@ from corten.launch.userops import (
     SetRlimit,
     Umask,
 )
-from corten.spec.runtime import parse_config, parse_process
+from corten.spec.process import parse_process
+from corten.spec.runtime import parse_config
 
 FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", cap_bounding=(1 << 41) - 1)
 

@@ -8,8 +8,9 @@ import pytest
 
 from corten.errors import Internal
 from corten.launch.encode import HEADER, NO_SLOT, encode
+from corten.launch.execops import Exec
 from corten.launch.mountops import FsMount
-from corten.launch.ops import Close, Exec, Op, Plan, Setns, Write
+from corten.launch.ops import Close, Op, Plan, Setns, Write
 from corten.launch.userops import SetIds
 
 

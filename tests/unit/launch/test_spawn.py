@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from corten.errors import Internal
-from corten.launch.ops import Exec, Op, Plan, Stop, Wait
+from corten.launch.execops import Exec, Stop
+from corten.launch.ops import Op, Plan, Wait
 from corten.launch.spawn import (
     Done,
     Failed,

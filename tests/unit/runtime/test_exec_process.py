@@ -10,7 +10,7 @@ import pytest
 from corten.errors import InvalidArgument, NotFound
 from corten.runtime import args, exec_process
 from corten.runtime.state import State
-from corten.spec.runtime import CAPABILITIES, Process, User
+from corten.spec.process import CAPABILITIES, Process, User
 
 PROCESS = {
     "args": ["sh"],

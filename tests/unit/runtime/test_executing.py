@@ -22,7 +22,7 @@ from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.options import ExecOptions
 from corten.runtime.prepare import Host
 from corten.runtime.state import CONFIG_FILE, State
-from corten.spec.runtime import parse_process
+from corten.spec.process import parse_process
 
 EAGAIN, STARTED = 11, 65536
 PROCESS = {"args": ["sh"], "cwd": "/", "terminal": True}

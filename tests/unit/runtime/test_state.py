@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
             assert getattr(loaded, name) == getattr(saved, name), name
     assert loaded.cgroup.to_obj() == saved.cgroup.to_obj()
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("field", sorted(state.LATER))
+def test_a_record_of_an_older_version_is_read_with_what_was_true_then(tmp_path: Path, field: str) -> None:
+    saved = record(tmp_path)
+    saved.save()
+    file = tmp_path / "c1" / state.STATE_FILE
+    old = json.loads(file.read_bytes())
+    del old[field]
+    file.write_text(json.dumps(old))
+    assert getattr(state.State.load(str(tmp_path), "c1"), field) == getattr(saved, field)
 
 
 def test_an_unknown_id_is_refused_in_the_words_of_runc(tmp_path: Path) -> None:

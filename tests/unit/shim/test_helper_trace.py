@@ -11,8 +11,9 @@ import pytest
 
 from corten.errors import Internal
 from corten.launch import spawn
+from corten.launch.execops import Hook
 from corten.launch.facts import HostFacts
-from corten.launch.ops import Hook, Op, Plan, Setsid
+from corten.launch.ops import Op, Plan, Setsid
 from corten.runtime import launching
 from corten.runtime.prepare import Host
 from corten.runtime.trace import Trace

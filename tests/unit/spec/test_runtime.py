@@ -7,20 +7,9 @@ from typing import Any
 import pytest
 
 from corten.errors import InvalidArgument
+from corten.spec.process import CAPABILITIES, Rlimit, User, capability_mask, parse_process
 from corten.spec.resources import DeviceRule, parse_resources
-from corten.spec.runtime import (
-    CAPABILITIES,
-    Device,
-    Hook,
-    IdMapping,
-    Mount,
-    Namespace,
-    Rlimit,
-    User,
-    capability_mask,
-    parse_config,
-    parse_process,
-)
+from corten.spec.runtime import Device, Hook, IdMapping, Mount, Namespace, parse_config
 
 
 def config(**changes: Any) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+/* Ops that execute something, or come right before it: hooks, the filter of system calls, the end. */
+#include "ops.h"
+
+#include <linux/close_range.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/filter.h>
+#include <linux/poll.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <linux/signal.h>
+#include <linux/time.h>
+#include <linux/wait.h>
+
+/* In the hook's process: its state on stdin, nothing else, and out. */
+__attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, int state_fd) {
+        int null_fd = (int) sys(openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+        struct signal_action standard = { 0 };
+
+        sys(rt_sigaction, SIGPIPE, &standard, 0, sizeof(standard.mask));
+        sys(dup3, state_fd, 0, 0);
+        sys(dup3, null_fd, 1, 0);
+        sys(dup3, null_fd, 2, 0);
+        sys(close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+        sys(execve, path, args, env);
+        sys(exit_group, 127);
+        __builtin_unreachable();
+}
+
+/* Waits for a child until it ends or the time is over; its wait status goes to `detail` unless it is 0. */
+static int wait_hook(struct launch *l, int pid, int pid_fd, u64 timeout_s) {
+        struct pollfd poll = { .fd = pid_fd, .events = POLLIN };
+        struct __kernel_timespec limit = { .tv_sec = (s64) timeout_s };
+        int status = 0, ready;
+
+        do
+                ready = (int) sys(ppoll, &poll, 1, timeout_s ? &limit : 0, 0, 0);
+        while (ready == -EINTR);
+        if (ready == 0)
+                sys(kill, pid, SIGKILL);
+
+        long r = sys(wait4, pid, &status, __WALL, 0);
+
+        if (r < 0)
+                return (int) r;
+        if (ready == 0)
+                return -ETIMEDOUT;
+        l->detail = (u64) status;
+        return status ? -ECHILD : 0;
+}
+
+int op_hook(struct launch *l, struct cursor *c) {
+        const char *path = get_text(c);
+        const char **args = get_texts(c, 0), **env = get_texts(c, 0);
+        struct bytes head = get_bytes(c), tail = get_bytes(c);
+        u64 timeout_s = get_number(c);
+        char pid_text[21];
+
+        if (c->error)
+                return c->error;
+        if (!args || !env)
+                return -ENOMEM;
+
+        trace_flush(l);
+        /* a memfd and not a pipe: a hook that reads nothing cannot stop us */
+        cleanup_close int state_fd = (int) sys(memfd_create, "state", 0);
+        int r = state_fd < 0 ? state_fd : write_all(state_fd, head.data, head.size);
+
+        if (r >= 0)
+                r = write_all(state_fd, pid_text, text_from_number(pid_text, (u64) sys(getpid)));
+        if (r >= 0)
+                r = write_all(state_fd, tail.data, tail.size);
+        if (r >= 0)
+                r = (int) sys(lseek, state_fd, 0, 0);
+        if (r < 0)
+                return r;
+
+        cleanup_close int pid_fd = -1;
+        struct clone_args clone = {
+                .flags = CLONE_PIDFD,
+                .pidfd = (u64) (usize) &pid_fd,
+                .exit_signal = SIGCHLD,
+        };
+        long pid = sys(clone3, &clone, sizeof(clone));
+
+        if (pid == 0)
+                run_hook(path, args, env, state_fd);
+        return pid < 0 ? (int) pid : wait_hook(l, (int) pid, pid_fd, timeout_s);
+}
+
+/* Tests only: stop here.  The kernel protects pid 1 from its own signals: then wait for one from outside. */
+int op_stop(struct launch *l, struct cursor *c) {
+        u64 number = get_number(c);
+        long pid = sys(getpid);
+
+        trace_now(l, RECORD_WAITING, 0);
+        sys(kill, pid, number);
+        for (;;)
+                sys(ppoll, 0, 0, 0, 0, 0);
+}
+
+int op_seccomp(struct launch *l, struct cursor *c) {
+        struct bytes filter = get_bytes(c);
+        u64 flags = get_number(c), last = get_number(c);
+        struct sock_fprog program = {
+                .len = (u16) (filter.size / sizeof(struct sock_filter)),
+                .filter = (struct sock_filter *) filter.data,
+        };
+
+        if (c->error)
+                return c->error;
+        if (!filter.size || filter.size % sizeof(struct sock_filter) || filter.size / sizeof(struct sock_filter) > 4096)
+                return -EINVAL;
+        if (last)
+                prepare_exec(l);
+        return (int) sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+/* For people who are not our parent: `exec /x: exec format error` on stderr, as far as the profile lets us. */
+static void report_exec(struct launch *l, struct cursor *c, int error) {
+        struct list errnos = get_list(c);
+        char text[PATH_SIZE + 128] = "exec ";
+        usize length;
+
+        /* the numbers come first, then as many texts */
+        for (u64 i = 0; i < errnos.count; i++)
+                get_number(c);
+
+        u64 count = get_number(c);
+
+        while (count-- && !c->error) {
+                const char *why = get_text(c);
+
+                if (get_number(&errnos.items) != (u64) -error)
+                        continue;
+                if (text_copy(text + 5, PATH_SIZE, l->program) < 0)
+                        return;
+                length = text_length(text);
+                text_copy(text + length, sizeof(text) - length, ": ");
+                if (text_copy(text + length + 2, sizeof(text) - length - 3, why) < 0)
+                        return;
+                length = text_length(text);
+                text[length] = '\n';
+                write_all(2, text, length + 1);
+        }
+}
+
+int op_exec(struct launch *l, struct cursor *c) {
+        const char **args = get_texts(c, 0), **env = get_texts(c, l->home);
+
+        if (c->error)
+                return c->error;
+        if (!args || !env)
+                return -ENOMEM;
+        if (!l->program)
+                return -ENOENT;
+        prepare_exec(l);
+
+        int r = (int) sys(execve, l->program, args, env);
+
+        report_exec(l, c, r);
+        return r;
+}
