@@ -154,6 +154,12 @@ class Database:
             return self._connection.execute(statement, parameters).fetchall()
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other thread's transaction comes before the end of this."""
+        with self._lock:
+            yield
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Statements that happen all or not at all.  Inside another one it is a part of it that can fail alone.
 

@@ -196,16 +196,17 @@ class Overlay:
         One that exists already keeps what it has.  The caller has synced the files and syncs the database.
         Raises NotFound for an unknown parent.
         """
-        with self._database.transaction(), ExitStack() as undo:
-            for adoption in adoptions:
-                try:
-                    with self._database.transaction():
-                        number = self._insert(Kind.COMMITTED, adoption.key, adoption.parent, {}, adoption.usage)
-                except AlreadyExists:
-                    continue
-                path = self._path(number)
-                os.rename(adoption.staged.path, path)
-                undo.callback(os.rename, path, adoption.staged.path)
+        with self._database.held(), ExitStack() as undo:  # a commit that fails gives the numbers to the next adoption
+            with self._database.transaction():
+                for adoption in adoptions:
+                    try:
+                        with self._database.transaction():
+                            number = self._insert(Kind.COMMITTED, adoption.key, adoption.parent, {}, adoption.usage)
+                    except AlreadyExists:
+                        continue
+                    path = self._path(number)
+                    os.rename(adoption.staged.path, path)
+                    undo.callback(os.rename, path, adoption.staged.path)
             undo.pop_all()
 
     def put_back(self, staged: Staged, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -155,6 +156,22 @@ def test_adoption_is_all_or_nothing_and_leaves_what_is_there(overlay: Overlay) -
         overlay.adopt([Adoption(one, "a", "", Usage(0, 0))])
         overlay.adopt([Adoption(two, "a", "", Usage(7, 7))])
     assert [(found.key, found.size) for found in overlay.all()] == [("a", 0)]
+
+
+def test_an_adoption_whose_commit_fails_leaves_its_place_to_the_next(overlay: Overlay, database: Database) -> None:
+    with overlay.stage() as one, overlay.stage() as two:
+        adoption = Adoption(one, "a", "", Usage(0, 0))
+        with database.transaction() as tx:  # a promise that only a commit finds broken
+            tx.execute("CREATE TABLE promises (kept REFERENCES snapshots(id) DEFERRABLE INITIALLY DEFERRED)")
+            tx.execute("CREATE TRIGGER broken AFTER INSERT ON snapshots BEGIN INSERT INTO promises VALUES (0); END")
+        with pytest.raises(sqlite3.IntegrityError):
+            overlay.adopt([adoption])
+        with database.transaction() as tx:
+            tx.execute("DROP TRIGGER broken")
+        assert not [*overlay.all(), *overlay.directories()]
+        assert sorted(overlay.staged_directories()) == sorted([one.name, two.name])
+        overlay.adopt([Adoption(two, "b", "", Usage(0, 0)), adoption])
+    assert [found.key for found in overlay.all()] == ["b", "a"]
 
 
 def test_opening_again_empties_staging(overlay: Overlay, database: Database, journal: Journal) -> None:
