@@ -79,19 +79,26 @@ class Journal:
     def done(self, *ids: int) -> None:
         """Strikes out objects that are gone (or were never made); unknown ids are fine.
 
-        On a full disk they stay for now, which does no harm, and go with the next ones.
+        On a full disk they stay for now, which does no harm, and go with the next ones.  Inside a transaction this is a
+        part of it, and raises Unavailable: after an error SQLite may have rolled back all of it.
         """
+        if self._database.is_in_transaction:
+            self._strike_out(ids)
+            return
         with self._lock:
             self._owed.update(ids)
             owed = list(self._owed)
         try:
-            with self._database.transaction() as tx:
-                tx.executemany("DELETE FROM journal WHERE id = ?", [(entry_id,) for entry_id in owed])
+            self._strike_out(owed)
         except Unavailable as error:
             log.warning("%d entries of the journal are struck out later: %s", len(owed), error)
             return
         with self._lock:
             self._owed.difference_update(owed)
+
+    def _strike_out(self, ids: Iterable[int]) -> None:
+        with self._database.transaction() as tx:
+            tx.executemany("DELETE FROM journal WHERE id = ?", [(entry_id,) for entry_id in ids])
 
     def done_by_name(self, kind: str, name: str) -> None:
         """Strikes out every entry of an object."""

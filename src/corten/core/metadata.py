@@ -89,11 +89,6 @@ CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
 )
 
 
-_OF_THE_HOST = frozenset(
-    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-)
-
-
 class Database:
     """The connection.  Any thread may use it; calls wait for each other."""
 
@@ -159,25 +154,39 @@ class Database:
         with self._lock:
             yield
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether the caller is inside a transaction: its next one would be a part of that."""
+        with self._lock:
+            return self._depth > 0
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Statements that happen all or not at all.  Inside another one it is a part of it that can fail alone.
 
-        Raises Unavailable when the disk is full, cannot be written, or somebody else holds the database.
+        Raises Unavailable when the disk is full, damaged or cannot be written, or somebody else holds the database.
         """
         with self._lock, self._in_words():
             name = f"level{self._depth}"
             nested = self._depth > 0
+            if nested:
+                self._check_open()
             self._connection.execute(f"SAVEPOINT {name}" if nested else "BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield self._connection
+                self._check_open()
                 self._connection.execute(f"RELEASE {name}" if nested else "COMMIT")
             except BaseException:
                 self._roll_back(name if nested else "")
                 raise
             finally:
                 self._depth -= 1
+
+    def _check_open(self) -> None:
+        """Somebody took an error for one that cost nothing else: what follows it must not be committed alone."""
+        if not self._connection.in_transaction:
+            raise Unavailable(f"{os.path.basename(self.path)}: an error rolled back the whole transaction")
 
     def _roll_back(self, savepoint: str) -> None:
         """SQLite has done it itself, all of it, when it had no room to go on (lang_transaction.html, 3.2)."""
@@ -189,10 +198,13 @@ class Database:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
+        """SQLite's errors of the host: all but rows that contradict each other, and mistakes in the statements."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _OF_THE_HOST:
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) == sqlite3.SQLITE_ERROR:
                 raise
             raise Unavailable(f"{os.path.basename(self.path)}: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from corten.core.metadata import Database
-from corten.errors import FailedPrecondition
+from corten.errors import FailedPrecondition, Unavailable
 
 
 @pytest.fixture
@@ -94,3 +95,41 @@ def test_a_step_that_fails_is_not_half_done(database: Database) -> None:
         database.migrate("bad", (("CREATE TABLE half (a TEXT) STRICT", "NONSENSE"),))
     assert database.meta("schema:bad") == ""
     assert database.query("SELECT name FROM sqlite_master WHERE name = 'half'") == []
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_after_an_error_that_rolled_back_everything_nothing_is_committed(database: Database, is_nested: bool) -> None:
+    """SQLite does so on its own (lang_transaction.html, 3.2), and somebody may have passed over the error."""
+
+    def write() -> None:
+        with database.transaction(), database.transaction() if is_nested else contextlib.nullcontext():
+            database.set_meta("w1", "lost")
+            database.query("ROLLBACK")
+            with pytest.raises(Unavailable):
+                database.set_meta("w2", "must not be committed alone")
+
+    with pytest.raises(Unavailable, match="rolled back the whole transaction"):
+        write()
+    assert words(database) == []
+    database.set_meta("w3", "the next one works")
+    assert words(database) == ["the next one works"]
+
+
+def test_damage_is_told_in_words_and_mistakes_of_ours_are_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "corten.db")
+    first = Database(path)
+    with first.transaction() as tx:
+        tx.execute("CREATE TABLE things (a TEXT)")
+    ((page, size),) = first.query(
+        "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'things'"
+    )
+    first.close()
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    second = Database(path)
+    with pytest.raises(Unavailable, match=r"^corten\.db: database disk image is malformed$"):
+        second.query("SELECT * FROM things")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        second.query("SELECT * FROM others")
+    second.close()
