@@ -95,10 +95,10 @@ class Lifecycle:
         parts = self._parts
         if not request.config.image:
             raise InvalidArgument("no image specified")
-        image = parts.images.get(request.config.image)
-        _check_platform(platform, image)
         needed = [mount.source for mount in request.host_config.mounts or () if mountspec.needs_source(mount)]
         existing = {source for source in needed if await self._exists(source)}
+        image = parts.images.get(request.config.image)  # nothing is awaited from here on: an rmi finds it used
+        _check_platform(platform, image)
         decided, warnings = effective.decide(
             request,
             image.config.run,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from corten.engine.container import Container, Roster
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.record import Record
 from corten.errors import NotFound
+from corten.spec.docker_parse import parse_create
 
 from .conftest import Decide
 
@@ -33,3 +36,25 @@ async def test_a_rename_that_comes_too_late_leaves_the_new_name_to_others(decide
         await life.rename("old", "new")
     assert not roster.is_taken("new")
     assert roster.is_taken("old")
+
+
+async def test_an_image_that_goes_while_a_bind_source_is_looked_at_makes_no_container() -> None:
+    images = {"busybox"}
+
+    def get(name: str) -> object:
+        if name not in images:
+            raise NotFound(f"No such image: {name}")
+        return SimpleNamespace(id="i")
+
+    async def look(what: str, subject: str, work: Callable[[], bool]) -> bool:
+        images.clear()  # rmi, beside a file system that takes its time
+        return work()
+
+    body = {"Image": "busybox", "HostConfig": {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/mnt"}]}}
+    roster = Roster()
+    unused: Any = None
+    parts: Any = SimpleNamespace(roster=roster, images=SimpleNamespace(get=get), host_looks=SimpleNamespace(look=look))
+    life = Lifecycle(parts, unused, unused, unused, unused)
+    with pytest.raises(NotFound, match="No such image: busybox"):
+        await life.create(parse_create(msgspec.json.encode(body)), "new", "")
+    assert not roster.is_taken("new")
