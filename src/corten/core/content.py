@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -84,7 +85,7 @@ class ContentStore:
             os.fsync(fd)
             with self.lock:
                 keep(hashed.digest)
-                os.rename(temporary, self._path(hashed.digest))
+                self._appear(temporary, self._path(hashed.digest))
         except BaseException:
             os.unlink(temporary)
             raise
@@ -170,12 +171,21 @@ class ContentStore:
             raise
 
     def _holds(self, digest: str, data: bytes) -> bool:
-        """Whether the blob is there as it should be: a disk may have damaged it."""
+        """Whether the blob is there as it should be: a disk may have damaged it, or be unable to read it."""
         try:
             with self.open(digest) as file:
                 return file.read(len(data) + 1) == data
-        except NotFound:
+        except (NotFound, OSError):
             return False
+
+    @staticmethod
+    def _appear(temporary: str, path: str) -> None:
+        """The file instead of whatever there is: a damaged one, or a directory, which no blob can be."""
+        try:
+            os.rename(temporary, path)
+        except IsADirectoryError:
+            shutil.rmtree(path)
+            os.rename(temporary, path)
 
     def _path(self, digest: str) -> str:
         algorithm, _, encoded = parse_digest(digest).partition(":")

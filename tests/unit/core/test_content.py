@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -48,6 +52,34 @@ def test_a_document_that_the_disk_damaged_is_stored_again(store: ContentStore, d
     Path(store.root, "blobs/sha256", blob.digest[7:]).write_bytes(damage)
     with pytest.raises(InvalidArgument, match="damaged on disk"):
         store.read(blob.digest)
+    assert store.put(b"hello") == blob
+    assert store.read(blob.digest) == b"hello"
+
+
+class Unreadable(ContentStore):
+    """Its disk has a bad block beneath every blob."""
+
+    def open(self, digest: str) -> BinaryIO:
+        super().open(digest).close()
+        return cast(BinaryIO, contextlib.closing(SimpleNamespace(read=self._read, close=lambda: None)))
+
+    def _read(self, size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_document_that_cannot_be_read_is_stored_again(tmp_path: Path) -> None:
+    store = Unreadable(str(tmp_path / "content"))
+    path = Path(store.root, "blobs/sha256", store.put(b"hello").digest[7:])
+    before = path.stat().st_ino
+    assert store.put(b"hello").size == 5
+    assert (path.stat().st_ino != before, path.read_bytes()) == (True, b"hello")
+
+
+def test_a_directory_in_the_place_of_a_blob_gives_way_to_it(store: ContentStore) -> None:
+    blob = store.put(b"hello")
+    path = Path(store.root, "blobs/sha256", blob.digest[7:])
+    path.unlink()
+    (path / "stray").mkdir(parents=True)
     assert store.put(b"hello") == blob
     assert store.read(blob.digest) == b"hello"
 
