@@ -18,6 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _END_S: Final = 1.0  # that verbs under way have when the engine closes; a stop may wait for minutes
+_UNDO_S: Final = 5.0
 
 
 class Lasting:
@@ -43,14 +44,18 @@ class Lasting:
         return run
 
     async def close(self) -> None:
-        """Let what is under way end, for a moment."""
-        tasks = list(self._tasks)
-        if not tasks:
-            return
-        await asyncio.wait(tasks, timeout=_END_S)
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        """Let what is under way end, for a moment; then what it did is undone, unless a shim hangs in that too.
+
+        What is not undone by then is in the journal: the next start does it.
+        """
+        for time_s in (_END_S, _UNDO_S, _END_S):
+            if not self._tasks:
+                return
+            _, left = await asyncio.wait(list(self._tasks), timeout=time_s)
+            for task in left:
+                task.cancel()
+        if left:
+            log.warning("left to the next start: %s", ", ".join(sorted(task.get_name() for task in left)))
 
 
 def _report(task: asyncio.Task[Any]) -> None:
