@@ -107,9 +107,8 @@ class Engine:
         await self._recovery.run()
 
     async def attend(self) -> None:
-        """What goes on while the engine serves: restart policies first, then the watch over shims.  Until cancelled."""
-        await self._recovery.start_policies()
-        await self._watch.run()
+        """What goes on while the engine serves: restart policies, and the watch over shims.  Until cancelled."""
+        await asyncio.gather(self._lasting.verb(self._recovery.start_policies)(), self._watch.run())
 
     async def close(self) -> None:
         """Wait for what runs in the background.  Containers go on."""

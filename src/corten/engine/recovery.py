@@ -281,27 +281,50 @@ class Recovery:
     # Policies
 
     async def start_policies(self) -> None:
-        """Start what its policy wants and what does not run.  `always` holds even for what was stopped by hand."""
-        self._finisher.restarts_wait = False
-        for container in self._parts.roster:
-            state = container.record.state
-            policy = container.record.effective.host.restart_policy
-            waits = state.status is Status.RESTARTING
-            if state.status not in (Status.EXITED, Status.RESTARTING) or container.restart_timer is not None:
-                continue
-            wanted = should_restart(policy, state.exit_code, failures=0, stopped_by_user=state.stopped_by_user)
-            if waits or wanted:
-                await self._start(container)
+        """Start what its policy wants and what does not run.  `always` holds even for what was stopped by hand.
 
-    async def _start(self, container: Container) -> None:
-        async with container.lock:
-            if container.is_running:
+        Many at once, oldest first: one may wait for a file system.  What joins another's namespaces starts after that.
+        """
+        self._finisher.restarts_wait = False
+        gate = asyncio.Semaphore(_CONCURRENT)
+        starts: list[tuple[Container, asyncio.Task[None]]] = []
+        for container in self._parts.roster:
+            if _is_wanted(container):
+                owners = _joined(container.record)
+                before = [task for other, task in starts if owners & {other.id, other.name}] if owners else []
+                starts.append((container, self._parts.loop.create_task(self._start_after(before, container, gate))))
+        await asyncio.gather(*(task for _, task in starts))
+
+    async def _start_after(
+        self, before: list[asyncio.Task[None]], container: Container, gate: asyncio.Semaphore
+    ) -> None:
+        if before:
+            await asyncio.wait(before)
+        async with gate, container.lock:
+            if not _is_wanted(container):  # any more
                 return
             try:
                 await self._finisher.start_again(container)
             except CortenError as error:
                 log.warning("container %s could not be started: %s", container.id, error)
                 self._finisher.not_started(container, error)
+
+
+def _is_wanted(container: Container) -> bool:
+    """Whether its policy starts it now."""
+    state = container.record.state
+    if state.status not in (Status.EXITED, Status.RESTARTING) or container.restart_timer is not None:
+        return False
+    policy = container.record.effective.host.restart_policy
+    wanted = should_restart(policy, state.exit_code, failures=0, stopped_by_user=state.stopped_by_user)
+    return wanted or state.status is Status.RESTARTING
+
+
+def _joined(record: Record) -> set[str]:
+    """The containers whose namespaces it joins, as it names them."""
+    host = record.effective.host
+    modes = (host.network_mode, host.pid_mode, host.ipc_mode)
+    return {mode.partition(":")[2] for mode in modes if mode.startswith("container:")}
 
 
 def _running(record: Record, task: Task, status: dict[str, Any]) -> Record:
