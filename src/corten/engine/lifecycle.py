@@ -155,7 +155,7 @@ class Lifecycle:
                 parts.images.touch(image.id)
                 parts.journal.done(entry)
         except BaseException:
-            self._removal.discard_files(record.id)
+            self._removal.discard_unmade(record.id, image.id)
             raise
         parts.roster.add(Container(record, parts.loop))
         parts.bus.publish(container_event(record, "create"))

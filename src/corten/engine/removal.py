@@ -142,18 +142,41 @@ class Removal:
         """The disk's part of a removal: after its task is gone, its layer and its directory."""
         if cleanup is not None:
             await asyncio.wait([cleanup])
-        await asyncio.to_thread(self._discard, container)
+        await self._discard(container.id, container.record.image_id)
 
-    def _discard(self, container: Container) -> None:
-        """Files, and layers that nobody needs without them; blocks."""
-        self.discard_files(container.id)
+    async def _discard(self, container_id: str, image_id: str) -> None:
+        """Files, and layers that nobody needs without them: now or, on a full disk, as soon as they can be.
+
+        Who asked for the removal waits for one try: the container is gone.
+        """
         try:
-            gc.drop_orphans(self._parts.images, container.record.image_id)
-        except CortenError as error:  # a damaged image: the container is gone all the same
-            log.warning("layers of image %s are left: %s", container.record.image_id, error)
+            await asyncio.to_thread(self._discard_now, container_id, image_id)
+        except Unavailable as error:
+            self._discard_later(container_id, image_id, error)
 
-    def discard_files(self, container_id: str) -> None:
-        """The disk's part of a container that was not made; blocks."""
+    def _discard_later(self, container_id: str, image_id: str, error: Unavailable) -> None:
+        log.warning("files of container %s cannot be removed, tried again: %s", container_id, error)
+        parts = self._parts
+        parts.loop.call_later(_RETRY_S, lambda: parts.run_later(self._discard(container_id, image_id)))
+
+    def _discard_now(self, container_id: str, image_id: str) -> None:
+        """Blocks."""
+        self._discard_files(container_id)
+        try:
+            gc.drop_orphans(self._parts.images, image_id)
+        except Unavailable:
+            raise
+        except CortenError as error:  # a damaged image: the container is gone all the same
+            log.warning("layers of image %s are left: %s", image_id, error)
+
+    def discard_unmade(self, container_id: str, image_id: str) -> None:
+        """The disk's part of a container that was not made: now or as soon as it can be; blocks."""
+        try:
+            self._discard_files(container_id)
+        except Unavailable as error:
+            self._discard_later(container_id, image_id, error)
+
+    def _discard_files(self, container_id: str) -> None:
         try:
             self._parts.snapshots.remove(container_id)
         except NotFound:
