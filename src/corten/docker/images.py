@@ -27,33 +27,33 @@ async def list_all(call: Call) -> web.StreamResponse:
 
 async def inspect(call: Call) -> web.StreamResponse:
     found = await call.engine.image_inspect(call.args[0])
-    await _check_platform(call, (1, 49))
+    if wanted := _platform(call, (1, 49)):
+        _check_platform(call.args[0], found, wanted)
     return call.answer(adapt_answer(found, IMAGE_INSPECT_RULES, call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:
     found = await call.engine.image_history(call.args[0])
-    await _check_platform(call, (1, 48))
+    if wanted := _platform(call, (1, 48)):
+        _check_platform(call.args[0], await call.engine.image_inspect(call.args[0]), wanted)
     return call.answer(found)
 
 
-async def _check_platform(call: Call, since: tuple[int, int]) -> None:
-    """`platform`: an image has exactly one, so it is this one or none.  Older versions do not have the parameter."""
-    text = call.query.text("platform")
-    if call.version < since or not text:
-        return
-    image = await call.engine.image_inspect(call.args[0])
+def _check_platform(name: str, image: Json, wanted: list[str]) -> None:
+    """An image has exactly one platform, so it is this one or none."""
     actual = [image["Os"], image["Architecture"], *([image["Variant"]] if image.get("Variant") else [])]
-    wanted = _platform(text)
-    if any(part != actual[place : place + 1] for place, part in enumerate([one] for one in wanted)):
+    if actual[: len(wanted)] != wanted:
         raise NotFound(
-            f"image with reference {call.args[0]} was found but does not match the specified platform: "
+            f"image with reference {name} was found but does not match the specified platform: "
             f"wanted {'/'.join(wanted)}, actual: {'/'.join(actual)}"
         )
 
 
-def _platform(text: str) -> list[str]:
-    """The API's JSON: {"os": …, "architecture": …, "variant": …}."""
+def _platform(call: Call, since: tuple[int, int]) -> list[str]:
+    """`platform`, the API's JSON: {"os": …, "architecture": …, "variant": …}; older versions do not have it."""
+    text = call.query.text("platform")
+    if call.version < since or not text:
+        return []
     try:
         given = msgspec.json.decode(text, type=dict[str, str | list[str]])
     except msgspec.DecodeError as error:
