@@ -13,10 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from corten import errors
-
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
-
+from corten.spec.words import BOOLEANS
 
 _ESCAPES = {"\a": "a", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t", "\v": "v", '"': '"', "\\": "\\"}
 
@@ -200,11 +197,11 @@ class _Reader:
 
     def _boolean(self, option: click.Option, value: str) -> None:
         """The last one counts: click knows only "given"."""
-        if value not in _TRUE | _FALSE:
+        if value not in BOOLEANS:
             reason = f"strconv.ParseBool: parsing {quoted(value)}: invalid syntax"
             _refuse(f'invalid argument {quoted(value)} for "{shown(option)}" flag: {reason}')
         self._words = [(other, word) for other, word in self._words if other is not option]
-        if value in _TRUE:
+        if BOOLEANS[value]:
             self._words.append((option, option.opts[-1]))
         elif option.secondary_opts:
             self._words.append((option, option.secondary_opts[0]))

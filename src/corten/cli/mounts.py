@@ -10,11 +10,7 @@ from typing import Any, NoReturn
 from corten import errors
 from corten.cli.flags import go_integer
 from corten.cli.units import parse_bytes
-
-_BOOLEANS = {
-    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
-}
+from corten.spec.words import BOOLEANS
 
 
 def parse_volume(text: str) -> str:
@@ -44,7 +40,7 @@ def parse_mount(text: str) -> dict[str, Any]:
             _refuse(f"unexpected key '{name}' in '{field}'")
         try:
             setter(mount, value)
-        except (ValueError, errors.InvalidArgument):
+        except (ValueError, KeyError, errors.InvalidArgument):
             _refuse(f"invalid value for {name}: {value}{_CHOICES.get(name, '')}")
     _check(mount)
     return mount
@@ -72,7 +68,7 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _set_readonly(mount: dict[str, Any], value: str) -> None:
-    mount["ReadOnly"] = _boolean(value)
+    mount["ReadOnly"] = BOOLEANS[value]
 
 
 def _set_source(mount: dict[str, Any], value: str) -> None:
@@ -91,13 +87,6 @@ def _nested(group: str, field: str, convert: Callable[[str], Any]) -> Callable[[
         mount.setdefault(group, {})[field] = convert(value)
 
     return put
-
-
-def _boolean(value: str) -> bool:
-    """Raises ValueError."""
-    if value not in _BOOLEANS:
-        raise ValueError(value)
-    return _BOOLEANS[value]
 
 
 def _mode(value: str) -> int:
@@ -148,8 +137,8 @@ _FIELDS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "consistency": _plain("Consistency"),
     "bind-propagation": _nested("BindOptions", "Propagation", str),
     "bind-recursive": _recursive,
-    "bind-nonrecursive": _nested("BindOptions", "NonRecursive", _boolean),
-    "volume-nocopy": _nested("VolumeOptions", "NoCopy", _boolean),
+    "bind-nonrecursive": _nested("BindOptions", "NonRecursive", BOOLEANS.__getitem__),
+    "volume-nocopy": _nested("VolumeOptions", "NoCopy", BOOLEANS.__getitem__),
     "volume-driver": _driver("Name"),
     "volume-opt": _driver("Options"),
     "image-subpath": _nested("ImageOptions", "Subpath", str),

@@ -9,9 +9,8 @@ import msgspec
 
 from corten.engine import defaults
 from corten.errors import Internal, InvalidArgument
+from corten.spec.words import BOOLEANS
 
-_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 UNCONFINED: Final = "unconfined"
 
 
@@ -73,8 +72,8 @@ def parse_security_opt(options: Sequence[str], *, privileged: bool) -> Security:
         if not separator and option != "disable":
             raise Internal(f'invalid --security-opt 1: "{option}"')
         match key:
-            case "no-new-privileges" if value in _TRUE | _FALSE:
-                flag = value in _TRUE
+            case "no-new-privileges" if value in BOOLEANS:
+                flag = BOOLEANS[value]
             case "seccomp":
                 seccomp = value
             case "apparmor":
