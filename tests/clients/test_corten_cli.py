@@ -103,6 +103,10 @@ SAME = [
     ("run", "--rm", "--cpus", "1000", IMAGE, "true"),
     ("run", "--rm", "--runtime", "nonsense", IMAGE, "true"),
     ("run", "--rm", "--name", "cli-box", IMAGE, "true"),
+    *(
+        ("run", "--rm", "--add-host", host, IMAGE, "grep", "added", "/etc/hosts")
+        for host in ("added=1.2.3.4", "added:[::1]", "added=host-gateway", "added:b=1.2.3.4", "added:[1.2.3.4")
+    ),
     ("run", "--rm", "-w", "relative", IMAGE, "true"),
     ("run", "--rm", "--cap-add", "NONSENSE", IMAGE, "true"),
     ("run", "--rm", "-v", "/no/such:/x:nonsense", IMAGE, "true"),

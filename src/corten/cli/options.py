@@ -282,7 +282,6 @@ HOST_FIELDS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("Dns", "dns", list),
     ("DnsOptions", "dns_option", list),
     ("DnsSearch", "dns_search", list),
-    ("ExtraHosts", "add_host", list),
     ("GroupAdd", "group_add", list),
     ("IpcMode", "ipc", str),
     ("IOMaximumBandwidth", "io_maxbandwidth", parse_bytes),
@@ -320,6 +319,7 @@ HOST_LISTS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("BlkioDeviceReadIOps", "device_read_iops", values.device_operations),
     ("BlkioDeviceWriteBps", "device_write_bps", values.device_bytes),
     ("BlkioDeviceWriteIOps", "device_write_iops", values.device_operations),
+    ("ExtraHosts", "add_host", values.extra_host),
     ("Binds", "volume", parse_volume),
     ("Mounts", "mount", parse_mount),
 )

@@ -102,13 +102,15 @@ def device_rule(text: str) -> str:
 
 
 def extra_host(text: str) -> str:
-    """`name:address` or `name=address`."""
-    name, colon, address = re.split(r"([:=])", text, maxsplit=1) if re.search("[:=]", text) else (text, "", "")
-    if not colon or not name:
+    """`name:address` or `name=address`, also with brackets, as `name:address`, which is all that the engine knows."""
+    name, separator, address = text.partition("=" if "=" in text else ":")
+    if not separator or not name or ":" in name:
         raise errors.InvalidArgument(f'bad format for add-host: "{text}"')
-    if address != "host-gateway" and not is_address(address.strip("[]")):
+    if len(address) > 2 and address[0] == "[" and address[-1] == "]":
+        address = address[1:-1]
+    if address != "host-gateway" and not is_address(address):
         raise errors.InvalidArgument(f'invalid IP address in add-host: "{address}"')
-    return text
+    return f"{name}:{address}"
 
 
 def address(text: str) -> str:

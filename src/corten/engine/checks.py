@@ -16,6 +16,7 @@ from corten.engine import defaults
 from corten.engine.host import Host, parse_list
 from corten.engine.settings import Settings
 from corten.errors import Internal, InvalidArgument
+from corten.network.files import HOST_GATEWAY, parse_extra_hosts
 from corten.spec.address import is_address
 from corten.spec.docker import ContainerConfig, ContainerCreateRequest, HostConfig, Resources, RestartPolicy
 from corten.spec.docker_json import nonzero_fields
@@ -273,18 +274,9 @@ def check_host(host: HostConfig) -> None:
             ),
         )
     )
-    for entry in host.extra_hosts or ():
-        _check_extra_host(entry)
+    parse_extra_hosts(host.extra_hosts or (), HOST_GATEWAY)
     for address in host.dns or ():
         _check_dns(address)
-
-
-def _check_extra_host(entry: str) -> None:
-    name, separator, address = entry.partition("=") if "=" in entry else entry.partition(":")
-    if not separator or not name:
-        raise InvalidArgument(f'bad format for add-host: "{entry}"')
-    if address != "host-gateway" and not is_address(address.strip("[]")):
-        raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
 
 
 def _check_dns(address: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from corten.errors import InvalidArgument
+from corten.spec.address import is_address
 
 HOST_GATEWAY = "host-gateway"
 RESOLV_CONF = "/etc/resolv.conf"
@@ -86,7 +87,7 @@ def _extra_host(entry: str, gateway: str) -> tuple[str, str]:
         if not gateway:
             raise InvalidArgument("unable to derive the IP value for host-gateway")
         return name, gateway
-    if not _is_address(address):
+    if not is_address(address):
         raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
     return name, address
 
@@ -135,7 +136,7 @@ def parse_resolv_conf(text: str, path: str = RESOLV_CONF) -> ResolvConf:
             case ["nameserver" | "domain" | "search" | "options"]:
                 pass
             case ["nameserver", address, *_]:
-                (nameservers if _is_address(address) else invalid).append(address)
+                (nameservers if is_address(address) else invalid).append(address)
             case ["domain" | "search", *domains]:
                 search = tuple(domains)
             case ["options", *more]:
@@ -173,17 +174,9 @@ def resolv_conf_on_host_network(host: ResolvConf, overrides: Overrides | None = 
 
 def _override(wanted: Overrides) -> tuple[str, ...]:
     for one in wanted.nameservers:
-        if not _is_address(one):
+        if not is_address(one):
             raise InvalidArgument(f'bad nameserver address {one}: ParseAddr("{one}"): unable to parse IP')
     return tuple(str(ip_address(one)) for one in wanted.nameservers)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_usable(nameserver: str, *, has_ipv6: bool) -> bool:

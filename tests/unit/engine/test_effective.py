@@ -175,6 +175,8 @@ REFUSALS: list[tuple[dict[str, Any], type[CortenError], str]] = [
         "unknown log opt 'foo' for json-file log driver",
     ),
     ({"ExtraHosts": ["foo"]}, InvalidArgument, 'bad format for add-host: "foo"'),
+    ({"ExtraHosts": ["foo=1.2.3.4"]}, InvalidArgument, 'bad format for add-host: "foo=1.2.3.4"'),
+    ({"ExtraHosts": ["foo:[::1]"]}, InvalidArgument, 'invalid IP address in add-host: "[::1]"'),
 ]
 
 
