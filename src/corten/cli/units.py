@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
-from fractions import Fraction
 
 from corten import errors
 from corten.cli.flags import quoted
+from corten.spec import units
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-_BINARY = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_INT64_MAX = (1 << 63) - 1
-_DIGITS = r"(?:[0-9]{1,99}(?:\.[0-9]{0,99})?|\.[0-9]{1,99})"
-_NUMBER = re.compile(_DIGITS)
-_SIZE = re.compile(rf"({_DIGITS}) ?(?:([kmgtp])i?)?b?")
-_DURATION_PART = re.compile(rf"({_DIGITS})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
-_NANOSECONDS = {
-    "ns": 1,
-    **dict.fromkeys(("us", "\u00b5s", "\u03bcs"), 10**3),
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
 
 
 def human_size(size_bytes: float, precision: int = 3) -> str:
@@ -67,11 +52,10 @@ def ago(unix_s: float) -> str:
 
 def parse_bytes(text: str) -> int:
     """`64m` → 67108864.  Raises `InvalidArgument` with Docker's words, also where Docker would overflow."""
-    found = _SIZE.fullmatch(text.strip().lower())
-    value = Fraction(found[1]) * _BINARY[found[2] or ""] if found is not None else -1
-    if not 0 <= value <= _INT64_MAX:
-        raise errors.InvalidArgument(f"invalid size: '{text}'")
-    return int(value)
+    try:
+        return units.parse_size(text.strip(), 1024)
+    except ValueError:
+        raise errors.InvalidArgument(f"invalid size: '{text}'") from None
 
 
 def parse_swap(text: str) -> int:
@@ -81,14 +65,7 @@ def parse_swap(text: str) -> int:
 
 def parse_duration_ns(text: str) -> int:
     """Go's `time.ParseDuration`: `1m30s` → nanoseconds.  Raises `InvalidArgument`."""
-    body = text[1:] if text[:1] in ("-", "+") else text
-    if body == "0":
-        return 0
-    parts = _DURATION_PART.findall(body)
-    if not parts or "".join(number + unit for number, unit in parts) != body:
-        is_bare = _NUMBER.fullmatch(body) is not None and Fraction(body) <= _INT64_MAX
-        raise errors.InvalidArgument(f"time: {'missing unit in' if is_bare else 'invalid'} duration {quoted(text)}")
-    total = int(sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in parts))
-    if total > _INT64_MAX:
-        raise errors.InvalidArgument(f"time: invalid duration {quoted(text)}")
-    return -total if text.startswith("-") else total
+    try:
+        return units.parse_duration_ns(text)
+    except ValueError as error:
+        raise errors.InvalidArgument(f"time: {error} duration {quoted(text)}") from None

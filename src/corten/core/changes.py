@@ -18,14 +18,13 @@ import msgspec
 from corten.core.words import expand, split
 from corten.errors import InvalidArgument
 from corten.spec.image import Healthcheck, RunConfig
+from corten.spec.units import parse_duration_ns
 
 SHELL = ("/bin/sh", "-c")
 
 _Change = dict[str, Any]
 _PORT_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _PROTOCOLS = ("tcp", "udp", "sctp")
-_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)")
-_UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _MILLISECOND_NS = 10**6
 _TIMES = ("interval", "timeout", "start-period", "start-interval")
 
@@ -208,13 +207,11 @@ def _health_option(word: str) -> dict[str, int]:
         return {"retries": int(value)}
     if name not in _TIMES:
         raise InvalidArgument(f"unknown flag: {name}")
-    parts = _DURATION.findall(value)
-    if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise InvalidArgument(f'time: invalid duration "{value}"')
-    duration_ns = int(sum(float(number) * _UNIT_NS[unit] for number, unit in parts))
-    if duration_ns >= 1 << 63:
-        raise InvalidArgument(f'time: invalid duration "{value}"')
-    if 0 < duration_ns < _MILLISECOND_NS:
+    try:
+        duration_ns = parse_duration_ns(value)
+    except ValueError as error:
+        raise InvalidArgument(f'time: {error} duration "{value}"') from None
+    if duration_ns and duration_ns < _MILLISECOND_NS:
         raise InvalidArgument(f'Interval "{name}" cannot be less than 1ms')
     return {name.replace("-", "_"): duration_ns}
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -48,6 +47,7 @@ from corten.engine.users import User
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
 from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
+from corten.spec.units import parse_size
 
 CONFIG_NAME: Final = "config.json"
 ROOTFS_NAME: Final = "rootfs"
@@ -407,18 +407,19 @@ def log_request(effective: Effective, path: str) -> LogRequest:
 
 
 _LOG_FAILED: Final = "failed to create task for container: failed to initialize logging driver"
-_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([kmgt])i?)?b?")
-_SUFFIXES: Final = {None: 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def log_size(text: str) -> int:
-    """`10m` in bytes, -1 when absent."""
+    """`10m` in bytes, -1 when absent; k is 1000 here (moby jsonfilelog.go: units.FromHumanSize)."""
     if not text:
         return -1
-    found = _SIZE.fullmatch(text.lower())
-    if found is None:
-        raise Internal(f"{_LOG_FAILED}: invalid size: '{text}'")
-    return int(float(found[1]) * _SUFFIXES[found[2]])
+    try:
+        size = parse_size(text, 1000)
+    except ValueError:
+        raise Internal(f"{_LOG_FAILED}: invalid size: '{text}'") from None
+    if not size:
+        raise Internal(f"{_LOG_FAILED}: max-size must be a positive number")
+    return size
 
 
 def log_files(text: str) -> int:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 from corten.errors import InvalidArgument
+from corten.spec.units import parse_duration_ns
 
 ZERO: Final = "0001-01-01T00:00:00Z"
 SECOND_NS: Final = 10**9
 _RFC3339: Final = re.compile(r"^(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?)?$")
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)")
 _SECONDS: Final = re.compile(r"([+-]?[0-9]{1,18})(?:\.([0-9]+))?")  # more digits are no int64
-_DURATION_MAX_NS: Final = 2**63
-_UNITS: Final = {
-    "ns": 1,
-    "us": 1000,
-    "µs": 1000,
-    "ms": 10**6,
-    "s": SECOND_NS,
-    "m": 60 * SECOND_NS,
-    "h": 3600 * SECOND_NS,
-}
 
 
 def now_ns() -> int:
@@ -66,21 +57,12 @@ def parse_timestamp(text: str) -> int:
         return 0
     if found := _SECONDS.fullmatch(text):
         return int(found[1]) * SECOND_NS + int(f"{found[2] or '':0<9.9}")
-    if duration := parse_duration(text):
-        return time.time_ns() - duration
+    with suppress(ValueError):
+        return time.time_ns() - parse_duration_ns(text)
     try:
         return from_rfc3339(text)
     except InvalidArgument as error:
         raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from error
-
-
-def parse_duration(text: str) -> int:
-    """Go's duration (`1h30m`) in ns; 0 when it is none, or longer than 292 years."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return 0
-    duration_ns = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    return int(duration_ns) if duration_ns < _DURATION_MAX_NS else 0
 
 
 def human(duration_ns: int) -> str:

@@ -96,6 +96,8 @@ def test_instructions_add_up() -> None:
         ("ONBUILD FROM x", "FROM isn't allowed as an ONBUILD trigger"),
         ("HEALTHCHECK --bad=1 CMD x", "unknown flag: bad"),
         ("HEALTHCHECK --interval=1us CMD x", 'Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK --interval=-1s CMD x", 'Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK --interval=1 CMD x", 'time: missing unit in duration "1"'),
         ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),
         ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK RUN x", 'Unknown type "RUN" in HEALTHCHECK (try CMD)'),

@@ -129,7 +129,9 @@ def test_device_rules_have_wildcards() -> None:
         devices.cgroup_rules(["foo"])
 
 
-@pytest.mark.parametrize(("text", "size"), [("", -1), ("10", 10), ("10k", 10240), ("1m", 1 << 20), ("1.5g", 3 << 29)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("", -1), ("10", 10), ("10k", 10_000), ("1MiB", 10**6), ("1.5g", 15 * 10**8)]
+)
 def test_sizes_of_logs(text: str, size: int) -> None:
     assert log_size(text) == size
 
@@ -137,6 +139,8 @@ def test_sizes_of_logs(text: str, size: int) -> None:
 def test_wrong_log_options_fail_the_start_in_dockers_words() -> None:
     with pytest.raises(Internal, match=r"failed to initialize logging driver: invalid size: 'x'$"):
         log_size("x")
+    with pytest.raises(Internal, match=r"failed to initialize logging driver: max-size must be a positive number$"):
+        log_size("0")
     with pytest.raises(Internal, match="max-file cannot be less than 1"):
         log_files("0")
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from corten.engine.times import from_rfc3339, human, parse_duration, parse_timestamp, rfc3339
+from corten.engine.times import from_rfc3339, human, parse_timestamp, rfc3339
 from corten.errors import InvalidArgument
 
 SECOND = 10**9
@@ -35,12 +35,6 @@ def test_timestamps_are_seconds_dates_or_durations_ago() -> None:
     assert abs(parse_timestamp("10m") - (time.time_ns() - 600 * SECOND)) < SECOND
     with pytest.raises(InvalidArgument):
         parse_timestamp("x")
-
-
-def test_durations_are_gos() -> None:
-    assert parse_duration("1h30m") == 5400 * SECOND
-    assert parse_duration("1.5s") == 1_500_000_000
-    assert parse_duration("5 minutes") == 0
 
 
 @pytest.mark.parametrize(
