@@ -158,13 +158,17 @@ class TraceReader:
 
 
 class Launch:
-    """A started launcher.  Owns `trace_fd` (read end, close-on-exec) until `detach`; the caller reaps."""
+    """A started launcher.  Owns `trace_fd` (read end, close-on-exec) until `detach`; the caller reaps.
 
-    __slots__ = ("_clones", "launcher_pid", "plan", "reader", "trace_fd")
+    `child_pid` is set by who takes the launched process for its own: no launcher, whatever group it is in.
+    """
+
+    __slots__ = ("_clones", "child_pid", "launcher_pid", "plan", "reader", "trace_fd")
 
     def __init__(self, plan: Plan, launcher_pid: int, trace_fd: int) -> None:
         self.plan = plan
         self.launcher_pid = launcher_pid
+        self.child_pid = 0
         self.trace_fd = trace_fd
         self.reader = TraceReader()
         self._clones = any(isinstance(op, CloneLauncher) for op in plan.ops)

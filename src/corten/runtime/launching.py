@@ -167,6 +167,7 @@ class Running:
             posix.close(pidfd)
             return
         self.pid, self.pidfd = pid, pidfd
+        self.launch.child_pid = pid
 
     def _fail(self, event: spawn.Failed) -> None:
         """Reads on to the end, so that a process that exists is known and reaped, then raises."""

@@ -143,10 +143,14 @@ class RemoteLaunch(spawn.Launch):
         return int(fields[_STAT_EXIT_CODE]) if fields else 0
 
     def _seconds(self) -> list[int]:
-        """The launcher after its `CloneLauncher`, named or still in the first one's group: a child of the shim."""
+        """The launcher after its `CloneLauncher`, named or still in the first one's group: a child of the shim.
+
+        In that group is also, until its Setsid, what it launches: collected here as well, unless somebody has it.
+        """
         if not self._clones:
             return []
-        found = [pid for pid in (self.second_pid, *_children(self._caller.pid)) if pid and pid != self.launcher_pid]
+        others = (0, self.launcher_pid, self.child_pid)
+        found = [pid for pid in (self.second_pid, *_children(self._caller.pid)) if pid not in others]
         rows = {pid: _stat(pid) for pid in found}
         return [
             pid
