@@ -234,10 +234,6 @@ class Task:
         if self._backend is not None:
             self._backend.wait_trace()
 
-    def attach(self, fd: int, options: AttachOptions, exec_id: str) -> None:
-        """Hand a client's connection to a process's streams."""
-        self.process(exec_id).stdio.attach(fd, options)
-
     def forget_exec(self, exec_id: str) -> None:
         """Drop a finished exec.  Raises FailedPrecondition while it runs."""
         if self.process(exec_id).state != EXITED:
