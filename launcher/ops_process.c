@@ -317,15 +317,21 @@ int op_loopback_up(struct launch *l, struct cursor *c) {
 }
 
 int op_parent_death_signal(struct launch *l, struct cursor *c) {
-        /* the reader of the trace is the parent; one that died before this line will send no signal */
-        struct pollfd poll = { .fd = l->trace_fd };
+        u64 number = get_number(c);
+        int life_fd = slot_fd(l, get_number(c));
+        /* a parent that died before the prctl will send no signal */
+        struct pollfd polls[] = { { .fd = l->trace_fd }, { .fd = life_fd, .events = POLLIN } };
         struct __kernel_timespec zero = { 0 };
-        int r = (int) sys(prctl, PR_SET_PDEATHSIG, get_number(c));
+
+        if (life_fd < 0)
+                return life_fd;
+
+        int r = (int) sys(prctl, PR_SET_PDEATHSIG, number);
 
         if (r < 0)
                 return r;
-        r = (int) sys(ppoll, &poll, 1, &zero, 0, 0);
-        return r < 0 ? r : poll.revents & POLLERR ? -ESRCH : 0;
+        r = (int) sys(ppoll, polls, 2, &zero, 0, 0);
+        return r < 0 ? r : polls[0].revents & POLLERR || polls[1].revents ? -ESRCH : 0;
 }
 
 int op_close_range(struct launch *l, struct cursor *c) {

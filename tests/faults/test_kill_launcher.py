@@ -22,6 +22,7 @@ import pytest
 
 from corten.errors import CortenError
 from corten.launch import execops, ops
+from corten.launch.context import LIFE
 from corten.launch.execops import Stop
 from corten.launch.ops import Op, Plan
 from corten.launch.spawn import Done, Launch, Launcher, Started, Step, TraceReader
@@ -144,7 +145,11 @@ class StoppingLauncher(Launcher):
         transform: Callable[[Plan], Plan] | None = None,
     ) -> Launch:
         """As the base has it, with the `Stop`."""
-        launch = super().spawn(plan, fds, stdio=stdio, transform=self._stopped)
+        life = os.eventfd(0, os.EFD_CLOEXEC)  # of a parent that lives
+        try:
+            launch = super().spawn(plan, {**fds, LIFE: life}, stdio=stdio, transform=self._stopped)
+        finally:
+            os.close(life)
         self.plan = plan
         launch.reader = self.recorder = Recorder(self.at)
         return launch

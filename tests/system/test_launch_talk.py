@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from corten.errors import InvalidArgument
+from corten.launch.context import LIFE
 from corten.launch.ops import Plan, Wait
-from corten.launch.spawn import Done
+from corten.launch.spawn import Done, Started, Waiting
 from corten.launch.userops import ParentDeathSignal
+from corten.shim import calling, protocol, remote
 from support.launching import Machine, Running
 
 
@@ -120,7 +122,7 @@ class TestConversation:
         shim = os.fork()
         if shim == 0:
             plan = machine.plan(machine.config("sleep", "1000"), parent="shim")
-            running = machine.spawn(plan)
+            running = machine.spawn(plan, {LIFE: os.eventfd(0, os.EFD_CLOEXEC)})
             running.executed()
             os.write(write_fd, str(running.pid).encode())
             signal.pause()
@@ -132,22 +134,58 @@ class TestConversation:
         assert select.select([pidfd], [], [], 10)[0], "the container outlives its shim"
         os.close(pidfd)
 
-    def test_shim_that_died_before_the_signal_was_set_is_noticed(self, machine: Machine) -> None:
+    @pytest.mark.parametrize("dead", ["the reader of the trace", "the parent"])
+    def test_shim_that_died_before_the_signal_was_set_is_noticed(self, machine: Machine, dead: str) -> None:
         read_fd, write_fd = os.pipe()
-
-        def wait_before_it(plan: Plan) -> Plan:
-            at = next(i for i, op in enumerate(plan.ops) if isinstance(op, ParentDeathSignal))
-            return Plan((*plan.ops[:at], Wait("test", "the test"), *plan.ops[at:]), (*plan.inputs, "test"))
-
+        life = os.eventfd(0, os.EFD_CLOEXEC)
         plan = machine.plan(machine.config("true"), parent="shim")
-        running = machine.spawn(plan, {"test": read_fd}, transform=wait_before_it)
+        running = machine.spawn(plan, {"test": read_fd, LIFE: life}, transform=wait_before_it)
         running.waiting()
-        running.launch.close()
+        if dead == "the parent":
+            os.eventfd_write(life, 1)
+        else:
+            running.launch.close()
+            running.outcome.events.append(Done())
         os.write(write_fd, b"\0")
-        for fd in (read_fd, write_fd):
+        for fd in (read_fd, write_fd, life):
             os.close(fd)
-        running.outcome.events.append(Done())
         assert running.finish().status == 1
+
+    def test_a_helper_that_reads_the_trace_hides_no_shim_that_died(self, machine: Machine) -> None:
+        read_fd, write_fd = os.pipe()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        shim = os.fork()
+        if shim == 0:
+            ours.close()
+            body, fds = protocol.receive(theirs)
+            pid = calling.spawn(protocol.decode(body)["offsets"], fds, (0, 1, 2))
+            protocol.send(theirs, protocol.encode({"pid": pid}))
+            signal.pause()
+        theirs.close()
+        plan = machine.plan(machine.config("sleep", "1000"), parent="shim")
+        with ours:
+            helper = remote.RemoteLauncher(machine.launcher, remote.Caller(ours))
+            launch = helper.spawn(plan, {"test": read_fd}, transform=wait_before_it)
+            events = launch.events()
+            while not any(isinstance(event, Waiting) for event in events):
+                events += launch.events()
+            pidfd = os.pidfd_open(next(event.pid for event in events if isinstance(event, Started)))
+            os.kill(shim, signal.SIGKILL)
+            os.waitpid(shim, 0)
+            os.write(write_fd, b"\0")
+            try:
+                assert select.select([pidfd], [], [], 10)[0], "the container outlives its shim"
+            finally:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                launch.close()
+                for fd in (read_fd, write_fd, pidfd):
+                    os.close(fd)
+
+
+def wait_before_it(plan: Plan) -> Plan:
+    """The child waits for the test before it asks for the signal."""
+    at = next(i for i, op in enumerate(plan.ops) if isinstance(op, ParentDeathSignal))
+    return Plan((*plan.ops[:at], Wait("test", "the test"), *plan.ops[at:]), (*plan.inputs, "test"))
 
 
 class TestTerminal:

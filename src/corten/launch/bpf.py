@@ -40,7 +40,7 @@ ARGUMENTS: dict[str, Sequence[int | None]] = {
     "clock_gettime": (CLOCK_MONOTONIC, None),
     "setsid": (),
     "prctl": (PR_SET_PDEATHSIG, SIGKILL),
-    "ppoll": (None, 1, None),
+    "ppoll": (None, 2, None),
     "rt_sigaction": (SIGPIPE, None, 0, 8),
     "execve": UNKNOWN,
     "ioctl": (0, TIOCSCTTY),

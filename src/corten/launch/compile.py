@@ -17,7 +17,7 @@ from __future__ import annotations
 from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, sysctl_path
-from corten.launch.context import ExecContext, InitContext
+from corten.launch.context import LIFE, SHIM, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
@@ -60,7 +60,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         _enter_late(b, fs, process, context, flags)
     else:
         _enter_early(b, fs, process, context, flags)
-    b.close_others("tty", "start")
+    b.close_others("tty", "start", LIFE)
     add_process(b, process, context, userns=fs.userns)
     add_end(b, process, context, wait=context.wait_for_start, hooks=hooks)
     return b.plan(context.preserve_fds)
@@ -76,6 +76,8 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     namespaces = b.new_flags() | b.joined_flags()
     userns = bool(namespaces & CLONE_NEWUSER)
     b.input("container")
+    if context.parent == SHIM:
+        b.input(LIFE)
     enter.begin(b)
     enter.join_v1(b, context)
     if context.clone_into_cgroup:
@@ -121,6 +123,8 @@ def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:
 
 
 def _add_inputs(b: Builder, context: InitContext) -> None:
+    if context.parent == SHIM:
+        b.input(LIFE)
     if context.wait_for_start:
         b.input("start")
     if context.wait_for_hooks:
@@ -161,7 +165,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
     fs.enter_root()
     reduce_caps(b, process, userns=fs.userns)
-    enter.clone_late(b, "start", "hooks", "network", "tty", *fs.kept_late())
+    enter.clone_late(b, "start", "hooks", "network", "tty", LIFE, *fs.kept_late())
     enter.begin_child(b, flags)
     fs.mount_deferred()
     for name in ("network", "hooks"):

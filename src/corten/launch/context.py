@@ -8,6 +8,7 @@ A context says which descriptors the spawner will hand in; the plan then names t
     hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
     network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
     container   pidfd of the container's init (exec)
+    life        readable when the shim dies, and no way to it: the container may get at this one (parent SHIM)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from corten.spec.reader import Value
 
 # who launches: a shim, whose death kills the container, or a command, which goes away (design.md §4)
 SHIM, COMMAND = "shim", "command"
+LIFE = "life"
 
 # the system calls that a launcher makes between the filter and execve, when the filter comes before the clone: a bit
 # each in `seccomp_calls`, in this order (`corten.launch.bpf` has their arguments)

@@ -18,8 +18,8 @@ from _blake2 import blake2b
 from corten.errors import InvalidArgument
 from corten.spec.reader import Reader
 
-# bump when the same profile compiles to another program
-FORMAT = 2
+# bump when the same profile compiles to another program, or CALLS are made with other arguments
+FORMAT = 3
 
 # the end of a cached file, behind the program
 CALLS_SIZE = 8

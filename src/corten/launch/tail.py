@@ -13,7 +13,7 @@ from posix import strerror
 
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch import enter
-from corten.launch.context import CALLS, SHIM
+from corten.launch.context import CALLS, LIFE, SHIM
 from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.ops import (
     CloneLegacy,
@@ -74,7 +74,7 @@ def add_process(b: Builder, process: Process, context: InitContext | ExecContext
 def add_end(b: Builder, process: Process, context: InitContext | ExecContext, *, wait: bool, hooks: list[Hook]) -> None:
     """The parent-death signal, closing, waiting for the start, startContainer hooks, seccomp and execve."""
     if context.parent == SHIM:
-        b.add(ParentDeathSignal(SIGKILL))
+        b.add(ParentDeathSignal(SIGKILL, LIFE))
     b.add(CloseRange(3 + context.preserve_fds))
     b.close_others("start")
     _add_last(b, process, context, wait=wait, hooks=hooks, filter=True)
@@ -100,7 +100,7 @@ def add_visible(
     before, after = _limits(b, process, userns=userns)
     _become(b, process, context, before, userns=userns)
     b.add(CloseRange(3 + context.preserve_fds))
-    b.close_others(enter.PIDS, enter.CGROUP, "start")
+    b.close_others(enter.PIDS, enter.CGROUP, "start", LIFE)
     # the change of ids has reset it to fs.suid_dumpable, which need not be 0
     b.add(SetDumpable())
     early = _filter_fits(process, context, limits=bool(after), wait=wait, hooks=hooks)
@@ -114,7 +114,8 @@ def add_visible(
         b.add(SetControllingTerminal())
     b.add(*after)
     if context.parent == SHIM:
-        b.add(ParentDeathSignal(SIGKILL))
+        b.add(ParentDeathSignal(SIGKILL, LIFE))
+        b.close(LIFE)
     _add_last(b, process, context, wait=wait, hooks=hooks, filter=not early)
 
 

@@ -173,15 +173,17 @@ class NoNewPrivs(Op):
 class ParentDeathSignal(Op):
     """PR_SET_PDEATHSIG, after the last change of ids; ESRCH when the parent died before.
 
-    getppid(2) cannot tell: it is 0 for a parent outside the pid namespace, dead or not.  The trace pipe can: its
-    reader is the parent, which keeps it open until the process waits or is executed.
+    getppid(2) cannot tell: it is 0 for a parent outside the pid namespace, dead or not.  Two descriptors can.  The
+    slot `life` becomes readable when the parent dies.  The trace pipe loses its reader when whoever follows the launch
+    dies, and with him `life` may never tell any more.
     """
 
-    __slots__ = ("signal",)
-    code, form, order = 49, "n", ("signal",)
+    __slots__ = ("life", "signal")
+    code, form, order = 49, "nd", ("signal", "life")
 
-    def __init__(self, signal: int) -> None:
+    def __init__(self, signal: int, life: str) -> None:
         self.signal = signal
+        self.life = life
 
     def describe(self) -> str:
         return f"prctl pdeathsig {self.signal}, check that the parent is alive"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from corten.errors import Internal
 from corten.launch import spawn
+from corten.launch.context import LIFE
 from corten.launch.encode import HEADER, MAGIC, encode
 from corten.runtime import launching
 from corten.shim import protocol
@@ -181,6 +182,9 @@ class RemoteLauncher(spawn.Launcher):
         """As the base has it; stdio are the descriptors that the shim has ready."""
         if transform is not None:
             plan = transform(plan)
+        life = select.epoll()
+        life.register(self._caller.socket, 0)  # the end of the shim's side comes unasked: EPOLLHUP
+        fds = {**fds, LIFE: life.fileno()}
         inputs = [name for name in plan.inputs if name in fds]
         marks = {name: _MARK + index for index, name in enumerate(inputs)}
         data = encode(plan, marks, -1)
@@ -200,6 +204,7 @@ class RemoteLauncher(spawn.Launcher):
             raise
         finally:
             protocol.close_all(held)
+            life.close()
 
 
 def _offsets(data: bytes, count: int) -> list[int]:
