@@ -67,8 +67,25 @@ SCENARIOS: dict[str, list[str]] = {
         "--log /nope/x exec C true", "--log /nope/x --log-format json kill C", "--log /etc list -q", "list -q",
     ],
     "run": ["run C", "state C", "run --keep C", "state C", "run C", "delete C"],
-    "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "delete -f C"],
+    "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "LIMITS", "delete -f C"],
+    "update in words": [
+        "create C", "start C", "update --memory x C", "update --memory 64mib C", "LIMITS", "update --memory-swap -2 C",
+        "update --memory 1.5g --memory-swap 2G --memory-reservation 10m C", "LIMITS", "update --memory 1.2.3m C",
+        "update --memory-swap -1 C", "update --memory -1 C", "LIMITS", "update --memory= C", "update --memory 5_0 C",
+        "update --cpu-period x C", "update --cpu-quota -1x C", "update --cpu-share -3 C", "update --cpu-period +5 C",
+        "update --cpu-period 50000 --cpu-quota 20000 C", "LIMITS", "update --cpu-quota -1 C", "LIMITS",
+        "update --kernel-memory 1m C", "update --kernel-memory-tcp 1m C", "update --pids-limit 0 C", "LIMITS",
+        "update --pids-limit -1 C", "update --cpuset-cpus 1 C", "LIMITS",
+        "update --pids-limit 99999999999999999999 C", "update --blkio-weight x C", "update C",
+        "update -r /nonexistent C", "delete -f C", "update --memory 5_0 C",
+    ],
 }  # fmt: skip
+
+LIMITS = (
+    *(("memory", f"memory.{name}_in_bytes") for name in ("limit", "soft_limit", "memsw.limit")),
+    *(("cpu", f"cpu.{name}") for name in ("shares", "cfs_period_us", "cfs_quota_us")),
+    ("cpuset", "cpuset.cpus"),
+)
 
 PROGRAMS = {"run": ("sh", "-c", "echo out; echo err >&2; exit 7")}
 DEFAULT_PROGRAM = ("sleep", "1000")
@@ -93,6 +110,9 @@ class Side:
         if words[0] == "WAIT":
             self.runtime.wait_for("C", words[1])
             time.sleep(0.05)  # runc takes the status from the pid alone; let the reaper have it
+            return
+        if words[0] == "LIMITS":
+            self.transcript.append((line, 0, " ".join(self.bundle.cgroup(*place) for place in LIMITS), ""))
             return
         if words[0] in ("create",) or "--detach" in words:
             out = self.folder / "out"

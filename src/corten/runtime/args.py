@@ -44,6 +44,19 @@ _SPAWN: tuple[FlagRow, ...] = (
     ("preserve-fds", "", NUMBER),
 )
 _CREATE: tuple[FlagRow, ...] = (_BUNDLE, *_SPAWN, ("no-pivot", "", BOOL), ("no-new-keyring", "", BOOL))
+_IMAGE: tuple[FlagRow, ...] = (
+    ("image-path", "", TEXT),
+    ("work-path", "", TEXT),
+    ("tcp-established", "", BOOL),
+    ("ext-unix-sk", "", BOOL),
+    ("shell-job", "", BOOL),
+    ("lazy-pages", "", BOOL),
+    ("file-locks", "", BOOL),
+    ("manage-cgroups-mode", "", TEXT),
+    ("empty-ns", "", LIST),
+    ("auto-dedup", "", BOOL),
+    ("link-remap", "", BOOL),
+)
 
 
 class Verb:
@@ -95,6 +108,7 @@ VERBS: dict[str, Verb] = {
                 ("cap", "c", LIST),
                 ("cgroup", "", LIST),
                 ("ignore-paused", "", BOOL),
+                ("no-subreaper", "", BOOL),
             ),
             rest_is_command=True,
         ),
@@ -109,16 +123,20 @@ VERBS: dict[str, Verb] = {
             (
                 ("resources", "r", TEXT),
                 ("blkio-weight", "", NUMBER),
-                ("cpu-period", "", NUMBER),
-                ("cpu-quota", "", NUMBER),
-                ("cpu-share", "", NUMBER),
-                ("cpu-rt-period", "", NUMBER),
-                ("cpu-rt-runtime", "", NUMBER),
+                ("cpu-period", "", TEXT),
+                ("cpu-quota", "", TEXT),
+                ("cpu-burst", "", TEXT),
+                ("cpu-share", "", TEXT),
+                ("cpu-rt-period", "", TEXT),
+                ("cpu-rt-runtime", "", TEXT),
+                ("cpu-idle", "", TEXT),
                 ("cpuset-cpus", "", TEXT),
                 ("cpuset-mems", "", TEXT),
-                ("memory", "", NUMBER),
-                ("memory-reservation", "", NUMBER),
-                ("memory-swap", "", NUMBER),
+                ("kernel-memory", "", TEXT),
+                ("kernel-memory-tcp", "", TEXT),
+                ("memory", "", TEXT),
+                ("memory-reservation", "", TEXT),
+                ("memory-swap", "", TEXT),
                 ("pids-limit", "", NUMBER),
                 ("l3-cache-schema", "", TEXT),
                 ("mem-bw-schema", "", TEXT),
@@ -126,10 +144,42 @@ VERBS: dict[str, Verb] = {
         ),
         Verb("spec", 0, 0, (_BUNDLE, ("rootless", "", BOOL))),
         Verb("features", 0, 0, ()),
+        Verb("version", 0, 0, ()),
+        Verb(
+            "checkpoint",
+            1,
+            1,
+            (
+                *_IMAGE,
+                ("parent-path", "", TEXT),
+                ("leave-running", "", BOOL),
+                ("status-fd", "", NUMBER),
+                ("page-server", "", TEXT),
+                ("pre-dump", "", BOOL),
+                ("tcp-skip-in-flight", "", BOOL),
+            ),
+        ),
+        Verb(
+            "restore",
+            1,
+            1,
+            (
+                *_IMAGE,
+                _BUNDLE,
+                ("console-socket", "", TEXT),
+                ("detach", "d", BOOL),
+                ("pid-file", "", TEXT),
+                ("no-subreaper", "", BOOL),
+                ("no-pivot", "", BOOL),
+                ("lsm-profile", "", TEXT),
+                ("lsm-mount-context", "", TEXT),
+            ),
+        ),
         Verb("plan", 0, 1, (_BUNDLE, ("no-pivot", "", BOOL), ("no-new-keyring", "", BOOL))),
     )
 }
 
+# refused by name, whatever else stands on the line; the flags are in the table already
 UNSUPPORTED = ("checkpoint", "restore", "events")
 
 
@@ -253,9 +303,11 @@ def _checked(value: str, kind: str, spelled: str, verb: str) -> str:
         return truth[value.lower()]
     if kind == NUMBER:
         try:
-            int(value, 0)
+            fits = -(1 << 63) <= int(value, 0) < 1 << 63
         except ValueError:
             raise UsageError(f'invalid value "{value}" for flag -{spelled}: parse error', verb) from None
+        if not fits:
+            raise UsageError(f'invalid value "{value}" for flag -{spelled}: value out of range', verb)
     return value
 
 

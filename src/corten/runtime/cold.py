@@ -1,4 +1,4 @@
-"""The verbs that people call: ps, plan, update, spec, features.  No time budget, no import budget."""
+"""The verbs that people call: ps, plan, update, spec, features, version.  No time budget, no import budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from corten.runtime.args import Invocation, Options
+    from corten.runtime.args import Invocation
     from corten.runtime.log import Log
 
 STDOUT_FD = 1
@@ -68,9 +68,13 @@ def plan(invocation: Invocation, log: Log) -> int:
 
 def update(invocation: Invocation, log: Log) -> int:
     """Changes limits of a container, from a JSON document or flags."""
-    flags = invocation.options
-    resources = resources_from_document(flags.text("resources")) if flags.given("resources") else from_flags(flags)
-    container.update(root(invocation.settings), invocation.arguments[0], resources)
+    from corten.runtime import limits
+
+    place, id, flags = root(invocation.settings), invocation.arguments[0], invocation.options
+    container.state(place, id)  # an unknown container is the first thing to tell, as by runc
+    path = flags.text("resources")
+    resources = resources_from_document(path) if path else limits.from_flags(flags, log)
+    container.update(place, id, resources)
     return 0
 
 
@@ -81,37 +85,6 @@ def resources_from_document(path: str) -> Resources:
     except FileNotFoundError:
         raise NotFound(f"open {path}: no such file or directory") from None
     return parse_resources(fast.loads(content))
-
-
-NUMBERS = {
-    "blkio-weight": ("blockIO", "weight"),
-    "cpu-period": ("cpu", "period"),
-    "cpu-quota": ("cpu", "quota"),
-    "cpu-share": ("cpu", "shares"),
-    "cpu-rt-period": ("cpu", "realtimePeriod"),
-    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
-    "memory": ("memory", "limit"),
-    "memory-reservation": ("memory", "reservation"),
-    "memory-swap": ("memory", "swap"),
-    "pids-limit": ("pids", "limit"),
-}
-TEXTS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
-REFUSED = ("l3-cache-schema", "mem-bw-schema")
-
-
-def from_flags(flags: Options) -> Resources:
-    """The limits of the command line, by way of the document that they abbreviate."""
-    document: dict[str, dict[str, object]] = {}
-    for name in REFUSED:
-        if flags.given(name):
-            raise InvalidArgument(f"{name}: Intel RDT is not supported yet")
-    for name, (section, key) in NUMBERS.items():
-        if flags.given(name):
-            document.setdefault(section, {})[key] = flags.number(name)
-    for name, (section, key) in TEXTS.items():
-        if flags.given(name):
-            document.setdefault(section, {})[key] = flags.text(name)
-    return parse_resources(document)
 
 
 def spec(invocation: Invocation, log: Log) -> int:
@@ -131,4 +104,12 @@ def features(invocation: Invocation, log: Log) -> int:
     from corten.runtime import features as table
 
     files.write_all(STDOUT_FD, (fast.dumps_indented(table.document(), "    ") + "\n").encode())
+    return 0
+
+
+def version(invocation: Invocation, log: Log) -> int:
+    """Prints what `--version` prints."""
+    from corten.runtime import usage
+
+    files.write_all(STDOUT_FD, usage.version().encode())
     return 0

@@ -37,6 +37,7 @@ VERBS = {
     "update": ("cold", "update"),
     "spec": ("cold", "spec"),
     "features": ("cold", "features"),
+    "version": ("cold", "version"),
 }
 # what stands before the text of these, as in runc
 FAILED = {"create": f"{args.PROGRAM} create failed: ", "run": f"{args.PROGRAM} run failed: ", "exec": "exec failed: "}

@@ -24,6 +24,9 @@ VERBS = {
     "update": ("update container resource constraints", "[command options] <container-id>"),
     "spec": ("create a new specification file", "[command options]"),
     "features": ("show the enabled features", ""),
+    "version": ("print the version", ""),
+    "checkpoint": ("checkpoint a running container", "[command options] <container-id>"),
+    "restore": ("restore a container from a previous checkpoint", "[command options] <container-id>"),
     "plan": ("show the launch plan of a bundle without starting anything", "[command options] [bundle]"),
 }
 
@@ -66,6 +69,43 @@ FLAGS = {
     "format": "'table' (default) or 'json'",
     "quiet": "display only container IDs",
     "resources": "file with the resources to update, or '-' for stdin; other flags are then ignored",
+    "blkio-weight": "weight of the block devices, 10 to 1000",
+    "cpu-period": "length of a CPU period in microseconds",
+    "cpu-quota": "CPU time in a period, in microseconds; -1: no limit",
+    "cpu-burst": "CPU time saved in quiet periods for busy ones, in microseconds",
+    "cpu-share": "CPU shares, against other containers",
+    "cpu-rt-period": "length of a realtime period in microseconds",
+    "cpu-rt-runtime": "realtime CPU time in a period, in microseconds",
+    "cpu-idle": "1: run only on CPUs that are idle; 0: as usual",
+    "cpuset-cpus": "CPUs to use",
+    "cpuset-mems": "memory nodes to use",
+    "kernel-memory": "obsolete, ignored with a warning",
+    "kernel-memory-tcp": "obsolete, ignored with a warning",
+    "memory": "memory limit in bytes, or with a unit (64m); -1: no limit",
+    "memory-reservation": "memory reservation, a soft limit",
+    "memory-swap": "limit of memory and swap together; -1: no limit of swap",
+    "pids-limit": "how many processes the container may have; -1: no limit",
+    "l3-cache-schema": "Intel RDT/CAT L3 cache schema",
+    "mem-bw-schema": "Intel RDT/MBA memory bandwidth schema",
+    "image-path": "directory of the criu image files",
+    "work-path": "directory of criu's work files and logs",
+    "tcp-established": "allow open TCP connections",
+    "ext-unix-sk": "allow external unix sockets",
+    "shell-job": "allow shell jobs",
+    "lazy-pages": "use userfaultfd to restore memory pages lazily",
+    "file-locks": "handle file locks",
+    "manage-cgroups-mode": "'soft' (default), 'full', 'strict' or 'ignore'",
+    "empty-ns": "create a namespace, but do not restore its properties; may be repeated",
+    "auto-dedup": "deduplicate memory images",
+    "link-remap": "allow files that are linked no more",
+    "parent-path": "directory of the image files of a pre-dump before this one",
+    "leave-running": "leave the process running",
+    "status-fd": "descriptor to which criu writes a byte when lazy pages are ready",
+    "page-server": "ADDRESS:PORT of the page server",
+    "pre-dump": "dump memory only and leave the container running",
+    "tcp-skip-in-flight": "skip TCP connections that are being made",
+    "lsm-profile": "LSM profile of the restored process, TYPE:NAME",
+    "lsm-mount-context": "LSM mount context of the restored mounts",
 }
 
 
@@ -87,8 +127,9 @@ def text(verb: str) -> str:
 
 
 def _program() -> str:
-    width = max(map(len, VERBS)) + 3
-    verbs = "".join(f"   {name.ljust(width)}{summary}\n" for name, (summary, _) in VERBS.items())
+    shown = {name: row for name, row in VERBS.items() if name not in args.UNSUPPORTED}
+    width = max(map(len, shown)) + 3
+    verbs = "".join(f"   {name.ljust(width)}{summary}\n" for name, (summary, _) in shown.items())
     return (
         f"NAME:\n   {args.PROGRAM} - OCI container runtime\n\n"
         f"USAGE:\n   {args.PROGRAM} [global options] command [command options] [arguments...]\n\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from corten.runtime import args, usage
+from corten.runtime import args, main, usage
 
 
 def parse(line: str) -> args.Invocation:
@@ -88,7 +88,12 @@ def test_every_verb_and_flag_has_its_line_of_help(verb: str) -> None:
     shown = usage.text(verb)
     for name, _, _ in args.VERBS[verb].flags:
         assert f"--{name}" in shown
-    assert all(f"   {name}" in usage.text("") for name in args.VERBS)
+        assert usage.FLAGS.get(name), name
+    assert (f"   {verb} " in usage.text("")) == (verb not in args.UNSUPPORTED)
+
+
+def test_a_verb_that_runs_has_its_flags_and_the_other_way_round() -> None:
+    assert set(main.VERBS) == set(args.VERBS) - set(args.UNSUPPORTED)
 
 
 def test_help_excuses_missing_arguments() -> None:

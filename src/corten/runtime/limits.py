@@ -1,0 +1,106 @@
+"""The limits on the command line of `update`, by way of the document that they abbreviate.
+
+Numbers and sizes are read as runc reads them (Go's strconv, go-units): a flag that is empty or 0 counts as not given.
+"""
+
+from __future__ import annotations
+
+import re
+
+from corten.errors import InvalidArgument
+from corten.spec.resources import Resources, parse_resources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.runtime.args import Options
+    from corten.runtime.log import Log
+
+# flag: section and key of runtime-spec's `linux.resources`
+UNSIGNED = {
+    "cpu-period": ("cpu", "period"),
+    "cpu-burst": ("cpu", "burst"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-share": ("cpu", "shares"),
+}
+SIGNED = {
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpu-idle": ("cpu", "idle"),
+}
+SIZES = {
+    "memory": ("memory", "limit"),
+    "memory-swap": ("memory", "swap"),
+    "memory-reservation": ("memory", "reservation"),
+}
+COUNTS = {"blkio-weight": ("blockIO", "weight"), "pids-limit": ("pids", "limit")}
+TEXTS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
+IGNORED = ("kernel-memory", "kernel-memory-tcp")
+REFUSED = ("l3-cache-schema", "mem-bw-schema")
+ZERO_COUNTS = frozenset(("cpu-idle", "cpu-burst"))  # turns off what was on
+
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)*) ?([kmgtp]?)i?b?", re.IGNORECASE | re.ASCII)
+UNITS = " kmgtp"
+
+
+def from_flags(flags: Options, log: Log) -> Resources:
+    """What the flags say; raises InvalidArgument in runc's words."""
+    document: dict[str, dict[str, object]] = {}
+    for name in REFUSED:
+        if flags.text(name):
+            raise InvalidArgument(f"{name}: Intel RDT is not supported yet")
+    if any(flags.text(name) for name in IGNORED):
+        log.warning("Kernel memory settings are ignored and will be removed")
+    for table, read in ((UNSIGNED, unsigned), (SIGNED, signed), (SIZES, size), (COUNTS, count), (TEXTS, text)):
+        for name, (section, key) in table.items():
+            if flags.text(name):
+                value = read(name, flags.text(name))
+                if value or name in ZERO_COUNTS:
+                    document.setdefault(section, {})[key] = value
+    return parse_resources(document)
+
+
+def unsigned(name: str, given: str) -> int:
+    """As strconv.ParseUint in base ten."""
+    return _decimal(name, given, "ParseUint", 0, (1 << 64) - 1)
+
+
+def signed(name: str, given: str) -> int:
+    """As strconv.ParseInt in base ten."""
+    return _decimal(name, given, "ParseInt", -(1 << 63), (1 << 63) - 1)
+
+
+def _decimal(name: str, given: str, function: str, low: int, high: int) -> int:
+    digits = given[1:] if low and given[:1] in ("+", "-") else given
+    if not (digits.isascii() and digits.isdigit()):
+        problem = "invalid syntax"
+    elif not low <= int(given) <= high:
+        problem = "value out of range"
+    else:
+        return int(given)
+    raise InvalidArgument(f'invalid value for {name}: strconv.{function}: parsing "{given}": {problem}')
+
+
+def size(name: str, given: str) -> int:
+    """Bytes, with a binary unit or without; -1 for no limit."""
+    if given == "-1":
+        return -1
+    match = SIZE.fullmatch(given)
+    if match is None:
+        raise InvalidArgument(f"invalid value for {name}: invalid size: '{given}'")
+    number, unit = match.groups()
+    if number.count(".") > 1:
+        raise InvalidArgument(f'invalid value for {name}: strconv.ParseFloat: parsing "{number}": invalid syntax')
+    whole = int(float(number) * 1024 ** UNITS.index(unit.lower() or " "))
+    if whole >= 1 << 63:
+        raise InvalidArgument(f"invalid value for {name}: '{given}' is more than a limit can be")
+    return whole
+
+
+def count(name: str, given: str) -> int:
+    """A number that was checked when the line was parsed."""
+    return int(given, 0)
+
+
+def text(name: str, given: str) -> str:
+    """As it is."""
+    return given
