@@ -19,7 +19,7 @@ from typing import TypeVar
 from corten.core.journal import JournalEntry
 from corten.network.values import Endpoint
 from corten.sys import netlink
-from corten.sys.netns import CLONE_NEWNET
+from corten.sys.namespace import CLONE_NEWNET
 
 T = TypeVar("T")
 

@@ -9,27 +9,23 @@ Sources: setns(2), unshare(2), network_namespaces(7).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from corten.sys.namespace import raise_loopback, unshare
-
-CLONE_NEWNET = 0x40000000
+from corten.sys.libc import fail, function
+from corten.sys.namespace import CLONE_NEWNET, raise_loopback, unshare
 
 T = TypeVar("T")
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_setns = function("setns")
 
 
 def setns(fd: int, kind: int) -> None:
     """Moves the calling thread into the namespace behind `fd`; raises OSError.  setns(2)"""
-    if _libc.setns(fd, kind) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"setns: {os.strerror(code)}")
+    if _setns(fd, kind) != 0:
+        fail()
 
 
 class _Visit(threading.Thread, Generic[T]):

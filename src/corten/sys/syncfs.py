@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
+from corten.sys.libc import fail, function
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_syncfs = function("syncfs")
 
 
 def syncfs(fd: int) -> None:
     """Writes back the filesystem that `fd` lies on; raises OSError, also for an earlier failure of writing back."""
-    if _libc.syncfs(ctypes.c_int(fd)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _syncfs(fd) < 0:
+        fail()
