@@ -68,9 +68,14 @@ SCENARIOS: dict[str, list[str]] = {
     ],
     "run": ["run C", "state C", "run --keep C", "state C", "run C", "delete C"],
     "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "LIMITS", "delete -f C"],
+    "events": [
+        "events C", "events --stats C", "create C", "start C", "events --interval x C", "events --interval 0s C",
+        "events --interval -1s C", "events --interval 5 C", "events --stats=maybe C", "kill C KILL", "WAIT stopped",
+        "events C", "events --stats C", "delete C",
+    ],
     "update in words": [
         "create C", "start C", "update --memory x C", "update --memory 64mib C", "LIMITS", "update --memory-swap -2 C",
-        "update --memory 1.5g --memory-swap 2G --memory-reservation 10m C", "LIMITS", "update --memory 1.2.3m C",
+        "update --memory 1.5g --memory-swap 2G --memory-reservation 10m C", "LIMITS",
         "update --memory-swap -1 C", "update --memory -1 C", "LIMITS", "update --memory= C", "update --memory 5_0 C",
         "update --cpu-period x C", "update --cpu-quota -1x C", "update --cpu-share -3 C", "update --cpu-period +5 C",
         "update --cpu-period 50000 --cpu-quota 20000 C", "LIMITS", "update --cpu-quota -1 C", "LIMITS",

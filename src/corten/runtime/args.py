@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = "corten-runtime"
 DEFAULT_ROOT = "/run/corten-runtime"
 
-BOOL, TEXT, NUMBER, LIST = "bool", "text", "number", "list"
+BOOL, TEXT, NUMBER, LIST, DURATION = "bool", "text", "number", "list", "duration"
 
 GLOBAL_FLAGS: tuple[FlagRow, ...] = (
     ("debug", "", BOOL),
@@ -114,6 +114,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb("list", 0, 0, (("format", "f", TEXT), ("quiet", "q", BOOL))),
         Verb("ps", 1, -1, (("format", "f", TEXT),), rest_is_command=True),
+        Verb("events", 1, 1, (("interval", "", DURATION), ("stats", "", BOOL))),
         Verb("pause", 1, 1, ()),
         Verb("resume", 1, 1, ()),
         Verb(
@@ -180,7 +181,7 @@ VERBS: dict[str, Verb] = {
 }
 
 # refused by name, whatever else stands on the line; the flags are in the table already
-UNSUPPORTED = ("checkpoint", "restore", "events")
+UNSUPPORTED = ("checkpoint", "restore")
 
 
 class UsageError(InvalidArgument):
@@ -308,6 +309,13 @@ def _checked(value: str, kind: str, spelled: str, verb: str) -> str:
             raise UsageError(f'invalid value "{value}" for flag -{spelled}: parse error', verb) from None
         if not fits:
             raise UsageError(f'invalid value "{value}" for flag -{spelled}: value out of range', verb)
+    if kind == DURATION:
+        from corten.spec.units import parse_duration_ns
+
+        try:
+            parse_duration_ns(value)
+        except ValueError:
+            raise UsageError(f'invalid value "{value}" for flag -{spelled}: parse error', verb) from None
     return value
 
 

@@ -5,10 +5,9 @@ Numbers and sizes are read as runc reads them (Go's strconv, go-units): a flag t
 
 from __future__ import annotations
 
-import re
-
 from corten.errors import InvalidArgument
 from corten.spec.resources import Resources, parse_resources
+from corten.spec.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ TEXTS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
 IGNORED = ("kernel-memory", "kernel-memory-tcp")
 REFUSED = ("l3-cache-schema", "mem-bw-schema")
 ZERO_COUNTS = frozenset(("cpu-idle", "cpu-burst"))  # turns off what was on
-
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)*) ?([kmgtp]?)i?b?", re.IGNORECASE | re.ASCII)
-UNITS = " kmgtp"
 
 
 def from_flags(flags: Options, log: Log) -> Resources:
@@ -84,16 +80,10 @@ def size(name: str, given: str) -> int:
     """Bytes, with a binary unit or without; -1 for no limit."""
     if given == "-1":
         return -1
-    match = SIZE.fullmatch(given)
-    if match is None:
-        raise InvalidArgument(f"invalid value for {name}: invalid size: '{given}'")
-    number, unit = match.groups()
-    if number.count(".") > 1:
-        raise InvalidArgument(f'invalid value for {name}: strconv.ParseFloat: parsing "{number}": invalid syntax')
-    whole = int(float(number) * 1024 ** UNITS.index(unit.lower() or " "))
-    if whole >= 1 << 63:
-        raise InvalidArgument(f"invalid value for {name}: '{given}' is more than a limit can be")
-    return whole
+    try:
+        return parse_size(given, 1024)
+    except ValueError as error:
+        raise InvalidArgument(f"invalid value for {name}: {error}") from None
 
 
 def count(name: str, given: str) -> int:

@@ -32,6 +32,7 @@ VERBS = {
     "list": ("listing", "run"),
     "run": ("foreground", "run"),
     "exec": ("foreground", "exec"),
+    "events": ("events", "run"),
     "ps": ("cold", "ps"),
     "plan": ("cold", "plan"),
     "update": ("cold", "update"),
