@@ -64,7 +64,8 @@
         X(56, op_exec, CHILD) \
         X(57, op_copy_up, CHILD) \
         X(58, op_clone_launcher, CHILD) \
-        X(59, op_clone_legacy, CHILD)
+        X(59, op_clone_legacy, CHILD) \
+        X(67, op_reconfigure_mount, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

@@ -127,6 +127,41 @@ int op_mount_setattr(struct launch *l, struct cursor *c) {
         return fd < 0 ? fd : (int) sys(mount_setattr, fd, "", flags, &attr, sizeof(attr));
 }
 
+/* The file system of the mount at a descriptor. */
+static int reconfigure(struct launch *l, int fd, struct list options) {
+        cleanup_close int fs_fd = (int) sys(fspick, fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+        int r = fs_fd;
+
+        while (r >= 0 && options.count--) {
+                const char *option = get_text(&options.items);
+
+                r = options.items.error ? options.items.error : set_option(fs_fd, option);
+        }
+        if (r >= 0)
+                r = (int) sys(fsconfig, fs_fd, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
+        if (r < 0 && fs_fd >= 0)
+                read_explanation(l, fs_fd);
+        return r;
+}
+
+int op_reconfigure_mount(struct launch *l, struct cursor *c) {
+        int root_fd = slot_fd(l, get_number(c));
+        const char *path = get_text(c);
+        struct mount_attr attr = { .attr_set = get_number(c) };
+
+        attr.attr_clr = get_number(c);
+
+        struct list options = get_list(c);
+
+        if (c->error)
+                return c->error;
+
+        cleanup_close int fd = root_fd < 0 ? root_fd : open_in_root(root_fd, path, O_PATH, 0);
+        int r = fd < 0 ? fd : options.count ? reconfigure(l, fd, options) : 0;
+
+        return r < 0 ? r : (int) sys(mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr));
+}
+
 int op_mount_propagation(struct launch *l, struct cursor *c) {
         return (int) sys(mount, 0, "/", 0, get_number(c), 0);
 }

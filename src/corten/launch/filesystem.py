@@ -38,6 +38,7 @@ from corten.launch.mountops import (
     OpenTree,
     PivotRoot,
     ReadonlyPath,
+    ReconfigureMount,
     Symlink,
 )
 from corten.launch.ops import OpenDevice, SendFd
@@ -54,6 +55,8 @@ PROC = "proc"
 NULL = "null"
 EMPTY = "empty"
 PROC_SUPER_MAGIC = 0x9FA0
+# their file systems belong to a namespace, which others may share
+SHARED_TYPES = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
 PRIVATE_PROC_ATTRS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 # runtime-spec config-linux.md, "Default Devices"
@@ -90,8 +93,7 @@ class Entry:
         self.mount = mount
         where = f"config.json.mounts[{index}]"
         self.destination = clean_path(mount.destination)
-        self.options = MountOptions(mount.options, where)
-        self.options.is_bind = self.options.is_bind or mount.type == "bind"
+        self.options = MountOptions(mount.options, where, is_bind=mount.type == "bind")
         check_destination(self.destination, "bind" if self.options.is_bind else mount.type, where)
         if self.options.copies_up and mount.type != "tmpfs":
             raise InvalidArgument(f"{where}.options: tmpcopyup is for tmpfs alone")
@@ -124,10 +126,14 @@ class Filesystem:
     def open_sources(self) -> None:
         """Everything that comes from the host, as detached mounts and checked devices."""
         for entry in self.entries:
+            if entry.options.is_remount:
+                continue
             if entry.options.is_bind:
                 self._open_bind(entry)
             elif entry.mount.type == "cgroup":
                 self._open_cgroup(entry)
+            elif entry.mount.type == "cgroup2":
+                self._open_cgroup_v2(entry)
         if self.userns:
             for i, device in enumerate(self._devices()):
                 self.b.add(OpenTree(self.b.opened(f"device.{i}"), device.path, 0, device.path))
@@ -259,12 +265,15 @@ class Filesystem:
 
     def _must_wait(self, entry: Entry) -> bool:
         """procfs shows the pid namespace of the process that mounts it, cgroup2 its cgroup namespace."""
-        waits = entry.mount.type == "proc" or (entry.mount.type == "cgroup" and self.b.facts.cgroup_mode == "v2")
+        type = entry.mount.type
+        waits = type in ("proc", "cgroup2") or (type == "cgroup" and self.b.facts.cgroup_mode == "v2")
         return waits or any(entry.is_beneath(other.destination) for other in self.deferred)
 
     def _mount(self, entry: Entry) -> None:
         mount = entry.mount
-        if entry.options.is_bind:
+        if entry.options.is_remount:
+            self._remount(entry)
+        elif entry.options.is_bind:
             self.b.add(MoveMount(entry.slot, ROOT, entry.destination, LIKE_SOURCE, entry.source))
         elif mount.type == "cgroup":
             self._mount_cgroup(entry)
@@ -272,6 +281,22 @@ class Filesystem:
             self._mount_proc(entry)
         else:
             self._mount_fs(entry, mount.type, entry.options.data)
+
+    def _remount(self, entry: Entry) -> None:
+        """Change a mount that an earlier entry made, and its file system where that is the container's alone."""
+        before = self.entries[: self.entries.index(entry)]
+        made = [other for other in before if other.destination == entry.destination and not other.options.is_remount]
+        own = bool(made) and not made[-1].options.is_bind and made[-1].mount.type not in SHARED_TYPES
+        data = entry.options.data
+        if data and not own:
+            raise InvalidArgument(
+                f"remount of {entry.destination}: {', '.join(data)} would change a file system that others use, too"
+            )
+        set_, clear = entry.options.replacing()
+        # a tmpfs is read-only by its mount alone
+        if own and not entry.options.is_bind and made[-1].mount.type != "tmpfs":
+            data = ("ro" if set_ & MOUNT_ATTR_RDONLY else "rw", *data)
+        self.b.add(ReconfigureMount(ROOT, entry.destination, data, set_, clear))
 
     def _mount_fs(self, entry: Entry, fstype: str, data: tuple[str, ...]) -> None:
         attrs = entry.options.attr_set | entry.options.all_set

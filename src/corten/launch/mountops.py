@@ -144,6 +144,32 @@ class MountSetattr(Op):
         return " ".join(word for word in words if word)
 
 
+class ReconfigureMount(Op):
+    """mount_setattr(2) of a mount that is there, at a path beneath `root`; with `options`, of its file system, too.
+
+    That by fspick(2) and fsconfig(2).  A path that is no mount's root is EINVAL, as for mount(2) MS_REMOUNT.
+    """
+
+    __slots__ = ("clear", "options", "path", "root", "set")
+    code, form, order = 67, "dsnnl", ("root", "path", "set", "clear", "options")
+
+    def __init__(self, root: str, path: str, options: tuple[str, ...], set: int, clear: int) -> None:
+        self.root = root
+        self.path = path
+        self.options = options
+        self.set = set
+        self.clear = clear
+
+    def describe(self) -> str:
+        cleared = attr_names(self.clear & ~self.set).replace(",", ",-")
+        cleared = f"-{cleared}" if cleared else ""
+        words = [f"remount {self.root}:{self.path}", ",".join(self.options), attr_names(self.set), cleared]
+        return " ".join(word for word in words if word)
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"remount {self.path}: {errno_text}"
+
+
 class MountPropagation(Op):
     """mount(2) with MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, and MS_REC, on the process's `/`."""
 

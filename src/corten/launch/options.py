@@ -45,6 +45,9 @@ ATTRIBUTES = {
     "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
     "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
 }
+# what a remount takes away unless it names it; access times apart
+REPLACED = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW
+ATIMES = MOUNT_ATTR_ATIME | MOUNT_ATTR_NODIRATIME
 PROPAGATIONS = {
     "shared": MS_SHARED,
     "rshared": MS_SHARED | MS_REC,
@@ -55,20 +58,43 @@ PROPAGATIONS = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }
-UNSUPPORTED = ("remount", "idmap", "ridmap", "copy-symlink")
+# word → what fsconfig(2) calls it; '' where file systems settle it themselves and the kernel takes no word for it.
+# They are of the file system, so a bind cannot change them and passes over them, as mount(2) does.
+SUPERBLOCK = {
+    "sync": "sync",
+    "async": "async",
+    "dirsync": "dirsync",
+    "lazytime": "lazytime",
+    "nolazytime": "nolazytime",
+    "mand": "mand",
+    "nomand": "nomand",
+    "iversion": "",
+    "noiversion": "",
+    "acl": "",
+    "noacl": "",
+    "silent": "",
+    "loud": "",
+}
+UNSUPPORTED = ("idmap", "ridmap", "copy-symlink")
 
 
 class MountOptions:
-    """One mount's options, sorted.  `attr_set` and `attr_clear` are of the mount itself, `all_…` of those below too."""
+    """One mount's options, sorted.  `attr_set` and `attr_clear` are of the mount itself, `all_…` of those below too.
+
+    `is_bind` is given where the mount's type says so.
+    """
 
     __slots__ = (
-        "all_clear", "all_set", "attr_clear", "attr_set", "copies_up", "data", "is_bind", "propagation", "recursive",
+        "all_clear", "all_set", "attr_clear", "attr_set", "copies_up", "data", "is_bind", "is_remount", "propagation",
+        "recursive",
     )  # fmt: skip
 
-    def __init__(self, options: tuple[str, ...], where: str) -> None:
+    def __init__(self, options: tuple[str, ...], where: str, *, is_bind: bool = False) -> None:
         self.attr_set = self.attr_clear = self.all_set = self.all_clear = 0
         self.propagation = 0
-        self.is_bind = self.recursive = self.copies_up = False
+        self.is_bind = is_bind
+        self.is_remount = self.recursive = self.copies_up = False
+        superblock: list[str] = []
         data: list[str] = []
         for word in options:
             if word in ATTRIBUTES:
@@ -83,13 +109,28 @@ class MountOptions:
                 self.propagation = PROPAGATIONS[word]
             elif word in ("bind", "rbind"):
                 self.is_bind = True
-                self.recursive = word == "rbind"
+                self.recursive = self.recursive or word == "rbind"
+            elif word == "remount":
+                self.is_remount = True
+            elif word in SUPERBLOCK:
+                superblock.append(SUPERBLOCK[word])
             elif word in ("tmpcopyup", "notmpcopyup"):
                 self.copies_up = word == "tmpcopyup"
             elif word in UNSUPPORTED:
                 raise InvalidArgument(f"{where}: mount option {word!r} is not supported yet")
             elif word and word != "defaults":
                 data.append(word)
-        self.data = tuple(data)
         if self.is_bind and data:
             raise InvalidArgument(f"{where}: bind mounts cannot have file system options ({', '.join(data)})")
+        self.data = () if self.is_bind else (*[word for word in superblock if word], *data)
+
+    def replacing(self) -> tuple[int, int]:
+        """Attributes to set and to clear where these options replace those of a mount, as `remount` does.
+
+        Access times stay as they are without a word on them (mount(2), MS_REMOUNT).
+        """
+        set_ = self.attr_set | self.all_set
+        clear = REPLACED & ~set_
+        if (set_ | self.attr_clear | self.all_clear) & ATIMES:
+            clear |= ATIMES & ~(set_ & MOUNT_ATTR_NODIRATIME)
+        return set_, clear

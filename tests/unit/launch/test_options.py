@@ -9,7 +9,9 @@ from corten.launch.mountops import (
     MOUNT_ATTR_ATIME,
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_NOSYMFOLLOW,
     MOUNT_ATTR_RDONLY,
     MS_REC,
     MS_SHARED,
@@ -51,7 +53,29 @@ def test_data_on_a_bind_is_refused() -> None:
         options("bind", "size=1")
 
 
-@pytest.mark.parametrize("word", ["ridmap", "idmap", "remount"])
+def test_word_of_the_file_system_is_data_of_a_new_mount_and_nothing_to_a_bind() -> None:
+    assert options("sync", "silent", "acl", "size=1m").data == ("sync", "size=1m")
+    assert options("bind", "sync", "lazytime", "loud").data == ()
+
+
+def test_bind_by_type_alone_refuses_data_too() -> None:
+    with pytest.raises(InvalidArgument, match="size=1"):
+        MountOptions(("size=1",), "mounts[0]", is_bind=True)
+
+
+def test_order_of_bind_and_rbind_does_not_matter() -> None:
+    assert options("bind", "rbind").recursive
+    assert options("rbind", "bind").recursive
+
+
+def test_remount_takes_away_what_it_does_not_name_but_times() -> None:
+    set_, clear = options("remount", "ro", "nosuid").replacing()
+    assert set_ == MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID
+    assert clear == MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW
+    assert options("remount", "noatime").replacing()[1] & MOUNT_ATTR_ATIME == MOUNT_ATTR_ATIME
+
+
+@pytest.mark.parametrize("word", ["ridmap", "idmap", "copy-symlink"])
 def test_option_that_is_not_supported_is_an_error_and_not_ignored(word: str) -> None:
     with pytest.raises(InvalidArgument, match=f"'{word}' is not supported yet"):
         options(word)
