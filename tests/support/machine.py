@@ -1,9 +1,9 @@
 """The whole engine on the machine that most users have: Debian's kernel, cgroup v2 alone, AppArmor, a shared `/`.
 
 The machine is that of `support.vm`, with two disks: one that is kept in the cache (a small userland, the interpreter,
-the packages of .venv, the docker CLI, the kernel's modules), and this checkout, mounted at its own path.  Its init does
-what systemd does before a service starts; then pytest runs inside and writes a JSON line per test to the second serial
-port.
+the packages of .venv, the docker CLI, dockerd, the packages of `support.services`, the kernel's modules), and this
+checkout, mounted at its own path.  Its init is systemd, or a script that does what systemd does before a service
+starts; then pytest runs inside and writes a JSON line per test to the second serial port.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import guest, images, paths, peers, vm
+from support import guest, images, paths, peers, services, vm
 
-BASE_MIB, CHECKOUT_MIB = 1024, 128
-INSIDE = paths.REPOSITORY / "tests" / "system" / "guest" / "engine"
+BASE_MIB, CHECKOUT_MIB = 1536, 128
+GUEST = paths.REPOSITORY / "tests" / "system" / "guest"
+ENGINE = GUEST / "engine"
 END = "=== the machine has done its work ==="
 
 PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount")  # of the host: busybox's do less, or are none
@@ -32,7 +33,9 @@ SITE_LEFT_OUT = (
     *("mypy*", "*__mypyc*", "ruff*", "pip", "pip-*", "setuptools*", "pkg_resources", "ast_serialize*", "librt*"),
     *("execnet*", "xdist*", "_cffi.cpython*", "pathspec*"),
 )
-MODULES = ("net", "lib", "crypto", "arch/x86/crypto", "fs/overlayfs", "fs/fuse", "drivers/net", "drivers/virtio")
+MODULES = (
+    *("net", "lib", "crypto", "arch/x86/crypto", "fs/overlayfs", "fs/fuse", "drivers/net", "drivers/virtio", "block"),
+)
 BLOCK = "kernel/drivers/block/virtio_blk.ko"
 # in the order in which they need each other
 BOOT_MODULES = (
@@ -52,9 +55,9 @@ exec /bin/busybox switch_root /new /checkout/init
 """
 
 # What systemd has done before a service starts: mounts, one shared tree, controllers handed down, a cgroup of its own.
-INIT = """\
+PLAIN = """\
 #!/bin/busybox sh
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount -t devtmpfs -o nosuid,mode=755 dev /dev
@@ -76,13 +79,33 @@ for place in /sys/fs/cgroup /sys/fs/cgroup/system.slice; do
     echo "+cpuset +cpu +io +memory +pids" > $place/cgroup.subtree_control
 done
 ln -s /proc/self/fd /dev/fd
-ip link set lo up
 hostname machine
-stty -F /dev/ttyS1 raw -echo
 ulimit -Hn 524288
 ulimit -Sn 1024
 (
     echo 0 > /sys/fs/cgroup/system.slice/corten.service/cgroup.procs
+    exec /checkout/session
+)
+"""
+
+# systemd mounts what it needs itself; the units are those of support.services.
+SYSTEMD = """\
+#!/bin/busybox sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mkdir -p {repository}
+mount --bind /checkout {repository}
+mount --bind /packages {repository}/.venv/lib
+exec /usr/lib/systemd/systemd
+"""
+INITS = {"plain": PLAIN, "systemd": SYSTEMD}
+
+# In the service's cgroup, in either machine.
+SESSION = """\
+#!/bin/busybox sh
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+ip link set lo up
+stty -F /dev/ttyS1 raw -echo
+(
     cd {repository}
     export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 CORTEN_TEST_CACHE={repository} PYTHONPATH=src:tests
     exec {command}
@@ -118,10 +141,10 @@ class Run:
         assert not texts, "\n".join(texts)
 
 
-def names(*, slow: bool) -> list[str]:
-    """The tests inside, by the functions' names; `slow` chooses those that are marked so, or the others."""
+def names(*, slow: bool, inside: Path = ENGINE) -> list[str]:
+    """The tests in a folder, by the functions' names; `slow` chooses those that are marked so, or the others."""
     found = []
-    for path in sorted(INSIDE.glob("test_*.py")):
+    for path in sorted(inside.glob("test_*.py")):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 marks = [ast.unparse(mark) for mark in node.decorator_list]
@@ -130,13 +153,18 @@ def names(*, slow: bool) -> list[str]:
     return found
 
 
-def run(options: Sequence[str], *, timeout_s: float) -> Run:
-    """Boots and runs pytest on the tests inside, with further `options`; ends after `timeout_s` at the latest."""
+def run(
+    options: Sequence[str], *, timeout_s: float, inside: Path = ENGINE, init: str = "plain", words: str = ""
+) -> Run:
+    """Boots and runs pytest on the tests of the folder `inside`; ends after `timeout_s` at the latest.
+
+    `options` are further ones of pytest, `init` is a key of INITS, `words` go to the kernel's command line.
+    """
     tree = vm._unpacked()
     folder = paths.scratch("machine")
     try:
         disk, archive, report = folder / "disk", folder / "archive", folder / "report"
-        _fill_checkout(folder / "checkout", options)
+        _fill_checkout(folder / "checkout", options, inside, INITS[init])
         _make_disk(folder / "checkout", disk, CHECKOUT_MIB)
         archive.write_bytes(_first(folder / "first", tree))
         drives = ((_base(tree), "snapshot=on,id=base"), (disk, "id=checkout"))
@@ -145,9 +173,10 @@ def run(options: Sequence[str], *, timeout_s: float) -> Run:
             *("-device\nvirtio-blk-pci,drive=base", "-device\nvirtio-blk-pci,drive=checkout"),
             *("-serial\nmon:stdio", f"-serial\nfile:{report}"),
         ]
-        words = [word for pair in devices for word in pair.split("\n")]
+        flat = [word for pair in devices for word in pair.split("\n")]
+        line = f"apparmor=1 security=apparmor {words}".rstrip()
         try:
-            console = vm._boot(tree, archive, timeout_s, devices=words, words="apparmor=1 security=apparmor")
+            console = vm._boot(tree, archive, timeout_s, devices=flat, words=line)
         except subprocess.TimeoutExpired as error:
             console = (error.stdout or b"").decode(errors="replace") + f"\n(not done after {timeout_s:.0f} s)"
         return Run(_outcomes(report), console.replace("\r", ""))
@@ -169,6 +198,7 @@ def _base(tree: Path) -> Path:
     """The disk with all but the checkout: made once for a set of programs and packages, kept in the cache."""
     folder = paths.cache("vm")
     path = folder / f"base-{_stamp(tree)}.img"
+    packages = services.tree()
     with peers.locked(folder):
         if not path.exists():
             older = sorted(folder.glob("base-*.img"), key=lambda one: one.stat().st_mtime)
@@ -176,7 +206,7 @@ def _base(tree: Path) -> Path:
                 old.unlink()
             scratch = paths.scratch("base")
             try:
-                _fill_base(scratch, tree)
+                _fill_base(scratch, tree, packages)
                 fresh = path.with_suffix(".new")
                 _make_disk(scratch, fresh, BASE_MIB)
                 fresh.rename(path)
@@ -188,8 +218,9 @@ def _base(tree: Path) -> Path:
 def _stamp(tree: Path) -> str:
     """What the base is made of: this file, the kernel, packages of the .venv, the host's programs."""
     programs = [images.BUSYBOX, peers.docker_cli(), peers.binary("runc"), Path(sys.executable).resolve()]
-    programs += [_program(name) for name in PROGRAMS]
-    facts = [Path(__file__).read_text(), *(path.name for path in (tree / "boot").iterdir())]
+    programs += [_program(name) for name in PROGRAMS] + list(_docker())
+    facts = [Path(__file__).read_text(), Path(services.__file__).read_text()]
+    facts += [path.name for path in (tree / "boot").iterdir()]
     facts += [f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in programs]
     facts += sorted(path.name for path in _site().iterdir() if path.suffix == ".dist-info")
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
@@ -206,12 +237,16 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
-def _fill_base(root: Path, tree: Path) -> None:
-    folders = ("bin", "checkout", "dev", "etc", "proc", "root", "run", "sbin", "sys", "usr/bin", "var/lib", "var/tmp")
-    for name in (*folders, "tmp"):
-        (root / name).mkdir(parents=True, exist_ok=True)
+def _fill_base(root: Path, tree: Path, packages: Path) -> None:
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("checkout", "dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib", "var/tmp"):
+        (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
+    (root / "var/run").symlink_to("/run")
     _userland(root)
+    services.copy_to(root, packages)
     _modules(root, tree)
     _python(root)
     shutil.copytree(_site().parents[1], root / "packages", ignore=shutil.ignore_patterns(*SITE_LEFT_OUT))
@@ -235,10 +270,16 @@ def _userland(root: Path) -> None:
         _copy_to(found_library, root, str(found_library))
     _copy_to(peers.docker_cli(), root, "/usr/local/bin/docker")
     _copy_to(peers.binary("runc"), root, "/usr/local/sbin/runc")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\ntty:x:5:\n")
+    for path in _docker():
+        _copy_to(path, root, str(Path("/usr") / path.parent.name / path.name))
+    (root / "etc/hostname").write_text("machine\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     shutil.copy("/etc/os-release", root / "etc/os-release")
+
+
+def _docker() -> tuple[Path, ...]:
+    """dockerd 26.1 with its containerd, and ctr."""
+    return tuple(peers.tree("trixie").root / name for name in services.DOCKER)
 
 
 def _copy_to(program: Path, root: Path, target: str) -> None:
@@ -280,7 +321,7 @@ def _python(root: Path) -> None:
         _copy_to(compiled, root, str(compiled))
 
 
-def _fill_checkout(target: Path, options: Sequence[str]) -> None:
+def _fill_checkout(target: Path, options: Sequence[str], inside: Path, init: str) -> None:
     """src, tests, the launcher, the commands of .venv, the image archive, and what init runs."""
     for name in ("src", "tests", "build", "tools"):
         shutil.copytree(paths.REPOSITORY / name, target / name, symlinks=True)
@@ -294,11 +335,12 @@ def _fill_checkout(target: Path, options: Sequence[str]) -> None:
     (target / "images").mkdir()
     shutil.copy(images.busybox(), target / "images")
     command = (
-        f"{sys.executable} -m pytest -c {INSIDE}/pytest.ini --rootdir {INSIDE} --confcutdir {INSIDE} -q --color no "
-        f"{' '.join(options)} {INSIDE}"
+        f"{sys.executable} -m pytest -c {ENGINE}/pytest.ini --rootdir {inside} --confcutdir {inside} -q --color no "
+        f"{' '.join(options)} {inside}"
     )
-    (target / "init").write_text(INIT.format(repository=paths.REPOSITORY, command=command, end=END))
-    (target / "init").chmod(0o755)
+    for name, text in (("init", init), ("session", SESSION)):
+        (target / name).write_text(text.format(repository=paths.REPOSITORY, command=command, end=END))
+        (target / name).chmod(0o755)
 
 
 def _libraries_of(compiled: Path, root: Path) -> None:
