@@ -65,6 +65,11 @@
         X(57, op_copy_up, CHILD) \
         X(58, op_clone_launcher, CHILD) \
         X(59, op_clone_legacy, CHILD) \
+        X(60, op_personality, CHILD) \
+        X(61, op_set_scheduler, CHILD) \
+        X(62, op_set_io_priority, CHILD) \
+        X(63, op_set_affinity, CHILD) \
+        X(64, op_set_mempolicy, CHILD) \
         X(67, op_reconfigure_mount, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);

@@ -24,8 +24,8 @@ ALLOW, LOG = 0x7FFF0000, 0x7FFC0000
 
 # uname -m → AUDIT_ARCH_*, and the numbers of CALLS
 MACHINES = {
-    "x86_64": (0xC000003E, (1, 3, 126, 56, 231, 228, 112, 157, 271, 13, 59, 16, 302, 0)),
-    "aarch64": (0xC00000B7, (64, 57, 91, 220, 94, 113, 157, 167, 73, 134, 221, 29, 261, 63)),
+    "x86_64": (0xC000003E, (1, 3, 126, 56, 231, 228, 112, 157, 271, 13, 59, 16, 302, 0, 203, 46)),
+    "aarch64": (0xC00000B7, (64, 57, 91, 220, 94, 113, 157, 167, 73, 134, 221, 29, 261, 63, 122, 211)),
 }
 # their arguments, None for one that is not known; what is not written down is 0 (launcher/sys.h)
 UNKNOWN = (None, None, None)
@@ -46,6 +46,8 @@ ARGUMENTS: dict[str, Sequence[int | None]] = {
     "ioctl": (0, TIOCSCTTY),
     "prlimit64": (0, RLIMIT_NPROC, None),
     "read": (None, None, 1),
+    "sched_setaffinity": (0, None, None),
+    "sendmsg": (None, None, None),
 }
 
 

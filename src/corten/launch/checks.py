@@ -73,6 +73,9 @@ def check_exec(config: Config, process: Process) -> Process:
             oom_score_adj=own.oom_score_adj if process.oom_score_adj is None else process.oom_score_adj,
             apparmor_profile=process.apparmor_profile or own.apparmor_profile,
             selinux_label=process.selinux_label or own.selinux_label,
+            scheduler=process.scheduler or own.scheduler,
+            io_priority=own.io_priority if process.io_priority is None else process.io_priority,
+            exec_affinity=process.exec_affinity or own.exec_affinity,
         )
     )
 

@@ -21,7 +21,16 @@ from corten.launch.context import LIFE, SHIM, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
-from corten.launch.tail import add_apparmor, add_end, add_process, add_visible, needs_apparmor, reduce_caps
+from corten.launch.tail import (
+    add_apparmor,
+    add_early,
+    add_end,
+    add_process,
+    add_visible,
+    final_affinity,
+    needs_apparmor,
+    reduce_caps,
+)
 from corten.launch.userops import SetDomainname, SetHostname
 
 TYPE_CHECKING = False
@@ -41,6 +50,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     late = bool(b.joined_flags() & CLONE_NEWPID) and not flags & CLONE_NEWUSER
     whole = late and _can_be_whole(config, facts, context)
     enter.begin(b)
+    add_early(b, process, exec=False)
     _join_cgroups(b, context, whole=whole)
     _add_inputs(b, context)
     fs.open_sources()
@@ -79,9 +89,13 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     if context.parent == SHIM:
         b.input(LIFE)
     enter.begin(b)
+    add_early(b, process, exec=True)
     enter.join_v1(b, context)
+    affinity = final_affinity(process)
     if context.clone_into_cgroup:
         enter.join_v2(b, context)
+        b.add(*affinity)
+        affinity = ()
     else:
         enter.open_v2(b, context, by_write=True)
     apparmor = needs_apparmor(b, process)
@@ -99,7 +113,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     if process.terminal:
         b.add(Open(b.opened(ROOT), "/", enter.O_PATH | enter.O_DIRECTORY))
         open_terminal(b, process)
-    add_visible(b, process, context, userns=userns)
+    add_visible(b, process, context, userns=userns, affinity=affinity)
     return b.plan(context.preserve_fds)
 
 

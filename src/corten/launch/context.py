@@ -23,7 +23,7 @@ LIFE = "life"
 # each in `seccomp_calls`, in this order (`corten.launch.bpf` has their arguments)
 CALLS = (
     "write", "close", "capset", "clone", "exit_group", "clock_gettime", "setsid", "prctl", "ppoll", "rt_sigaction",
-    "execve", "ioctl", "prlimit64", "read",
+    "execve", "ioctl", "prlimit64", "read", "sched_setaffinity", "sendmsg",
 )  # fmt: skip
 
 

@@ -23,12 +23,13 @@ class HostFacts(Value):
     apparmor, selinux   the module is active
     can_raise_rlimits   the runtime has CAP_SYS_RESOURCE
     has_kcore           /proc/kcore exists (then /dev/core is linked to it)
+    narrow_affinity     the runtime may not run on every processor: what it starts shall all the same
     procfs_pidns        procfs can be mounted for another pid namespace (the option `pidns`, Linux 6.17)
     """
 
     __slots__ = (
         "apparmor", "can_raise_rlimits", "cap_bounding", "cap_last", "cgroup_mode", "cgroup_v1", "cgroup_v2_mount",
-        "has_kcore", "kernel", "procfs_pidns", "selinux",
+        "has_kcore", "kernel", "narrow_affinity", "procfs_pidns", "selinux",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,7 @@ class HostFacts(Value):
         can_raise_rlimits: bool = True,
         has_kcore: bool = True,
         procfs_pidns: bool = False,
+        narrow_affinity: bool = False,
     ) -> None:
         if cgroup_mode not in CGROUP_MODES:
             raise InvalidArgument(f"facts.cgroup_mode: unknown value {cgroup_mode!r}")
@@ -59,6 +61,7 @@ class HostFacts(Value):
         self.can_raise_rlimits = can_raise_rlimits
         self.has_kcore = has_kcore
         self.procfs_pidns = procfs_pidns
+        self.narrow_affinity = narrow_affinity
 
 
 def facts_to_obj(facts: HostFacts) -> dict[str, object]:
@@ -84,4 +87,5 @@ def facts_from_obj(obj: object) -> HostFacts:
         can_raise_rlimits=reader.boolean("can_raise_rlimits"),
         has_kcore=reader.boolean("has_kcore"),
         procfs_pidns=reader.boolean("procfs_pidns"),
+        narrow_affinity=reader.boolean("narrow_affinity"),
     )

@@ -19,7 +19,7 @@ from corten.errors import InvalidArgument
 from corten.spec.reader import Reader
 
 # bump when the same profile compiles to another program, or CALLS are made with other arguments
-FORMAT = 3
+FORMAT = 4
 
 # the end of a cached file, behind the program
 CALLS_SIZE = 8

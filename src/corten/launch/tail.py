@@ -48,9 +48,11 @@ if TYPE_CHECKING:
 
     from corten.launch.builder import Builder
     from corten.launch.context import ExecContext, InitContext
+    from corten.launch.ops import Op
     from corten.spec.process import Process
 
 CAP_SYS_ADMIN = 1 << 21
+CAP_SYS_NICE = 1 << 23
 CAP_SYS_RESOURCE = 1 << 24
 # chown dac_override dac_read_search setgid setuid setpcap sys_admin: to mount, to mask, to become the user
 SETUP_CAPS = 0b111 | 0b111 << 6 | CAP_SYS_ADMIN
@@ -61,6 +63,25 @@ DEFAULT_UMASK = 0o022
 
 # what execve(2) can answer when the file was found: E2BIG, ENOENT (its interpreter), ENOEXEC, …
 EXEC_ERRNOS = (1, 2, 5, 7, 8, 12, 13, 20, 21, 22, 26, 40, 80)
+
+
+def add_early(b: Builder, process: Process, *, exec: bool) -> None:
+    """The processors of the launcher until it is in the container's cgroup, which an init then may use.
+
+    Linux 6.2 and later remember what was asked for before the cgroup: what the runtime inherited would stay.
+    """
+    affinity = process.exec_affinity if exec else None
+    if affinity is not None and (affinity.initial or affinity.final):
+        if affinity.initial:
+            b.add(*_affinity(affinity.initial))
+    elif b.facts.narrow_affinity:
+        b.add(*_affinity(b""))
+
+
+def final_affinity(process: Process) -> tuple[Op, ...]:
+    """The processors of an exec once it is in the container's cgroup: without a word all that this gives."""
+    affinity = process.exec_affinity
+    return _affinity(affinity.final) if affinity is not None and (affinity.initial or affinity.final) else ()
 
 
 def add_process(b: Builder, process: Process, context: InitContext | ExecContext, *, userns: bool) -> None:
@@ -88,30 +109,35 @@ def add_visible(
     userns: bool,
     wait: bool = False,
     hooks: tuple[Hook, ...] = (),
+    affinity: tuple[Op, ...] = (),
 ) -> None:
     """All of it for a child that a container sees from its clone on: what fork keeps is done by the launcher.
 
     The child is left with what only it can do: its pids cgroup, its session and terminal, the parent-death signal, the
-    wait for the start.  The filter comes before the clone where it allows that, and CAP_SYS_ADMIN goes with it.
+    wait for the start, and a scheduler that fork does not keep.  The filter comes before the clone where it allows
+    that, and CAP_SYS_ADMIN goes with it.  `affinity` is for a child that joins its cgroup by itself.
     """
     if process.terminal:
         b.add(SetStdio("tty"))
         b.close("tty")
     before, after = _limits(b, process, userns=userns)
-    _become(b, process, context, before, userns=userns)
+    _become(b, process, context, before, userns=userns, visible=True)
     b.add(CloseRange(3 + context.preserve_fds))
     b.close_others(enter.PIDS, enter.CGROUP, "start", LIFE)
     # the change of ids has reset it to fs.suid_dumpable, which need not be 0
     b.add(SetDumpable())
-    early = _filter_fits(process, context, limits=bool(after), wait=wait, hooks=hooks)
+    early = _filter_fits(process, context, limits=bool(after), wait=wait, hooks=hooks, affinity=bool(affinity))
     if early:
         b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0))
         if not process.no_new_privileges:
             b.add(_final_caps(b, process, userns=userns))
     b.add(CloneLegacy(0))
     enter.begin_child(b, 0)
+    b.add(*affinity)
     if process.terminal:
         b.add(SetControllingTerminal())
+    if _stays_behind(process):
+        b.add(_scheduler(process))
     b.add(*after)
     if context.parent == SHIM:
         b.add(ParentDeathSignal(SIGKILL, LIFE))
@@ -146,8 +172,13 @@ def _become(
     limits: Iterable[Rlimit],
     *,
     userns: bool,
+    visible: bool = False,
 ) -> None:
-    """Keyring, ownership of stdio, directory, limits, ids, capabilities, the executable: fork keeps it all."""
+    """Keyring, ownership of stdio, directory, scheduling, limits, ids, capabilities, the executable.
+
+    Fork keeps it all, but for what `add_visible` does in the child.
+    """
+    scheduled_later = visible and _stays_behind(process)
     if context.new_keyring:
         b.add(JoinSessionKeyring(f"_ses.{context.id}"))
     if process.user.uid or userns:
@@ -156,11 +187,53 @@ def _become(
     if "HOME" not in env:
         b.add(SetHome(process.user.uid))
     b.add(Chdir(process.cwd))
+    _add_scheduling(b, process, with_policy=not scheduled_later)
     b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in limits])
-    _add_identity(b, process, with_seccomp=bool(context.seccomp), userns=userns)
+    # without no_new_privs seccomp(2) wants CAP_SYS_ADMIN; what has not been given back before execve is taken away by
+    # it, because it keeps only what is in the bounding set (root) or ambient (others)
+    more = CAP_SYS_ADMIN if context.seccomp and not process.no_new_privileges else 0
+    if scheduled_later:
+        more |= CAP_SYS_NICE & _possible(b, userns=userns)
+    _add_identity(b, process, more=more, userns=userns)
     umask = process.user.umask
     b.add(Umask(DEFAULT_UMASK if umask is None else umask))
     b.add(FindExecutable(process.args[0], candidates(process.args[0], env.get("PATH", ""))))
+
+
+def _add_scheduling(b: Builder, process: Process, *, with_policy: bool) -> None:
+    """Policy, I/O priority, memory policy and personality, with root's rights."""
+    linux = b.config.linux
+    if process.scheduler is not None and with_policy:
+        b.add(_scheduler(process))
+    if (process.io_priority, linux.memory_policy, linux.personality) == (None, None, None):
+        return
+    from corten.launch.procops import Personality, SetIoPriority, SetMempolicy
+
+    if process.io_priority is not None:
+        b.add(SetIoPriority(process.io_priority))
+    if linux.memory_policy is not None:
+        b.add(SetMempolicy(linux.memory_policy.mode, linux.memory_policy.nodes))
+    if linux.personality is not None:
+        b.add(Personality(linux.personality))
+
+
+def _scheduler(process: Process) -> Op:
+    from corten.launch.procops import SetScheduler
+
+    it = process.scheduler
+    assert it is not None
+    return SetScheduler(it.policy, it.flags, it.nice, it.priority, it.runtime_ns, it.deadline_ns, it.period_ns)
+
+
+def _stays_behind(process: Process) -> bool:
+    return process.scheduler is not None and process.scheduler.stays_behind
+
+
+def _affinity(mask: bytes) -> tuple[Op, ...]:
+    """To these processors, or to all of them."""
+    from corten.launch.procops import ALL_CPUS, SetAffinity
+
+    return (SetAffinity(mask or ALL_CPUS),)
 
 
 def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit], list[SetRlimit]]:
@@ -184,12 +257,24 @@ def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit]
 
 
 def _filter_fits(
-    process: Process, context: InitContext | ExecContext, *, limits: bool, wait: bool, hooks: tuple[Hook, ...]
+    process: Process,
+    context: InitContext | ExecContext,
+    *,
+    limits: bool,
+    wait: bool,
+    hooks: tuple[Hook, ...],
+    affinity: bool,
 ) -> bool:
-    """The filter allows what is left to do once it is there; hooks may do anything."""
-    if not context.seccomp or hooks:
+    """The filter allows what is left to do once it is there; hooks may do anything, a scheduler needs a capability."""
+    if not context.seccomp or hooks or _stays_behind(process):
         return False
-    is_made = {"ioctl": process.terminal, "prlimit64": limits, "read": wait}  # the others always are
+    is_made = {  # the others always are
+        "ioctl": process.terminal,
+        "prlimit64": limits,
+        "read": wait,
+        "sched_setaffinity": affinity,
+        "sendmsg": False,
+    }
     return all(context.seccomp_calls >> i & 1 for i, name in enumerate(CALLS) if is_made.get(name, True))
 
 
@@ -197,7 +282,9 @@ def reduce_caps(b: Builder, process: Process, *, userns: bool) -> None:
     """Of the launcher's capabilities those that the rest of a plan needs, in a child that still has to mount."""
     caps = process.capabilities or Capabilities()
     own = caps.effective | caps.permitted | caps.inheritable
-    keep = (own | SETUP_CAPS | (CAP_SYS_RESOURCE if process.rlimits else 0)) & _possible(b, userns=userns)
+    keep = own | SETUP_CAPS | (CAP_SYS_RESOURCE if process.rlimits else 0)
+    keep |= CAP_SYS_NICE if process.scheduler is not None or process.io_priority is not None else 0
+    keep &= _possible(b, userns=userns)
     b.add(SetCaps(keep, keep, caps.inheritable & keep))
 
 
@@ -237,7 +324,7 @@ def candidates(name: str, path: str) -> tuple[str, ...]:
     return tuple(f"{directory.rstrip('/')}/{name}" for directory in path.split(":") if directory[:1] == "/")
 
 
-def _add_identity(b: Builder, process: Process, *, with_seccomp: bool, userns: bool) -> None:
+def _add_identity(b: Builder, process: Process, *, more: int, userns: bool) -> None:
     """Bounding set, ids, capabilities, no_new_privs."""
     possible = _possible(b, userns=userns)
     caps = process.capabilities or Capabilities()
@@ -248,10 +335,7 @@ def _add_identity(b: Builder, process: Process, *, with_seccomp: bool, userns: b
         SetIds(user.uid, user.gid, user.additional_gids),
         Chdir(process.cwd, again=1),
     )
-    # without no_new_privs seccomp(2) wants CAP_SYS_ADMIN; what has not been given back before execve is taken away by
-    # it, because it keeps only what is in the bounding set (root) or ambient (others)
-    for_seccomp = CAP_SYS_ADMIN if with_seccomp and not process.no_new_privileges else 0
-    b.add(_final_caps(b, process, userns=userns, more=for_seccomp))
+    b.add(_final_caps(b, process, userns=userns, more=more))
     # capabilities(7): no bit can be ambient that is not both permitted and inheritable; runc passes over such bits
     ambient = caps.ambient & caps.permitted & caps.inheritable & possible
     if ambient:

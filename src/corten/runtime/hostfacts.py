@@ -27,6 +27,7 @@ def gather() -> HostFacts:
         can_raise_rlimits=bool(int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1),
         has_kcore=files.exists("/proc/kcore"),
         procfs_pidns=kernel >= (6, 17),
+        narrow_affinity=len(posix.sched_getaffinity(0)) < (posix.cpu_count() or 1),
     )
 
 

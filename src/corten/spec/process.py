@@ -8,6 +8,10 @@ from __future__ import annotations
 from corten.errors import InvalidArgument
 from corten.spec.reader import U32, U64, Reader, Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.spec.scheduling import ExecAffinity, Scheduler
+
 # capabilities(7), in the order of their numbers
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
@@ -79,7 +83,8 @@ class Process(Value):
 
     __slots__ = (
         "apparmor_profile", "args", "capabilities", "console_height", "console_width", "cwd", "env",
-        "no_new_privileges", "oom_score_adj", "rlimits", "selinux_label", "terminal", "user",
+        "exec_affinity", "io_priority", "no_new_privileges", "oom_score_adj", "rlimits", "scheduler", "selinux_label",
+        "terminal", "user",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +103,9 @@ class Process(Value):
         oom_score_adj: int | None = None,
         apparmor_profile: str = "",
         selinux_label: str = "",
+        scheduler: Scheduler | None = None,
+        io_priority: int | None = None,
+        exec_affinity: ExecAffinity | None = None,
     ) -> None:
         self.args = args
         self.cwd = cwd
@@ -112,6 +120,9 @@ class Process(Value):
         self.oom_score_adj = oom_score_adj
         self.apparmor_profile = apparmor_profile
         self.selinux_label = selinux_label
+        self.scheduler = scheduler
+        self.io_priority = io_priority
+        self.exec_affinity = exec_affinity
 
 
 def parse_process(obj: object) -> Process:
@@ -136,7 +147,7 @@ def read_process(reader: Reader) -> Process:
     cwd = reader.string("cwd", required=True)
     if not cwd.startswith("/"):
         raise InvalidArgument(f"{reader.where}.cwd: {cwd!r} is not an absolute path")
-    reader.refuse("ioPriority", "scheduler", "execCPUAffinity")
+    scheduler, io_priority, exec_affinity = _scheduling(reader)
     return Process(
         reader.strings("args"),
         cwd,
@@ -151,6 +162,23 @@ def read_process(reader: Reader) -> Process:
         oom_score_adj=reader.optional_integer("oomScoreAdj", low=-1000, high=1000),
         apparmor_profile=reader.string("apparmorProfile"),
         selinux_label=reader.string("selinuxLabel"),
+        scheduler=scheduler,
+        io_priority=io_priority,
+        exec_affinity=exec_affinity,
+    )
+
+
+def _scheduling(reader: Reader) -> tuple[Scheduler | None, int | None, ExecAffinity | None]:
+    children = [reader.child(name) for name in ("scheduler", "ioPriority", "execCPUAffinity")]
+    if not any(children):
+        return None, None, None
+    from corten.spec import scheduling  # for the few that ask for it
+
+    scheduler, io_priority, affinity = children
+    return (
+        scheduling.read_scheduler(scheduler) if scheduler else None,
+        scheduling.read_io_priority(io_priority) if io_priority else None,
+        scheduling.read_exec_affinity(affinity) if affinity else None,
     )
 
 

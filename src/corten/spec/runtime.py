@@ -14,6 +14,10 @@ from corten.spec.process import Process, read_process
 from corten.spec.reader import U32, Reader, Value
 from corten.spec.resources import Resources, read_resources
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.spec.scheduling import MemoryPolicy
+
 NAMESPACES = ("mount", "uts", "ipc", "pid", "network", "cgroup", "user", "time")
 PROPAGATIONS = (
     "", "shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable",
@@ -120,8 +124,8 @@ class Linux(Value):
     """config-linux.md.  `seccomp` stays the object of the bundle: `launch.seccomp` reads it, on a cache miss only."""
 
     __slots__ = (
-        "cgroups_path", "devices", "gid_mappings", "masked_paths", "mount_label", "namespaces", "readonly_paths",
-        "resources", "rootfs_propagation", "seccomp", "sysctl", "uid_mappings",
+        "cgroups_path", "devices", "gid_mappings", "masked_paths", "memory_policy", "mount_label", "namespaces",
+        "personality", "readonly_paths", "resources", "rootfs_propagation", "seccomp", "sysctl", "uid_mappings",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +143,8 @@ class Linux(Value):
         mount_label: str = "",
         sysctl: dict[str, str] | None = None,
         seccomp: dict[str, object] | None = None,
+        personality: int | None = None,
+        memory_policy: MemoryPolicy | None = None,
     ) -> None:
         self.namespaces = namespaces
         self.uid_mappings = uid_mappings
@@ -152,6 +158,8 @@ class Linux(Value):
         self.mount_label = mount_label
         self.sysctl = sysctl or {}
         self.seccomp = seccomp
+        self.personality = personality
+        self.memory_policy = memory_policy
 
     def namespace(self, type: str) -> Namespace | None:
         """The entry for a kind of namespace, or None when the container shares the runtime's."""
@@ -241,7 +249,8 @@ def _linux(reader: Reader) -> Linux:
     if propagation not in PROPAGATIONS:
         raise InvalidArgument(f"{reader.where}.rootfsPropagation: unknown value {propagation!r}")
     seccomp = reader.child("seccomp")
-    reader.refuse("intelRdt", "timeOffsets", "personality", "netDevices", "memoryPolicy")
+    reader.refuse("intelRdt", "timeOffsets", "netDevices")
+    personality, memory_policy = _scheduling(reader)
     return Linux(
         namespaces=_namespaces(reader),
         uid_mappings=tuple(_mapping(item) for item in reader.children("uidMappings")),
@@ -255,6 +264,20 @@ def _linux(reader: Reader) -> Linux:
         mount_label=reader.string("mountLabel"),
         sysctl=reader.string_map("sysctl"),
         seccomp=seccomp.obj if seccomp else None,
+        personality=personality,
+        memory_policy=memory_policy,
+    )
+
+
+def _scheduling(reader: Reader) -> tuple[int | None, MemoryPolicy | None]:
+    personality, policy = reader.child("personality"), reader.child("memoryPolicy")
+    if not (personality or policy):
+        return None, None
+    from corten.spec import scheduling  # for the few that ask for it
+
+    return (
+        scheduling.read_personality(personality) if personality else None,
+        scheduling.read_memory_policy(policy) if policy else None,
     )
 
 

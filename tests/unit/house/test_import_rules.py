@@ -44,7 +44,7 @@ PACKAGES = {
 }
 
 # The cold path of a runtime has no msgspec either, so spec.docker stays away from it.
-COLD = ("errors.py", "spec/runtime.py", "spec/process.py", "launch/", "runtime/", "shim/")
+COLD = ("errors.py", "spec/runtime.py", "spec/process.py", "spec/scheduling.py", "launch/", "runtime/", "shim/")
 
 
 def modules() -> list[Path]:

@@ -29,6 +29,7 @@ from corten.launch.ops import (
     Write,
     WriteFile,
 )
+from corten.launch.procops import SetScheduler
 from corten.launch.tail import SETUP_CAPS, candidates
 from corten.launch.userops import (
     DropBounding,
@@ -289,6 +290,10 @@ class TestExec:
         assert of_type(CloneLegacy, found) == [CloneLegacy(0)]
 
 
+# the calls that a launcher makes for some processes alone
+ASKED_FOR = ("ioctl", "prlimit64", "read", "sched_setaffinity", "sendmsg")
+
+
 class TestVisible:
     """What a container sees from its clone on has as little left to do, and as few rights, as can be."""
 
@@ -319,7 +324,7 @@ class TestVisible:
         assert (first.permitted, last.permitted) == (1 | 1 << 21, 1)
         assert (first.effective, last.effective) == (1 | 1 << 21, 1)
 
-    @pytest.mark.parametrize("missing", [name for name in CALLS if name not in ("ioctl", "prlimit64", "read")])
+    @pytest.mark.parametrize("missing", [name for name in CALLS if name not in ASKED_FOR])
     def test_filter_that_refuses_one_of_the_calls_comes_last(self, missing: str) -> None:
         found = self.exec(calls=self.ALL & ~(1 << CALLS.index(missing)))
         assert [type(op) for op in found[-2:]] == [Seccomp, Exec]
@@ -330,6 +335,21 @@ class TestVisible:
         calls = self.ALL & ~(1 << CALLS.index("ioctl"))
         assert isinstance(self.exec(calls=calls)[-3], ParentDeathSignal)
         assert isinstance(self.exec(calls=calls, terminal=True)[-2], Seccomp)
+
+    def test_child_sets_the_scheduler_that_fork_does_not_keep_and_may(self) -> None:
+        deadline = {"policy": "SCHED_DEADLINE", "runtime": 1, "deadline": 2, "period": 3}
+        for scheduler in (deadline, {"policy": "SCHED_FIFO", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}):
+            found = self.exec(scheduler=scheduler, noNewPrivileges=True, user={"uid": 1000, "gid": 1000})
+            assert len(of_type(SetScheduler, self.after_clone(found))) == 1
+            assert len(of_type(SetScheduler, found)) == 1
+            (caps,) = of_type(SetCaps, found)
+            assert caps.effective == 1 | 1 << 23
+            assert isinstance(found[-2], Seccomp)
+
+    def test_launcher_sets_the_scheduler_that_fork_keeps(self) -> None:
+        found = self.exec(scheduler={"policy": "SCHED_FIFO", "priority": 5})
+        assert of_type(SetScheduler, found) == [SetScheduler(1, 0, 0, 5, 0, 0, 0)]
+        assert not of_type(SetScheduler, self.after_clone(found))
 
     @pytest.mark.parametrize("calls", [0, ALL])
     def test_no_new_privs_needs_sys_admin_in_no_plan(self, calls: int) -> None:

@@ -100,7 +100,7 @@ def test_linux_section() -> None:
         (config(process={"cwd": "/", "terminal": 1}), r"terminal: expected true or false"),
         (config(process={"cwd": "/", "oomScoreAdj": 1001}), r"oomScoreAdj: 1001 is out of range"),
         (config(process={"cwd": "/", "rlimits": [{"type": "RLIMIT_X"}]}), "wrong rlimit value: RLIMIT_X"),
-        (config(process={"cwd": "/", "scheduler": {"policy": "x"}}), r"process\.scheduler: not supported yet"),
+        (config(process={"cwd": "/", "scheduler": {"policy": "x"}}), "invalid scheduler policy: x"),
         (config(root={"path": ""}), r"root\.path: expected a string"),
         (config(mounts=[{"type": "tmpfs"}]), r"mounts\[0\]\.destination: expected a string"),
         (config(mounts=[{"destination": "/x", "uidMappings": [{}]}]), r"mounts\[0\]\.uidMappings: not supported"),
