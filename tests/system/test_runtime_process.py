@@ -159,6 +159,27 @@ def test_node_that_there_is_not_is_refused(corten: Runtime, folder: Path) -> Non
     assert "failed to set memory policy: invalid argument" in done.stderr
 
 
+@pytest.mark.parametrize("where", ["process", "mounts", "exec", "exec file"])
+def test_selinux_label_is_refused_where_there_is_no_selinux(corten: Runtime, folder: Path, where: str) -> None:
+    if Path("/sys/fs/selinux/enforce").exists():
+        pytest.skip("SELinux is active here")
+    label = "system_u:system_r:container_t:s0"
+    text = "selinux label is specified in config, but selinux is disabled or not supported"
+    if not where.startswith("exec"):
+        fields: dict[str, Any] = {"selinuxLabel": label} if where == "process" else {"linux": {"mountLabel": label}}
+        bundle = bundle_of(folder, "true", **fields)
+        done = corten("run", "-b", str(bundle.path), "c")
+        assert (done.returncode, text in done.stderr) == (1, True)
+        assert not bundle.has_cgroup()
+        return
+    bundle = container(corten, folder)
+    file = folder / "process.json"
+    file.write_text(json.dumps({**bundle.config["process"], "args": ["true"], "selinuxLabel": label}))
+    words = ("--process", str(file), "c") if where == "exec file" else ("--process-label", label, "c", "true")
+    done = corten("exec", *words)
+    assert (done.returncode, text in done.stderr) == (255, True)
+
+
 def test_affinity_of_an_exec_before_and_in_the_cgroup(corten: Runtime, folder: Path) -> None:
     bundle = container(corten, folder)
     every = f"0-{(os.cpu_count() or 1) - 1}"

@@ -43,8 +43,7 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
         raise InvalidArgument("config.json.linux: id mappings without a user namespace")
     if linux.namespace("uts") is None and (config.hostname or config.domainname):
         raise InvalidArgument("unable to set hostname without a private UTS namespace")
-    if linux.mount_label and facts.selinux:
-        raise InvalidArgument("config.json.linux.mountLabel: not supported yet")
+    check_label(config.process.selinux_label or linux.mount_label, facts)
     if config.process.terminal and not context.console:
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
     for name in linux.sysctl:
@@ -78,6 +77,14 @@ def check_exec(config: Config, process: Process) -> Process:
             exec_affinity=process.exec_affinity or own.exec_affinity,
         )
     )
+
+
+def check_label(label: str, facts: HostFacts) -> None:
+    """A SELinux label is refused, where the kernel knows none (runc's words) and where it does: none is set yet."""
+    if label and not facts.selinux:
+        raise InvalidArgument("selinux label is specified in config, but selinux is disabled or not supported")
+    if label:
+        raise InvalidArgument(f"selinux label {label!r}: not supported yet")
 
 
 def sysctl_path(name: str) -> str:

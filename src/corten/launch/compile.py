@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from corten.launch import enter
 from corten.launch.builder import Builder
-from corten.launch.checks import check_config, check_exec, sysctl_path
+from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
 from corten.launch.context import LIFE, SHIM, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
@@ -82,6 +82,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     What `process` leaves out (capabilities, limits, profile, umask, oom_score_adj) is taken from the container's.
     """
     process = check_exec(config, process)
+    check_label(process.selinux_label, facts)
     b = Builder(config, facts)
     namespaces = b.new_flags() | b.joined_flags()
     userns = bool(namespaces & CLONE_NEWUSER)

@@ -284,6 +284,17 @@ class TestExec:
         assert found.count(Umask(0)) == 2
         assert WriteFile("hostproc", "self/oom_score_adj", b"9") in found
 
+    def test_selinux_label_is_refused(self) -> None:
+        selinux = HostFacts((6, 18), "v2", {}, "/sys/fs/cgroup", selinux=True)
+        for facts, text in ((FACTS, "selinux is disabled or not supported"), (selinux, "'a:b': not supported yet")):
+            with pytest.raises(InvalidArgument, match=text):
+                exec_ops(config(), {"args": ["id"], "cwd": "/", "selinuxLabel": "a:b"}, facts)
+            with pytest.raises(InvalidArgument, match=text):
+                exec_ops(config(process={"selinuxLabel": "a:b"}), {"args": ["id"], "cwd": "/"}, facts)
+            for changes in ({"process": {"selinuxLabel": "a:b"}}, {"linux": {"mountLabel": "a:b"}}):
+                with pytest.raises(InvalidArgument, match=text):
+                    ops(config(**changes), facts)
+
     def test_exec_makes_no_namespace(self) -> None:
         found = exec_ops(config(), {"args": ["id"], "cwd": "/"})
         assert not of_type(Unshare, found)
