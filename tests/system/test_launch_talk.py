@@ -8,6 +8,7 @@ import signal
 import socket
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ class TestConversation:
             try:
                 assert select.select([pidfd], [], [], 10)[0], "the container outlives its shim"
             finally:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # whoever adopted it may have collected it
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 launch.close()
                 for fd in (read_fd, write_fd, pidfd):
                     os.close(fd)
