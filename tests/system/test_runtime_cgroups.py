@@ -175,7 +175,7 @@ def test_a_sample_has_the_same_shape_everywhere(group: Cgroup) -> None:
 
 
 def test_a_value_that_the_kernel_refuses_is_told_with_its_file(group: Cgroup) -> None:
-    with pytest.raises(Internal, match=r"write '99-100' to /sys/fs/cgroup/\S+/cpuset\.cpus: "):
+    with pytest.raises(Internal, match=r'^failed to write "99-100": write /sys/fs/cgroup/\S+/cpuset\.cpus: '):
         group.apply(group.settings(parse_resources({"cpu": {"cpus": "99-100"}})))
 
 

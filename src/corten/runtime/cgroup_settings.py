@@ -4,6 +4,8 @@ A setting names a controller and the file and value to write.  Where the kernels
 it has several choices and the first file that exists is written.  The order is the order of writing: limits of
 memory before those of memory and swap, `devices.deny a` before what is allowed again.
 
+What a host cannot do is refused, as runc refuses it, or, where runc passes over it, told by `warnings`.
+
 Sources: runtime-spec config-linux.md, "Control groups"; cgroup-v1/*.rst; cgroup-v2.rst; for the conversion of
 shares and weights runc's and crun's, which agree.
 """
@@ -16,19 +18,39 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from corten.spec.resources import BlockIO, Cpu, DeviceRule, Memory, Resources, ThrottleDevice
+    from corten.spec.resources import BlockIO, Cpu, DeviceRule, HugepageLimit, Memory, Resources, ThrottleDevice
 
 UNLIMITED = -1
+NO_UNIFIED = "invalid configuration: cannot use unified on cgroup v1"
+SHARES_LOW, SHARES_HIGH = 2, 262144  # of v1's cpu.shares; the kernel takes others for the nearest of these
+SWAPPINESS_NOT_GIVEN = ((1 << 64) - 1, UNLIMITED)  # Docker's -1, as the specification's unsigned number
 
 
 class Setting:
-    """One value for one cgroup file."""
+    """One value for one cgroup file.
 
-    __slots__ = ("choices", "controller")
+    optional   a kernel without the file needs no such value
+    again      refused with EINVAL it is tried once more behind the others: what it must fit is among them
+    unified    the value is `linux.resources.unified`'s
+    """
 
-    def __init__(self, controller: str, file: str, value: int | str, *others: tuple[str, str]) -> None:
+    __slots__ = ("again", "choices", "controller", "optional", "unified")
+
+    def __init__(
+        self,
+        controller: str,
+        file: str,
+        value: int | str,
+        *others: tuple[str, str],
+        optional: bool = False,
+        again: bool = False,
+        unified: bool = False,
+    ) -> None:
         self.controller = controller
         self.choices = ((file, str(value)), *others)
+        self.optional = optional
+        self.again = again
+        self.unified = unified
 
     def describe(self) -> str:
         """`memory.max 67108864`, with the controller in front where the file's name does not tell."""
@@ -39,7 +61,7 @@ class Setting:
 
 
 # what every container may use, whatever the rules say (runtime-spec config-linux.md, "Default Devices", and
-# mknod of anything, which does not open it): runc appends the same
+# mknod of anything, which does not open it), and the tun device: runc's list
 DEFAULT_DEVICES = (
     "c *:* m",
     "b *:* m",
@@ -49,8 +71,8 @@ DEFAULT_DEVICES = (
     "c 1:8 rwm",
     "c 1:9 rwm",
     "c 5:0 rwm",
-    "c 5:1 rwm",
     "c 5:2 rwm",
+    "c 10:200 rwm",
     "c 136:* rwm",
 )
 
@@ -80,11 +102,35 @@ def device_policy(rules: Iterable[DeviceRule]) -> DevicePolicy:
     return policy
 
 
+def warnings(resources: Resources, mode: str) -> list[str]:
+    """What is given and has no meaning in a host of that layout (`HostFacts.cgroup_mode`), a sentence each."""
+    memory, block_io = resources.memory, resources.block_io
+    texts = []
+    if memory.kernel is not None or memory.kernel_tcp is not None:
+        texts.append("Kernel memory settings are ignored and will be removed")  # runc's words
+    if memory.use_hierarchy is False:
+        texts.append("memory.useHierarchy is ignored: the kernel's accounting is always hierarchical")
+    if mode != "v2":
+        return texts
+    if memory.swappiness is not None and memory.swappiness not in SWAPPINESS_NOT_GIVEN:
+        texts.append("memory.swappiness is ignored: cgroup v2 has none")
+    if memory.disable_oom_killer:
+        texts.append("memory.disableOOMKiller is ignored: cgroup v2 cannot do without it")
+    if block_io.leaf_weight or any(item.leaf_weight for item in block_io.weight_devices):
+        texts.append("blockIO.leafWeight is ignored: cgroup v2 has none")
+    return texts
+
+
 # version 1 -------------------------------------------------------------------------------------------------
 
 
 def version_1(resources: Resources, memsw_now: int = UNLIMITED) -> list[Setting]:
-    """The settings of a v1 (or hybrid) cgroup; `memsw_now` is the present limit of memory and swap in bytes."""
+    """The settings of a v1 (or hybrid) cgroup; `memsw_now` is the present limit of memory and swap in bytes.
+
+    Raises InvalidArgument, in runc's words, for what such a cgroup cannot do.
+    """
+    if resources.unified:
+        raise InvalidArgument(NO_UNIFIED)
     settings = [
         *_memory_1(resources.memory, memsw_now),
         *_cpu_1(resources.cpu),
@@ -93,7 +139,7 @@ def version_1(resources: Resources, memsw_now: int = UNLIMITED) -> list[Setting]
         *_rdma(resources),
     ]
     for item in resources.hugepage_limits:
-        settings.append(Setting("hugetlb", f"hugetlb.{item.page_size}.limit_in_bytes", item.limit))
+        settings += _hugetlb(item, "limit_in_bytes")
     if resources.network.class_id:
         settings.append(Setting("net_cls", "net_cls.classid", resources.network.class_id))
     for name, priority in resources.network.priorities:
@@ -124,7 +170,9 @@ def _memory_1(memory: Memory, memsw_now: int) -> list[Setting]:
         settings.reverse()  # the kernel keeps memsw >= memory at every moment
     if memory.reservation:
         settings.append(Setting("memory", "memory.soft_limit_in_bytes", memory.reservation))
-    if memory.swappiness is not None and memory.swappiness <= 100:
+    if memory.swappiness is not None and memory.swappiness not in SWAPPINESS_NOT_GIVEN:
+        if memory.swappiness > 100:
+            raise InvalidArgument(f"invalid memory swappiness value: {memory.swappiness} (valid range is 0-100)")
         settings.append(Setting("memory", "memory.swappiness", memory.swappiness))
     if memory.disable_oom_killer:
         settings.append(Setting("memory", "memory.oom_control", 1))
@@ -132,18 +180,36 @@ def _memory_1(memory: Memory, memsw_now: int) -> list[Setting]:
 
 
 def _cpu_1(cpu: Cpu) -> list[Setting]:
-    rows = (
-        ("cpu", "cpu.rt_period_us", cpu.realtime_period),
-        ("cpu", "cpu.rt_runtime_us", cpu.realtime_runtime),
-        ("cpu", "cpu.shares", cpu.shares),
-        ("cpu", "cpu.cfs_period_us", cpu.period),
-        ("cpu", "cpu.cfs_quota_us", cpu.quota),
-        ("cpu", "cpu.cfs_burst_us", cpu.burst),
-        ("cpu", "cpu.idle", cpu.idle),
-        ("cpuset", "cpuset.cpus", cpu.cpus),
-        ("cpuset", "cpuset.mems", cpu.mems),
-    )
-    return [Setting(controller, file, value) for controller, file, value in rows if value]
+    if cpu.shares and not SHARES_LOW <= cpu.shares <= SHARES_HIGH:
+        bound = ("minimum", SHARES_LOW) if cpu.shares < SHARES_LOW else ("maximum", SHARES_HIGH)
+        raise InvalidArgument("the {} allowed cpu-shares is {}".format(*bound))
+    settings = []
+    for file, value in (("cpu.rt_period_us", cpu.realtime_period), ("cpu.rt_runtime_us", cpu.realtime_runtime)):
+        if value:
+            settings.append(Setting("cpu", file, value, again=True))
+    if cpu.shares:
+        settings.append(Setting("cpu", "cpu.shares", cpu.shares))
+    if cpu.burst is not None:
+        settings.append(Setting("cpu", "cpu.cfs_burst_us", cpu.burst, again=True))
+    if cpu.period:
+        settings.append(Setting("cpu", "cpu.cfs_period_us", cpu.period, again=True))
+    if cpu.quota:
+        settings.append(Setting("cpu", "cpu.cfs_quota_us", cpu.quota))
+    if cpu.idle is not None:
+        settings.append(Setting("cpu", "cpu.idle", cpu.idle))
+    return settings + _cpuset(cpu)
+
+
+def _cpuset(cpu: Cpu) -> list[Setting]:
+    rows = (("cpuset.cpus", cpu.cpus), ("cpuset.mems", cpu.mems))
+    return [Setting("cpuset", file, value) for file, value in rows if value]
+
+
+def _hugetlb(item: HugepageLimit, suffix: str) -> list[Setting]:
+    """The limit of what is used and, since Linux 5.7, of what is reserved (config-linux.md, "Huge page limits")."""
+    prefix = f"hugetlb.{item.page_size}"
+    reserved = Setting("hugetlb", f"{prefix}.rsvd.{suffix}", item.limit, optional=True)
+    return [Setting("hugetlb", f"{prefix}.{suffix}", item.limit), reserved]
 
 
 def _pids(limit: int | None) -> list[Setting]:
@@ -195,7 +261,12 @@ def _throttles(block_io: BlockIO) -> tuple[tuple[tuple[str, str], tuple[Throttle
 
 
 def version_2(resources: Resources) -> list[Setting]:
-    """The settings of a v2 cgroup; device rules are a program (`corten.sys.devicebpf`), not files."""
+    """The settings of a v2 cgroup; device rules are a program (`corten.sys.devicebpf`), not files.
+
+    Raises InvalidArgument for what such a cgroup cannot do.
+    """
+    if resources.network.class_id or resources.network.priorities:
+        raise InvalidArgument("linux.resources.network: cgroup v2 has neither net_cls nor net_prio")
     settings = [
         *_memory_2(resources.memory),
         *_cpu_2(resources.cpu),
@@ -204,11 +275,14 @@ def version_2(resources: Resources) -> list[Setting]:
         *_rdma(resources),
     ]
     for item in resources.hugepage_limits:
-        settings.append(Setting("hugetlb", f"hugetlb.{item.page_size}.max", item.limit))
+        settings += _hugetlb(item, "max")
     for file, value in resources.unified.items():
-        if "/" in file or "." not in file:
-            raise InvalidArgument(f"linux.resources.unified: {file!r} is not the name of a cgroup file")
-        settings += [Setting(file.partition(".")[0], file, line) for line in value.split("\n") if line]
+        if "/" in file:
+            raise InvalidArgument(f'unified resource "{file}" must be a file name (no slashes)')
+        controller, dot, _ = file.partition(".")
+        if not dot:
+            raise InvalidArgument(f'unified resource "{file}" must be in the form CONTROLLER.PARAMETER')
+        settings += [Setting(controller, file, line, unified=True) for line in value.split("\n") if line]
     return settings
 
 
@@ -217,8 +291,8 @@ def _memory_2(memory: Memory) -> list[Setting]:
     swap = swap_alone(memory.limit, memory.swap)
     if memory.limit:
         settings.append(Setting("memory", "memory.max", _max(memory.limit)))
-    if swap is not None:
-        settings.append(Setting("memory", "memory.swap.max", _max(swap)))
+    if swap is not None:  # without the kernel's swap accounting there is no file, and nothing to swap to
+        settings.append(Setting("memory", "memory.swap.max", _max(swap), optional=swap <= 0))
     if memory.reservation:
         settings.append(Setting("memory", "memory.low", _max(memory.reservation)))
     return settings
@@ -230,29 +304,29 @@ def swap_alone(limit: int | None, memory_and_swap: int | None) -> int | None:
         return UNLIMITED if limit == UNLIMITED else None
     if memory_and_swap < 0:
         return UNLIMITED
-    if not limit or limit < 0:
-        raise InvalidArgument("linux.resources.memory.swap: a limit of swap needs a limit of memory")
+    if not limit:
+        raise InvalidArgument("unable to set swap limit without memory limit")
+    if limit < 0:
+        return memory_and_swap  # of unlimited memory nothing can be subtracted
     if memory_and_swap < limit:
-        raise InvalidArgument("linux.resources.memory.swap: memory and swap together are less than memory")
+        raise InvalidArgument("memory+swap limit should be >= memory limit")
     return memory_and_swap - limit
 
 
 def _cpu_2(cpu: Cpu) -> list[Setting]:
+    if cpu.realtime_runtime or cpu.realtime_period:
+        raise InvalidArgument("linux.resources.cpu: cgroup v2 has no realtimeRuntime and no realtimePeriod")
     settings = []
     if cpu.idle is not None:
         settings.append(Setting("cpu", "cpu.idle", cpu.idle))
     if cpu.shares:
         settings.append(Setting("cpu", "cpu.weight", weight_of_shares(cpu.shares)))
+    if cpu.burst is not None:
+        settings.append(Setting("cpu", "cpu.max.burst", cpu.burst, again=True))
     if cpu.quota or cpu.period:
         quota = "max" if not cpu.quota or cpu.quota < 0 else str(cpu.quota)
         settings.append(Setting("cpu", "cpu.max", f"{quota} {cpu.period or 100000}"))
-    if cpu.burst:
-        settings.append(Setting("cpu", "cpu.max.burst", cpu.burst))
-    if cpu.cpus:
-        settings.append(Setting("cpuset", "cpuset.cpus", cpu.cpus))
-    if cpu.mems:
-        settings.append(Setting("cpuset", "cpuset.mems", cpu.mems))
-    return settings
+    return settings + _cpuset(cpu)
 
 
 def weight_of_shares(shares: int) -> int:
@@ -272,7 +346,9 @@ def _block_io_2(block_io: BlockIO) -> list[Setting]:
         plain = ("io.weight", f"default {weight_of_blkio(block_io.weight)}")
         settings.append(Setting("io", "io.bfq.weight", block_io.weight, plain))
     for item in block_io.weight_devices:
-        settings.append(Setting("io", "io.bfq.weight", f"{item.major}:{item.minor} {item.weight}"))
+        if item.weight:
+            plain = ("io.weight", f"{item.major}:{item.minor} {weight_of_blkio(item.weight)}")
+            settings.append(Setting("io", "io.bfq.weight", f"{item.major}:{item.minor} {item.weight}", plain))
     for (kind, unit), devices in _throttles(block_io):
         for device in devices:
             row = f"{device.major}:{device.minor} {kind[0]}{unit}={device.rate}"

@@ -15,11 +15,11 @@ from corten.sys import cgroup, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from corten.launch.facts import HostFacts
     from corten.runtime.cgroup_settings import Setting
-    from corten.spec.resources import Resources
+    from corten.spec.resources import Memory, Resources
 
 KILL, FREEZE, EVENTS = "cgroup.kill", "cgroup.freeze", "cgroup.events"
 V1_FREEZER_STATE = "freezer.state"
@@ -27,6 +27,16 @@ FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 10.0
 POLL_S = 0.001
 SIGKILL = 9
+EPERM, ENOENT, EACCES, EBUSY, EINVAL = 1, 2, 13, 16, 22
+NO_CGROUP = "cannot set {} limit: container could not join or create cgroup"
+
+
+class SettingRefused(Internal):
+    """A limit that could not be set, and the controller that it is of."""
+
+    def __init__(self, controller: str, text: str) -> None:
+        super().__init__(text)
+        self.controller = controller
 
 
 class CgroupPaths:
@@ -128,7 +138,7 @@ class Cgroup:
             files.make_directories(paths.v2)
 
     def settings(self, resources: Resources) -> list[Setting]:
-        """The writes that `resources` mean on this host, device rules apart."""
+        """The writes by which `resources` change a cgroup that is there, device rules apart."""
         from corten.runtime import cgroup_settings
 
         if self.paths.mode == "v2":
@@ -136,7 +146,10 @@ class Cgroup:
         memory = self.paths.directory("memory")
         memsw_now = cgroup.read_number(memory, "memory.memsw.limit_in_bytes") if memory else 0
         unlimited = memsw_now <= 0 or memsw_now >= 1 << 62
-        return cgroup_settings.version_1(resources, cgroup_settings.UNLIMITED if unlimited else memsw_now)
+        settings = cgroup_settings.version_1(resources, cgroup_settings.UNLIMITED if unlimited else memsw_now)
+        if resources.memory.disable_oom_killer is False:  # which a new cgroup has anyway
+            settings.append(cgroup_settings.Setting("memory", "memory.oom_control", 0))
+        return settings
 
     def device_settings(self, resources: Resources) -> list[Setting]:
         """The writes for the device rules; none on v2, where they are a program."""
@@ -147,29 +160,83 @@ class Cgroup:
         return cgroup_settings.devices_1(cgroup_settings.device_policy(resources.devices))
 
     def apply(self, settings: Iterable[Setting]) -> None:
-        """Writes settings in their order; raises Internal naming file, value and error."""
-        batch: list[str] = []
-        last = ("", "")
+        """Writes settings in their order; raises SettingRefused in runc's words."""
+        later: list[tuple[Setting, tuple[str, str], list[str]]] = []
+        for setting, place, values in self._batches(settings):
+            try:
+                cgroup.write_each(*place, values)
+            except cgroup.Refused as error:
+                if setting.again and error.errno == EINVAL:
+                    later.append((setting, place, values))
+                elif not (setting.optional and error.errno == ENOENT):
+                    raise self._refused(setting, place, values[0], error) from error
+        for setting, place, values in later:
+            try:
+                cgroup.write_each(*place, values)
+            except cgroup.Refused as error:
+                raise self._refused(setting, place, values[0], error) from error
+
+    def _batches(self, settings: Iterable[Setting]) -> Iterator[tuple[Setting, tuple[str, str], list[str]]]:
+        """(setting, (directory, file), values): neighbours for the same file together."""
+        first: Setting | None = None
+        last, values = ("", ""), [""]
         for setting in settings:
             place, value = self._place(setting)
-            if place != last and batch:
-                cgroup.write_each(*last, batch)
-                batch = []
-            last = place
-            batch.append(value)
-        if batch:
-            cgroup.write_each(*last, batch)
+            if first is not None and place == last:
+                values.append(value)
+                continue
+            if first is not None:
+                yield first, last, values
+            first, last, values = setting, place, [value]
+        if first is not None:
+            yield first, last, values
 
     def _place(self, setting: Setting) -> tuple[tuple[str, str], str]:
         """((directory, file), value) of a setting on this host."""
         directory = self.paths.directory(setting.controller)
         if not directory:
-            raise Internal(f"cannot set {setting.controller} limit: container could not join or create cgroup")
+            raise SettingRefused(setting.controller, NO_CGROUP.format(setting.controller))
         for file, value in setting.choices[:-1]:
             if files.exists(f"{directory}/{file}"):
                 return (directory, file), value
         file, value = setting.choices[-1]
         return (directory, file), value
+
+    def _refused(self, setting: Setting, place: tuple[str, str], value: str, error: cgroup.Refused) -> SettingRefused:
+        """What runc says of it."""
+        (directory, file), controller, text = place, setting.controller, error.text
+        if setting.unified:
+            if error.errno in (ENOENT, EPERM, EACCES) and not self._has(controller):
+                text = f'unified resource "{file}" can\'t be set: controller "{controller}" not available'
+            else:
+                text = f'unable to set unified resource "{file}": {error}'
+        elif error.errno == ENOENT and self.paths.mode == "v2" and not self._has(controller):
+            text = NO_CGROUP.format(controller)
+        elif error.errno == EBUSY and file == "memory.limit_in_bytes":
+            usage = cgroup.read_number(directory, "memory.usage_in_bytes")
+            peak = cgroup.read_number(directory, "memory.max_usage_in_bytes")
+            text = f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})"
+        return SettingRefused(controller, text)
+
+    def _has(self, controller: str) -> bool:
+        """Whether this v2 cgroup has a controller's files; those of `cgroup` are everywhere."""
+        try:
+            listed = files.read_text(f"{self.paths.v2}/cgroup.controllers").split()
+        except FileNotFoundError:
+            return False
+        return controller in ("cgroup", *listed)
+
+    def check_usage(self, memory: Memory) -> None:
+        """`checkBeforeUpdate`: raises Internal, in runc's words, for a v2 limit below what is used, which would kill.
+
+        v1's kernel refuses such a limit by itself.
+        """
+        if not memory.check_before_update or self.paths.mode != "v2":
+            return
+        usage = cgroup.read_number(self.paths.v2, "memory.current")
+        for name, limit in (("memory+swap", memory.swap or 0), ("memory", memory.limit or 0)):
+            if 0 < limit <= usage:
+                raise Internal(f"rejecting {name} limit {limit} <= usage {usage}")
 
     # looking
 

@@ -57,7 +57,7 @@ def plan(invocation: Invocation, log: Log) -> int:
     arguments = invocation.arguments
     bundle = files.absolute(arguments[0] if arguments else invocation.options.text("bundle") or posix.getcwd())
     invocation.arguments = [bundle.rpartition("/")[2] or "plan"]
-    options = commands.create_options(invocation)
+    options = commands.create_options(invocation, log)
     options.bundle = bundle
     process = parse_config(fast.loads_from(SPEC, read_config(bundle))).process
     if process is not None and process.terminal:
@@ -68,12 +68,14 @@ def plan(invocation: Invocation, log: Log) -> int:
 
 def update(invocation: Invocation, log: Log) -> int:
     """Changes limits of a container, from a JSON document or flags."""
-    from corten.runtime import limits
+    from corten.runtime import cgroup_settings, limits
 
     place, id, flags = root(invocation.settings), invocation.arguments[0], invocation.options
-    container.state(place, id)  # an unknown container is the first thing to tell, as by runc
+    record = container.state(place, id)  # an unknown container is the first thing to tell, as by runc
     path = flags.text("resources")
     resources = resources_from_document(path) if path else limits.from_flags(flags, log)
+    for text in cgroup_settings.warnings(resources, record.cgroup.mode):
+        log.warning(text)
     container.update(place, id, resources)
     return 0
 

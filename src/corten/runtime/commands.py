@@ -26,7 +26,7 @@ DEFAULT_SIGNAL = "TERM"
 
 def create(invocation: Invocation, log: Log) -> int:
     """Everything up to the moment before execve."""
-    options = create_options(invocation)
+    options = create_options(invocation, log)
     console = connect(invocation.options.text("console-socket"))
     options.console_fd = console
     made = container.create(options)
@@ -34,7 +34,7 @@ def create(invocation: Invocation, log: Log) -> int:
     return 0
 
 
-def create_options(invocation: Invocation) -> CreateOptions:
+def create_options(invocation: Invocation, log: Log) -> CreateOptions:
     """The options that `create`, `run` and `plan` share; the console is the caller's."""
     from corten.runtime import defaults
 
@@ -51,6 +51,7 @@ def create_options(invocation: Invocation) -> CreateOptions:
         default_pids_limit=limit,
         default_pids_limit_origin=origin,
         manager=cgroup_manager(settings),
+        warn=log.warning,
     )
 
 

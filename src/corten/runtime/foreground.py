@@ -54,7 +54,7 @@ def run(invocation: Invocation, log: Log) -> int:
     from corten.spec.runtime import parse_config
 
     flags = invocation.options
-    options = commands.create_options(invocation)
+    options = commands.create_options(invocation, log)
     options.wait_for_start = False
     detach = flags.is_set("detach")
     config = parse_config(fast.loads_from(SPEC, read_config(options.bundle)))

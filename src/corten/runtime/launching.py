@@ -39,6 +39,7 @@ EXEC_TIMEOUT_S = 30.0  # from spawn, or the start byte, to execve: milliseconds,
 START_FAILURE = "unable to start container process"
 INIT_FAILURE = "error during container init"
 GIVEN_UP = "the start was given up"
+STARVED = "container init was OOM-killed (memory limit too low?)"
 
 
 class LaunchFailure(Internal):
@@ -248,8 +249,11 @@ class Creation:
             running = self._launch()
             self.trace.phase("")
             self.trace.save(self.state.path(TRACE_FILE))
-        except BaseException:
+        except BaseException as error:
+            starved = isinstance(error, Internal) and self.cgroup.counters().oom_kills
             self.undo()
+            if starved:
+                raise Internal(f"{START_FAILURE}: {STARVED}") from error
             raise
         return running
 

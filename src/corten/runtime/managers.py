@@ -6,7 +6,8 @@ disabled   nobody: the container stays in its creator's cgroups
 
 from __future__ import annotations
 
-from corten.runtime.cgroups import Cgroup, CgroupPaths, plan_paths
+from corten.errors import Internal
+from corten.runtime.cgroups import Cgroup, CgroupPaths, SettingRefused, plan_paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
     from corten.spec.resources import Resources
 
 CGROUPFS, DISABLED = "cgroupfs", "disabled"
+
+
+START = "unable to start container process"
+APPLY = f"{START}: unable to apply cgroup configuration"
+SET = f"{START}: error during container init: error setting cgroup config for procHooks process"
+
+
+def what_fails(paths: CgroupPaths, error: Internal) -> str:
+    """What runc is at when a limit cannot be set; a v1 cpuset's has to be there before anybody is in it."""
+    first = isinstance(error, SettingRefused) and error.controller == "cpuset" and paths.mode != "v2"
+    return APPLY if first else SET
 
 
 class Manager:
@@ -29,7 +41,11 @@ class Manager:
         """Directories, limits and device rules, before anything is spawned."""
         group = Cgroup(prepared.paths)
         group.create()
-        group.apply(prepared.settings)
+        try:
+            group.check_usage(prepared.config.linux.resources.memory)
+            group.apply(prepared.settings)
+        except Internal as error:
+            raise Internal(f"{what_fails(prepared.paths, error)}: {error}") from error
         if prepared.device_program:  # v2; loading it costs ctypes, which v1 hosts never pay
             from corten.sys import bpf
 
@@ -38,6 +54,7 @@ class Manager:
     def update(self, state: State, resources: Resources) -> None:
         """Writes new limits; what `resources` leaves out stays.  Device rules are not part of it, as in runc."""
         group = Cgroup(state.cgroup)
+        group.check_usage(resources.memory)
         group.apply(group.settings(resources))
 
     def remove(self, state: State) -> None:

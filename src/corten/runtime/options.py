@@ -4,10 +4,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.spec.process import Process
 
 BUILT_IN_PIDS_LIMIT = 500
 BUILT_IN = "built-in default"
+
+
+def ignore(text: str) -> None:
+    """Nobody wants to hear warnings."""
 
 
 class CreateOptions:
@@ -24,6 +30,7 @@ class CreateOptions:
     default_pids_limit   where the bundle has none; -1 for no limit; `..._origin` says who chose it
     wait_for_start       False: `run`, no FIFO, the process is executed at once
     manager              who makes the cgroups, a key of `corten.runtime.managers.MANAGERS`
+    warn                 is told, in a sentence each, what the bundle asks for and nobody can do
     """
 
     __slots__ = (
@@ -42,6 +49,7 @@ class CreateOptions:
         "rootfs_fd",
         "stdio",
         "wait_for_start",
+        "warn",
     )
 
     def __init__(
@@ -62,6 +70,7 @@ class CreateOptions:
         default_pids_limit_origin: str = BUILT_IN,
         wait_for_start: bool = True,
         manager: str = "cgroupfs",
+        warn: Callable[[str], None] = ignore,
     ) -> None:
         self.id = id
         self.root = root
@@ -78,6 +87,7 @@ class CreateOptions:
         self.default_pids_limit_origin = default_pids_limit_origin
         self.wait_for_start = wait_for_start
         self.manager = manager
+        self.warn = warn
 
 
 class ExecOptions:

@@ -124,6 +124,8 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     process = check_process(config.process)
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
     check_console(process, options.console_fd)
+    for text in cgroup_settings.warnings(config.linux.resources, host.facts.cgroup_mode):
+        options.warn(text)
     limit = effective_pids_limit(config.linux.resources, options)
     paths = managers.MANAGERS[options.manager].paths(host.facts, config.linux.cgroups_path, options.id)
     managed = options.manager != managers.DISABLED
@@ -186,9 +188,18 @@ def cgroup_writes(paths: cgroups.CgroupPaths, resources: Resources, pids_limit: 
     """Every file of a new cgroup that is not left as the kernel made it."""
     fields = {name: getattr(resources, name) for name in resources.__slots__}
     effective = Resources(**{**fields, "pids_limit": pids_limit})
+    if paths.mode != "v2" and effective.unified:
+        raise InvalidArgument(cgroup_settings.NO_UNIFIED)
+    try:
+        return _writes(paths, effective)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{managers.SET}: {error}") from error
+
+
+def _writes(paths: cgroups.CgroupPaths, effective: Resources) -> list[Setting]:
     if paths.mode == "v2":
         return cgroup_settings.version_2(effective)
-    policy = cgroup_settings.device_policy(resources.devices)
+    policy = cgroup_settings.device_policy(effective.devices)
     return [*cgroup_settings.version_1(effective), *cgroup_settings.devices_1(policy)]
 
 

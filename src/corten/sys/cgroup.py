@@ -64,28 +64,34 @@ CONTROLLERS = frozenset(
 )
 
 
+class Refused(Internal):
+    """A file of a cgroup did not take a value; the text is runc's."""
+
+    def __init__(self, text: str, errno: int) -> None:
+        super().__init__(text)
+        self.errno = errno
+
+
 def write(directory: str, file: str, value: str) -> None:
-    """Sets one file; raises Internal with the file, the value and the kernel's answer."""
-    path = f"{directory}/{file}"
-    try:
-        files.write(path, value)
-    except OSError as error:
-        raise Internal(f"write {value!r} to {path}: {files.why(error)}") from error
+    """Sets one file; raises Refused with the file, the value and the kernel's answer."""
+    write_each(directory, file, [value])
 
 
 def write_each(directory: str, file: str, values: list[str]) -> None:
     """Several values for one file, a write(2) each; raises as `write` does."""
     path = f"{directory}/{file}"
-    value = values[0]
     try:
         fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-        try:
-            for value in values:
-                posix.write(fd, value.encode())
-        finally:
-            posix.close(fd)
     except OSError as error:
-        raise Internal(f"write {value!r} to {path}: {files.why(error)}") from error
+        raise Refused(f"open {path}: {files.why(error)}", error.errno or 0) from error
+    value = values[0]
+    try:
+        for value in values:
+            posix.write(fd, value.encode())
+    except OSError as error:
+        raise Refused(f'failed to write "{value}": write {path}: {files.why(error)}', error.errno or 0) from error
+    finally:
+        posix.close(fd)
 
 
 def read_numbers(directory: str, file: str) -> dict[str, int]:

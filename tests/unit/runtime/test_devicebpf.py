@@ -50,9 +50,10 @@ def test_the_default_devices_work_and_nothing_else() -> None:
     program = bpf.compile_rules([(True, text) for text in DEFAULT_DEVICES], allows_by_default=False)
     assert run(program, "c", 1, 3, "rw")
     assert run(program, "c", 136, 77, "rwm")
-    assert run(program, "c", 10, 200, "m"), "mknod of anything"
+    assert run(program, "c", 10, 200, "rwm"), "tun"
+    assert run(program, "c", 5, 1, "m"), "mknod of anything"
     assert run(program, "b", 8, 0, "m")
-    assert not run(program, "c", 10, 200, "r")
+    assert not run(program, "c", 5, 1, "r"), "the machine's console"
     assert not run(program, "b", 8, 0, "r")
     assert not run(program, "c", 1, 1, "rw"), "/dev/mem"
 
