@@ -1,5 +1,5 @@
 # One command each.  Every target does its own set-up; set-up is quick when nothing changed.
-.PHONY: help setup setup-dev demo test test-all test-unit test-fresh lint bench launcher peers clean
+.PHONY: help setup setup-dev demo test test-all test-unit test-fresh lint bench launcher peers release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python3
@@ -38,6 +38,9 @@ bench: setup-dev  ## Corten beside its peers, in one run
 
 peers: setup-dev  ## fetch the peers that tests and bench drive (into .cache/peers)
 	@PYTHONPATH=tests $(PYTHON) -m support.peers
+
+release-check:  ## fails when launcher, launch, runtime or spec changed since the recorded `make test-all`
+	@$(or $(wildcard $(PYTHON)),python3) -I tools/release_check.py
 
 launcher:  ## build/launcher/corten-launch
 	@$(MAKE) --no-print-directory -C launcher
