@@ -136,7 +136,9 @@ class Filesystem:
                 self._open_cgroup_v2(entry)
         if self.userns:
             for i, device in enumerate(self._devices()):
-                self.b.add(OpenTree(self.b.opened(f"device.{i}"), device.path, 0, device.path))
+                slot = self.b.opened(f"device.{i}")
+                # in the host's peer group whoever is root in the container would mount over the host's own node
+                self.b.add(OpenTree(slot, device.path, 0, device.path), MountSetattr(slot, 0, 0, MS_SLAVE, 0))
         self._open_root()
 
     def attach_root(self) -> None:
