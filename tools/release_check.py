@@ -1,8 +1,8 @@
 """`make release-check`: whether the recorded run of all tests is one of this code.
 
-The record is the last row of docs/test-runs.md that is a whole `make test-all` without a failure.  The check fails when there is
-none, when its commit is not in this repository or had changes that were not committed, and when launcher, launch, runtime or spec
-differ from it, in a commit or in the working tree.
+The record is the last row of docs/test-runs.md that is a whole `make test-all` without a failure.  The check fails when
+there is none, when its commit is not in this repository or had changes that were not committed, and when launcher,
+launch, runtime or spec differ from it, in a commit or in the working tree.
 """
 
 from __future__ import annotations
