@@ -101,7 +101,7 @@ int op_stop(struct launch *l, struct cursor *c) {
 
 int op_seccomp(struct launch *l, struct cursor *c) {
         struct bytes filter = get_bytes(c);
-        u64 flags = get_number(c), last = get_number(c);
+        u64 flags = get_number(c), last = get_number(c), listener = get_number(c);
         struct sock_fprog program = {
                 .len = (u16) (filter.size / sizeof(struct sock_filter)),
                 .filter = (struct sock_filter *) filter.data,
@@ -113,7 +113,11 @@ int op_seccomp(struct launch *l, struct cursor *c) {
                 return -EINVAL;
         if (last)
                 prepare_exec(l);
-        return (int) sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+
+        /* with SECCOMP_FILTER_FLAG_NEW_LISTENER a descriptor, else 0 */
+        long r = sys(seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+
+        return listener == NO_SLOT ? (int) r : slot_set(l, listener, r);
 }
 
 /* For people who are not our parent: `exec /x: exec format error` on stderr, as far as the profile lets us. */

@@ -219,3 +219,26 @@ def test_cpuset_of_the_container_counts_against_a_runtime_with_few_processors(co
     subprocess.run(argv, check=True, stdin=null, stdout=null, stderr=null, timeout=30)
     assert os.sched_getaffinity(corten.state("c")["pid"]) == {1}
     process.wait_for(lambda: corten.state("c")["status"] == "running", "the container to run")
+
+
+def test_capabilities_of_an_exec_are_neither_inheritable_nor_ambient(corten: Runtime, folder: Path) -> None:
+    bundle = runtimes.bundle("sleep", "1000", folder=folder / "bundle")
+    bundle.config["process"]["noNewPrivileges"] = False
+    bundle.save()
+    corten.detached("run", "-d", "-b", str(bundle.path), "c")
+    look = ("busybox", "grep", "^Cap", "/proc/self/status")
+
+    def sets(*words: str) -> dict[str, int]:
+        lines = corten("exec", *words, check=True).stdout.split()
+        return {name.rstrip(":"): int(value, 16) for name, value in zip(lines[::2], lines[1::2], strict=True)}
+
+    found = sets("--cap", "CAP_NET_RAW", "--user", "1000:1000", "c", *look)
+    assert (found["CapInh"], found["CapAmb"], found["CapPrm"], found["CapEff"]) == (0, 0, 0, 0)
+    assert found["CapBnd"] >> 13 & 1
+    # the twin: where a process file makes them so, a program of a user has them, and this test would see it
+    names = ["CAP_NET_RAW"]
+    spec = {**bundle.config["process"], "args": list(look), "user": {"uid": 1000, "gid": 1000}}
+    spec["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted", "inheritable", "ambient"), names)
+    (folder / "process.json").write_text(json.dumps(spec))
+    found = sets("--process", str(folder / "process.json"), "c")
+    assert (found["CapInh"], found["CapAmb"], found["CapPrm"], found["CapEff"]) == (1 << 13,) * 4

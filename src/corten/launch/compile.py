@@ -17,7 +17,7 @@ from __future__ import annotations
 from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
-from corten.launch.context import LIFE, SHIM, ExecContext, InitContext
+from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
@@ -70,7 +70,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         _enter_late(b, fs, process, context, flags)
     else:
         _enter_early(b, fs, process, context, flags)
-    b.close_others("tty", "start", LIFE)
+    b.close_others("tty", "start", LIFE, LISTENER)
     add_process(b, process, context, userns=fs.userns)
     add_end(b, process, context, wait=context.wait_for_start, hooks=hooks)
     return b.plan(context.preserve_fds)
@@ -89,6 +89,8 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     b.input("container")
     if context.parent == SHIM:
         b.input(LIFE)
+    if context.seccomp_flags & NEW_LISTENER:
+        b.input(LISTENER)
     enter.begin(b)
     add_early(b, process, exec=True)
     enter.join_v1(b, context)
@@ -140,6 +142,8 @@ def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:
 def _add_inputs(b: Builder, context: InitContext) -> None:
     if context.parent == SHIM:
         b.input(LIFE)
+    if context.seccomp_flags & NEW_LISTENER:
+        b.input(LISTENER)
     if context.wait_for_start:
         b.input("start")
     if context.wait_for_hooks:
@@ -180,7 +184,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
     fs.enter_root()
     reduce_caps(b, process, userns=fs.userns)
-    enter.clone_late(b, "start", "hooks", "network", "tty", LIFE, *fs.kept_late())
+    enter.clone_late(b, "start", "hooks", "network", "tty", LIFE, LISTENER, *fs.kept_late())
     enter.begin_child(b, flags)
     fs.mount_deferred()
     for name in ("network", "hooks"):

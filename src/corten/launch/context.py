@@ -8,6 +8,8 @@ A context says which descriptors the spawner will hand in; the plan then names t
     hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
     network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
     container   pidfd of the container's init (exec)
+    listener    a stream socket that takes the seccomp filter's listener, and gives a byte once the agent has it, where
+                the plan waits for one (NEW_LISTENER in `seccomp_flags`)
     life        readable when the shim dies, and no way to it: the container may get at this one (parent SHIM)
 """
 
@@ -18,6 +20,8 @@ from corten.spec.reader import Value
 # who launches: a shim, whose death kills the container, or a command, which goes away (design.md §4)
 SHIM, COMMAND = "shim", "command"
 LIFE = "life"
+LISTENER = "listener"
+NEW_LISTENER = 1 << 3  # seccomp(2): in `seccomp_flags` of a profile with SCMP_ACT_NOTIFY
 
 # the system calls that a launcher makes between the filter and execve, when the filter comes before the clone: a bit
 # each in `seccomp_calls`, in this order (`corten.launch.bpf` has their arguments)

@@ -60,19 +60,22 @@ class Stop(Op):
 class Seccomp(Op):
     """SECCOMP_SET_MODE_FILTER (seccomp(2)).
 
-    As the last step before `Exec` (`last`) the profile need allow execve alone: the trace is written before.
+    As the last step before `Exec` (`last`) the profile need allow execve alone: the trace is written before.  With
+    SECCOMP_FILTER_FLAG_NEW_LISTENER the slot `listener` gets the descriptor of seccomp_unotify(2).
     """
 
-    __slots__ = ("filter", "flags", "last")
-    code, form, order = 55, "bnn", ("filter", "flags", "last")
+    __slots__ = ("filter", "flags", "last", "listener")
+    code, form, order = 55, "bnnd", ("filter", "flags", "last", "listener")
 
-    def __init__(self, filter: bytes, flags: int, last: int = 1) -> None:
+    def __init__(self, filter: bytes, flags: int, last: int = 1, listener: str = "") -> None:
         self.filter = filter
         self.flags = flags
         self.last = last
+        self.listener = listener
 
     def describe(self) -> str:
-        return f"seccomp filter of {len(self.filter) // 8} instructions, flags {self.flags}"
+        text = f"seccomp filter of {len(self.filter) // 8} instructions, flags {self.flags}"
+        return f"{text} -> {self.listener}" if self.listener else text
 
 
 class Exec(Op):

@@ -16,6 +16,7 @@ import posix
 from _blake2 import blake2b
 
 from corten.errors import InvalidArgument
+from corten.launch.context import NEW_LISTENER
 from corten.spec.reader import Reader
 
 # bump when the same profile compiles to another program, or CALLS are made with other arguments
@@ -24,10 +25,13 @@ FORMAT = 4
 # the end of a cached file, behind the program
 CALLS_SIZE = 8
 
+NOTIFY = "SCMP_ACT_NOTIFY"
+WAIT_KILLABLE_RECV = 1 << 5
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0,  # a single thread has nothing to synchronize
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": WAIT_KILLABLE_RECV,
 }
 LIBRARY = "libseccomp.so.2"
 LIBRARY_DIRECTORIES = ("/usr/lib/{0}-linux-gnu", "/lib/{0}-linux-gnu", "/usr/lib64", "/lib64", "/usr/lib", "/lib")
@@ -56,16 +60,30 @@ def program(profile: dict[str, object], cache_dir: str) -> tuple[bytes, int, int
 
 
 def filter_flags(profile: dict[str, object]) -> int:
-    """seccomp(2) flags of a profile; unknown ones and those that need a listener are refused."""
+    """seccomp(2) flags of a profile, NEW_LISTENER among them where it has SCMP_ACT_NOTIFY; unknown ones are refused."""
     reader = Reader.of(profile, "linux.seccomp")
-    if reader.string("listenerPath"):
-        raise InvalidArgument("linux.seccomp.listenerPath: not supported yet")
     flags = 0
     for name in reader.strings("flags"):
         if name not in FLAGS:
             raise InvalidArgument(f"linux.seccomp.flags: {name!r} is not supported")
         flags |= FLAGS[name]
-    return flags
+    return flags | NEW_LISTENER if notifies(reader) else flags & ~WAIT_KILLABLE_RECV
+
+
+def notifies(reader: Reader) -> bool:
+    """A rule of the profile asks an agent; raises `InvalidArgument` for one that cannot, in runc's words.
+
+    `listenerPath` and `listenerMetadata` of a profile that asks nobody are passed over (config-linux.md, "Seccomp").
+    """
+    if reader.string("defaultAction") == NOTIFY:
+        raise InvalidArgument(f"{NOTIFY} cannot be used as default action")
+    rules = [rule for rule in reader.children("syscalls") if rule.obj.get("action") == NOTIFY]
+    if any("write" in rule.strings("names") for rule in rules):
+        raise InvalidArgument(f"{NOTIFY} cannot be used for the write syscall")
+    if rules and not reader.string("listenerPath"):
+        raise InvalidArgument("listenerPath is not set")
+    reader.string("listenerMetadata")
+    return bool(rules)
 
 
 def cache_key(profile: dict[str, object]) -> str:

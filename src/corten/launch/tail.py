@@ -13,12 +13,14 @@ from posix import strerror
 
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch import enter
-from corten.launch.context import CALLS, LIFE, SHIM
+from corten.launch.context import CALLS, LIFE, LISTENER, NEW_LISTENER, SHIM
 from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.ops import (
+    Clone,
     CloneLegacy,
     CloseRange,
     JoinSessionKeyring,
+    SendFd,
     SetControllingTerminal,
     SetDumpable,
     SetStdio,
@@ -97,8 +99,11 @@ def add_end(b: Builder, process: Process, context: InitContext | ExecContext, *,
     if context.parent == SHIM:
         b.add(ParentDeathSignal(SIGKILL, LIFE))
     b.add(CloseRange(3 + context.preserve_fds))
-    b.close_others("start")
-    _add_last(b, process, context, wait=wait, hooks=hooks, filter=True)
+    b.close_others("start", LISTENER)
+    if LISTENER in b.open:
+        # before the wait for the start, as in runc; the agent has it before any other call asks
+        _add_listener(b, context, ("write", "clock_gettime", "sendmsg"))
+    _add_last(b, process, context, wait=wait, hooks=hooks, filter=not context.seccomp_flags & NEW_LISTENER)
 
 
 def add_visible(
@@ -123,14 +128,21 @@ def add_visible(
     before, after = _limits(b, process, userns=userns)
     _become(b, process, context, before, userns=userns, visible=True)
     b.add(CloseRange(3 + context.preserve_fds))
-    b.close_others(enter.PIDS, enter.CGROUP, "start", LIFE)
+    b.close_others(enter.PIDS, enter.CGROUP, "start", LIFE, LISTENER)
     # the change of ids has reset it to fs.suid_dumpable, which need not be 0
     b.add(SetDumpable())
-    early = _filter_fits(process, context, limits=bool(after), wait=wait, hooks=hooks, affinity=bool(affinity))
-    if early:
+    calls = _calls_left(process, limits=bool(after), wait=wait, affinity=bool(affinity))
+    early = bool(context.seccomp) and not (hooks or _stays_behind(process) or _refused(context, calls))
+    if LISTENER in b.open:
+        if _stays_behind(process):
+            raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY with a scheduler that a fork does not keep")
+        # the child would hold the socket, and be seen: the filter is there before it, hooks or not
+        _add_listener(b, context, (*calls, "sendmsg"))
+        early = True
+    elif early:
         b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0))
-        if not process.no_new_privileges:
-            b.add(_final_caps(b, process, userns=userns))
+    if early and not process.no_new_privileges:
+        b.add(_final_caps(b, process, userns=userns))
     b.add(CloneLegacy(0))
     enter.begin_child(b, 0)
     b.add(*affinity)
@@ -256,18 +268,8 @@ def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit]
     return before, after
 
 
-def _filter_fits(
-    process: Process,
-    context: InitContext | ExecContext,
-    *,
-    limits: bool,
-    wait: bool,
-    hooks: tuple[Hook, ...],
-    affinity: bool,
-) -> bool:
-    """The filter allows what is left to do once it is there; hooks may do anything, a scheduler needs a capability."""
-    if not context.seccomp or hooks or _stays_behind(process):
-        return False
+def _calls_left(process: Process, *, limits: bool, wait: bool, affinity: bool) -> tuple[str, ...]:
+    """Those of CALLS that are made between a filter that comes before the clone, and execve."""
     is_made = {  # the others always are
         "ioctl": process.terminal,
         "prlimit64": limits,
@@ -275,7 +277,29 @@ def _filter_fits(
         "sched_setaffinity": affinity,
         "sendmsg": False,
     }
-    return all(context.seccomp_calls >> i & 1 for i, name in enumerate(CALLS) if is_made.get(name, True))
+    return tuple([name for name in CALLS if is_made.get(name, True)])
+
+
+def _refused(context: InitContext | ExecContext, calls: Iterable[str]) -> list[str]:
+    """Those calls that the filter does not simply allow."""
+    return [name for name in calls if not context.seccomp_calls >> CALLS.index(name) & 1]
+
+
+def _add_listener(b: Builder, context: InitContext | ExecContext, calls: tuple[str, ...]) -> None:
+    """The filter, and its listener to this plan's spawner, who gives it to the agent (config-linux.md, "Seccomp").
+
+    `calls` are made before the agent can answer, or by a child that nobody waits for: the filter has to allow them.
+    Without a child there is nobody yet whose pid the agent could be told, so that nothing waits for it here.
+    """
+    refused = _refused(context, calls)
+    if refused:
+        names = ", ".join(refused)
+        raise InvalidArgument(f"linux.seccomp: with SCMP_ACT_NOTIFY these calls have to be allowed: {names}")
+    b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0, listener=b.opened("seccomp")))
+    b.add(SendFd(LISTENER, "seccomp", b"\0"))
+    if any(isinstance(op, Clone) for op in b.ops):
+        b.add(Wait(LISTENER, "the seccomp agent"))
+    b.close("seccomp", LISTENER)
 
 
 def reduce_caps(b: Builder, process: Process, *, userns: bool) -> None:

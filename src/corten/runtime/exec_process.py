@@ -67,7 +67,7 @@ def number(text: str, flag: str) -> int:
 
 
 def with_capabilities(before: Capabilities | None, names: list[str]) -> Capabilities:
-    """Capabilities added to bounding, effective and permitted; to ambient where the process has any there."""
+    """Capabilities added to bounding, effective and permitted; an exec makes none inheritable or ambient."""
     mask = 0
     for name in names:
         if name not in CAPABILITIES:
@@ -79,6 +79,6 @@ def with_capabilities(before: Capabilities | None, names: list[str]) -> Capabili
         had.effective | mask,
         had.inheritable,
         had.permitted | mask,
-        had.ambient | mask if had.ambient else 0,
+        had.ambient,
         had.unknown,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import posix
 
-from corten.errors import Internal, NotFound
+from corten.errors import CortenError, Internal, NotFound
 from corten.launch.compile import compile_exec
-from corten.launch.context import ExecContext
+from corten.launch.context import LISTENER, ExecContext
 from corten.launch.ops import Clone, CloneLauncher
 from corten.runtime import fast, launching
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.prepare import seccomp_program
-from corten.runtime.state import CONFIG_FILE, STOPPED, State, allow
+from corten.runtime.state import CONFIG_FILE, RUNNING, STOPPED, State, allow
 from corten.spec.runtime import Config, parse_config
 from corten.sys import files
 
@@ -55,22 +55,45 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
     config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
     paths = sub_cgroup(record.cgroup, options.cgroup)
     try:
-        return _spawn_plan(options, host, compile_for(options, host, config, paths), container)
+        plan = compile_for(options, host, config, paths)
+        return _spawn_with_agent(options, host, plan, container, record, config)
     except launching.LaunchFailure as failure:
         if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone | CloneLauncher):
             raise
         if failure.errno == EBUSY and not options.cgroup:
             paths = _paths_of_init(record, paths)
     plan = compile_for(options, host, config, paths, clone_into_cgroup=False)
-    return _spawn_plan(options, host, plan, container)
+    return _spawn_with_agent(options, host, plan, container, record, config)
 
 
-def _spawn_plan(options: ExecOptions, host: Host, plan: Plan, container: int) -> launching.Running:
+def _spawn_with_agent(
+    options: ExecOptions, host: Host, plan: Plan, container: int, record: State, config: Config
+) -> launching.Running:
+    """One plan; its seccomp listener goes to the agent once there is a process: no call asks before execve."""
+    fds = {"container": container}
+    if LISTENER not in plan.inputs:
+        return _spawn_plan(options, host, plan, fds)
+    from corten.runtime import listener  # for the few with an agent
+
+    ours, launchers = fast.socket_pair()
+    try:
+        running = _spawn_plan(options, host, plan, {**fds, LISTENER: launchers.fileno()})
+        try:
+            listener.hand_over(ours.fileno(), config, record, record.oci(RUNNING), running.pid)
+        except CortenError:
+            running.abandon()
+            raise
+    finally:
+        ours.close()
+        launchers.close()
+    return running
+
+
+def _spawn_plan(options: ExecOptions, host: Host, plan: Plan, fds: dict[str, int]) -> launching.Running:
     """One plan; its terminal goes to the console once the plan has succeeded.
 
     A clone that the kernel refuses comes after the pty is open: nobody may get that one before the second plan's.
     """
-    fds = {"container": container}
     if options.console_fd < 0:
         return launching.spawn_plan(host, plan, fds, options.stdio)
     ours, launchers = fast.socket_pair()

@@ -172,8 +172,11 @@ def wait_status(pidfd: int) -> int:
 SUN_PATH_BYTES = 108  # unix(7): sizeof(sun_path), with the NUL
 
 
-def connect_unix(path: str) -> int:
-    """A close-on-exec stream connected to the unix socket at an absolute path of any length; raises OSError."""
+def connect_unix(path: str, timeout_s: float | None = None) -> int:
+    """A close-on-exec stream connected to the unix socket at an absolute path of any length; raises OSError.
+
+    With a time it is non-blocking, and a full queue of the other side is an error at once (unix(7), EAGAIN).
+    """
     import _socket
 
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
@@ -183,6 +186,7 @@ def connect_unix(path: str) -> int:
             head, _, tail = path.rpartition("/")
             directory = posix.open(head, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             path = f"/proc/self/fd/{directory}/{tail}"
+        stream.settimeout(timeout_s)
         stream.connect(path)
         return stream.detach()
     finally:

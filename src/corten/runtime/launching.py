@@ -282,7 +282,7 @@ class Creation:
         """Spawns the plan and brings it to its last wait, or to execve; writes and words what can wait meanwhile."""
         options = self.options
         steps = parentsteps.steps_of(self.prepared)
-        pipes = [posix.pipe() for _ in steps]
+        pipes = [step.open() for step in steps]
         fds = {"start": self.start_fd, "console": options.console_fd, "rootfs": options.rootfs_fd}
         fds.update(zip([step.slot for step in steps], [read for read, _ in pipes], strict=True))
         try:
@@ -315,12 +315,14 @@ class Creation:
         self._note_init(running.pid)
         for step, fd in steps:
             if not step.early:
-                running.follow_until(step.slot)
+                if step.waits:
+                    running.follow_until(step.slot)
                 try:
                     step.run(self, running.pid)
                 except CortenError as error:
                     raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
-                posix.write(fd, b"\0")
+                if step.waits:
+                    posix.write(fd, b"\0")
 
     def _note_init(self, pid: int) -> None:
         """The init exists: its pid goes to state.json before anything else happens, then to the pid file."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posix
+
+from corten.launch.context import LISTENER
 from corten.runtime import hooks
 from corten.runtime.state import CREATING
 
@@ -19,19 +22,32 @@ class ParentStep:
     slot    the plan's input on which it waits for one byte, written when `run` has returned
     run     gets the creation and the pid of whoever waits
     early   the launcher itself waits, before there is a process of the container
+    waits   False: nobody waits, `run` comes as soon as there is a process
     """
 
-    __slots__ = ("early", "run", "slot")
+    __slots__ = ("early", "run", "slot", "waits")
 
-    def __init__(self, slot: str, run: Callable[[Creation, int], None], *, early: bool = False) -> None:
+    def __init__(
+        self, slot: str, run: Callable[[Creation, int], None], *, early: bool = False, waits: bool = True
+    ) -> None:
         self.slot = slot
         self.run = run
         self.early = early
+        self.waits = waits
+
+    def open(self) -> tuple[int, int]:
+        """The slot's descriptor and this side's: a pipe, unless there is more to say than one byte."""
+        return posix.pipe()
 
 
 def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     """The steps of one creation, in order."""
-    return (ParentStep("hooks", run_hooks),) if "hooks" in prepared.plan.inputs else ()
+    steps = [ParentStep("hooks", run_hooks)] if "hooks" in prepared.plan.inputs else []
+    if LISTENER in prepared.plan.inputs:
+        from corten.runtime import listener  # for the few with an agent
+
+        steps.append(listener.Step(prepared.plan))
+    return tuple(steps)
 
 
 def run_hooks(making: Creation, pid: int) -> None:

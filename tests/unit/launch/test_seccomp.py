@@ -120,7 +120,7 @@ def test_prologue_without_x32_leaves_its_numbers_to_the_filter() -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "defaultAction"),
+        ({"defaultAction": "SCMP_ACT_ASK"}, "defaultAction"),
         ({"defaultAction": ""}, "defaultAction"),
         ({"architectures": ["SCMP_ARCH_VAX"]}, "architectures"),
         ({"syscalls": [{"names": ["read"], "action": "X"}]}, r"syscalls\[0\].action"),
@@ -135,10 +135,47 @@ def test_bad_field_is_named(change: dict[str, Any], field: str) -> None:
 def test_flags() -> None:
     names = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"]
     assert seccomp.filter_flags({"flags": names}) == 6
-    with pytest.raises(InvalidArgument, match="listenerPath"):
-        seccomp.filter_flags({"listenerPath": "/x"})
     with pytest.raises(InvalidArgument, match="flags"):
         seccomp.filter_flags({"flags": ["NO"]})
+
+
+NOTIFY: dict[str, Any] = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+    "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+}
+
+
+def test_a_profile_that_asks_an_agent_wants_a_listener() -> None:
+    assert seccomp.filter_flags({**NOTIFY, "listenerPath": "/x"}) == 8 | 32
+    with pytest.raises(InvalidArgument, match="listenerPath is not set"):
+        seccomp.filter_flags(NOTIFY)
+
+
+def test_listener_of_a_profile_that_asks_nobody_is_passed_over() -> None:
+    assert seccomp.filter_flags({**NOTIFY, "listenerPath": "/x", "listenerMetadata": "y", "syscalls": []}) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "SCMP_ACT_NOTIFY cannot be used as default action"),
+        (
+            {"syscalls": [{"names": ["mkdir", "write"], "action": "SCMP_ACT_NOTIFY"}]},
+            "SCMP_ACT_NOTIFY cannot be used for the write syscall",
+        ),
+        ({"listenerMetadata": 3}, r"listenerMetadata: expected a string"),
+    ],
+)
+def test_what_no_agent_can_answer_is_refused_in_the_words_of_runc(change: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        seccomp.filter_flags({**NOTIFY, "listenerPath": "/x", **change})
+
+
+@ONLY_X86
+def test_a_call_that_asks_an_agent_answers_so() -> None:
+    program = compile_profile(NOTIFY)
+    assert (run(program, 83), run(program, 0)) == (0x7FC00000, ALLOW)
 
 
 def test_second_call_answers_from_the_cache(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from corten.errors import InvalidArgument, NotFound
 from corten.runtime import args, exec_process
 from corten.runtime.state import State
-from corten.spec.process import CAPABILITIES, Process, User
+from corten.spec.process import CAPABILITIES, Capabilities, Process, User
 
 PROCESS = {
     "args": ["sh"],
@@ -43,6 +43,11 @@ def test_flags_change_it(tmp_path: Path) -> None:
     both = 1 << CAPABILITIES.index("CAP_KILL") | 1 << CAPABILITIES.index("CAP_CHOWN")
     assert found.capabilities.effective == found.capabilities.bounding == found.capabilities.permitted == both
     assert found.capabilities.ambient == found.capabilities.inheritable == 0
+
+
+def test_capabilities_of_an_exec_stay_out_of_the_sets_that_programs_hand_on() -> None:
+    before = Capabilities(bounding=1, inheritable=1, ambient=1)
+    assert exec_process.with_capabilities(before, ["CAP_KILL"]) == Capabilities(0b100001, 0b100000, 1, 0b100000, 1)
 
 
 @pytest.mark.parametrize("user", ["root", "1000:staff", "-1", "4294967295", "0x10", "1:2:3", "٣", ""])
