@@ -1,11 +1,21 @@
-"""The document of `features` (runtime-spec features.md): what this runtime knows, whatever this host can do."""
+"""The document of `features` (runtime-spec features.md): what this runtime knows, whatever this host can do.
+
+Made from the tables that the compiler reads, and by asking the parser itself, so that no list can be wrong for long.
+"""
 
 from __future__ import annotations
 
+import ctypes
+
 from corten import __version__
+from corten.errors import Internal, InvalidArgument
+from corten.launch import options, seccomp, seccomp_compile
+from corten.launch.builder import NAMESPACE_FLAGS
+from corten.runtime import args, managers
 from corten.runtime.state import OCI_VERSION
 from corten.spec.process import CAPABILITIES
-from corten.spec.runtime import NAMESPACES
+from corten.spec.runtime import parse_config
+from corten.spec.scheduling import MEMORY_FLAGS, MEMORY_MODES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,39 +27,86 @@ ARCHITECTURES = (
     "RISCV64", "S390", "S390X", "X32", "X86", "X86_64",
 )  # fmt: skip
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+SYSTEMD = "systemd"
 
 
 def document() -> dict[str, Any]:
     """The whole document."""
-    from corten.launch import seccomp_compile
-
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
         "hooks": list(HOOKS),
         "mountOptions": mount_options(),
         "linux": {
-            "namespaces": sorted(NAMESPACES),
+            "namespaces": sorted(NAMESPACE_FLAGS),
             "capabilities": list(CAPABILITIES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {
+                "v1": True,
+                "v2": True,
+                "systemd": SYSTEMD in managers.MANAGERS,
+                "systemdUser": False,
+                "rdma": True,
+            },
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp_compile.ACTIONS),
                 "operators": sorted(seccomp_compile.OPERATORS),
                 "archs": [f"SCMP_ARCH_{name}" for name in ARCHITECTURES],
+                "knownFlags": sorted(seccomp.FLAGS),
+                "supportedFlags": sorted(seccomp.FLAGS),
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": False},
-            "intelRdt": {"enabled": False},
-            "mountExtensions": {"idmap": {"enabled": False}},
+            "intelRdt": intel_rdt(),
+            "mountExtensions": {"idmap": {"enabled": "idmap" in mount_options()}},
+            "netDevices": {"enabled": takes({"netDevices": {"eth0": {}}})},
+            "memoryPolicy": {"modes": list(MEMORY_MODES), "flags": list(MEMORY_FLAGS)},
         },
-        "annotations": {"dev.corten.version": __version__},
+        "annotations": {
+            "dev.corten.version": __version__,
+            "io.github.seccomp.libseccomp.version": libseccomp_version(),
+            "org.opencontainers.runc.checkpoint.enabled": "true" if "checkpoint" not in args.UNSUPPORTED else "false",
+        },
+        "potentiallyUnsafeConfigAnnotations": unsafe_annotations(),
     }
+
+
+def libseccomp_version() -> str:
+    """As the library tells it, '' where there is none (seccomp_version(3))."""
+    try:
+        tell = seccomp_compile.Library().lib.seccomp_version
+    except Internal:
+        return ""
+    tell.restype = ctypes.POINTER(ctypes.c_uint * 3)
+    return ".".join(map(str, tell().contents))
 
 
 def mount_options() -> list[str]:
     """Every option that a mount may have, sorted; those of single file systems are the kernel's."""
-    from corten.launch import options
-
     recursive = [f"r{name}" for name in options.ATTRIBUTES]
-    return sorted({"bind", "rbind", "defaults", *options.ATTRIBUTES, *recursive, *options.PROPAGATIONS})
+    others = {"bind", "rbind", "defaults", "remount", "tmpcopyup", "notmpcopyup", "idmap", "ridmap"}
+    known = {*others, *options.ATTRIBUTES, *recursive, *options.PROPAGATIONS, *options.SUPERBLOCK}
+    return sorted(known - {*options.UNSUPPORTED})
+
+
+def intel_rdt() -> dict[str, bool]:
+    """Cache and bandwidth classes, each field by itself (runtime-spec config-linux.md, "IntelRdt")."""
+    return {
+        "enabled": takes({"intelRdt": {"closID": "x"}}),
+        "schemata": takes({"intelRdt": {"schemata": ["MB:0=100"]}}),
+        "monitoring": takes({"intelRdt": {"enableMonitoring": True}}),
+    }
+
+
+def unsafe_annotations() -> list[str]:
+    """Annotations that change what the runtime does: those that become properties of systemd units."""
+    return ["org.systemd.property."] if SYSTEMD in managers.MANAGERS else []
+
+
+def takes(linux: dict[str, Any]) -> bool:
+    """Whether a configuration with these fields of `linux` is read, and not refused."""
+    try:
+        parse_config({"ociVersion": OCI_VERSION, "linux": linux})
+    except InvalidArgument:
+        return False
+    return True

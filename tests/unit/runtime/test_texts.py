@@ -11,7 +11,7 @@ import pytest
 from corten.errors import InvalidArgument
 from corten.launch import spawn
 from corten.launch.ops import JoinCgroup, Plan, Setsid
-from corten.runtime import cold, features, listing, starter, terminal, usage
+from corten.runtime import cold, listing, starter, terminal, usage
 from corten.runtime import trace as tracing
 from corten.spec.runtime import parse_config
 
@@ -76,15 +76,6 @@ def test_the_starter_bundle_can_be_parsed(make: object) -> None:
     config = parse_config(json.loads(json.dumps(make())))
     assert config.process is not None
     assert config.process.args == ("sh",)
-
-
-def test_features_is_a_document_of_lists() -> None:
-    found = features.document()
-    assert found["ociVersionMin"] == "1.0.0"
-    assert {"bind", "rbind", "ro", "rro", "rshared", "nosuid"} <= set(found["mountOptions"])
-    assert found["linux"]["seccomp"]["enabled"]
-    assert "SCMP_ACT_ERRNO" in found["linux"]["seccomp"]["actions"]
-    assert json.loads(json.dumps(found)) == found
 
 
 def test_the_first_line_of_the_version_is_what_callers_parse() -> None:
