@@ -17,7 +17,7 @@ LISTS: dict[tuple[str, ...], set[str]] = {
     ("mountOptions",): set(),
     ("linux", "namespaces"): set(),
     ("linux", "capabilities"): set(),
-    ("linux", "seccomp", "actions"): {"SCMP_ACT_NOTIFY"},
+    ("linux", "seccomp", "actions"): set(),
     ("linux", "seccomp", "operators"): set(),
     ("linux", "seccomp", "archs"): set(),
 }

@@ -59,7 +59,7 @@ SCENARIOS: dict[str, list[str]] = {
     ],
     "signals": [
         "create C", "start C", "kill C NOSIG", "kill C 99", "kill C 0", "kill C SIGUSR1", "kill C 10", "kill C usr1",
-        "state C", "kill -a C 0", "delete -f C", "delete -f C", "kill C",
+        "state C", "kill C 65", "kill C RTMIN", "kill -a C 0", "delete -f C", "delete -f C", "kill C",
     ],
     "wrong words": ["create a/b", "create ..", "create ''", "create --bundle /nonexistent C", "run --nope C"],
     "a log that cannot be opened": [

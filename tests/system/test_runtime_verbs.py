@@ -83,7 +83,7 @@ def test_preserved_descriptors_arrive_and_others_do_not(corten: Runtime, folder:
     os.close(reading)
     assert done.stdout.split() == ["three", "0", "1", "2", "3", "4"], done.stderr  # 4 is the listing's own
     refused = corten("run", "--preserve-fds", "1", "-b", str(bundle.path), "d")
-    assert "descriptor 3 is not open" in refused.stderr
+    assert "unable to stat preserved-fd 0 (of 1): stat /proc/self/fd/3" in refused.stderr
 
 
 # create, start, delete -------------------------------------------------------------------------------------

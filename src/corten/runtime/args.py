@@ -41,6 +41,7 @@ _BUNDLE: FlagRow = ("bundle", "b", TEXT)
 _SPAWN: tuple[FlagRow, ...] = (
     ("console-socket", "", TEXT),
     ("pid-file", "", TEXT),
+    ("pidfd-socket", "", TEXT),
     ("preserve-fds", "", NUMBER),
 )
 _CREATE: tuple[FlagRow, ...] = (_BUNDLE, *_SPAWN, ("no-pivot", "", BOOL), ("no-new-keyring", "", BOOL))

@@ -289,6 +289,24 @@ class Cgroup:
         elif files.exists(self._members()):
             self._kill_one_by_one()
 
+    def kill_strays(self) -> None:
+        """SIGKILL to launchers that are in v1 directories and not in the v2 one yet: `kill_all` does not reach them."""
+        from corten.runtime import fast
+
+        for directory in self.paths.v1.values() if self.paths.v2 else ():
+            for pid in cgroup.pids(directory):
+                try:
+                    pidfd = posix.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue
+                try:
+                    if pid in cgroup.pids(directory):  # else the number went to somebody else's process meanwhile
+                        fast.pidfd_send_signal(pidfd, SIGKILL)
+                except ProcessLookupError:
+                    pass
+                finally:
+                    posix.close(pidfd)
+
     def signal_all(self, signum: int) -> None:
         """A signal to every process; one that is gone meanwhile is passed over."""
         from corten.runtime import fast

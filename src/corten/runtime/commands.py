@@ -9,16 +9,22 @@ from __future__ import annotations
 import posix
 
 from corten import errors
-from corten.errors import InvalidArgument, NotFound
-from corten.runtime import container, fast
+from corten.errors import CortenError, InvalidArgument, NotFound
+from corten.runtime import container, ending, fast
 from corten.runtime.options import CreateOptions
 from corten.runtime.settings import root
+from corten.runtime.state import allow
 from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.runtime.args import Invocation, Options
     from corten.runtime.log import Log
+    from corten.runtime.notify import Notify
+    from corten.runtime.pidfds import PidfdSocket
+    from corten.runtime.state import State
 
 STDOUT_FD = 1
 DEFAULT_SIGNAL = "TERM"
@@ -27,11 +33,23 @@ DEFAULT_SIGNAL = "TERM"
 def create(invocation: Invocation, log: Log) -> int:
     """Everything up to the moment before execve."""
     options = create_options(invocation, log)
-    console = connect(invocation.options.text("console-socket"))
-    options.console_fd = console
+    options.console_fd = connect(invocation.options.text("console-socket"))
+    pidfds = pidfd_socket(invocation.options)
     made = container.create(options)
+    if pidfds is not None:
+        or_end(made.state, lambda: pidfds.send_init(made.pidfd))
     log.debug(f"container {made.id} created, init {made.pid}")
     return 0
+
+
+def or_end(record: State, work: Callable[[], None]) -> None:
+    """`work` for a new container, which is taken back when it fails."""
+    try:
+        work()
+    except CortenError:
+        ending.end(record)
+        ending.destroy(record)
+        raise
 
 
 def create_options(invocation: Invocation, log: Log) -> CreateOptions:
@@ -39,29 +57,65 @@ def create_options(invocation: Invocation, log: Log) -> CreateOptions:
     from corten.runtime import defaults
 
     settings, options = invocation.settings, invocation.options
-    limit, origin = defaults.pids_limit(settings)
+    node = defaults.of(settings)
+    listening = activated()
     return CreateOptions(
         invocation.arguments[0],
         root(settings),
         files.absolute(options.text("bundle") or posix.getcwd()),
         pid_file=options.text("pid-file"),
-        preserve_fds=preserved(options),
+        preserve_fds=listening + preserved(options, listening),
         no_pivot=options.is_set("no-pivot"),
         no_new_keyring=options.is_set("no-new-keyring"),
-        default_pids_limit=limit,
-        default_pids_limit_origin=origin,
+        default_pids_limit=node.pids_limit,
+        default_pids_limit_origin=node.pids_limit_origin,
         manager=cgroup_manager(settings),
         warn=log.warning,
+        node=node.node,
+        extra_env=(f"LISTEN_FDS={listening}", "LISTEN_PID=1") if listening else (),
+        notify=notifier(),
     )
 
 
-def preserved(options: Options) -> int:
-    """How many descriptors from 3 on go to the process; raises InvalidArgument when one is not open."""
+def preserved(options: Options, before: int = 0) -> int:
+    """How many descriptors go to the process, from 3 on and behind those of `before`; raises InvalidArgument."""
     count = options.number("preserve-fds")
-    for fd in range(3, 3 + count):
+    first = 3 + before
+    for fd in range(first, first + count):
         if not files.exists(f"/proc/self/fd/{fd}"):
-            raise InvalidArgument(f"preserve-fds: descriptor {fd} is not open")
+            raise InvalidArgument(
+                f"unable to stat preserved-fd {fd - first} (of {count}): "
+                f"stat /proc/self/fd/{fd}: no such file or directory"
+            )
     return count
+
+
+def activated() -> int:
+    """How many sockets a service manager opened for this process, from descriptor 3 on (sd_listen_fds(3))."""
+    environment = posix.environ
+    if environment.get(b"LISTEN_PID") != b"%d" % posix.getpid():
+        return 0
+    count = environment.get(b"LISTEN_FDS", b"")
+    return int(count) if count.isdigit() else 0
+
+
+def notifier() -> Notify | None:
+    """The way to a service manager that waits for the container's process to be ready."""
+    if not posix.environ.get(b"NOTIFY_SOCKET"):
+        return None
+    from corten.runtime.notify import Notify
+
+    return Notify()
+
+
+def pidfd_socket(options: Options) -> PidfdSocket | None:
+    """Who is to get the new process's pidfd."""
+    path = options.text("pidfd-socket")
+    if not path:
+        return None
+    from corten.runtime.pidfds import PidfdSocket
+
+    return PidfdSocket(path)
 
 
 def cgroup_manager(settings: Options) -> str:
@@ -88,7 +142,18 @@ def connect(path: str) -> int:
 
 def start(invocation: Invocation, log: Log) -> int:
     """Lets a created container execute its process."""
-    container.start(root(invocation.settings), invocation.arguments[0])
+    place, id = root(invocation.settings), invocation.arguments[0]
+    notify = notifier()
+    if notify is None:
+        container.start(place, id)
+        return 0
+    record = container.state(place, id)
+    allow("start", id, record.status())
+    has_socket = notify.bind(record.directory)
+    pidfd = record.open_pidfd()
+    container.start(place, id)
+    if has_socket and pidfd >= 0:
+        notify.wait(pidfd, record.pid)
     return 0
 
 

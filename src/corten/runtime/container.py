@@ -191,7 +191,7 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
     status = record.status()
     if not force and status != CREATED:
         allow("delete", id, status)
-    if status != STOPPED:
+    if force or status != STOPPED:
         ending.end(record)
     return ending.destroy(record)
 

@@ -1,8 +1,12 @@
 """The node's defaults for containers, from the command line or one small JSON file.
 
-    /etc/corten/runtime.json     {"default-pids-limit": 500}
+    /etc/corten/runtime.json     {"default-pids-limit": 500,
+                                  "default-rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+                                  "masked-paths": ["/proc/kallsyms"],
+                                  "seccomp": [{"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}
 
-`--config FILE` names another file, which must then exist; `--default-pids-limit N` goes before it.
+`--config FILE` names another file, which must then exist; `--default-pids-limit N` goes before it.  What the words mean
+beside a bundle's is in `corten.runtime.effective`.
 """
 
 from __future__ import annotations
@@ -17,21 +21,36 @@ if TYPE_CHECKING:
     from typing import Any
 
     from corten.runtime.args import Options
+    from corten.runtime.effective import Node
 
 CONFIG_PATH = "/etc/corten/runtime.json"
-PIDS_KEY = "default-pids-limit"
-KEYS = frozenset((PIDS_KEY,))
+PIDS_KEY, RLIMITS_KEY, MASKED_KEY, SECCOMP_KEY = "default-pids-limit", "default-rlimits", "masked-paths", "seccomp"
+KEYS = frozenset((PIDS_KEY, RLIMITS_KEY, MASKED_KEY, SECCOMP_KEY))
+RULE_KEYS = frozenset(("names", "action", "errnoRet", "args"))
 
 
-def pids_limit(settings: Options) -> tuple[int, str]:
-    """(limit, who set it) for a container that brings none; -1 for no limit."""
-    if settings.given(PIDS_KEY):
-        return checked(settings.number(PIDS_KEY), f"--{PIDS_KEY}"), f"--{PIDS_KEY}"
+class Defaults:
+    """What the node says; `node` is None where it says nothing but a pids limit."""
+
+    __slots__ = ("node", "pids_limit", "pids_limit_origin")
+
+    def __init__(self, pids_limit: int, pids_limit_origin: str, node: Node | None) -> None:
+        self.pids_limit = pids_limit
+        self.pids_limit_origin = pids_limit_origin
+        self.node = node
+
+
+def of(settings: Options) -> Defaults:
+    """The defaults of one invocation; raises InvalidArgument naming file and key, NotFound for a file that is named."""
     path = settings.text("config", CONFIG_PATH)
-    value = read(path, required=settings.given("config")).get(PIDS_KEY)
-    if value is None:
-        return BUILT_IN_PIDS_LIMIT, BUILT_IN
-    return checked(value, f"{path}: {PIDS_KEY}"), path
+    values = read(path, required=settings.given("config"))
+    node = node_of(path, values) if len(values) > (PIDS_KEY in values) else None
+    if settings.given(PIDS_KEY):
+        return Defaults(checked(settings.number(PIDS_KEY), f"--{PIDS_KEY}"), f"--{PIDS_KEY}", node)
+    limit = values.get(PIDS_KEY)
+    if limit is None:
+        return Defaults(BUILT_IN_PIDS_LIMIT, BUILT_IN, node)
+    return Defaults(checked(limit, f"{path}: {PIDS_KEY}"), path, node)
 
 
 def checked(value: object, where: str) -> int:
@@ -49,10 +68,46 @@ def read(path: str, *, required: bool) -> dict[str, Any]:
         if required:
             raise NotFound(f"config {path} does not exist") from None
         return {}
-    values = fast.loads(content)
+    values = fast.loads_from(path, content)
     if not isinstance(values, dict):
         raise InvalidArgument(f"{path}: expected an object")
     for key in values:
         if key not in KEYS:
             raise InvalidArgument(f"{path}: unknown key {key!r}")
     return values
+
+
+def node_of(path: str, values: dict[str, Any]) -> Node:
+    """The keys beside the pids limit, in the forms that the runtime specification has for them."""
+    from corten.runtime.effective import Node
+    from corten.spec.process import RLIMITS, read_rlimits
+    from corten.spec.reader import Reader
+
+    reader = Reader.of(values, path)
+    masked = reader.strings(MASKED_KEY)
+    for place in masked:
+        if not place.startswith("/"):
+            raise InvalidArgument(f"{path}.{MASKED_KEY}: {place!r} is not an absolute path")
+    for item in reader.children(RLIMITS_KEY):
+        if item.string("type") not in RLIMITS:
+            raise InvalidArgument(
+                f"{item.where}.type: {item.string('type')!r} is not a limit's name, as RLIMIT_CORE is"
+            )
+    limits = read_rlimits(reader, RLIMITS_KEY)
+    return Node(
+        path,
+        rlimits=tuple((RLIMITS[limit.type], limit.soft, limit.hard) for limit in limits),
+        masked_paths=masked,
+        seccomp=tuple(_rule(rule) for rule in reader.children(SECCOMP_KEY)),
+    )
+
+
+def _rule(reader: Any) -> dict[str, Any]:
+    """One rule; what libseccomp makes of its words is checked when it is compiled."""
+    if not reader.strings("names"):
+        raise InvalidArgument(f"{reader.where}.names: expected names of system calls")
+    reader.string("action", required=True)
+    for key in reader.obj:
+        if key not in RULE_KEYS:
+            raise InvalidArgument(f"{reader.where}: unknown key {key!r}")
+    return dict(reader.obj)

@@ -23,6 +23,7 @@ def end(record: State) -> None:
     pidfd = record.open_pidfd()
     group = Cgroup(record.cgroup)
     group.kill_all()
+    group.kill_strays()
     if pidfd < 0:
         return
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 
-from corten.errors import CortenError, Internal, NotFound
+from corten.errors import CortenError, Internal, InvalidArgument, NotFound
 from corten.launch.compile import compile_exec
 from corten.launch.context import LISTENER, ExecContext
 from corten.launch.ops import Clone, CloneLauncher
@@ -53,14 +53,18 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
             may be in the one above (cgroup-v2.rst, "No Internal Process Constraint"): its init's is taken, as by runc
     """
     config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
-    paths = sub_cgroup(record.cgroup, options.cgroup)
+    if record.origins:
+        from corten.runtime import effective
+
+        effective.again(config, options.process, record.origins)
+    paths = sub_cgroup(record.cgroup, options.cgroups)
     try:
         plan = compile_for(options, host, config, paths)
         return _spawn_with_agent(options, host, plan, container, record, config)
     except launching.LaunchFailure as failure:
         if failure.errno not in (EAGAIN, EBUSY) or not isinstance(failure.op, Clone | CloneLauncher):
             raise
-        if failure.errno == EBUSY and not options.cgroup:
+        if failure.errno == EBUSY and not options.cgroups:
             paths = _paths_of_init(record, paths)
     plan = compile_for(options, host, config, paths, clone_into_cgroup=False)
     return _spawn_with_agent(options, host, plan, container, record, config)
@@ -139,18 +143,39 @@ def compile_for(
     return compile_exec(config, options.process, host.facts, context)
 
 
-def sub_cgroup(paths: CgroupPaths, below: str) -> CgroupPaths:
-    """The container's cgroup, or an existing one below it (`--cgroup`); raises NotFound."""
+def sub_cgroup(paths: CgroupPaths, below: dict[str, str]) -> CgroupPaths:
+    """The container's cgroup, or existing ones below it (`--cgroup`): for the controllers named, or all for ''.
+
+    Raises InvalidArgument and NotFound.  In hybrid mode the v2 cgroup, which limits nothing, is followed where it is.
+    """
     if not below:
         return paths
-    relative = files.absolute("/" + below)
-    deeper = CgroupPaths(
-        paths.mode,
-        {names: directory + relative for names, directory in paths.v1.items()},
-        paths.v2 + relative if paths.v2 else "",
-        paths.mount,
-    )
-    for directory in deeper.directories():
-        if not files.is_directory(directory):
-            raise NotFound(f"cgroup {directory} does not exist")
-    return deeper
+    everywhere = below.get("", "")
+    v1, left = {}, set(below) - {""}
+    for names, directory in paths.v1.items():
+        mine = left & {*names.split(",")}
+        left -= mine
+        added = next((below[name] for name in sorted(mine)), everywhere)
+        v1[names] = _existing(directory, added) if added else directory
+    if left:
+        raise InvalidArgument(f"unknown controller {sorted(left)[0]} in SubCgroupPaths")
+    v2 = paths.v2
+    if v2 and everywhere and (paths.mode == "v2" or files.is_directory(_beneath(v2, everywhere))):
+        v2 = _existing(v2, everywhere)
+    return CgroupPaths(paths.mode, v1, v2, paths.mount)
+
+
+def _existing(directory: str, below: str) -> str:
+    """The cgroup `below` a directory; raises NotFound when it is not there."""
+    found = _beneath(directory, below)
+    if not files.is_directory(found):
+        raise NotFound(f"cgroup {found} does not exist")
+    return found
+
+
+def _beneath(directory: str, below: str) -> str:
+    """The path; raises InvalidArgument, in runc's words, for one that leads out."""
+    found = files.absolute(f"{directory}/{below}")
+    if found != directory and not found.startswith(directory + "/"):
+        raise InvalidArgument(f"{below} is not a sub cgroup path")
+    return found

@@ -214,6 +214,18 @@ def receive_fd(stream: _socket.socket) -> int:
     return -1
 
 
+def send_fd(target_fd: int, data: bytes, fd: int) -> None:
+    """One message with a descriptor to the connected socket `target_fd`, which stays the caller's; raises OSError."""
+    import _socket
+
+    target = _socket.socket(fileno=target_fd)
+    try:
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
+        target.sendmsg([data], [rights], _socket.MSG_NOSIGNAL)
+    finally:
+        target.detach()
+
+
 def pass_fd_on(stream: _socket.socket, target_fd: int) -> None:
     """Sends the next message on `stream`, with its descriptor, to the socket `target_fd`; raises OSError."""
     import _socket

@@ -16,14 +16,16 @@ from corten.runtime.settings import root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from corten.runtime.args import Invocation, Options
+    from corten.runtime.args import Invocation
     from corten.runtime.log import Log
+    from corten.runtime.notify import Notify
     from corten.runtime.terminal import Terminal
     from corten.spec.process import Process
 
 # not passed on: the two that cannot be, our own children, what a defect of ours raises, and what Python ignores
 KEPT = frozenset(fast.SIGNALS[name] for name in ("KILL", "STOP", "CHLD", "SEGV", "BUS", "FPE", "ILL", "TRAP", "PIPE"))
 SIGWINCH = fast.SIGNALS["WINCH"]
+SIGCHLD = fast.SIGNALS["CHLD"]
 LAST_PLAIN_SIGNAL = 31
 
 
@@ -61,12 +63,18 @@ def run(invocation: Invocation, log: Log) -> int:
     wanted = config.process is not None and config.process.terminal
     console = Console(flags.text("console-socket"), wanted=wanted, detach=detach)
     options.console_fd = console.fd
-    signals = None if detach else Signals()
+    pidfds = commands.pidfd_socket(flags)
+    adopts = not detach and not flags.is_set("no-subreaper") and config.linux.namespace("pid") is None
+    signals = None if detach else Signals(adopts=adopts)
     made = container.create(options, Host())
+    if pidfds is not None:
+        commands.or_end(made.state, lambda: pidfds.send_init(made.pidfd))
     container.run_poststart(made.state)
     if signals is None:
+        if options.notify is not None:
+            options.notify.wait(made.pidfd, made.pid)
         return 0
-    status = stay(made.pidfd, signals, console.terminal())
+    status = stay(made.pidfd, signals, console.terminal(), options.notify)
     if not flags.is_set("keep"):
         for complaint in ending.destroy(made.state):
             log.warning(complaint)
@@ -83,6 +91,7 @@ def exec(invocation: Invocation, log: Log) -> int:
     process = exec_process(place, id, invocation)
     console = Console(flags.text("console-socket"), wanted=process.terminal, detach=detach)
     check_console(process, console.fd)
+    pidfds = commands.pidfd_socket(flags)
     signals = None if detach else Signals()
     started = container.exec(
         ExecOptions(
@@ -93,9 +102,15 @@ def exec(invocation: Invocation, log: Log) -> int:
             pid_file=flags.text("pid-file"),
             preserve_fds=commands.preserved(flags),
             ignore_paused=flags.is_set("ignore-paused"),
-            cgroup=sub_cgroup(flags),
+            cgroups=sub_cgroups(flags.items("cgroup")),
         )
     )
+    if pidfds is not None:
+        try:
+            pidfds.send_exec(started.pidfd)
+        except InvalidArgument:
+            fast.pidfd_send_signal(started.pidfd, fast.SIGNALS["KILL"])
+            raise
     return 0 if signals is None else stay(started.pidfd, signals, console.terminal())
 
 
@@ -111,24 +126,41 @@ def exec_process(place: str, id: str, invocation: Invocation) -> Process:
     return building.from_flags(container.state(place, id), invocation.arguments[1:], invocation.options)
 
 
-def sub_cgroup(flags: Options) -> str:
-    """The one sub-cgroup of `--cgroup`; a path per controller is refused."""
-    given = flags.items("cgroup")
-    if len(given) > 1 or any(":" in item for item in given):
-        raise InvalidArgument("cgroup: one path for all controllers is supported, not a path for each")
-    return given[0] if given else ""
+def sub_cgroups(given: list[str]) -> dict[str, str]:
+    """`--cgroup PATH` for all controllers, or `--cgroup CTRL[,CTRL]:PATH` again and again; in runc's words."""
+    found: dict[str, str] = {}
+    for item in given:
+        controllers, colon, path = item.partition(":")
+        if ":" in path:
+            raise InvalidArgument(f"invalid --cgroup argument: {item}")
+        if not colon:
+            if len(given) != 1:
+                raise InvalidArgument(f"invalid --cgroup argument: {item} (missing <controller>: prefix)")
+            return {"": item} if item else {}
+        found.update(dict.fromkeys(controllers.split(","), path))
+    return found
 
 
 class Signals:
-    """Catches every signal that is to be passed on, from before the process exists: none is lost."""
+    """Catches every signal that is to be passed on, from before the process exists: none is lost.
+
+    With `adopts` this process becomes the parent of what the container's processes leave behind, which without a pid
+    namespace would be the host's init, and SIGCHLD is caught as well: each is collected when it ends, as by runc.
+    """
 
     __slots__ = ("fd",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, adopts: bool = False) -> None:
         self.fd, write_fd = posix.pipe()
         posix.set_blocking(self.fd, False)
         posix.set_blocking(write_fd, False)
-        fast.catch_signals([n for n in range(1, LAST_PLAIN_SIGNAL + 1) if n not in KEPT], write_fd)
+        caught = [n for n in range(1, LAST_PLAIN_SIGNAL + 1) if n not in KEPT]
+        if adopts:
+            from corten.sys.prctl import set_child_subreaper
+
+            set_child_subreaper()
+            caught.append(SIGCHLD)
+        fast.catch_signals(caught, write_fd)
 
     def take(self) -> bytes:
         """The numbers of the signals that came, one byte each."""
@@ -138,11 +170,13 @@ class Signals:
             return b""
 
 
-def stay(pidfd: int, signals: Signals, terminal: Terminal | None) -> int:
-    """Passes on signals and bytes until the process ends; its exit status."""
+def stay(pidfd: int, signals: Signals, terminal: Terminal | None, notify: Notify | None = None) -> int:
+    """Passes on signals, bytes and the news that the process is ready, until it ends; its exit status."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(signals.fd, select.POLLIN)
+    if notify is not None:
+        poll.register(notify.fileno(), select.POLLIN)
     if terminal is not None:
         terminal.open(poll)
     try:
@@ -150,6 +184,8 @@ def stay(pidfd: int, signals: Signals, terminal: Terminal | None) -> int:
             ready = {fd for fd, _ in poll.poll()}
             for signum in signals.take() if signals.fd in ready else b"":
                 _pass_on(pidfd, signum, terminal)
+            if notify is not None and notify.fileno() in ready and notify.take(posix.getpid()):
+                poll.unregister(notify.fileno())
             if terminal is not None:
                 terminal.copy(ready, poll)
             if pidfd in ready:
@@ -164,7 +200,20 @@ def _pass_on(pidfd: int, signum: int, terminal: Terminal | None) -> None:
     if signum == SIGWINCH and terminal is not None:
         terminal.resize()
         return
+    if signum == SIGCHLD:
+        collect(pidfd)
+        return
     try:
         fast.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         return  # it ended meanwhile: the next poll says so
+
+
+def collect(pidfd: int) -> None:
+    """Reaps what others left to this process; the process behind `pidfd` is left for its own wait."""
+    while True:
+        ended = posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+        own = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+        if ended is None or (own is not None and own.si_pid == ended.si_pid):
+            return
+        posix.waitpid(ended.si_pid, 0)

@@ -264,6 +264,7 @@ class Creation:
         state.annotations = config.annotations
         state.cgroup = prepared.paths
         state.manager = self.options.manager
+        state.origins = prepared.origins
         state.pids_limit = prepared.pids_limit
         state.pids_limit_origin = prepared.pids_limit_origin
         state.poststart = hooks.to_objs(config.hooks.poststart)
@@ -274,6 +275,10 @@ class Creation:
         names = [CONFIG_FILE, TRACE_FILE] + ([START_FIFO] if self.options.wait_for_start else [])
         state.objects = [state.path(name) for name in names] + prepared.paths.directories()
         state.save()
+        if self.options.notify is not None:
+            self.options.notify.make_directory(state.directory)
+            if not self.options.wait_for_start:
+                self.options.notify.bind(state.directory)
         if self.options.wait_for_start:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)

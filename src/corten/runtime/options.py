@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from corten.runtime.effective import Node
+    from corten.runtime.notify import Notify
     from corten.spec.process import Process
 
 BUILT_IN_PIDS_LIMIT = 500
@@ -31,6 +33,9 @@ class CreateOptions:
     wait_for_start       False: `run`, no FIFO, the process is executed at once
     manager              who makes the cgroups, a key of `corten.runtime.managers.MANAGERS`
     warn                 is told, in a sentence each, what the bundle asks for and nobody can do
+    node                 what else the node says where the bundle is silent
+    extra_env            rows for the process's environment, behind the bundle's
+    notify               the process is to have a socket for sd_notify(3) messages; None: no
     """
 
     __slots__ = (
@@ -38,10 +43,13 @@ class CreateOptions:
         "console_fd",
         "default_pids_limit",
         "default_pids_limit_origin",
+        "extra_env",
         "id",
         "manager",
         "no_new_keyring",
         "no_pivot",
+        "node",
+        "notify",
         "parent",
         "pid_file",
         "preserve_fds",
@@ -71,6 +79,9 @@ class CreateOptions:
         wait_for_start: bool = True,
         manager: str = "cgroupfs",
         warn: Callable[[str], None] = ignore,
+        node: Node | None = None,
+        extra_env: tuple[str, ...] = (),
+        notify: Notify | None = None,
     ) -> None:
         self.id = id
         self.root = root
@@ -88,17 +99,20 @@ class CreateOptions:
         self.wait_for_start = wait_for_start
         self.manager = manager
         self.warn = warn
+        self.node = node
+        self.extra_env = extra_env
+        self.notify = notify
 
 
 class ExecOptions:
     """What `exec` is told; fields as in `CreateOptions`.
 
-    cgroup          a path below the container's cgroup, '' for the cgroup itself
+    cgroups         controller, or '' for all → a path below the container's cgroup; empty for the cgroup itself
     ignore_paused   spawn into a paused container all the same; it will freeze
     """
 
     __slots__ = (
-        "cgroup",
+        "cgroups",
         "console_fd",
         "id",
         "ignore_paused",
@@ -122,7 +136,7 @@ class ExecOptions:
         preserve_fds: int = 0,
         parent: str = "command",
         ignore_paused: bool = False,
-        cgroup: str = "",
+        cgroups: dict[str, str] | None = None,
     ) -> None:
         self.id = id
         self.root = root
@@ -133,4 +147,4 @@ class ExecOptions:
         self.preserve_fds = preserve_fds
         self.parent = parent
         self.ignore_paused = ignore_paused
-        self.cgroup = cgroup
+        self.cgroups = cgroups or {}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from corten.launch.ops import Plan
     from corten.launch.spawn import Launcher
     from corten.runtime.cgroup_settings import Setting
+    from corten.runtime.effective import Origins
     from corten.runtime.launching import Parent
     from corten.runtime.options import CreateOptions
     from corten.spec.process import Process
@@ -35,6 +36,7 @@ class Prepared:
         "config",
         "config_bytes",
         "device_program",
+        "origins",
         "paths",
         "pids_limit",
         "pids_limit_origin",
@@ -52,6 +54,7 @@ class Prepared:
         settings: list[Setting],
         device_program: bytes,
         pids_limit: tuple[int, str],
+        origins: Origins,
         plan: Plan,
     ) -> None:
         self.config = config
@@ -61,12 +64,17 @@ class Prepared:
         self.settings = settings
         self.device_program = device_program
         self.pids_limit, self.pids_limit_origin = pids_limit
+        self.origins = origins
         self.plan = plan
 
     def describe(self) -> str:
         """Cgroup directories, their settings and the launch plan, a line each, for `corten-runtime plan`."""
         limit = "none" if self.pids_limit == UNLIMITED else str(self.pids_limit)
         lines = [f"pids limit {limit} ({self.pids_limit_origin})"]
+        if self.origins:
+            from corten.runtime import effective
+
+            lines += effective.describe(self.origins)
         lines += [f"cgroup mkdir {directory}" for directory in self.paths.directories()]
         lines += [f"cgroup write {setting.describe()}" for setting in self.settings]
         if self.device_program:
@@ -122,6 +130,7 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     config_bytes = read_config(options.bundle)
     config = parse_config(fast.loads_from(SPEC, config_bytes))
     process = check_process(config.process)
+    origins = complete(config, process, options)
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
     check_console(process, options.console_fd)
     for text in cgroup_settings.warnings(config.linux.resources, host.facts.cgroup_mode):
@@ -132,7 +141,20 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     writes = cgroup_writes(paths, config.linux.resources, limit[0]) if managed else []
     devices = device_program(paths, config.linux.resources) if managed else b""
     plan = compile_init(config, host.facts, init_context(options, config, host, paths, rootfs))
-    return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, plan)
+    return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, origins, plan)
+
+
+def complete(config: Config, process: Process, options: CreateOptions) -> Origins:
+    """Adds what the bundle does not say: the node's words, and what the caller hands to the process."""
+    origins: Origins = {}
+    if options.node is not None:
+        from corten.runtime import effective
+
+        origins = effective.apply(config, options.node)
+    process.env += options.extra_env
+    if options.notify is not None:
+        options.notify.add(config, process, f"{options.root}/{options.id}")
+    return origins
 
 
 def read_config(bundle: str) -> bytes:

@@ -2,18 +2,19 @@
 
     <root>/<id>/state.json     written and renamed before the first kernel object of the container exists
     <root>/<id>/config.json    the bundle's configuration as it was at create, for exec
-    <root>/<id>/start          FIFO: the init waits on it; it is removed by `start`, so its presence means `created`
+    <root>/<id>/start          FIFO: the init waits on it; `start` removes it
     <root>/<id>/trace          the steps of the launch with their times (corten.runtime.trace)
 
 A status is never stored.  It is derived, as runc derives it:
 
-    init alive?   frozen?   FIFO there?   status
-    not yet       -         -             creating
-    yes           yes       -             paused
-    yes           no        yes           created
-    yes           no        no            running
-    no            -         -             stopped
+    init alive?   frozen?   init waits at the FIFO?   status
+    not yet       -         -                         creating
+    yes           yes       -                         paused
+    yes           no        yes                       created
+    yes           no        no                        running
+    no            -         -                         stopped
 
+A FIFO that nobody reads is what a `start` left that was killed after it had let the init go.
 An init is known by pid and start time: a pid that the kernel gave to somebody else since is not ours.
 """
 
@@ -30,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+ENOENT, ENXIO = 2, 6
 VERSION = 1
 OCI_VERSION = "1.3.0"  # of the specification that the state complies with (runtime.md, "State")
 STATE_FILE, CONFIG_FILE, START_FIFO, TRACE_FILE = "state.json", "config.json", "start", "trace"
@@ -61,7 +63,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("manager",))
+LATER = frozenset(("manager", "origins"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -93,6 +95,7 @@ class State:
         "id",
         "manager",
         "objects",
+        "origins",
         "owner",
         "pid",
         "pids_limit",
@@ -115,6 +118,7 @@ class State:
         self.manager = "cgroupfs"
         self.created = fast.rfc3339()
         self.objects: list[str] = []  # every path that will exist, in the order of making
+        self.origins: dict[str, list[dict[str, Any]]] = {}  # what the node added: corten.runtime.effective
         self.owner = posix.geteuid()
         self.pid = 0
         self.start_time = 0
@@ -169,7 +173,7 @@ class State:
             return STOPPED
         if Cgroup(self.cgroup).is_frozen():
             return PAUSED
-        return CREATED if files.exists(self.path(START_FIFO)) else RUNNING
+        return CREATED if is_read(self.path(START_FIFO)) else RUNNING
 
     def open_pidfd(self) -> int:
         """A pidfd of the init, or -1 when it is gone.  The start time is compared after the pidfd is open: no
@@ -211,7 +215,7 @@ class State:
         if self.annotations:
             obj["annotations"] = self.annotations
         obj["owner"] = owner
-        obj["corten"] = {"pidsLimit": {"value": self.pids_limit, "origin": self.pids_limit_origin}}
+        obj["corten"] = {"pidsLimit": {"value": self.pids_limit, "origin": self.pids_limit_origin}, **self.origins}
         return obj
 
 
@@ -229,6 +233,17 @@ def is_alive(pid: int, start_time: int) -> bool:
     """Whether the process that had `pid` since `start_time` still runs; a zombie does not."""
     started, letter = process_start(pid)
     return started == start_time and letter not in ("Z", "X", "")
+
+
+def is_read(fifo: str) -> bool:
+    """Whether a FIFO exists and somebody has it open for reading (fifo(7)); nobody there notices the question."""
+    try:
+        posix.close(posix.open(fifo, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC))
+    except OSError as error:
+        if error.errno not in (ENOENT, ENXIO):
+            raise
+        return False
+    return True
 
 
 def make_directory(root: str, id: str) -> str:

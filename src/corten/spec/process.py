@@ -157,7 +157,7 @@ def read_process(reader: Reader) -> Process:
         console_height=console.integer("height", high=0xFFFF) if console else 0,
         user=_user(user) if user else None,
         capabilities=_capabilities(capabilities) if capabilities else None,
-        rlimits=_rlimits(reader),
+        rlimits=read_rlimits(reader, "rlimits"),
         no_new_privileges=reader.boolean("noNewPrivileges"),
         oom_score_adj=reader.optional_integer("oomScoreAdj", low=-1000, high=1000),
         apparmor_profile=reader.string("apparmorProfile"),
@@ -198,14 +198,15 @@ def _capabilities(reader: Reader) -> Capabilities:
     return Capabilities(**masks, unknown=tuple(sorted(unknown)))
 
 
-def _rlimits(reader: Reader) -> tuple[Rlimit, ...]:
+def read_rlimits(reader: Reader, name: str) -> tuple[Rlimit, ...]:
+    """The array of limits at `name`; raises `InvalidArgument` naming the field."""
     limits: list[Rlimit] = []
-    for item in reader.children("rlimits"):
-        name = item.string("type", required=True)
-        if name not in RLIMITS:
-            raise InvalidArgument(f"wrong rlimit value: {name}")  # runc's words
-        number = RLIMITS.index(name)
+    for item in reader.children(name):
+        type = item.string("type", required=True)
+        if type not in RLIMITS:
+            raise InvalidArgument(f"wrong rlimit value: {type}")  # runc's words
+        number = RLIMITS.index(type)
         if any(limit.type == number for limit in limits):
-            raise InvalidArgument(f"{item.where}.type: {name} is given twice")
+            raise InvalidArgument(f"{item.where}.type: {type} is given twice")
         limits.append(Rlimit(number, item.integer("soft", high=U64), item.integer("hard", high=U64)))
     return tuple(limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,32 +17,60 @@ def settings(*words: str) -> args.Options:
     return args.parse(["corten-runtime", *words, "state", "x"]).settings
 
 
+def limit(given: args.Options) -> tuple[int, str]:
+    found = defaults.of(given)
+    return found.pids_limit, found.pids_limit_origin
+
+
 def test_without_a_word_the_limit_is_the_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "CONFIG_PATH", str(tmp_path / "nowhere.json"))
-    assert defaults.pids_limit(settings()) == (500, "built-in default")
+    assert limit(settings()) == (500, "built-in default")
+    assert defaults.of(settings()).node is None
 
 
 def test_a_file_changes_it_and_a_flag_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "runtime.json"
     path.write_text('{"default-pids-limit": 77}')
-    assert defaults.pids_limit(settings("--config", str(path))) == (77, str(path))
+    assert limit(settings("--config", str(path))) == (77, str(path))
     both = settings("--config", str(path), "--default-pids-limit=-1")
-    assert defaults.pids_limit(both) == (-1, "--default-pids-limit")
+    assert limit(both) == (-1, "--default-pids-limit")
+
+
+def test_every_word_of_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "runtime.json"
+    rule = {"names": ["io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
+    words = {
+        "default-rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 1}],
+        "masked-paths": ["/proc/kallsyms"],
+        "seccomp": [rule],
+    }
+    path.write_text(json.dumps(words))
+    found = defaults.of(settings("--config", str(path)))
+    assert found.node is not None
+    assert (found.pids_limit, found.node.origin) == (500, str(path))
+    assert found.node.rlimits == (("RLIMIT_CORE", 0, 1),)
+    assert (found.node.masked_paths, found.node.seccomp) == (("/proc/kallsyms",), (rule,))
 
 
 @pytest.mark.parametrize(
-    "content", ['{"default-pids-limit": 0}', '{"default-pids-limit": "7"}', '{"default-pid-limit": 7}', "[]", "{"]
+    "content",
+    [
+        *('{"default-pids-limit": 0}', '{"default-pids-limit": "7"}', '{"default-pid-limit": 7}', "[]", "{"),
+        *('{"masked-paths": ["proc"]}', '{"masked-paths": "/proc"}', '{"default-rlimits": [{"type": "CORE"}]}'),
+        *('{"seccomp": [{"action": "SCMP_ACT_ERRNO"}]}', '{"seccomp": [{"names": ["x"]}]}', '{"seccomp": {}}'),
+        '{"seccomp": [{"names": ["x"], "action": "SCMP_ACT_ERRNO", "errno": 1}]}',
+    ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "runtime.json"
     path.write_text(content)
-    with pytest.raises(InvalidArgument):
-        defaults.pids_limit(settings("--config", str(path)))
+    with pytest.raises(InvalidArgument, match=r"runtime\.json"):
+        defaults.of(settings("--config", str(path)))
 
 
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        defaults.pids_limit(settings("--config", str(tmp_path / "nowhere")))
+        defaults.of(settings("--config", str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(
