@@ -36,6 +36,8 @@ struct launch {
         enum side side;
         int cloned;
         int child;            /* pid of the child, in the launcher after Clone */
+        int new_time;         /* unshare(2) has made a time namespace: the child's clock will be another */
+        u64 clock_ahead;      /* of a clock that was entered, to the one that the trace began with */
         int chdir_refused;    /* the first chdir was refused: the second one, with the user's ids, counts */
         int empty_attached;   /* Mask has put its empty directory somewhere */
         int exec_prepared;    /* nothing stands between here and execve */
@@ -75,6 +77,9 @@ const char **get_texts(struct cursor *c, const char *last);
 int slot_fd(struct launch *l, u64 slot);
 /* Puts a descriptor (or passes on an error) into a slot, which owns it from then on. */
 int slot_set(struct launch *l, u64 slot, long fd);
+
+/* CLOCK_MONOTONIC, as it was where the trace began. */
+u64 now_ns(struct launch *l);
 
 /* A step begins.  Written later, with what follows: after 64 steps, or when somebody waits for it. */
 void trace_step(struct launch *l);

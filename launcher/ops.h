@@ -70,11 +70,16 @@
         X(62, op_set_io_priority, CHILD) \
         X(63, op_set_affinity, CHILD) \
         X(64, op_set_mempolicy, CHILD) \
+        X(65, op_make_user_namespace, CHILD) \
+        X(66, op_map_mount, CHILD) \
         X(67, op_reconfigure_mount, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)
 #undef X
+
+/* Writes a file of a process's directory in a procfs. */
+int write_process(int pid, int proc_fd, const char *name, const char *data);
 
 /* st_rdev and mknod(2), as the kernel encodes them (new_encode_dev). */
 static inline u64 device_number(u64 major, u64 minor) {

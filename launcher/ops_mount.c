@@ -127,39 +127,23 @@ int op_mount_setattr(struct launch *l, struct cursor *c) {
         return fd < 0 ? fd : (int) sys(mount_setattr, fd, "", flags, &attr, sizeof(attr));
 }
 
-/* The file system of the mount at a descriptor. */
-static int reconfigure(struct launch *l, int fd, struct list options) {
+int op_reconfigure_mount(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        u64 count = get_number(c);
+
+        if (c->error || fd < 0)
+                return c->error ? c->error : fd;
+
         cleanup_close int fs_fd = (int) sys(fspick, fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
         int r = fs_fd;
 
-        while (r >= 0 && options.count--) {
-                const char *option = get_text(&options.items);
-
-                r = options.items.error ? options.items.error : set_option(fs_fd, option);
-        }
-        if (r >= 0)
+        while (r >= 0 && count-- && !c->error)
+                r = set_option(fs_fd, get_text(c));
+        if (r >= 0 && !c->error)
                 r = (int) sys(fsconfig, fs_fd, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
         if (r < 0 && fs_fd >= 0)
                 read_explanation(l, fs_fd);
         return r;
-}
-
-int op_reconfigure_mount(struct launch *l, struct cursor *c) {
-        int root_fd = slot_fd(l, get_number(c));
-        const char *path = get_text(c);
-        struct mount_attr attr = { .attr_set = get_number(c) };
-
-        attr.attr_clr = get_number(c);
-
-        struct list options = get_list(c);
-
-        if (c->error)
-                return c->error;
-
-        cleanup_close int fd = root_fd < 0 ? root_fd : open_in_root(root_fd, path, O_PATH, 0);
-        int r = fd < 0 ? fd : options.count ? reconfigure(l, fd, options) : 0;
-
-        return r < 0 ? r : (int) sys(mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr));
 }
 
 int op_mount_propagation(struct launch *l, struct cursor *c) {
@@ -318,6 +302,19 @@ int op_symlink(struct launch *l, struct cursor *c) {
         return r == -EEXIST ? 0 : r;
 }
 
+/* A file in the place of a node must be that node (config-linux.md, "Devices"). */
+static int check_node(struct launch *l, int dir_fd, const char *name, u64 mode, u64 number) {
+        struct stat st;
+        int r = (int) sys(newfstatat, dir_fd, name, &st, AT_SYMLINK_NOFOLLOW);
+
+        if (r < 0)
+                return r;
+        if ((st.st_mode & S_IFMT) == (mode & S_IFMT) && ((mode & S_IFMT) == S_IFIFO || st.st_rdev == number))
+                return 0;
+        text_copy(l->text, sizeof(l->text), "what is there is another file or device");
+        return -EEXIST;
+}
+
 int op_mknod(struct launch *l, struct cursor *c) {
         int root_fd = slot_fd(l, get_number(c));
         const char *path = get_text(c);
@@ -337,7 +334,7 @@ int op_mknod(struct launch *l, struct cursor *c) {
         int r = (int) sys(mknodat, dir_fd, name, mode, device_number(major, minor));
 
         if (r == -EEXIST)
-                return 0;
+                return check_node(l, dir_fd, name, mode, device_number(major, minor));
         if (r >= 0 && (uid || gid))
                 r = (int) sys(fchownat, dir_fd, name, uid, gid, AT_SYMLINK_NOFOLLOW);
         return r;

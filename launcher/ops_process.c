@@ -67,20 +67,30 @@ int op_open_device(struct launch *l, struct cursor *c) {
 }
 
 int op_unshare(struct launch *l, struct cursor *c) {
-        return (int) sys(unshare, get_number(c));
+        u64 flags = get_number(c);
+        int r = (int) sys(unshare, flags);
+
+        if (r >= 0 && flags & CLONE_NEWTIME)
+                l->new_time = 1;
+        return r;
 }
 
 int op_setns(struct launch *l, struct cursor *c) {
         int fd = slot_fd(l, get_number(c));
-        u64 flags = get_number(c);
+        u64 flags = get_number(c), before = flags & CLONE_NEWTIME ? now_ns(l) : 0;
+        int r = fd < 0 ? fd : (int) sys(setns, fd, flags);
 
-        return fd < 0 ? fd : (int) sys(setns, fd, flags);
+        if (r >= 0 && flags & CLONE_NEWTIME)
+                l->clock_ahead += now_ns(l) - before;
+        return r;
 }
 
-/* Behind a clone with the child's pid, 0 in the child itself. */
-static int cloned(struct launch *l, long pid) {
+/* Behind a clone with the child's pid, 0 in the child itself, and with the time before it where clocks differ. */
+static int cloned(struct launch *l, long pid, u64 before) {
         if (pid < 0)
                 return (int) pid;
+        if (!pid && l->new_time)
+                l->clock_ahead += now_ns(l) - before;
         l->cloned = 1;
         l->side = pid ? LAUNCHER : CHILD;
         l->child = (int) pid;
@@ -103,7 +113,10 @@ int op_clone(struct launch *l, struct cursor *c) {
         }
 
         trace_flush(l);
-        return cloned(l, sys(clone3, &args, sizeof(args)));
+
+        u64 before = l->new_time ? now_ns(l) : 0;
+
+        return cloned(l, sys(clone3, &args, sizeof(args)), before);
 }
 
 int op_clone_legacy(struct launch *l, struct cursor *c) {
@@ -113,8 +126,9 @@ int op_clone_legacy(struct launch *l, struct cursor *c) {
                 return c->error;
         trace_flush(l);
 
+        u64 before = l->new_time ? now_ns(l) : 0;
         long pid = sys(clone, flags | CLONE_PARENT, 0, 0, 0, 0);
-        int r = cloned(l, pid);
+        int r = cloned(l, pid, before);
 
         if (pid > 0) {
                 /* nothing is left to do here, and whoever reads waits for the end of the trace */
@@ -165,10 +179,9 @@ int op_pipe(struct launch *l, struct cursor *c) {
         return first < 0 ? first : second;
 }
 
-/* Writes a file of the child's directory in a procfs. */
-static int write_child(struct launch *l, int proc_fd, const char *name, const char *data) {
+int write_process(int pid, int proc_fd, const char *name, const char *data) {
         char path[64];
-        usize length = text_from_number(path, (u64) l->child);
+        usize length = text_from_number(path, (u64) pid);
 
         path[length] = '/';
         if (text_copy(path + length + 1, sizeof(path) - length - 1, name) < 0)
@@ -186,11 +199,11 @@ int op_write_id_maps(struct launch *l, struct cursor *c) {
         int r = c->error ? c->error : proc_fd;
 
         if (r >= 0 && deny)
-                r = write_child(l, proc_fd, "setgroups", "deny");
+                r = write_process(l->child, proc_fd, "setgroups", "deny");
         if (r >= 0)
-                r = write_child(l, proc_fd, "gid_map", gid_map);
+                r = write_process(l->child, proc_fd, "gid_map", gid_map);
         if (r >= 0)
-                r = write_child(l, proc_fd, "uid_map", uid_map);
+                r = write_process(l->child, proc_fd, "uid_map", uid_map);
         return r < 0 ? r : 0;
 }
 

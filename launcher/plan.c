@@ -85,11 +85,11 @@ int slot_set(struct launch *l, u64 slot, long fd) {
         return 0;
 }
 
-static u64 now_ns(void) {
+u64 now_ns(struct launch *l) {
         struct __kernel_timespec now = { 0 };
 
         sys(clock_gettime, CLOCK_MONOTONIC, &now);
-        return (u64) now.tv_sec * 1000000000ULL + (u64) now.tv_nsec;
+        return (u64) now.tv_sec * 1000000000ULL + (u64) now.tv_nsec - l->clock_ahead;
 }
 
 /* A reader that is gone (a command that has ended) is no failure of the container. */
@@ -106,7 +106,7 @@ static void append(struct launch *l, u32 kind, u64 value) {
 }
 
 void trace_step(struct launch *l) {
-        append(l, RECORD_STEP, now_ns());
+        append(l, RECORD_STEP, now_ns(l));
 }
 
 void trace_launcher(struct launch *l) {

@@ -1,15 +1,18 @@
 """Mounts of a configuration beside runc: every option word that it lists, and what a container's mountinfo says of it.
 
-Both run in a mount namespace of their own, in which `source` is a tmpfs with another one, `noexec`, below it.
+Both run in a mount namespace of their own, in which `source` is a tmpfs with another one, `noexec`, below it, and in
+each a file of 5:6.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,19 @@ import pytest
 
 from corten.launch import options
 from support import paths, peers, runtimes
+from support.runtimes import Bundle, Runtime
 
 OURS = paths.COMMANDS / "corten-runtime"
-PREPARE = 'mount -t tmpfs src "$1"; mkdir "$1/sub"; mount -t tmpfs -o noexec sub "$1/sub"; shift; exec "$@"'
+PREPARE = """
+mount -t tmpfs src "$1"
+mkdir "$1/sub"
+mount -t tmpfs -o noexec sub "$1/sub"
+touch "$1/file" "$1/sub/file"
+chown 5:6 "$1/file" "$1/sub/file"
+eval "$BEFORE"
+shift
+exec "$@"
+"""
 PRIVATE = ("unshare", "--mount", "--propagation", "private", "sh", "-ec", PREPARE, "sh")
 
 # words that runc 1.1 cannot do, or passes over in silence, by kind of mount
@@ -47,27 +60,54 @@ class Side:
         self.folder = folder
         self.source = folder.parent / "source"
 
-    def run(self, *mounts: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        bundle = runtimes.bundle("cat", "/proc/self/mountinfo", folder=self.folder / "bundle")
-        (self.folder / "bundle/rootfs/m").mkdir(exist_ok=True)
+    def bundle(self, *args: str, mounts: Sequence[dict[str, Any]], userns: Sequence[dict[str, int]] = ()) -> Bundle:
+        """With a user namespace that has the mapping `userns`, for both kinds of ids, unless it is empty."""
+        bundle = runtimes.bundle(*args, folder=self.folder / "bundle")
+        (bundle.path / "rootfs/m").mkdir(exist_ok=True)
+        if not (bundle.path / "rootfs/bin/stat").exists():
+            (bundle.path / "rootfs/bin/stat").symlink_to("busybox")
         bundle.config["root"]["readonly"] = False
         bundle.config["mounts"] += mounts
-        bundle.save()
+        if userns:
+            for entry in mounts:  # in a directory of the host's root it may make nothing
+                (bundle.path / "rootfs" / entry["destination"].lstrip("/")).mkdir(exist_ok=True)
+            bundle.config["linux"]["namespaces"].append({"type": "user"})
+            bundle.config["linux"].update(uidMappings=userns, gidMappings=userns)
+        return bundle.save()
+
+    def run(
+        self,
+        *mounts: dict[str, Any],
+        args: Sequence[str] = ("cat", "/proc/self/mountinfo"),
+        userns: Sequence[dict[str, int]] = (),
+        before: str = "",
+    ) -> subprocess.CompletedProcess[str]:
+        """`before` is shell that goes first: "$1" is the source, "$ROOTFS" the root filesystem."""
+        bundle = self.bundle(*args, mounts=mounts, userns=userns)
+        environment = {**os.environ, "BEFORE": before, "ROOTFS": str(bundle.path / "rootfs")}
         words = [str(self.program), "--root", str(self.folder / "root"), "run", "-b", str(bundle.path), "C"]
         argv = [*PRIVATE, str(self.source), *words]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False, env=environment
+        )
 
-    def mountinfo(self, *mounts: dict[str, Any]) -> dict[str, str]:
-        """Mount point → root, options, type, source, file system's options (proc(5)); peer groups without numbers."""
-        done = self.run(*mounts)
+    def mountinfo(self, *mounts: dict[str, Any], before: str = "", also: Sequence[str] = ()) -> dict[str, str]:
+        """Mount point → root, options, type, source, file system's options (proc(5)), below /m and on `also`.
+
+        Peer groups have no numbers, and the root filesystem's path is ROOTFS.
+        """
+        done = self.run(*mounts, before=before)
         assert done.returncode == 0, done.stderr
         found = {}
+        fs_root = str(self.folder / "bundle/rootfs")
         for line in done.stdout.splitlines():
             mine, _, fs = line.partition(" - ")
             fields = mine.split()
-            if fields[4].startswith("/m"):
+            if fields[4].startswith("/m") or fields[4] in also:
                 tags = [re.sub(r"\d+", "N", tag) for tag in fields[6:]]
-                found[fields[4]] = " ".join([fields[3], fields[5], *tags, "-", fs])
+                found[fields[4]] = " ".join(
+                    [fields[3].replace(fs_root, "ROOTFS"), fields[5], *tags, "-", fs.replace(fs_root, "ROOTFS")]
+                )
         return found
 
     def error(self, *mounts: dict[str, Any]) -> str:
@@ -177,7 +217,9 @@ class TestRemount:
         assert beside.theirs.mountinfo(bind, mount("/m/x", "none", "t", "remount", "ro"))["/m/x"].endswith("src ro")
 
     def test_of_what_is_no_mount_is_an_error(self, beside: Beside) -> None:
-        assert "remount /m: invalid argument" in beside.ours.error(mount("/m", "tmpfs", "t", "remount", "ro"))
+        assert "remount of /m: no mount before it goes there" in beside.ours.error(
+            mount("/m", "tmpfs", "t", "remount", "ro")
+        )
         assert "invalid argument" in beside.theirs.error(mount("/m", "tmpfs", "t", "remount", "ro"))
 
 
@@ -185,3 +227,113 @@ class TestRemount:
 def test_type_cgroup2_mounts_the_version_2_hierarchy(beside: Beside, words: list[str]) -> None:
     found = beside.same(mount("/m/x", "cgroup2", "cgroup2", *words))
     assert found["/m/x"].startswith(f"/ {'ro' if words == ['ro'] else 'rw'}")
+
+
+MAPPING = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+OTHER = [{"containerID": 0, "hostID": 300000, "size": 65536}]
+BOTH = {"uidMappings": MAPPING, "gidMappings": OTHER}
+
+
+class TestIdMapped:
+    """Files of a bind whose owners the container sees through a mapping; runc 1.1 has none of it."""
+
+    @pytest.fixture
+    def disk(self) -> Iterator[str]:
+        """A directory on disk with files of 5:6."""
+        made = paths.scratch("idmapped")
+        (made / "sub").mkdir()
+        for path in (made / "file", made / "sub/file"):
+            path.touch()
+            os.chown(path, 5, 6)
+        yield str(made)
+        shutil.rmtree(made)
+
+    def owners(self, beside: Beside, *mounts: dict[str, Any], userns: Sequence[dict[str, int]] = ()) -> dict[str, str]:
+        """Path → uid:gid, as the container sees them."""
+        script = "stat -c '%n %u:%g' /m/*/file /m/*/sub/file"
+        done = beside.ours.run(*mounts, args=("sh", "-c", script), userns=userns)
+        assert (done.returncode, done.stderr) == (0, "")
+        rows = [line.split() for line in done.stdout.splitlines()]
+        return {path: owner for path, owner in rows}  # noqa: C416 - dict() does not see pairs in lists
+
+    def test_owner_is_the_mapped_one_on_disk_and_on_tmpfs(self, beside: Beside, disk: str) -> None:
+        found = self.owners(
+            beside,
+            mount("/m/disk", "bind", disk, "rbind", "idmap") | BOTH,
+            mount("/m/plain", "bind", disk, "rbind"),
+            mount("/m/tmpfs", "bind", beside.source, "rbind", "idmap") | BOTH,
+            mount("/m/all", "bind", beside.source, "rbind", "ridmap") | BOTH,
+            mount("/m/silent", "bind", disk, "bind") | BOTH,
+        )
+        mapped, plain = "100005:300006", "5:6"
+        assert found == {
+            "/m/disk/file": mapped, "/m/disk/sub/file": mapped,  # one file system
+            "/m/plain/file": plain, "/m/plain/sub/file": plain,
+            "/m/tmpfs/file": mapped, "/m/tmpfs/sub/file": plain,  # a mount below: for ridmap
+            "/m/all/file": mapped, "/m/all/sub/file": mapped,
+            "/m/silent/file": mapped, "/m/silent/sub/file": mapped,
+        }  # fmt: skip
+
+    def test_without_a_mapping_of_its_own_it_has_the_containers(self, beside: Beside, disk: str) -> None:
+        mapped = mount("/m/mapped", "bind", disk, "rbind", "idmap")
+        found = self.owners(beside, mapped, mount("/m/plain", "bind", disk, "rbind"), userns=MAPPING)
+        assert (found["/m/mapped/file"], found["/m/plain/file"]) == ("5:6", "65534:65534")
+
+    def test_a_file_that_the_container_makes_belongs_to_the_user_of_the_disk(self, beside: Beside, disk: str) -> None:
+        mapped = mount("/m/mapped", "bind", disk, "rbind", "idmap")
+        done = beside.ours.run(mapped, args=("sh", "-c", "echo x > /m/mapped/new"), userns=MAPPING)
+        assert (done.returncode, done.stderr) == (0, "")
+        made = Path(disk, "new").stat()
+        assert (made.st_uid, made.st_gid) == (0, 0)
+
+    def test_a_joined_user_namespace_gives_its_mapping(self, beside: Beside, disk: str) -> None:
+        runtime = Runtime(OURS, beside.ours.folder / "root")
+        first = beside.ours.bundle("sleep", "1000", mounts=(), userns=MAPPING)
+        runtime.detached("run", "--detach", "-b", str(first.path), "first")
+        try:
+            mapped = mount("/m/x", "bind", disk, "rbind", "idmap")
+            second = beside.ours.bundle("stat", "-c", "%u:%g", "/m/x/file", mounts=[mapped])
+            (second.path / "rootfs/m/x").mkdir(exist_ok=True)
+            path = f"/proc/{runtime.state('first')['pid']}/ns/user"
+            second.config["linux"]["namespaces"].append({"type": "user", "path": path})
+            done = runtime("run", "-b", str(second.save().path), "second")
+            assert (done.stdout, done.stderr) == ("5:6\n", "")
+        finally:
+            runtime("delete", "--force", "first")
+
+    def test_a_file_system_that_cannot_is_an_error_that_says_so(self, beside: Beside) -> None:
+        done = beside.ours.run(mount("/m/x", "bind", "/sys", "bind", "idmap") | BOTH)
+        assert "mount /sys on /m/x: failed to set MOUNT_ATTR_IDMAP on /sys: invalid argument" in done.stderr
+
+    def test_a_mapping_that_the_kernel_refuses_leaves_nobody(self, beside: Beside, disk: str) -> None:
+        twice = {"uidMappings": [*MAPPING, *MAPPING], "gidMappings": MAPPING}
+        done = beside.ours.run(mount("/m/x", "bind", disk, "bind", "idmap") | twice)
+        assert "user namespace of uid 0 100000 65536, 0 100000 65536" in done.stderr
+        assert "invalid argument" in done.stderr
+        own = os.readlink("/proc/self/ns/user")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # those that end meanwhile
+                if os.readlink(f"/proc/{pid}/ns/user") != own:
+                    assert "corten-launch" not in Path(f"/proc/{pid}/comm").read_text()
+
+
+ROOTS = {
+    "a tmpfs": 'cp -a "$ROOTFS" "$1/copy"; mount -t tmpfs root "$ROOTFS"; cp -a "$1/copy/." "$ROOTFS"',
+    "an overlay": 'mkdir "$1/up" "$1/work"; cd "$1"; '
+    'mount -t overlay -o "lowerdir=$ROOTFS,upperdir=up,workdir=work" root "$ROOTFS"',
+    "an image of ext4": 'truncate -s 16M "$1/image"; mkfs.ext4 -q "$1/image"; mkdir "$1/image.d"; '
+    'mount -o loop "$1/image" "$1/image.d"; cp -a "$ROOTFS/." "$1/image.d"; mount --bind "$1/image.d" "$ROOTFS"',
+    "read-only": 'mount --bind "$ROOTFS" "$ROOTFS"; mount -o remount,bind,ro,nosuid "$ROOTFS"',
+    "with mounts below": 'mount -t tmpfs -o noexec below "$ROOTFS/m"; mkdir "$ROOTFS/m/x"; '
+    'mount -t tmpfs -o nodev deeper "$ROOTFS/m/x"',
+    "moved away behind a link": 'mount --bind "$ROOTFS" "$1/sub"; ln -s "$1/sub" "$1/link"',
+}
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_a_root_filesystem_of_any_kind_is_seen_as_with_runc(beside: Beside, kind: str) -> None:
+    sides = (beside.ours, beside.theirs)
+    ours, theirs = [side.mountinfo(before=f"set -e; {ROOTS[kind]}", also=["/"]) for side in sides]
+    words = re.compile(r"/dev/loop\d+|(?<=work=)\d+")
+    assert [words.sub("N", row) for row in ours.values()] == [words.sub("N", row) for row in theirs.values()]
+    assert list(ours) == list(theirs)

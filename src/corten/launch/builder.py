@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corten.launch.ops import CLONE_NEWUSER, Close, Op, Plan
+from corten.launch.ops import CLONE_NEWTIME, CLONE_NEWUSER, Close, Op, Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ NAMESPACE_FLAGS = {
     "network": 0x40000000,
     "cgroup": 0x02000000,
     "user": CLONE_NEWUSER,
+    "time": CLONE_NEWTIME,
 }
 
 

@@ -34,8 +34,7 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
     linux = config.linux
     if linux.namespace("mount") is None:
         raise InvalidArgument("config.json.linux.namespaces: a mount namespace is needed")
-    if linux.namespace("time") is not None:
-        raise InvalidArgument("config.json.linux.namespaces: time is not supported yet")
+    _check_time(config)
     user = linux.namespace("user")
     if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):
         raise InvalidArgument("user namespaces enabled, but no uid or gid mappings found")
@@ -47,7 +46,7 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
     if config.process.terminal and not context.console:
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
     for name in linux.sysctl:
-        _check_sysctl(config, name)
+        _check_sysctl(config, name, context.host_namespaces)
     return _check_process(config.process)
 
 
@@ -95,26 +94,43 @@ def sysctl_path(name: str) -> str:
     return "sys/" + name.replace("/", "\0").replace(".", "/").replace("\0", ".")
 
 
+def _check_time(config: Config) -> None:
+    """Offsets are of a namespace that is made, as runc 1.2 has it."""
+    time = config.linux.namespace("time")
+    if time is None:
+        if config.linux.time_offsets:
+            raise InvalidArgument("time namespace offsets specified, but time namespace isn't enabled in the config")
+        return
+    if time.path and config.linux.time_offsets:
+        raise InvalidArgument(
+            "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one"
+        )
+
+
 def _check_process(process: Process) -> Process:
     if not process.args or not process.args[0]:
         raise InvalidArgument("process.args: must not be empty")
     return process
 
 
-def _check_sysctl(config: Config, name: str) -> None:
+def _check_sysctl(config: Config, name: str, shared: tuple[str, ...]) -> None:
+    """`shared`: kinds of namespaces that the configuration joins by path, and that are the runtime's own."""
     dotted = sysctl_path(name)[4:].replace("/", ".")
     if not all(part not in ("", ".", "..") for part in sysctl_path(name).split("/")):
         raise InvalidArgument(f"sysctl {name!r}: not a name")
     linux = config.linux
     if dotted in IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-        if linux.namespace("ipc") is None:
+        if linux.namespace("ipc") is None or "ipc" in shared:
             raise InvalidArgument(f'sysctl "{name}" is not allowed in the hosts ipc namespace')
     elif dotted.startswith("net."):
-        if linux.namespace("network") is None:
+        if linux.namespace("network") is None or "network" in shared:
             raise InvalidArgument(f'sysctl "{name}" not allowed in host network namespace')
     elif dotted == "kernel.domainname":
         if linux.namespace("uts") is None:
             raise InvalidArgument(f'sysctl "{name}" is not allowed in the hosts UTS namespace')
+    elif dotted.startswith("user."):
+        if linux.namespace("user") is None:
+            raise InvalidArgument(f'sysctl "{name}" is not allowed in the hosts user namespace')
     elif dotted == "kernel.hostname":
         raise InvalidArgument(f'sysctl "{name}" is not allowed as it conflicts with the OCI "hostname" field')
     else:

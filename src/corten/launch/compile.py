@@ -20,7 +20,17 @@ from corten.launch.checks import check_config, check_exec, check_label, sysctl_p
 from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
-from corten.launch.ops import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, Open, Plan, Setns, Wait, WriteFile
+from corten.launch.ops import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    Open,
+    Plan,
+    Setns,
+    Wait,
+    WriteFile,
+)
 from corten.launch.tail import (
     add_apparmor,
     add_early,
@@ -45,12 +55,13 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     process = check_config(config, facts, context)
     b = Builder(config, facts)
     fs = Filesystem(b, context, keep_proc=_writes_proc(config, process))
-    flags = b.new_flags()
+    flags = b.new_flags() & ~CLONE_NEWTIME
     # the pid namespace of another user namespace cannot be joined from within ours: then it is joined first
     late = bool(b.joined_flags() & CLONE_NEWPID) and not flags & CLONE_NEWUSER
     whole = late and _can_be_whole(config, facts, context)
     enter.begin(b)
     add_early(b, process, exec=False)
+    enter.join_time(b)
     _join_cgroups(b, context, whole=whole)
     _add_inputs(b, context)
     fs.open_sources()
@@ -60,6 +71,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         enter.raise_rlimits(b, process)
     if whole and needs_apparmor(b, process):
         enter.host_proc(b)
+    enter.make_time(b)
     enter.join_by_path(b, pid_now=not late)
     hooks = hook_ops(config, context, "startContainer", config.hooks.start_container)
     if whole:
@@ -93,6 +105,10 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         b.input(LISTENER)
     enter.begin(b)
     add_early(b, process, exec=True)
+    if namespaces & CLONE_NEWTIME:
+        # before a launcher that shares its memory with the first one
+        b.add(Setns("container", CLONE_NEWTIME))
+        namespaces &= ~CLONE_NEWTIME
     enter.join_v1(b, context)
     affinity = final_affinity(process)
     if context.clone_into_cgroup:

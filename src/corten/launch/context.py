@@ -37,13 +37,14 @@ class InitContext(Value):
     cgroup_paths    controller list as in `HostFacts.cgroup_v1` → host directory of the container's own v1 cgroup
     cgroup_v2_dir   host directory of its own v2 cgroup, '' for none
     rootfs          absolute host path, '' with `rootfs_fd`
+    host_namespaces kinds of namespaces that the configuration joins by path, and that are the runtime's own
     seccomp         BPF program, b'' for none; `seccomp_flags` of seccomp(2); `seccomp_calls` are those of CALLS that
                     the program allows
     """
 
     __slots__ = (
-        "bundle", "cgroup_paths", "cgroup_v2_dir", "console", "id", "new_keyring", "no_pivot", "parent",
-        "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags", "wait_for_hooks",
+        "bundle", "cgroup_paths", "cgroup_v2_dir", "console", "host_namespaces", "id", "new_keyring", "no_pivot",
+        "parent", "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags", "wait_for_hooks",
         "wait_for_network", "wait_for_start",
     )  # fmt: skip
 
@@ -64,6 +65,7 @@ class InitContext(Value):
         preserve_fds: int = 0,
         no_pivot: bool = False,
         new_keyring: bool = True,
+        host_namespaces: tuple[str, ...] = (),
         seccomp: bytes = b"",
         seccomp_flags: int = 0,
         seccomp_calls: int = 0,
@@ -81,6 +83,7 @@ class InitContext(Value):
         self.console = console
         self.preserve_fds = preserve_fds
         self.no_pivot = no_pivot
+        self.host_namespaces = host_namespaces
         self.new_keyring = new_keyring
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags

@@ -18,6 +18,7 @@ from corten.launch.ops import (
     CLONE_NEWCGROUP,
     CLONE_NEWNET,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
     CLONE_NEWUSER,
     Clone,
     CloneLauncher,
@@ -48,7 +49,7 @@ O_RDONLY, O_WRONLY, O_PATH, O_DIRECTORY = 0o0, 0o1, 0o10000000, 0o200000
 HOST_PROC = "hostproc"
 PIDS, CGROUP = "pids", "cgroup"
 
-# setns by path: the user namespace last, because it takes away the rights over the others
+# setns by path, without time (`join_time`): the user namespace last, because it takes away the rights over the others
 JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "mount", "user")
 
 
@@ -86,6 +87,27 @@ def open_v2(b: Builder, context: InitContext | ExecContext, *, by_write: bool) -
         b.add(OpenTree(b.opened(CGROUP), context.cgroup_v2_dir, 0, "nothing"))
 
 
+def join_time(b: Builder) -> None:
+    """A time namespace that is named by path, before anything else: this needs a launcher that shares no memory."""
+    time = b.config.linux.namespace("time")
+    if time is not None and time.path:
+        b.add(Open(b.opened("ns.time"), time.path, O_RDONLY), Setns("ns.time", CLONE_NEWTIME, time.path))
+        b.close("ns.time")
+
+
+def make_time(b: Builder) -> None:
+    """A new time namespace, in which the child begins: offsets can be written only while nobody is in it."""
+    time = b.config.linux.namespace("time")
+    if time is None or time.path:
+        return
+    offsets = b.config.linux.time_offsets
+    proc = host_proc(b) if offsets else ""
+    b.add(Unshare(CLONE_NEWTIME))
+    if offsets:
+        lines = "".join(f"{offset.clock} {offset.secs} {offset.nanosecs}\n" for offset in offsets)
+        b.add(WriteFile(proc, "self/timens_offsets", lines.encode()))
+
+
 def write_oom_score_adj(b: Builder, process: Process) -> None:
     """From the launcher, in the host's pid namespace; the child inherits it."""
     if process.oom_score_adj is not None:
@@ -115,11 +137,11 @@ def host_proc(b: Builder) -> str:
 
 def join_by_path(b: Builder, *, pid_now: bool) -> None:
     """setns into what the configuration names by path; the pid namespace now or, in `clone_late`, as the last step."""
-    paths = {entry.type: entry.path for entry in b.config.linux.namespaces if entry.path}
+    paths = {entry.type: entry.path for entry in b.config.linux.namespaces if entry.path and entry.type != "time"}
     b.add(*[Open(b.opened(f"ns.{type}"), path, O_RDONLY) for type, path in paths.items()])
     if pid_now and "pid" in paths:
-        b.add(Setns("ns.pid", CLONE_NEWPID))
-    b.add(*[Setns(f"ns.{type}", NAMESPACE_FLAGS[type]) for type in JOIN_ORDER if type in paths])
+        b.add(Setns("ns.pid", CLONE_NEWPID, paths["pid"]))
+    b.add(*[Setns(f"ns.{type}", NAMESPACE_FLAGS[type], paths[type]) for type in JOIN_ORDER if type in paths])
     b.close(*[f"ns.{type}" for type in paths if pid_now or type != "pid"])
 
 

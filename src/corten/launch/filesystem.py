@@ -41,6 +41,7 @@ from corten.launch.mountops import (
     ReconfigureMount,
     Symlink,
 )
+from corten.launch.nsops import MapMount
 from corten.launch.ops import OpenDevice, SendFd
 from corten.launch.options import PROPAGATIONS, MountOptions
 from corten.spec.runtime import Device, Mount
@@ -54,6 +55,7 @@ ROOT = "rootfs"
 PROC = "proc"
 NULL = "null"
 EMPTY = "empty"
+IDMAP_SLOTS = "idmap."
 PROC_SUPER_MAGIC = 0x9FA0
 # their file systems belong to a namespace, which others may share
 SHARED_TYPES = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
@@ -102,6 +104,9 @@ class Entry:
             self.source = mount.source if mount.source.startswith("/") else f"{bundle}/{mount.source}"
         else:
             self.source = mount.source or mount.type
+        self.options.id_mapped = self.options.id_mapped or bool(mount.uid_mappings)
+        if self.options.id_mapped and not (self.options.is_bind and not self.options.is_remount):
+            raise InvalidArgument(f"{where}: id-mapped mounts are only supported for bind-mounts")
 
     def is_beneath(self, path: str) -> bool:
         """The mount is at `path` or below it."""
@@ -140,6 +145,7 @@ class Filesystem:
                 # in the host's peer group whoever is root in the container would mount over the host's own node
                 self.b.add(OpenTree(slot, device.path, 0, device.path), MountSetattr(slot, 0, 0, MS_SLAVE, 0))
         self._open_root()
+        self.b.close(*[slot for slot in self.b.open if slot.startswith(IDMAP_SLOTS)])
 
     def attach_root(self) -> None:
         """Make the old tree private, so that nothing that follows reaches the host, and put the root in place."""
@@ -228,14 +234,24 @@ class Filesystem:
         if self.context.rootfs_fd:
             self.b.input(ROOT)
             return
+        # without a word on it a root follows the host's mounts, as for runc; one that is to be shared is so in a group
+        # of its own (config-linux.md, "Rootfs Mount Propagation"; `enter_root`)
+        asked = PROPAGATIONS.get(self.b.config.linux.rootfs_propagation, MS_SLAVE)
+        kind = MS_SLAVE if asked & MS_SLAVE else MS_PRIVATE
         self.b.add(
             OpenTree(self.b.opened(ROOT), self.context.rootfs, 1, "/"),
-            MountSetattr(ROOT, 0, 0, MS_PRIVATE, 1),
+            MountSetattr(ROOT, 0, 0, kind, 1),
         )
 
     def _open_bind(self, entry: Entry) -> None:
         options = entry.options
         self.b.add(OpenTree(self.b.opened(entry.slot), entry.source, int(options.recursive), entry.destination))
+        if options.id_mapped:
+            from corten.launch import idmaps  # for the few that ask for it
+
+            namespace = idmaps.namespace_of(self.b, entry.mount)
+            where = {"path": entry.source, "on": entry.destination}
+            self.b.add(MapMount(entry.slot, namespace, int(options.maps_below), **where))
         # without a word on it a bind follows the host's mounts: "/" is a slave of the host for runc, too
         propagation = options.propagation or MS_SLAVE | MS_REC
         rec = int(bool(propagation & MS_REC)) if options.recursive else 0
@@ -285,20 +301,33 @@ class Filesystem:
             self._mount_fs(entry, mount.type, entry.options.data)
 
     def _remount(self, entry: Entry) -> None:
-        """Change a mount that an earlier entry made, and its file system where that is the container's alone."""
+        """Change a mount that an earlier entry made, and its file system where that is the container's alone.
+
+        By its descriptor: a path could lead to another mount by now.
+        """
         before = self.entries[: self.entries.index(entry)]
         made = [other for other in before if other.destination == entry.destination and not other.options.is_remount]
-        own = bool(made) and not made[-1].options.is_bind and made[-1].mount.type not in SHARED_TYPES
-        data = entry.options.data
+        if not made:
+            raise InvalidArgument(f"remount of {entry.destination}: no mount before it goes there")
+        first, data = made[-1], entry.options.data
+        own = not first.options.is_bind and first.mount.type not in SHARED_TYPES
         if data and not own:
             raise InvalidArgument(
                 f"remount of {entry.destination}: {', '.join(data)} would change a file system that others use, too"
             )
         set_, clear = entry.options.replacing()
-        # a tmpfs is read-only by its mount alone
-        if own and not entry.options.is_bind and made[-1].mount.type != "tmpfs":
+        if own and first.mount.type == "tmpfs":
+            # nodes and mount points are still to be made in it
+            self.readonly_later = [slot for slot in self.readonly_later if slot != first.slot]
+            if set_ & MOUNT_ATTR_RDONLY:
+                self.readonly_later.append(first.slot)
+            set_, clear = set_ & ~MOUNT_ATTR_RDONLY, clear & ~MOUNT_ATTR_RDONLY
+        elif own and not entry.options.is_bind:
             data = ("ro" if set_ & MOUNT_ATTR_RDONLY else "rw", *data)
-        self.b.add(ReconfigureMount(ROOT, entry.destination, data, set_, clear))
+        if data:
+            self.b.add(ReconfigureMount(first.slot, data, entry.destination))
+        self.b.add(MountSetattr(first.slot, set_, clear, 0, 0))
+        self._set_propagation(entry, first.slot)
 
     def _mount_fs(self, entry: Entry, fstype: str, data: tuple[str, ...]) -> None:
         attrs = entry.options.attr_set | entry.options.all_set
@@ -360,10 +389,10 @@ class Filesystem:
             slot == entry.slot or slot.startswith(f"{entry.slot}.") for entry in self.deferred
         )
 
-    def _set_propagation(self, entry: Entry) -> None:
+    def _set_propagation(self, entry: Entry, slot: str = "") -> None:
         if entry.options.propagation:
             rec = int(bool(entry.options.propagation & MS_REC))
-            self.b.add(MountSetattr(entry.slot, 0, 0, entry.options.propagation & ~MS_REC, rec))
+            self.b.add(MountSetattr(slot or entry.slot, 0, 0, entry.options.propagation & ~MS_REC, rec))
 
     def _devices(self) -> tuple[Device, ...]:
         given = {device.path for device in self.b.config.linux.devices}

@@ -124,7 +124,7 @@ class FsMount(Op):
 
 
 class MountSetattr(Op):
-    """mount_setattr(2) of a detached mount; `propagation` is one MS_ flag or 0."""
+    """mount_setattr(2) of a mount by its descriptor; `propagation` is one MS_ flag or 0."""
 
     __slots__ = ("clear", "propagation", "recursive", "set", "slot")
     code, form, order = 9, "dnnnn", ("slot", "set", "clear", "propagation", "recursive")
@@ -145,29 +145,21 @@ class MountSetattr(Op):
 
 
 class ReconfigureMount(Op):
-    """mount_setattr(2) of a mount that is there, at a path beneath `root`; with `options`, of its file system, too.
+    """fspick(2) and fsconfig(2) of the file system of a mount; `on` is where that is, for the sentence."""
 
-    That by fspick(2) and fsconfig(2).  A path that is no mount's root is EINVAL, as for mount(2) MS_REMOUNT.
-    """
+    __slots__ = ("on", "options", "slot")
+    code, form, order = 67, "dl", ("slot", "options")
 
-    __slots__ = ("clear", "options", "path", "root", "set")
-    code, form, order = 67, "dsnnl", ("root", "path", "set", "clear", "options")
-
-    def __init__(self, root: str, path: str, options: tuple[str, ...], set: int, clear: int) -> None:
-        self.root = root
-        self.path = path
+    def __init__(self, slot: str, options: tuple[str, ...], on: str) -> None:
+        self.slot = slot
         self.options = options
-        self.set = set
-        self.clear = clear
+        self.on = on
 
     def describe(self) -> str:
-        cleared = attr_names(self.clear & ~self.set).replace(",", ",-")
-        cleared = f"-{cleared}" if cleared else ""
-        words = [f"remount {self.root}:{self.path}", ",".join(self.options), attr_names(self.set), cleared]
-        return " ".join(word for word in words if word)
+        return f"reconfigure {self.slot} {','.join(self.options)}"
 
     def failure(self, errno_text: str, detail: int) -> str:
-        return f"remount {self.path}: {errno_text}"
+        return f"remount {self.on}: {errno_text}"
 
 
 class MountPropagation(Op):
@@ -295,7 +287,10 @@ class Symlink(Op):
 
 
 class Mknod(Op):
-    """mknodat(2) beneath `root`, with chmod and chown; a node that is there already is left alone."""
+    """mknodat(2) beneath `root`, with chmod and chown; the same node that is there already is left alone.
+
+    Anything else in its place is EEXIST (config-linux.md, "Devices").
+    """
 
     __slots__ = ("gid", "major", "minor", "mode", "path", "root", "uid")
     code, form, order = 32, "dsnnnnn", ("root", "path", "mode", "major", "minor", "uid", "gid")
@@ -315,6 +310,9 @@ class Mknod(Op):
             f"mknod {self.root}:{self.path} {kind} {self.major}:{self.minor} {self.mode & 0o7777:04o}"
             f" {self.uid}:{self.gid}"
         )
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"mknod {self.path}: {errno_text}"
 
 
 class OpenPty(Op):

@@ -146,17 +146,26 @@ class Unshare(Op):
 
 
 class Setns(Op):
-    """setns(2) by the descriptor of a namespace (one flag) or of a process (any set of flags)."""
+    """setns(2) by the descriptor of a namespace (one flag) or of a process (any set of flags).
 
-    __slots__ = ("flags", "slot")
+    `path` is where the namespace was found, for the sentence; a namespace of another kind is EINVAL.
+    """
+
+    __slots__ = ("flags", "path", "slot")
     code, form, order = 17, "dn", ("slot", "flags")
 
-    def __init__(self, slot: str, flags: int) -> None:
+    def __init__(self, slot: str, flags: int, path: str = "") -> None:
         self.slot = slot
         self.flags = flags
+        self.path = path
 
     def describe(self) -> str:
         return f"setns {self.slot} {clone_names(self.flags)}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        if not self.path:
+            return super().failure(errno_text, detail)
+        return f"failed to setns into {clone_names(self.flags)} namespace {self.path}: {errno_text}"
 
 
 class Clone(Op):

@@ -75,7 +75,7 @@ SUPERBLOCK = {
     "silent": "",
     "loud": "",
 }
-UNSUPPORTED = ("idmap", "ridmap", "copy-symlink")
+UNSUPPORTED = ("copy-symlink",)
 
 
 class MountOptions:
@@ -85,14 +85,15 @@ class MountOptions:
     """
 
     __slots__ = (
-        "all_clear", "all_set", "attr_clear", "attr_set", "copies_up", "data", "is_bind", "is_remount", "propagation",
-        "recursive",
+        "all_clear", "all_set", "attr_clear", "attr_set", "copies_up", "data", "id_mapped", "is_bind", "is_remount",
+        "maps_below", "propagation", "recursive",
     )  # fmt: skip
 
     def __init__(self, options: tuple[str, ...], where: str, *, is_bind: bool = False) -> None:
         self.attr_set = self.attr_clear = self.all_set = self.all_clear = 0
         self.propagation = 0
         self.is_bind = is_bind
+        self.id_mapped = self.maps_below = False
         self.is_remount = self.recursive = self.copies_up = False
         superblock: list[str] = []
         data: list[str] = []
@@ -110,6 +111,9 @@ class MountOptions:
             elif word in ("bind", "rbind"):
                 self.is_bind = True
                 self.recursive = self.recursive or word == "rbind"
+            elif word in ("idmap", "ridmap"):
+                self.id_mapped = True
+                self.maps_below = word == "ridmap"
             elif word == "remount":
                 self.is_remount = True
             elif word in SUPERBLOCK:

@@ -254,10 +254,20 @@ def init_context(
         preserve_fds=options.preserve_fds,
         no_pivot=options.no_pivot,
         new_keyring=not options.no_new_keyring,
+        host_namespaces=host_namespaces(config),
         seccomp=program,
         seccomp_flags=flags,
         seccomp_calls=calls,
     )
+
+
+def host_namespaces(config: Config) -> tuple[str, ...]:
+    """What it joins that is this process's own; a configuration that joins nothing costs nothing."""
+    if not any(entry.path for entry in config.linux.namespaces):
+        return ()
+    from corten.runtime import joining
+
+    return joining.host_namespaces(config)
 
 
 def seccomp_program(config: Config, cache_directory: str) -> tuple[bytes, int, int]:

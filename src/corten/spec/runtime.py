@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.spec.scheduling import MemoryPolicy
 
+# of a time namespace (time_namespaces(7)); in the order of /proc/PID/timens_offsets
+CLOCKS = ("monotonic", "boottime")
 NAMESPACES = ("mount", "uts", "ipc", "pid", "network", "cgroup", "user", "time")
 PROPAGATIONS = (
     "", "shared", "rshared", "slave", "rslave", "private", "rprivate", "unbindable", "runbindable",
@@ -35,15 +37,29 @@ class Root(Value):
 
 
 class Mount(Value):
-    """One mount of the configuration, options as written (config.md, "Mounts")."""
+    """One mount of the configuration, options as written (config.md, "Mounts").
 
-    __slots__ = ("destination", "options", "source", "type")
+    The mappings are those of an id-mapped mount: a container's id is one of the file system, a host's id its owner.
+    """
 
-    def __init__(self, destination: str, type: str = "", source: str = "", options: tuple[str, ...] = ()) -> None:
+    __slots__ = ("destination", "gid_mappings", "options", "source", "type", "uid_mappings")
+
+    def __init__(
+        self,
+        destination: str,
+        type: str = "",
+        source: str = "",
+        options: tuple[str, ...] = (),
+        *,
+        uid_mappings: tuple[IdMapping, ...] = (),
+        gid_mappings: tuple[IdMapping, ...] = (),
+    ) -> None:
         self.destination = destination
         self.type = type
         self.source = source
         self.options = options
+        self.uid_mappings = uid_mappings
+        self.gid_mappings = gid_mappings
 
 
 class Namespace(Value):
@@ -65,6 +81,17 @@ class IdMapping(Value):
         self.container_id = container_id
         self.host_id = host_id
         self.size = size
+
+
+class TimeOffset(Value):
+    """What a clock of a time namespace is ahead of the host's by; `clock` is a word of CLOCKS."""
+
+    __slots__ = ("clock", "nanosecs", "secs")
+
+    def __init__(self, clock: str, secs: int = 0, nanosecs: int = 0) -> None:
+        self.clock = clock
+        self.secs = secs
+        self.nanosecs = nanosecs
 
 
 class Device(Value):
@@ -125,7 +152,8 @@ class Linux(Value):
 
     __slots__ = (
         "cgroups_path", "devices", "gid_mappings", "masked_paths", "memory_policy", "mount_label", "namespaces",
-        "personality", "readonly_paths", "resources", "rootfs_propagation", "seccomp", "sysctl", "uid_mappings",
+        "personality", "readonly_paths", "resources", "rootfs_propagation", "seccomp", "sysctl", "time_offsets",
+        "uid_mappings",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +173,7 @@ class Linux(Value):
         seccomp: dict[str, object] | None = None,
         personality: int | None = None,
         memory_policy: MemoryPolicy | None = None,
+        time_offsets: tuple[TimeOffset, ...] = (),
     ) -> None:
         self.namespaces = namespaces
         self.uid_mappings = uid_mappings
@@ -160,6 +189,7 @@ class Linux(Value):
         self.seccomp = seccomp
         self.personality = personality
         self.memory_policy = memory_policy
+        self.time_offsets = time_offsets
 
     def namespace(self, type: str) -> Namespace | None:
         """The entry for a kind of namespace, or None when the container shares the runtime's."""
@@ -221,12 +251,17 @@ def parse_config(obj: object) -> Config:
 
 
 def _mount(reader: Reader) -> Mount:
-    reader.refuse("uidMappings", "gidMappings")
+    uids = tuple(_mapping(item) for item in reader.children("uidMappings"))
+    gids = tuple(_mapping(item) for item in reader.children("gidMappings"))
+    if bool(uids) != bool(gids):
+        raise InvalidArgument(f"{reader.where}: id-mapped mounts must have both UID and GID mappings specified")
     return Mount(
         reader.string("destination", required=True),
         reader.string("type"),
         reader.string("source"),
         reader.strings("options"),
+        uid_mappings=uids,
+        gid_mappings=gids,
     )
 
 
@@ -249,7 +284,7 @@ def _linux(reader: Reader) -> Linux:
     if propagation not in PROPAGATIONS:
         raise InvalidArgument(f"{reader.where}.rootfsPropagation: unknown value {propagation!r}")
     seccomp = reader.child("seccomp")
-    reader.refuse("intelRdt", "timeOffsets", "netDevices")
+    reader.refuse("intelRdt", "netDevices")
     personality, memory_policy = _scheduling(reader)
     return Linux(
         namespaces=_namespaces(reader),
@@ -266,6 +301,7 @@ def _linux(reader: Reader) -> Linux:
         seccomp=seccomp.obj if seccomp else None,
         personality=personality,
         memory_policy=memory_policy,
+        time_offsets=_time_offsets(reader),
     )
 
 
@@ -301,6 +337,21 @@ def _mapping(reader: Reader) -> IdMapping:
         reader.integer("containerID", high=U32 - 1),
         reader.integer("hostID", high=U32 - 1),
         reader.integer("size", low=1, high=U32),
+    )
+
+
+def _time_offsets(reader: Reader) -> tuple[TimeOffset, ...]:
+    offsets = reader.child("timeOffsets")
+    if offsets is None:
+        return ()
+    for name in offsets.obj:
+        if name not in CLOCKS:
+            raise InvalidArgument(f"{offsets.where}: {name!r} is not a clock of a time namespace")
+    clocks = ((name, offsets.child(name)) for name in CLOCKS)
+    return tuple(
+        TimeOffset(name, clock.integer("secs", low=-(1 << 63)), clock.integer("nanosecs", high=999_999_999))
+        for name, clock in clocks
+        if clock is not None
     )
 
 

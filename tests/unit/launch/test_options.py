@@ -75,7 +75,11 @@ def test_remount_takes_away_what_it_does_not_name_but_times() -> None:
     assert options("remount", "noatime").replacing()[1] & MOUNT_ATTR_ATIME == MOUNT_ATTR_ATIME
 
 
-@pytest.mark.parametrize("word", ["ridmap", "idmap", "copy-symlink"])
-def test_option_that_is_not_supported_is_an_error_and_not_ignored(word: str) -> None:
-    with pytest.raises(InvalidArgument, match=f"'{word}' is not supported yet"):
-        options(word)
+def test_idmap_is_of_the_mount_and_ridmap_of_those_below_too() -> None:
+    assert (options("bind", "idmap").id_mapped, options("bind", "idmap").maps_below) == (True, False)
+    assert (options("bind", "ridmap").id_mapped, options("bind", "ridmap").maps_below) == (True, True)
+
+
+def test_option_that_is_not_supported_is_an_error_and_not_ignored() -> None:
+    with pytest.raises(InvalidArgument, match="'copy-symlink' is not supported yet"):
+        options("copy-symlink")

@@ -1,0 +1,77 @@
+/* Ops of id-mapped mounts: user namespaces that hold a mapping, and mounts that get one. */
+#include "ops.h"
+
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/signal.h>
+
+/* In the new user namespace: opens it, tells its number in the table of descriptors, which is the launcher's, too,
+ * and waits for its end. */
+__attribute__((noreturn)) static void hold_namespace(int proc_fd, int out_fd, long parent) {
+        int fd;
+
+        sys(prctl, PR_SET_PDEATHSIG, SIGKILL);
+        fd = (int) sys(openat, proc_fd, "self/ns/user", O_RDONLY | O_CLOEXEC);
+        sys(write, out_fd, &fd, sizeof(fd));
+        while (sys(getppid) == parent)
+                sys(ppoll, 0, 0, 0, 0, 0);
+        sys(exit_group, 0);
+        __builtin_unreachable();
+}
+
+/* The child's maps, and the descriptor that it opened or a negative errno. */
+static int furnish(int pid, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
+        int fd = -EIO;
+        long count = read_some(read_fd, &fd, sizeof(fd));
+
+        if (count != sizeof(fd))
+                return count < 0 ? (int) count : -EIO;
+
+        int r = fd < 0 ? fd : write_process(pid, proc_fd, "gid_map", gid_map);
+
+        if (r >= 0)
+                r = write_process(pid, proc_fd, "uid_map", uid_map);
+        if (r < 0)
+                close_p(&fd);
+        return r < 0 ? r : fd;
+}
+
+int op_make_user_namespace(struct launch *l, struct cursor *c) {
+        u64 slot = get_number(c);
+        int proc_fd = slot_fd(l, get_number(c)), fds[2];
+        const char *uid_map = get_text(c), *gid_map = get_text(c);
+        int r = c->error ? c->error : proc_fd < 0 ? proc_fd : (int) sys(pipe2, fds, O_CLOEXEC);
+
+        if (r < 0)
+                return r;
+
+        cleanup_close int read_fd = fds[0], write_fd = fds[1];
+        /* with a table of descriptors in common nobody has to look into a process that may not be looked into */
+        struct clone_args args = { .flags = CLONE_NEWUSER | CLONE_FILES, .exit_signal = SIGCHLD };
+        long parent = sys(getpid), pid = sys(clone3, &args, sizeof(args));
+
+        if (!pid)
+                hold_namespace(proc_fd, write_fd, parent);
+        if (pid < 0)
+                return (int) pid;
+        r = furnish((int) pid, proc_fd, read_fd, uid_map, gid_map);
+        sys(kill, pid, SIGKILL);
+        while (sys(wait4, pid, 0, 0, 0) == -EINTR)
+                ;
+        return slot_set(l, slot, r);
+}
+
+int op_map_mount(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c)), userns_fd = slot_fd(l, get_number(c));
+        u64 recursive = get_number(c);
+        struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (u64) userns_fd };
+
+        if (c->error)
+                return c->error;
+        if (fd < 0 || userns_fd < 0)
+                return -EBADF;
+        return (int) sys(mount_setattr, fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof(attr));
+}
