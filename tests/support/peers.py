@@ -32,6 +32,7 @@ PACKAGES = {
         *("docker.io", "containerd", "runc", "crun", "tini"),
         *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
         *("libsubid4", "netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
+        "uidmap",
     ),
     "trixie": ("docker.io", "containerd", "docker-cli", "golang-github-docker-docker-dev"),  # the last: data only
     "forky": ("docker-cli",),

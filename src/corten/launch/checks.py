@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 # mount_setattr(2) and close_range(2) with CLOEXEC: every plan needs them
 OLDEST_KERNEL = (5, 12)
 
+# by the field of `linux.intelRdt` that asks for it
+NO_RDT = {
+    "l3CacheSchema": "intelRdt.l3CacheSchema is specified in config, but Intel RDT/CAT is not enabled",
+    "memBwSchema": "intelRdt.memBwSchema is specified in config, but Intel RDT/MBA is not enabled",
+    "": "intelRdt is specified in config, but Intel RDT is not supported or enabled",
+}
 IPC_SYSCTLS = (
     "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
     "kernel.shmmni", "kernel.shm_rmid_forced",
@@ -45,6 +51,10 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
     check_label(config.process.selinux_label or linux.mount_label, facts)
     if config.process.terminal and not context.console:
         raise InvalidArgument("cannot allocate tty if runc will detach without setting console socket")
+    if linux.net_devices:
+        _check_net_devices(config, facts)
+    if linux.intel_rdt is not None and not facts.resctrl:
+        raise FailedPrecondition(NO_RDT[linux.intel_rdt.named])
     for name in linux.sysctl:
         _check_sysctl(config, name, context.host_namespaces)
     return _check_process(config.process)
@@ -105,6 +115,13 @@ def _check_time(config: Config) -> None:
         raise InvalidArgument(
             "time namespace enabled, but both namespace path and time offsets specified -- you may only provide one"
         )
+
+
+def _check_net_devices(config: Config, facts: HostFacts) -> None:
+    if config.linux.namespace("network") is None:
+        raise InvalidArgument("unable to move network devices without a private NET namespace")
+    if facts.euid or facts.in_user_namespace:
+        raise InvalidArgument("network devices are not supported for rootless containers")
 
 
 def _check_process(process: Process) -> Process:

@@ -27,6 +27,7 @@ from corten.launch.ops import (
     CLONE_NEWUSER,
     Open,
     Plan,
+    SetDumpable,
     Setns,
     Wait,
     WriteFile,
@@ -41,7 +42,7 @@ from corten.launch.tail import (
     needs_apparmor,
     reduce_caps,
 )
-from corten.launch.userops import SetDomainname, SetHostname
+from corten.launch.userops import SetDomainname, SetHostname, Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,8 +54,12 @@ if TYPE_CHECKING:
 def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan:
     """The plan of a container's first process; raises `InvalidArgument` or `FailedPrecondition`."""
     process = check_config(config, facts, context)
+    if facts.euid:
+        from corten.launch.rootless import compile_rootless_init
+
+        return compile_rootless_init(config, process, facts, context)
     b = Builder(config, facts)
-    fs = Filesystem(b, context, keep_proc=_writes_proc(config, process))
+    fs = Filesystem(b, context, keep_proc=writes_proc(config, process))
     flags = b.new_flags() & ~CLONE_NEWTIME
     # the pid namespace of another user namespace cannot be joined from within ours: then it is joined first
     late = bool(b.joined_flags() & CLONE_NEWPID) and not flags & CLONE_NEWUSER
@@ -103,7 +108,13 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         b.input(LIFE)
     if context.seccomp_flags & NEW_LISTENER:
         b.input(LISTENER)
-    enter.begin(b)
+    if facts.euid:
+        from corten.launch.rootless import check_user
+
+        check_user(config, process)
+        b.add(Umask(0))  # as long as it is dumpable, its own files in /proc are its user's
+    else:
+        enter.begin(b)
     add_early(b, process, exec=True)
     if namespaces & CLONE_NEWTIME:
         # before a launcher that shares its memory with the first one
@@ -111,7 +122,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         namespaces &= ~CLONE_NEWTIME
     enter.join_v1(b, context)
     affinity = final_affinity(process)
-    if context.clone_into_cgroup:
+    if context.clone_into_cgroup and not facts.euid:
         enter.join_v2(b, context)
         b.add(*affinity)
         affinity = ()
@@ -121,6 +132,8 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     if apparmor or process.oom_score_adj is not None:
         enter.open_proc(b)
     enter.write_oom_score_adj(b, process)
+    if facts.euid:
+        b.add(SetDumpable())
     if userns:
         enter.raise_rlimits(b, process)
     if apparmor:
@@ -180,11 +193,11 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
     fs.mount_all(late=False)
     if process.oom_score_adj is not None and not fs.userns:
         b.add(WriteFile(fs.private_proc(), "self/oom_score_adj", str(process.oom_score_adj).encode()))
-    _finish_root(fs, process)
+    finish_root(fs, process)
     if context.wait_for_hooks:
         b.add(Wait("hooks", "hooks"))
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
-    _furnish(b, fs, process, late=False)
+    furnish(b, fs, process, late=False)
     fs.enter_root()
 
 
@@ -196,7 +209,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     enter.loopback_up(b, flags)
     fs.attach_root()
     fs.mount_all(late=True)
-    _finish_root(fs, process)
+    finish_root(fs, process)
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
     fs.enter_root()
     reduce_caps(b, process, userns=fs.userns)
@@ -206,7 +219,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     for name in ("network", "hooks"):
         if name in b.open:
             b.add(Wait(name, name))
-    _furnish(b, fs, process, late=True)
+    furnish(b, fs, process, late=True)
 
 
 def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
@@ -217,26 +230,27 @@ def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitCont
     fs.pidns = "ns.pid"
     fs.attach_root()
     fs.mount_all(late=False)
-    _finish_root(fs, process)
+    finish_root(fs, process)
     b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
-    _furnish(b, fs, process, late=False, launcher=True)
+    furnish(b, fs, process, late=False, launcher=True)
     fs.enter_root()
     b.add(Setns("ns.pid", CLONE_NEWPID))
 
 
-def _finish_root(fs: Filesystem, process: Process) -> None:
+def finish_root(fs: Filesystem, process: Process) -> None:
+    """Devices, terminal and working directory, when everything is mounted."""
     fs.fill_dev()
     if process.terminal:
         fs.open_terminal(process)
     fs.make_cwd(process)
 
 
-def _writes_proc(config: Config, process: Process) -> bool:
+def writes_proc(config: Config, process: Process) -> bool:
     """The plan writes to files of the container's procfs."""
     return bool(config.linux.sysctl or process.apparmor_profile or process.oom_score_adj is not None)
 
 
-def _furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launcher: bool = False) -> None:
+def furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launcher: bool = False) -> None:
     """Names, sysctls, the AppArmor profile, protections: after the hooks, which may still need what is protected."""
     config = b.config
     if config.hostname:

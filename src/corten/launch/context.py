@@ -5,6 +5,7 @@ A context says which descriptors the spawner will hand in; the plan then names t
     rootfs      a detached mount, made by the shim (`InitContext.rootfs_fd`)
     console     a connected SOCK_STREAM socket that receives the pty's master (a terminal)
     start       a pipe or FIFO, opened O_RDWR: one byte starts the process (`wait_for_start`)
+    idmaps      a pipe: one byte after the user namespace has its maps (`wait_for_idmaps`)
     hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
     network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
     container   pidfd of the container's init (exec)
@@ -38,14 +39,16 @@ class InitContext(Value):
     cgroup_v2_dir   host directory of its own v2 cgroup, '' for none
     rootfs          absolute host path, '' with `rootfs_fd`
     host_namespaces kinds of namespaces that the configuration joins by path, and that are the runtime's own
+    cgroup_views    controller list → cgroup that the container sees, read-only, where it has none of its own
+    wait_for_idmaps its user namespace's maps are written by somebody else (rootless)
     seccomp         BPF program, b'' for none; `seccomp_flags` of seccomp(2); `seccomp_calls` are those of CALLS that
                     the program allows
     """
 
     __slots__ = (
-        "bundle", "cgroup_paths", "cgroup_v2_dir", "console", "host_namespaces", "id", "new_keyring", "no_pivot",
-        "parent", "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags", "wait_for_hooks",
-        "wait_for_network", "wait_for_start",
+        "bundle", "cgroup_paths", "cgroup_v2_dir", "cgroup_views", "console", "host_namespaces", "id", "new_keyring",
+        "no_pivot", "parent", "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags",
+        "wait_for_hooks", "wait_for_idmaps", "wait_for_network", "wait_for_start",
     )  # fmt: skip
 
     def __init__(
@@ -55,11 +58,13 @@ class InitContext(Value):
         *,
         cgroup_paths: dict[str, str],
         cgroup_v2_dir: str = "",
+        cgroup_views: dict[str, str] | None = None,
         rootfs: str = "",
         rootfs_fd: bool = False,
         wait_for_start: bool = True,
         wait_for_hooks: bool = False,
         wait_for_network: bool = False,
+        wait_for_idmaps: bool = False,
         parent: str = COMMAND,
         console: bool = False,
         preserve_fds: int = 0,
@@ -74,11 +79,13 @@ class InitContext(Value):
         self.bundle = bundle
         self.cgroup_paths = cgroup_paths
         self.cgroup_v2_dir = cgroup_v2_dir
+        self.cgroup_views = cgroup_views or {}
         self.rootfs = rootfs
         self.rootfs_fd = rootfs_fd
         self.wait_for_start = wait_for_start
         self.wait_for_hooks = wait_for_hooks
         self.wait_for_network = wait_for_network
+        self.wait_for_idmaps = wait_for_idmaps
         self.parent = parent
         self.console = console
         self.preserve_fds = preserve_fds

@@ -25,11 +25,16 @@ class HostFacts(Value):
     has_kcore           /proc/kcore exists (then /dev/core is linked to it)
     narrow_affinity     the runtime may not run on every processor: what it starts shall all the same
     procfs_pidns        procfs can be mounted for another pid namespace (the option `pidns`, Linux 6.17)
+    euid, egid          of the runtime: an ordinary user makes a user namespace first (`corten.launch.rootless`)
+    in_user_namespace   the runtime runs in a user namespace other than the first
+    resctrl             mount point of the resctrl file system, '' for none
+    setgroups_denied    setgroups(2) is forbidden in the runtime's user namespace (user_namespaces(7))
     """
 
     __slots__ = (
         "apparmor", "can_raise_rlimits", "cap_bounding", "cap_last", "cgroup_mode", "cgroup_v1", "cgroup_v2_mount",
-        "has_kcore", "kernel", "narrow_affinity", "procfs_pidns", "selinux",
+        "egid", "euid", "has_kcore", "in_user_namespace", "kernel", "narrow_affinity", "procfs_pidns", "resctrl",
+        "selinux", "setgroups_denied",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +52,11 @@ class HostFacts(Value):
         has_kcore: bool = True,
         procfs_pidns: bool = False,
         narrow_affinity: bool = False,
+        euid: int = 0,
+        egid: int = 0,
+        in_user_namespace: bool = False,
+        setgroups_denied: bool = False,
+        resctrl: str = "",
     ) -> None:
         if cgroup_mode not in CGROUP_MODES:
             raise InvalidArgument(f"facts.cgroup_mode: unknown value {cgroup_mode!r}")
@@ -62,6 +72,11 @@ class HostFacts(Value):
         self.has_kcore = has_kcore
         self.procfs_pidns = procfs_pidns
         self.narrow_affinity = narrow_affinity
+        self.euid = euid
+        self.egid = egid
+        self.in_user_namespace = in_user_namespace
+        self.setgroups_denied = setgroups_denied
+        self.resctrl = resctrl
 
 
 def facts_to_obj(facts: HostFacts) -> dict[str, object]:
@@ -88,4 +103,9 @@ def facts_from_obj(obj: object) -> HostFacts:
         has_kcore=reader.boolean("has_kcore"),
         procfs_pidns=reader.boolean("procfs_pidns"),
         narrow_affinity=reader.boolean("narrow_affinity"),
+        euid=reader.integer("euid"),
+        egid=reader.integer("egid"),
+        in_user_namespace=reader.boolean("in_user_namespace"),
+        setgroups_denied=reader.boolean("setgroups_denied"),
+        resctrl=reader.string("resctrl"),
     )

@@ -116,7 +116,7 @@ class Entry:
 class Filesystem:
     """Adds the file-system part of a plan to a builder, in the order of its public methods."""
 
-    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "pidns", "readonly_later", "userns")
+    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "pidns", "readonly_later", "rootless", "userns")
 
     def __init__(self, b: Builder, context: InitContext, *, keep_proc: bool) -> None:
         self.b = b
@@ -126,6 +126,7 @@ class Filesystem:
         self.userns = bool((b.new_flags() | b.joined_flags()) & NAMESPACE_FLAGS["user"])
         self.entries = [Entry(i, mount, context.bundle) for i, mount in enumerate(b.config.mounts)]
         self.deferred: list[Entry] = []
+        self.rootless = b.facts.euid != 0 or b.facts.in_user_namespace
         self.readonly_later: list[str] = []
 
     def open_sources(self) -> None:
@@ -252,6 +253,8 @@ class Filesystem:
             namespace = idmaps.namespace_of(self.b, entry.mount)
             where = {"path": entry.source, "on": entry.destination}
             self.b.add(MapMount(entry.slot, namespace, int(options.maps_below), **where))
+        if self.rootless and options.recursive and self._is_of_cgroups(entry):
+            options.all_set |= MOUNT_ATTR_RDONLY
         # without a word on it a bind follows the host's mounts: "/" is a slave of the host for runc, too
         propagation = options.propagation or MS_SLAVE | MS_REC
         rec = int(bool(propagation & MS_REC)) if options.recursive else 0
@@ -269,9 +272,9 @@ class Filesystem:
         if self.b.facts.cgroup_mode == "v2":
             self._open_cgroup_v2(entry)
             return
-        for controllers, path in self.context.cgroup_paths.items():
+        for controllers, path in self._cgroups().items():
             slot = self.b.opened(f"{entry.slot}.{controllers}")
-            attrs = entry.options.attr_set
+            attrs = entry.options.attr_set | (0 if controllers in self.context.cgroup_paths else MOUNT_ATTR_RDONLY)
             self.b.add(OpenTree(slot, path, 0, entry.destination), MountSetattr(slot, attrs, 0, MS_PRIVATE, 0))
 
     def _open_cgroup_v2(self, entry: Entry) -> None:
@@ -280,6 +283,22 @@ class Filesystem:
             entry.options.is_bind = entry.options.recursive = True
             entry.source = self.b.facts.cgroup_v2_mount
             self._open_bind(entry)
+        elif self.rootless and not self.context.cgroup_v2_dir:
+            entry.options.attr_set |= MOUNT_ATTR_RDONLY  # it shows the cgroup of whoever started the runtime
+
+    def _cgroups(self) -> dict[str, str]:
+        """The v1 cgroups that a container sees: its own, and what stands for those it has not got."""
+        return {**self.context.cgroup_views, **self.context.cgroup_paths}
+
+    def _is_of_cgroups(self, entry: Entry) -> bool:
+        """A tree to be shown read-only or as cgroups that has those of the host in it (CVE-2023-25809).
+
+        Some may be the user's own, and the container's root is that user.
+        """
+        above = f"{clean_path(entry.source).rstrip('/')}/"
+        points = (*self.b.facts.cgroup_v1.values(), self.b.facts.cgroup_v2_mount)
+        wanted = entry.options.attr_set & MOUNT_ATTR_RDONLY or entry.mount.type in ("cgroup", "cgroup2")
+        return bool(wanted) and any(f"{point}/".startswith(above) for point in points if point)
 
     def _must_wait(self, entry: Entry) -> bool:
         """procfs shows the pid namespace of the process that mounts it, cgroup2 its cgroup namespace."""
@@ -375,7 +394,7 @@ class Filesystem:
             FsMount(slot, "tmpfs", ("source=tmpfs", "mode=755"), attrs, on=entry.destination),
             MoveMount(entry.slot, ROOT, entry.destination, DIRECTORY, "tmpfs"),
         )
-        for controllers, path in self.context.cgroup_paths.items():
+        for controllers, path in self._cgroups().items():
             name = self.b.facts.cgroup_v1.get(controllers, "").rpartition("/")[2] or controllers.removeprefix("name=")
             place = f"{entry.destination}/{name}"
             self.b.add(MoveMount(f"{entry.slot}.{controllers}", ROOT, place, DIRECTORY, path))

@@ -356,7 +356,7 @@ def _add_identity(b: Builder, process: Process, *, more: int, userns: bool) -> N
     b.add(
         DropBounding(caps.bounding & possible, b.facts.cap_last),
         KeepCaps(),
-        SetIds(user.uid, user.gid, user.additional_gids),
+        SetIds(user.uid, user.gid, None if b.facts.setgroups_denied else user.additional_gids),
         Chdir(process.cwd, again=1),
     )
     b.add(_final_caps(b, process, userns=userns, more=more))

@@ -240,6 +240,11 @@ class Cgroup:
 
     # looking
 
+    def check_there(self, work: str) -> None:
+        """Raises FailedPrecondition for a container that got no cgroup at all (rootless), by which it could be done."""
+        if not self.paths.directories():
+            raise FailedPrecondition(f"cannot {work}: cgroups not configured for container")
+
     def pids(self) -> list[int]:
         """Every process of the container, in no order."""
         directory = self._members()
@@ -344,6 +349,7 @@ class Cgroup:
         return self.paths.directory("freezer"), V1_FREEZER_STATE
 
     def _set_frozen(self, frozen: bool) -> None:
+        self.check_there("toggle freezer")
         directory, file = self._freezer()
         if not directory:
             raise FailedPrecondition("the host has no freezer cgroup")
@@ -406,7 +412,7 @@ def _enable_controllers(mount: str, directory: str) -> None:
                 try:
                     files.write(f"{place}/cgroup.subtree_control", f"+{controller.decode()}")
                 except OSError as error:
-                    if error.errno not in (cgroup.EBUSY, cgroup.EOPNOTSUPP, cgroup.ENOENT):
+                    if error.errno not in (cgroup.EBUSY, cgroup.EOPNOTSUPP, cgroup.ENOENT, EPERM, EACCES):
                         raise Internal(f"enable {controller.decode()} in {place}: {files.why(error)}") from error
         place = f"{place}/{name}"
         if place != directory:

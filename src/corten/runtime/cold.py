@@ -28,7 +28,10 @@ def ps(invocation: Invocation, log: Log) -> int:
     form = invocation.options.text("format", "table")
     if form not in ("table", "json"):
         raise InvalidArgument("invalid format option")
-    pids = sorted(Cgroup(container.state(root(invocation.settings), id).cgroup).pids())
+    commands.warn_of_cgroups(invocation, log)
+    group = Cgroup(container.state(root(invocation.settings), id).cgroup)
+    group.check_there("get all container pids")
+    pids = sorted(group.pids())
     if form == "json":
         files.write_all(
             STDOUT_FD, ((fast.dumps(pids) if pids else "null") + "\n").encode()
@@ -76,6 +79,10 @@ def update(invocation: Invocation, log: Log) -> int:
     resources = resources_from_document(path) if path else limits.from_flags(flags, log)
     for text in cgroup_settings.warnings(resources, record.cgroup.mode):
         log.warning(text)
+    if any(flags.text(name) for name in limits.RDT):
+        from corten.runtime import rdt
+
+        rdt.update(record, {name: flags.text(name) for name in limits.RDT})
     container.update(place, id, resources)
     return 0
 

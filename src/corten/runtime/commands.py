@@ -10,9 +10,9 @@ import posix
 
 from corten import errors
 from corten.errors import CortenError, InvalidArgument, NotFound
-from corten.runtime import container, ending, fast
+from corten.runtime import args, container, ending, fast, managers
 from corten.runtime.options import CreateOptions
-from corten.runtime.settings import root
+from corten.runtime.settings import in_user_namespace, root
 from corten.runtime.state import allow
 from corten.sys import files
 
@@ -127,7 +127,21 @@ def cgroup_manager(settings: Options) -> str:
         raise errors.NotImplemented("the systemd cgroup manager is not supported yet: use cgroupfs")
     if manager not in ("cgroupfs", "disabled"):
         raise InvalidArgument(f"unknown cgroup manager {manager!r}")
-    return manager
+    return managers.ROOTLESS if manager == managers.CGROUPFS and is_rootless(settings) else manager
+
+
+def warn_of_cgroups(invocation: Invocation, log: Log) -> None:
+    """runc's warning before what needs a cgroup of the container's own."""
+    if is_rootless(invocation.settings):
+        log.warning(f"{args.PROGRAM} {invocation.verb} may fail if you don't have the full access to cgroups")
+
+
+def is_rootless(settings: Options) -> bool:
+    """Whether cgroups may fail: as `--rootless` says, else for an ordinary user, and in a user namespace."""
+    said = settings.text("rootless", "auto")
+    if said != "auto":
+        return said == "true"
+    return posix.geteuid() != 0 or in_user_namespace()
 
 
 def connect(path: str) -> int:
@@ -187,11 +201,13 @@ def delete(invocation: Invocation, log: Log) -> int:
 
 def pause(invocation: Invocation, log: Log) -> int:
     """Freezes a container."""
+    warn_of_cgroups(invocation, log)
     container.pause(root(invocation.settings), invocation.arguments[0])
     return 0
 
 
 def resume(invocation: Invocation, log: Log) -> int:
     """Thaws a container."""
+    warn_of_cgroups(invocation, log)
     container.resume(root(invocation.settings), invocation.arguments[0])
     return 0

@@ -101,6 +101,7 @@ def create(options: CreateOptions, host: Host | None = None) -> Created:
         except OSError as error:
             making.undo()
             raise InvalidArgument(f"pid file {options.pid_file}: {files.why(error)}") from error
+    making.settle()
     return Created(making.state, making.cgroup, running)
 
 
@@ -149,7 +150,9 @@ def kill(root: str, id: str, signum: int, all: bool = False) -> None:
     """Sends a signal to the init, or with `all` to every process; `all` may be asked of a stopped container."""
     record = State.load(root, id)
     if all:
-        Cgroup(record.cgroup).signal_all(signum)
+        group = Cgroup(record.cgroup)
+        group.check_there("signal every process")
+        group.signal_all(signum)
         return
     allow("kill", id, record.status())
     pidfd = record.open_pidfd()

@@ -47,6 +47,10 @@ def destroy(state: State, *, run_hooks: bool = True) -> list[str]:
     """
     Cgroup(state.cgroup).kill_all()  # of one without a pid namespace of its own, or with processes put in by others
     managers.of(state).remove(state)
+    if state.rdt:
+        from corten.runtime import rdt
+
+        rdt.leave(state)
     complaints: list[str] = []
     if run_hooks and state.poststop:
         from corten.runtime import hooks

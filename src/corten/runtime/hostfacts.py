@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from corten.launch.facts import HostFacts
+from corten.runtime.settings import in_user_namespace
 from corten.sys import cgroup, files
 
 CAP_SYS_RESOURCE = 24
@@ -14,7 +15,9 @@ def gather() -> HostFacts:
     """The facts of the machine that this process runs on."""
     kernel = kernel_version(posix.uname().release)
     status = _status(files.read_text("/proc/self/status"))
-    mounts, version_2 = cgroup.mounts(files.read_text("/proc/self/mountinfo"))
+    euid, inside = posix.geteuid(), in_user_namespace()
+    mountinfo = files.read_text("/proc/self/mountinfo")
+    mounts, version_2 = cgroup.mounts(mountinfo)
     return HostFacts(
         kernel,
         cgroup_mode(mounts, version_2),
@@ -28,7 +31,18 @@ def gather() -> HostFacts:
         has_kcore=files.exists("/proc/kcore"),
         procfs_pidns=kernel >= (6, 17),
         narrow_affinity=len(posix.sched_getaffinity(0)) < (posix.cpu_count() or 1),
+        euid=euid,
+        egid=posix.getegid(),
+        in_user_namespace=inside,
+        # an ordinary user's namespace has its groups, whatever its map: as in runc nobody sets others there
+        setgroups_denied=euid != 0 or (inside and files.read("/proc/self/setgroups").strip() == b"deny"),
+        resctrl=resctrl_mount(mountinfo) if " - resctrl " in mountinfo else "",
     )
+
+
+def resctrl_mount(mountinfo: str) -> str:
+    """Where the resctrl file system is mounted."""
+    return next(line.split(" ")[4] for line in mountinfo.splitlines() if " - resctrl " in line)
 
 
 def kernel_version(release: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.ops import Op, Plan
     from corten.runtime.options import CreateOptions
-    from corten.runtime.parentsteps import ParentStep
+    from corten.runtime.parentsteps import Change, ParentStep
     from corten.runtime.prepare import Host, Prepared
 
 SIGKILL = 9
@@ -218,7 +218,9 @@ class Running:
 class Creation:
     """One container in the making: `steps` in order, `undo` after a failure."""
 
-    __slots__ = ("cgroup", "hooks_ran", "host", "options", "prepared", "running", "start_fd", "state", "trace")
+    __slots__ = (
+        "cgroup", "hooks_ran", "host", "options", "prepared", "running", "start_fd", "state", "trace", "undoing",
+    )  # fmt: skip
 
     def __init__(self, options: CreateOptions, host: Host) -> None:
         self.options = options
@@ -232,6 +234,7 @@ class Creation:
         self.running: Running | None = None
         self.start_fd = -1
         self.hooks_ran = False
+        self.undoing: list[Change] = []  # what steps of this side did, to be taken back or left, last first
 
     def run(self) -> Running:
         """Every step; the process waits for its start, or has been executed when there is nothing to wait for."""
@@ -335,11 +338,18 @@ class Creation:
         self.state.start_time = process_start(pid)[0]
         self.state.save()
 
+    def settle(self) -> None:
+        """The container is there: what was done to the machine for it stays."""
+        while self.undoing:
+            self.undoing.pop().settle()
+
     def undo(self) -> None:
         """Takes back what exists, last made first."""
         if self.start_fd >= 0:
             posix.close(self.start_fd)
             self.start_fd = -1
+        while self.undoing:
+            self.undoing.pop().undo()  # while the container's namespaces are there
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)

@@ -34,16 +34,16 @@ SIZES = {
 COUNTS = {"blkio-weight": ("blockIO", "weight"), "pids-limit": ("pids", "limit")}
 TEXTS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
 IGNORED = ("kernel-memory", "kernel-memory-tcp")
-REFUSED = ("l3-cache-schema", "mem-bw-schema")
+RDT = {  # flag: what is said where the machine cannot
+    "l3-cache-schema": "Intel RDT/CAT: l3 cache schema is not enabled",
+    "mem-bw-schema": "Intel RDT/MBA: memory bandwidth schema is not enabled",
+}
 ZERO_COUNTS = frozenset(("cpu-idle", "cpu-burst"))  # turns off what was on
 
 
 def from_flags(flags: Options, log: Log) -> Resources:
     """What the flags say; raises InvalidArgument in runc's words."""
     document: dict[str, dict[str, object]] = {}
-    for name in REFUSED:
-        if flags.text(name):
-            raise InvalidArgument(f"{name}: Intel RDT is not supported yet")
     if any(flags.text(name) for name in IGNORED):
         log.warning("Kernel memory settings are ignored and will be removed")
     for table, read in ((UNSIGNED, unsigned), (SIGNED, signed), (SIZES, size), (COUNTS, count), (TEXTS, text)):

@@ -2,6 +2,7 @@
 
 cgroupfs   this process, by the files
 disabled   nobody: the container stays in its creator's cgroups
+rootless   as cgroupfs, as far as the user may write them (`corten.runtime.rootless`)
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from corten.runtime.cgroups import Cgroup, CgroupPaths, SettingRefused, plan_pat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.facts import HostFacts
+    from corten.runtime.cgroup_settings import Setting
     from corten.runtime.prepare import Prepared
     from corten.runtime.state import State
     from corten.spec.resources import Resources
 
-CGROUPFS, DISABLED = "cgroupfs", "disabled"
+CGROUPFS, DISABLED, ROOTLESS = "cgroupfs", "disabled", "rootless"
 
 
 START = "unable to start container process"
@@ -36,6 +38,12 @@ class Manager:
     def paths(self, facts: HostFacts, cgroups_path: str, id: str) -> CgroupPaths:
         """Where the cgroup will be; nothing is made."""
         return plan_paths(facts, cgroups_path, id)
+
+    def admit(
+        self, paths: CgroupPaths, limit: tuple[int, str], writes: list[Setting]
+    ) -> tuple[tuple[int, str], list[Setting]]:
+        """The limit of processes and the settings of a new cgroup, as far as they can be."""
+        return limit, writes
 
     def make(self, prepared: Prepared) -> None:
         """Directories, limits and device rules, before anything is spawned."""
@@ -76,6 +84,15 @@ class Disabled(Manager):
 MANAGERS: dict[str, Manager] = {CGROUPFS: Manager(), DISABLED: Disabled()}
 
 
+def named(name: str) -> Manager:
+    """The manager of a name."""
+    if name == ROOTLESS:
+        from corten.runtime.rootless import Rootless
+
+        return Rootless()
+    return MANAGERS[name]
+
+
 def of(state: State) -> Manager:
     """The manager that a container was created with."""
-    return MANAGERS[state.manager]
+    return named(state.manager)

@@ -40,9 +40,27 @@ class ParentStep:
         return posix.pipe()
 
 
+class Change:
+    """Something that a step did to the machine: taken back when the creation fails, else left as it is."""
+
+    __slots__ = ()
+
+    def undo(self) -> None:
+        """Takes it back, while the container's namespaces are there."""
+
+    def settle(self) -> None:
+        """The container exists."""
+
+
 def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     """The steps of one creation, in order."""
-    steps = [ParentStep("hooks", run_hooks)] if "hooks" in prepared.plan.inputs else []
+    steps = []
+    if "idmaps" in prepared.plan.inputs:
+        from corten.runtime import idmaps
+
+        steps.append(ParentStep("idmaps", idmaps.run))
+    if "hooks" in prepared.plan.inputs:
+        steps.append(ParentStep("hooks", furnish))
     if LISTENER in prepared.plan.inputs:
         from corten.runtime import listener  # for the few with an agent
 
@@ -50,10 +68,26 @@ def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     return tuple(steps)
 
 
+def furnish(making: Creation, pid: int) -> None:
+    """Network devices, the class of resource control, the hooks of the runtime's namespaces."""
+    linux = making.prepared.config.linux
+    if linux.net_devices:
+        from corten.runtime import netdevices
+
+        netdevices.run(making, pid)
+    if linux.intel_rdt is not None:
+        from corten.runtime import rdt
+
+        rdt.run(making, pid)
+    run_hooks(making, pid)
+
+
 def run_hooks(making: Creation, pid: int) -> None:
     """The hooks of the runtime's namespaces, prestart and createRuntime; raises the first failure in runc's words."""
-    making.trace.phase("hooks")
     config = making.prepared.config
+    if not (config.hooks.prestart or config.hooks.create_runtime):
+        return
+    making.trace.phase("hooks")
     rows = hooks.to_objs((*config.hooks.prestart, *config.hooks.create_runtime))
     making.hooks_ran = True
     hooks.run_all(rows, making.state.oci(CREATING), making.options.bundle, making.host.parent.abort_fd)

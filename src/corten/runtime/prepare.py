@@ -136,9 +136,11 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     for text in cgroup_settings.warnings(config.linux.resources, host.facts.cgroup_mode):
         options.warn(text)
     limit = effective_pids_limit(config.linux.resources, options)
-    paths = managers.MANAGERS[options.manager].paths(host.facts, config.linux.cgroups_path, options.id)
+    manager = managers.named(options.manager)
+    paths = manager.paths(host.facts, config.linux.cgroups_path, options.id)
     managed = options.manager != managers.DISABLED
     writes = cgroup_writes(paths, config.linux.resources, limit[0]) if managed else []
+    limit, writes = manager.admit(paths, limit, writes)
     devices = device_program(paths, config.linux.resources) if managed else b""
     plan = compile_init(config, host.facts, init_context(options, config, host, paths, rootfs))
     return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, origins, plan)
@@ -248,7 +250,9 @@ def init_context(
         rootfs=rootfs,
         rootfs_fd=options.rootfs_fd >= 0,
         wait_for_start=options.wait_for_start,
-        wait_for_hooks=bool(config.hooks.prestart or config.hooks.create_runtime),
+        wait_for_idmaps=bool(host.facts.euid) and needs_helpers(config, host.facts),
+        cgroup_views=cgroup_views(options, host, paths),
+        wait_for_hooks=waits_for_us(config),
         parent=options.parent,
         console=options.console_fd >= 0,
         preserve_fds=options.preserve_fds,
@@ -268,6 +272,28 @@ def host_namespaces(config: Config) -> tuple[str, ...]:
     from corten.runtime import joining
 
     return joining.host_namespaces(config)
+
+
+def waits_for_us(config: Config) -> bool:
+    """There is something to be done outside while the init waits (`corten.runtime.parentsteps`)."""
+    hooks, linux = config.hooks, config.linux
+    return bool(hooks.prestart or hooks.create_runtime or linux.net_devices or linux.intel_rdt is not None)
+
+
+def needs_helpers(config: Config, facts: HostFacts) -> bool:
+    """An ordinary user's container maps more ids than his own."""
+    from corten.launch.rootless import maps_by_himself
+
+    return not maps_by_himself(config, facts.euid, facts.egid)
+
+
+def cgroup_views(options: CreateOptions, host: Host, paths: cgroups.CgroupPaths) -> dict[str, str]:
+    """What a container sees in place of cgroups that it could not get."""
+    if options.manager != managers.ROOTLESS:
+        return {}
+    from corten.runtime.rootless import views
+
+    return views(host.facts, paths)
 
 
 def seccomp_program(config: Config, cache_directory: str) -> tuple[bytes, int, int]:

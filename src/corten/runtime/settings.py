@@ -28,3 +28,8 @@ def runtime_directory() -> str:
     if posix.geteuid() == 0:
         return "/run"
     return posix.environ.get(b"XDG_RUNTIME_DIR", b"").decode("utf-8", "surrogateescape") or "/run"
+
+
+def in_user_namespace() -> bool:
+    """This process is in a user namespace other than the first, whose map is of everything to itself."""
+    return files.read("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]

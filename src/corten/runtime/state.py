@@ -63,7 +63,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("manager", "origins"))
+LATER = frozenset(("manager", "origins", "rdt"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -103,6 +103,7 @@ class State:
         "poststart",
         "poststop",
         "private_pid",
+        "rdt",
         "rootfs",
         "start_time",
         "terminal",
@@ -127,6 +128,7 @@ class State:
         self.poststart: list[dict[str, Any]] = []
         self.poststop: list[dict[str, Any]] = []
         self.private_pid = True
+        self.rdt: list[str] = []  # directories of resctrl that were made for it
         self.terminal = False
 
     # on disk

@@ -16,6 +16,7 @@ from corten.spec.resources import Resources, read_resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from corten.spec.rdt import IntelRdt
     from corten.spec.scheduling import MemoryPolicy
 
 # of a time namespace (time_namespaces(7)); in the order of /proc/PID/timens_offsets
@@ -151,9 +152,9 @@ class Linux(Value):
     """config-linux.md.  `seccomp` stays the object of the bundle: `launch.seccomp` reads it, on a cache miss only."""
 
     __slots__ = (
-        "cgroups_path", "devices", "gid_mappings", "masked_paths", "memory_policy", "mount_label", "namespaces",
-        "personality", "readonly_paths", "resources", "rootfs_propagation", "seccomp", "sysctl", "time_offsets",
-        "uid_mappings",
+        "cgroups_path", "devices", "gid_mappings", "intel_rdt", "masked_paths", "memory_policy", "mount_label",
+        "namespaces", "net_devices", "personality", "readonly_paths", "resources", "rootfs_propagation", "seccomp",
+        "sysctl", "time_offsets", "uid_mappings",
     )  # fmt: skip
 
     def __init__(
@@ -174,6 +175,8 @@ class Linux(Value):
         personality: int | None = None,
         memory_policy: MemoryPolicy | None = None,
         time_offsets: tuple[TimeOffset, ...] = (),
+        net_devices: dict[str, str] | None = None,
+        intel_rdt: IntelRdt | None = None,
     ) -> None:
         self.namespaces = namespaces
         self.uid_mappings = uid_mappings
@@ -190,6 +193,8 @@ class Linux(Value):
         self.personality = personality
         self.memory_policy = memory_policy
         self.time_offsets = time_offsets
+        self.net_devices = net_devices or {}
+        self.intel_rdt = intel_rdt
 
     def namespace(self, type: str) -> Namespace | None:
         """The entry for a kind of namespace, or None when the container shares the runtime's."""
@@ -284,7 +289,6 @@ def _linux(reader: Reader) -> Linux:
     if propagation not in PROPAGATIONS:
         raise InvalidArgument(f"{reader.where}.rootfsPropagation: unknown value {propagation!r}")
     seccomp = reader.child("seccomp")
-    reader.refuse("intelRdt", "netDevices")
     personality, memory_policy = _scheduling(reader)
     return Linux(
         namespaces=_namespaces(reader),
@@ -302,7 +306,27 @@ def _linux(reader: Reader) -> Linux:
         personality=personality,
         memory_policy=memory_policy,
         time_offsets=_time_offsets(reader),
+        net_devices=_net_devices(reader),
+        intel_rdt=_intel_rdt(reader),
     )
+
+
+def _net_devices(reader: Reader) -> dict[str, str]:
+    given = reader.child("netDevices")
+    if given is None:
+        return {}
+    from corten.spec.netdevices import read_net_devices  # for the few that ask for it
+
+    return read_net_devices(given)
+
+
+def _intel_rdt(reader: Reader) -> IntelRdt | None:
+    given = reader.child("intelRdt")
+    if given is None:
+        return None
+    from corten.spec.rdt import read_rdt  # for the few that ask for it
+
+    return read_rdt(given)
 
 
 def _scheduling(reader: Reader) -> tuple[int | None, MemoryPolicy | None]:

@@ -116,7 +116,8 @@ def test_linux_section() -> None:
         (config(linux={"devices": [{"path": "/x", "type": "z"}]}), r"devices\[0\]\.type: 'z'"),
         (config(linux={"rootfsPropagation": "odd"}), r"rootfsPropagation: unknown value 'odd'"),
         (config(linux={"sysctl": {"a": 1}}), r"sysctl\.a: expected a string"),
-        (config(linux={"intelRdt": {"closID": "x"}}), r"linux\.intelRdt: not supported yet"),
+        (config(linux={"intelRdt": {"closID": ".."}}), r"invalid intelRdt\.ClosID"),
+        (config(linux={"netDevices": {"a/b": {}}}), "invalid network device name"),
         (config(hooks={"prestart": [{"path": "x"}]}), r"prestart\[0\]\.path: 'x' is not an absolute path"),
     ],
 )

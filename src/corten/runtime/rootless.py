@@ -1,0 +1,121 @@
+"""The cgroups of a runtime that may not have any: an ordinary user's, or one inside of a user namespace.
+
+As in runc a cgroup that cannot be made is no error where the bundle names no path for it: the container stays in that
+of its creator.  A limit that would need it is one, a device rule is not.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from corten.errors import Internal
+from corten.runtime.cgroups import Cgroup, CgroupPaths, plan_paths
+from corten.runtime.managers import Manager
+from corten.sys import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from corten.launch.facts import HostFacts
+    from corten.runtime.cgroup_settings import Setting
+    from corten.runtime.prepare import Prepared
+
+FROM_BUNDLE = "config.json"
+NO_LIMIT = (-1, "rootless, without a cgroup of its own")
+SET = (
+    "unable to start container process: error during container init: error setting cgroup config for procHooks process"
+)
+
+
+class Rootless(Manager):
+    """The manager by files, as far as the user may write them."""
+
+    def paths(self, facts: HostFacts, cgroups_path: str, id: str) -> CgroupPaths:
+        """What is named by the bundle; else a place beside the runtime's own cgroup, where that can be made."""
+        if cgroups_path:
+            return plan_paths(facts, cgroups_path, id)
+        own = own_directories(facts)
+        v1 = {names: f"{directory}/{id}" for names, directory in own.items() if names}
+        v2 = ""
+        if facts.cgroup_v2_mount:
+            # one's own has processes, so that no controller could be handed down from it
+            above = own[""] if own[""] == facts.cgroup_v2_mount else files.parent(own[""])
+            v2 = f"{above}/{id}"
+        return CgroupPaths(
+            facts.cgroup_mode,
+            {names: directory for names, directory in v1.items() if can_make(directory)},
+            v2 if v2 and can_make(v2) else "",
+            facts.cgroup_v2_mount,
+        )
+
+    def admit(
+        self, paths: CgroupPaths, limit: tuple[int, str], writes: list[Setting]
+    ) -> tuple[tuple[int, str], list[Setting]]:
+        """No device rules, which only the machine's root may write, and no default limit where there is no cgroup."""
+        writes = [setting for setting in writes if setting.controller != "devices"]
+        if limit[1] == FROM_BUNDLE or paths.directory("pids"):
+            return limit, writes
+        return NO_LIMIT, [setting for setting in writes if setting.controller != "pids"]
+
+    def make(self, prepared: Prepared) -> None:
+        """Directories and limits."""
+        prepared.device_program = b""  # loading one is for the machine's root
+        try:
+            if prepared.paths.directories():
+                Cgroup(prepared.paths).create()
+        except OSError as error:
+            raise refused(error) from error
+        try:
+            Cgroup(prepared.paths).apply(prepared.settings)
+        except Internal as error:
+            raise Internal(f"{SET}: {error}") from error
+
+
+def views(facts: HostFacts, paths: CgroupPaths) -> dict[str, str]:
+    """The v1 cgroups that a container sees in place of its own: those that it is in."""
+    if facts.cgroup_mode == "v2":
+        return {}
+    own = own_directories(facts)
+    return {names: directory for names, directory in own.items() if names and names not in paths.v1}
+
+
+def own_directories(facts: HostFacts) -> dict[str, str]:
+    """Controller list → directory of this process's own cgroup; '' is cgroup2's (cgroups(7))."""
+    return directories(
+        {**facts.cgroup_v1, **({"": facts.cgroup_v2_mount} if facts.cgroup_v2_mount else {})},
+        files.read_text("/proc/self/cgroup"),
+        files.read_text("/proc/self/mountinfo"),
+    )
+
+
+def directories(mounts: dict[str, str], cgroup: str, mountinfo: str) -> dict[str, str]:
+    """The directories by what the two files of /proc say; a mount may show a part of its hierarchy alone."""
+    roots = {}
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        roots[fields[4]] = fields[3].rstrip("/")
+    own = {}
+    for line in cgroup.splitlines():
+        _, names, path = line.split(":", 2)
+        own[names] = path
+    found = {}
+    for names, mount in mounts.items():
+        root, path = roots.get(mount, ""), own.get(names, "/")
+        inside = path[len(root) :] if f"{path}/".startswith(f"{root}/") else ""  # else it cannot be seen from here
+        found[names] = f"{mount}{inside}".rstrip("/")
+    return found
+
+
+def can_make(directory: str) -> bool:
+    """The user may make the directory, or write it if it is there."""
+    place = directory
+    while not files.exists(place):
+        place = files.parent(place)
+    return posix.access(place, posix.W_OK, effective_ids=True)
+
+
+def refused(error: OSError) -> Internal:
+    """runc's sentence for a cgroup that is named and cannot be made."""
+    return Internal(
+        "unable to start container process: unable to apply cgroup configuration:"
+        f" mkdir {error.filename}: {files.why(error)}"
+    )

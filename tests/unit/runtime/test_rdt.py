@@ -1,0 +1,106 @@
+"""Resource control on a plain directory that stands for the resctrl file system: classes, comparison, removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from corten.errors import FailedPrecondition, Internal, InvalidArgument
+from corten.runtime import rdt
+from corten.runtime.rdt import Group
+from corten.spec.rdt import IntelRdt, read_rdt
+from corten.spec.reader import Reader
+
+
+def read(**fields: object) -> IntelRdt:
+    return read_rdt(Reader.of(fields, "config.json.linux.intelRdt"))
+
+
+def test_lines_are_written_in_order_and_each_kind_once() -> None:
+    found = read(
+        l3CacheSchema="L3:0=7f0;1=1f\nMB:0=5\n", memBwSchema="MB:0=20;1=70", schemata=["L2:0=ff", "MB:0=30\nL3:1=3"]
+    )
+    assert found.schemata == ("L3:0=7f0;1=1f", "MB:0=20;1=70", "L2:0=ff", "MB:0=30", "L3:1=3")
+
+
+@pytest.mark.parametrize("field", ["enableMonitoring", "enableCMT", "enableMBM"])
+def test_monitoring_is_asked_for_in_the_old_words_too(field: str) -> None:
+    assert read(**{field: True}).monitored
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "info", "mon_groups"])
+def test_a_class_is_a_name_of_its_own(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"invalid intelRdt\.ClosID"):
+        read(closID=name)
+
+
+def kernel(resctrl: Path, name: str, schemata: str = "") -> Path:
+    """What the kernel would have made of a directory."""
+    folder = resctrl / name
+    (folder / "mon_groups").mkdir(parents=True, exist_ok=True)
+    (folder / "schemata").write_text(schemata)
+    (folder / "tasks").write_text("")
+    return folder
+
+
+def kernel_mkdir(resctrl: Path, path: str) -> None:
+    if Path(path).exists():
+        raise FileExistsError(path)
+    kernel(resctrl, path)
+
+
+def group(resctrl: Path, **fields: object) -> Group:
+    return Group(str(resctrl), read(**fields), "c", mkdir=lambda path, mode: kernel_mkdir(resctrl, path))
+
+
+def test_a_new_class_has_the_name_of_the_container_and_its_limits(tmp_path: Path) -> None:
+    it = group(tmp_path, l3CacheSchema="L3:0=f", memBwSchema="MB:0=20")
+    assert it.missing() == [f"{tmp_path}/c"]
+    it.make()
+    assert (tmp_path / "c/schemata").read_text() == "L3:0=f\nMB:0=20\n"
+    it.join(77)
+    assert (tmp_path / "c/tasks").read_text() == "77\n"
+
+
+def test_a_monitoring_group_is_the_containers_own_in_a_shared_class(tmp_path: Path) -> None:
+    shared = kernel(tmp_path, "gold", "L3:0=f\n")
+    it = group(tmp_path, closID="gold", enableMonitoring=True)
+    assert it.missing() == [f"{shared}/mon_groups/c"]
+    it.make()
+    it.join(5)
+    assert (shared / "tasks").read_text() == (shared / "mon_groups/c/tasks").read_text() == "5\n"
+
+
+def test_a_class_without_limits_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="clos dir not accessible"):
+        group(tmp_path, closID="gold").make()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_limits_of_a_class_that_is_there_are_compared_as_numbers(tmp_path: Path) -> None:
+    kernel(tmp_path, "gold", "    L3:0=00f;1=0FF\n    MB:0=100;1=100\n")
+    group(tmp_path, closID="gold", l3CacheSchema="L3:1=ff").make()
+    assert (tmp_path / "gold/schemata").read_text().startswith("    L3:0=00f")
+    for other in ("L3:1=f", "L3:2=ff", "L2:0=f"):
+        with pytest.raises(FailedPrecondition, match="is there already"):
+            group(tmp_path, closID="gold", schemata=[other]).make()
+
+
+def test_only_what_was_made_is_removed_and_twice_is_no_failure(tmp_path: Path) -> None:
+    kernel(tmp_path, "gold")
+    (tmp_path / "gold/mon_groups/c").mkdir()
+    made = [f"{tmp_path}/gold/mon_groups/c"]
+    rdt.remove(made)
+    rdt.remove(made)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["gold", "mon_groups", "schemata", "tasks"]
+
+
+def test_a_refused_limit_is_told_with_the_kernels_own_sentence(tmp_path: Path) -> None:
+    folder = kernel(tmp_path, "c")
+    (folder / "schemata").unlink()
+    (folder / "schemata").mkdir()
+    (tmp_path / "info").mkdir()
+    (tmp_path / "info/last_cmd_status").write_text("Mask out of range\n")
+    with pytest.raises(Internal, match=r"write 'L3:0=f' to .*: is a directory \(Mask out of range\)"):
+        Group(str(tmp_path), read(schemata=["L3:0=f"]), "c", mkdir=lambda path, mode: None).make()
