@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 SUITES = {"20.10": "bookworm", "26.1": "trixie"}
 
 # dockerd makes /run/docker, looks in /run for systemd, and 20.10 writes /etc/docker/key.json: both are its own here.
+# A copy of /etc, for nothing may be made in the machine's, nor removed beside another dockerd.
 PRIVATE = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
 PRIVATE_SCRIPT = (
-    'mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && exec "$0" "$@"'
+    "mount -t tmpfs tmpfs /run && cp -a /etc /run/etc && rm -rf /run/etc/docker && mkdir /run/etc/docker"
+    ' && mount --bind /run/etc /etc && exec "$0" "$@"'
 )
 
 
@@ -150,8 +152,6 @@ class Dockerd(DockerClient):
         process.unmount_below(self.folder)
         self.netns.close()
         shutil.rmtree(self.folder)
-        if Path("/etc/docker").exists() and not any(Path("/etc/docker").iterdir()):
-            Path("/etc/docker").rmdir()
 
     def __enter__(self) -> Dockerd:
         return self
