@@ -33,12 +33,15 @@ class Points:
     def __init__(self, last: int) -> None:
         self._last = last
         self._count = 0
+        self._looking = False
 
     def before(self, owner: Any, name: str) -> None:
         """Makes a point of each call of `owner.name`."""
         original: Callable[..., Any] = getattr(owner, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
+            if self._looking:
+                return original(*args, **kwargs)
             self._count += 1
             if self._count == self._last:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -47,6 +50,19 @@ class Points:
             return original(*args, **kwargs)
 
         setattr(owner, name, counted)
+
+    def none_in(self, owner: Any, name: str) -> None:
+        """No points within `owner.name`, which only looks, as often as it takes."""
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def uncounted(*args: Any, **kwargs: Any) -> Any:
+            outer, self._looking = self._looking, True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._looking = outer
+
+        setattr(owner, name, uncounted)
 
 
 def main(path: str, last: int, one: str, two: str) -> None:
@@ -65,6 +81,8 @@ def main(path: str, last: int, one: str, two: str) -> None:
     ):
         for name in names:
             points.before(owner, name)
+    points.none_in(host, "await_running")
+    points.none_in(host.links, "dump")
     driver = BridgeDriver(ENGINE, store=store, journal=journal, host=host)
     driver.ensure()
     for container, netns, wanted in (("first", one, FIRST), ("second", two, SECOND)):
