@@ -5,6 +5,8 @@
 PYTHON := .venv/bin/python3
 TESTS := tests
 PYTEST := $(PYTHON) -m pytest -p no:cacheprovider
+STREAMS := 2
+IN_STREAMS := -n $(STREAMS) --dist loadfile --no-loadscope-reorder
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,11 +20,11 @@ setup-dev:  ## set-up, and what tests and linters need
 demo: setup  ## start an engine in a network of its own, run a container, show what the kernel shows, clean up
 	@$(PYTHON) -I tools/demo.py
 
-test: setup-dev  ## the gate: linters, unit, golden, system, clients, peers, attacks, faults
-	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) -m 'not slow' $(TESTS)
+test: setup-dev  ## the gate: linters, unit, golden, system, clients, peers, attacks, faults (STREAMS=0: one after the other)
+	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(IN_STREAMS) -m 'not slow' $(TESTS)
 
 test-all: setup-dev  ## the gate and the tests marked slow
-	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(TESTS)
+	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(IN_STREAMS) $(TESTS)
 
 test-unit: setup-dev  ## what needs no root, on all cores
 	@$(PYTEST) -n auto tests/unit tests/golden

@@ -1,4 +1,7 @@
-"""Fixtures that every test may ask for, the order of the gate, and the check at its end that nothing is left."""
+"""Fixtures that every test may ask for, what a run prints, and the check at its end that nothing is left.
+
+The order of the tests, and how they run in streams: `support.streams`.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,26 @@ from typing import Any
 
 import pytest
 
-from support import abandoned, images, netns, paths, peers, process, summary, testrun
+from support import abandoned, images, netns, paths, peers, process, streams, summary, testrun
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 
 TESTS = Path(__file__).parent
-ORDER = ("unit", "golden", "conformance", "system", "clients", "peers", "attacks", "faults")
 STARTED = pytest.StashKey[float]()
 DYING_SECONDS = 10  # that what was killed may take to be gone
-NEED_ROOT = frozenset(ORDER) - {"unit", "golden"}
+NEED_ROOT = frozenset(streams.ROOMS) - {"unit", "golden"}
 
 
 # The run as a whole.
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The order of the tests, and streams."""
+    streams.register(config, TESTS)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast first; what needs root is skipped with its reason for anybody else."""
-    items.sort(key=lambda item: ORDER.index(room(item)))
+    """What needs root is skipped with its reason for anybody else."""
     for item in items:
         if room(item) in NEED_ROOT and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces, mounts, cgroups"))
@@ -85,7 +91,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
 def nothing_is_left() -> Iterator[None]:
     """Fails the run when something with this process's mark outlives it."""
     if os.geteuid() == 0:
-        abandoned.remove()
+        with peers.locked(paths.cache()):  # one stream removes, the others find nothing
+            abandoned.remove()
     yield
     end = time.monotonic() + DYING_SECONDS
     while (left := leftovers(paths.mark())) and time.monotonic() < end:
