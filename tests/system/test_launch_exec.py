@@ -197,6 +197,22 @@ def with_pidns(facts: HostFacts, value: bool) -> HostFacts:
     return facts_from_obj({**facts_to_obj(facts), "procfs_pidns": value})
 
 
+def test_time_namespace_is_new_or_joined_beside_a_joined_pid_namespace(machine: Machine) -> None:
+    with machine.container() as first:
+        for pidns in {False, machine.facts.procfs_pidns}:
+            document = machine.config("cat", "/proc/self/timens_offsets")
+            kept = [{"type": name} for name in NAMESPACES if name != "pid"]
+            document["linux"]["namespaces"] = [*kept, {"type": "pid", "path": f"/proc/{first.pid}/ns/pid"}]
+            document["linux"]["namespaces"].append({"type": "time"})
+            document["linux"]["timeOffsets"] = {"boottime": {"secs": 1000}}
+            done = machine.run(document, facts=with_pidns(machine.facts, pidns))
+            assert [line.split() for line in done.lines][1:] == [["boottime", "1000", "0"]], done.failure
+            document["linux"]["namespaces"][-1]["path"] = f"/proc/{first.pid}/ns/time"
+            del document["linux"]["timeOffsets"]
+            done = machine.run(document, facts=with_pidns(machine.facts, pidns))
+            assert [line.split() for line in done.lines][1:] == [["boottime", "0", "0"]], done.failure
+
+
 def test_limit_of_processes_of_a_user_counts_without_the_launcher(machine: Machine) -> None:
     document = machine.config("sleep", "1000")
     uid = 54321  # of nobody else here

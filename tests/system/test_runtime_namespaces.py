@@ -61,7 +61,7 @@ class TestPaths:
     @pytest.mark.parametrize("other", ["/proc/self/ns/user", "/tmp", "/etc/passwd"])
     @pytest.mark.parametrize(
         ("kind", "name"),
-        [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup"), ("mount", "mnt"), ("time", "time")],
+        [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup"), ("time", "time")],
     )
     def test_another_kind_is_an_error_that_names_both(
         self, corten: Runtime, bundle: Bundle, kind: str, name: str, other: str
@@ -73,6 +73,31 @@ class TestPaths:
     def test_runc_calls_another_kind_an_invalid_argument_too(self, runc: Runtime, bundle: Bundle) -> None:
         done = run(runc, joining(bundle, "network", "/proc/self/ns/uts"))
         assert "failed to setns into net namespace: Invalid argument" in done.stderr
+
+
+class TestJoinedMounts:
+    """A mount namespace by path: pivot_root(2) would change the root of everybody who is in it."""
+
+    def test_of_another_container_is_refused_and_its_root_stays(
+        self, corten: Runtime, bundle: Bundle, folder: Path
+    ) -> None:
+        bundle.config["process"]["args"] = ["sleep", "1000"]
+        corten.detached("run", "--detach", "-b", str(bundle.save().path), "first")
+        pid = corten.state("first")["pid"]
+        second = runtimes.bundle("true", folder=folder / "second")
+        (second.path / "rootfs/second").mkdir()
+        done = run(corten, joining(second, "mount", f"/proc/{pid}/ns/mnt"))
+        assert "a mount namespace of its own is needed" in done.stderr
+        assert "second" not in os.listdir(f"/proc/{pid}/root")
+
+    def test_runc_fails_over_it_too(self, runc: Runtime, bundle: Bundle, folder: Path) -> None:
+        bundle.config["process"]["args"] = ["sleep", "1000"]
+        runc.detached("run", "--detach", "-b", str(bundle.save().path), "first")
+        second = runtimes.bundle("true", folder=folder / "second")
+        try:
+            assert run(runc, joining(second, "mount", f"/proc/{runc.state('first')['pid']}/ns/mnt")).returncode == 1
+        finally:
+            runc.close()
 
 
 class TestSysctls:

@@ -38,8 +38,15 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
     if not context.rootfs_fd and not context.rootfs:
         raise InvalidArgument("config.json.root: missing")
     linux = config.linux
-    if linux.namespace("mount") is None:
+    mount = linux.namespace("mount")
+    if mount is None:
         raise InvalidArgument("config.json.linux.namespaces: a mount namespace is needed")
+    if mount.path:
+        # pivot_root(2) changes the root of everybody who is in it: of another container, or of the host
+        raise InvalidArgument(
+            f"config.json.linux.namespaces: a mount namespace of its own is needed, joining {mount.path} would give"
+            " those who are in it this container's root"
+        )
     _check_time(config)
     user = linux.namespace("user")
     if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):

@@ -50,7 +50,7 @@ HOST_PROC = "hostproc"
 PIDS, CGROUP = "pids", "cgroup"
 
 # setns by path, without time (`join_time`): the user namespace last, because it takes away the rights over the others
-JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "mount", "user")
+JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "user")
 
 
 def begin(b: Builder) -> None:

@@ -32,6 +32,12 @@ def joined(kind: str) -> list[dict[str, str]]:
     return [{"type": "mount"}, {"type": kind, "path": f"/proc/1/ns/{kind}"}]
 
 
+@pytest.mark.parametrize("path", ["/proc/1/ns/mnt", "/proc/self/ns/mnt"])
+def test_mount_namespace_is_never_joined(path: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"a mount namespace of its own is needed, joining {path} would"):
+        plan(namespaces=[{"type": "mount", "path": path}])
+
+
 def test_time_offsets_need_a_new_time_namespace() -> None:
     offsets = {"boottime": {"secs": 1}}
     with pytest.raises(InvalidArgument, match="but time namespace isn't enabled in the config"):
