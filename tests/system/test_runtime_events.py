@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from support import paths, peers, runtimes
+from corten.runtime.cgroups import CgroupPaths
+from corten.runtime.events import OomWatch
+from support import paths, peers, process, runtimes
 from support.runtimes import Runtime
 
 LIMIT_BYTES = 16 << 20
@@ -104,3 +107,23 @@ def test_two_samples_are_an_interval_apart_and_differ(corten: Runtime, folder: P
         used = [json.loads(command.stdout.readline())["data"]["cpu"]["usage"]["total"] for _ in range(3)]
         command.kill()
     assert used == sorted(set(used))
+
+
+def test_who_waits_for_a_counter_of_a_v2_cgroup_is_woken_and_can_wait_again() -> None:
+    """A cgroup without memory stands in for one with: the kernel tells changes of their files alike (kernfs)."""
+    directory = process.CGROUPS / "unified" / f"{paths.mark()}events"
+    directory.mkdir()
+    try:
+        watch = OomWatch(CgroupPaths("v2", {}, str(directory)), file_2="cgroup.events", counter="frozen")
+        poll = select.poll()
+        watch.register(poll)
+        assert (watch.news(), poll.poll(0)) == (0, [])
+        (directory / "cgroup.freeze").write_text("1")
+        assert poll.poll(5000)
+        assert (watch.news(), watch.news(), poll.poll(0)) == (1, 0, [])
+        (directory / "cgroup.freeze").write_text("0")
+        assert poll.poll(5000)
+        assert watch.news() == 0
+    finally:
+        directory.rmdir()
+    assert watch.news() == 0

@@ -65,19 +65,24 @@ def tell(event: dict[str, object]) -> None:
 
 
 class OomWatch:
-    """The kernel's news that a cgroup is out of memory; one that has no memory controller never has any."""
+    """The kernel's news that a cgroup is out of memory; one that has no memory controller never has any.
 
-    __slots__ = ("_counted", "_directory", "_fd", "_flags")
+    `file_2` and `counter` are where v2 counts.
+    """
 
-    def __init__(self, paths: CgroupPaths) -> None:
+    __slots__ = ("_counted", "_counter", "_directory", "_fd", "_file_2", "_flags")
+
+    def __init__(self, paths: CgroupPaths, *, file_2: str = OOM_FILE_2, counter: str = "oom_kill") -> None:
         self._directory = paths.directory("memory")
+        self._file_2 = file_2
+        self._counter = counter
         self._fd = -1
         self._counted = -1  # v2: kills so far
         if not self._directory:
             return
         if paths.mode == "v2":
             self._flags = select.POLLPRI
-            self._fd = posix.open(f"{self._directory}/{OOM_FILE_2}", posix.O_RDONLY | posix.O_CLOEXEC)
+            self._fd = posix.open(f"{self._directory}/{file_2}", posix.O_RDONLY | posix.O_CLOEXEC)
             self._counted = self._kills()
             return
         self._flags = select.POLLIN
@@ -115,4 +120,4 @@ class OomWatch:
             posix.read(self._fd, 4096)
         except OSError:
             return self._counted  # the cgroup was removed
-        return cgroup.read_numbers(self._directory, OOM_FILE_2).get("oom_kill", 0)
+        return cgroup.read_numbers(self._directory, self._file_2).get(self._counter, 0)
