@@ -348,3 +348,70 @@ def test_ids_that_are_not_the_users_are_refused_by_the_helper(with_subids: Subid
     assert done.returncode == 1
     assert "newuidmap: uid range [1-65537) -> [200000-265536) not allowed" in done.stderr
     assert with_subids("list", "-q", check=True).stdout == ""
+
+
+# root in a user namespace ----------------------------------------------------------------------------------
+
+INSIDE = ("unshare", "--user", "--map-root-user", "--mount", "--fork")
+LOOK_INSIDE = (
+    "id; cat /proc/self/uid_map /proc/self/setgroups /proc/self/oom_score_adj; hostname; ls -ln /dev/null /dev/tty;"
+    " grep -E '^(Cap|NoNewPrivs|Groups)' /proc/self/status; ls /sys/fs/cgroup"
+)
+# the life of a container in one namespace: $1 the runtime, $2 its state root, $3 the bundle
+LIFE = """
+exec 2>&1 </dev/null
+run() { echo "== $*"; "$runtime" --root "$root" "$@"; echo "$?"; }
+runtime=$1 root=$2
+run create -b "$3" c >/dev/null
+run start c
+run exec c id
+run exec -u 5 c id
+run exec c cat /proc/self/oom_score_adj
+run kill c KILL
+while "$runtime" --root "$root" state c | grep -q '"status": "running"'; do sleep 0.05; done
+run delete c
+run list -q
+"""
+
+
+def of_root_inside(folder: Path, *command: str, nested: bool) -> Bundle:
+    """A bundle for the root of a user namespace; with `nested` it has one more of its own."""
+    bundle = rootless.bundle(*command, folder=folder)
+    linux = bundle.config["linux"]
+    if nested:
+        for kind in ("uidMappings", "gidMappings"):
+            linux[kind][0]["hostID"] = 0
+    else:
+        without_user_namespace(bundle.config)
+    bundle.config["process"]["oomScoreAdj"] = 100
+    return bundle.save()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_root_in_a_user_namespace_runs_a_container_as_with_runc(
+    nested: bool, corten: UserRuntime, runc: UserRuntime, place: Path
+) -> None:
+    bundle = of_root_inside(place / "bundle", "sh", "-c", LOOK_INSIDE, nested=nested)
+    seen = []
+    for each in (corten, runc):
+        argv = rootless.argv(*INSIDE, each.program, "--root", str(each.root), "run", "-b", str(bundle.path), "c")
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30)
+        seen.append((done.returncode, done.stdout))
+        assert done.returncode == 0, done.stderr
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_root_in_a_user_namespace_lives_a_life_as_with_runc(
+    nested: bool, corten: UserRuntime, runc: UserRuntime, place: Path
+) -> None:
+    bundle = of_root_inside(place / "bundle", "sleep", "1000", nested=nested)
+    seen = []
+    for each in (corten, runc):
+        argv = rootless.argv(*INSIDE, "sh", "-c", LIFE, "sh", each.program, str(each.root), str(bundle.path))
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+        text = re.sub(r'time="[^"]*" ', "", done.stdout)
+        seen.append([line for line in text.splitlines() if "level=" not in line])
+    assert seen[0] == seen[1]
+    assert "uid=0(root) gid=0" in seen[0]
+    assert "100" in seen[0]

@@ -18,6 +18,7 @@ from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
 from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM, ExecContext, InitContext
+from corten.launch.facts import is_rootless
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import (
@@ -27,7 +28,6 @@ from corten.launch.ops import (
     CLONE_NEWUSER,
     Open,
     Plan,
-    SetDumpable,
     Setns,
     Wait,
     WriteFile,
@@ -42,7 +42,7 @@ from corten.launch.tail import (
     needs_apparmor,
     reduce_caps,
 )
-from corten.launch.userops import SetDomainname, SetHostname, Umask
+from corten.launch.userops import SetDomainname, SetHostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan:
     """The plan of a container's first process; raises `InvalidArgument` or `FailedPrecondition`."""
     process = check_config(config, facts, context)
-    if facts.euid:
+    user = config.linux.namespace("user")
+    if facts.euid or (facts.in_user_namespace and user is not None and not user.path):
         from corten.launch.rootless import compile_rootless_init
 
         return compile_rootless_init(config, process, facts, context)
@@ -64,7 +65,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     # the pid namespace of another user namespace cannot be joined from within ours: then it is joined first
     late = bool(b.joined_flags() & CLONE_NEWPID) and not flags & CLONE_NEWUSER
     whole = late and _can_be_whole(config, facts, context)
-    enter.begin(b)
+    enter.begin(b, process)
     add_early(b, process, exec=False)
     enter.join_time(b)
     _join_cgroups(b, context, whole=whole)
@@ -112,9 +113,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         from corten.launch.rootless import check_user
 
         check_user(config, process)
-        b.add(Umask(0))  # as long as it is dumpable, its own files in /proc are its user's
-    else:
-        enter.begin(b)
+    enter.begin(b, process)
     add_early(b, process, exec=True)
     if namespaces & CLONE_NEWTIME:
         # before a launcher that shares its memory with the first one
@@ -129,11 +128,9 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     else:
         enter.open_v2(b, context, by_write=True)
     apparmor = needs_apparmor(b, process)
-    if apparmor or process.oom_score_adj is not None:
+    if apparmor or (process.oom_score_adj is not None and not is_rootless(facts)):
         enter.open_proc(b)
     enter.write_oom_score_adj(b, process)
-    if facts.euid:
-        b.add(SetDumpable())
     if userns:
         enter.raise_rlimits(b, process)
     if apparmor:
@@ -191,7 +188,7 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
         b.add(Wait("network", "network"))
     fs.attach_root()
     fs.mount_all(late=False)
-    if process.oom_score_adj is not None and not fs.userns:
+    if process.oom_score_adj is not None and not fs.userns and not is_rootless(b.facts):
         b.add(WriteFile(fs.private_proc(), "self/oom_score_adj", str(process.oom_score_adj).encode()))
     finish_root(fs, process)
     if context.wait_for_hooks:

@@ -12,6 +12,7 @@ the container's filter in place there is no clone3, and with the user's ids no r
 from __future__ import annotations
 
 from corten.launch.builder import NAMESPACE_FLAGS
+from corten.launch.facts import is_rootless
 from corten.launch.filesystem import PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC
 from corten.launch.mountops import FsMount, OpenTree
 from corten.launch.ops import (
@@ -53,9 +54,21 @@ PIDS, CGROUP = "pids", "cgroup"
 JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "user")
 
 
-def begin(b: Builder) -> None:
-    """The launcher hides."""
-    b.add(SetDumpable(), Umask(0))
+def begin(b: Builder, process: Process) -> None:
+    """The launcher hides; without rights over the machine its files in /proc are its own only before that (proc(5))."""
+    if not is_rootless(b.facts):
+        b.add(SetDumpable(), Umask(0))
+        return
+    begin_dumpable(b, process)
+    b.close(HOST_PROC)
+    b.add(SetDumpable())
+
+
+def begin_dumpable(b: Builder, process: Process) -> None:
+    """What has to be done as long as the launcher is the user's."""
+    b.add(Umask(0))
+    if process.oom_score_adj is not None:
+        b.add(WriteFile(host_proc(b), "self/oom_score_adj", str(process.oom_score_adj).encode()))
 
 
 def join_v1(b: Builder, context: InitContext | ExecContext, *, pids: bool = False) -> None:
@@ -110,7 +123,7 @@ def make_time(b: Builder) -> None:
 
 def write_oom_score_adj(b: Builder, process: Process) -> None:
     """From the launcher, in the host's pid namespace; the child inherits it."""
-    if process.oom_score_adj is not None:
+    if process.oom_score_adj is not None and not is_rootless(b.facts):
         data = str(process.oom_score_adj).encode()
         b.add(WriteFile(host_proc(b), "self/oom_score_adj", data))
 
@@ -129,8 +142,13 @@ def open_proc(b: Builder) -> None:
 
 
 def host_proc(b: Builder) -> str:
-    """The slot of the launcher's own procfs, of the host's pid namespace: processes only."""
-    if HOST_PROC not in b.open:
+    """The slot of the launcher's own procfs, of the host's pid namespace: processes only.
+
+    Who has no right over that namespace cannot mount one, and takes what is mounted.
+    """
+    if HOST_PROC not in b.open and is_rootless(b.facts):
+        open_proc(b)
+    elif HOST_PROC not in b.open:
         b.add(FsMount(b.opened(HOST_PROC), "proc", ("subset=pid",), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
     return HOST_PROC
 

@@ -79,6 +79,11 @@ class HostFacts(Value):
         self.resctrl = resctrl
 
 
+def is_rootless(facts: HostFacts) -> bool:
+    """Who runs has no right over the machine: an ordinary user, or the root of a user namespace."""
+    return facts.euid != 0 or facts.in_user_namespace
+
+
 def facts_to_obj(facts: HostFacts) -> dict[str, object]:
     """A JSON-able object, field by field."""
     obj: dict[str, object] = {name: getattr(facts, name) for name in facts.__slots__}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from corten.errors import InvalidArgument
 from corten.launch.builder import NAMESPACE_FLAGS, Builder
+from corten.launch.facts import is_rootless
 from corten.launch.mountops import (
     DIRECTORY,
     FILE,
@@ -126,7 +127,7 @@ class Filesystem:
         self.userns = bool((b.new_flags() | b.joined_flags()) & NAMESPACE_FLAGS["user"])
         self.entries = [Entry(i, mount, context.bundle) for i, mount in enumerate(b.config.mounts)]
         self.deferred: list[Entry] = []
-        self.rootless = b.facts.euid != 0 or b.facts.in_user_namespace
+        self.rootless = is_rootless(b.facts)
         self.readonly_later: list[str] = []
 
     def open_sources(self) -> None:
@@ -140,7 +141,7 @@ class Filesystem:
                 self._open_cgroup(entry)
             elif entry.mount.type == "cgroup2":
                 self._open_cgroup_v2(entry)
-        if self.userns:
+        if self.userns or self.rootless:
             for i, device in enumerate(self._devices()):
                 slot = self.b.opened(f"device.{i}")
                 # in the host's peer group whoever is root in the container would mount over the host's own node
@@ -174,7 +175,7 @@ class Filesystem:
         if any(entry.destination == "/dev" and entry.options.is_bind for entry in self.entries):
             return
         for i, device in enumerate(self._devices()):
-            if self.userns:
+            if self.userns or self.rootless:
                 self.b.add(MoveMount(f"device.{i}", ROOT, device.path, FILE, device.path))
             else:
                 mode = NODE_MODES[device.type] | device.file_mode
@@ -279,7 +280,7 @@ class Filesystem:
 
     def _open_cgroup_v2(self, entry: Entry) -> None:
         """A user namespace may mount cgroup2 only with a cgroup namespace of its own; else it gets the host's."""
-        if self.userns and self.b.config.linux.namespace("cgroup") is None:
+        if (self.userns or self.rootless) and self.b.config.linux.namespace("cgroup") is None:
             entry.options.is_bind = entry.options.recursive = True
             entry.source = self.b.facts.cgroup_v2_mount
             self._open_bind(entry)

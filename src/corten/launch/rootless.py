@@ -7,6 +7,9 @@ The rules and their words are runc's (libcontainer/configs/validate/rootless.go)
 are the host's, groups stay as they are.  With more ids than his own the maps are written by newuidmap(1) and
 newgidmap(1), which the command runs while the child waits.
 
+The root of a user namespace has every right over that, and takes the plans of `corten.launch.compile`, with devices by
+bind; only a user namespace of the container's own is made in this way, because its maps are written in this way.
+
 Only here the launcher is dumpable: a child that is not could not be given its maps (proc(5)).  Nobody but the user
 himself can look at it; the child hides before it mounts anything.
 """
@@ -22,7 +25,6 @@ from corten.launch.filesystem import Filesystem
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import CLONE_NEWCGROUP, Clone, Pipe, SendByte, SetDumpable, Wait, WaitByte, WriteIdMaps
 from corten.launch.tail import add_early, add_end, add_process
-from corten.launch.userops import Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,19 +39,20 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     """The plan of a container's first process; raises `InvalidArgument`."""
     from corten.launch.compile import finish_root, furnish, writes_proc
 
-    check(config, process)
+    if facts.euid:
+        check(config, process)
+    elif config.linux.namespace("time") or any(row.path for row in config.linux.namespaces if row.type == "pid"):
+        raise errors.NotImplemented("user namespaces in a user namespace, with a time or a joined pid namespace")
     b = Builder(config, facts)
     # the child is of another user namespace: its own write, to a descriptor opened before, takes it into its cgroup
     fs = Filesystem(b, context, keep_proc=writes_proc(config, process))
     flags = b.new_flags()
-    b.add(Umask(0))
+    enter.begin_dumpable(b, process)
     add_early(b, process, exec=False)
     _open_inputs(b, context)
     enter.join_v1(b, context)
     enter.open_v2(b, context, by_write=True)
-    if process.oom_score_adj is not None:
-        enter.open_proc(b)
-        enter.write_oom_score_adj(b, process)
+    enter.join_by_path(b, pid_now=True)
     _clone(b, flags, wait=context.wait_for_idmaps)
     enter.begin_child(b, flags)
     enter.become_root_inside(b)
@@ -150,10 +153,16 @@ def _clone(b: Builder, flags: int, *, wait: bool) -> None:
         b.add(clone, Wait("idmaps", "id maps"))
         b.close("idmaps")
         return
-    if enter.HOST_PROC not in b.open:
-        enter.open_proc(b)
+    enter.host_proc(b)
     linux = b.config.linux
     b.add(Pipe(b.opened("sync"), b.opened("sync.write")), clone)
-    b.add(WriteIdMaps(enter.HOST_PROC, enter.id_map(linux.uid_mappings), enter.id_map(linux.gid_mappings), deny=1))
+    b.add(
+        WriteIdMaps(
+            enter.HOST_PROC,
+            enter.id_map(linux.uid_mappings),
+            enter.id_map(linux.gid_mappings),
+            deny=int(b.facts.euid != 0),
+        )
+    )
     b.add(SendByte("sync.write"), WaitByte("sync", "sync.write"))
     b.close("sync", "sync.write", enter.HOST_PROC)

@@ -24,10 +24,13 @@ def seccomp_cache() -> str:
 
 
 def runtime_directory() -> str:
-    """/run, or for an ordinary user XDG_RUNTIME_DIR where there is one."""
-    if posix.geteuid() == 0:
+    """/run, or XDG_RUNTIME_DIR for an ordinary user and, as by runc, for the root of a user namespace."""
+    own = posix.environ.get(b"XDG_RUNTIME_DIR", b"").decode("utf-8", "surrogateescape")
+    if not own:
         return "/run"
-    return posix.environ.get(b"XDG_RUNTIME_DIR", b"").decode("utf-8", "surrogateescape") or "/run"
+    if posix.geteuid() == 0 and (posix.environ.get(b"USER") == b"root" or not in_user_namespace()):
+        return "/run"
+    return own
 
 
 def in_user_namespace() -> bool:
