@@ -72,7 +72,8 @@
         X(64, op_set_mempolicy, CHILD) \
         X(65, op_make_user_namespace, CHILD) \
         X(66, op_map_mount, CHILD) \
-        X(67, op_reconfigure_mount, CHILD)
+        X(67, op_reconfigure_mount, CHILD) \
+        X(69, op_reopen_null, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

@@ -57,6 +57,10 @@ int op_set_ids(struct launch *l, struct cursor *c) {
         return r;
 }
 
+static int is_null(const struct stat *st) {
+        return (st->st_mode & S_IFMT) == S_IFCHR && st->st_rdev == device_number(1, 3);
+}
+
 int op_chown_stdio(struct launch *l, struct cursor *c) {
         u64 uid = get_number(c);
         struct stat st;
@@ -70,6 +74,37 @@ int op_chown_stdio(struct launch *l, struct cursor *c) {
                 /* not ours to give (a read-only file system, an id outside the user namespace, an odd file) */
                 if (r < 0 && r != -EINVAL && r != -EPERM && r != -EROFS)
                         return r;
+        }
+        return 0;
+}
+
+int op_reopen_null(struct launch *l, struct cursor *c) {
+        int root_fd = slot_fd(l, get_number(c));
+        struct open_how look = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
+        struct open_how how = { .flags = O_RDWR | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
+        struct stat st;
+
+        if (root_fd < 0)
+                return root_fd;
+
+        /* what is there is looked at before it is opened: a device of another kind may act on that */
+        cleanup_close int seen = (int) sys(openat2, root_fd, "/dev/null", &look, sizeof(look));
+
+        if (seen < 0 || sys(fstat, seen, &st) < 0 || !is_null(&st))
+                return 0;
+
+        cleanup_close int null_fd = (int) sys(openat2, root_fd, "/dev/null", &how, sizeof(how));
+
+        if (null_fd < 0 || sys(fstat, null_fd, &st) < 0 || !is_null(&st))
+                return 0;
+        for (int fd = 0; fd < 3; fd++) {
+                if (sys(fstat, fd, &st) < 0 || !is_null(&st))
+                        continue;
+
+                long r = sys(dup3, null_fd, fd, 0);
+
+                if (r < 0)
+                        return (int) r;
         }
         return 0;
 }

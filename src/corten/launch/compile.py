@@ -239,6 +239,8 @@ def finish_root(fs: Filesystem, process: Process) -> None:
     fs.fill_dev()
     if process.terminal:
         fs.open_terminal(process)
+    else:
+        fs.reopen_null()
     fs.make_cwd(process)
 
 

@@ -45,6 +45,7 @@ from corten.launch.mountops import (
 from corten.launch.nsops import MapMount
 from corten.launch.ops import OpenDevice, SendFd
 from corten.launch.options import PROPAGATIONS, MountOptions
+from corten.launch.userops import ReopenNull
 from corten.spec.runtime import Device, Mount
 
 TYPE_CHECKING = False
@@ -193,6 +194,10 @@ class Filesystem:
             CloneTree(self.b.opened("tty.mount"), "tty"),
             MoveMount("tty.mount", ROOT, "/dev/console", FILE, "tty"),
         )
+
+    def reopen_null(self) -> None:
+        """Stdio that is the host's /dev/null becomes the container's."""
+        self.b.add(ReopenNull(ROOT))
 
     def make_cwd(self, process: Process) -> None:
         """The working directory is made where it is missing, as runc does."""

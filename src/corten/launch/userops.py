@@ -107,6 +107,21 @@ class ChownStdio(Op):
         return f"fchown stdio {self.uid}"
 
 
+class ReopenNull(Op):
+    """Replace each of stdin, stdout and stderr that is /dev/null by the container's own: none leads to a mount of the
+    host, which CRIU could not name.  Where the container has no such device, nothing changes.
+    """
+
+    __slots__ = ("root",)
+    code, form, order = 69, "d", ("root",)
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def describe(self) -> str:
+        return f"reopen /dev/null of {self.root} as stdio"
+
+
 class KeepCaps(Op):
     """PR_SET_KEEPCAPS(1): capabilities survive the change of ids (prctl(2))."""
 
