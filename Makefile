@@ -1,5 +1,5 @@
 # One command each.  Every target does its own set-up; set-up is quick when nothing changed.
-.PHONY: help setup setup-dev demo test test-all test-unit test-fresh lint bench launcher peers release-check clean
+.PHONY: help setup setup-dev demo test test-all test-unit test-vm test-fresh lint bench launcher peers release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python3
@@ -28,6 +28,9 @@ test-all: setup-dev  ## the gate and the tests marked slow
 
 test-unit: setup-dev  ## what needs no root, on all cores
 	@$(PYTEST) -n auto tests/unit tests/golden
+
+test-vm: setup-dev  ## everything in the virtual machine: Debian's kernel, cgroup v2 alone, AppArmor, systemd, CRIU
+	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(wildcard tests/system/test_*_v2.py) tests/system/test_launch_kernel.py
 
 test-fresh: setup-dev  ## the demo and the gate in a new minimal Debian (SUITE=trixie: 13), from a clone of this checkout
 	@$(PYTHON) -I tools/fresh.py $(addprefix --suite=,$(SUITE)) $(TARGETS)

@@ -18,7 +18,7 @@ from support import paths, peers
 
 PACKAGES = (
     *("systemd", "dbus", "dbus-bin", "dbus-daemon", "dbus-system-bus-common", "dbus-session-bus-common"),
-    *("apparmor", "criu"),
+    *("apparmor", "criu", "iptables"),
 )
 LEFT_OUT = re.compile(r"libc6_|lib(?:perl|python)|.*-(?:perl|modules|common)_|libprotobuf32")
 FOLDERS_LEFT_OUT = {"doc", "man", "locale", "lintian", "bug", "bash-completion", "zsh", "dpkg", "python3"}
@@ -32,6 +32,8 @@ root:x:0:0:root:/root:/bin/sh
 messagebus:x:100:100::/nonexistent:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
+# what update-alternatives would link; criu locks a container's network with iptables-restore
+IPTABLES = [f"{name}{what}" for name in ("iptables", "ip6tables") for what in ("", "-save", "-restore")]
 GROUPS = "root:x:0:\ntty:x:5:\nmessagebus:x:100:\nnogroup:x:65534:\n"
 
 # Nothing here has a use for them, and each costs a second of emulation.
@@ -73,6 +75,9 @@ def tree() -> Path:
     root = folder / f"services-{mark}"
     with peers.locked(folder):
         if not root.exists():
+            older = sorted(folder.glob("services-*"), key=lambda one: one.stat().st_mtime)
+            for old in older[:-1]:  # another checkout may be about to read the newest
+                shutil.rmtree(old)
             fresh = folder / "services.new"
             shutil.rmtree(fresh, ignore_errors=True)
             for package in peers.download_with_dependencies("bookworm", PACKAGES, folder / "deb-services"):
@@ -81,6 +86,7 @@ def tree() -> Path:
                     subprocess.run(["dpkg-deb", "-x", package, fresh], check=True)
             shutil.rmtree(folder / "deb-services")
             fresh.rename(root)
+            os.utime(root)
     return root
 
 
@@ -97,6 +103,8 @@ def copy_to(root: Path, source: Path) -> None:
     (root / "etc/passwd").write_text(ACCOUNTS)
     (root / "etc/group").write_text(GROUPS)
     (root / "etc/machine-id").write_text("c0" * 16 + "\n")
+    for name in IPTABLES:
+        (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
     units = root / "etc/systemd/system"
     for name in MASKED:
         (units / name).symlink_to("/dev/null")

@@ -42,6 +42,7 @@ LONG = (
     "system/test_shim_keeper.py",
     "peers/test_runtime_dockerd.py",
     "system/test_engine_v2.py",
+    "system/test_runtime_v2.py",
     "faults/test_kill_shim.py",
 )
 
