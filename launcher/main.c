@@ -19,6 +19,8 @@ struct op {
 static const struct op table[] = { OPS(X) };
 #undef X
 
+#define MAX_FD (1 << 20) /* fs.nr_open, unless somebody raises it */
+
 struct header {
         char magic[8];
         u32 op_count;
@@ -47,6 +49,21 @@ static long number_from_text(const char *text) {
         return number;
 }
 
+/* Where the ops begin, from the start of the plan. */
+static usize ops_offset(const struct header *header) {
+        return (sizeof(*header) + header->slot_count * sizeof(int) + 7) & ~7UL;
+}
+
+/* Descriptors that can be, so that nothing below counts beyond them. */
+static int is_sound(const struct header *header) {
+        if (header->trace_fd < 0 || header->trace_fd >= MAX_FD || header->preserve_fds >= MAX_FD)
+                return 0;
+        for (u32 i = 0; i < header->slot_count; i++)
+                if (header->slots[i] < -1 || header->slots[i] >= MAX_FD)
+                        return 0;
+        return 1;
+}
+
 static const struct header *map_plan(int fd) {
         struct stat st;
 
@@ -62,7 +79,7 @@ static const struct header *map_plan(int fd) {
                 if (header->magic[i] != MAGIC[i])
                         return (void *) 0;
         if (header->size != (u64) st.st_size || header->slot_count > MAX_SLOTS ||
-            sizeof(*header) + header->slot_count * sizeof(int) > header->size)
+            ops_offset(header) > header->size || !is_sound(header))
                 return (void *) 0;
         return header;
 }
@@ -142,8 +159,7 @@ __attribute__((noreturn, used)) void launch_main(long *stack) {
         sys(close, plan_fd);
         start(header);
 
-        usize table_size = (sizeof(*header) + header->slot_count * sizeof(int) + 7) & ~7UL;
-        const u8 *at = (const u8 *) header + table_size, *end = (const u8 *) header + header->size;
+        const u8 *at = (const u8 *) header + ops_offset(header), *end = (const u8 *) header + header->size;
 
         for (launch.index = 0; launch.index < header->op_count; launch.index++) {
                 int r = step(&at, end);

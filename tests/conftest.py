@@ -21,7 +21,7 @@ from support.engine import CortenEngine
 TESTS = Path(__file__).parent
 STARTED = pytest.StashKey[float]()
 DYING_SECONDS = 10  # that what was killed may take to be gone
-NEED_ROOT = frozenset(streams.ROOMS) - {"unit", "golden"}
+NEED_ROOT = frozenset(streams.ROOMS) - {"unit", "golden", "fuzz"}
 
 
 # The run as a whole.

@@ -25,7 +25,7 @@ import pytest
 
 from support import killpoints, paths, summary
 
-ROOMS = ("unit", "golden", "conformance", "system", "clients", "peers", "attacks", "faults")
+ROOMS = ("unit", "golden", "fuzz", "conformance", "system", "clients", "peers", "attacks", "faults")
 FAST = ("unit", "golden")
 KEY = "corten"  # of what the run's own process and its streams tell each other
 Protocol = Generator[None, object, object]  # around pytest's run of one test
@@ -44,6 +44,7 @@ LONG = (
     "system/test_engine_v2.py",
     "system/test_runtime_v2.py",
     "faults/test_kill_shim.py",
+    "fuzz/test_launcher.py",
 )
 
 # What measures the machine, or loads it beyond measure: files and folders, with the reason.

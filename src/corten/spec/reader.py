@@ -75,8 +75,7 @@ class Reader:
         for item in items:
             if not isinstance(item, str):
                 raise InvalidArgument(f"{self.where}.{name}: expected strings")
-            if "\0" in item:
-                raise InvalidArgument(f"{self.where}.{name}: contains a NUL byte")
+            self._clean(item, name)
         return tuple(items)  # type: ignore[arg-type]  # checked above, without a second list
 
     def string_map(self, name: str) -> dict[str, str]:
@@ -131,4 +130,9 @@ class Reader:
     def _clean(self, value: str, name: str) -> str:
         if "\0" in value:
             raise InvalidArgument(f"{self.where}.{name}: contains a NUL byte")
+        if not value.isascii():
+            try:
+                value.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raise InvalidArgument(f"{self.where}.{name}: contains half of a surrogate pair") from None
         return value

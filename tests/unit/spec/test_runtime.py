@@ -94,6 +94,8 @@ def test_linux_section() -> None:
         (config(process={"cwd": "/", "args": "sh"}), r"process\.args: expected an array"),
         (config(process={"cwd": "/", "args": [1]}), r"process\.args: expected strings"),
         (config(process={"cwd": "/", "args": ["a\0b"]}), r"process\.args: contains a NUL byte"),
+        (config(process={"cwd": "/", "args": ["\ud800"]}), r"process\.args: contains half of a surrogate pair"),
+        (config(annotations={"\udfff": "a"}), r"annotations: contains half of a surrogate pair"),
         (config(process={"cwd": "/", "user": {"uid": 4294967295}}), r"user\.uid: 4294967295 is out of range"),
         (config(process={"cwd": "/", "user": {"uid": -1}}), r"user\.uid: -1 is out of range"),
         (config(process={"cwd": "/", "user": {"uid": True}}), r"user\.uid: expected a whole number"),
