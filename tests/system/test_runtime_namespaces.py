@@ -70,6 +70,12 @@ class TestPaths:
         assert f"failed to setns into {name} namespace {other}: invalid argument" in done.stderr
         assert done.returncode == 1
 
+    @pytest.mark.parametrize("kind", ["uts", "time", "pid"])
+    def test_fifo_does_not_hold_the_runtime_up(self, corten: Runtime, bundle: Bundle, kind: str) -> None:
+        os.mkfifo(bundle.path / "fifo")
+        done = run(corten, joining(bundle, kind, str(bundle.path / "fifo")))
+        assert "invalid argument" in done.stderr
+
     def test_runc_calls_another_kind_an_invalid_argument_too(self, runc: Runtime, bundle: Bundle) -> None:
         done = run(runc, joining(bundle, "network", "/proc/self/ns/uts"))
         assert "failed to setns into net namespace: Invalid argument" in done.stderr

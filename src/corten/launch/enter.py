@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from corten.spec.process import Process
     from corten.spec.runtime import IdMapping
 
-O_RDONLY, O_WRONLY, O_PATH, O_DIRECTORY = 0o0, 0o1, 0o10000000, 0o200000
+O_WRONLY, O_PATH, O_DIRECTORY, O_NONBLOCK = 0o1, 0o10000000, 0o200000, 0o4000
 HOST_PROC = "hostproc"
 PIDS, CGROUP = "pids", "cgroup"
 
@@ -104,7 +104,7 @@ def join_time(b: Builder) -> None:
     """A time namespace that is named by path, before anything else: this needs a launcher that shares no memory."""
     time = b.config.linux.namespace("time")
     if time is not None and time.path:
-        b.add(Open(b.opened("ns.time"), time.path, O_RDONLY), Setns("ns.time", CLONE_NEWTIME, time.path))
+        b.add(Open(b.opened("ns.time"), time.path, O_NONBLOCK), Setns("ns.time", CLONE_NEWTIME, time.path))
         b.close("ns.time")
 
 
@@ -154,9 +154,12 @@ def host_proc(b: Builder) -> str:
 
 
 def join_by_path(b: Builder, *, pid_now: bool) -> None:
-    """setns into what the configuration names by path; the pid namespace now or, in `clone_late`, as the last step."""
+    """setns into what the configuration names by path; the pid namespace now or, in `clone_late`, as the last step.
+
+    Not blocking, because a path may lead to a FIFO as well.
+    """
     paths = {entry.type: entry.path for entry in b.config.linux.namespaces if entry.path and entry.type != "time"}
-    b.add(*[Open(b.opened(f"ns.{type}"), path, O_RDONLY) for type, path in paths.items()])
+    b.add(*[Open(b.opened(f"ns.{type}"), path, O_NONBLOCK) for type, path in paths.items()])
     if pid_now and "pid" in paths:
         b.add(Setns("ns.pid", CLONE_NEWPID, paths["pid"]))
     b.add(*[Setns(f"ns.{type}", NAMESPACE_FLAGS[type], paths[type]) for type in JOIN_ORDER if type in paths])

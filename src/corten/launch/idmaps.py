@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corten.errors import InvalidArgument
-from corten.launch.enter import O_RDONLY, host_proc, id_map
+from corten.launch.enter import O_NONBLOCK, host_proc, id_map
 from corten.launch.filesystem import IDMAP_SLOTS
 from corten.launch.nsops import MakeUserNamespace
 from corten.launch.ops import Open
@@ -43,5 +43,5 @@ def namespace_of(b: Builder, mount: Mount) -> str:
 def _joined(b: Builder, path: str) -> str:
     slot = f"{IDMAP_SLOTS}joined"
     if slot not in b.open:
-        b.add(Open(b.opened(slot), path, O_RDONLY))
+        b.add(Open(b.opened(slot), path, O_NONBLOCK))
     return slot

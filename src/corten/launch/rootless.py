@@ -92,6 +92,8 @@ def check(config: Config, process: Process) -> None:
     if not is_mapped(0, linux.uid_mappings) or not is_mapped(0, linux.gid_mappings):
         raise InvalidArgument("User namespaces enabled, but no user mapping found.")  # whose rights would it mount with
     for mount in config.mounts:
+        if mount.uid_mappings or "idmap" in mount.options or "ridmap" in mount.options:
+            raise InvalidArgument("id-mapped mounts are not supported for rootless containers")
         for word in mount.options:
             name, equals, value = word.partition("=")
             mappings = {"uid": linux.uid_mappings, "gid": linux.gid_mappings}.get(name, ()) if equals else ()

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from corten.errors import InvalidArgument
+from corten.launch import rootless
 from corten.launch.compile import compile_init
 from corten.launch.context import InitContext
 from corten.launch.facts import HostFacts
 from corten.launch.ops import Plan
+from corten.spec.process import Process
 from corten.spec.runtime import parse_config
 
 FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup")
@@ -57,6 +59,15 @@ def test_time_offsets_need_a_new_time_namespace() -> None:
 def test_id_mapped_mount_needs_a_mapping_and_a_bind(mount: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
         plan(({"destination": "/x", **mount},))
+
+
+@pytest.mark.parametrize("more", [{"options": ["idmap"]}, {"uidMappings": [{"size": 1}], "gidMappings": [{"size": 1}]}])
+def test_id_mapped_mount_of_an_ordinary_user_is_refused_in_runcs_words(more: dict[str, Any]) -> None:
+    mappings = [{"containerID": 0, "hostID": 1000, "size": 1}]
+    linux = {"namespaces": [{"type": "user"}], "uidMappings": mappings, "gidMappings": mappings}
+    document = {"ociVersion": "1.2.0", "mounts": [{"destination": "/x", "type": "bind", **more}], "linux": linux}
+    with pytest.raises(InvalidArgument, match="id-mapped mounts are not supported for rootless containers"):
+        rootless.check(parse_config(document), Process(("sh",), "/"))
 
 
 def test_remount_needs_a_mount_before_it() -> None:
