@@ -20,7 +20,7 @@ setup-dev:  ## set-up, and what tests and linters need
 demo: setup  ## start an engine in a network of its own, run a container, show what the kernel shows, clean up
 	@$(PYTHON) -I tools/demo.py
 
-test: setup-dev  ## the gate: linters, unit, golden, fuzz, system, clients, peers, attacks, faults (STREAMS=0: one after the other)
+test: setup-dev  ## the gate: linters, unit, golden, fuzz, conformance, system, clients, peers, attacks, faults (STREAMS=0: one after the other)
 	@CORTEN_TEST_COMMAND='make $@' $(PYTEST) $(IN_STREAMS) -m 'not slow' $(TESTS)
 
 test-all: setup-dev  ## the gate and the tests marked slow
