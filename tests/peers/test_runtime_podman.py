@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support import images, paths, peers
+from support import images, paths, peers, sameness
+from support.compatibility import compare
 from support.podman import Podman
 
 IMAGE = images.BUSYBOX_REF
@@ -47,6 +48,27 @@ LIFE: list[tuple[str, ...]] = [
     ("wait", "NAME"),
     ("rm", "NAME"),
 ]
+
+# What is compared value by value: options of podman run.
+LOOKS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "user": ("-u", "1000:50"),
+    "privileged": ("--privileged",),
+    "every capability": ("--cap-add", "ALL"),
+    "limits": ("-m", "64m", "--memory-swap", "96m", "--cpus", "0.5", "--cpuset-cpus", "1", "--pids-limit", "50"),
+    "systemd": ("--systemd=always",),
+    "mounts": (
+        "--read-only",
+        "--tmpfs",
+        "/t:size=1m",
+        "-v",
+        "/usr:/u:ro,rslave",
+        "--mount",
+        "type=bind,src=/srv,dst=/s",
+    ),
+    "own cgroup namespace": ("--cgroupns", "private"),
+}
+IDS = "containers:1000000:1000000\n"
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +114,68 @@ def test_a_container_may_do_without_cgroups(podman: Podman) -> None:
     assert done.returncode == 0, done.stderr
     own = dict(line.split(":", 1) for line in Path("/proc/self/cgroup").read_text().splitlines())
     assert {line.split(":", 1)[0] for line in done.stdout.splitlines()} == set(own)
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_container_of_podman_shows_what_it_shows_with_runc(podman: Podman, name: str) -> None:
+    looks = []
+    for runtime in ("runc", CORTEN):
+        words = ("run", "--name", "look", "--hostname", "box", *LOOKS[name], *podman.own_cgroup, IMAGE)
+        done = podman(runtime, *words, "sh", "-c", sameness.LOOK)
+        looks.append(sameness.parse(done.stdout + done.stderr, end(podman, runtime)))
+    compare(looks[0], looks[1])
+
+
+def end(podman: Podman, runtime: str) -> dict[str, str]:
+    """Removes the container `look`; its id, to be replaced."""
+    id = podman(runtime, "inspect", "-f", "{{.Id}}", "look", check=True).stdout.strip()
+    podman(runtime, "rm", "-f", "-t", "0", "look", check=True)
+    return {id: "ID", id[:32]: "ID"}  # container_uuid
+
+
+@pytest.mark.timeout(300)
+def test_the_containers_of_a_pod_share_what_they_share_with_runc(podman: Podman) -> None:
+    pods = [pod(podman, runtime) for runtime in ("runc", CORTEN)]
+    assert pods[0] == pods[1]
+    assert pods[1][:2] == ["ipc net uts", "16m"]
+
+
+def pod(podman: Podman, runtime: str) -> list[str]:
+    """What a pod's two containers have in common, and the words of its life."""
+    infra = ("--infra-image", IMAGE, "--infra-command", "sleep 1000")
+    made = ("pod", "create", "--name", "pod", *infra, "--network", "none", "--shm-size", "16m")
+    podman(runtime, *made, "--cgroup-parent", f"/{podman.folder.name}", check=True)
+    try:
+        kinds = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+        look = "for kind in $0; do readlink /proc/self/ns/$kind; done"
+        for name in ("one", "two"):
+            podman(runtime, "run", "-d", "--pod", "pod", "--name", name, IMAGE, "sleep", "1000", check=True)
+        one, two = (
+            podman(runtime, "exec", name, "sh", "-c", look, " ".join(kinds), check=True).stdout.split()
+            for name in ("one", "two")
+        )
+        shared = [kind for kind, here, there in zip(kinds, one, two, strict=True) if here == there]
+        size = podman(runtime, "exec", "one", "sh", "-c", "df -h /dev/shm | tail -1", check=True).stdout
+        texts = [" ".join(kind for kind in shared if kind != "cgroup"), size.split()[1].lower().replace(".0", "")]
+        for words in (("pod", "pause"), ("pod", "unpause"), ("pod", "stop", "-t", "0"), ("pod", "start")):
+            texts.append(str(podman(runtime, *words, "pod").returncode))
+            states = podman(runtime, "ps", "-a", "--format", "{{.Names}} {{.State}}", "--sort", "names").stdout
+            texts += [" ".join(line.split()[:2]) for line in states.splitlines() if "-infra " not in line]
+        return texts
+    finally:
+        podman(runtime, "pod", "rm", "-f", "-t", "0", "pod", check=True)
+
+
+def test_a_user_namespace_of_its_own_shows_what_it_shows_with_runc(podman: Podman) -> None:
+    """`--userns=auto` takes ids of the user `containers`, which a mount namespace gives to podman here."""
+    for name in ("subuid", "subgid"):
+        (podman.folder / name).write_text(IDS)
+    own = f"mount --bind {podman.folder}/subuid /etc/subuid && mount --bind {podman.folder}/subgid /etc/subgid"
+    prefix = ("unshare", "--mount", "--propagation", "private", "sh", "-c", f'{own} && exec "$0" "$@"')
+    looks = []
+    for runtime in ("runc", CORTEN):
+        words = ("run", "--name", "look", "--hostname", "box", "--userns=auto", *podman.own_cgroup, IMAGE)
+        done = podman(runtime, *words, "sh", "-c", f"cat /proc/self/uid_map; {sameness.LOOK}", prefix=prefix)
+        assert done.stdout.split()[:2] == ["0", "1000000"], done.stderr
+        looks.append(sameness.parse(done.stdout, end(podman, runtime)))
+    compare(looks[0], looks[1])

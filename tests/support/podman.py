@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from types import TracebackType
 
 from support import images, paths, peers, process
@@ -37,11 +38,18 @@ class Podman:
         self("runc", "load", "--signature-policy", str(policy), "-i", str(images.busybox()), check=True)
 
     def __call__(
-        self, runtime: str, *args: str, stdin: str | None = None, check: bool = False
+        self, runtime: str, *args: str, stdin: str | None = None, check: bool = False, prefix: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Runs podman with an OCI runtime: `runc` or `corten-runtime`."""
+        """Runs podman with an OCI runtime: `runc` or `corten-runtime`; `prefix` enters a namespace first."""
         program = peers.binary("runc") if runtime == "runc" else runtime
-        argv = [str(peers.binary("podman")), "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run"]
+        argv = [
+            *prefix,
+            str(peers.binary("podman")),
+            "--root",
+            f"{self.folder}/root",
+            "--runroot",
+            f"{self.folder}/run",
+        ]
         argv += ["--tmpdir", f"{self.folder}/tmp", "--storage-driver", "overlay", "--events-backend", "file"]
         argv += ["--cgroup-manager", "cgroupfs", "--runtime", str(program), *args]
         done = subprocess.run(

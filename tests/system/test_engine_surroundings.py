@@ -46,31 +46,45 @@ def test_a_shared_root_shows_nothing_of_a_container(on_shared_root: CortenEngine
     before = mount_points(engine)
     for options in ((), ("--runtime", "runc")):
         engine.docker("run", "-d", "--name", "box", *options, IMAGE, "sleep", "100", check=True)
-        assert mount_points(engine) == before, options
+        assert mount_points(engine) <= before, options  # what others had mounted may be gone meanwhile
         engine.docker("rm", "-f", "box", check=True)
-        assert mount_points(engine) == before, options
+        assert mount_points(engine) <= before, options
 
 
 def test_a_bind_below_a_shared_root_propagates_as_asked(on_shared_root: CortenEngine) -> None:
-    for propagation in ("rprivate", "rslave", "rshared"):
-        check_propagation(on_shared_root, propagation)
+    for runtime in ((), ("--runtime", "runc")):
+        for propagation in ("rprivate", "rslave", "rshared"):
+            check_propagation(on_shared_root, propagation, runtime)
 
 
-def check_propagation(engine: CortenEngine, propagation: str) -> None:
+def check_propagation(engine: CortenEngine, propagation: str, runtime: tuple[str, ...]) -> None:
     folder = paths.scratch("bind")
     try:
         for name in ("late", "back"):
             (folder / name).mkdir()
-        options = ("--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined")
+        options = (*runtime, "--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined")
         bind = f"{folder}:/data:{propagation}"
         engine.docker("run", "-d", "--name", "box", *options, "-v", bind, IMAGE, "sleep", "100", check=True)
         inside(engine, "mount", "-t", "tmpfs", "late", str(folder / "late"))
         seen = engine.docker("exec", "box", "cat", "/proc/mounts", check=True).stdout
-        assert ("late /data/late tmpfs" in seen) == (propagation != "rprivate"), propagation
+        assert ("late /data/late tmpfs" in seen) == (propagation != "rprivate"), (propagation, runtime)
         engine.docker("exec", "box", "mount", "-t", "tmpfs", "back", "/data/back", check=True)
-        assert (str(folder / "back") in mount_points(engine)) == (propagation == "rshared"), propagation
+        assert (str(folder / "back") in mount_points(engine)) == (propagation == "rshared"), (propagation, runtime)
     finally:
         engine.docker("rm", "-f", "box")
         inside(engine, "sh", "-c", f"umount {folder}/late; umount {folder}/back 2>/dev/null; true")
         process.unmount_below(folder)
         subprocess.run(["rm", "-rf", "--one-file-system", folder], check=True)
+
+
+def test_every_capability_is_the_bounding_set_of_the_engine(shared_engine: CortenEngine) -> None:
+    """--privileged and --cap-add ALL, as current dockerd has it: what the machine does not give is left out."""
+    status = Path(f"/proc/{shared_engine.pid}/status").read_text().splitlines()
+    bounding = dict(line.split(":", 1) for line in status)["CapBnd"].strip()
+    for runtime in ((), ("--runtime", "runc")):
+        for options in (("--privileged",), ("--cap-add", "ALL")):
+            words = ("run", "--rm", *runtime, *options, "--network", "none", IMAGE)
+            seen = shared_engine.docker(
+                *words, "grep", "-E", "Cap(Prm|Eff|Bnd)", "/proc/self/status", check=True
+            ).stdout
+            assert {line.split()[1] for line in seen.splitlines()} == {bounding}, (runtime, options)
