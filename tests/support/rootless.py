@@ -75,19 +75,14 @@ class SubidRuntime(UserRuntime):
     def __init__(self, program: Path | str, root: Path, *, helpers: Path, first: int = FIRST_SUBID) -> None:
         super().__init__(program, root)
         self.helpers = helpers
-        for name in ("subuid", "subgid"):
-            (helpers / name).write_text(f"nobody:{first}:{SUBIDS}\n")
+        give_ids(helpers, first)
 
     def argv(self, *words: str) -> list[str]:
         """The command line of a call."""
-        script = (
-            f"mount --bind {self.helpers}/subuid /etc/subuid && mount --bind {self.helpers}/subgid /etc/subgid"
-            ' && exec "$@"'
-        )
         command = super().argv(*words)
         command.insert(command.index("env") + 1, f"PATH={self.helpers}:/usr/bin:/bin")
         command[command.index("env")] = "/usr/bin/env"
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
+        return with_ids(self.helpers, command)
 
 
 def helpers(folder: Path) -> Path:
@@ -99,6 +94,18 @@ def helpers(folder: Path) -> Path:
         os.chown(copy, 0, 0)
         copy.chmod(0o4755)
     return folder
+
+
+def give_ids(helpers: Path, first: int = FIRST_SUBID) -> None:
+    """The files that `with_ids` puts over /etc/subuid and /etc/subgid."""
+    for name in ("subuid", "subgid"):
+        (helpers / name).write_text(f"nobody:{first}:{SUBIDS}\n")
+
+
+def with_ids(helpers: Path, command: list[str]) -> list[str]:
+    """A command line in a mount namespace with other files over subuid(5) and subgid(5)."""
+    script = f'mount --bind {helpers}/subuid /etc/subuid && mount --bind {helpers}/subgid /etc/subgid && exec "$@"'
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *command]
 
 
 def map_more(bundle: Bundle) -> Bundle:

@@ -23,7 +23,18 @@ from corten.launch.builder import Builder
 from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM
 from corten.launch.filesystem import Filesystem
 from corten.launch.hooks import hook_ops
-from corten.launch.ops import CLONE_NEWCGROUP, Clone, Pipe, SendByte, SetDumpable, Wait, WaitByte, WriteIdMaps
+from corten.launch.ops import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    Clone,
+    Pipe,
+    SendByte,
+    SetDumpable,
+    Unshare,
+    Wait,
+    WaitByte,
+    WriteIdMaps,
+)
 from corten.launch.tail import add_early, add_end, add_process
 
 TYPE_CHECKING = False
@@ -53,9 +64,11 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     enter.join_v1(b, context)
     enter.open_v2(b, context, by_write=True)
     enter.join_by_path(b, pid_now=True)
-    _clone(b, flags, wait=context.wait_for_idmaps)
+    _clone(b, flags & ~CLONE_NEWIPC, wait=context.wait_for_idmaps)
     enter.begin_child(b, flags)
     enter.become_root_inside(b)
+    if flags & CLONE_NEWIPC:
+        b.add(Unshare(CLONE_NEWIPC))  # with it comes its mqueue, which belongs to whoever makes it: the root inside
     b.add(SetDumpable())
     enter.loopback_up(b, flags)
     if context.wait_for_network:

@@ -1,0 +1,101 @@
+"""`corten-runtime` beneath the podman of an ordinary user: every row gives what runc gives there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from support import images, paths, peers, rootless
+from support.podman_rootless import RootlessPodman
+
+IMAGE = images.BUSYBOX_REF
+CORTEN = "corten-runtime"
+LOOK = (
+    "id; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups /proc/self/oom_score_adj; hostname; pwd;"
+    " ls /sys/fs/cgroup; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask)' /proc/self/status; ulimit -n;"
+    " ls -ln /dev | grep -v mqueue"  # which belongs to runc's group on the host in a nested namespace, to root in ours
+)
+
+RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
+    "what it sees": ((), ("sh", "-c", LOOK), None),
+    "as a user with groups": (("--user", "7:8", "--group-add", "9"), ("sh", "-c", LOOK), None),
+    "as the user himself": (("--userns", "keep-id"), ("sh", "-c", LOOK), None),
+    "without subordinate ids": (("--uidmap", "0:0:1", "--gidmap", "0:0:1"), ("id",), None),
+    "a memory limit": (("-m", "100m"), ("true",), None),
+    "the network of the host": (("--network", "host"), ("ls", "/sys/class/net"), None),
+    "a pid namespace of the host": (("--pid", "host"), ("sh", "-c", "test -d /proc/1 && echo yes"), None),
+    "mounts": (
+        ("--tmpfs", "/t", "-v", "/usr:/u:ro", "--read-only", "--cap-drop", "all"),
+        ("sh", "-c", "cat /proc/self/mounts | cut -d' ' -f2-4 | sort"),
+        None,
+    ),
+    "a device": (("--device", "/dev/full:/dev/here"), ("sh", "-c", "ls -ln /dev/here; echo x > /dev/here"), None),
+    "badness": (("--oom-score-adj", "300"), ("cat", "/proc/self/oom_score_adj"), None),
+    "exit status": ((), ("sh", "-c", "exit 4"), None),
+    "stdin": (("-i",), ("cat",), "abc"),
+    "terminal": (("-t",), ("tty",), None),
+    "no such command": ((), ("nosuch",), None),
+    "an init": (("--init=false",), ("sh", "-c", "echo $$"), None),
+}
+
+LIFE: list[tuple[str, ...]] = [
+    ("exec", "NAME", "id"),
+    ("exec", "-u", "5", "NAME", "id"),
+    ("exec", "-t", "NAME", "tty"),
+    ("exec", "NAME", "nosuch"),
+    ("exec", "NAME", "sh", "-c", "exit 5"),
+    ("inspect", "-f", "{{.State.Status}}", "NAME"),
+    ("kill", "-s", "USR1", "NAME"),
+    ("stop", "-t", "1", "NAME"),
+    ("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "NAME"),
+    ("start", "NAME"),
+    ("kill", "NAME"),
+    ("wait", "NAME"),
+    ("rm", "NAME"),
+]
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[RootlessPodman]:
+    command = rootless.argv(str(paths.COMMANDS / CORTEN), "--version")
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("an ordinary user cannot reach the checkout")
+    with RootlessPodman() as instance:
+        yield instance
+
+
+def normal(text: str) -> str:
+    """Without times, ids, and what podman says of the machine; each runtime is named by its path and by itself."""
+    text = re.sub(r'time="[^"]*" level=warning [^\n]*\n', "", text)
+    for name in (str(paths.COMMANDS / CORTEN), str(peers.binary("runc")), CORTEN, "corten"):
+        text = text.replace(name, "runc")
+    text = re.sub(r"[A-Z][a-z]{2} +\d+ +\d\d:\d\d(:\d\d)?", "TIME", text)
+    text = re.sub(r"\b[0-9a-f]{64}\b", "ID", text)
+    return re.sub(r"\b[0-9a-f]{12}\b", "SHORT", text)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_as_with_runc(name: str, podman: RootlessPodman) -> None:
+    options, command, stdin = RUNS[name]
+    network = () if "--network" in options else ("--network", "none")
+    seen = []
+    for runtime in (CORTEN, "runc"):
+        done = podman(runtime, "run", "--rm", "--hostname", "box", *network, *options, IMAGE, *command, stdin=stdin)
+        seen.append([done.returncode, *normal(done.stdout).splitlines(), normal(done.stderr)])
+    assert seen[0] == seen[1]
+
+
+def test_a_life_is_as_with_runc(podman: RootlessPodman) -> None:
+    seen = []
+    for runtime in (CORTEN, "runc"):
+        name = f"life-{runtime}"
+        podman(runtime, "run", "-d", "--network", "none", "--name", name, IMAGE, "sleep", "1000", check=True)
+        rows = []
+        for words in LIFE:
+            done = podman(runtime, *[name if word == "NAME" else word for word in words])
+            rows.append((words, done.returncode, normal(done.stdout.replace(name, "NAME"))))
+        seen.append(rows)
+    assert seen[0] == seen[1]
