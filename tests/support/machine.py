@@ -27,7 +27,7 @@ GUEST = paths.REPOSITORY / "tests" / "system" / "guest"
 ENGINE = GUEST / "engine"
 END = "=== the machine has done its work ==="
 
-PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount")  # of the host: busybox's do less, or are none
+PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount", "tar")  # of the host: busybox's do less, or are none
 LIBRARIES = ("libseccomp.so.2", "libnftables.so.1", "libffi.so.8")  # opened by ctypes, or by what ctypes opens
 SITE_LEFT_OUT = (
     *("mypy*", "*__mypyc*", "ruff*", "pip", "pip-*", "setuptools*", "pkg_resources", "ast_serialize*", "librt*"),

@@ -23,7 +23,7 @@ CHECKS: dict[str, tuple[list[str], str, str]] = {
     "user": (["--user", "1000:1000", "--group-add", "7", "--cap-drop", "ALL"], STATUS, "1000"),
     "privileged": (
         ["--privileged"],
-        f"{STATUS}; cat /proc/self/attr/current; ls /dev | sort; mount -t tmpfs x /mnt && echo mounted",
+        f"{STATUS}; cat /proc/self/attr/current; ls /dev | sort; mount -t tmpfs x /tmp && echo mounted",
         "mounted",
     ),
     "all capabilities": (["--cap-add", "ALL"], STATUS, "CapEff:\t000001ff"),
