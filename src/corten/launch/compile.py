@@ -67,6 +67,8 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     whole = late and _can_be_whole(config, facts, context)
     enter.begin(b, process)
     add_early(b, process, exec=False)
+    if context.wait_for_unit:
+        enter.wait_for_unit(b)
     enter.join_time(b)
     _join_cgroups(b, context, whole=whole)
     _add_inputs(b, context)

@@ -7,6 +7,7 @@ A context says which descriptors the spawner will hand in; the plan then names t
     start       a pipe or FIFO, opened O_RDWR: one byte starts the process (`wait_for_start`)
     idmaps      a pipe: one byte after the user namespace has its maps (`wait_for_idmaps`)
     hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
+    unit        a pipe: one byte when the cgroup has been made around the launcher (`wait_for_unit`)
     network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
     container   pidfd of the container's init (exec)
     listener    a stream socket that takes the seccomp filter's listener, and gives a byte once the agent has it, where
@@ -48,7 +49,7 @@ class InitContext(Value):
     __slots__ = (
         "bundle", "cgroup_paths", "cgroup_v2_dir", "cgroup_views", "console", "host_namespaces", "id", "new_keyring",
         "no_pivot", "parent", "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags",
-        "wait_for_hooks", "wait_for_idmaps", "wait_for_network", "wait_for_start",
+        "wait_for_hooks", "wait_for_idmaps", "wait_for_network", "wait_for_start", "wait_for_unit",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class InitContext(Value):
         wait_for_hooks: bool = False,
         wait_for_network: bool = False,
         wait_for_idmaps: bool = False,
+        wait_for_unit: bool = False,
         parent: str = COMMAND,
         console: bool = False,
         preserve_fds: int = 0,
@@ -86,6 +88,7 @@ class InitContext(Value):
         self.wait_for_hooks = wait_for_hooks
         self.wait_for_network = wait_for_network
         self.wait_for_idmaps = wait_for_idmaps
+        self.wait_for_unit = wait_for_unit
         self.parent = parent
         self.console = console
         self.preserve_fds = preserve_fds

@@ -71,6 +71,12 @@ def begin_dumpable(b: Builder, process: Process) -> None:
         b.add(WriteFile(host_proc(b), "self/oom_score_adj", str(process.oom_score_adj).encode()))
 
 
+def wait_for_unit(b: Builder) -> None:
+    """Before the launcher clones anything: a manager makes the cgroup around it meanwhile."""
+    b.add(WaitByte(b.input("unit"), "", "the unit"))
+    b.close("unit")
+
+
 def join_v1(b: Builder, context: InitContext | ExecContext, *, pids: bool = False) -> None:
     """The container's v1 cgroups; that of `pids` is opened for the child, unless the launcher joins it as well."""
     for controllers, path in context.cgroup_paths.items():

@@ -264,17 +264,21 @@ class SendByte(Op):
 
 
 class WaitByte(Op):
-    """The child waits for the launcher; fails with EPIPE when the launcher is gone (`closing` is its write end)."""
+    """The child waits for the launcher; fails with EPIPE when the launcher is gone (`closing` is its write end).
 
-    __slots__ = ("closing", "slot")
+    Or the launcher for its spawner, without a report: there is no child yet; `what` tells which it is.
+    """
+
+    __slots__ = ("closing", "slot", "what")
     code, form, order = 22, "dd", ("slot", "closing")
 
-    def __init__(self, slot: str, closing: str) -> None:
+    def __init__(self, slot: str, closing: str, what: str = "the launcher") -> None:
         self.slot = slot
         self.closing = closing
+        self.what = what
 
     def describe(self) -> str:
-        return f"wait for the launcher on {self.slot}"
+        return f"wait for {self.what} on {self.slot}"
 
 
 class Wait(Op):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KILL, FREEZE, EVENTS = "cgroup.kill", "cgroup.freeze", "cgroup.events"
 V1_FREEZER_STATE = "freezer.state"
+DELEGATE = "/sys/kernel/cgroup/delegate"
 FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 10.0
 POLL_S = 0.001
@@ -238,6 +239,24 @@ class Cgroup:
             if 0 < limit <= usage:
                 raise Internal(f"rejecting {name} limit {limit} <= usage {usage}")
 
+    def delegate(self, uid: int) -> None:
+        """Hands a v2 cgroup to a user of the host, but not its limits (config-linux.md, "Cgroup ownership")."""
+        try:
+            names = files.read_text(DELEGATE).split()
+        except FileNotFoundError:
+            names = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+        try:
+            posix.chown(self.paths.v2, uid, -1)
+        except OSError as error:
+            if error.errno not in (EPERM, EINVAL):
+                raise
+            return  # not ours to give away, or to somebody whom this user namespace does not know
+        for name in names:
+            try:
+                posix.chown(f"{self.paths.v2}/{name}", uid, -1)
+            except FileNotFoundError:
+                continue
+
     # looking
 
     def check_there(self, work: str) -> None:
@@ -290,7 +309,11 @@ class Cgroup:
     def kill_all(self) -> None:
         """SIGKILL to every process, those that fork meanwhile included; returns when the signals are sent."""
         if self.paths.v2 and files.exists(f"{self.paths.v2}/{KILL}"):
-            cgroup.write(self.paths.v2, KILL, "1")
+            try:
+                cgroup.write(self.paths.v2, KILL, "1")
+            except cgroup.Refused as error:
+                if error.errno not in cgroup.GONE:  # systemd removed it meanwhile
+                    raise
         elif files.exists(self._members()):
             self._kill_one_by_one()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posix
 
-from corten import errors
 from corten.errors import CortenError, InvalidArgument, NotFound
 from corten.runtime import args, container, ending, fast, managers
 from corten.runtime.options import CreateOptions
@@ -119,13 +118,9 @@ def pidfd_socket(options: Options) -> PidfdSocket | None:
 
 
 def cgroup_manager(settings: Options) -> str:
-    """Who is to make the cgroups; raises NotImplemented for a manager that is not there."""
+    """Who is to make the cgroups."""
     manager = settings.text("cgroup-manager") or ("systemd" if settings.is_set("systemd-cgroup") else "cgroupfs")
-    if manager == "systemd":
-        if not files.is_directory("/run/systemd/system"):
-            raise errors.NotImplemented("systemd cgroup manager requested, but systemd is not running on this machine")
-        raise errors.NotImplemented("the systemd cgroup manager is not supported yet: use cgroupfs")
-    if manager not in ("cgroupfs", "disabled"):
+    if manager not in ("cgroupfs", "systemd", "disabled"):
         raise InvalidArgument(f"unknown cgroup manager {manager!r}")
     return managers.ROOTLESS if manager == managers.CGROUPFS and is_rootless(settings) else manager
 

@@ -11,8 +11,9 @@ from corten import __version__
 from corten.errors import Internal, InvalidArgument
 from corten.launch import options, seccomp, seccomp_compile
 from corten.launch.builder import NAMESPACE_FLAGS
-from corten.runtime import args, managers
+from corten.runtime import args
 from corten.runtime.state import OCI_VERSION
+from corten.runtime.unitproperties import ANNOTATION
 from corten.spec.process import CAPABILITIES
 from corten.spec.runtime import parse_config
 from corten.spec.scheduling import MEMORY_FLAGS, MEMORY_MODES
@@ -27,7 +28,6 @@ ARCHITECTURES = (
     "RISCV64", "S390", "S390X", "X32", "X86", "X86_64",
 )  # fmt: skip
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-SYSTEMD = "systemd"
 
 
 def document() -> dict[str, Any]:
@@ -40,13 +40,7 @@ def document() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(NAMESPACE_FLAGS),
             "capabilities": list(CAPABILITIES),
-            "cgroup": {
-                "v1": True,
-                "v2": True,
-                "systemd": SYSTEMD in managers.MANAGERS,
-                "systemdUser": False,
-                "rdma": True,
-            },
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": sorted(seccomp_compile.ACTIONS),
@@ -100,7 +94,7 @@ def intel_rdt() -> dict[str, bool]:
 
 def unsafe_annotations() -> list[str]:
     """Annotations that change what the runtime does: those that become properties of systemd units."""
-    return ["org.systemd.property."] if SYSTEMD in managers.MANAGERS else []
+    return [ANNOTATION]
 
 
 def takes(linux: dict[str, Any]) -> bool:

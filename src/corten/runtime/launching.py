@@ -268,6 +268,7 @@ class Creation:
         state.cgroup = prepared.paths
         state.manager = self.options.manager
         state.origins = prepared.origins
+        state.unit = managers.of(state).unit(config.linux.cgroups_path, state.id)
         state.pids_limit = prepared.pids_limit
         state.pids_limit_origin = prepared.pids_limit_origin
         state.poststart = hooks.to_objs(config.hooks.poststart)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 
 from corten.launch.context import LISTENER
-from corten.runtime import hooks
+from corten.runtime import hooks, managers
 from corten.runtime.state import CREATING
 
 TYPE_CHECKING = False
@@ -55,6 +55,8 @@ class Change:
 def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     """The steps of one creation, in order."""
     steps = []
+    if "unit" in prepared.plan.inputs:
+        steps.append(ParentStep("unit", start_unit, early=True))
     if "idmaps" in prepared.plan.inputs:
         from corten.runtime import idmaps
 
@@ -68,8 +70,16 @@ def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     return tuple(steps)
 
 
+def start_unit(making: Creation, launcher_pid: int) -> None:
+    """The cgroup's unit, whose first process is the launcher."""
+    making.trace.phase("cgroup")
+    managers.of(making.state).start_unit(making, launcher_pid)
+    making.trace.phase("launch")
+
+
 def furnish(making: Creation, pid: int) -> None:
     """Network devices, the class of resource control, the hooks of the runtime's namespaces."""
+    managers.of(making.state).settle(making)
     linux = making.prepared.config.linux
     if linux.net_devices:
         from corten.runtime import netdevices

@@ -142,7 +142,10 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     writes = cgroup_writes(paths, config.linux.resources, limit[0]) if managed else []
     limit, writes = manager.admit(paths, limit, writes)
     devices = device_program(paths, config.linux.resources) if managed else b""
-    plan = compile_init(config, host.facts, init_context(options, config, host, paths, rootfs))
+    context = init_context(options, config, host, paths, rootfs)
+    context.wait_for_unit = manager.starts_unit
+    context.wait_for_hooks |= manager.starts_unit and limit[0] == 1  # which the launcher would take
+    plan = compile_init(config, host.facts, context)
     return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, origins, plan)
 
 

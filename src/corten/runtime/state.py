@@ -63,7 +63,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("manager", "origins", "rdt"))
+LATER = frozenset(("manager", "origins", "rdt", "unit"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -107,6 +107,7 @@ class State:
         "rootfs",
         "start_time",
         "terminal",
+        "unit",
     )
 
     def __init__(self, directory: str, id: str, bundle: str, rootfs: str) -> None:
@@ -130,6 +131,7 @@ class State:
         self.private_pid = True
         self.rdt: list[str] = []  # directories of resctrl that were made for it
         self.terminal = False
+        self.unit = ""  # of systemd, whose name comes before the unit
 
     # on disk
 
