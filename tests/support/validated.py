@@ -82,6 +82,10 @@ EXPECTED = {
         "a container without a mount namespace is refused: with runc it changes its caller's mounts",
         frozenset({"cannot run validation tests: exit status 1"}),
     ),
+    "linux_ns_path": Expected(
+        "a mount namespace by path is refused: those who are in it would get this container's root",
+        frozenset({"set mnt namespace by path"}),
+    ),
     "linux_process_apparmor_profile": both("AppArmor is not active here", *FAILS),
     "linux_rootfs_propagation": only_runc(
         "runc needs a shared mount above the root for `shared`", "check root propagation: shared", *FAILS
