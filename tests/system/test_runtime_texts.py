@@ -73,6 +73,18 @@ SCENARIOS: dict[str, list[str]] = {
         "events --interval -1s C", "events --interval 5 C", "events --stats=maybe C", "kill C KILL", "WAIT stopped",
         "events C", "events --stats C", "delete C",
     ],
+    "checkpoint": [  # where there is no criu; with one: guest/runtime/test_3_checkpoint.py
+        "checkpoint C", "create C", "checkpoint C", "start C",
+        # to leave it running, or runc tries to remove it first
+        *(
+            f"checkpoint --leave-running {flags} C"
+            for flags in (
+                "--manage-cgroups-mode hard", "--empty-ns pid", "--page-server here", "--page-server here:x",
+                "--parent-path /abs", "--parent-path ../none", "--parent-path ../config.json", "--empty-ns network",
+            )
+        ),
+        "state C", "kill C KILL", "WAIT stopped", "checkpoint C", "delete C",
+    ],
     "update in words": [
         "create C", "start C", "update --memory x C", "update --memory 64mib C", "LIMITS", "update --memory-swap -2 C",
         "update --memory 1.5g --memory-swap 2G --memory-reservation 10m C", "LIMITS",

@@ -181,8 +181,8 @@ VERBS: dict[str, Verb] = {
     )
 }
 
-# refused by name, whatever else stands on the line; the flags are in the table already
-UNSUPPORTED = ("checkpoint", "restore")
+# refused by name, whatever else stands on the line; its flags are in the table already
+UNSUPPORTED = ("restore",)
 
 
 class UsageError(InvalidArgument):

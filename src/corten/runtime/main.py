@@ -33,6 +33,7 @@ VERBS = {
     "run": ("foreground", "run"),
     "exec": ("foreground", "exec"),
     "events": ("events", "run"),
+    "checkpoint": ("checkpoint", "checkpoint"),
     "ps": ("cold", "ps"),
     "plan": ("cold", "plan"),
     "update": ("cold", "update"),

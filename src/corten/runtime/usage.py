@@ -39,7 +39,7 @@ FLAGS = {
     "log": "file to write the log to (default: stderr)",
     "log-format": "'text' (default) or 'json'",
     "root": f"directory of the containers' state (default: {args.DEFAULT_ROOT})",
-    "criu": "accepted for compatibility, not used",
+    "criu": "the criu of checkpoint, if it is not in PATH",
     "systemd-cgroup": "use systemd's cgroup manager; refused where systemd is not running",
     "rootless": "'true', 'false' or 'auto', accepted for compatibility",
     "cgroup-manager": "'cgroupfs' (default), 'systemd' or 'disabled'",

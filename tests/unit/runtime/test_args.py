@@ -66,7 +66,7 @@ def test_a_flag_without_value_may_be_given_one() -> None:
         ("create --bundle", "flag needs an argument: -bundle"),
         ("create --preserve-fds x c", 'invalid value "x" for flag -preserve-fds: parse error'),
         ("run --detach=maybe c", 'invalid boolean value "maybe" for -detach: parse error'),
-        ("checkpoint c", "checkpoint is not supported yet"),
+        ("restore c", "restore is not supported yet"),
         ("frobnicate", "No help topic for 'frobnicate'"),
     ],
 )

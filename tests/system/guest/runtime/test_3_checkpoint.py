@@ -1,0 +1,215 @@
+"""Checkpoints by CRIU 3.17, and what runc's restore makes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import images, process
+from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
+
+COUNT = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done"
+LINE = "i=0; while read x; do i=$((i+1)); echo $i $x; done"
+PATIENCE_S = 60.0
+
+
+def wait_until(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not ready():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+class Counter:
+    """A container whose process counts in a variable and writes the number to a file."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.images = lab.folder / "images"
+        self.file = lab.rootfs / "tmp/count"
+        self.ends = os.pipe()
+        self.configure()
+
+    def configure(self) -> None:
+        self.lab.configure("sh", "-c", COUNT)
+
+    def start(self) -> None:
+        self.lab.detached("run", "-d", "c", stdout=self.ends[1])
+        self.wait_for_more(0)
+
+    def number(self) -> int:
+        text = self.file.read_text() if self.file.exists() else ""
+        return int(text or 0)
+
+    def wait_for_more(self, than: int) -> int:
+        wait_until(lambda: self.number() > than, f"no number above {than}: the process stands still")
+        return self.number()
+
+    def checkpoint(self, *words: str) -> str:
+        try:
+            return self.lab.run("checkpoint", "--image-path", str(self.images), *words, "c")
+        except AssertionError as error:
+            logs = [path.read_text()[-4000:] for path in self.lab.folder.glob("*/dump.log")]
+            raise AssertionError("\n".join((str(error), *logs))) from error
+
+    def restore_with_runc(self) -> Lab:
+        other = self.lab.peer()
+        other.detached("restore", "-d", "--image-path", str(self.images), "c", stdout=self.ends[1])
+        return other
+
+
+@pytest.fixture
+def counter(lab: Lab) -> Iterator[Counter]:
+    made = Counter(lab)
+    yield made
+    lab.peer().__exit__()
+    for fd in made.ends:
+        os.close(fd)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_may_leave_the_container_running(counter: Counter) -> None:
+    counter.start()
+    assert counter.checkpoint("--leave-running") == ""
+    assert counter.lab.state()["status"] == "running"
+    counter.wait_for_more(counter.number())
+    names = {path.name for path in counter.images.iterdir()}
+    assert {"inventory.img", "pstree.img", "descriptors.json", "dump.log"} <= names
+    assert json.loads((counter.images / "descriptors.json").read_text())[1].startswith("pipe:[")
+    assert counter.lab.run("exec", "c", "echo", "in") == "in\n"
+
+
+@pytest.mark.slow
+def test_a_checkpoint_ends_the_container_and_runc_restores_it(counter: Counter) -> None:
+    counter.start()
+    before = counter.number()
+    work = counter.lab.folder / "work"
+    assert counter.checkpoint("--work-path", str(work)) == ""
+    assert "does not exist" in counter.lab.run("state", "c", status=1)
+    assert not CGROUP.exists()
+    assert (work / "dump.log").exists()
+    stopped_at = counter.number()
+    assert stopped_at >= before
+    time.sleep(0.5)
+    assert counter.number() == stopped_at
+    counter.file.unlink()
+    other = counter.restore_with_runc()
+    assert other.state()["status"] == "running"
+    assert counter.wait_for_more(stopped_at) > stopped_at  # a new process would begin at 1
+    other.run("kill", "c", "KILL")
+
+
+@pytest.mark.slow
+def test_a_paused_container_is_dumped(counter: Counter) -> None:
+    counter.start()
+    counter.lab.run("pause", "c")
+    counter.checkpoint("--leave-running")
+    assert (counter.images / "inventory.img").exists()
+    assert counter.lab.state()["status"] == "paused"
+
+
+@pytest.mark.slow
+def test_binds_and_masked_files_are_external(counter: Counter, tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (counter.lab.rootfs / "run").symlink_to("tmp")
+    (counter.lab.rootfs / "tmp/in").mkdir()
+    config = counter.lab.configure("sh", "-c", COUNT)
+    source = {"source": f"{tmp_path}/host", "type": "bind", "options": ["bind"]}
+    config["mounts"].append({"destination": "/run/in", **source})
+    counter.lab.write(config)
+    counter.start()
+    counter.checkpoint()
+    counter.wait_for_more(0)
+    stopped_at = counter.number()
+    other = counter.restore_with_runc()
+    counter.wait_for_more(stopped_at)
+    (tmp_path / "host/seen").touch()
+    assert "seen" in other.run("exec", "c", "sh", "-c", "echo /tmp/in/*")
+
+
+@pytest.mark.slow
+def test_a_dump_after_a_pre_dump_writes_only_what_changed(counter: Counter) -> None:
+    counter.start()
+    first = counter.lab.folder / "first"
+    counter.lab.run("checkpoint", "--pre-dump", "--image-path", str(first), "c")
+    assert counter.lab.state()["status"] == "running"
+    assert not (first / "descriptors.json").exists()
+    counter.checkpoint("--parent-path", "../first")
+    assert os.readlink(counter.images / "parent") == "../first"
+    stopped_at = counter.number()
+    counter.restore_with_runc()
+    counter.wait_for_more(stopped_at)
+
+
+@pytest.mark.slow
+def test_a_failure_names_the_log_and_leaves_the_container(counter: Counter) -> None:
+    counter.lab.detached("run", "-d", "c")  # its output is a file of the host
+    counter.wait_for_more(0)
+    shown = counter.lab.run("checkpoint", "--image-path", str(counter.images), "c", status=1)
+    assert f"criu failed: type DUMP errno 0\\nlog file: {counter.images}/dump.log" in shown
+    counter.wait_for_more(counter.number())
+    assert counter.lab.state()["status"] == "running"
+
+
+@pytest.mark.slow
+def test_a_container_that_does_not_run_is_not_dumped(either: Lab) -> None:
+    either.configure("true")
+    either.detached("create", "c")
+    assert "Container cannot be checkpointed in created state" in either.run("checkpoint", "c", status=1)
+
+
+# beneath containerd
+
+
+class Containerd:
+    """containerd 1.7 in the machine, driven by ctr."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "s"
+        words = ("--root", f"{folder}/root", "--state", f"{folder}/state", "--address", str(self.socket))
+        self.daemon = process.Daemon(["containerd", *words], folder / "log")
+        self.daemon.wait_until(lambda: self.ctr("version").returncode == 0, "answer of containerd", timeout=120)
+
+    def ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = ["ctr", "--address", str(self.socket), *words]
+        return subprocess.run(
+            argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S
+        )
+
+    def check(self, *words: str) -> str:
+        done = self.ctr(*words)
+        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.daemon.log_tail()}"
+        return done.stdout
+
+
+@pytest.fixture
+def containerd(tmp_path: Path) -> Iterator[Containerd]:
+    made = Containerd(tmp_path)
+    try:
+        made.check("images", "import", str(images.busybox()))
+        yield made
+    finally:
+        made.daemon.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", [CORTEN, RUNC], ids=["corten", "runc"])
+def test_ctr_makes_a_checkpoint(containerd: Containerd, tmp_path: Path, runtime: Path) -> None:
+    image = f"docker.io/{images.BUSYBOX_REF}"
+    words = ("--detach", "--runc-binary", str(runtime), "--snapshotter", "native")
+    containerd.check("run", *words, image, "box", "sleep", "1000")
+    try:
+        containerd.check("tasks", "checkpoint", "--image-path", f"{tmp_path}/images", "box")
+        assert (tmp_path / "images/inventory.img").exists()
+        assert "RUNNING" in containerd.check("tasks", "ls")
+    finally:
+        containerd.ctr("tasks", "kill", "--signal", "KILL", "box")
+        wait_until(lambda: "RUNNING" not in containerd.check("tasks", "ls"), "the task lives")
+        containerd.ctr("tasks", "delete", "box")
+        containerd.ctr("containers", "delete", "box")
