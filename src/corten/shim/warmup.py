@@ -92,7 +92,7 @@ def _config() -> dict[str, Any]:
                 "pids": {"limit": 100},
             },
             "namespaces": [{"type": name} for name in ("mount", "uts", "ipc", "pid", "cgroup")]
-            + [{"type": "network", "path": "/proc/self/ns/net"}],
+            + [{"type": "network", "path": "/proc/self/ns/uts"}],  # any but the helper's own: nothing is launched
             "seccomp": {
                 "defaultAction": "SCMP_ACT_ERRNO",
                 "defaultErrnoRet": 1,
