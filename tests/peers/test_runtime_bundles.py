@@ -5,7 +5,9 @@ All in a mount namespace of its own: below a private `/` as below a shared one, 
 
 from __future__ import annotations
 
+import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,3 +120,32 @@ def nothing_of_it_stays() -> Iterator[None]:
 def test_a_bundle_shows_what_it_shows_with_runc(tmp_path: Path, name: str, propagation: str) -> None:
     theirs, ours = (look(runtime, tmp_path, CONFIGS[name], propagation) for runtime in RUNTIMES)
     compare(theirs, ours, KNOWN + OF_RUN)
+
+
+# rt_sigaction(2) by its number: the C library refuses its own signals
+IGNORING = """
+import ctypes, os, struct, sys
+ignore = ctypes.create_string_buffer(struct.pack("QQQQ", 1, 0, 0, 0))
+for number in (10, 32, 33, 34):
+    assert ctypes.CDLL(None).syscall(13, number, ignore, None, 8) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a call by its number")
+def test_signals_that_the_caller_ignores_are_not_ignored_in_the_container(tmp_path: Path) -> None:
+    """Also those that only a bare call can set: whoever starts an engine may ignore them."""
+    theirs, ours = (ignored(runtime, tmp_path) for runtime in RUNTIMES)
+    assert ours == set()
+    assert theirs >= {32, 34}
+
+
+def ignored(runtime: Path, folder: Path) -> set[int]:
+    """The signals that the first process of a container ignores when the runtime's caller ignores some."""
+    bundle = runtimes.bundle("cat", "/proc/self/status", folder=folder / "bundle")
+    argv = Runtime(runtime, folder / "root").argv("run", "--bundle", str(bundle.path), "ignoring")
+    argv = [sys.executable, "-I", "-c", IGNORING, *argv]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    mask = int(dict(line.split(":", 1) for line in done.stdout.splitlines())["SigIgn"], 16)
+    return {number for number in range(1, 65) if mask & 1 << number - 1}
