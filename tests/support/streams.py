@@ -98,6 +98,7 @@ class Order:
 class Run:
     """pytest's hooks in the run's own process, which runs the tests itself when there are no streams."""
 
+    config: pytest.Config
     tests: Path
     order: Order
     folder: Path | None = None  # of the lock, when there are streams
@@ -125,6 +126,14 @@ class Run:
             for line in lines:
                 summary.add(title, line)
         self.deselected = max(self.deselected, told["deselected"])  # each collects all, and leaves out the same
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Names a test that failed at once: a run that is cut short has no summary."""
+        if report.failed:
+            terminal: pytest.TerminalReporter = self.config.pluginmanager.getplugin("terminalreporter")
+            terminal.write_line("")  # behind the dots
+            terminal.write_line(f"failed in {report.when}: {report.nodeid}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -192,7 +201,7 @@ def register(config: pytest.Config, tests: Path, order: Order | None = None) -> 
     order = order or Order()
     given = getattr(config, "workerinput", {}).get(KEY)
     if given is None:
-        config.pluginmanager.register(Run(tests, order))
+        config.pluginmanager.register(Run(config, tests, order))
     else:
         os.environ[killpoints.SEED_VARIABLE] = str(given["seed"])
         config.pluginmanager.register(Stream(tests, order, given["lock"]))

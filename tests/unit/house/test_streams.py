@@ -171,6 +171,12 @@ def test_without_streams_a_run_goes_room_by_room(tmp_path: Path) -> None:
     assert names == ["quick/test_q.py", "many/test_b.py", "many/test_z.py", "lonely/test_a.py"]
 
 
+def test_a_failure_is_named_when_it_happens(done: subprocess.CompletedProcess[str]) -> None:
+    lines = done.stdout.splitlines()
+    named = next(number for number, line in enumerate(lines) if line == "failed in call: many/test_b.py::test_fails")
+    assert named < next(number for number, line in enumerate(lines) if "FAILURES" in line)
+
+
 @pytest.mark.parametrize("name", [*streams.LONG, *streams.ALONE])
 def test_what_the_order_names_exists(name: str) -> None:
     assert (paths.REPOSITORY / "tests" / name).exists()
