@@ -86,11 +86,36 @@ def without_pivot(config: Config) -> None:
     config["root"]["readonly"] = True
 
 
+def with_scheduling(config: Config) -> None:
+    """Everything that is said of when and where the process runs."""
+    config["process"]["scheduler"] = {"policy": "SCHED_BATCH", "nice": 5}
+    config["process"]["ioPriority"] = {"class": "IOPRIO_CLASS_BE", "priority": 6}
+    config["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
+    config["linux"]["personality"] = {"domain": "LINUX"}
+
+
+def with_changed_mounts(config: Config) -> None:
+    """One with ids of its own, one that is changed after it was made."""
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    config["mounts"] += [
+        launching.mount("/mnt", "none", "/usr", "rbind") | {"uidMappings": maps, "gidMappings": maps},
+        launching.mount("/tmp", "tmpfs", "tmpfs", "size=1m"),
+        launching.mount("/tmp", "none", "none", "remount", "size=2m"),
+    ]
+
+
 SHAPES: dict[str, Callable[[Config], None]] = {
     "terminal": with_terminal,
     "user namespace": with_user_namespace,
     "hooks": with_hooks,
     "no pivot": without_pivot,
+    "scheduling": with_scheduling,
+    "changed mounts": with_changed_mounts,
+}
+EXECS: dict[str, Config] = {
+    "pipes": {},
+    "terminal": {"terminal": True},
+    "processors": {"execCPUAffinity": {"initial": "0", "final": "0"}},
 }
 NOT_HERE: dict[str, str] = {
     "Stop": "the test's own",
@@ -362,9 +387,10 @@ def test_plans_that_are_killed_have_every_op_or_it_is_explained() -> None:
         with closing(Bench(shape)) as bench:
             created = bench.run()
             seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
-            bench.process["terminal"] = shape == "terminal"
-            assert reap(executed_of(bench)) == 0
-            seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
+            for change in EXECS.values() if not shape else ():
+                bench.process |= change
+                assert reap(executed_of(bench)) == 0
+                seen |= {type(op).__name__ for op in bench.launcher.plan.ops}
             bench.remove(created)
     assert every - seen == set(NOT_HERE), f"no kill point: {sorted(every - seen - set(NOT_HERE))}"
 
@@ -376,10 +402,10 @@ def executed_of(bench: Bench) -> int:
     return executed.pid
 
 
-@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
-def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench, terminal: bool) -> None:
+@pytest.mark.parametrize("shape", EXECS)
+def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench, shape: str) -> None:
     created = bench.run()
-    bench.process["terminal"] = terminal
+    bench.process |= EXECS[shape]
     assert reap(executed_of(bench)) == 0
     count = len(bench.launcher.plan.ops)
     before = bench.there()
@@ -395,7 +421,7 @@ def test_exec_killed_before_any_step_leaves_its_container_as_it_was(bench: Bench
     bench.launcher.at = -1
     assert reap(executed_of(bench)) == 0
     bench.remove(created)
-    killpoints.report(f"launcher, steps of an exec{', terminal' if terminal else ''}", count, count)
+    killpoints.report(f"launcher, steps of an exec, {shape}", count, count)
 
 
 def assert_same(bench: Bench, before: dict[str, Any], at: int) -> None:

@@ -94,7 +94,7 @@ class Order:
         return any(file == Path(name) or Path(name) in file.parents for name in self.alone)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # pytest wants plugins that can be hashed
 class Run:
     """pytest's hooks in the run's own process, which runs the tests itself when there are no streams."""
 
@@ -147,7 +147,7 @@ class Run:
             shutil.rmtree(self.folder)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """pytest's hooks in a stream: one of several processes that run tests for another."""
 

@@ -84,8 +84,8 @@ DIGESTS: tuple[Edit, ...] = (
     ("core/content.py", "keep(hashed.digest)\n", "keep(Digest(expected or hashed.digest))\n"),
     (
         "core/content.py",
-        "os.rename(temporary, self._path(hashed.digest))",
-        "os.rename(temporary, self._path(expected or hashed.digest))",
+        "self._appear(temporary, self._path(hashed.digest))",
+        "self._appear(temporary, self._path(expected or hashed.digest))",
     ),
     (
         "core/content.py",
