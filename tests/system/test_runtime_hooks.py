@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import runtimes
+from support.console import ConsoleSocket, read_until
 from support.runtimes import Runtime
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 # terminals -------------------------------------------------------------------------------------------------
-
-
-class ConsoleSocket:
-    """What a shim listens on: gives the pty master that the runtime sends."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-
-    def master(self) -> int:
-        self._listener.settimeout(10)
-        connection, _ = self._listener.accept()
-        with connection:
-            fds = array.array("i")
-            _, ancillary, _, _ = connection.recvmsg(4096, socket.CMSG_LEN(4))
-            fds.frombytes(ancillary[0][2][:4])
-        self._listener.close()
-        return fds[0]
-
-
-def read_until(fd: int, wanted: bytes) -> bytes:
-    data = b""
-    deadline = time.monotonic() + 10
-    while wanted not in data:
-        assert time.monotonic() < deadline, data
-        data += os.read(fd, 1000)
-    return data
 
 
 def test_the_master_of_the_terminal_goes_to_the_console_socket(corten: Runtime, folder: Path) -> None:

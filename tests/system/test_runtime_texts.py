@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ NORMAL = (
     (re.compile(r"^(C\s+)\d+ +", re.MULTILINE), r"\1PID "),
     (re.compile(r" {2,}"), "  "),  # column widths follow the length of paths
 )
+
+# of Linux on x86-64 and arm64, as Go's x/sys/unix has them
+NAMES = """
+HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ
+VTALRM PROF WINCH IO PWR SYS
+"""
 
 # keys of our own in the state, which runc does not have
 OWN_KEYS = ("corten",)
@@ -59,8 +66,17 @@ SCENARIOS: dict[str, list[str]] = {
     ],
     "signals": [
         "create C", "start C", "kill C NOSIG", "kill C 99", "kill C 0", "kill C SIGUSR1", "kill C 10", "kill C usr1",
-        "state C", "kill C 65", "kill C RTMIN", "kill -a C 0", "delete -f C", "delete -f C", "kill C",
+        "state C", "kill C 65", "kill C RTMIN", "kill C RTMIN+3", "kill C ''", "kill C 64", "kill -a C 0",
+        # all that it knows, but for those that even the init of a pid namespace obeys
+        *(f"kill C {name}" for name in NAMES.split() if name not in ("KILL", "STOP")),
+        *(f"kill C SIG{name.lower()}" for name in NAMES.split()[:3]),
+        "kill C STOP", "kill C CONT", "state C", "delete -f C", "delete -f C", "kill C",
     ],
+    "capabilities": [
+        "create C", "start C", "exec --cap CAP_OF_TOMORROW C true", "exec -c CAP_KILL -c kill -c CAP_CHOWN C true",
+        "delete -f C",
+    ],
+    "spec": ["spec", "spec -b /nonexistent", "spec -b /etc/passwd"],
     "wrong words": ["create a/b", "create ..", "create ''", "create --bundle /nonexistent C", "run --nope C"],
     "a log that cannot be opened": [
         "--log /nope/x list", "--log /nope/x state C", "--log /nope/x create C", "--log /nope/x run C",
@@ -210,6 +226,48 @@ def test_a_config_that_is_none_is_refused_and_named(both: list[Side], text: str)
     (_, ours, _, said), (_, theirs, _, _) = (side.transcript[-1] for side in both)
     assert (ours, theirs) == (1, 1)
     assert "config.json" in said  # runc names no file
+
+
+# a command line for every way in which a verb can fail, with a running container C
+FAILING = (
+    "start C", "start D", "kill D", "kill C FOO", "kill", "delete D", "delete C", "pause D", "resume C", "resume D",
+    "state D", "ps D", "ps -f x C", "events --stats D", "events --interval 0s C", "update D", "update --memory x C",
+    "exec D true", "exec C nosuch", "exec C", "exec -u 0 --cwd /nodir C true", "checkpoint D", "list -f x",
+    "spec -b /nonexistent", "run -b /nonexistent D", "create -b /nonexistent D", "create C", "features x", "version x",
+    "run --nope D", "list --nope", "kill C SIGRTMAX", "exec --preserve-fds x C true", "nosuchverb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", FAILING)
+def test_the_last_line_of_the_log_is_the_error_whatever_fails(living: list[Side], line: str) -> None:
+    last = {}
+    for side in living:
+        log = side.folder / "log.json"
+        log.unlink(missing_ok=True)
+        done = side.runtime("--log", str(log), "--log-format", "json", *line.split(), cwd=side.bundle.path)
+        assert done.returncode != 0
+        rows = [json.loads(row) for row in log.read_text().splitlines()]
+        assert {*rows[-1]} == {"level", "msg", "time"}
+        assert rows[-1]["msg"].strip() in done.stderr
+        last[side.folder.name] = (rows[-1]["level"], normal(re.sub(r"\S+/runc", "runc", rows[-1]["msg"])))
+    if line != "version x":  # a verb that runc has not
+        assert last["ours"] == last["theirs"]
+
+
+@pytest.fixture(scope="module")
+def living() -> Iterator[list[Side]]:
+    """Corten's runtime and runc, each with a running container."""
+    folder = paths.scratch("failing")
+    programs = {"ours": paths.COMMANDS / "corten-runtime", "theirs": peers.binary("runc")}
+    sides = [Side(program, folder / name, ("sleep", "1000")) for name, program in programs.items()]
+    try:
+        for side in sides:
+            side.runtime.detached("run", "-d", "-b", str(side.bundle.path), "C")
+        yield sides
+    finally:
+        for side in sides:
+            side.close()
+        shutil.rmtree(folder)
 
 
 FILE, FOLDER = "source/file", "source"

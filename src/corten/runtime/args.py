@@ -186,12 +186,16 @@ UNSUPPORTED = ("restore",)
 
 
 class UsageError(InvalidArgument):
-    """A command line that does not fit the tables; `verb` is empty when it already fails before the verb."""
+    """A command line that does not fit the tables; `verb` is empty when it already fails before the verb.
+
+    `settings` are the global flags, as far as they were read: they say where the error is told.
+    """
 
     def __init__(self, text: str, verb: str = "", status: int = 1) -> None:
         super().__init__(text)
         self.verb = verb
         self.status = status
+        self.settings = Options()
 
 
 class Options:
@@ -246,7 +250,15 @@ def parse(argv: Sequence[str]) -> Invocation:
     `help` and `version` are not acted on here: they are options like others, and excuse missing arguments.
     """
     settings = Options()
-    rest = _take_flags(argv[1:], GLOBAL_FLAGS, settings, "", rest_is_command=True)
+    try:
+        return _parse(argv[1:], settings)
+    except UsageError as error:
+        error.settings = settings
+        raise
+
+
+def _parse(words: Sequence[str], settings: Options) -> Invocation:
+    rest = _take_flags(words, GLOBAL_FLAGS, settings, "", rest_is_command=True)
     if not rest:
         return Invocation("", settings, Options(), [])
     name = rest[0]

@@ -100,7 +100,11 @@ def spec(invocation: Invocation, log: Log) -> int:
     """Writes a starter config.json into a bundle."""
     from corten.runtime import starter
 
-    path = files.absolute((invocation.options.text("bundle") or ".") + "/config.json")
+    bundle = invocation.options.text("bundle") or "."
+    if not files.is_directory(bundle):
+        reason = "not a directory" if files.exists(bundle) else "no such file or directory"
+        raise NotFound(f"chdir {bundle}: {reason}")
+    path = files.absolute(bundle + "/config.json")
     if files.exists(path):
         raise InvalidArgument("File config.json exists. Remove it first")
     document = starter.rootless() if invocation.options.is_set("rootless") else starter.document()

@@ -181,7 +181,7 @@ def encode(text: str) -> bytes:
 def kill(invocation: Invocation, log: Log) -> int:
     """Signals the init, or every process."""
     id, *rest = invocation.arguments
-    signum = fast.signal_number(rest[0] if rest else DEFAULT_SIGNAL)
+    signum = fast.signal_number((rest and rest[0]) or DEFAULT_SIGNAL)
     container.kill(root(invocation.settings), id, signum, all=invocation.options.is_set("all"))
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from corten.errors import InvalidArgument, NotFound
 from corten.runtime import fast
 from corten.runtime.state import CONFIG_FILE
-from corten.spec.process import CAPABILITIES, Capabilities, User, parse_process
+from corten.spec.process import CAPABILITIES, Capabilities, User, capability_mask, parse_process
 from corten.spec.runtime import parse_config
 from corten.sys import files
 
@@ -67,12 +67,12 @@ def number(text: str, flag: str) -> int:
 
 
 def with_capabilities(before: Capabilities | None, names: list[str]) -> Capabilities:
-    """Capabilities added to bounding, effective and permitted; an exec makes none inheritable or ambient."""
-    mask = 0
-    for name in names:
-        if name not in CAPABILITIES:
-            raise InvalidArgument(f"cap: unknown capability {name!r}")
-        mask |= 1 << CAPABILITIES.index(name)
+    """Capabilities added to bounding, effective and permitted; an exec makes none inheritable or ambient.
+
+    A name that nobody knows is kept, so that it can be told (`corten.runtime.prepare.warn_of_capabilities`).
+    """
+    mask = capability_mask(tuple(names))
+    unknown = {name for name in names if name not in CAPABILITIES}
     had = before or Capabilities()
     return Capabilities(
         had.bounding | mask,
@@ -80,5 +80,5 @@ def with_capabilities(before: Capabilities | None, names: list[str]) -> Capabili
         had.inheritable,
         had.permitted | mask,
         had.ambient,
-        had.unknown,
+        tuple(sorted(unknown.union(had.unknown))),
     )

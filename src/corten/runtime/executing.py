@@ -10,7 +10,7 @@ from corten.launch.context import LISTENER, ExecContext
 from corten.launch.ops import Clone, CloneLauncher
 from corten.runtime import fast, launching
 from corten.runtime.cgroups import CgroupPaths
-from corten.runtime.prepare import seccomp_program
+from corten.runtime.prepare import seccomp_program, warn_of_capabilities
 from corten.runtime.state import CONFIG_FILE, RUNNING, STOPPED, State, allow
 from corten.spec.runtime import Config, parse_config
 from corten.sys import files
@@ -57,6 +57,7 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
         from corten.runtime import effective
 
         effective.again(config, options.process, record.origins)
+    warn_of_capabilities(config, options.process, host.facts, options.warn)
     paths = sub_cgroup(record.cgroup, options.cgroups)
     try:
         plan = compile_for(options, host, config, paths)

@@ -103,6 +103,7 @@ def exec(invocation: Invocation, log: Log) -> int:
             preserve_fds=commands.preserved(flags),
             ignore_paused=flags.is_set("ignore-paused"),
             cgroups=sub_cgroups(flags.items("cgroup")),
+            warn=log.warning,
         )
     )
     if pidfds is not None:

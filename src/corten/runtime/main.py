@@ -104,12 +104,17 @@ def _check_settings(settings: Options) -> None:
 
 
 def _misused(error: args.UsageError) -> int:
-    """Usage on stdout, the text on stderr, as runc does it."""
+    """Usage on stdout, the text where any error goes, as runc does it."""
     if error.status == FAILURE and error.verb not in args.UNSUPPORTED:
         from corten.runtime import usage
 
         files.write_all(1, f"Incorrect Usage.\n\n{usage.text(error.verb)}\n".encode())
-    Log("", "text", debug_wanted=False).error(error.text)
+    path, form = error.settings.text("log"), error.settings.text("log-format", "text")
+    try:
+        log = Log(path, form, debug_wanted=False)
+    except OSError:
+        log = Log("", form, debug_wanted=False)
+    log.error(error.text)
     return error.status
 
 

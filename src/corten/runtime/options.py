@@ -122,6 +122,7 @@ class ExecOptions:
         "process",
         "root",
         "stdio",
+        "warn",
     )
 
     def __init__(
@@ -137,6 +138,7 @@ class ExecOptions:
         parent: str = "command",
         ignore_paused: bool = False,
         cgroups: dict[str, str] | None = None,
+        warn: Callable[[str], None] = ignore,
     ) -> None:
         self.id = id
         self.root = root
@@ -148,3 +150,4 @@ class ExecOptions:
         self.parent = parent
         self.ignore_paused = ignore_paused
         self.cgroups = cgroups or {}
+        self.warn = warn

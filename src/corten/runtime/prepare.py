@@ -15,6 +15,8 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.launch.facts import HostFacts
     from corten.launch.ops import Plan
     from corten.launch.spawn import Launcher
@@ -135,6 +137,7 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     check_console(process, options.console_fd)
     for text in cgroup_settings.warnings(config.linux.resources, host.facts.cgroup_mode):
         options.warn(text)
+    warn_of_capabilities(config, process, host.facts, options.warn)
     limit = effective_pids_limit(config.linux.resources, options)
     manager = managers.named(options.manager)
     paths = manager.paths(host.facts, config.linux.cgroups_path, options.id)
@@ -189,6 +192,26 @@ def check_console(process: Process, console_fd: int) -> None:
         raise InvalidArgument("cannot allocate tty if corten-runtime will detach without setting console socket")
     if console_fd >= 0 and not process.terminal:
         raise InvalidArgument("cannot use console socket if corten-runtime will not detach or allocate tty")
+
+
+def warn_of_capabilities(config: Config, process: Process, facts: HostFacts, warn: Callable[[str], None]) -> None:
+    """Tells which capabilities are left out, in runc's words: names that nobody knows, and what this host cannot give.
+
+    A user namespace of the container's comes with every capability that the kernel has.
+    """
+    caps = process.capabilities
+    if caps is None:
+        return
+    known = (1 << facts.cap_last + 1) - 1
+    possible = known if config.linux.namespace("user") else known & facts.cap_bounding
+    wanted = caps.bounding | caps.effective | caps.permitted | caps.inheritable | caps.ambient
+    missing = wanted & ~possible
+    if not (caps.unknown or missing):
+        return
+    from corten.spec.process import CAPABILITIES
+
+    names = sorted((*caps.unknown, *(name for bit, name in enumerate(CAPABILITIES) if missing >> bit & 1)))
+    warn(f"ignoring unknown or unavailable capabilities: [{' '.join(names)}]")
 
 
 def find_rootfs(config: Config, bundle: str) -> str:

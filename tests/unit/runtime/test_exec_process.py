@@ -56,9 +56,13 @@ def test_a_user_is_a_number_of_32_bits_and_never_a_name(tmp_path: Path, user: st
         exec_process.user(user, User())
 
 
-def test_an_unknown_capability_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="CAP_NOPE"):
-        process(tmp_path, "-c CAP_NOPE c id")
+def test_an_unknown_capability_is_kept_to_be_told_and_gives_nothing(tmp_path: Path) -> None:
+    found = process(tmp_path, "-c CAP_NOPE -c kill c id").capabilities
+    assert found is not None
+    assert found.unknown == ("CAP_NOPE", "kill")
+    without = process(tmp_path, "c id").capabilities
+    assert without is not None
+    assert (found.bounding, found.effective) == (without.bounding, without.effective)
 
 
 def test_a_process_file_is_read(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_signals_are_known_by_name_and_number(text: str, number: int) -> None:
     assert fast.signal_number(text) == number
 
 
+def test_every_signal_of_the_kernel_has_its_number() -> None:
+    names = """
+        HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG
+        XCPU XFSZ VTALRM PROF WINCH IO PWR SYS
+    """
+    for number, name in enumerate(names.split(), start=1):  # signal(7), x86-64 and arm64
+        assert {fast.signal_number(text) for text in (name, f"SIG{name}", name.lower(), str(number))} == {number}
+
+
 @pytest.mark.parametrize("text", ["NOSIG", "", "-1", "SIG", "RTMIN"])
 def test_an_unknown_signal_is_refused_in_the_words_of_runc(text: str) -> None:
     with pytest.raises(InvalidArgument, match=f'^unknown signal "{text}"$'):
