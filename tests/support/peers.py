@@ -33,6 +33,9 @@ PACKAGES = {
         *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
         *("libsubid4", "netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
         "uidmap",
+        # file systems that a root may lie on, and the libraries of their tools
+        *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
+        *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
     ),
     "trixie": ("docker.io", "containerd", "docker-cli", "golang-github-docker-docker-dev"),  # the last: data only
     "forky": ("docker-cli",),
@@ -77,12 +80,13 @@ class Tree:
     @property
     def libraries(self) -> str:
         """An LD_LIBRARY_PATH with the libraries that only this suite has: podman's libsubid."""
-        return ":".join(map(str, sorted(self.root.glob("usr/lib/*-linux-gnu"))))
+        folders = [*self.root.glob("usr/lib/*-linux-gnu"), *self.root.glob("lib/*-linux-gnu")]
+        return ":".join(map(str, sorted(folders, reverse=True)))
 
     @property
     def search_path(self) -> str:
         """A PATH that finds the tree's programs first."""
-        return f"{self.root}/usr/sbin:{self.root}/usr/bin"
+        return f"{self.root}/usr/sbin:{self.root}/usr/bin:{self.root}/sbin:{self.root}/bin"
 
 
 def tree(suite: str) -> Tree:

@@ -59,6 +59,7 @@ class Side:
         self.program = program
         self.folder = folder
         self.source = folder.parent / "source"
+        self.root = "rootfs"
 
     def bundle(self, *args: str, mounts: Sequence[dict[str, Any]], userns: Sequence[dict[str, int]] = ()) -> Bundle:
         """With a user namespace that has the mapping `userns`, for both kinds of ids, unless it is empty."""
@@ -66,7 +67,7 @@ class Side:
         (bundle.path / "rootfs/m").mkdir(exist_ok=True)
         if not (bundle.path / "rootfs/bin/stat").exists():
             (bundle.path / "rootfs/bin/stat").symlink_to("busybox")
-        bundle.config["root"]["readonly"] = False
+        bundle.config["root"] = {"path": self.root, "readonly": False}
         bundle.config["mounts"] += mounts
         if userns:
             for entry in mounts:  # in a directory of the host's root it may make nothing
@@ -84,7 +85,14 @@ class Side:
     ) -> subprocess.CompletedProcess[str]:
         """`before` is shell that goes first: "$1" is the source, "$ROOTFS" the root filesystem."""
         bundle = self.bundle(*args, mounts=mounts, userns=userns)
-        environment = {**os.environ, "BEFORE": before, "ROOTFS": str(bundle.path / "rootfs")}
+        tools = peers.tree("bookworm")
+        environment = {
+            **os.environ,
+            "BEFORE": before,
+            "ROOTFS": str(bundle.path / "rootfs"),
+            "PATH": f"{os.environ['PATH']}:/sbin:{tools.search_path}",
+            "LD_LIBRARY_PATH": tools.libraries,
+        }
         words = [str(self.program), "--root", str(self.folder / "root"), "run", "-b", str(bundle.path), "C"]
         argv = [*PRIVATE, str(self.source), *words]
         return subprocess.run(
@@ -164,6 +172,57 @@ def test_recursive_word_on_a_new_mount_holds_for_it(beside: Beside) -> None:
     found = beside.ours.mountinfo(*[with_word(beside, "tmpfs", word) for word in sorted(RUNC_PASSES_OVER)])
     plain = beside.ours.mountinfo(*[with_word(beside, "tmpfs", word[1:]) for word in sorted(RUNC_PASSES_OVER)])
     assert list(found.values()) == list(plain.values())
+
+
+FULL = "ro,nosuid,nodev,noexec,nosymfollow,noatime,nodiratime"
+TREE = {
+    "bare": 'mkdir "$1/sub/deep"; mount -t tmpfs deep "$1/sub/deep"; mount -o remount,bind,exec "$1/sub"; '
+    'chmod 755 "$1/sub/deep"',
+    "full": f'mkdir "$1/sub/deep"; mount -t tmpfs -o {FULL} deep "$1/sub/deep"; mount -o remount,bind,{FULL} "$1/sub"; '
+    f'mount -o remount,bind,{FULL} "$1"',
+}
+# what mountinfo shows of a word; None: the flag of the same name is not there
+SHOWN = {
+    **{word: word for word in ("ro", "rw", "nosuid", "nodev", "noexec", "nosymfollow", "noatime", "nodiratime")},
+    **dict.fromkeys(("suid", "dev", "exec", "symfollow", "diratime", "strictatime", "norelatime")),
+    **dict.fromkeys(("atime", "relatime", "nostrictatime"), "relatime"),
+}
+
+
+@pytest.mark.parametrize("tree", TREE)
+def test_recursive_words_reach_every_mount_of_a_tree(beside: Beside, tree: str) -> None:
+    words = [f"r{word}" for word in options.ATTRIBUTES]
+    assert {word[1:] for word in words} == set(SHOWN)
+    mounts = {word: with_word(beside, "rbind", word) for word in words}
+    ours = beside.ours.mountinfo(*mounts.values(), before=TREE[tree])
+    for word in words:
+        tree_of = [ours[f"/m/rbind.{word}{below}"].split()[1].split(",") for below in ("", "/sub", "/sub/deep")]
+        shown = SHOWN[word[1:]]
+        gone = {"rstrictatime": {"relatime", "noatime"}, "rnorelatime": set()}.get(word, {f"no{word[1:]}"})
+        for flags in tree_of:
+            assert shown in flags if shown else not gone & {*flags}, (word, tree_of)
+    known = [mount for word, mount in mounts.items() if ("rbind", word) not in RUNC_FAILS]
+    assert len(known) == 16
+    theirs = beside.theirs.mountinfo(*known, before=TREE[tree])
+    assert {place: ours[place] for place in theirs} == theirs
+
+
+def test_attributes_of_the_source_stay_unless_a_word_takes_them_back(beside: Beside) -> None:
+    words = ("ro", "nosuid", "noatime", "rw", "suid", "exec")
+    mounts = [with_word(beside, "bind", word) for word in words]
+    ours = beside.ours.mountinfo(*mounts, before=TREE["full"])
+    theirs = beside.theirs.mountinfo(*mounts, before=TREE["full"])
+    full = set(FULL.split(","))
+
+    def left(found: dict[str, str], word: str) -> set[str]:
+        return set(found[f"/m/bind.{word}"].split()[1].split(","))
+
+    for word in words[:3]:
+        assert left(ours, word) == full
+        assert left(theirs, word) < full | {"rw"}  # those that are not named are gone
+    for word, taken in (("rw", "ro"), ("suid", "nosuid"), ("exec", "noexec")):
+        assert left(ours, word) - {"rw"} == full - {taken}
+        assert left(theirs, word) == full  # 1.1 takes none back
 
 
 def test_words_that_runc_fails_on_work_or_are_refused(beside: Beside) -> None:
@@ -317,15 +376,33 @@ class TestIdMapped:
                     assert "corten-launch" not in Path(f"/proc/{pid}/comm").read_text()
 
 
+IMAGE = (
+    'truncate -s 320M "$1/image"; mkfs.{0} -q "$1/image" > "$1/log"; mkdir "$1/image.d"; '
+    'mount -o loop "$1/image" "$1/image.d"; '
+    'cp -a "$ROOTFS/." "$1/image.d"; mount --bind "$1/image.d" "$ROOTFS"'
+)
+READ_ONLY_IMAGE = 'mount -o loop -t {0} "$1/image" "$ROOTFS"'
 ROOTS = {
     "a tmpfs": 'cp -a "$ROOTFS" "$1/copy"; mount -t tmpfs root "$ROOTFS"; cp -a "$1/copy/." "$ROOTFS"',
+    "a ramfs": 'cp -a "$ROOTFS" "$1/copy"; mount -t ramfs root "$ROOTFS"; cp -a "$1/copy/." "$ROOTFS"',
     "an overlay": 'mkdir "$1/up" "$1/work"; cd "$1"; '
     'mount -t overlay -o "lowerdir=$ROOTFS,upperdir=up,workdir=work" root "$ROOTFS"',
-    "an image of ext4": 'truncate -s 16M "$1/image"; mkfs.ext4 -q "$1/image"; mkdir "$1/image.d"; '
-    'mount -o loop "$1/image" "$1/image.d"; cp -a "$ROOTFS/." "$1/image.d"; mount --bind "$1/image.d" "$ROOTFS"',
+    "an image of ext4": IMAGE.format("ext4"),
+    "an image of xfs": IMAGE.format("xfs"),
+    "an image of btrfs": IMAGE.format("btrfs"),
+    "an image of squashfs": 'mksquashfs "$ROOTFS" "$1/image" -quiet -no-progress; '
+    f"{READ_ONLY_IMAGE.format('squashfs')}",
+    "an image of erofs": f'mkfs.erofs "$1/image" "$ROOTFS" > "$1/log"; {READ_ONLY_IMAGE.format("erofs")}',
+    "a file system of a process (fuse)": 'mkdir "$1/up" "$1/work"; '
+    'fuse-overlayfs -o "lowerdir=$ROOTFS,upperdir=$1/up,workdir=$1/work" "$ROOTFS" > "$1/log" 2>&1 < /dev/null',
     "read-only": 'mount --bind "$ROOTFS" "$ROOTFS"; mount -o remount,bind,ro,nosuid "$ROOTFS"',
     "with mounts below": 'mount -t tmpfs -o noexec below "$ROOTFS/m"; mkdir "$ROOTFS/m/x"; '
     'mount -t tmpfs -o nodev deeper "$ROOTFS/m/x"',
+    "with a locked tree below": 'mount -t tmpfs below "$ROOTFS/m"; mkdir "$ROOTFS/m/x"; mount -t tmpfs -o ro deeper '
+    '"$ROOTFS/m/x"; unshare --user --mount --propagation private sleep 5 > /dev/null 2>&1 & pid=$!; '
+    'until [ "$(readlink /proc/$pid/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do :; done; '
+    "for map in uid_map gid_map; do echo 0 0 65536 > /proc/$pid/$map; done; "
+    'shift; exec nsenter --user --mount --target $pid "$@"',
     "moved away behind a link": 'mount --bind "$ROOTFS" "$1/sub"; ln -s "$1/sub" "$1/link"',
 }
 
@@ -337,3 +414,33 @@ def test_a_root_filesystem_of_any_kind_is_seen_as_with_runc(beside: Beside, kind
     words = re.compile(r"/dev/loop\d+|(?<=work=)\d+")
     assert [words.sub("N", row) for row in ours.values()] == [words.sub("N", row) for row in theirs.values()]
     assert list(ours) == list(theirs)
+
+
+@pytest.mark.parametrize("where", ["relative", "absolute", "a chain"])
+def test_a_root_that_is_a_link_is_followed(beside: Beside, where: str) -> None:
+    for side in (beside.ours, beside.theirs):
+        bundle = side.bundle("true", mounts=()).path
+        links = {"relative": ["rootfs"], "absolute": [str(bundle / "rootfs")], "a chain": ["two", "../bundle/rootfs"]}
+        for name, target in zip(("way", "two"), links[where], strict=False):
+            (bundle / name).unlink(missing_ok=True)
+            (bundle / name).symlink_to(target)
+    plain = beside.ours.mountinfo(also=["/"])
+    try:
+        beside.ours.root = beside.theirs.root = "way"
+        assert beside.ours.mountinfo(also=["/"]) == plain
+        assert "invalid rootfs: not an absolute path, or a symlink" in beside.theirs.error()
+    finally:
+        beside.ours.root = beside.theirs.root = "rootfs"
+
+
+@pytest.mark.parametrize("target", ["nowhere", "way", "config.json"], ids=["dangling", "loop", "a file"])
+def test_a_root_that_leads_nowhere_is_an_error_of_both(beside: Beside, target: str) -> None:
+    for side in (beside.ours, beside.theirs):
+        bundle = side.bundle("true", mounts=()).path
+        (bundle / "way").unlink(missing_ok=True)
+        (bundle / "way").symlink_to(target)
+        side.root = "way"
+        try:
+            assert "rootfs" in side.error() or "way" in side.error()
+        finally:
+            side.root = "rootfs"

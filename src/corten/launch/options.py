@@ -24,7 +24,7 @@ from corten.launch.mountops import (
     MS_UNBINDABLE,
 )
 
-# word → (attributes to set, attributes to clear); with an `r` before it, for the mounts below as well
+# word → (attributes to set, attributes to clear)
 ATTRIBUTES = {
     "ro": (MOUNT_ATTR_RDONLY, 0),
     "rw": (0, MOUNT_ATTR_RDONLY),
@@ -45,6 +45,9 @@ ATTRIBUTES = {
     "nosymfollow": (MOUNT_ATTR_NOSYMFOLLOW, 0),
     "symfollow": (0, MOUNT_ATTR_NOSYMFOLLOW),
 }
+# with an `r` before it, for the mounts below as well; the kernel has no bit for relatime, so that mount_setattr(2) has
+# none to take away from a tree (as in runc)
+RECURSIVE = {f"r{word}": bits for word, bits in ATTRIBUTES.items()} | {"rnorelatime": (0, 0)}
 # what a remount takes away unless it names it; access times apart
 REPLACED = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW
 ATIMES = MOUNT_ATTR_ATIME | MOUNT_ATTR_NODIRATIME
@@ -102,8 +105,8 @@ class MountOptions:
                 set_, clear = ATTRIBUTES[word]
                 self.attr_set = self.attr_set & ~clear | set_
                 self.attr_clear = self.attr_clear & ~set_ | clear
-            elif word[:1] == "r" and word[1:] in ATTRIBUTES:
-                set_, clear = ATTRIBUTES[word[1:]]
+            elif word in RECURSIVE:
+                set_, clear = RECURSIVE[word]
                 self.all_set = self.all_set & ~clear | set_
                 self.all_clear = self.all_clear & ~set_ | clear
             elif word in PROPAGATIONS:

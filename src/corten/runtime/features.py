@@ -77,9 +77,8 @@ def libseccomp_version() -> str:
 
 def mount_options() -> list[str]:
     """Every option that a mount may have, sorted; those of single file systems are the kernel's."""
-    recursive = [f"r{name}" for name in options.ATTRIBUTES]
     others = {"bind", "rbind", "defaults", "remount", "tmpcopyup", "notmpcopyup", "idmap", "ridmap"}
-    known = {*others, *options.ATTRIBUTES, *recursive, *options.PROPAGATIONS, *options.SUPERBLOCK}
+    known = {*others, *options.ATTRIBUTES, *options.RECURSIVE, *options.PROPAGATIONS, *options.SUPERBLOCK}
     return sorted(known - {*options.UNSUPPORTED})
 
 
