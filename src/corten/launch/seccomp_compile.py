@@ -35,6 +35,11 @@ OPERATORS = {
     "SCMP_CMP_GT": 6,
     "SCMP_CMP_MASKED_EQ": 7,
 }
+# `SCMP_ARCH_…` of runtime-spec 1.3; which of them a profile may name, libseccomp knows (`architectures`)
+ARCHITECTURES = (
+    "AARCH64", "ARM", "LOONGARCH64", "M68K", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32",
+    "PARISC", "PARISC64", "PPC", "PPC64", "PPC64LE", "RISCV64", "S390", "S390X", "SH", "SHEB", "X32", "X86", "X86_64",
+)  # fmt: skip
 SCMP_ARCH_X32 = 0x4000003E
 AUDIT_ARCH_X86_64 = 0xC000003E
 X32_SYSCALL_BIT = 0x40000000
@@ -151,13 +156,28 @@ def _action(reader: Reader, name: str, errno_name: str) -> tuple[str, int]:
 def _add_architectures(lib: ctypes.CDLL, context: int, reader: Reader) -> list[int]:
     archs = [lib.seccomp_arch_native()]
     for name in reader.strings("architectures"):
-        token = lib.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode())
+        token = _architecture(lib, name)
         if not token:
             raise InvalidArgument(f"{reader.where}.architectures: {name!r} is not supported")
         _check(lib.seccomp_arch_add(context, token), f"architecture {name}", EEXIST)
         if token not in archs:
             archs.append(token)
     return archs
+
+
+def _architecture(lib: ctypes.CDLL, name: str) -> int:
+    """libseccomp's token of a name, 0 for one that the specification or this libseccomp does not know."""
+    prefix, _, rest = name.partition("SCMP_ARCH_")
+    if prefix or rest not in ARCHITECTURES:
+        return 0
+    token: int = lib.seccomp_arch_resolve_name(rest.lower().encode())
+    return token
+
+
+def architectures(lib: ctypes.CDLL) -> list[str]:
+    """The names that a profile may use here."""
+    names = [f"SCMP_ARCH_{name}" for name in ARCHITECTURES]
+    return [name for name in names if _architecture(lib, name)]
 
 
 def _add_rule(lib: ctypes.CDLL, context: int, rule: Reader, default: int) -> None:

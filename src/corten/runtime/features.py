@@ -12,6 +12,7 @@ from corten.errors import Internal, InvalidArgument
 from corten.launch import options, seccomp, seccomp_compile
 from corten.launch.builder import NAMESPACE_FLAGS
 from corten.runtime import args
+from corten.runtime.checkpoint import CONFIG_ANNOTATION
 from corten.runtime.state import OCI_VERSION
 from corten.runtime.unitproperties import ANNOTATION
 from corten.spec.process import CAPABILITIES
@@ -22,16 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# what libseccomp resolves, and runc lists
-ARCHITECTURES = (
-    "AARCH64", "ARM", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64", "PPC64LE",
-    "RISCV64", "S390", "S390X", "X32", "X86", "X86_64",
-)  # fmt: skip
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
 def document() -> dict[str, Any]:
     """The whole document."""
+    library = libseccomp()
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
@@ -42,10 +39,10 @@ def document() -> dict[str, Any]:
             "capabilities": list(CAPABILITIES),
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
-                "enabled": True,
+                "enabled": library is not None,
                 "actions": sorted(seccomp_compile.ACTIONS),
                 "operators": sorted(seccomp_compile.OPERATORS),
-                "archs": [f"SCMP_ARCH_{name}" for name in ARCHITECTURES],
+                "archs": seccomp_compile.architectures(library) if library else [],
                 "knownFlags": sorted(seccomp.FLAGS),
                 "supportedFlags": sorted(seccomp.FLAGS),
             },
@@ -58,19 +55,26 @@ def document() -> dict[str, Any]:
         },
         "annotations": {
             "dev.corten.version": __version__,
-            "io.github.seccomp.libseccomp.version": libseccomp_version(),
+            "io.github.seccomp.libseccomp.version": libseccomp_version(library),
             "org.opencontainers.runc.checkpoint.enabled": "true" if "checkpoint" not in args.UNSUPPORTED else "false",
         },
         "potentiallyUnsafeConfigAnnotations": unsafe_annotations(),
     }
 
 
-def libseccomp_version() -> str:
-    """As the library tells it, '' where there is none (seccomp_version(3))."""
+def libseccomp() -> ctypes.CDLL | None:
+    """The library that compiles profiles, None where there is none."""
     try:
-        tell = seccomp_compile.Library().lib.seccomp_version
+        return seccomp_compile.Library().lib
     except Internal:
+        return None
+
+
+def libseccomp_version(library: ctypes.CDLL | None) -> str:
+    """As the library tells it, '' where there is none (seccomp_version(3))."""
+    if library is None:
         return ""
+    tell = library.seccomp_version
     tell.restype = ctypes.POINTER(ctypes.c_uint * 3)
     return ".".join(map(str, tell().contents))
 
@@ -92,8 +96,8 @@ def intel_rdt() -> dict[str, bool]:
 
 
 def unsafe_annotations() -> list[str]:
-    """Annotations that change what the runtime does: those that become properties of systemd units."""
-    return [ANNOTATION]
+    """Annotations that change what the runtime does: properties of systemd units, and the file that CRIU reads."""
+    return [ANNOTATION, CONFIG_ANNOTATION]
 
 
 def takes(linux: dict[str, Any]) -> bool:
