@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posix
 
+from corten.runtime import rdt_stats
 from corten.runtime.cgroups import Cgroup
 from corten.sys import cgroup, files
 
@@ -76,7 +77,7 @@ def stats(record: State) -> Table:
         "pids": _pids(sample["pids"]),
         "blkio": _block_io_2(sample["blkio"], paths.v2) if version_2 else _block_io_1(paths.directory("blkio")),
         "hugetlb": _hugetlb(paths.directory("hugetlb"), version_2=version_2),
-        "intel_rdt": {},
+        "intel_rdt": rdt_stats.of(record) if record.directory else {},
         "network_interfaces": None,
     }
 

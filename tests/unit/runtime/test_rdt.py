@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from corten.errors import FailedPrecondition, Internal, InvalidArgument
-from corten.runtime import rdt
+from corten.runtime import rdt, rdt_stats
 from corten.runtime.rdt import Group
 from corten.spec.rdt import IntelRdt, read_rdt
 from corten.spec.reader import Reader
@@ -104,3 +105,53 @@ def test_a_refused_limit_is_told_with_the_kernels_own_sentence(tmp_path: Path) -
     (tmp_path / "info/last_cmd_status").write_text("Mask out of range\n")
     with pytest.raises(Internal, match=r"write 'L3:0=f' to .*: is a directory \(Mask out of range\)"):
         Group(str(tmp_path), read(schemata=["L3:0=f"]), "c", mkdir=lambda path, mode: None).make()
+
+
+def machine(resctrl: Path, features: str = "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n") -> None:
+    """What the kernel tells of its caches, and two classes with counters of two of them."""
+    tree = {
+        "info/L3": {"cbm_mask": "fffff\n", "min_cbm_bits": "2\n", "num_closids": "16\n"},
+        "info/MB": {"bandwidth_gran": "10\n", "delay_linear": "1\n", "min_bandwidth": "10\n", "num_closids": "8\n"},
+        "info/L3_MON": {"mon_features": features},
+        ".": {"schemata": "    L3:0=fffff;1=fffff\n    MB:0=100;1=100\n"},
+        "gold": {"schemata": "L3:0=f;1=f\nMB:0=20;1=100\n"},
+    }
+    for place, factor in (("gold", 1), ("gold/mon_groups/c", 10)):
+        for node in (0, 1):
+            names = ("llc_occupancy", "mbm_total_bytes", "mbm_local_bytes")
+            numbers = {name: f"{factor * (at + 3 * node)}\n" for at, name in enumerate(names, start=1)}
+            tree[f"{place}/mon_data/mon_L3_0{node}"] = numbers
+    for folder, entries in tree.items():
+        (resctrl / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in entries.items():
+            (resctrl / folder / name).write_text(text)
+
+
+def test_events_tell_limits_and_counters_in_the_shape_of_runc(tmp_path: Path) -> None:
+    machine(tmp_path)
+    assert rdt_stats.stats(str(tmp_path), read(closID="gold"), "c") == {
+        "l3_cache_info": {"cbm_mask": "fffff", "min_cbm_bits": 2, "num_closids": 16},
+        "l3_cache_schema_root": "L3:0=fffff;1=fffff",
+        "l3_cache_schema": "L3:0=f;1=f",
+        "mem_bw_info": {"bandwidth_gran": 10, "delay_linear": 1, "min_bandwidth": 10, "num_closids": 8},
+        "mem_bw_schema_root": "MB:0=100;1=100",
+        "mem_bw_schema": "MB:0=20;1=100",
+        "mbm_stats": [{"mbm_total_bytes": 2, "mbm_local_bytes": 3}, {"mbm_total_bytes": 5, "mbm_local_bytes": 6}],
+        "cmt_stats": [{"llc_occupancy": 1}, {"llc_occupancy": 4}],
+    }
+
+
+def test_events_count_the_monitoring_group_where_there_is_one(tmp_path: Path) -> None:
+    machine(tmp_path)
+    found = rdt_stats.stats(str(tmp_path), read(closID="gold", enableMonitoring=True), "c")
+    assert found["cmt_stats"] == [{"llc_occupancy": 10}, {"llc_occupancy": 40}]
+
+
+def test_events_leave_out_what_the_machine_cannot_do_or_does_not_know_yet(tmp_path: Path) -> None:
+    machine(tmp_path, features="llc_occupancy\n")
+    shutil.rmtree(tmp_path / "info/MB")
+    (tmp_path / "gold/mon_data/mon_L3_00/llc_occupancy").write_text("Unavailable\n")
+    found = rdt_stats.stats(str(tmp_path), read(closID="gold"), "c")
+    assert set(found) == {"l3_cache_info", "l3_cache_schema_root", "l3_cache_schema", "cmt_stats"}
+    assert found["cmt_stats"] == [{"llc_occupancy": 0}, {"llc_occupancy": 4}]
+    assert rdt_stats.stats(str(tmp_path / "nowhere"), read(), "c") == {}
