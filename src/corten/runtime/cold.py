@@ -98,7 +98,7 @@ def resources_from_document(path: str) -> Resources:
 
 def spec(invocation: Invocation, log: Log) -> int:
     """Writes a starter config.json into a bundle."""
-    from corten.runtime import starter
+    from corten.runtime import hostfacts, starter
 
     bundle = invocation.options.text("bundle") or "."
     if not files.is_directory(bundle):
@@ -107,7 +107,9 @@ def spec(invocation: Invocation, log: Log) -> int:
     path = files.absolute(bundle + "/config.json")
     if files.exists(path):
         raise InvalidArgument("File config.json exists. Remove it first")
-    document = starter.rootless() if invocation.options.is_set("rootless") else starter.document()
+    version_2 = hostfacts.gather().cgroup_mode == "v2"
+    make = starter.rootless if invocation.options.is_set("rootless") else starter.document
+    document = make(version_2=version_2)
     files.replace(path, (fast.dumps_indented(document, "\t") + "\n").encode(), 0o666 & ~0o022)
     return 0
 

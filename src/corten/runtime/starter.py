@@ -11,10 +11,11 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"]
 MASKED += ["/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"]
 READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+NAMESPACES = ("pid", "network", "ipc", "uts", "mount")
 
 
-def document() -> dict[str, Any]:
-    """The whole configuration, keys in runc's order."""
+def document(*, version_2: bool = True) -> dict[str, Any]:
+    """The whole configuration, keys in runc's order; as runc's it has a cgroup namespace on a host of version 2."""
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -32,7 +33,7 @@ def document() -> dict[str, Any]:
         "mounts": mounts(),
         "linux": {
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "namespaces": [{"type": kind} for kind in (*NAMESPACES, *(("cgroup",) if version_2 else ()))],
             "maskedPaths": MASKED,
             "readonlyPaths": READONLY,
         },
@@ -60,18 +61,19 @@ def _mount(destination: str, kind: str, *options: str, source: str = "") -> dict
     return row
 
 
-def rootless() -> dict[str, Any]:
+def rootless(*, version_2: bool = True) -> dict[str, Any]:
     """The same for an ordinary user: a user namespace of one id, no network or resources of its own."""
     import os
 
-    config = document()
+    config = document(version_2=version_2)
     linux = config["linux"]
-    linux["namespaces"] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "user")]
+    linux["namespaces"] = [row for row in linux["namespaces"] if row["type"] != "network"] + [{"type": "user"}]
     linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
     linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
     del linux["resources"]
     for row in config["mounts"]:
         if row["destination"] == "/sys":
             row.update(type="none", source="/sys", options=["rbind", "nosuid", "noexec", "nodev", "ro"])
-        row["options"] = [item for item in row.get("options", []) if not item.startswith(("gid=", "uid="))]
+        if "options" in row:
+            row["options"] = [item for item in row["options"] if not item.startswith(("gid=", "uid="))]
     return config
