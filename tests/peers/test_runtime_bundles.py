@@ -70,7 +70,12 @@ CONFIGS: dict[str, tuple[Change, ...]] = {
     "root private": (linux(rootfsPropagation="private"),),
     "root slave": (linux(rootfsPropagation="rslave"),),
     "devices": (
-        linux(devices=[{"path": "/dev/of/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 7}]),
+        linux(
+            devices=[
+                {"path": "/dev/of/mine", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 7},
+                {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2, "fileMode": 0o666},  # never there
+            ]
+        ),
     ),
     "process": (
         of_process(

@@ -17,13 +17,12 @@ KNOWN = (
         theirs=r"(dev)?tmpfs (dev)?tmpfs \((that of /dev|\d+:\d+)\) /null below .*",
         ours=r"devtmpfs devtmpfs \(\d+:\d+\) /null below .*; private; .*",
     ),
-    Known(row="a node /dev/ptmx", section="dev", key="/dev/ptmx", theirs="lrwxrwxrwx .* pts/ptmx", ours="crw.* 5, 2"),
     Known(
-        row="owner of /dev/mqueue",
+        row="group of /dev/mqueue",
         section="dev",
         key="/dev/mqueue",
         theirs="drwxrwxrwt root nogroup",
-        ours="drwxrwxrwt nobody nogroup",
+        ours="drwxrwxrwt root root",
     ),
     Known(row="masked directories", section="mountinfo", key=r"/(proc|sys)/.*", theirs=EMPTY, ours=EMPTY),
     # of the signals that programs of glibc cannot set (32, 33) or Go leaves alone (34); whoever starts the engine may

@@ -23,6 +23,7 @@ from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import (
     CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
     CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_NEWUSER,
@@ -182,9 +183,11 @@ def _add_inputs(b: Builder, context: InitContext) -> None:
 
 def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
     """The child makes everything: nobody can see it yet."""
-    enter.clone_early(b, flags)
+    later = flags & CLONE_NEWIPC if fs.userns else 0
+    enter.clone_early(b, flags & ~later)
     enter.begin_child(b, flags)
     enter.become_root_inside(b)
+    enter.unshare(b, later)
     enter.loopback_up(b, flags)
     if context.wait_for_network:
         b.add(Wait("network", "network"))
@@ -203,8 +206,8 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
 def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
     """The launcher makes the root and changes into it; the child only mounts what shows its own namespaces."""
     b.close(enter.HOST_PROC)
-    enter.unshare(b, flags & ~CLONE_NEWCGROUP)
     enter.become_root_inside(b)
+    enter.unshare(b, flags & ~CLONE_NEWCGROUP)
     enter.loopback_up(b, flags)
     fs.attach_root()
     fs.mount_all(late=True)
@@ -223,8 +226,8 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
 
 def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
     """The launcher makes everything; the pid namespace is joined last, for the child."""
-    enter.unshare(b, flags)
     enter.become_root_inside(b)
+    enter.unshare(b, flags)
     enter.loopback_up(b, flags)
     fs.pidns = "ns.pid"
     fs.attach_root()

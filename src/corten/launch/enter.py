@@ -188,7 +188,7 @@ def clone_early(b: Builder, flags: int) -> None:
 
 
 def unshare(b: Builder, flags: int) -> None:
-    """The new namespaces of a launcher that makes the file system itself."""
+    """New namespaces for whoever is root inside by now: mqueue, which comes with that of ipc, belongs to its maker."""
     flags &= ~CLONE_NEWPID
     if flags:
         b.add(Unshare(flags))

@@ -72,13 +72,14 @@ DEFAULT_DEVICES = (
     Device("/dev/urandom", "c", 1, 9),
     Device("/dev/tty", "c", 5, 0),
 )
-# runtime-spec config-linux.md, "Dev symbolic links", and /dev/ptmx
+PTMX = "/dev/ptmx"
+# runtime-spec config-linux.md, "Dev symbolic links", and "Default Devices" for ptmx, which a node never replaces
 DEV_LINKS = (
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
-    ("/dev/ptmx", "pts/ptmx"),
+    (PTMX, "pts/ptmx"),
 )
 # files of /proc that may be mounted over: what lxcfs emulates
 EMULATED = (
@@ -420,8 +421,10 @@ class Filesystem:
             self.b.add(MountSetattr(slot or entry.slot, 0, 0, entry.options.propagation & ~MS_REC, rec))
 
     def _devices(self) -> tuple[Device, ...]:
-        given = {device.path for device in self.b.config.linux.devices}
-        return (*[device for device in DEFAULT_DEVICES if device.path not in given], *self.b.config.linux.devices)
+        """The default devices and the configuration's, but for ptmx: what is at that path is the link."""
+        given = [device for device in self.b.config.linux.devices if clean_path(device.path) != PTMX]
+        paths = {device.path for device in given}
+        return (*[device for device in DEFAULT_DEVICES if device.path not in paths], *given)
 
 
 def open_terminal(b: Builder, process: Process) -> None:

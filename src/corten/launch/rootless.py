@@ -30,7 +30,6 @@ from corten.launch.ops import (
     Pipe,
     SendByte,
     SetDumpable,
-    Unshare,
     Wait,
     WaitByte,
     WriteIdMaps,
@@ -67,8 +66,7 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     _clone(b, flags & ~CLONE_NEWIPC, wait=context.wait_for_idmaps)
     enter.begin_child(b, flags)
     enter.become_root_inside(b)
-    if flags & CLONE_NEWIPC:
-        b.add(Unshare(CLONE_NEWIPC))  # with it comes its mqueue, which belongs to whoever makes it: the root inside
+    enter.unshare(b, flags & CLONE_NEWIPC)
     b.add(SetDumpable())
     enter.loopback_up(b, flags)
     if context.wait_for_network:
