@@ -82,14 +82,20 @@ class CgroupPaths:
 def plan_paths(facts: HostFacts, cgroups_path: str, id: str) -> CgroupPaths:
     """Where the container's cgroup will be; nothing is made.
 
-    `cgroups_path` is `linux.cgroupsPath`, taken from the root of each hierarchy whether it starts with a slash or
-    not (crun's reading); empty means `/<id>`.
+    `cgroups_path` is `linux.cgroupsPath`: with a slash in front it counts from the root of each hierarchy, else from
+    this process's own cgroup (`corten.runtime.own_cgroups`); without one it is the id (runc's reading of it all).
     """
     path = files.absolute("/" + (cgroups_path or id))
     if path == "/":
-        raise InvalidArgument(f"linux.cgroupsPath: {cgroups_path!r} is the root cgroup")
-    v1 = {names: mount + path for names, mount in facts.cgroup_v1.items()}
-    v2 = facts.cgroup_v2_mount + path if facts.cgroup_v2_mount else ""
+        raise InvalidArgument(f"linux.cgroupsPath: {cgroups_path!r} is the root cgroup, or the runtime's own")
+    if cgroups_path.startswith("/"):
+        above = {**facts.cgroup_v1, "": facts.cgroup_v2_mount}
+    else:
+        from corten.runtime import own_cgroups
+
+        above = own_cgroups.parents(facts)
+    v1 = {names: above[names] + path for names in facts.cgroup_v1}
+    v2 = above[""] + path if facts.cgroup_v2_mount else ""
     return CgroupPaths(facts.cgroup_mode, v1, v2, facts.cgroup_v2_mount)
 
 

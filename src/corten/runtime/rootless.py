@@ -11,6 +11,7 @@ import posix
 from corten.errors import Internal
 from corten.runtime.cgroups import Cgroup, CgroupPaths, plan_paths
 from corten.runtime.managers import Manager
+from corten.runtime.own_cgroups import own_directories
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -30,22 +31,14 @@ class Rootless(Manager):
     """The manager by files, as far as the user may write them."""
 
     def paths(self, facts: HostFacts, cgroups_path: str, id: str) -> CgroupPaths:
-        """What is named by the bundle; else a place beside the runtime's own cgroup, where that can be made."""
+        """What is named by the bundle; else its place by the runtime's own cgroup, where that can be made."""
         if cgroups_path:
             return plan_paths(facts, cgroups_path, id)
-        own = own_directories(facts)
-        v1 = {names: f"{directory}/{id}" for names, directory in own.items() if names}
-        v2 = ""
-        if facts.cgroup_v2_mount:
-            # one's own has processes, so that no controller could be handed down from it
-            above = own[""] if own[""] == facts.cgroup_v2_mount else files.parent(own[""])
-            v2 = f"{above}/{id}"
-        return CgroupPaths(
-            facts.cgroup_mode,
-            {names: directory for names, directory in v1.items() if can_make(directory)},
-            v2 if v2 and can_make(v2) else "",
-            facts.cgroup_v2_mount,
-        )
+        paths = plan_paths(facts, "", id)
+        paths.v1 = {names: directory for names, directory in paths.v1.items() if can_make(directory)}
+        if paths.v2 and not can_make(paths.v2):
+            paths.v2 = ""
+        return paths
 
     def admit(
         self, paths: CgroupPaths, limit: tuple[int, str], writes: list[Setting]
@@ -76,33 +69,6 @@ def views(facts: HostFacts, paths: CgroupPaths) -> dict[str, str]:
         return {}
     own = own_directories(facts)
     return {names: directory for names, directory in own.items() if names and names not in paths.v1}
-
-
-def own_directories(facts: HostFacts) -> dict[str, str]:
-    """Controller list → directory of this process's own cgroup; '' is cgroup2's (cgroups(7))."""
-    return directories(
-        {**facts.cgroup_v1, **({"": facts.cgroup_v2_mount} if facts.cgroup_v2_mount else {})},
-        files.read_text("/proc/self/cgroup"),
-        files.read_text("/proc/self/mountinfo"),
-    )
-
-
-def directories(mounts: dict[str, str], cgroup: str, mountinfo: str) -> dict[str, str]:
-    """The directories by what the two files of /proc say; a mount may show a part of its hierarchy alone."""
-    roots = {}
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        roots[fields[4]] = fields[3].rstrip("/")
-    own = {}
-    for line in cgroup.splitlines():
-        _, names, path = line.split(":", 2)
-        own[names] = path
-    found = {}
-    for names, mount in mounts.items():
-        root, path = roots.get(mount, ""), own.get(names, "/")
-        inside = path[len(root) :] if f"{path}/".startswith(f"{root}/") else ""  # else it cannot be seen from here
-        found[names] = f"{mount}{inside}".rstrip("/")
-    return found
 
 
 def can_make(directory: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corten.launch.facts import HostFacts
-from corten.runtime import rootless
+from corten.runtime import own_cgroups, rootless
 from corten.runtime.cgroup_settings import Setting
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.rootless import Rootless
@@ -21,24 +21,8 @@ def facts(folder: Path, mode: str = "v2") -> HostFacts:
 
 
 def own(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
-    monkeypatch.setattr(rootless, "own_directories", lambda facts: found)
-
-
-MOUNTINFO = """\
-30 28 0:29 / /sys/fs/cgroup/cpu rw shared:1 - cgroup cgroup rw,cpu
-31 28 0:30 /box /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
-32 28 0:31 /box /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
-"""
-
-
-def test_a_mount_of_a_part_of_a_hierarchy_is_where_it_begins() -> None:
-    mounts = {name: f"/sys/fs/cgroup/{name}" for name in ("cpu", "pids", "memory")}
-    found = rootless.directories(mounts, "3:cpu:/\n2:pids:/box/deep\n1:memory:/boxes\n", MOUNTINFO)
-    assert found == {
-        "cpu": "/sys/fs/cgroup/cpu",
-        "pids": "/sys/fs/cgroup/pids/deep",
-        "memory": "/sys/fs/cgroup/memory",
-    }
+    for module in (rootless, own_cgroups):
+        monkeypatch.setattr(module, "own_directories", lambda facts: dict(found))
 
 
 def test_a_path_of_the_bundle_is_taken_as_it_is(tmp_path: Path) -> None:
