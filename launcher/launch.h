@@ -44,7 +44,7 @@ struct launch {
         const char *program;  /* found by FindExecutable */
         const char *home;     /* "HOME=…", found by SetHome */
         u64 detail;           /* goes with the errno of a failure */
-        char text[256];       /* the kernel's explanation of a failure */
+        char text[1088];      /* what explains a failure: the kernel's words, the output of a hook */
         struct record records[64]; /* of the trace, not yet written: a write for each step would wake its reader */
         u32 record_count;
 };

@@ -5,6 +5,8 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/memfd.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -12,23 +14,60 @@
 #include <linux/time.h>
 #include <linux/wait.h>
 
-/* In the hook's process: its state on stdin, nothing else, and out. */
-__attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, int state_fd) {
-        int null_fd = (int) sys(openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC);
+/* What goes with a hook: its state to read, files for what it says. */
+struct hook {
+        int state_fd;
+        int out_fd;
+        int err_fd;
+};
+
+enum {
+        SAID_LAST = 512, /* bytes of each stream that are handed on: the end of it */
+};
+
+/* In the hook's process: its state on stdin, files for its output, nothing else, and out. */
+__attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, struct hook *h) {
         struct signal_action standard = { 0 };
 
         sys(rt_sigaction, SIGPIPE, &standard, 0, sizeof(standard.mask));
-        sys(dup3, state_fd, 0, 0);
-        sys(dup3, null_fd, 1, 0);
-        sys(dup3, null_fd, 2, 0);
+        sys(dup3, h->state_fd, 0, 0);
+        sys(dup3, h->out_fd, 1, 0);
+        sys(dup3, h->err_fd, 2, 0);
         sys(close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
-        sys(execve, path, args, env);
-        sys(exit_group, 127);
+
+        int r = (int) sys(execve, path, args, env);
+
+        /* for `not_executed` */
+        sys(ftruncate, 0, 0);
+        sys(exit_group, -r);
         __builtin_unreachable();
 }
 
+/* The errno of the execve, which empties the state, else 0. */
+static int not_executed(struct hook *h, int status) {
+        return sys(lseek, h->state_fd, 0, SEEK_END) == 0 ? -(status >> 8 & 0xff) : 0;
+}
+
+/* The end of what a stream has got, behind `title`, to `text`; the rest of `text`. */
+static char *append_said(char *text, const char *title, int fd) {
+        s64 size = sys(lseek, fd, 0, SEEK_END);
+
+        text_copy(text, text_length(title) + 1, title);
+        text += text_length(title);
+        sys(lseek, fd, size > SAID_LAST ? size - SAID_LAST : 0, SEEK_SET);
+
+        s64 count = sys(read, fd, text, SAID_LAST);
+
+        for (s64 i = 0; i < count; i++)
+                if (!text[i])
+                        text[i] = ' '; /* it would end the text */
+        text += count > 0 ? count : 0;
+        *text = 0;
+        return text;
+}
+
 /* Waits for a child until it ends or the time is over; its wait status goes to `detail` unless it is 0. */
-static int wait_hook(struct launch *l, int pid, int pid_fd, u64 timeout_s) {
+static int wait_hook(struct launch *l, struct hook *h, int pid, int pid_fd, u64 timeout_s) {
         struct pollfd poll = { .fd = pid_fd, .events = POLLIN };
         struct __kernel_timespec limit = { .tv_sec = (s64) timeout_s };
         int status = 0, ready;
@@ -45,8 +84,26 @@ static int wait_hook(struct launch *l, int pid, int pid_fd, u64 timeout_s) {
                 return (int) r;
         if (ready == 0)
                 return -ETIMEDOUT;
+        if (!status)
+                return 0;
+        r = not_executed(h, status);
+        if (r < 0)
+                return (int) r;
         l->detail = (u64) status;
-        return status ? -ECHILD : 0;
+        append_said(append_said(l->text, "stdout: ", h->out_fd), ", stderr: ", h->err_fd);
+        return -ECHILD;
+}
+
+/* memfds and not pipes: a hook that reads nothing, or says much, cannot stop us. */
+static int give_state(struct hook *h, struct bytes head, struct bytes tail) {
+        char pid_text[21];
+        int r = h->state_fd < 0 ? h->state_fd : write_all(h->state_fd, head.data, head.size);
+
+        if (r >= 0)
+                r = write_all(h->state_fd, pid_text, text_from_number(pid_text, (u64) sys(getpid)));
+        if (r >= 0)
+                r = write_all(h->state_fd, tail.data, tail.size);
+        return r < 0 ? r : (int) sys(lseek, h->state_fd, 0, SEEK_SET);
 }
 
 int op_hook(struct launch *l, struct cursor *c) {
@@ -54,7 +111,6 @@ int op_hook(struct launch *l, struct cursor *c) {
         const char **args = get_texts(c, 0), **env = get_texts(c, 0);
         struct bytes head = get_bytes(c), tail = get_bytes(c);
         u64 timeout_s = get_number(c);
-        char pid_text[21];
 
         if (c->error)
                 return c->error;
@@ -62,16 +118,13 @@ int op_hook(struct launch *l, struct cursor *c) {
                 return -ENOMEM;
 
         trace_flush(l);
-        /* a memfd and not a pipe: a hook that reads nothing cannot stop us */
-        cleanup_close int state_fd = (int) sys(memfd_create, "state", 0);
-        int r = state_fd < 0 ? state_fd : write_all(state_fd, head.data, head.size);
 
-        if (r >= 0)
-                r = write_all(state_fd, pid_text, text_from_number(pid_text, (u64) sys(getpid)));
-        if (r >= 0)
-                r = write_all(state_fd, tail.data, tail.size);
-        if (r >= 0)
-                r = (int) sys(lseek, state_fd, 0, 0);
+        cleanup_close int state_fd = (int) sys(memfd_create, "state", 0);
+        cleanup_close int out_fd = (int) sys(memfd_create, "stdout", MFD_CLOEXEC);
+        cleanup_close int err_fd = (int) sys(memfd_create, "stderr", MFD_CLOEXEC);
+        struct hook hook = { .state_fd = state_fd, .out_fd = out_fd, .err_fd = err_fd };
+        int r = out_fd < 0 ? out_fd : err_fd < 0 ? err_fd : give_state(&hook, head, tail);
+
         if (r < 0)
                 return r;
 
@@ -84,8 +137,8 @@ int op_hook(struct launch *l, struct cursor *c) {
         long pid = sys(clone3, &clone, sizeof(clone));
 
         if (pid == 0)
-                run_hook(path, args, env, state_fd);
-        return pid < 0 ? (int) pid : wait_hook(l, (int) pid, pid_fd, timeout_s);
+                run_hook(path, args, env, &hook);
+        return pid < 0 ? (int) pid : wait_hook(l, &hook, (int) pid, pid_fd, timeout_s);
 }
 
 /* Tests only: stop here.  The kernel protects pid 1 from its own signals: then wait for one from outside. */

@@ -30,6 +30,9 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
+LONG_OUT, LONG_ERR = ("".join(f"{number}\n" for number in range(1, last + 1)) for last in (999, 500))
+
+
 class TestConversation:
     """Waits, hooks, death of the parent."""
 
@@ -97,7 +100,12 @@ class TestConversation:
 
     @pytest.mark.parametrize(
         ("script", "timeout", "text"),
-        [("exit 3", 0, "exit status 3"), ("kill -9 $$", 0, "signal 9"), ("sleep 60", 1, "connection timed out")],
+        [
+            ("exit 3", 0, "error running hook: exit status 3, stdout: , stderr:"),
+            ("kill -9 $$", 0, "error running hook: signal: killed, stdout: , stderr:"),
+            ("sleep 60", 1, "hook ran past specified timeout of 1.0s"),
+            ("seq 999; seq 500 >&2; exit 3", 0, f"{LONG_OUT[-512:]}, stderr: {LONG_ERR[-512:]}".strip()),
+        ],
     )
     def test_failed_hook_says_how(self, machine: Machine, tmp_path: Path, script: str, timeout: int, text: str) -> None:
         hook = tmp_path / "hook"
@@ -106,7 +114,13 @@ class TestConversation:
         entry = {"path": str(hook), "env": ["PATH=/bin:/usr/bin"], **({"timeout": timeout} if timeout else {})}
         document = machine.config("true")
         document["hooks"] = {"createContainer": [entry]}
-        assert f"error running createContainer hook {hook}: {text} (step" in machine.run(document).failure
+        assert f"{text} (step" in machine.run(document).failure
+
+    def test_hook_that_cannot_be_executed_is_named(self, machine: Machine) -> None:
+        document = machine.config("true")
+        document["hooks"] = {"createContainer": [{"path": "/bin/true"}, {"path": "/etc/passwd"}]}
+        failure = machine.run(document).failure
+        assert "error running hook #1: fork/exec /etc/passwd: permission denied (step" in failure
 
     def test_host_acts_while_the_container_waits(self, machine: Machine) -> None:
         read_fd, write_fd = os.pipe()

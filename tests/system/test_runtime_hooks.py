@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import runtimes
+from support import peers, runtimes
 from support.console import ConsoleSocket, read_until
 from support.runtimes import Runtime
 
@@ -136,6 +137,34 @@ def test_a_prestart_hook_sees_the_namespaces_of_the_container(corten: Runtime, f
     corten.detached("create", "--bundle", str(bundle.path), "c")
     theirs, ours = (folder / "net").read_text().split()
     assert theirs != ours == os.readlink("/proc/self/ns/net")
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "output": {"args": ["sh", "-c", "echo out; echo why >&2; exit 9"]},
+    "status": {"args": ["sh", "-c", "exit 3"]},
+    "signal": {"args": ["sh", "-c", "echo a; kill -15 $$"]},
+    "timeout": {"args": ["sh", "-c", "exec sleep 9"], "timeout": 1},
+    "no program": {"path": "/nowhere"},
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer", "startContainer"])
+def test_a_hook_that_fails_is_told_as_runc_tells_it(corten: Runtime, folder: Path, kind: str, name: str) -> None:
+    """With what it said; behind it the step of the plan, where it is one."""
+    told = []
+    for runtime in (corten, Runtime(peers.binary("runc"), folder / "runc")):
+        bundle = runtimes.bundle("true", folder=folder / "bundle")
+        bundle.config["hooks"] = {kind: [{"path": "/bin/true"}, {"path": "/bin/sh", **ENDS[name]}]}
+        if kind == "startContainer":  # where the container's programs are
+            bundle.config["hooks"][kind][0] = {"path": "/bin/sh", "args": ["sh", "-c", "true"]}
+        bundle.save()
+        done = runtime("run", "--bundle", str(bundle.path), "c")
+        assert done.returncode == 1
+        text = done.stderr.replace("\\n", "\n").replace('"', " ")
+        text = re.sub(r" \(step \d+ of \d+\)", "", text)
+        told.append(re.sub(r"\s+", " ", text[text.index("error running hook #1: ") :]).strip())
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("kind", ["prestart", "createRuntime"])

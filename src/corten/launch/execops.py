@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from corten.launch.ops import Op
 
+TIMED_OUT = "connection timed out"  # ETIMEDOUT
+# in the words of Go, which runc's texts have
+SIGNALS = {
+    1: "hangup", 2: "interrupt", 3: "quit", 4: "illegal instruction", 5: "trace/breakpoint trap", 6: "aborted",
+    7: "bus error", 8: "floating point exception", 9: "killed", 10: "user defined signal 1", 11: "segmentation fault",
+    12: "user defined signal 2", 13: "broken pipe", 14: "alarm clock", 15: "terminated",
+}  # fmt: skip
+
+
+def how_it_ended(status: int, signal: int) -> str:
+    """The end of a hook by exit status or, unless 0, by signal, in runc's words."""
+    return f"signal: {SIGNALS.get(signal, f'signal {signal}')}" if signal else f"exit status {status}"
+
 
 class Hook(Op):
     """Run a hook in the container's namespaces and wait for it (config.md, "POSIX-platform Hooks").
 
     Its stdin is `head`, the child's own pid in decimal, `tail`: the container's state.  A non-zero exit status or the
-    timeout (seconds, 0 for none) fails the step; then `detail` is the wait status, or 0 for the timeout.
+    timeout (seconds, 0 for none) fails the step; then `detail` is the wait status, or 0 for the timeout and for what
+    cannot be executed.  With an exit status comes the end of its output.  `number`: its place in the configuration.
     """
 
-    __slots__ = ("args", "env", "head", "kind", "path", "tail", "timeout_s")
+    __slots__ = ("args", "env", "head", "kind", "number", "path", "tail", "timeout_s")
     code, form, order = 53, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
+    joint = ", "
 
     def __init__(
         self,
@@ -24,6 +39,7 @@ class Hook(Op):
         head: bytes,
         tail: bytes,
         timeout_s: int,
+        number: int = 0,
     ) -> None:
         self.kind = kind
         self.path = path
@@ -32,16 +48,19 @@ class Hook(Op):
         self.head = head
         self.tail = tail
         self.timeout_s = timeout_s
+        self.number = number
 
     def describe(self) -> str:
         return f"{self.kind} hook {self.path}"
 
     def failure(self, errno_text: str, detail: int) -> str:
-        if detail & 0x7F:
-            return f"error running {self.kind} hook {self.path}: signal {detail & 0x7F}"
         if detail:
-            return f"error running {self.kind} hook {self.path}: exit status {detail >> 8}"
-        return f"error running {self.kind} hook {self.path}: {errno_text}"
+            why = f"error running hook: {how_it_ended(detail >> 8, detail & 0x7F)}"
+        elif errno_text == TIMED_OUT:
+            why = f"hook ran past specified timeout of {self.timeout_s:.1f}s"
+        else:
+            why = f"fork/exec {self.path}: {errno_text}"
+        return f"error running hook #{self.number}: {why}"
 
 
 class Stop(Op):

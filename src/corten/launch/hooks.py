@@ -27,4 +27,7 @@ def hook_ops(config: runtime.Config, context: InitContext, kind: str, hooks: tup
     ).encode()
     annotations = ",".join(f"{quote(name)}:{quote(value)}" for name, value in config.annotations.items())
     tail = f',"bundle":{quote(context.bundle)},"annotations":{{{annotations}}}}}'.encode()
-    return [Hook(kind, hook.path, hook.args or (hook.path,), hook.env, head, tail, hook.timeout_s) for hook in hooks]
+    return [
+        Hook(kind, hook.path, hook.args or (hook.path,), hook.env, head, tail, hook.timeout_s, number)
+        for number, hook in enumerate(hooks)
+    ]

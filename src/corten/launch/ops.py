@@ -29,7 +29,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCG
 
 
 class Op(Value):
-    """One step.  Fields are the slots of the class, in the order of `form`."""
+    """One step.  Fields are the slots of the class, in order of `form`; `joint` goes before what explains a failure."""
 
     __slots__: tuple[str, ...] = ()
     code = 0
@@ -37,6 +37,7 @@ class Op(Value):
     order: tuple[str, ...] = ()
     side = CHILD
     exact = False
+    joint = ": "
 
     def fields(self) -> tuple[object, ...]:
         """The values to encode, one for each letter of `form`."""

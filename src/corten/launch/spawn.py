@@ -41,7 +41,7 @@ F_ADD_SEALS = 1033
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
 EINVAL, SIGKILL = 22, 9
-TEXT_LAST = 256  # bytes of the kernel's explanation that are kept
+TEXT_LAST = 1088  # bytes of an explanation that are kept
 EARLY_LAST = 64  # events kept until `Started`
 
 
@@ -242,7 +242,7 @@ def sentence(plan: Plan, index: int, errno: int, detail: int = 0, text: str = ""
     failure = op.failure(errno_text(errno), detail)
     if op.exact:
         return failure
-    why = f": {text}" if text else ""
+    why = f"{op.joint}{text}" if text else ""
     return f"{failure}{why} (step {index + 1} of {len(plan.ops)})"
 
 

@@ -13,6 +13,7 @@ import select
 import time
 
 from corten.errors import FailedPrecondition
+from corten.launch.execops import how_it_ended
 from corten.runtime import fast
 from corten.sys import files
 
@@ -132,5 +133,5 @@ def _follow(pid: int, timeout_s: int, outputs: tuple[int, int], abort_fd: int) -
         raise FailedPrecondition(f"hook ran past specified timeout of {timeout_s:.1f}s")
     if status:
         out, err = (gathered[fd].decode("utf-8", "replace") for fd in outputs)
-        reason = f"exit status {status}" if status < 128 else f"signal {status - 128}"
+        reason = how_it_ended(status, status - 128 if status >= 128 else 0)
         raise FailedPrecondition(f"error running hook: {reason}, stdout: {out}, stderr: {err}")

@@ -74,16 +74,18 @@ def test_rlimit_fails_in_the_words_of_runc() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "errno", "text"),
+    ("detail", "errno", "said", "text"),
     [
-        (0x0200, 10, "error running createContainer hook /bin/h: exit status 2"),
-        (9, 10, "error running createContainer hook /bin/h: signal 9"),
-        (0, 110, "error running createContainer hook /bin/h: connection timed out"),
+        (0x0200, 10, "stdout: a\n, stderr: b", "error running hook: exit status 2, stdout: a\n, stderr: b"),
+        (9, 10, "stdout: , stderr:", "error running hook: signal: killed, stdout: , stderr:"),
+        (40, 10, "", "error running hook: signal: signal 40"),
+        (0, 110, "", "hook ran past specified timeout of 1.0s"),
+        (0, 2, "", "fork/exec /bin/h: no such file or directory"),
     ],
 )
-def test_hook_says_how_it_ended(detail: int, errno: int, text: str) -> None:
-    op = execops.Hook("createContainer", "/bin/h", (), (), b"", b"", 1)
-    assert sentence(plan_of(op), 0, errno, detail) == f"{text} (step 1 of 2)"
+def test_hook_says_how_it_ended_in_the_words_of_runc(detail: int, errno: int, said: str, text: str) -> None:
+    op = execops.Hook("createContainer", "/bin/h", (), (), b"", b"", 1, 3)
+    assert sentence(plan_of(op), 0, errno, detail, said) == f"error running hook #3: {text} (step 1 of 2)"
 
 
 def test_capabilities_are_named() -> None:

@@ -214,7 +214,7 @@ class TestTraceReader:
 
     def test_a_flood_of_text_is_cut(self) -> None:
         flood = struct.pack("=IIQ", 4, 65538, int.from_bytes(b"x" * 8, "little")) * 1000
-        assert TraceReader().feed(flood + struct.pack("=IIQ", 4, 22, 0)) == [Failed(4, 22, 0, "x" * 256)]
+        assert TraceReader().feed(flood + struct.pack("=IIQ", 4, 22, 0)) == [Failed(4, 22, 0, "x" * 1088)]
 
     def test_a_flood_of_waits_before_started_is_cut_and_told_once(self) -> None:
         events = TraceReader().feed(self.WAITING * 1000 + self.STARTED * 2)

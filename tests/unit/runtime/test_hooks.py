@@ -59,7 +59,7 @@ def test_a_failure_names_the_hook_and_has_its_output(tmp_path: Path) -> None:
 
 
 def test_a_hook_that_a_signal_ends_has_failed(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="signal 15"):
+    with pytest.raises(FailedPrecondition, match="signal: terminated"):
         hooks.run(shell("kill $$"), b"", str(tmp_path))
 
 
