@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from support import images, paths
-from support.dockerd import Dockerd
+from support import images, paths, peers
+from support.dockerd import Dockerd, client_environment
 
 IMAGE = images.BUSYBOX_REF
+CORTEN = str(paths.COMMANDS / "corten-runtime")
 NONE = ("--network", "none")
 STATUS = "grep -E 'Cap|NoNewPrivs|Seccomp|Groups' /proc/self/status"
 LIMITS = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes pids/pids.max"
@@ -89,6 +99,29 @@ LIFE: list[tuple[tuple[str, ...], str | None]] = [
     (("rm", "life"), None),
 ]
 
+# docker update: what is asked for one after the other of the same container
+UPDATES: list[tuple[str, ...]] = [
+    ("--cpus", "0.5"),
+    ("--cpu-shares", "300"),
+    ("--cpuset-cpus", "0", "--cpuset-mems", "0"),
+    ("--memory", "64m", "--memory-swap", "96m"),
+    ("--memory-reservation", "32m"),
+    ("--memory", "128m"),
+    ("--memory", "1m"),
+    ("--memory", "128m", "--memory-swap", "-1"),
+    ("--cpu-period", "50000", "--cpu-quota", "20000"),
+    ("--cpu-period", "50000"),
+    ("--cpuset-cpus", "99"),
+    ("--cpuset-cpus", "nonsense"),
+    ("--cpu-rt-runtime", "5000"),
+    ("--blkio-weight", "300"),
+    ("--pids-limit", "50"),
+    ("--pids-limit", "-1"),
+    ("--restart", "unless-stopped"),
+]
+FILES = "cd /sys/fs/cgroup; grep -H '' memory/memory.*limit* cpu/cpu.[sc][hf]* cpuset/cpuset.[cm]??s pids/*.max"
+TOPS: list[tuple[str, ...]] = [(), ("-eo", "pid,args"), ("aux",), ("-o", "pid,comm,nosuch"), ("-eo", "args")]
+
 
 @pytest.fixture(scope="module", params=["20.10", "26.1"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
@@ -99,8 +132,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
 
 def normal(text: str) -> str:
     """Each runtime names itself, and ids differ."""
-    words = text.replace("corten-runtime create failed", "runc create failed").split(" ")
-    return " ".join("ID" if len(word.strip()) == 64 else word for word in words)
+    text = text.replace(f"{CORTEN} did not", "runc did not").replace(
+        "corten-runtime create failed", "runc create failed"
+    )
+    return re.sub(r"\b[0-9a-f]{64}\b", "ID", text)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -144,3 +179,136 @@ def test_an_exec_may_have_every_capability_that_the_machine_gives(engine: Docker
     engine.docker("rm", "-f", "caps", check=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1], 16) > 1 << 37
+
+
+def sleeper(engine: Dockerd, runtime: str, *options: str) -> None:
+    """The container `home`."""
+    words = ("run", "-d", "--name", "home", "--runtime", runtime, *NONE, *options, IMAGE, "sleep", "1000")
+    engine.docker(*words, check=True)
+
+
+def test_an_update_gives_what_it_gives_with_runc(engine: Dockerd) -> None:
+    """Texts, exit code, and every limit in the files after it."""
+    seen: dict[str, list[Any]] = {"runc": [], "corten": []}
+    shares = {}
+    for runtime, rows in seen.items():
+        sleeper(engine, runtime, "--pids-limit", "70")
+        try:
+            for options in UPDATES:
+                done = engine.docker("update", *options, "home")
+                files = engine.docker("exec", "home", "sh", "-c", FILES)
+                rows.append((options, done.returncode, done.stdout, normal(done.stderr), files.stdout, files.stderr))
+            refused = engine.docker("update", "--cpu-shares", "1", "home")
+            assert "the minimum allowed cpu-shares is 2" in refused.stderr
+            shares[runtime] = engine.docker("exec", "home", "cat", "/sys/fs/cgroup/cpu/cpu.shares").stdout
+        finally:
+            engine.docker("rm", "-f", "home", check=True)
+    for theirs, ours in zip(seen["runc"], seen["corten"], strict=True):
+        assert ours == theirs
+    assert shares == {"runc": "2\n", "corten": "300\n"}  # row "shares that are too small"
+
+
+def test_top_gives_what_it_gives_with_runc(engine: Dockerd) -> None:
+    seen: dict[str, list[Any]] = {"runc": [], "corten": []}
+    for runtime, rows in seen.items():
+        sleeper(engine, runtime)
+        try:
+            for options in TOPS:
+                done = engine.docker("top", "home", *options)
+                lines = [without_numbers(line) for line in done.stdout.splitlines()]
+                rows.append((options, done.returncode, lines, normal(done.stderr)))
+        finally:
+            engine.docker("rm", "-f", "home", check=True)
+    assert seen["corten"] == seen["runc"]
+
+
+def without_numbers(line: str) -> list[str]:
+    return [word for word in line.split() if not word[0].isdigit()]
+
+
+def names(value: Any, where: str = "") -> set[str]:
+    """The paths of all keys."""
+    if not isinstance(value, dict):
+        return {where}
+    return {path for key, inner in value.items() for path in names(inner, f"{where}/{key}")}
+
+
+def test_stats_have_what_they_have_with_runc(engine: Dockerd) -> None:
+    seen = []
+    for runtime in ("runc", "corten"):
+        sleeper(engine, runtime, "-m", "64m", "--pids-limit", "70")
+        client = engine.client()
+        try:
+            stats = client.containers.get("home").stats(stream=False)
+        finally:
+            client.close()
+            engine.docker("rm", "-f", "home", check=True)
+        limits = stats["memory_stats"]["limit"], stats["pids_stats"]
+        seen.append((limits, stats["cpu_stats"]["online_cpus"], names(stats)))
+    assert seen[0] == seen[1]
+    assert seen[1][0] == (64 << 20, {"current": 1, "limit": 70})
+
+
+def test_attach_without_a_terminal_gives_what_it_gives_with_runc(engine: Dockerd) -> None:
+    """Both streams apart, what is typed goes in, the exit code comes back."""
+    command = "while read line; do echo $line; echo err-$line >&2; test $line = two && exit 4; done"
+    seen: dict[str, list[Any]] = {"runc": [], "corten": []}
+    for runtime, found in seen.items():
+        words = ("run", "-di", "--name", "home", "--runtime", runtime, *NONE, IMAGE, "sh", "-c", command)
+        engine.docker(*words, check=True)
+        try:
+            argv = [str(peers.docker_cli()), "-H", engine.host, "attach", "home"]
+            pipe = subprocess.PIPE
+            with subprocess.Popen(
+                argv, env=client_environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe
+            ) as client:
+                assert client.stdin
+                assert client.stdout
+                assert client.stderr
+                client.stdin.write("one\ntwo\n")
+                client.stdin.flush()  # and stays open: at its end dockerd closes the other streams
+                found.append((client.wait(20), client.stdout.read(), client.stderr.read()))
+            found.append(engine.docker("logs", "home").stdout)
+            found.append(engine.docker("attach", "home").stderr)
+        finally:
+            engine.docker("rm", "-f", "home", check=True)
+    assert seen["corten"] == seen["runc"]
+    assert seen["corten"][0] == (4, "one\ntwo\n", "err-one\nerr-two\n")
+
+
+def typed(engine: Dockerd, *words: str) -> tuple[int, str]:
+    """Exit code and output of the docker CLI in a terminal of 31 lines and 77 columns."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 31, 77, 0, 0))
+    argv = [str(peers.docker_cli()), "-H", engine.host, *words]
+    child = subprocess.Popen(
+        argv, stdin=slave, stdout=slave, stderr=slave, env=client_environment(), start_new_session=True
+    )
+    os.close(slave)
+    seen, until = b"", time.monotonic() + 30
+    try:
+        while select.select([master], [], [], max(0.0, until - time.monotonic()))[0]:
+            try:
+                seen += os.read(master, 4096)
+            except OSError:  # nobody has the other side any more
+                break
+        return child.wait(10), seen.decode()
+    finally:
+        child.kill()
+        child.wait()
+        os.close(master)
+
+
+def test_a_terminal_has_the_size_that_it_has_with_runc(engine: Dockerd) -> None:
+    """From its first moment with 26.1, which writes consoleSize; a little later with 20.10, which resizes."""
+    script = "stty size" if engine.version == "26.1" else "sleep 2; stty size"
+    seen = []
+    for runtime in ("runc", "corten"):
+        run = typed(engine, "run", "--rm", "-it", "--runtime", runtime, *NONE, IMAGE, "sh", "-c", script)
+        sleeper(engine, runtime)
+        try:
+            seen.append((run, typed(engine, "exec", "-it", "home", "sh", "-c", f"{script}; exit 5")))
+        finally:
+            engine.docker("rm", "-f", "home", check=True)
+    assert seen[0] == seen[1]
+    assert seen[1] == ((0, "31 77\r\n"), (5, "31 77\r\n"))

@@ -69,7 +69,7 @@ def podman() -> Iterator[RootlessPodman]:
 
 def normal(text: str) -> str:
     """Without times, ids, and what podman says of the machine; each runtime is named by its path and by itself."""
-    text = re.sub(r'time="[^"]*" level=warning [^\n]*\n', "", text)
+    text = re.sub(r'time="[^"]*"', "TIME", re.sub(r'time="[^"]*" level=warning [^\n]*\n', "", text))
     for name in (str(paths.COMMANDS / CORTEN), str(peers.binary("runc")), CORTEN, "corten"):
         text = text.replace(name, "runc")
     text = re.sub(r"[A-Z][a-z]{2} +\d+ +\d\d:\d\d(:\d\d)?", "TIME", text)
@@ -99,3 +99,88 @@ def test_a_life_is_as_with_runc(podman: RootlessPodman) -> None:
             rows.append((words, done.returncode, normal(done.stdout.replace(name, "NAME"))))
         seen.append(rows)
     assert seen[0] == seen[1]
+
+
+def pod(podman: RootlessPodman, runtime: str) -> list[str]:
+    """What two containers of a pod share, what their states are as it lives, and its exit codes."""
+    infra = ("--infra-image", IMAGE, "--infra-command", "sleep 1000")
+    made = podman(runtime, "pod", "create", "--name", "pod", *infra, "--network", "none", "--shm-size", "16m")
+    assert made.returncode == 0, made.stderr
+    try:
+        look = "for kind in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$kind; done"
+        look += "; df -h /dev/shm | tail -1 | cut -c20-30; hostname; cat /proc/self/uid_map"
+        for name in ("one", "two"):
+            podman(runtime, "run", "-d", "--pod", "pod", "--name", name, IMAGE, "sleep", "1000", check=True)
+        one, two = (
+            podman(runtime, "exec", name, "sh", "-c", look, check=True).stdout.splitlines() for name in ("one", "two")
+        )
+        texts = [f"{here.partition(':')[0]} {here == there}" for here, there in zip(one[1:7], two[1:7], strict=True)]
+        texts += [*one[7:], *two[7:]]
+        for words in (("stop", "-t", "0"), ("start",), ("kill", "-s", "KILL")):
+            texts.append(str(podman(runtime, "pod", *words, "pod").returncode))
+            states = podman(runtime, "ps", "-a", "--format", "{{.Names}} {{.State}}", "--sort", "names").stdout
+            texts += [" ".join(line.split()[:2]) for line in states.splitlines() if "-infra " not in line]
+        return texts
+    finally:
+        podman(runtime, "pod", "rm", "-f", "-t", "0", "pod", check=True)
+
+
+@pytest.mark.timeout(300)
+def test_a_pod_is_as_with_runc(podman: RootlessPodman) -> None:
+    pods = [pod(podman, runtime) for runtime in ("runc", CORTEN)]
+    assert pods[0] == pods[1]
+    assert {"ipc True", "mnt False", "net True", "pid False", "user True", "uts True"} >= set(pods[1][:6])
+
+
+BUILDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
+    "what it sees": ((), ("sh", "-c", LOOK), None),
+    "as a user": (("--user", "1000:50"), ("sh", "-c", "id; grep -E 'Cap|Groups|NoNewPrivs' /proc/self/status"), None),
+    "mounts": (
+        ("--volume", "/usr:/u:ro"),
+        ("sh", "-c", "cut -d' ' -f2-4 /proc/self/mounts | grep -v ^/sys/fs/cgroup | sort; touch /u/x"),
+        None,
+    ),
+    "exit status": ((), ("sh", "-c", "exit 4"), None),
+    "stdin": ((), ("cat",), "abc"),
+    "no such command": ((), ("nosuch",), None),
+    "what it writes": (
+        (),
+        ("sh", "-c", "echo made > /made; ls -ln /made | cut -c1-30; chown 7:8 /made; ls -ln /made"),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("isolation", ["rootless", "oci"])
+def test_buildah_run_is_as_with_runc(podman: RootlessPodman, isolation: str) -> None:
+    """In one container each, which buildah makes from the image that podman loaded."""
+    network = ("--network", "none") if isolation == "oci" else ()
+    seen = []
+    for program in (paths.COMMANDS / CORTEN, peers.binary("runc")):
+        made = podman.run("buildah", "from", "--pull-never", IMAGE)
+        assert made.returncode == 0, made.stderr
+        name = made.stdout.strip()
+        rows = {}
+        for row, (options, command, stdin) in BUILDS.items():
+            words = (
+                "run",
+                "--isolation",
+                isolation,
+                *network,
+                "--runtime",
+                str(program),
+                *options,
+                name,
+                "--",
+                *command,
+            )
+            done = podman.run("buildah", *words, stdin=stdin)
+            rows[row] = (
+                done.returncode,
+                *(normal(text.replace(name, "NAME")).splitlines() for text in (done.stdout, done.stderr)),
+            )
+        assert podman.run("buildah", "rm", name).returncode == 0
+        seen.append(rows)
+    for row, ours in seen[0].items():
+        assert ours == seen[1][row], row
+    assert seen[0]["stdin"][:2] == (0, ["abc"])

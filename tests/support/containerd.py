@@ -28,27 +28,30 @@ class Containerd:
         self.folder = paths.scratch("containerd")
         tree = peers.tree(suite)
         self._ctr = tree.root / "usr/bin/ctr"
-        self._environment = {"PATH": f"{tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder)}
+        self.env = {"PATH": f"{tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder)}
         config = self.folder / "config.toml"
         config.write_text(CONFIGURATION.format(folder=self.folder))
         argv = [*prefix, str(peers.binary(f"containerd-{version}")), "--config", str(config)]
-        self._daemon = process.Daemon(argv, self.folder / "log", self._environment)
+        self._daemon = process.Daemon(argv, self.folder / "log", self.env)
         self._daemon.wait_until(lambda: self("version").returncode == 0, "answer of containerd")
         self("images", "import", str(images.busybox()), check=True)
 
     def __call__(self, *args: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-        argv = [str(self._ctr), "--address", f"{self.folder}/sock", *args]
         done = subprocess.run(
-            argv,
+            self.argv(*args),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
             text=True,
             timeout=60,
-            env=self._environment,
+            env=self.env,
         )
         assert not check or done.returncode == 0, f"ctr {args}: {done.returncode}: {done.stderr}\n{self.log_tail()}"
         return done
+
+    def argv(self, *args: str) -> list[str]:
+        """The command line of ctr; `env` is its environment."""
+        return [str(self._ctr), "--address", f"{self.folder}/sock", *args]
 
     def run(self, runtime: str | Path, *args: str) -> tuple[int, str, str]:
         """`ctr run` in a cgroup of this instance; exit code and texts."""

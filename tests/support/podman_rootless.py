@@ -36,6 +36,13 @@ class RootlessPodman:
     ) -> subprocess.CompletedProcess[str]:
         """Runs podman with an OCI runtime: `runc` or `corten-runtime`."""
         program = peers.binary("runc") if runtime == "runc" else runtime
+        words = ["--tmpdir", f"{self.folder}/tmp", "--events-backend", "file", "--cgroup-manager", "cgroupfs"]
+        done = self.run("podman", *words, "--runtime", str(program), *args, stdin=stdin)
+        assert not check or done.returncode == 0, f"podman {args}: {done.returncode}: {done.stderr}"
+        return done
+
+    def run(self, program: str, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs podman, or buildah, on the storage of this instance."""
         environment = (
             f"PATH={self._helpers}:{self._tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin",
             f"LD_LIBRARY_PATH={self._tree.libraries}",
@@ -43,10 +50,9 @@ class RootlessPodman:
             f"XDG_RUNTIME_DIR={self.folder}",
             f"CONTAINERS_CONF={self.folder}/containers.conf",
         )
-        words = [str(peers.binary("podman")), "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run"]
-        words += ["--tmpdir", f"{self.folder}/tmp", "--storage-driver", "vfs", "--events-backend", "file"]
-        words += ["--cgroup-manager", "cgroupfs", "--runtime", str(program), *args]
-        done = subprocess.run(
+        words = [str(peers.binary(program)), "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run"]
+        words += ["--storage-driver", "vfs", *args]
+        return subprocess.run(
             rootless.with_ids(self._helpers, rootless.argv("/usr/bin/env", "-i", *environment, *words)),
             input=stdin,
             capture_output=True,
@@ -55,8 +61,6 @@ class RootlessPodman:
             timeout=60,
             cwd=self.folder,
         )
-        assert not check or done.returncode == 0, f"podman {args}: {done.returncode}: {done.stderr}"
-        return done
 
     def __enter__(self) -> RootlessPodman:
         return self

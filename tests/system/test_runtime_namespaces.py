@@ -96,6 +96,24 @@ class TestJoinedMounts:
         assert "a mount namespace of its own is needed" in done.stderr
         assert "second" not in os.listdir(f"/proc/{pid}/root")
 
+    def test_of_the_host_is_refused_and_runc_takes_its_root_from_those_who_are_there(
+        self, corten: Runtime, runc: Runtime, bundle: Bundle
+    ) -> None:
+        """Why: with runc a process that was there before has no way back to the machine's files, even after the end."""
+        argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 1000"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as neighbour:
+            try:
+                assert neighbour.stdout
+                neighbour.stdout.readline()
+                root, before = f"/proc/{neighbour.pid}/root", set(os.listdir("/"))
+                joining(bundle, "mount", f"/proc/{neighbour.pid}/ns/mnt")
+                assert "a mount namespace of its own is needed" in run(corten, bundle).stderr
+                assert set(os.listdir(root)) == before
+                assert run(runc, bundle).returncode == 0
+                assert set(os.listdir(root)) == set(os.listdir(bundle.path / "rootfs"))
+            finally:
+                neighbour.kill()
+
     def test_runc_fails_over_it_too(self, runc: Runtime, bundle: Bundle, folder: Path) -> None:
         bundle.config["process"]["args"] = ["sleep", "1000"]
         runc.detached("run", "--detach", "-b", str(bundle.save().path), "first")
