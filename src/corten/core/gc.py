@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from corten.core.images import ImageStore
 from corten.core.leases import CONTENT, SNAPSHOT
-from corten.core.snapshots import Kind, Snapshot
+from corten.core.snapshots import Forgotten, Kind, Snapshot
 from corten.errors import CortenError
 
 log = logging.getLogger("corten.core")
@@ -41,17 +41,25 @@ def collect(images: ImageStore) -> Collected:
     """Removes everything that nothing keeps."""
     with images.lock:
         images.leases.drop_expired()
-        snapshots = _drop_snapshots(images)
+        forgotten = _drop_snapshots(images)
         sizes = {blob.digest: blob.size for blob in images.content.blobs()}
         blobs = drop_blobs(images, set(sizes))
-    return Collected(tuple(blobs), tuple(snapshots), sum(size for digest, size in sizes.items() if digest in blobs))
+    discard(images, forgotten)
+    snapshots = tuple(one.key for one in forgotten)
+    return Collected(tuple(blobs), snapshots, sum(size for digest, size in sizes.items() if digest in blobs))
 
 
 def drop_orphans(images: ImageStore, image_id: str) -> None:
     """Removes the layers of an image that went while a container of it, now gone too, stood on them."""
     with images.lock:
-        if images.find_id(image_id) is None:
-            _drop_snapshots(images)
+        forgotten = _drop_snapshots(images) if images.find_id(image_id) is None else []
+    discard(images, forgotten)
+
+
+def discard(images: ImageStore, forgotten: Iterable[Forgotten]) -> None:
+    """Removes the files of layers; not under the lock, which nobody should have for as long as a disk takes."""
+    for one in forgotten:
+        images.overlay.discard(one)
 
 
 def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
@@ -78,48 +86,50 @@ def _delete_blob(images: ImageStore, digest: str) -> bool:
         return True
 
 
-def drop_layers(images: ImageStore, chain_ids: Sequence[str]) -> list[str]:
-    """Removes the layers of a chain (bottom first) from its top, down to one that is still needed; what was removed."""
+def drop_layers(images: ImageStore, chain_ids: Sequence[str]) -> list[Forgotten]:
+    """Ends the layers of a chain (bottom first) from its top, down to one that is still needed; for `discard`.
+
+    Those whose keys are not of the chain are init layers.
+    """
     with images.lock:
         needed = _needed_chains(images)
-        removed = []
+        forgotten: list[Forgotten] = []
         for chain_id in reversed(chain_ids):
-            if chain_id in needed or not images.overlay.exists(chain_id) or not _remove_layer(images, chain_id):
+            if chain_id in needed or not images.overlay.exists(chain_id):
                 break
-            removed.append(chain_id)
-        return removed
+            layers = _forget_layer(images, chain_id)
+            if not layers:
+                break
+            forgotten += layers
+        return forgotten
 
 
 def _needed_chains(images: ImageStore) -> set[str]:
     return {chain_id for image in images.all() for chain_id in image.chain_ids} | images.leases.items(SNAPSHOT)
 
 
-def _remove_layer(images: ImageStore, chain_id: str) -> bool:
-    """Removes a layer and the idle init layer on it; False when something else stands on it."""
+def _forget_layer(images: ImageStore, chain_id: str) -> list[Forgotten]:
+    """Ends a layer and the idle init layer on it; nothing when something else stands on it."""
     overlay = images.overlay
     children = overlay.children(chain_id)
     idle = [child for child in children if _is_init(child) and not overlay.children(child.key)]
     if len(idle) != len(children):
-        return False
-    for child in idle:
-        overlay.remove(child.key)
-    overlay.remove(chain_id)
-    return True
+        return []
+    return [*(overlay.forget(child.key) for child in idle), overlay.forget(chain_id)]
 
 
 def _is_init(snapshot: Snapshot) -> bool:
     return snapshot.kind is Kind.COMMITTED and snapshot.key.startswith(INIT_PREFIX)
 
 
-def _drop_snapshots(images: ImageStore) -> list[str]:
-    """Removes committed snapshots that nothing needs, children before parents."""
+def _drop_snapshots(images: ImageStore) -> list[Forgotten]:
+    """Ends committed snapshots that nothing needs, children before parents; for `discard`."""
     needed = _needed_chains(images)
-    removed = []
+    forgotten = []
     for snapshot in reversed(images.overlay.all()):
         if snapshot.kind is not Kind.COMMITTED or snapshot.key in needed or images.overlay.children(snapshot.key):
             continue
         if _is_init(snapshot) and snapshot.parent in needed:
             continue
-        images.overlay.remove(snapshot.key)
-        removed.append(snapshot.key)
-    return removed
+        forgotten.append(images.overlay.forget(snapshot.key))
+    return forgotten

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from corten.core.gc import drop_blobs, drop_layers
+from corten.core.gc import discard, drop_blobs, drop_layers
 from corten.core.images import Image, ImageStore, Tell, is_id_prefix, short_id
+from corten.core.snapshots import Forgotten
 from corten.errors import Conflict, CortenError
 from corten.spec.reference import Reference, parse
 
@@ -61,25 +62,13 @@ def remove_image(
         NotFound: no such image.
         Conflict: in Docker's words.
     """
-    with images.lock:
-        image = images.find(ref)
-        removing = _Removing(images, uses)
-        with images.together() as tell:
-            if is_id_prefix(image.id, ref):
-                _untag_by_id(removing, image, force, tell)
-                blobs = _delete(removing, image, tell, force=force, is_quiet=False)
-            elif _untag_by_name(removing, image, ref, force, tell):
-                return removing.done
-            else:
-                blobs = _delete(removing, image, tell, force=force, is_quiet=True)
-        _drop(removing, image, blobs)
-        parent = images.find_id(image.parent) if prune and blobs and image.parent else None
-        while parent is not None and parent.is_dangling:
-            with images.together() as tell:
-                blobs = _delete(removing, parent, tell, force=False, is_quiet=True)
-            _drop(removing, parent, blobs)
-            parent = images.find_id(parent.parent) if blobs and parent.parent else None
-        return removing.done
+    removing = _Removing(images, uses)
+    try:
+        with images.lock:
+            _remove(removing, ref, force=force, prune=prune)
+    finally:
+        discard(images, removing.forgotten)
+    return removing.done
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +78,28 @@ class _Removing:
     images: ImageStore
     uses: Sequence[Use]
     done: list[Removal] = field(default_factory=list)
+    forgotten: list[Forgotten] = field(default_factory=list)
+    """Layers whose files are still there."""
+
+
+def _remove(removing: _Removing, ref: str, *, force: bool, prune: bool) -> None:
+    images = removing.images
+    image = images.find(ref)
+    with images.together() as tell:
+        if is_id_prefix(image.id, ref):
+            _untag_by_id(removing, image, force, tell)
+            blobs = _delete(removing, image, tell, force=force, is_quiet=False)
+        elif _untag_by_name(removing, image, ref, force, tell):
+            return
+        else:
+            blobs = _delete(removing, image, tell, force=force, is_quiet=True)
+    _drop(removing, image, blobs)
+    parent = images.find_id(image.parent) if prune and blobs and image.parent else None
+    while parent is not None and parent.is_dangling:
+        with images.together() as tell:
+            blobs = _delete(removing, parent, tell, force=False, is_quiet=True)
+        _drop(removing, parent, blobs)
+        parent = images.find_id(parent.parent) if blobs and parent.parent else None
 
 
 def _untag_by_name(removing: _Removing, image: Image, ref: str, force: bool, tell: Tell) -> bool:
@@ -186,6 +197,7 @@ def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_qu
 def _drop(removing: _Removing, image: Image, blobs: set[str]) -> None:
     """What only that image needed, when it went."""
     if blobs:
-        chains = drop_layers(removing.images, image.chain_ids)
-        removing.done.extend(Removal(What.DELETED, chain_id) for chain_id in chains)
+        forgotten = drop_layers(removing.images, image.chain_ids)
+        removing.forgotten.extend(forgotten)
+        removing.done.extend(Removal(What.DELETED, one.key) for one in forgotten if one.key in image.chain_ids)
         drop_blobs(removing.images, blobs)

@@ -114,6 +114,16 @@ class Adoption:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A snapshot that is none any more; its directory is there until `Overlay.discard`, or the engine's next start."""
+
+    key: str
+    id: int
+    entry: int
+    """The journal's."""
+
+
 class Overlay:
     """The snapshots below one directory.  Thread-safe."""
 
@@ -161,14 +171,22 @@ class Overlay:
 
     def remove(self, key: str) -> None:
         """Ends a snapshot and removes its directory.  Raises NotFound; FailedPrecondition when it is a parent."""
+        self.discard(self.forget(key))
+
+    def forget(self, key: str) -> Forgotten:
+        """Ends a snapshot; its directory, which may take seconds to go, is left to `discard`.  Raises as `remove`."""
         snapshot = self._require(key, Verb.REMOVE)
         with self._database.transaction() as tx:
             if tx.execute("SELECT 1 FROM snapshots WHERE parent = ?", (snapshot.id,)).fetchone():
                 raise FailedPrecondition(f"snapshot {key} is the parent of another")
             entry = self._journal.begin(j.SNAPSHOT_DIR, str(snapshot.id))
             tx.execute("DELETE FROM snapshots WHERE id = ?", (snapshot.id,))
-        self.remove_directory(snapshot.id)
-        self._journal.done(entry)
+        return Forgotten(key, snapshot.id, entry)
+
+    def discard(self, forgotten: Forgotten) -> None:
+        """Removes the directory; no lock is needed: nobody else has its number."""
+        self.remove_directory(forgotten.id)
+        self._journal.done(forgotten.entry)
 
     def remove_directory(self, snapshot_id: int) -> None:
         """Removes the directory of a snapshot that has no row (any more); absent is fine."""

@@ -36,6 +36,7 @@ from corten.engine.sharedmemory import SharedMemory
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
+from corten.engine.threads import in_own_thread
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.shim.detach import parse_keys
@@ -158,7 +159,7 @@ class Engine:
         return out | {"MergedDir": f"{posixpath.dirname(out['UpperDir'])}/merged"} if "UpperDir" in out else out
 
     async def _sizes(self, container: Container) -> Json:
-        own = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
+        own = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
         image = self._parts.images.find_id(container.record.image_id)
         return {"SizeRw": own.size, "SizeRootFs": own.size + (image.size if image is not None else 0)}
 

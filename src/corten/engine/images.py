@@ -174,13 +174,13 @@ class Images:
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """Raises NotFound, InvalidArgument."""
-        self._parts.images.tag(ref, repo, tag)
+        await in_own_thread("tag", lambda: self._parts.images.tag(ref, repo, tag))
 
     async def remove(self, ref: str, force: bool, noprune: bool) -> list[Json]:
         """`[{"Untagged": …}, {"Deleted": …}]`."""
         uses = self._uses()
-        removed = await asyncio.to_thread(
-            rmi.remove_image, self._parts.images, ref, uses, force=force, prune=not noprune
+        removed = await in_own_thread(
+            "rmi", lambda: rmi.remove_image(self._parts.images, ref, uses, force=force, prune=not noprune)
         )
         return [{str(one.what): one.subject} for one in removed]
 

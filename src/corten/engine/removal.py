@@ -7,6 +7,7 @@ journal first and go in the background; `docker rm` waits for them, `--rm` does 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from corten.engine.filters import Filters
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Status, advance
 from corten.engine.streams import Streams
+from corten.engine.threads import in_own_thread
 from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
 
 Json = dict[str, Any]
@@ -117,7 +119,7 @@ class Removal:
         for container in self._parts.roster:
             if not self._is_prunable(container, query, until_ns):
                 continue
-            used = await asyncio.to_thread(self._parts.snapshots.usage, container.id)
+            used = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
             async with container.lock:
                 if self._is_prunable(container, query, until_ns) and container.id in self._parts.roster:
                     self.remove_now(container)
@@ -150,7 +152,7 @@ class Removal:
         Who asked for the removal waits for one try: the container is gone.
         """
         try:
-            await asyncio.to_thread(self._discard_now, container_id, image_id)
+            await in_own_thread("discard", functools.partial(self._discard_now, container_id, image_id))
         except Unavailable as error:
             self._discard_later(container_id, image_id, error)
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from corten.core import archive, gc
+from corten.core.content import ContentStore
 from corten.core.images import ImageStore
+from corten.core.journal import Journal
+from corten.core.metadata import Database
 from corten.core.rmi import remove_image
+from corten.core.snapshots import Overlay
 from corten.errors import CortenError, NotFound
 from support import tarballs as t
 
@@ -76,3 +83,50 @@ def test_loads_removals_and_collections_leave_an_orderly_store(store: ImageStore
     gc.collect(store)
     assert not [*store.list(), *store.overlay.all(), *store.content.blobs(), *store.leases.list()]
     assert not [*store.overlay.directories(), *store.overlay.staged_directories()]
+
+
+class SlowDisk(Overlay):
+    """Begins to remove files when it is told to; says when it was asked."""
+
+    def __init__(self, root: str, database: Database, journal: Journal) -> None:
+        super().__init__(root, database, journal)
+        self.asked, self.told = threading.Event(), threading.Event()
+
+    def remove_directory(self, snapshot_id: int) -> None:
+        """As the base has it, later."""
+        self.asked.set()
+        assert self.told.wait(20)
+        super().remove_directory(snapshot_id)
+
+
+@pytest.mark.parametrize("removes", ["rmi", "the last container", "collection"])
+def test_nobody_waits_for_the_files_of_an_image_that_is_removed(
+    tmp_path: Path, database: Database, journal: Journal, removes: str
+) -> None:
+    disk = SlowDisk(str(tmp_path / "data/snapshots"), database, journal)
+    store = ImageStore(database, ContentStore(str(tmp_path / "data/content")), disk)
+    for number in (1, 3):
+        archive.load([t.docker_archive(LAYERS[number - 1 : number], (f"test:{number}",))], store)
+    gone = store.get("test:3")
+    if removes != "rmi":
+        store.unpoint(gone.references[0])
+        store.forget(gone.id)
+    jobs: dict[str, Callable[[], object]] = {
+        "rmi": lambda: remove_image(store, "test:3", []),
+        "the last container": lambda: gc.drop_orphans(store, gone.id),
+        "collection": lambda: gc.collect(store),
+    }
+    removing = threading.Thread(target=jobs[removes])
+    removing.start()
+    assert disk.asked.wait(20)
+    others = threading.Thread(target=lambda: store.tag("test:1", "while", "it-goes"))
+    others.start()
+    others.join(10)
+    is_free = not others.is_alive()
+    disk.told.set()
+    for thread in (removing, others):
+        thread.join()
+    assert is_free
+    assert [image.repo_tags for image in store.list()] == [["test:1", "while:it-goes"]]
+    assert len(disk.directories()) == len(disk.all()) == 1
+    assert journal.entries() == []

@@ -1,14 +1,16 @@
-"""What goes from a request's body into a thread."""
+"""What happens in threads: archives from a request's body, and what may wait for the disk."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from corten.engine.images import _in_thread_with
+from corten.engine.images import Images, _in_thread_with
 from corten.errors import Internal
 
 
@@ -57,3 +59,26 @@ async def test_a_client_that_has_gone_stays_the_doors_business() -> None:
 
     with pytest.raises(ConnectionResetError):
         await _in_thread_with(pieces(), work)
+
+
+class Waiting:
+    """A store of images whose every call waits, as behind a lock, until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def wait(*_: object) -> None:
+            assert self.told.wait(20)
+
+        return wait
+
+
+async def test_a_tag_that_waits_for_the_disk_holds_up_neither_the_loop_nor_the_pool() -> None:
+    store = Waiting()
+    images = Images(SimpleNamespace(images=store))  # type: ignore[arg-type]  # all that `tag` asks for
+    tags = [asyncio.ensure_future(images.tag("busybox", "other", str(number))) for number in range(40)]
+    await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "served"), 10) == "served"
+    store.told.set()
+    await asyncio.gather(*tags)
