@@ -11,13 +11,6 @@ from support.sameness import Difference, Known, Look
 EMPTY = r"tmpfs tmpfs \(that of /(proc|sys)/.*\) / below .*: ro,relatime; (private|master); ro(,uid=\d+,gid=\d+)?"
 KNOWN = (
     Known(
-        row="masked files",
-        section="mountinfo",
-        key=r"/(proc|sys)/.*",
-        theirs=r"(dev)?tmpfs (dev)?tmpfs \((that of /dev|\d+:\d+)\) /null below .*",
-        ours=r"devtmpfs devtmpfs \(\d+:\d+\) /null below .*; private; .*",
-    ),
-    Known(
         row="group of /dev/mqueue",
         section="dev",
         key="/dev/mqueue",
@@ -43,7 +36,7 @@ KNOWN = (
     ),
 )
 # Those that every container beneath dockerd shows.
-ALWAYS = frozenset({"masked files", "masked directories", "pids limit"})
+ALWAYS = frozenset({"masked directories", "pids limit"})
 
 # What a foreground `run` shows besides.
 OF_RUN = (

@@ -266,4 +266,4 @@ def furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launche
     if needs_apparmor(b, process):
         # who writes is in the procfs of its own pid namespace alone
         add_apparmor(b, process, enter.HOST_PROC if launcher else fs.private_proc())
-    fs.protect(late=late)
+    fs.protect()

@@ -212,17 +212,17 @@ class Filesystem:
         if propagation and not propagation & MS_PRIVATE:
             self.b.add(MountPropagation(propagation))
 
-    def protect(self, *, late: bool) -> None:
+    def protect(self) -> None:
         """Read-only and masked paths, then mounts and root that had to be writable until here.
 
-        Files are masked with the host's /dev/null, whatever the container has there; a late child, which no longer
-        sees the host, takes the container's, checked in the same way.
+        Files are masked with the container's own /dev/null, whose owner and mode are its own business; the op sees to
+        it that it is this device, whatever the container may put there.
         """
         linux = self.b.config.linux
         self.b.add(*[ReadonlyPath(ROOT, path) for path in linux.readonly_paths])
         if linux.masked_paths:
             self.b.add(
-                OpenDevice(self.b.opened(NULL), ROOT if late else "", "/dev/null", 1, 3),
+                OpenDevice(self.b.opened(NULL), ROOT, "/dev/null", 1, 3),
                 FsMount(self.b.opened(EMPTY), "tmpfs", ("source=tmpfs", "ro"), MOUNT_ATTR_RDONLY),
             )
             self.b.add(*[Mask(ROOT, path, NULL, EMPTY) for path in linux.masked_paths])
