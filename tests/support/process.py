@@ -7,7 +7,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from support import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -127,11 +130,20 @@ def unmount_below(folder: Path) -> list[str]:
 
 
 def cgroups_named(mark: str) -> list[Path]:
-    """Every cgroup directory, of any hierarchy, whose own name has `mark` in it or that lies below one."""
-    found = []
-    for base, _, _ in os.walk(CGROUPS):
+    """Every cgroup directory, of any hierarchy, whose own name has `mark` in it or that lies below one.
+
+    Those of another run of the tests are passed over: they may be many, nested to any depth.
+    """
+    found, left = [], [str(CGROUPS)]
+    while left:
+        base = left.pop()
         if mark in base:
             found.append(Path(base))
+        with suppress(OSError), os.scandir(base) as entries:  # one that has gone, or is too deep for a path
+            for entry in entries:
+                is_another = entry.name.startswith(paths.PREFIX) and mark not in entry.path
+                if not is_another and entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
     return found
 
 
