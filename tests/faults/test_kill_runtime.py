@@ -1,45 +1,29 @@
-"""kill -9 of the commands themselves: `start`, `exec`, `delete` at every call that changes something, `run` and `exec`
-at every step of their plans.  `delete --force` then leaves nothing, from state.json alone.
+"""kill -9 of the commands themselves: `start`, `exec`, `delete` at every call that changes something, `create` at every
+message to the kernel about network devices.  `delete --force` then leaves nothing, from state.json alone.
 
-(`create` at every call: tests/system/test_runtime_killed.py.)
-
-By calls: strace(1) kills the command when it enters the n-th call of a kind, for every n until it gets through.
-By steps: the launcher waits before a step, by a `Wait` that the test puts into the plan, and the command kills itself
-when it hears of it.  The trace proves which steps were begun.  Only after `delete --force` may the launcher go on.
+strace(1) kills the command when it enters the n-th call of a kind, for every n until it gets through.
+(`create` at every other call: system/test_runtime_killed.py.  At every step of a plan: test_kill_plans.py.)
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from corten.launch.ops import Op, Plan, Wait
-from corten.launch.spawn import Launch, Launcher, Started, Step, TraceReader
-from corten.runtime import container
-from corten.runtime.options import CreateOptions, ExecOptions
-from corten.runtime.prepare import Host
 from corten.runtime.state import STATE_FILE
-from corten.spec.process import parse_process
-from support import killpoints, paths, process, runtimes
+from support import killpoints, machinestate, paths, process, runtimes
+from support.netns import InNetNs, NetNs
 from support.process import wait_for
 from support.runtimes import Bundle, Runtime
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from corten.launch.spawn import Event
-
 NULL = "/dev/null"
-HOLD = "hold"
 MARK = f"31415.{os.getpid()}"  # an argument of every process of the containers
 HOOK = {"path": "/bin/sh", "args": ["sh", "-c", "exit 0"]}
 
@@ -70,35 +54,30 @@ def bundle(folder: Path) -> Bundle:
     return made.save()
 
 
-def left(bundle: Bundle, root: Path, pids: Sequence[int]) -> list[str]:
+def left(bundle: Bundle, root: Path) -> list[str]:
     """What is there of a container: state, cgroups, processes."""
     found = [str(path) for path in root.glob("*")] if root.exists() else []
     found += [path.name for path in process.CGROUPS.iterdir() if bundle.has_cgroup(path.name)]
-    alive = {*process.processes(MARK), *(pid for pid in pids if process.is_alive(pid))}
-    return found + [f"process {pid}" for pid in sorted(alive)]
+    return found + [f"process {pid}" for pid in sorted(process.processes(MARK))]
 
 
-def delete_by_record_alone(
-    corten: Runtime, bundle: Bundle, what: str, going: int = -1, pids: Sequence[int] = ()
-) -> None:
-    """`delete --force` with nothing but state.json; then nothing is left, also when what waited at `going` goes on."""
+def delete_by_record_alone(corten: Runtime, bundle: Bundle, what: str) -> None:
+    """`delete --force` with nothing but state.json; then nothing is left."""
     state = corten.root / "c"
     for path in state.iterdir() if state.exists() else ():
         if path.name != STATE_FILE and not path.is_dir():
             path.unlink()
+    delete(corten, bundle, what)
+
+
+def delete(corten: Runtime, bundle: Bundle, what: str) -> None:
+    """`delete --force`, and nothing is left."""
     corten("delete", "--force", "c", check=True)
-    if going >= 0:
-        with suppress(BrokenPipeError):  # nobody is left to go on
-            os.write(going, b"\0")
     deadline = time.monotonic() + 20
-    while (found := left(bundle, corten.root, pids)) and time.monotonic() < deadline:
+    while (found := left(bundle, corten.root)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    if going >= 0:
-        os.close(going)
     assert not found, f"after the kill {what}"
 
-
-# by calls --------------------------------------------------------------------------------------------------
 
 # verb: {kinds of calls: how many kill points at least there must be, so that a point that was lost is seen}
 SPAWN, WAIT = "clone,clone3,vfork,fork", "wait4,waitid"
@@ -166,134 +145,24 @@ def test_a_command_killed_at_any_call_is_made_up_for(corten: Runtime, bundle: Bu
     assert number - 1 >= CALLS[verb][call]
 
 
-# by steps --------------------------------------------------------------------------------------------------
-
-
-class Suicide(TraceReader):
-    """Kills its own process once step `at` has begun, having told who waits there."""
-
-    __slots__ = ("at", "launch", "report_fd", "started", "steps")
-
-    def __init__(self, at: int, report_fd: int) -> None:
-        super().__init__()
-        self.at = at
-        self.report_fd = report_fd
-        self.launch: Launch | None = None
-        self.started = 0
-        self.steps: list[int] = []
-
-    def feed(self, data: bytes) -> list[Event]:
-        """As the base has it, if it comes back."""
-        events = super().feed(data)
-        self.steps += [event.index for event in events if isinstance(event, Step)]
-        self.started = next((event.pid for event in events if isinstance(event, Started)), self.started)
-        if self.at in self.steps:
-            assert self.launch is not None
-            pids = [pid for pid in (self.launch.launcher_pid, self.launch.second_pid, self.started) if pid > 0]
-            os.write(self.report_fd, json.dumps({"pids": pids, "steps": self.steps}).encode())
-            os.kill(os.getpid(), signal.SIGKILL)
-        return events
-
-
-class HaltingLauncher(Launcher):
-    """Puts a wait before step `at` of its plan."""
-
-    __slots__ = ("at", "hold_fd", "plan", "report_fd")
-
-    def __init__(self, at: int, report_fd: int, hold_fd: int) -> None:
-        super().__init__()
-        self.at = at
-        self.hold_fd = hold_fd
-        self.report_fd = report_fd
-        self.plan = Plan((), ())
-
-    def spawn(
-        self,
-        plan: Plan,
-        fds: Mapping[str, int],
-        *,
-        stdio: tuple[int, int, int] = (0, 1, 2),
-        transform: Callable[[Plan], Plan] | None = None,
-    ) -> Launch:
-        """As the base has it, with the wait and the reader that kills."""
-        self.plan = plan
-        if self.at < 0:
-            return super().spawn(plan, fds, stdio=stdio)
-        launch = super().spawn(plan, {**fds, HOLD: self.hold_fd}, stdio=stdio, transform=self._halting)
-        launch.reader = reader = Suicide(self.at, self.report_fd)
-        reader.launch = launch
-        return launch
-
-    def _halting(self, plan: Plan) -> Plan:
-        ops: list[Op] = [*plan.ops[: self.at], Wait(HOLD, "the test"), *plan.ops[self.at :]]
-        return Plan(tuple(ops), (*plan.inputs, HOLD), plan.preserve_fds)
-
-
-class HaltingHost(Host):
-    """A host with this launcher."""
-
-    __slots__ = ("halting",)
-
-    def __init__(self, seccomp_cache: str, halting: HaltingLauncher) -> None:
-        super().__init__(seccomp_cache=seccomp_cache)
-        self.halting = halting
-
-    @property
-    def launcher(self) -> Launcher:
-        """The one that halts."""
-        return self.halting
-
-
-def run_once(corten: Runtime, bundle: Bundle, verb: str, host: Host) -> None:
-    """The work of `run --detach` or `exec --detach`, with stdio that nobody has to read."""
-    null = os.open(NULL, os.O_RDWR)
-    stdio = (null, null, null)
-    if verb == "run":
-        options = CreateOptions("c", str(corten.root), str(bundle.path), stdio=stdio, wait_for_start=False)
-        container.create(options, host)
-        return
-    process_of_exec = parse_process({"args": ["sleep", MARK], "cwd": "/", "env": ["PATH=/bin"]})
-    container.exec(ExecOptions("c", str(corten.root), process_of_exec, stdio=stdio), host)
-
-
-def killed_before(corten: Runtime, bundle: Bundle, verb: str, at: int, hold_fd: int) -> dict[str, Any]:
-    """Runs the verb in a child that kills itself when step `at` has begun; what the child told before."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            host = HaltingHost(str(corten.root.parent / "seccomp"), HaltingLauncher(at, writing, hold_fd))
-            run_once(corten, bundle, verb, host)
-            os.write(writing, json.dumps({"length": len(host.halting.plan.ops)}).encode())
-        finally:
-            os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as report:
-        told: dict[str, Any] = json.loads(report.read() or b"{}")
-    status = os.waitpid(child, 0)[1]
-    assert at < 0 or os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"not killed at step {at}: {told}"
-    return told
-
-
-@pytest.mark.parametrize("verb", ["run", "exec"])
-def test_a_command_killed_at_any_step_of_its_plan_leaves_nothing_behind(
-    corten: Runtime, bundle: Bundle, verb: str
-) -> None:
-    def ready() -> None:
-        if verb == "exec":
-            corten.detached("run", "--detach", "-b", str(bundle.path), "c")
-
-    ready()
-    length = killed_before(corten, bundle, verb, -1, -1)["length"]
-    delete_by_record_alone(corten, bundle, "of nobody")
-    exact = 0
-    for at in range(length):
-        ready()
-        holding, going = os.pipe()
-        told = killed_before(corten, bundle, verb, at, holding)
-        assert at in told["steps"], f"killed before step {at}, begun: {told['steps']}"
-        exact += max(told["steps"]) == at
-        os.close(holding)
-        delete_by_record_alone(corten, bundle, f"of {verb} at step {at}", going, told["pids"])
-    killpoints.report(f"{verb} at steps of its plan ({exact} of them the last begun)", length, length)
-    assert exact > length // 2
+def test_a_create_killed_at_any_message_about_devices_gives_them_back(corten: Runtime, bundle: Bundle) -> None:
+    """From the record, by whose FIFO it is seen that the container was not started."""
+    with NetNs() as netns:
+        for name in ("one", "two"):
+            netns.run(["ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-far"])
+        netns.run(["ip", "address", "add", "192.0.2.7/24", "dev", "one"])
+        netns.run(["ip", "link", "set", "one", "up"])
+        bundle.config["linux"]["netDevices"] = {"one": {"name": "eth0"}, "two": {}}
+        bundle.save()
+        inside = InNetNs(corten, netns)
+        before, number, moved = machinestate.links(netns), 1, 0
+        while is_killed_at(inside, ["create", "-b", str(bundle.path), "c"], "sendto", number):
+            moved += machinestate.links(netns) != before
+            delete(inside, bundle, f"of create at message number {number}")
+            assert machinestate.links(netns) == before, f"after the kill at message number {number}"
+            number += 1
+        delete(inside, bundle, "of none")
+        assert machinestate.links(netns) == before
+    what = f"create at messages about devices, after {moved} of which some were away"
+    killpoints.report(what, number - 1, number - 1)
+    assert moved > 2

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from support import paths
+from support.runtimes import Runtime
 
 RUN = Path("/run/netns")
 
@@ -51,6 +52,18 @@ class NetNs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class InNetNs(Runtime):
+    """A runtime that runs in a network namespace."""
+
+    def __init__(self, runtime: Runtime, netns: NetNs) -> None:
+        super().__init__(runtime.program, runtime.root)
+        self.netns = netns
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line of a call."""
+        return [*self.netns.enter, *super().argv(*words)]
 
 
 class OwnNet(NetNs):

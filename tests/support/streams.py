@@ -39,6 +39,7 @@ LONG = (
     "faults/test_full_disk.py",
     "faults/test_leaks_of_lives.py",
     "faults/test_kill_cortend.py",
+    "faults/test_kill_plans.py",
     "system/test_engine_recovery.py",
     "system/test_engine_stalls.py",
     "system/test_shim_keeper.py",

@@ -11,19 +11,8 @@ from typing import Any
 import pytest
 
 from support import paths, runtimes
-from support.netns import NetNs
+from support.netns import InNetNs, NetNs
 from support.runtimes import Bundle, Runtime
-
-
-class InNetNs(Runtime):
-    """A runtime that runs in a network namespace."""
-
-    def __init__(self, program: Path, root: Path, netns: NetNs) -> None:
-        super().__init__(program, root)
-        self.netns = netns
-
-    def argv(self, *words: str) -> list[str]:
-        return [*self.netns.enter, *super().argv(*words)]
 
 
 @pytest.fixture
@@ -41,7 +30,7 @@ def netns() -> Iterator[NetNs]:
 
 @pytest.fixture
 def corten(folder: Path, netns: NetNs) -> Iterator[Runtime]:
-    made = InNetNs(paths.COMMANDS / "corten-runtime", folder / "root", netns)
+    made = InNetNs(Runtime(paths.COMMANDS / "corten-runtime", folder / "root"), netns)
     yield made
     made.close()
 
@@ -106,6 +95,39 @@ def test_a_hook_sees_them_and_a_failing_one_brings_them_back(corten: Runtime, ne
     assert "one-far" in seen
     assert " one@" not in seen
     assert links(netns.enter) == before
+
+
+def test_one_that_is_down_and_has_no_address_comes_back_so(corten: Runtime, netns: NetNs, folder: Path) -> None:
+    netns.run(["ip", "link", "set", "two", "down"])
+    before = links(netns.enter)
+    bundle = with_devices(folder, {"one": {}, "two": {}})
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/false"}]}
+    done = corten("run", "-b", str(bundle.save().path), "c")
+    assert done.returncode == 1
+    assert links(netns.enter) == before
+
+
+def test_delete_of_a_container_that_was_not_started_gives_them_back(
+    corten: Runtime, netns: NetNs, folder: Path
+) -> None:
+    before = links(netns.enter)
+    bundle = with_devices(folder, {"one": {"name": "eth0"}, "two": {}})
+    for force in ((), ("--force",)):
+        corten.detached("create", "-b", str(bundle.path), "c")
+        assert not {"one", "two"} & set(links(netns.enter))
+        assert corten("delete", *force, "c", check=True).stderr == ""
+        assert links(netns.enter) == before
+
+
+def test_from_another_namespace_they_cannot_come_back_and_that_is_said(
+    corten: Runtime, netns: NetNs, folder: Path
+) -> None:
+    bundle = with_devices(folder, {"one": {"name": "eth0"}})
+    corten.detached("create", "-b", str(bundle.path), "c")
+    elsewhere = Runtime(corten.program, corten.root)
+    done = elsewhere("delete", "c", check=True)
+    assert "network devices of the container came from another network namespace than this one" in done.stderr
+    assert "one" not in links(netns.enter)
 
 
 def test_the_first_is_brought_back_when_the_second_cannot_move(corten: Runtime, netns: NetNs, folder: Path) -> None:

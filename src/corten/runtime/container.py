@@ -180,7 +180,8 @@ def _after_kill(record: State) -> None:
 
 
 def delete(root: str, id: str, force: bool = False) -> list[str]:
-    """Removes a stopped or created container, with `force` any; complaints of poststop hooks are returned.
+    """Removes a stopped or created container, with `force` any; complaints of poststop hooks, and of
+    network devices that could not come back, are returned.
 
     With `force` an unknown id is fine, and a damaged record is removed as far as it can be read.
     """
@@ -194,9 +195,8 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
     status = record.status()
     if not force and status != CREATED:
         allow("delete", id, status)
-    if force or status != STOPPED:
-        ending.end(record)
-    return ending.destroy(record)
+    complaints = ending.end(record) if force or status != STOPPED else []
+    return complaints + ending.destroy(record)
 
 
 def exec(options: ExecOptions, host: Host | None = None) -> Executed:

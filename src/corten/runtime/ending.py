@@ -8,6 +8,7 @@ import select
 from corten.errors import CortenError, Internal
 from corten.runtime import fast, managers
 from corten.runtime.cgroups import Cgroup
+from corten.runtime.state import START_FIFO, is_read
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -18,8 +19,29 @@ SIGKILL = 9
 DEATH_TIMEOUT_MS = 10_000
 
 
-def end(record: State) -> None:
-    """Kills every process of a container and waits until its init is dead; raises Internal after ten seconds."""
+def end(record: State) -> list[str]:
+    """Kills every process of a container and waits until its init is dead; raises Internal after ten seconds.
+
+    One that was not started yet gives back the network devices that were moved to it: complaints are returned.
+    """
+    if not record.devices or not is_read(record.path(START_FIFO)):
+        _kill(record)
+        return []
+    from corten.runtime import netdevices
+
+    try:
+        moved = netdevices.recorded(record)
+    except CortenError as error:
+        _kill(record)
+        return [str(error)]
+    try:
+        _kill(record)
+    finally:
+        complaints = moved.take_back()
+    return complaints
+
+
+def _kill(record: State) -> None:
     pidfd = record.open_pidfd()
     group = Cgroup(record.cgroup)
     group.kill_all()

@@ -276,14 +276,15 @@ class Creation:
         pid_namespace = config.linux.namespace("pid")
         state.private_pid = pid_namespace is not None and not pid_namespace.path
         state.terminal = config.process is not None and config.process.terminal
-        names = [CONFIG_FILE, TRACE_FILE] + ([START_FIFO] if self.options.wait_for_start else [])
+        waits = "start" in prepared.plan.inputs
+        names = [CONFIG_FILE, TRACE_FILE] + ([START_FIFO] if waits else [])
         state.objects = [state.path(name) for name in names] + prepared.paths.directories()
         state.save()
         if self.options.notify is not None:
             self.options.notify.make_directory(state.directory)
             if not self.options.wait_for_start:
                 self.options.notify.bind(state.directory)
-        if self.options.wait_for_start:
+        if waits:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
 
@@ -303,11 +304,13 @@ class Creation:
         finally:
             for fd in [fd for pipe in pipes for fd in pipe]:
                 posix.close(fd)
-        if options.wait_for_start:
+        if self.start_fd >= 0:
             running.follow_until("start")
             posix.close(self.start_fd)
             self.start_fd = -1
-        else:
+            if not options.wait_for_start:
+                let_go(self.state.path(START_FIFO))
+        if not options.wait_for_start:
             running.follow_to_exec()
         running.reap_launcher()
         return running
@@ -354,6 +357,14 @@ class Creation:
         if self.running is not None:
             self.running.abandon()
         destroy(self.state, run_hooks=self.hooks_ran)
+
+
+def let_go(fifo: str) -> None:
+    """Starts a container whose init waits; the FIFO goes."""
+    fd = posix.open(fifo, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    posix.write(fd, b"\0")
+    posix.close(fd)
+    posix.unlink(fifo)
 
 
 def exec_deadline(plan: Plan) -> float:

@@ -1,7 +1,8 @@
 """Devices of the host that become the container's: moved, renamed, with their permanent addresses, and up.
 
 The container's init waits meanwhile.  No thread of ours stays in its network namespace: a socket is made there, once,
-and used from here.  A failure takes back what was moved, with name, addresses and state as they were.
+and used from here.  A failure takes back what was moved, with name, addresses and state as they were; so does a delete
+of a container that was not started, whoever was killed meanwhile: the record tells before the first is moved.
 Rules: runtime-spec config-linux.md, "Network Devices"; rtnetlink(7).
 """
 
@@ -11,16 +12,18 @@ import os
 import struct
 from dataclasses import dataclass
 
-from corten.errors import FailedPrecondition, NotFound
+from corten.errors import FailedPrecondition, NotFound, Unavailable
 from corten.runtime.parentsteps import Change
 from corten.sys import netlink, netns
-from corten.sys.netlink import Link, NetlinkError, Request, Socket
+from corten.sys.netlink import NetlinkError, Request, Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from corten.runtime.launching import Creation
+    from corten.runtime.state import State
 
 ENODEV = 19
 IFA_FLAGS = 8
@@ -52,49 +55,80 @@ class Address:
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
         return Request(f"address {self.local.hex(':')}/{self.prefix}", netlink.RTM_NEWADDR, flags, body)
 
+    def to_obj(self) -> list[object]:
+        """As the record has it."""
+        ends = (self.local, self.peer, self.broadcast)
+        return [self.family, self.prefix, self.flags, *[end.hex() for end in ends]]
+
+    @classmethod
+    def from_obj(cls, obj: list[Any]) -> Address:
+        """The inverse of `to_obj`."""
+        family, prefix, flags, *ends = obj
+        return cls(family, prefix, flags, *[bytes.fromhex(end) for end in ends])
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """One device to move: what it is outside, and its name inside."""
 
-    link: Link
+    name: str
     inside: str
+    is_up: bool
     addresses: tuple[Address, ...]
+
+    def to_obj(self) -> dict[str, object]:
+        """As the record has it."""
+        addresses = [address.to_obj() for address in self.addresses]
+        return {"name": self.name, "inside": self.inside, "up": self.is_up, "addresses": addresses}
+
+    @classmethod
+    def from_obj(cls, obj: dict[str, Any]) -> Device:
+        """The inverse of `to_obj`."""
+        addresses = tuple(Address.from_obj(address) for address in obj["addresses"])
+        return cls(obj["name"], obj["inside"], obj["up"], addresses)
 
 
 class Moved(Change):
     """Devices that are in a container's namespace: `undo` takes them back, `settle` leaves them."""
 
-    def __init__(self, netns_fd: int) -> None:
+    def __init__(self, netns_fd: int, devices: Iterable[Device] = ()) -> None:
         self._netns = os.dup(netns_fd)
         self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._here, self._there = Socket(), netns.inside(netns_fd, Socket)
-        self._devices: list[Device] = []
+        self._devices = list(devices)
 
-    def move(self, wanted: Mapping[str, str]) -> None:
-        """Moves every device or none.
+    def check(self, wanted: Mapping[str, str]) -> list[Device]:
+        """What is to be moved; raises NotFound, or FailedPrecondition for a name that is taken."""
+        return check(wanted, self._here, self._there)
 
-        Raises NotFound and FailedPrecondition before the first is moved, or in the kernel's words after the others
-        have been taken back.
-        """
-        for device in check(wanted, self._here, self._there):
-            name = device.link.name
+    def move(self, devices: Iterable[Device]) -> None:
+        """Moves devices; raises FailedPrecondition in the kernel's words at the first that stays."""
+        for device in devices:
             try:
-                _go(self._here, self._there, name, device.inside, self._netns)
+                _go(self._here, self._there, device.name, device.inside, self._netns)
                 self._devices.append(device)
                 _furnish(self._there, device.inside, device.addresses, up=True)
             except NetlinkError as error:
-                raise FailedPrecondition(f"move network device {name}: {error.strerror}") from error
+                raise FailedPrecondition(f"move network device {device.name}: {error.strerror}") from error
 
     def undo(self) -> None:
         """Takes back what was moved, with name, addresses and state as they were, as far as the kernel lets us."""
+        self.take_back()
+
+    def take_back(self) -> list[str]:
+        """`undo`; a sentence for each device that had to stay."""
+        complaints = []
         for device in reversed(self._devices):
             try:
-                _go(self._there, self._here, device.inside, device.link.name, self._own)
-                _furnish(self._here, device.link.name, device.addresses, up=device.link.is_up)
-            except NetlinkError:
-                continue  # somebody has taken the name meanwhile; the others can still go
+                if self._there.link(device.inside) is None:
+                    continue  # whoever was to move it was killed before
+                _go(self._there, self._here, device.inside, device.name, self._own)
+                _furnish(self._here, device.name, device.addresses, up=device.is_up)
+            except NetlinkError as error:
+                # somebody has taken the name meanwhile; the others can still go
+                complaints.append(f"take back network device {device.name}: {error.strerror}")
         self.settle()
+        return complaints
 
     def settle(self) -> None:
         """Closes everything; the devices stay where they are."""
@@ -106,14 +140,37 @@ class Moved(Change):
 
 
 def run(making: Creation, pid: int) -> None:
-    """Every device of the configuration into the network namespace of `pid`."""
+    """Every device of the configuration, or none, into the network namespace of `pid`; the record tells before."""
+    moved = _moved(pid)
+    making.undoing.append(moved)
+    devices = moved.check(making.prepared.config.linux.net_devices)
+    making.state.devices = [device.to_obj() for device in devices]
+    making.state.devices_from = _own_namespace()
+    making.state.save()
+    moved.move(devices)
+
+
+def recorded(state: State) -> Moved:
+    """What was, or was to be, moved to a container that waits for its start; raises Unavailable.
+
+    It holds the container's namespace: `take_back` may wait until all of its processes are dead.
+    """
+    if state.devices_from != _own_namespace():
+        raise Unavailable("network devices of the container came from another network namespace than this one")
+    return _moved(state.pid, [Device.from_obj(obj) for obj in state.devices])
+
+
+def _moved(pid: int, devices: Iterable[Device] = ()) -> Moved:
     fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        moved = Moved(fd)
+        return Moved(fd, devices)
     finally:
         os.close(fd)
-    making.undoing.append(moved)
-    moved.move(making.prepared.config.linux.net_devices)
+
+
+def _own_namespace() -> str:
+    """`net:[4026531840]`: no other has the number as long as a device can come back to it."""
+    return os.readlink("/proc/thread-self/ns/net")
 
 
 def check(wanted: Mapping[str, str], here: Socket, there: Socket) -> list[Device]:
@@ -125,7 +182,7 @@ def check(wanted: Mapping[str, str], here: Socket, there: Socket) -> list[Device
             raise NotFound(f"link not found for interface {name} on runtime namespace")
         if there.link(inside) is not None:
             raise FailedPrecondition(f"link already exist with name {inside} on container namespace")
-        devices.append(Device(link, inside, addresses_of(here, link.index)))
+        devices.append(Device(name, inside, link.is_up, addresses_of(here, link.index)))
     return devices
 
 

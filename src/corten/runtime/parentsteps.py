@@ -40,6 +40,23 @@ class ParentStep:
         return posix.pipe()
 
 
+class PatientStep(ParentStep):
+    """A step that moves what the kernel takes along with the init: who waits goes on waiting when this side is killed.
+
+    So `delete` finds it, and takes back what would be lost.
+    """
+
+    __slots__ = ()
+
+    def open(self) -> tuple[int, int]:
+        """A pipe that is never at its end: who reads may write to it as well (pipe(7))."""
+        read, write = posix.pipe()
+        try:
+            return posix.open(f"/proc/self/fd/{read}", posix.O_RDWR | posix.O_CLOEXEC), write
+        finally:
+            posix.close(read)
+
+
 class Change:
     """Something that a step did to the machine: taken back when the creation fails, else left as it is."""
 
@@ -62,7 +79,8 @@ def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
 
         steps.append(ParentStep("idmaps", idmaps.run))
     if "hooks" in prepared.plan.inputs:
-        steps.append(ParentStep("hooks", furnish))
+        kind = PatientStep if prepared.config.linux.net_devices else ParentStep
+        steps.append(kind("hooks", furnish))
     if LISTENER in prepared.plan.inputs:
         from corten.runtime import listener  # for the few with an agent
 

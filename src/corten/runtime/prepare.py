@@ -148,6 +148,8 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     context = init_context(options, config, host, paths, rootfs)
     context.wait_for_unit = manager.starts_unit
     context.wait_for_hooks |= manager.starts_unit and limit[0] == 1  # which the launcher would take
+    # without a cgroup the record's pid is all that tells of the init: it goes on when that is written
+    context.wait_for_hooks |= not paths.directories()
     plan = compile_init(config, host.facts, context)
     return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, origins, plan)
 
@@ -275,7 +277,8 @@ def init_context(
         cgroup_v2_dir=paths.v2,
         rootfs=rootfs,
         rootfs_fd=options.rootfs_fd >= 0,
-        wait_for_start=options.wait_for_start,
+        # until it starts, network devices can be taken back: `run` has that moment, too
+        wait_for_start=options.wait_for_start or bool(config.linux.net_devices),
         wait_for_idmaps=bool(host.facts.euid) and needs_helpers(config, host.facts),
         cgroup_views=cgroup_views(options, host, paths),
         wait_for_hooks=waits_for_us(config),

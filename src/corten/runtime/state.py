@@ -63,7 +63,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("manager", "origins", "rdt", "unit"))
+LATER = frozenset(("devices", "devices_from", "manager", "origins", "rdt", "unit"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -91,6 +91,8 @@ class State:
         "bundle",
         "cgroup",
         "created",
+        "devices",
+        "devices_from",
         "directory",
         "id",
         "manager",
@@ -119,6 +121,8 @@ class State:
         self.cgroup = CgroupPaths("v1", {}, "")
         self.manager = "cgroupfs"
         self.created = fast.rfc3339()
+        self.devices: list[dict[str, Any]] = []  # of the network, moved to it: corten.runtime.netdevices
+        self.devices_from = ""  # the network namespace that they are of
         self.objects: list[str] = []  # every path that will exist, in the order of making
         self.origins: dict[str, list[dict[str, Any]]] = {}  # what the node added: corten.runtime.effective
         self.owner = posix.geteuid()

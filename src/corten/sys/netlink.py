@@ -139,7 +139,7 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 def text(kind: int, value: str) -> bytes:
     """A NUL-terminated string."""
-    return attribute(kind, value.encode() + b"\0")
+    return attribute(kind, os.fsencode(value) + b"\0")
 
 
 def u8(kind: int, value: int) -> bytes:
@@ -375,6 +375,8 @@ class Socket:
 
     def attempt(self, *requests: Request) -> list[NetlinkError | None]:
         """As `send`, but returns what became of each request."""
+        if not requests:
+            return []  # the kernel takes no empty message (ENODATA)
         first = self._post(requests)
         outcome: list[NetlinkError | None] = [None] * len(requests)
         pending = len(requests)
