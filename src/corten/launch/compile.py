@@ -262,7 +262,7 @@ def furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launche
     if config.domainname:
         b.add(SetDomainname(config.domainname))
     for name, value in config.linux.sysctl.items():
-        b.add(WriteFile(fs.private_proc(), sysctl_path(name), value.encode()))
+        b.add(WriteFile(fs.private_proc(), sysctl_path(name), value.encode("utf-8", "surrogateescape")))
     if needs_apparmor(b, process):
         # who writes is in the procfs of its own pid namespace alone
         add_apparmor(b, process, enter.HOST_PROC if launcher else fs.private_proc())

@@ -189,7 +189,7 @@ def _add_rule(lib: ctypes.CDLL, context: int, rule: Reader, default: int) -> Non
     repeated = len(set(indexes)) != len(indexes)
     alternatives = [[condition] for condition in conditions] if repeated else [conditions]
     for name in rule.strings("names"):
-        number = lib.seccomp_syscall_resolve_name(name.encode())
+        number = lib.seccomp_syscall_resolve_name(os.fsencode(name))
         if number == -1:
             continue
         for args in alternatives:
@@ -212,7 +212,7 @@ def _condition(reader: Reader) -> ArgCompare:
 
 def _last_number(lib: ctypes.CDLL, arch: int, names: list[str]) -> int:
     """The highest system call number that the profile names; -1 for none.  x32's come without their bit."""
-    numbers = [lib.seccomp_syscall_resolve_name_arch(arch, name.encode()) for name in names]
+    numbers = [lib.seccomp_syscall_resolve_name_arch(arch, os.fsencode(name)) for name in names]
     return max([number & ~X32_SYSCALL_BIT for number in numbers if number >= 0], default=-1)
 
 

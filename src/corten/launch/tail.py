@@ -314,7 +314,8 @@ def reduce_caps(b: Builder, process: Process, *, userns: bool) -> None:
 
 def add_apparmor(b: Builder, process: Process, proc: str) -> None:
     """The profile of the next execve, through a procfs of our own."""
-    b.add(WriteFile(proc, "thread-self/attr/apparmor/exec", f"exec {process.apparmor_profile}".encode()))
+    words = f"exec {process.apparmor_profile}".encode("utf-8", "surrogateescape")
+    b.add(WriteFile(proc, "thread-self/attr/apparmor/exec", words))
 
 
 def needs_apparmor(b: Builder, process: Process) -> bool:

@@ -79,6 +79,8 @@ def _explain(text: str) -> str:
         json.loads(text)
     except ValueError as error:
         return f"invalid JSON: {error}"
+    except RecursionError:  # for it the depth is another one: it stands deeper itself
+        return "invalid JSON: exceeded max depth"
     return "invalid JSON"
 
 
@@ -182,7 +184,7 @@ def connect_unix(path: str, timeout_s: float | None = None) -> int:
     stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
     directory = -1
     try:
-        if len(path.encode()) >= SUN_PATH_BYTES:
+        if len(path.encode("utf-8", "surrogateescape")) >= SUN_PATH_BYTES:
             head, _, tail = path.rpartition("/")
             directory = posix.open(head, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
             path = f"/proc/self/fd/{directory}/{tail}"

@@ -29,7 +29,7 @@ def read_net_devices(reader: Reader) -> dict[str, str]:
 def is_name(name: str) -> bool:
     """As dev_valid_name() of the kernel has it."""
     return (
-        0 < len(name.encode()) <= NAME_BYTES
+        0 < len(name.encode("utf-8", "surrogateescape")) <= NAME_BYTES
         and name not in (".", "..")
         and not any(letter in "/:" or letter.isspace() for letter in name)
     )

@@ -87,7 +87,7 @@ def write_each(directory: str, file: str, values: list[str]) -> None:
     value = values[0]
     try:
         for value in values:
-            posix.write(fd, value.encode())
+            posix.write(fd, value.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise Refused(f'failed to write "{value}": write {path}: {files.why(error)}', error.errno or 0) from error
     finally:

@@ -12,7 +12,7 @@ import posix
 import select
 import time
 
-from corten.errors import Internal, Unavailable
+from corten.errors import Internal, InvalidArgument, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,10 @@ def _put(out: bytearray, type: str, value: object) -> None:
         out += value.to_bytes(NUMBERS[first], "little", signed=first in SIGNED)
     elif first in "sog":
         assert isinstance(value, str)
-        data = value.encode()
+        try:
+            data = value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"D-Bus takes no text that is not UTF-8: {value!r}") from None
         out += len(data).to_bytes(1 if first == "g" else 4, "little") + data + b"\0"
     elif first == "a":
         _put_array(out, type[1:], value)

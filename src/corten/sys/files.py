@@ -48,7 +48,7 @@ def write(path: str, text: str) -> None:
     """One write(2) to an existing file, as kernel files want it; raises OSError."""
     fd = posix.open(path, posix.O_WRONLY | O_CLOEXEC)
     try:
-        posix.write(fd, text.encode())
+        posix.write(fd, text.encode("utf-8", "surrogateescape"))
     finally:
         posix.close(fd)
 

@@ -87,6 +87,13 @@ class TestRefusals:
         with pytest.raises(FailedPrecondition, match=r"kernel 4\.18"):
             ops(config(), HostFacts((4, 18), "v2", {}, "/sys/fs/cgroup"))
 
+    def test_bytes_that_are_no_text_are_written_as_they_are(self) -> None:
+        """Found by the fuzzer; what they mean the kernel decides."""
+        document = config(
+            linux={"namespaces": [{"type": "mount"}, {"type": "ipc"}], "sysctl": {"kernel.sem": "\udc8c"}}
+        )
+        assert [op.data for op in ops(document) if isinstance(op, WriteFile) and "sem" in op.path] == [b"\x8c"]
+
     def test_no_process(self) -> None:
         document = config()
         del document["process"]

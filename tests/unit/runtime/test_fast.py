@@ -48,6 +48,16 @@ def test_a_document_that_is_too_deep_is_refused_in_one_line() -> None:
     assert caught.value.text == "invalid JSON: exceeded max depth"
 
 
+def test_a_document_that_is_deep_and_wrong_is_refused_wherever_the_parser_gives_up() -> None:
+    """What explains a failure stands deeper itself than what found it (found by the fuzzer)."""
+    refused = 0
+    for depth in range(900, 1010):
+        with pytest.raises(InvalidArgument):
+            fast.loads("[" * depth + r'"\q"')
+        refused += 1
+    assert refused == 110
+
+
 @pytest.mark.parametrize(
     ("stamp_ns", "text"),
     [
