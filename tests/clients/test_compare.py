@@ -81,11 +81,15 @@ def alone(check: Check, side: Side) -> Any:
 def test_corten_and_dockerd_show_the_same(
     check: Check, reference: Side, corten: Side, normal: Normalizer, known: dict[str, Any]
 ) -> None:
-    expected, seen = both(check, reference, corten)
+    expected, found = both(check, reference, corten)
+    seen = normal(found, corten.folder)
     known[check.name] = normal(expected, reference.folder)
-    differences = difference(known[check.name], normal(seen, corten.folder))
-    if differences:
-        pytest.fail("\n".join(differences), pytrace=False)
+    differences = difference(known[check.name], seen)
+    if differences:  # Corten has one try; on a busy machine dockerd gives a wrong answer now and then
+        known[check.name] = normal(alone(check, reference), reference.folder)
+        if difference(known[check.name], seen):
+            pytest.fail("\n".join(differences), pytrace=False)
+        summary.add("clients", f"{check.name}: dockerd showed something else at first: {'; '.join(differences)}")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
