@@ -67,6 +67,7 @@ SCENARIOS: dict[str, list[str]] = {
     "signals": [
         "create C", "start C", "kill C NOSIG", "kill C 99", "kill C 0", "kill C SIGUSR1", "kill C 10", "kill C usr1",
         "state C", "kill C 65", "kill C RTMIN", "kill C RTMIN+3", "kill C ''", "kill C 64", "kill -a C 0",
+        "kill C 99999999999", "kill C ²", "kill C +10", "kill C 99999999999999999999",
         # all that it knows, but for those that even the init of a pid namespace obeys
         *(f"kill C {name}" for name in NAMES.split() if name not in ("KILL", "STOP")),
         *(f"kill C SIG{name.lower()}" for name in NAMES.split()[:3]),

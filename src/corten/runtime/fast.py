@@ -134,9 +134,17 @@ SIGNALS: dict[str, int] = {
 }
 
 
+NUMBER_DIGITS = 18  # what is longer does not fit into Go's int, and is no number for runc
+EINVAL = 22
+
+
 def signal_number(text: str) -> int:
-    """The number of a signal given as number, `KILL` or `SIGKILL`; raises InvalidArgument in runc's words."""
-    if text.isdigit():
+    """The number of a signal given as number, `KILL` or `SIGKILL`; raises InvalidArgument in runc's words.
+
+    Whether there is such a number is the kernel's to say.
+    """
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if digits.isascii() and digits.isdigit() and len(digits.lstrip("0")) <= NUMBER_DIGITS:
         return int(text)
     number = SIGNALS.get(text.upper().removeprefix("SIG"))
     if number is None or text.upper().removeprefix("SIG") in ("RTMIN", "RTMAX"):
@@ -146,7 +154,10 @@ def signal_number(text: str) -> int:
 
 def pidfd_send_signal(pidfd: int, signum: int) -> None:
     """pidfd_send_signal(2); OSError ESRCH when the process has been reaped, EINVAL for a strange number."""
-    _signal.pidfd_send_signal(pidfd, signum)
+    try:
+        _signal.pidfd_send_signal(pidfd, signum)
+    except OverflowError:
+        raise OSError(EINVAL, posix.strerror(EINVAL)) from None
 
 
 def catch_signals(signums: Iterable[int], write_fd: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_times_look_as_go_prints_them(stamp_ns: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("9", 9), ("0", 0), ("37", 37)]
+    ("text", "number"),
+    [("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("9", 9), ("0", 0), ("37", 37), ("+15", 15), ("-1", -1)],
 )
 def test_signals_are_known_by_name_and_number(text: str, number: int) -> None:
     assert fast.signal_number(text) == number
@@ -86,7 +88,17 @@ def test_every_signal_of_the_kernel_has_its_number() -> None:
         assert {fast.signal_number(text) for text in (name, f"SIG{name}", name.lower(), str(number))} == {number}
 
 
-@pytest.mark.parametrize("text", ["NOSIG", "", "-1", "SIG", "RTMIN"])
+@pytest.mark.parametrize("text", ["NOSIG", "", "SIG", "RTMIN", "²", "1_5", "0x9", " 9", "-", 23 * "9"])
 def test_an_unknown_signal_is_refused_in_the_words_of_runc(text: str) -> None:
     with pytest.raises(InvalidArgument, match=f'^unknown signal "{text}"$'):
         fast.signal_number(text)
+
+
+@pytest.mark.parametrize("number", [65, -1, 99999999999, 1 << 31])
+def test_a_number_that_no_signal_has_is_refused_by_the_kernel(number: int) -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        with pytest.raises(OSError, match="Invalid argument"):
+            fast.pidfd_send_signal(pidfd, number)
+    finally:
+        os.close(pidfd)
