@@ -13,6 +13,7 @@ from pathlib import Path
 from support import paths
 
 CGROUPS = Path("/sys/fs/cgroup")
+DEEP = 16
 
 
 class NotReady(Exception):
@@ -132,13 +133,16 @@ def unmount_below(folder: Path) -> list[str]:
 def cgroups_named(mark: str) -> list[Path]:
     """Every cgroup directory, of any hierarchy, whose own name has `mark` in it or that lies below one.
 
-    Those of another run of the tests are passed over: they may be many, nested to any depth.
+    Those of another run of the tests are passed over: they may be many, nested to any depth.  What is below `DEEP` is
+    left out.
     """
     found, left = [], [str(CGROUPS)]
     while left:
         base = left.pop()
         if mark in base:
             found.append(Path(base))
+        if base.count("/") - str(CGROUPS).count("/") == DEEP:
+            continue
         with suppress(OSError), os.scandir(base) as entries:  # one that has gone, or is too deep for a path
             for entry in entries:
                 is_another = entry.name.startswith(paths.PREFIX) and mark not in entry.path
@@ -171,6 +175,8 @@ def _empty(cgroup: Path) -> None:
 
 def _removed(cgroup: Path) -> bool:
     try:
+        if len(cgroup.relative_to(CGROUPS).parts) == DEEP:
+            subprocess.run(["find", str(cgroup), "-mindepth", "1", "-depth", "-type", "d", "-delete"], check=False)
         cgroup.rmdir()
     except FileNotFoundError:
         return True

@@ -12,10 +12,6 @@ import time
 from corten.errors import Internal
 from corten.sys import files
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PROCS = "cgroup.procs"
 REMOVE_ATTEMPTS = 14  # 0.5 ms doubled each time up to 0.25 s: about two seconds in all
 FIRST_PAUSE_S = 0.0005
@@ -116,23 +112,27 @@ def read_number(directory: str, file: str) -> int:
 def pids(directory: str) -> list[int]:
     """Every process in `directory` and below; a directory that vanishes has none."""
     found: list[int] = []
-    for place in tree(directory):
+    for place, name in files.directories_below(directory):
+        found += _members(f"{name}/{PROCS}", place)
+    return found + _members(f"{directory}/{PROCS}")
+
+
+def _members(path: str, dir_fd: int | None = None) -> list[int]:
+    """The processes that a cgroup.procs lists."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=dir_fd)
         try:
-            found += [int(word) for word in files.read(f"{place}/{PROCS}").split()]
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-    return found
+            return [int(word) for word in files.read_fd(fd).split()]
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return []
 
 
 ENOENT, EBUSY, ENODEV, ENOTDIR, EOPNOTSUPP = 2, 16, 19, 20, 95
 GONE = (ENOENT, ENODEV, EOPNOTSUPP)  # EOPNOTSUPP: a threaded cgroup, whose processes its domain lists
-
-
-def tree(directory: str) -> Iterator[str]:
-    """The cgroup directories below and at `directory`, children before parents."""
-    yield from files.subdirectories(directory)
-    yield directory
 
 
 def remove(directory: str) -> None:
@@ -161,10 +161,10 @@ def _remove_once(directory: str) -> bool:
             raise Internal(f"remove cgroup {directory}: {files.why(error)}") from error
     else:
         return True
-    for below in files.subdirectories(directory):
+    for place, name in files.directories_below(directory):
         try:
-            posix.rmdir(below)
+            posix.rmdir(name, dir_fd=place)
         except OSError as error:
-            if error.errno not in (ENOENT, EBUSY):
-                raise Internal(f"remove cgroup {below}: {files.why(error)}") from error
+            if error.errno not in (ENOENT, ENODEV, EBUSY):
+                raise Internal(f"remove cgroup {name} below {directory}: {files.why(error)}") from error
     return not files.exists(directory)

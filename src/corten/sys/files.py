@@ -17,6 +17,7 @@ CHUNK_BYTES = 65536
 O_CLOEXEC = posix.O_CLOEXEC
 S_IFMT = 0o170000
 S_IFDIR = 0o040000
+ENOENT, ENODEV, ENOTDIR, ELOOP = 2, 19, 20, 40
 
 
 def read(path: str) -> bytes:
@@ -65,12 +66,26 @@ def replace(path: str, data: bytes, mode: int = 0o600) -> None:
     directory, _, name = path.rpartition("/")
     unique = f".{name}.{_thread.get_native_id()}"  # threads may replace the same file
     temporary = f"{directory}/{unique}" if directory else unique
-    fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | O_CLOEXEC, mode)
+    fd = _create(temporary, mode)
     try:
-        write_all(fd, data)
-    finally:
-        posix.close(fd)
-    posix.rename(temporary, path)
+        try:
+            write_all(fd, data)
+        finally:
+            posix.close(fd)
+        posix.rename(temporary, path)
+    except OSError:
+        posix.unlink(temporary)
+        raise
+
+
+def _create(path: str, mode: int) -> int:
+    """A new file, never what somebody put there (a link to a file of others'); the rest of a dead process goes."""
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | O_CLOEXEC
+    try:
+        return posix.open(path, flags, mode)
+    except FileExistsError:
+        posix.unlink(path)
+        return posix.open(path, flags, mode)
 
 
 def why(error: OSError) -> str:
@@ -109,15 +124,65 @@ def parent(path: str) -> str:
     return path.rstrip("/").rpartition("/")[0] or "/"
 
 
-def subdirectories(path: str) -> Iterator[str]:
-    """Every directory below `path`, deepest first, without `path` itself; one that vanishes is skipped."""
+def directories_below(path: str) -> Iterator[tuple[int, str]]:
+    """Every directory below `path`, children before parents: (descriptor of the one that holds it, its name).
+
+    The descriptor is good until the next step.  There is one at a time, and no path but the first: whoever owns the
+    tree may have made it deeper than RLIMIT_NOFILE, PATH_MAX and the interpreter's stack allow.  A directory that
+    vanishes is skipped; one whose parent is not where it was (renamed meanwhile) ends the walk.
+    """
+    above: list[tuple[tuple[int, int], list[str]]] = []  # (identity, names left) of the directories on the way
+    here = open_directory(path)
     try:
-        names = [entry.name for entry in posix.scandir(path) if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        yield from subdirectories(f"{path}/{name}")
-        yield f"{path}/{name}"
+        names = subdirectories(here)
+        while names or above:
+            if names:
+                below = open_directory(names[-1], here)
+                if below < 0:
+                    names.pop()
+                    continue
+                above.append((identity(here), names))
+                posix.close(here)
+                here = below
+                names = subdirectories(here)
+                continue
+            up = open_directory("..", here)
+            posix.close(here)
+            here = up
+            known, names = above.pop()
+            if here < 0 or identity(here) != known:
+                return
+            yield here, names.pop()
+    finally:
+        if here >= 0:
+            posix.close(here)
+
+
+def open_directory(path: str, dir_fd: int | None = None) -> int:
+    """A descriptor of a directory, -1 when there is none (any more); a link at its place is none."""
+    flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | O_CLOEXEC
+    try:
+        return posix.open(path, flags, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in (ENOENT, ENOTDIR, ELOOP, ENODEV):
+            raise
+        return -1
+
+
+def subdirectories(fd: int) -> list[str]:
+    """The names of the directories in an open one, none for -1."""
+    if fd < 0:
+        return []
+    try:
+        return [entry.name for entry in posix.scandir(fd) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []  # removed since it was opened
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """Device and inode of what a descriptor is open on."""
+    found = posix.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def remove_tree(path: str) -> None:
