@@ -38,80 +38,6 @@ int op_clone_tree(struct launch *l, struct cursor *c) {
         return fd < 0 ? fd : slot_set(l, slot, sys(open_tree, fd, "", CLONE_EMPTY));
 }
 
-/* The last words of the file system on what it did not like: "e tmpfs: Unknown parameter 'x'". */
-static void read_explanation(struct launch *l, int fs_fd) {
-        char line[sizeof(l->text) + 2];
-        long length;
-
-        while ((length = sys(read, fs_fd, line, sizeof(line) - 1)) > 2) {
-                line[length] = 0;
-                text_copy(l->text, sizeof(l->text), line + 2);
-        }
-}
-
-/* `key=value`, or a flag where there is no equals sign. */
-static int set_option(int fs_fd, const char *option) {
-        char key[256];
-        usize length = 0;
-
-        while (option[length] && option[length] != '=')
-                length++;
-        if (!option[length])
-                return (int) sys(fsconfig, fs_fd, FSCONFIG_SET_FLAG, option, 0, 0);
-        if (length >= sizeof(key))
-                return -EINVAL;
-        memcpy(key, option, length);
-        key[length] = 0;
-        return (int) sys(fsconfig, fs_fd, FSCONFIG_SET_STRING, key, option + length + 1, 0);
-}
-
-static int check_magic(int fd, u64 magic) {
-        struct statfs fs;
-        int r = magic ? (int) sys(fstatfs, fd, &fs) : 0;
-
-        return r < 0 ? r : magic && (u64) fs.f_type != magic ? -EXDEV : 0;
-}
-
-int op_fs_mount(struct launch *l, struct cursor *c) {
-        u64 slot = get_number(c);
-        const char *fstype = get_text(c);
-        u64 count = get_number(c);
-
-        if (c->error)
-                return c->error;
-
-        cleanup_close int fs_fd = (int) sys(fsopen, fstype, FSOPEN_CLOEXEC);
-        int r = fs_fd;
-
-        while (count-- && !c->error) {
-                const char *option = get_text(c);
-
-                if (r >= 0)
-                        r = set_option(fs_fd, option);
-        }
-
-        u64 attrs = get_number(c), magic = get_number(c), pid_namespace = get_number(c);
-
-        if (c->error)
-                return c->error;
-        if (r >= 0 && pid_namespace != NO_SLOT) {
-                int ns_fd = slot_fd(l, pid_namespace);
-
-                r = ns_fd < 0 ? ns_fd : (int) sys(fsconfig, fs_fd, FSCONFIG_SET_FD, "pidns", 0, ns_fd);
-        }
-        if (r >= 0)
-                r = (int) sys(fsconfig, fs_fd, FSCONFIG_CMD_CREATE, 0, 0, 0);
-
-        cleanup_close int fd = r < 0 ? r : (int) sys(fsmount, fs_fd, FSMOUNT_CLOEXEC, attrs);
-
-        if (fd < 0 && fs_fd >= 0)
-                read_explanation(l, fs_fd);
-        if (fd < 0)
-                return fd;
-        r = check_magic(fd, magic);
-        return r < 0 ? r : slot_set(l, slot, take(&fd));
-}
-
 int op_mount_setattr(struct launch *l, struct cursor *c) {
         int fd = slot_fd(l, get_number(c));
         struct mount_attr attr = { .attr_set = get_number(c) };
@@ -125,25 +51,6 @@ int op_mount_setattr(struct launch *l, struct cursor *c) {
         if (c->error)
                 return c->error;
         return fd < 0 ? fd : (int) sys(mount_setattr, fd, "", flags, &attr, sizeof(attr));
-}
-
-int op_reconfigure_mount(struct launch *l, struct cursor *c) {
-        int fd = slot_fd(l, get_number(c));
-        u64 count = get_number(c);
-
-        if (c->error || fd < 0)
-                return c->error ? c->error : fd;
-
-        cleanup_close int fs_fd = (int) sys(fspick, fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
-        int r = fs_fd;
-
-        while (r >= 0 && count-- && !c->error)
-                r = set_option(fs_fd, get_text(c));
-        if (r >= 0 && !c->error)
-                r = (int) sys(fsconfig, fs_fd, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
-        if (r < 0 && fs_fd >= 0)
-                read_explanation(l, fs_fd);
-        return r;
 }
 
 int op_mount_propagation(struct launch *l, struct cursor *c) {

@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/openat2.h>
+#include <asm/statfs.h>
 
 /* Missing components and links to nowhere that one path may go through; bounds the stack as well. */
 #define MAX_HOPS 200
@@ -155,4 +156,11 @@ int open_parent(int root_fd, const char *path, char *name) {
         int r = text_copy(name, PATH_SIZE, last);
 
         return r < 0 ? r : take(&fd);
+}
+
+int check_magic(int fd, u64 magic) {
+        struct statfs fs;
+        int r = magic ? (int) sys(fstatfs, fd, &fs) : 0;
+
+        return r < 0 ? r : magic && (u64) fs.f_type != magic ? -EXDEV : 0;
 }

@@ -11,3 +11,5 @@ int open_directory(int root_fd, const char *path, unsigned mode);
 int open_file(int root_fd, const char *path, unsigned mode);
 /* The directory that holds the last component of `path`; that component is copied to `name` (PATH_SIZE bytes). */
 int open_parent(int root_fd, const char *path, char *name);
+/* -EXDEV where the file system of `fd` is another one than that of `magic` (statfs(2)); 0 is any. */
+int check_magic(int fd, u64 magic);

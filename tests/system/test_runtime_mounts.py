@@ -236,6 +236,53 @@ def test_words_that_runc_fails_on_work_or_are_refused(beside: Beside) -> None:
     assert "bind mounts cannot have file system options (size=1m)" in beside.ours.error(bind)
 
 
+@pytest.mark.parametrize("where", ["/proc/sys", "/proc/driver"])
+def test_a_procfs_inside_of_proc_is_that_of_runc(beside: Beside, where: str) -> None:
+    found = [side.mountinfo(mount(where, "proc", "proc"), also=(where,)) for side in (beside.ours, beside.theirs)]
+    assert found[0] == found[1]
+
+
+class TestLongOptions:
+    """fsconfig(2) takes 255 bytes; mount(2) takes a page, and so do we, and runc."""
+
+    def layers(self, beside: Beside, count: int) -> list[str]:
+        """Directories with long names, each with a file of its own."""
+        found = [beside.ours.folder.parent / f"layer-{index}-{'x' * 150}" for index in range(count)]
+        for index, path in enumerate(found):
+            path.mkdir(exist_ok=True)
+            (path / f"of-{index}").touch()
+        return [str(path) for path in found]
+
+    @pytest.mark.parametrize("userns", [False, True], ids=["root", "user namespace"])
+    def test_an_overlay_of_many_layers_is_that_of_runc(self, beside: Beside, userns: bool) -> None:
+        entry = mount("/m", "overlay", "overlay", f"lowerdir={':'.join(self.layers(beside, 12))}", "nodev", "noatime")
+        seen = []
+        for side in (beside.ours, beside.theirs):
+            show = ("sh", "-c", "ls /m; grep ' /m ' /proc/self/mounts")
+            done = side.run(entry, args=show, userns=MAPPING if userns else ())
+            assert done.returncode == 0, done.stderr
+            seen.append(done.stdout)
+        assert seen[0] == seen[1]
+        assert seen[0].split()[:2] == ["of-0", "of-1"]
+
+    def test_a_long_source_is_that_of_runc(self, beside: Beside) -> None:
+        found = beside.same(mount("/m/x", "tmpfs", "s" * 300, "size=64k", "ro", "sync", "nosuid"))
+        assert found["/m/x"] == f"/ ro,nosuid,relatime - tmpfs {'s' * 300} rw,sync,size=64k"
+
+    def test_nothing_of_it_stays_at_the_root(self, beside: Beside) -> None:
+        found = beside.ours.mountinfo(mount("/m/x", "tmpfs", "s" * 300, "size=64k"), also=("/",))
+        assert set(found) == {"/", "/m/x"}
+        assert "tmpfs" not in found["/"]
+
+    def test_more_than_a_page_is_refused_in_words(self, beside: Beside) -> None:
+        error = beside.ours.error(mount("/m", "overlay", "overlay", f"lowerdir={':'.join(self.layers(beside, 24))}"))
+        assert "argument list too long: its options are longer than a page (step " in error
+
+    def test_an_error_of_the_file_system_is_told(self, beside: Beside) -> None:
+        error = beside.ours.error(mount("/m", "overlay", "overlay", f"lowerdir=/nowhere/{'x' * 300}"))
+        assert "mount overlay on /m: no such file or directory (step " in error
+
+
 class TestRemount:
     """A mount that an earlier entry made, changed."""
 

@@ -106,7 +106,7 @@ class Entry:
         if self.options.is_bind:
             self.source = mount.source if mount.source.startswith("/") else f"{bundle}/{mount.source}"
         else:
-            self.source = mount.source or mount.type
+            self.source = mount.source  # '' too: the kernel shows what is given
         self.options.id_mapped = self.options.id_mapped or bool(mount.uid_mappings)
         if self.options.id_mapped and not (self.options.is_bind and not self.options.is_remount):
             raise InvalidArgument(f"{where}: id-mapped mounts are only supported for bind-mounts")
