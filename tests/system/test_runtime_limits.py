@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import process, runtimes
+from support import peers, process, runtimes
 from support.runtimes import Bundle, Runtime
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -52,6 +52,36 @@ def test_every_limit_that_docker_sets_is_in_the_kernel(corten: Runtime, folder: 
     pid = str(corten.state("c")["pid"])
     for controller in ("memory", "cpu", "cpuset", "pids", "blkio", "devices", "freezer", "systemd", "unified"):
         assert pid in bundle.cgroup(controller, "cgroup.procs").split(), controller
+
+
+FILES = (
+    ("memory", "memory.limit_in_bytes"), ("memory", "memory.memsw.limit_in_bytes"), ("cpu", "cpu.shares"),
+    ("cpu", "cpu.cfs_quota_us"), ("cpu", "cpu.cfs_period_us"), ("cpuset", "cpuset.cpus"), ("pids", "pids.max"),
+)  # fmt: skip
+
+
+def test_an_update_that_is_refused_changes_nothing(corten: Runtime, folder: Path) -> None:
+    """runc writes back what its own record has, and so nothing of what the bundle left open: shares, here."""
+    changes = ("--memory", "80000000", "--memory-swap", "90000000", "--cpu-share", "50", "--cpu-quota", "7000")
+    refused = ("--pids-limit", "9", "--blkio-weight", "5000")
+    seen = {}
+    for name, runtime in (("ours", corten), ("theirs", Runtime(peers.binary("runc"), folder / "runc"))):
+        bundle = runtimes.sleeper(folder)
+        bundle.config["linux"]["resources"]["memory"] = {"limit": 1 << 27, "swap": 1 << 28}
+        bundle.config["linux"]["resources"]["pids"] = {"limit": 70}
+        runtime.detached("run", "-d", "-b", str(bundle.save().path), "c")
+        try:
+            before = [bundle.cgroup(*place) for place in FILES]
+            done = runtime("update", *changes, *refused, "c")
+            assert done.returncode == 1
+            assert 'failed to write \\"5000\\"' in done.stderr
+            seen[name] = [bundle.cgroup(*place) == value for place, value in zip(FILES, before, strict=True)]
+            runtime("update", *changes, "c", check=True)
+            assert bundle.cgroup("cpu", "cpu.shares") == "50"
+        finally:
+            runtime.close()
+    assert seen["ours"] == [True] * len(FILES)
+    assert False in seen["theirs"]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,21 @@ class Cgroup:
             except cgroup.Refused as error:
                 raise self._refused(setting, place, values[0], error) from error
 
+    def change(self, settings: Iterable[Setting]) -> None:
+        """`apply` to a cgroup in use: when one is refused, what was written before it is written back.
+
+        What the kernel does not take back stays (a throttle of a device that had none).
+        """
+        settings = list(settings)
+        before = {place: files.lines_of("/".join(place)) for _, place, _ in self._batches(settings)}
+        try:
+            self.apply(settings)
+        except SettingRefused:
+            for place, lines in reversed(before.items()):
+                if lines is not None:
+                    _restore(place, lines)
+            raise
+
     def _batches(self, settings: Iterable[Setting]) -> Iterator[tuple[Setting, tuple[str, str], list[str]]]:
         """(setting, (directory, file), values): neighbours for the same file together."""
         first: Setting | None = None
@@ -424,6 +439,14 @@ def _inherit_cpuset(directory: str, file: str) -> str:
         value = _inherit_cpuset(files.parent(directory), file)
         cgroup.write(directory, file, value)
     return value
+
+
+def _restore(place: tuple[str, str], lines: list[str]) -> None:
+    """Writes what a file showed, an empty one as an empty line."""
+    try:
+        cgroup.write_each(*place, lines or ["\n"])
+    except cgroup.Refused:
+        return
 
 
 def _enable_controllers(mount: str, directory: str) -> None:

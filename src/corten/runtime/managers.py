@@ -90,7 +90,7 @@ class Manager:
         """Writes new limits; what `resources` leaves out stays.  Device rules are not part of it, as in runc."""
         group = Cgroup(state.cgroup)
         group.check_usage(resources.memory)
-        group.apply(group.settings(resources))
+        group.change(group.settings(resources))
 
     def remove(self, state: State) -> None:
         """Removes the cgroup, in which nobody is any more."""

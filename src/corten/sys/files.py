@@ -45,6 +45,14 @@ def read_text(path: str) -> str:
     return read(path).decode("utf-8", "surrogateescape")
 
 
+def lines_of(path: str) -> list[str] | None:
+    """The lines of a file that the kernel makes, None where there is none or nobody may read it."""
+    try:
+        return read_text(path).splitlines()
+    except OSError:
+        return None
+
+
 def write(path: str, text: str) -> None:
     """One write(2) to an existing file, as kernel files want it; raises OSError."""
     fd = posix.open(path, posix.O_WRONLY | O_CLOEXEC)

@@ -43,6 +43,24 @@ def test_a_limit_without_its_controller_is_refused_as_on_v1(tmp_path: Path) -> N
     assert (tmp_path / "memory.max").read_text().startswith("5")
 
 
+def test_a_change_that_is_refused_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = version_2(tmp_path, "cpu memory pids", memory_max="max\n", pids_max="7\n")
+    written: list[tuple[str, list[str]]] = []
+    write_each = cgroup.write_each
+
+    def refusing(directory: str, file: str, values: list[str]) -> None:
+        written.append((file, values))
+        if values == ["9"]:
+            raise cgroup.Refused("no", errno.ERANGE)
+        write_each(directory, file, values)
+
+    monkeypatch.setattr(cgroup, "write_each", refusing)
+    settings = group.settings(parse_resources({"memory": {"limit": 5}, "pids": {"limit": 9}}))
+    with pytest.raises(SettingRefused, match=r"^no$"):
+        group.change(settings)
+    assert written == [("memory.max", ["5"]), ("pids.max", ["9"]), ("pids.max", ["7"]), ("memory.max", ["max"])]
+
+
 def test_a_file_that_the_controller_lacks_is_named(tmp_path: Path) -> None:
     group = version_2(tmp_path, "cpu memory")
     assert refusal(group, {"memory": {"limit": 5}}) == f"open {tmp_path}/memory.max: no such file or directory"
