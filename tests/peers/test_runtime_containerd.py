@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from support import paths, peers, process
+from support import paths, peers, process, sameness
+from support.compatibility import compare
 from support.containerd import IMAGE, Containerd
 
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -20,6 +21,19 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "memory": (("--memory-limit", "67108864"), ("cat", "/proc/self/cgroup")),
     "privileges": ((), ("grep", "-E", "Cap|NoNewPrivs|Seccomp|Groups", "/proc/self/status")),
     "mounts": (("--mount", "type=bind,src=/usr,dst=/u,options=rbind:ro"), ("ls", "-d", "/u/bin")),
+}
+
+# options of ctr run: what is compared value by value
+LOOKS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "directory": ("--cwd", "/tmp", "--env", "A=1"),
+    "privileged": ("--privileged",),
+    "capabilities": ("--cap-add", "CAP_SYS_TIME", "--cap-drop", "CAP_CHOWN", "--allow-new-privs"),
+    "limits": ("--memory-limit", "67108864", "--cpus", "0.5", "--env", "B=2"),
+    "seccomp": ("--seccomp", "--read-only"),
+    "host network": ("--net-host",),
+    "device": ("--device", "/dev/fuse"),
+    "mounts": ("--mount", "type=bind,src=/usr,dst=/u,options=rbind:ro", "--mount", "type=tmpfs,dst=/t,options=size=1m"),
 }
 
 
@@ -55,3 +69,13 @@ def test_a_task_can_be_paused_executed_in_and_killed(containerd: Containerd) -> 
     assert "non-zero exit code 137" in containerd("tasks", "delete", "task", check=True).stderr
     containerd("containers", "delete", "task", check=True)
     assert not Path(f"/sys/fs/cgroup/pids{cgroup}").exists()
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_container_of_ctr_shows_what_it_shows_with_runc(containerd: Containerd, name: str) -> None:
+    looks = []
+    for program in (peers.binary("runc"), paths.COMMANDS / "corten-runtime"):
+        status, out, err = containerd.run(program, *LOOKS[name], "--", "sh", "-c", sameness.LOOK)
+        assert status == 0, err
+        looks.append(sameness.parse(out + err, {}))
+    compare(looks[0], looks[1])

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import images, paths, peers, rootless
+from support import images, paths, peers, rootless, sameness
+from support.compatibility import compare
 from support.podman_rootless import RootlessPodman
 
 IMAGE = images.BUSYBOX_REF
@@ -130,6 +131,36 @@ def test_a_pod_is_as_with_runc(podman: RootlessPodman) -> None:
     pods = [pod(podman, runtime) for runtime in ("runc", CORTEN)]
     assert pods[0] == pods[1]
     assert {"ipc True", "mnt False", "net True", "pid False", "user True", "uts True"} >= set(pods[1][:6])
+
+
+SHOWN: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "user": ("-u", "1000:50"),
+    "privileged": ("--privileged",),
+    "mounts": ("--read-only", "--tmpfs", "/t:size=1m", "-v", "/usr:/u:ro,rslave"),
+    "in a pod": ("--pod", "pod"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_container_shows_what_it_shows_with_runc(podman: RootlessPodman, name: str) -> None:
+    looks = []
+    for runtime in ("runc", CORTEN):
+        network = ("--network", "none", "--hostname", "box")
+        if name == "in a pod":
+            infra = ("--infra-image", IMAGE, "--infra-command", "sleep 1000")
+            podman(runtime, "pod", "create", "--name", "pod", *infra, *network, check=True)
+            network = ()
+        try:
+            words = ("run", "--name", "look", *network, *SHOWN[name], IMAGE, "sh", "-c", sameness.LOOK)
+            done = podman(runtime, *words)
+            id = podman(runtime, "inspect", "-f", "{{.Id}}", "look", check=True).stdout.strip()
+            text = re.sub(r"\b[0-9a-f]{64}\b", "ID", done.stdout + done.stderr)
+            looks.append(sameness.parse(text, {id[:32]: "ID", id[:12]: "ID"}))
+        finally:
+            podman(runtime, "rm", "-f", "-t", "0", "look")
+            podman(runtime, "pod", "rm", "--ignore", "-f", "-t", "0", "pod")
+    compare(looks[0], looks[1])
 
 
 BUILDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {

@@ -26,6 +26,7 @@ KNOWN = (
         theirs=r"0{7}([1-3][08]|08)[0-9a-f]{7}",
         ours=r"0{9}[0-9a-f]{7}",
     ),
+    Known(row="table of descriptors", section="status", key="FDSize", theirs="64|128", ours="64|128|256"),
     Known(row="pids limit", section="cgroups", key=r"pids/pids\.max", theirs="max", ours="500"),
     Known(
         row="views of the cgroups",

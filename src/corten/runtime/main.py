@@ -97,7 +97,7 @@ def _check_settings(settings: Options) -> None:
     """Refuses values of global flags that would otherwise be silently ignored."""
     form = settings.text("log-format", "text")
     if form not in ("text", "json"):
-        raise args.UsageError(f'invalid log format "{form}"')
+        raise args.UsageError(f"invalid log-format: {form}")
     rootless = settings.text("rootless", "auto")
     if rootless not in ("true", "false", "auto"):
         raise args.UsageError(f'invalid value "{rootless}" for flag -rootless')

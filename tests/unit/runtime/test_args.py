@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corten.runtime import args, main, usage
+from support import runcwords
 
 
 def parse(line: str) -> args.Invocation:
@@ -99,3 +100,12 @@ def test_a_verb_that_runs_has_its_flags_and_the_other_way_round() -> None:
 def test_help_excuses_missing_arguments() -> None:
     assert parse("create --help").options.is_set("help")
     assert parse("help").settings.is_set("help")
+
+
+@pytest.mark.parametrize("verb", runcwords.FIRST)
+def test_every_flag_of_runc_from_1_1_to_1_4_is_taken_in_its_form(verb: str) -> None:
+    rows = args.VERBS[verb].flags if verb else args.GLOBAL_FLAGS
+    ours = {name: (short, kind != args.BOOL) for name, short, kind in rows}
+    for table in (runcwords.FIRST, runcwords.HIDDEN, runcwords.LATER):
+        for name, form in runcwords.flags(table.get(verb, "")).items():
+            assert ours.get(name) == form, name
