@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,34 @@ LOOKS: dict[str, tuple[str, ...]] = {
 }
 IDS = "containers:1000000:1000000\n"
 
+# podman update: what is asked for one after the other of the same container
+UPDATES: list[tuple[str, ...]] = [
+    ("--cpus", "0.5"),
+    ("--cpu-shares", "300"),
+    ("--cpuset-cpus", "0", "--cpuset-mems", "0"),
+    ("--memory", "64m", "--memory-swap", "96m"),
+    ("--memory-reservation", "32m"),
+    ("--cpu-period", "50000", "--cpu-quota", "20000"),
+    ("--cpuset-cpus", "99"),
+    ("--blkio-weight", "300"),
+]
+FILES = "cd /sys/fs/cgroup; grep -H '' memory/memory.*limit* cpu/cpu.[sc][hf]* cpuset/cpuset.[cm]??s blkio/*weight"
+# From what is made and not started to a second life, attached, with a check of health.
+SECOND_LIFE: list[tuple[str, ...]] = [
+    ("init", "NAME"),
+    ("inspect", "-f", "{{.State.Status}}", "NAME"),
+    ("exec", "NAME", "true"),
+    ("start", "--attach", "NAME"),
+    ("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "NAME"),
+    ("start", "NAME"),
+    ("restart", "-t", "0", "NAME"),
+    ("wait", "NAME"),
+    ("logs", "NAME"),
+    ("healthcheck", "run", "NAME"),
+    ("container", "checkpoint", "NAME"),
+    ("rm", "NAME"),
+]
+
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:
@@ -105,6 +134,45 @@ def test_a_container_of_podman_lives_as_it_does_with_runc(podman: Podman) -> Non
             rows.append((words, done.returncode, normal(done.stdout), normal(stderr)))
         found.append(rows)
     assert found[0] == found[1]
+
+
+def test_an_update_of_podman_gives_what_it_gives_with_runc(podman: Podman) -> None:
+    """Texts, exit code, and every limit in the files after it."""
+    seen: list[list[tuple[object, ...]]] = []
+    for runtime in ("runc", CORTEN):
+        podman(runtime, "run", "-d", "--name", "home", *podman.own_cgroup, IMAGE, "sleep", "1000", check=True)
+        rows: list[tuple[object, ...]] = []
+        try:
+            id = podman(runtime, "inspect", "-f", "{{.Id}}", "home", check=True).stdout.strip()
+            for options in UPDATES:
+                done = podman(runtime, "update", *options, "home")
+                files = podman(runtime, "exec", "home", "sh", "-c", FILES).stdout
+                # runc adds that it could not set everything back
+                said = re.sub(r'time="[^"]*" (level=warning [^\n]*\n)?', "", done.stderr.replace(id, "ID"))
+                texts = [done.stdout.replace(id, "ID"), re.sub(r"/podman\d+ ", "/FILE ", normal(said))]
+                rows.append((options, done.returncode, *texts, files))
+        finally:
+            podman(runtime, "rm", "-f", "-t", "0", "home", check=True)
+        seen.append(rows)
+    for theirs, ours in zip(*seen, strict=True):
+        assert ours == theirs
+
+
+def test_a_container_that_is_made_first_and_started_later_is_as_with_runc(podman: Podman) -> None:
+    found: list[list[tuple[object, ...]]] = []
+    command = ("sh", "-c", "echo out; echo err >&2; exit 7")
+    for runtime, name in (("runc", "made-runc"), (CORTEN, "made-corten")):
+        health = ("--health-cmd", "true", "--health-interval", "disable")
+        podman(runtime, "create", "--name", name, *health, *podman.own_cgroup, IMAGE, *command, check=True)
+        id = podman(runtime, "inspect", "-f", "{{.Id}}", name, check=True).stdout.strip()
+        rows: list[tuple[object, ...]] = []
+        for words in SECOND_LIFE:
+            done = podman(runtime, *(word.replace("NAME", name) for word in words))
+            texts = [normal(text.replace(id, "ID").replace(name, "NAME")) for text in (done.stdout, done.stderr)]
+            rows.append((words, done.returncode, *texts))
+        found.append(rows)
+    for theirs, ours in zip(*found, strict=True):
+        assert ours == theirs
 
 
 def test_a_container_may_do_without_cgroups(podman: Podman) -> None:

@@ -146,7 +146,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
 def test_a_container_shows_what_it_shows_with_runc(podman: RootlessPodman, name: str) -> None:
     looks = []
     for runtime in ("runc", CORTEN):
-        network = ("--network", "none", "--hostname", "box")
+        network: tuple[str, ...] = ("--network", "none", "--hostname", "box")
         if name == "in a pod":
             infra = ("--infra-image", IMAGE, "--infra-command", "sleep 1000")
             podman(runtime, "pod", "create", "--name", "pod", *infra, *network, check=True)
