@@ -76,7 +76,14 @@ static int open_target(int root_fd, const char *path, u64 kind, int source_fd) {
                 if (fd != -ENOENT)
                         return fd;
         }
-        return directory ? open_directory(root_fd, path, 0755) : open_file(root_fd, path, 0755);
+        if (directory)
+                return open_directory(root_fd, path, 0755);
+
+        cleanup_close int fd = open_file(root_fd, path, 0755);
+        int r = fd < 0 ? fd : is_directory(fd);
+
+        /* move_mount(2) would answer EINVAL, which says nothing, and callers give advice on ENOTDIR */
+        return r < 0 ? r : r ? -ENOTDIR : take(&fd);
 }
 
 /* A tmpfs without a mode of its own looks like the directory that it covers, where there is one. */

@@ -48,11 +48,7 @@ def check_config(config: Config, facts: HostFacts, context: InitContext) -> Proc
             " those who are in it this container's root"
         )
     _check_time(config)
-    user = linux.namespace("user")
-    if user is not None and not user.path and not (linux.uid_mappings and linux.gid_mappings):
-        raise InvalidArgument("user namespaces enabled, but no uid or gid mappings found")
-    if user is None and (linux.uid_mappings or linux.gid_mappings):
-        raise InvalidArgument("config.json.linux: id mappings without a user namespace")
+    _check_user(config)
     if linux.namespace("uts") is None and (config.hostname or config.domainname):
         raise InvalidArgument("unable to set hostname without a private UTS namespace")
     check_label(config.process.selinux_label or linux.mount_label, facts)
@@ -111,6 +107,21 @@ def sysctl_path(name: str) -> str:
     return "sys/" + name.replace("/", "\0").replace(".", "/").replace("\0", ".")
 
 
+def _check_user(config: Config) -> None:
+    """A user namespace that is made has a root, for both kinds of ids; in the words of runc 1.2."""
+    linux = config.linux
+    user = linux.namespace("user")
+    if user is None and (linux.uid_mappings or linux.gid_mappings):
+        raise InvalidArgument("config.json.linux: id mappings without a user namespace")
+    if user is None or user.path:
+        return
+    if not (linux.uid_mappings and linux.gid_mappings):
+        raise InvalidArgument("user namespaces enabled, but no uid or gid mappings found")
+    for kind, mappings in (("uid", linux.uid_mappings), ("gid", linux.gid_mappings)):
+        if all(entry.container_id for entry in mappings):
+            raise InvalidArgument(f"user namespaces enabled, but no mapping found for {kind} 0")
+
+
 def _check_time(config: Config) -> None:
     """Offsets are of a namespace that is made, as runc 1.2 has it."""
     time = config.linux.namespace("time")
@@ -132,7 +143,7 @@ def _check_net_devices(config: Config, facts: HostFacts) -> None:
 
 
 def _check_process(process: Process) -> Process:
-    if not process.args or not process.args[0]:
+    if not process.args:
         raise InvalidArgument("process.args: must not be empty")
     return process
 

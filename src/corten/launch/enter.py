@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from corten.launch.builder import NAMESPACE_FLAGS
 from corten.launch.facts import is_rootless
-from corten.launch.filesystem import PRIVATE_PROC_ATTRS, PROC_SUPER_MAGIC
+from corten.launch.filesystem import GUARDED, PROC_SUPER_MAGIC
 from corten.launch.mountops import FsMount, OpenTree
 from corten.launch.ops import (
     CLONE_NEWCGROUP,
@@ -155,7 +155,7 @@ def host_proc(b: Builder) -> str:
     if HOST_PROC not in b.open and is_rootless(b.facts):
         open_proc(b)
     elif HOST_PROC not in b.open:
-        b.add(FsMount(b.opened(HOST_PROC), "proc", ("subset=pid",), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC))
+        b.add(FsMount(b.opened(HOST_PROC), "proc", ("subset=pid",), GUARDED, magic=PROC_SUPER_MAGIC))
     return HOST_PROC
 
 

@@ -61,7 +61,7 @@ IDMAP_SLOTS = "idmap."
 PROC_SUPER_MAGIC = 0x9FA0
 # their file systems belong to a namespace, which others may share
 SHARED_TYPES = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
-PRIVATE_PROC_ATTRS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+GUARDED = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 # runtime-spec config-linux.md, "Default Devices"
 DEFAULT_DEVICES = (
@@ -235,7 +235,7 @@ class Filesystem:
         """The slot of a procfs of the new pid namespace that nobody else can reach, for writes to /proc."""
         if PROC not in self.b.open:
             slot = self.b.opened(PROC)
-            self.b.add(FsMount(slot, "proc", (), PRIVATE_PROC_ATTRS, magic=PROC_SUPER_MAGIC, pidns=self.pidns))
+            self.b.add(FsMount(slot, "proc", (), GUARDED, magic=PROC_SUPER_MAGIC, pidns=self.pidns))
         return PROC
 
     def _open_root(self) -> None:
@@ -395,7 +395,7 @@ class Filesystem:
         if self.b.facts.cgroup_mode == "v2":
             self._mount_fs(entry, "cgroup2", entry.options.data)
             return
-        attrs = entry.options.attr_set & ~MOUNT_ATTR_RDONLY
+        attrs = entry.options.attr_set & ~MOUNT_ATTR_RDONLY | GUARDED  # of the tmpfs, whatever is asked for: as runc
         slot = self.b.opened(entry.slot)
         self.b.add(
             FsMount(slot, "tmpfs", ("source=tmpfs", "mode=755"), attrs, on=entry.destination),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SPEC = "config.json"
 UNLIMITED = -1
+NO_RELATIVE_MOUNTS = "Support for non-absolute mount destinations will be removed in a future release."
 
 
 class Prepared:
@@ -135,6 +136,9 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     origins = complete(config, process, options)
     rootfs = "" if options.rootfs_fd >= 0 else find_rootfs(config, options.bundle)
     check_console(process, options.console_fd)
+    for mount in config.mounts:
+        if mount.destination[:1] != "/":
+            options.warn(f"mount destination {mount.destination} is not absolute. {NO_RELATIVE_MOUNTS}")
     for text in cgroup_settings.warnings(config.linux.resources, host.facts.cgroup_mode):
         options.warn(text)
     warn_of_capabilities(config, process, host.facts, options.warn)

@@ -187,7 +187,7 @@ def _user(reader: Reader) -> User:
         reader.integer("uid", high=U32 - 1),
         reader.integer("gid", high=U32 - 1),
         reader.optional_integer("umask", high=0o777),
-        reader.integers("additionalGids", high=U32 - 1),
+        tuple(dict.fromkeys(reader.integers("additionalGids", high=U32 - 1))),  # each once, as runc sets them
     )
 
 

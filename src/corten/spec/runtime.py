@@ -289,6 +289,8 @@ def _linux(reader: Reader) -> Linux:
     if propagation not in PROPAGATIONS:
         raise InvalidArgument(f"{reader.where}.rootfsPropagation: unknown value {propagation!r}")
     seccomp = reader.child("seccomp")
+    if seccomp and not (seccomp.obj.get("defaultAction") or seccomp.obj.get("syscalls")):
+        seccomp = None  # filters nothing, as in runc
     personality, memory_policy = _scheduling(reader)
     return Linux(
         namespaces=_namespaces(reader),

@@ -272,7 +272,7 @@ class Decided:
 
     def of(self, document: dict[str, Any], case: str) -> str:
         """Of one host."""
-        (self.folder / "config.json").write_text(json.dumps(document))
+        (self.folder / "config.json").write_text(json.dumps(document, ensure_ascii=False), errors="surrogateescape")
         facts = facts_from_obj({**goldenplans.load(case, "facts"), "resctrl": "/sys/fs/resctrl"})
         said: list[str] = []
         terminal = document["process"].get("terminal", False)
@@ -389,3 +389,28 @@ def test_every_slot_of_a_parsed_value_belongs_to_a_field() -> None:
     }
     unmoved = {slot for slot in slots if len(seen.get(slot, ())) < 2}
     assert unmoved == {"Config.oci_version"}  # says how to read the rest, and 1.0 to 1.3 are read alike
+
+
+BYTES = "a\udc95b"  # a byte that is no UTF-8, as the runtime reads it
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"linux.sysctl": {"net.ipv4.x": BYTES}},
+        {"process.apparmorProfile": BYTES},
+        {"process.args": [BYTES], "process.env": [f"A={BYTES}"], "process.cwd": f"/{BYTES}"},
+        {
+            "linux.seccomp": {
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [{"names": [BYTES], "action": "SCMP_ACT_ALLOW"}],
+            }
+        },
+        {"linux.resources.unified": {"memory.high": BYTES}},
+        {"linux.cgroupsPath": f"/{BYTES}", "hostname": BYTES, "linux.maskedPaths": [f"/{BYTES}"]},
+        {"hooks.createContainer": [{"path": f"/{BYTES}", "env": [BYTES]}], "annotations": {BYTES: BYTES}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_bytes_that_are_no_text_go_through(tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert REFUSED not in Decided(tmp_path).of(bundle(fields), "default-v2")

@@ -43,6 +43,12 @@ def test_a_broken_document_is_refused(text: str) -> None:
         fast.loads(text)
 
 
+def test_a_document_that_is_broken_where_it_is_almost_too_deep_is_refused_in_one_line() -> None:
+    for depth in range(600, 1100):  # whatever lies on the stack already: one of them is at the limit
+        with pytest.raises(InvalidArgument, match=r"^invalid JSON: "):
+            fast.loads("[" * depth + "1 1")
+
+
 def test_a_document_that_is_too_deep_is_refused_in_one_line() -> None:
     with pytest.raises(InvalidArgument) as caught:
         fast.loads("[" * 50_000 + "]" * 50_000)
