@@ -136,6 +136,23 @@ def test_killing_reaches_a_frozen_cgroup(group: Cgroup) -> None:
         assert child.wait(10) == -9
 
 
+def test_killing_strays_reaches_who_is_in_one_hierarchy_alone(group: Cgroup) -> None:
+    """A launcher whose creator was killed while it entered them one by one: `pids` and v2 come last."""
+    if not group.paths.v1:
+        pytest.skip("needs v1 controllers")
+    directory = group.paths.directory("memory")
+    with subprocess.Popen(
+        ["sh", "-c", f"echo 0 > {directory}/cgroup.procs; echo ready; exec sleep 1000"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        ready(child)
+        group.kill_all()
+        assert child.poll() is None
+        group.kill_strays()
+        assert child.wait(10) == -9
+
+
 def test_a_signal_goes_to_everybody(group: Cgroup) -> None:
     inner = 'trap "echo inner; exit" TERM; echo ready; while :; do sleep 0.01; done'
     with inside(group, f"trap 'echo term' TERM; sh -c '{inner}'; exit") as child:

@@ -149,7 +149,7 @@ class Cgroup:
         from corten.runtime import cgroup_settings
 
         if self.paths.mode == "v2":
-            return cgroup_settings.version_2(resources)
+            return cgroup_settings.version_2(self.completed(resources))
         memory = self.paths.directory("memory")
         memsw_now = cgroup.read_number(memory, "memory.memsw.limit_in_bytes") if memory else 0
         unlimited = memsw_now <= 0 or memsw_now >= 1 << 62
@@ -157,6 +157,18 @@ class Cgroup:
         if resources.memory.disable_oom_killer is False:  # which a new cgroup has anyway
             settings.append(cgroup_settings.Setting("memory", "memory.oom_control", 0))
         return settings
+
+    def completed(self, resources: Resources) -> Resources:
+        """On v2, where quota and period are one file: with the half that `resources` leaves out, as it is now."""
+        cpu = resources.cpu
+        if self.paths.mode != "v2" or bool(cpu.quota) == bool(cpu.period):
+            return resources
+        try:
+            quota, _, period = files.read_text(f"{self.paths.v2}/cpu.max").partition(" ")
+        except FileNotFoundError:
+            return resources  # no controller: the write will say so
+        half = {"period": int(period)} if cpu.quota else {"quota": -1 if quota == "max" else int(quota)}
+        return resources.replaced(cpu=cpu.replaced(**half))
 
     def device_settings(self, resources: Resources) -> list[Setting]:
         """The writes for the device rules; none on v2, where they are a program."""
@@ -339,10 +351,10 @@ class Cgroup:
             self._kill_one_by_one()
 
     def kill_strays(self) -> None:
-        """SIGKILL to launchers that are in v1 directories and not in the v2 one yet: `kill_all` does not reach them."""
+        """SIGKILL to launchers that are in some v1 directories and not yet where `kill_all` looks: v2, or `pids`."""
         from corten.runtime import fast
 
-        for directory in self.paths.v1.values() if self.paths.v2 else ():
+        for directory in self.paths.v1.values():
             for pid in cgroup.pids(directory):
                 try:
                     pidfd = posix.pidfd_open(pid)

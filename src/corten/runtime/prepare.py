@@ -242,8 +242,7 @@ def effective_pids_limit(resources: Resources, options: CreateOptions) -> tuple[
 
 def cgroup_writes(paths: cgroups.CgroupPaths, resources: Resources, pids_limit: int) -> list[Setting]:
     """Every file of a new cgroup that is not left as the kernel made it."""
-    fields = {name: getattr(resources, name) for name in resources.__slots__}
-    effective = Resources(**{**fields, "pids_limit": pids_limit})
+    effective = resources.replaced(pids_limit=pids_limit)
     if paths.mode != "v2" and effective.unified:
         raise InvalidArgument(cgroup_settings.NO_UNIFIED)
     try:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from corten.errors import InvalidArgument
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
 
@@ -23,6 +27,13 @@ class Value:
 
     def __hash__(self) -> int:
         return hash(tuple(getattr(self, name) for name in self.__slots__))
+
+    def replaced(self, **fields: object) -> Self:
+        """The same value with other fields."""
+        made = object.__new__(type(self))
+        for name in self.__slots__:
+            setattr(made, name, fields.get(name, getattr(self, name)))
+        return made
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)

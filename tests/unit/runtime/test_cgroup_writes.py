@@ -149,6 +149,24 @@ def test_update_asks_for_what_is_used_before_it_writes(tmp_path: Path) -> None:
     assert (tmp_path / "memory.max").read_text()[:2] == "10"
 
 
+@pytest.mark.parametrize(
+    ("now", "cpu", "then"),
+    [
+        ("20000 100000", {"period": 50000}, "20000 50000"),
+        ("20000 50000", {"quota": 10000}, "10000 50000"),
+        ("20000 50000", {"quota": -1}, "max 50000"),
+        ("max 50000", {"period": 80000}, "max 80000"),
+        ("20000 50000", {"quota": 5000, "period": 10000}, "5000 10000"),
+    ],
+)
+def test_an_update_of_half_a_quota_keeps_the_other_half(
+    tmp_path: Path, now: str, cpu: dict[str, int], then: str
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{now}\n")
+    group = Cgroup(CgroupPaths("v2", {}, str(tmp_path)))
+    assert [one.describe() for one in group.settings(parse_resources({"cpu": cpu}))] == [f"cpu.max {then}"]
+
+
 def test_values_for_the_same_file_are_a_write_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(cgroup, "write_each", lambda directory, file, values: written.append((file, values)))
