@@ -13,7 +13,7 @@ from support import images, paths
 
 CORTEN, RUNC = paths.COMMANDS / "corten-runtime", Path("/usr/local/sbin/runc")
 CGROUP = Path("/sys/fs/cgroup/box/c")
-APPLETS = ("sh", "sleep", "cat", "head", "tail", "echo", "true", "mknod", "mount", "mkdir")
+APPLETS = ("sh", "sleep", "cat", "head", "tail", "echo", "true", "mknod", "mount", "mkdir", "test")
 TIMEOUT_S = 120.0
 
 

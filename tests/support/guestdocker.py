@@ -12,13 +12,14 @@ TIMEOUT_S = 180.0
 
 
 class Docker(DockerClient):
-    """The daemon, without a network."""
+    """The daemon, without a network; `words` are further ones of its command line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.socket = folder / "s"
         argv = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/p"]
         argv += ["--host", f"unix://{self.socket}", "--group", "root", "--add-runtime", f"corten={CORTEN}"]
         argv += ["--add-runtime", f"peer={RUNC}", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        argv += words
         self.daemon = process.Daemon(argv, folder / "log")
         self.daemon.wait_until(self.answers, "answer of dockerd", timeout=TIMEOUT_S)
 

@@ -19,15 +19,16 @@ _failed: dict[str, str] = {}
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collects set-up, call and teardown of a test; the teardown ends it."""
-    name = report.nodeid.rpartition("::")[2]
-    _seconds[name] = _seconds.get(name, 0.0) + report.duration
+    id = report.nodeid
+    _seconds[id] = _seconds.get(id, 0.0) + report.duration
     if report.outcome != "passed":
-        _failed.setdefault(name, f"{report.outcome} in {report.when}")
-        _texts.setdefault(name, []).append(report.longreprtext)
-        _texts[name] += [f"---- {title}\n{text}" for title, text in report.sections]
+        _failed.setdefault(id, f"{report.outcome} in {report.when}")
+        _texts.setdefault(id, []).append(report.longreprtext)
+        _texts[id] += [f"---- {title}\n{text}" for title, text in report.sections]
     if report.when == "teardown":
-        outcome = _failed.get(name, "passed")
-        _write({"name": name, "outcome": outcome, "seconds": _seconds[name], "text": "\n".join(_texts.get(name, []))})
+        file, _, name = id.partition("::")
+        line = {"file": os.path.basename(file), "name": name.rpartition("::")[2], "seconds": _seconds[id]}
+        _write({**line, "outcome": _failed.get(id, "passed"), "text": "\n".join(_texts.get(id, []))})
 
 
 def _write(line: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,8 @@ GUEST = paths.REPOSITORY / "tests" / "system" / "guest"
 ENGINE = GUEST / "engine"
 END = "=== the machine has done its work ==="
 
-PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount", "tar")  # of the host: busybox's do less, or are none
+PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount", "tar", "setpriv")  # of the host: busybox's do less, or are none
+PEERS = ("podman", "conmon")  # with the libraries that only their suite has
 LIBRARIES = ("libseccomp.so.2", "libnftables.so.1", "libffi.so.8")  # opened by ctypes, or by what ctypes opens
 SITE_LEFT_OUT = (
     *("mypy*", "*__mypyc*", "ruff*", "pip", "pip-*", "setuptools*", "pkg_resources", "ast_serialize*", "librt*"),
@@ -35,6 +37,15 @@ SITE_LEFT_OUT = (
 )
 MODULES = (
     *("net", "lib", "crypto", "arch/x86/crypto", "fs/overlayfs", "fs/fuse", "drivers/net", "drivers/virtio", "block"),
+)
+# Two memory nodes with a processor each, for `devices` of `run`.
+TWO_NODES = tuple(
+    word
+    for node in (0, 1)
+    for word in (
+        *("-object", f"memory-backend-ram,id=node{node},size={vm.MEMORY_MIB // 2}M"),
+        *("-numa", f"node,nodeid={node},cpus={node},memdev=node{node}"),
+    )
 )
 BLOCK = "kernel/drivers/block/virtio_blk.ko"
 # in the order in which they need each other
@@ -120,6 +131,7 @@ poweroff -f
 class Outcome:
     """What became of one test inside; `text` is pytest's, with the end of the engine's log."""
 
+    file: str
     name: str
     outcome: str
     seconds: float
@@ -154,26 +166,35 @@ def names(*, slow: bool, inside: Path = ENGINE) -> list[str]:
 
 
 def run(
-    options: Sequence[str], *, timeout_s: float, inside: Path = ENGINE, init: str = "plain", words: str = ""
+    options: Sequence[str],
+    *,
+    timeout_s: float,
+    inside: Path = ENGINE,
+    files: Sequence[str] = ("",),
+    init: str = "plain",
+    words: str = "",
+    devices: Sequence[str] = (),
 ) -> Run:
     """Boots and runs pytest on the tests of the folder `inside`; ends after `timeout_s` at the latest.
 
-    `options` are further ones of pytest, `init` is a key of INITS, `words` go to the kernel's command line.
+    `options` are further ones of pytest, `files` are the tests that run, all by default, `init` is a key of INITS,
+    `words` go to the kernel's command line, `devices` are further options of QEMU.
     """
     tree = vm._unpacked()
     folder = paths.scratch("machine")
     try:
         disk, archive, report = folder / "disk", folder / "archive", folder / "report"
-        _fill_checkout(folder / "checkout", options, inside, INITS[init])
+        targets = [str(inside / file) for file in files]
+        _fill_checkout(folder / "checkout", [*options, *targets], inside, INITS[init])
         _make_disk(folder / "checkout", disk, CHECKOUT_MIB)
         archive.write_bytes(_first(folder / "first", tree))
         drives = ((_base(tree), "snapshot=on,id=base"), (disk, "id=checkout"))
-        devices = [
+        disks = [
             *(f"-drive\nfile={path},format=raw,if=none,cache=unsafe,{words}" for path, words in drives),
             *("-device\nvirtio-blk-pci,drive=base", "-device\nvirtio-blk-pci,drive=checkout"),
             *("-serial\nmon:stdio", f"-serial\nfile:{report}"),
         ]
-        flat = [word for pair in devices for word in pair.split("\n")]
+        flat = [*(word for pair in disks for word in pair.split("\n")), *devices]
         line = f"apparmor=1 security=apparmor {words}".rstrip()
         try:
             console = vm._boot(tree, archive, timeout_s, devices=flat, words=line)
@@ -190,7 +211,7 @@ def _outcomes(report: Path) -> dict[str, Outcome]:
     for line in report.read_text(errors="replace").splitlines() if report.exists() else ():
         if line.startswith("{") and line.endswith("}"):
             outcome = Outcome(**json.loads(line))
-            found[outcome.name] = outcome
+            found[f"{outcome.file}::{outcome.name}"] = outcome
     return found
 
 
@@ -218,7 +239,7 @@ def _base(tree: Path) -> Path:
 def _stamp(tree: Path) -> str:
     """What the base is made of: this file, the kernel, packages of the .venv, the host's programs."""
     programs = [images.BUSYBOX, peers.docker_cli(), peers.binary("runc"), Path(sys.executable).resolve()]
-    programs += [_program(name) for name in PROGRAMS] + list(_docker())
+    programs += [_program(name) for name in PROGRAMS] + [peers.binary(name) for name in PEERS] + list(_docker())
     facts = [Path(__file__).read_text(), Path(services.__file__).read_text()]
     facts += [path.name for path in (tree / "boot").iterdir()]
     facts += [f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}" for path in programs]
@@ -272,6 +293,8 @@ def _userland(root: Path) -> None:
     _copy_to(peers.binary("runc"), root, "/usr/local/sbin/runc")
     for path in _docker():
         _copy_to(path, root, str(Path("/usr") / path.parent.name / path.name))
+    for name in PEERS:
+        _copy_to(peers.binary(name), root, f"/usr/bin/{name}", peers.tree("bookworm"))
     (root / "etc/hostname").write_text("machine\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     shutil.copy("/etc/os-release", root / "etc/os-release")
@@ -282,12 +305,14 @@ def _docker() -> tuple[Path, ...]:
     return tuple(peers.tree("trixie").root / name for name in services.DOCKER)
 
 
-def _copy_to(program: Path, root: Path, target: str) -> None:
-    """A program or library, and the shared libraries that it loads, each at its own path."""
+def _copy_to(program: Path, root: Path, target: str, suite: peers.Tree | None = None) -> None:
+    """A program or library, and the shared libraries that it loads, of `suite` or the host's, each at its own path."""
     _place(program, root / target[1:])
-    listing = subprocess.run(["ldd", program], check=False, capture_output=True, text=True).stdout
+    environment = {**os.environ, "LD_LIBRARY_PATH": suite.libraries if suite else ""}
+    listing = subprocess.run(["ldd", program], check=False, capture_output=True, text=True, env=environment).stdout
     for path in re.findall(r"(?:=> |^\s+)(/\S+)", listing, re.MULTILINE):
-        _place(Path(path), root / path[1:])
+        own = path.removeprefix(str(suite.root)) if suite else path
+        _place(Path(path), root / own[1:])
 
 
 def _place(source: Path, target: Path) -> None:
@@ -336,7 +361,7 @@ def _fill_checkout(target: Path, options: Sequence[str], inside: Path, init: str
     shutil.copy(images.busybox(), target / "images")
     command = (
         f"{sys.executable} -m pytest -c {ENGINE}/pytest.ini --rootdir {inside} --confcutdir {inside} -q --color no "
-        f"{' '.join(options)} {inside}"
+        f"{shlex.join(options)}"
     )
     for name, text in (("init", init), ("session", SESSION)):
         (target / name).write_text(text.format(repository=paths.REPOSITORY, command=command, end=END))

@@ -106,6 +106,8 @@ def starter(args: Sequence[str], terminal: bool) -> dict[str, Any]:
 class Runtime:
     """One runtime program with a state root of its own; `close` removes what its containers left."""
 
+    patience_s = 30.0  # of a verb
+
     def __init__(self, program: Path | str, root: Path) -> None:
         self.program = str(program)
         self.root = root
@@ -121,7 +123,7 @@ class Runtime:
         stdin: bytes | None = None,
         check: bool = False,
         pass_fds: Sequence[int] = (),
-        timeout: float = 30,
+        timeout: float = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Runs one verb; its stdio is captured, so it must not leave a process behind (see `detached`)."""
         done = subprocess.run(
@@ -132,7 +134,7 @@ class Runtime:
             capture_output=True,
             check=False,
             pass_fds=pass_fds,
-            timeout=timeout,
+            timeout=timeout or self.patience_s,
         )
         text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
         assert not check or text.returncode == 0, f"{words}: {text.returncode}: {text.stderr}"
@@ -143,7 +145,12 @@ class Runtime:
         errors = self.root.parent / f"stderr-{os.urandom(3).hex()}"
         with (output or Path(os.devnull)).open("ab") as stdout, errors.open("wb") as stderr:
             done = subprocess.run(
-                self.argv(*words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, check=False, timeout=30
+                self.argv(*words),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                check=False,
+                timeout=self.patience_s,
             )
         text = subprocess.CompletedProcess(done.args, done.returncode, "", errors.read_text())
         errors.unlink()

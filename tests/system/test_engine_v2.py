@@ -15,7 +15,7 @@ SHORT_S, LONG_S = 500.0, 2400.0  # a minute and three on a quiet machine
 @pytest.fixture(scope="module")
 def short() -> machine.Run:
     """One boot with the tests that are not marked slow."""
-    return _reported(machine.run(["-m", "'not slow'"], timeout_s=SHORT_S))
+    return _reported(machine.run(["-m", "not slow"], timeout_s=SHORT_S))
 
 
 @pytest.fixture(scope="module")

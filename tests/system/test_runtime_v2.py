@@ -16,13 +16,14 @@ SHORT_S, LONG_S = 500.0, 1500.0  # a minute each on a quiet machine
 @pytest.fixture(scope="module")
 def short() -> machine.Run:
     """One boot with the tests that are not marked slow."""
-    return _reported(machine.run(["-m", "'not slow'"], timeout_s=SHORT_S, inside=INSIDE))
+    return _reported(machine.run(["-m", "not slow"], timeout_s=SHORT_S, inside=INSIDE))
 
 
 @pytest.fixture(scope="module")
 def long() -> machine.Run:
     """One boot with the others."""
-    return _reported(machine.run(["-m", "slow"], timeout_s=LONG_S, inside=INSIDE))
+    nodes, pages = machine.TWO_NODES, "hugepages=8"
+    return _reported(machine.run(["-m", "slow"], timeout_s=LONG_S, inside=INSIDE, words=pages, devices=nodes))
 
 
 def _reported(run: machine.Run) -> machine.Run:

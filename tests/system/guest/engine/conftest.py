@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 
 from support import engine as support_engine
-from support import images, peers
+from support import images
 from support.engine import CortenEngine
 from support.guestlook import state
 from support.netns import OwnNet
 
-DOCKER = Path("/usr/local/bin/docker")
 RUNC = Path("/usr/local/sbin/runc")
 
 PATIENCE_S = 180.0  # some twenty times slower, and that beside whatever the host does
 support_engine.START_SECONDS = 180
-peers.docker_cli = lambda: DOCKER  # type: ignore[assignment]  # put there by support.machine
 
 
 class Patient(CortenEngine):

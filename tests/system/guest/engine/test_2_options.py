@@ -105,11 +105,16 @@ def test_a_read_only_container_writes_to_its_tmpfs_alone(engine: CortenEngine) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("propagation", ["rprivate", "rslave", "rshared"])
-def test_a_bind_propagates_mounts_as_asked(engine: CortenEngine, propagation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("propagation", "runtime"), [("rprivate", ""), ("rslave", ""), ("rshared", ""), ("rshared", "runc")]
+)
+def test_a_bind_propagates_mounts_as_asked(
+    engine: CortenEngine, propagation: str, runtime: str, tmp_path: Path
+) -> None:
     for name in ("early", "late", "back"):
         (tmp_path / name).mkdir()
-    options = ("--privileged", "-v", f"{tmp_path}:/data:{propagation}", "--network", "none")
+    options: tuple[str, ...] = ("--privileged", "-v", f"{tmp_path}:/data:{propagation}", "--network", "none")
+    options += ("--runtime", runtime) if runtime else ()
     run("mount", "-t", "tmpfs", "early", str(tmp_path / "early"))
     try:
         with running(engine, "bound", *options, IMAGE, "sleep", "1000"):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from support import images, process
+from support import images
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
+from support.guestctr import Containerd
 
 COUNT = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done"
 LINE = "i=0; while read x; do i=$((i+1)); echo $i $x; done"
@@ -165,27 +165,6 @@ def test_a_container_that_does_not_run_is_not_dumped(either: Lab) -> None:
 
 
 # beneath containerd
-
-
-class Containerd:
-    """containerd 1.7 in the machine, driven by ctr."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "s"
-        words = ("--root", f"{folder}/root", "--state", f"{folder}/state", "--address", str(self.socket))
-        self.daemon = process.Daemon(["containerd", *words], folder / "log")
-        self.daemon.wait_until(lambda: self.ctr("version").returncode == 0, "answer of containerd", timeout=120)
-
-    def ctr(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = ["ctr", "--address", str(self.socket), *words]
-        return subprocess.run(
-            argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE_S
-        )
-
-    def check(self, *words: str) -> str:
-        done = self.ctr(*words)
-        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.daemon.log_tail()}"
-        return done.stdout
 
 
 @pytest.fixture
