@@ -73,7 +73,9 @@
         X(65, op_make_user_namespace, CHILD) \
         X(66, op_map_mount, CHILD) \
         X(67, op_reconfigure_mount, CHILD) \
-        X(69, op_reopen_null, CHILD)
+        X(68, op_fchdir, CHILD) \
+        X(69, op_reopen_null, CHILD) \
+        X(70, op_attach_root_here, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

@@ -168,6 +168,20 @@ int op_attach_root(struct launch *l, struct cursor *c) {
         return fd < 0 ? fd : (int) sys(move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
 }
 
+int op_fchdir(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+
+        return fd < 0 ? fd : (int) sys(fchdir, fd);
+}
+
+int op_attach_root_here(struct launch *l, struct cursor *c) {
+        int fd = slot_fd(l, get_number(c));
+        /* the kernel has taken the working directory along into the mount namespace: no path is looked up here */
+        int r = fd < 0 ? fd : (int) sys(move_mount, fd, "", AT_FDCWD, "", MOVE_EMPTY);
+
+        return r < 0 ? r : (int) sys(fchdir, fd);
+}
+
 int op_pivot_root(struct launch *l, struct cursor *c) {
         int fd = slot_fd(l, get_number(c));
         int r = fd < 0 ? fd : (int) sys(fchdir, fd);

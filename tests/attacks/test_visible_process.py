@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from corten.errors import CortenError
+from corten.launch.context import CALLS
 from corten.launch.execops import Stop
-from corten.launch.ops import Clone, Op, Plan
+from corten.launch.facts import facts_from_obj, facts_to_obj
+from corten.launch.ops import Clone, Op, Plan, Wait
 from corten.runtime import launching
 from corten.runtime.trace import Trace
 from support import summary, weakened
@@ -162,6 +164,85 @@ def test_twin_race_in_the_old_order_gets_sys_admin(machine: Machine) -> None:
     admin = [line for line in lines if int(line.split()[0], 16) & SYS_ADMIN]
     summary.add("races", f"ptrace of a process before execve, twin: caught {len(lines)}, with SYS_ADMIN {len(admin)}")
     assert admin
+
+
+# how an init that joins the pid namespace of another container can be launched
+KINDS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "whole, a profile without clone": {"seccomp_calls": (1 << len(CALLS)) - 1 & ~(1 << CALLS.index("clone"))},
+    "late (Linux before 6.17)": {"procfs_pidns": False},
+}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the attacker knows the registers of x86-64 alone")
+class TestWaitingInit:
+    """An init that waits for its start, for as long as it pleases an engine, in another container's pid namespace."""
+
+    def plan(self, machine: Machine, other: int, **kind: Any) -> Plan:
+        pidns = kind.pop("procfs_pidns", machine.facts.procfs_pidns)
+        facts = facts_from_obj({**facts_to_obj(machine.facts), "procfs_pidns": pidns})
+        document = machine.config("sleep", "1000")
+        for entry in document["linux"]["namespaces"]:
+            if entry["type"] == "pid":
+                entry["path"] = f"/proc/{other}/ns/pid"
+        return machine.plan(document, facts=facts, wait_for_start=True, seccomp=docker_filter(), **kind)
+
+    def taken(self, machine: Machine, kind: str, order: Transform | None = None) -> tuple[list[str], int]:
+        """The status that the attacker saw of the init, and the errno of what it made it call."""
+        attacker = machine.spawn(machine.plan(with_ptrace(machine, "visible", "take")))
+        read_fd, write_fd = os.pipe()
+        try:
+            attacker.executed()
+            plan = self.plan(machine, attacker.pid, **KINDS[kind])
+            init = machine.spawn(plan, {"start": read_fd}, transform=order)
+            try:
+                assert getattr(init.outcome.plan.ops[init.waiting()], "slot", "") == "start"
+                deadline = time.monotonic() + PATIENCE_S
+                while attacker.output().count("\n") < 2:
+                    assert time.monotonic() < deadline, attacker.output()
+                    time.sleep(0.01)
+                status, errno = attacker.output().splitlines()
+            finally:
+                init.stop()
+        finally:
+            os.close(read_fd)
+            os.close(write_fd)
+            attacker.stop()
+        return status.split(), int(errno)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_who_takes_it_gets_what_the_program_will_have(self, machine: Machine, kind: str) -> None:
+        (effective, permitted, bounding, filter), errno = self.taken(machine, kind)
+        assert [int(value, 16) for value in (effective, permitted, bounding)] == [DEFAULT_CAPS] * 3
+        assert filter == "2"
+        assert errno == EPERM
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_twin_filtered_last_it_makes_namespaces_for_whoever_takes_it(self, machine: Machine, kind: str) -> None:
+        (effective, _, _, filter), errno = self.taken(machine, kind, weakened.filtered_last)
+        assert int(effective, 16) & SYS_ADMIN
+        assert filter == "0"
+        assert errno == 0
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_nobody_there_sees_who_waits_for_the_hooks_of_the_host(self, machine: Machine, kind: str) -> None:
+        with machine.container() as other:
+            plan = self.plan(machine, other.pid, wait_for_hooks=True, **KINDS[kind])
+            pipes = [os.pipe(), os.pipe()]
+            running = machine.spawn(plan, {"hooks": pipes[0][0], "start": pipes[1][0]})
+            try:
+                step = running.waiting()
+                assert isinstance(plan.ops[step], Wait)
+                seen = [name for name in os.listdir(f"/proc/{other.pid}/root/proc") if name.isdigit()]
+                assert seen == ["1"]
+                os.write(pipes[0][1], b"\0")
+                running.waiting()
+                seen = [name for name in os.listdir(f"/proc/{other.pid}/root/proc") if name.isdigit()]
+                assert len(seen) == 2
+            finally:
+                running.stop()
+                for fd in (*pipes[0], *pipes[1]):
+                    os.close(fd)
 
 
 class Believing(launching.Running):

@@ -3,16 +3,23 @@
  * visible look COUNT   what the processes are at the first stop: one line for each that is not executed yet,
  *                      `CapEff CapPrm CapBnd Seccomp`, then `missed N`
  * visible forge COUNT KIND VALUE   writes a record of this kind into the trace pipe of each, a thousand times for
- *                      kind 0, and then the end of the line above */
+ *                      kind 0, and then the end of the line above
+ * visible take         waits for one that waits for its start: the line of `look`, and then the errno of an
+ *                      unshare(CLONE_NEWUTS) that it is made to call, which CAP_SYS_ADMIN alone may */
 #define _GNU_SOURCE
+#include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -89,7 +96,79 @@ static void forge(int pid, uint32_t kind, uint64_t value) {
     closedir(folder);
 }
 
+/* It blocks in read(2). */
+static int is_waiting(int pid) {
+    char path[64], text[64] = { 0 };
+
+    snprintf(path, sizeof path, "/proc/%d/syscall", pid);
+    int fd = open(path, O_RDONLY);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+
+    if (fd >= 0)
+        close(fd);
+    return n > 0 && isdigit((unsigned char) *text) && atoi(text) == SYS_read;
+}
+
+static int find_waiting(void) {
+    for (;;) {
+        DIR *folder = opendir("/proc");
+
+        for (struct dirent *entry; folder && (entry = readdir(folder));) {
+            int pid = atoi(entry->d_name);
+
+            if (pid > 1 && is_launcher(pid) && is_waiting(pid)) {
+                closedir(folder);
+                return pid;
+            }
+        }
+        if (folder)
+            closedir(folder);
+        usleep(1000);
+    }
+}
+
+/* The process, which has to stand in a system call, calls unshare(2) in its place. */
+static int make_unshare(int pid) {
+#if defined(__x86_64__)
+    struct user_regs_struct registers;
+    int status;
+
+    ptrace(PTRACE_GETREGS, pid, 0, &registers);
+    registers.rip -= 2; /* the instruction `syscall` */
+    registers.orig_rax = (unsigned long long) -1;
+    registers.rax = SYS_unshare;
+    registers.rdi = CLONE_NEWUTS;
+    ptrace(PTRACE_SETREGS, pid, 0, &registers);
+    ptrace(PTRACE_SINGLESTEP, pid, 0, 0);
+    waitpid(pid, &status, __WALL);
+    ptrace(PTRACE_GETREGS, pid, 0, &registers);
+    return -(int) registers.rax;
+#else
+    return pid ? ENOSYS : 0; /* the registers of other machines are not known here */
+#endif
+}
+
+static int take(void) {
+    int pid = find_waiting(), status;
+
+    if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0) {
+        perror("seize");
+        return 1;
+    }
+    ptrace(PTRACE_INTERRUPT, pid, 0, 0);
+    waitpid(pid, &status, __WALL);
+    print_status(pid);
+    printf("%d\n", make_unshare(pid)); /* it is not put back: what becomes of it does not matter */
+    fflush(stdout);
+    ptrace(PTRACE_DETACH, pid, 0, 0);
+    /* whoever is first in a pid namespace cannot end before everybody in it has been reaped */
+    return pause();
+}
+
 int main(int argc, char **argv) {
+    if (!strcmp(argv[1], "take"))
+        return take();
+
     int count = atoi(argv[2]), missed = 0, next = last_pid() + 1;
     int forging = !strcmp(argv[1], "forge");
 

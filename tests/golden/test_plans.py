@@ -10,7 +10,7 @@ import os
 import pytest
 
 from corten.launch.encode import encode
-from corten.launch.execops import Exec, Seccomp
+from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.ops import LAUNCHER, Clone, CloneLegacy, Close, SendFd, Wait
 from corten.launch.userops import SetCaps
 from support.goldenplans import CASES, PLANS, compiled
@@ -34,7 +34,7 @@ def test_plan_can_be_encoded_with_its_inputs_alone(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_plan_filters_right_before_execve_or_right_before_the_clone(case: str) -> None:
+def test_every_plan_filters_right_before_execve_or_the_clone_or_before_a_child_that_is_seen_waits(case: str) -> None:
     ops = compiled(case).ops
     assert isinstance(ops[-1], Exec)
     places = [i for i, op in enumerate(ops) if isinstance(op, Seccomp)]
@@ -45,6 +45,10 @@ def test_every_plan_filters_right_before_execve_or_right_before_the_clone(case: 
         # the listener is handed on between the two; of an init before the wait for its start
         after = {SendFd, Wait, Close, SetCaps, CloneLegacy}
         assert {type(op) for op in ops[places[0] + 1 : max(clone, places[0] + 4)]} <= after
+        return
+    if places and clone < places[0] < len(ops) - 2:
+        assert {type(op) for op in ops[places[0] + 1 : -1]} <= {SetCaps, Wait, Close, Hook}
+        assert not [op for op in ops[clone : places[0]] if isinstance(op, Wait | Hook)], "it waits for nothing before"
         return
     assert places in ([], [len(ops) - 2], early)
 

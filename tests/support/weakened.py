@@ -90,6 +90,17 @@ def cloned_first(plan: Plan) -> Plan:
     return Plan((*ops[:entered], Clone(0), *prepared, *child, *filters, ops[-1]), plan.inputs, plan.preserve_fds)
 
 
+def filtered_last(plan: Plan) -> Plan:
+    """The plan of an init as it was before: it waits for its start with what seccomp(2) wants, and not filtered."""
+    ops = list(plan.ops)
+    (at,) = [i for i, op in enumerate(ops) if isinstance(op, Seccomp)]
+    filter, caps = ops[at : at + 2]
+    assert isinstance(filter, Seccomp)
+    assert isinstance(caps, SetCaps)
+    last = Seccomp(filter.filter, filter.flags)
+    return Plan((*ops[:at], *ops[at + 2 : -1], last, ops[-1]), plan.inputs, plan.preserve_fds)
+
+
 @contextmanager
 def unsealed(folder: Path) -> Iterator[tuple[Launcher, Path]]:
     """A launcher that runs from an ordinary file, as runc did before CVE-2019-5736, and that file."""

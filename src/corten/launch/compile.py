@@ -6,8 +6,8 @@ A container's init, as a rule:
     child      own pids cgroup, then the cgroup namespace · mounts · hooks · pivot_root · names, sysctls, masks · tail
 
 Where it joins another container's pid namespace, its child is seen there at once.  Then the launcher does everything,
-the tail as well ("whole"); or, where something has to wait for the child (hooks) or the kernel cannot mount another
-namespace's procfs, everything that touches the host, and the child the rest ("late").
+the tail as well ("whole"); or, where the kernel cannot mount another namespace's procfs, everything that touches the
+host, and the child the rest ("late").  In both it is the launcher that waits for hooks, and its pid that they get.
 
 An exec is the same with setns in place of clone flags and without mounts: the launcher does everything.
 """
@@ -34,16 +34,18 @@ from corten.launch.ops import (
     WriteFile,
 )
 from corten.launch.tail import (
+    DEFAULT_UMASK,
     add_apparmor,
     add_early,
     add_end,
+    add_end_seen,
     add_process,
     add_visible,
     final_affinity,
     needs_apparmor,
     reduce_caps,
 )
-from corten.launch.userops import SetDomainname, SetHostname
+from corten.launch.userops import SetDomainname, SetHostname, Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,9 +93,12 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         _enter_late(b, fs, process, context, flags)
     else:
         _enter_early(b, fs, process, context, flags)
-    b.close_others("tty", "start", LIFE, LISTENER)
+    b.close_others("tty", "start", LIFE, LISTENER, *(["record"] if late else []))
     add_process(b, process, context, userns=fs.userns)
-    add_end(b, process, context, wait=context.wait_for_start, hooks=hooks)
+    if late:
+        add_end_seen(b, process, context, userns=fs.userns, hooks=hooks)
+    else:
+        add_end(b, process, context, hooks=hooks)
     return b.plan(context.preserve_fds)
 
 
@@ -150,12 +155,12 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
 
 
 def _can_be_whole(config: Config, facts: HostFacts, context: InitContext) -> bool:
-    """The launcher of a late init can do everything: nobody waits for the child, procfs can be mounted for it.
+    """The launcher of a late init can do everything: procfs can be mounted for the child.
 
     Being in the container's cgroup before the child, it needs room there for both.
     """
-    waits = context.wait_for_hooks or context.wait_for_network
-    return facts.procfs_pidns and not waits and config.linux.resources.pids_limit != 1
+    has_room = config.linux.resources.pids_limit != 1 and not context.wait_for_limit
+    return facts.procfs_pidns and has_room
 
 
 def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:
@@ -177,6 +182,8 @@ def _add_inputs(b: Builder, context: InitContext) -> None:
         b.input("start")
     if context.wait_for_hooks:
         b.input("hooks")
+    if context.wait_for_limit or context.wait_for_record:
+        b.input("record")
     if context.wait_for_network:
         b.input("network")
 
@@ -189,16 +196,14 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
     enter.become_root_inside(b)
     enter.unshare(b, later)
     enter.loopback_up(b, flags)
-    if context.wait_for_network:
-        b.add(Wait("network", "network"))
+    _wait(b, "network")
     fs.attach_root()
     fs.mount_all(late=False)
     if process.oom_score_adj is not None and not fs.userns and not is_rootless(b.facts):
         b.add(WriteFile(fs.private_proc(), "self/oom_score_adj", str(process.oom_score_adj).encode()))
     finish_root(fs, process)
-    if context.wait_for_hooks:
-        b.add(Wait("hooks", "hooks"))
-    b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
+    _wait(b, "record")
+    wait_for_hooks(b, context)
     furnish(b, fs, process, late=False)
     fs.enter_root()
 
@@ -209,18 +214,16 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     enter.become_root_inside(b)
     enter.unshare(b, flags & ~CLONE_NEWCGROUP)
     enter.loopback_up(b, flags)
+    _wait(b, "network")
     fs.attach_root()
     fs.mount_all(late=True)
     finish_root(fs, process)
-    b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
+    wait_for_hooks(b, context)
     fs.enter_root()
     reduce_caps(b, process, userns=fs.userns)
-    enter.clone_late(b, "start", "hooks", "network", "tty", LIFE, LISTENER, *fs.kept_late())
+    enter.clone_late(b, "start", "record", "tty", LIFE, LISTENER, *fs.kept_late())
     enter.begin_child(b, flags)
     fs.mount_deferred()
-    for name in ("network", "hooks"):
-        if name in b.open:
-            b.add(Wait(name, name))
     furnish(b, fs, process, late=True)
 
 
@@ -229,14 +232,28 @@ def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitCont
     enter.become_root_inside(b)
     enter.unshare(b, flags)
     enter.loopback_up(b, flags)
+    _wait(b, "network")
     fs.pidns = "ns.pid"
     fs.attach_root()
     fs.mount_all(late=False)
     finish_root(fs, process)
-    b.add(*hook_ops(b.config, context, "createContainer", b.config.hooks.create_container))
+    wait_for_hooks(b, context)
     furnish(b, fs, process, late=False, launcher=True)
     fs.enter_root()
     b.add(Setns("ns.pid", CLONE_NEWPID))
+
+
+def wait_for_hooks(b: Builder, context: InitContext) -> None:
+    """The host's hooks, then those that run in the container's namespaces; the working directory is the root."""
+    _wait(b, "hooks")
+    hooks = hook_ops(b.config, context, "createContainer", b.config.hooks.create_container)
+    if hooks:
+        b.add(Umask(DEFAULT_UMASK), *hooks, Umask(0))
+
+
+def _wait(b: Builder, slot: str) -> None:
+    if slot in b.open:
+        b.add(Wait(slot, slot))
 
 
 def finish_root(fs: Filesystem, process: Process) -> None:

@@ -7,6 +7,8 @@ A context says which descriptors the spawner will hand in; the plan then names t
     start       a pipe or FIFO, opened O_RDWR: one byte starts the process (`wait_for_start`)
     idmaps      a pipe: one byte after the user namespace has its maps (`wait_for_idmaps`)
     hooks       a pipe: one byte after the host's hooks have run (`wait_for_hooks`)
+    record      a pipe: one byte after the init's pid is written down (`wait_for_record`), and a limit of processes is
+                set that leaves no room for a launcher (`wait_for_limit`)
     unit        a pipe: one byte when the cgroup has been made around the launcher (`wait_for_unit`)
     network     a pipe: one byte after the engine has furnished the new network namespace (`wait_for_network`)
     container   pidfd of the container's init (exec)
@@ -49,7 +51,8 @@ class InitContext(Value):
     __slots__ = (
         "bundle", "cgroup_paths", "cgroup_v2_dir", "cgroup_views", "console", "host_namespaces", "id", "new_keyring",
         "no_pivot", "parent", "preserve_fds", "rootfs", "rootfs_fd", "seccomp", "seccomp_calls", "seccomp_flags",
-        "wait_for_hooks", "wait_for_idmaps", "wait_for_network", "wait_for_start", "wait_for_unit",
+        "wait_for_hooks", "wait_for_idmaps", "wait_for_limit", "wait_for_network", "wait_for_record",
+        "wait_for_start", "wait_for_unit",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +67,8 @@ class InitContext(Value):
         rootfs_fd: bool = False,
         wait_for_start: bool = True,
         wait_for_hooks: bool = False,
+        wait_for_limit: bool = False,
+        wait_for_record: bool = False,
         wait_for_network: bool = False,
         wait_for_idmaps: bool = False,
         wait_for_unit: bool = False,
@@ -86,6 +91,8 @@ class InitContext(Value):
         self.rootfs_fd = rootfs_fd
         self.wait_for_start = wait_for_start
         self.wait_for_hooks = wait_for_hooks
+        self.wait_for_limit = wait_for_limit
+        self.wait_for_record = wait_for_record
         self.wait_for_network = wait_for_network
         self.wait_for_idmaps = wait_for_idmaps
         self.wait_for_unit = wait_for_unit

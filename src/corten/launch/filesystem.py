@@ -25,6 +25,7 @@ from corten.launch.mountops import (
     MS_SLAVE,
     PLAIN_DIRECTORY,
     AttachRoot,
+    AttachRootHere,
     Chroot,
     CloneTree,
     CopyUp,
@@ -43,7 +44,7 @@ from corten.launch.mountops import (
     Symlink,
 )
 from corten.launch.nsops import MapMount
-from corten.launch.ops import OpenDevice, SendFd
+from corten.launch.ops import Fchdir, Open, OpenDevice, SendFd
 from corten.launch.options import PROPAGATIONS, MountOptions
 from corten.launch.userops import ReopenNull
 from corten.spec.runtime import Device, Mount
@@ -58,7 +59,9 @@ PROC = "proc"
 NULL = "null"
 EMPTY = "empty"
 IDMAP_SLOTS = "idmap."
+PLACE = "place"
 PROC_SUPER_MAGIC = 0x9FA0
+O_PATH, O_DIRECTORY = 0o10000000, 0o200000
 # their file systems belong to a namespace, which others may share
 SHARED_TYPES = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
 GUARDED = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
@@ -119,7 +122,9 @@ class Entry:
 class Filesystem:
     """Adds the file-system part of a plan to a builder, in the order of its public methods."""
 
-    __slots__ = ("b", "context", "deferred", "entries", "keep_proc", "pidns", "readonly_later", "rootless", "userns")
+    __slots__ = (
+        "b", "context", "deferred", "entries", "is_shown", "keep_proc", "pidns", "readonly_later", "rootless", "userns",
+    )  # fmt: skip
 
     def __init__(self, b: Builder, context: InitContext, *, keep_proc: bool) -> None:
         self.b = b
@@ -131,6 +136,9 @@ class Filesystem:
         self.deferred: list[Entry] = []
         self.rootless = is_rootless(b.facts)
         self.readonly_later: list[str] = []
+        hooks = b.config.hooks
+        # somebody looks for the root at its path before it is entered (runtime-spec config.md, "Createcontainer Hooks")
+        self.is_shown = bool(hooks.prestart or hooks.create_runtime or hooks.create_container)
 
     def open_sources(self) -> None:
         """Everything that comes from the host, as detached mounts and checked devices."""
@@ -152,8 +160,12 @@ class Filesystem:
         self.b.close(*[slot for slot in self.b.open if slot.startswith(IDMAP_SLOTS)])
 
     def attach_root(self) -> None:
-        """Make the old tree private, so that nothing that follows reaches the host, and put the root in place."""
-        self.b.add(MountPropagation(MS_PRIVATE | MS_REC), AttachRoot(ROOT))
+        """Make the old tree private, so that nothing that follows reaches the host, and put the root in place.
+
+        For hooks that is where the bundle has it; nobody else could tell, and "/" needs no place.
+        """
+        self.b.add(MountPropagation(MS_PRIVATE | MS_REC))
+        self.b.add(AttachRootHere(ROOT) if self.is_shown else AttachRoot(ROOT))
 
     def mount_all(self, *, late: bool) -> None:
         """The configuration's mounts in their order; with `late`, those that need the new process are put off."""
@@ -207,7 +219,10 @@ class Filesystem:
 
     def enter_root(self) -> None:
         """The container's root becomes the process's; the old one is gone."""
-        self.b.add(Chroot(ROOT) if self.context.no_pivot else PivotRoot(ROOT))
+        if not self.context.no_pivot:
+            self.b.add(PivotRoot(ROOT))
+        else:
+            self.b.add(*([AttachRoot(ROOT)] if self.is_shown else []), Chroot(ROOT))
         propagation = PROPAGATIONS.get(self.b.config.linux.rootfs_propagation, 0)
         if propagation and not propagation & MS_PRIVATE:
             self.b.add(MountPropagation(propagation))
@@ -239,6 +254,12 @@ class Filesystem:
         return PROC
 
     def _open_root(self) -> None:
+        path = self.context.rootfs
+        if self.is_shown:
+            place = path or self._place()
+            self.b.add(Open(self.b.opened(PLACE), place, O_PATH | O_DIRECTORY), Fchdir(PLACE))
+            self.b.close(PLACE)
+            path = "."
         if self.context.rootfs_fd:
             self.b.input(ROOT)
             return
@@ -247,9 +268,14 @@ class Filesystem:
         asked = PROPAGATIONS.get(self.b.config.linux.rootfs_propagation, MS_SLAVE)
         kind = MS_SLAVE if asked & MS_SLAVE else MS_PRIVATE
         self.b.add(
-            OpenTree(self.b.opened(ROOT), self.context.rootfs, 1, "/"),
+            OpenTree(self.b.opened(ROOT), path, 1, "/"),
             MountSetattr(ROOT, 0, 0, kind, 1),
         )
+
+    def _place(self) -> str:
+        """Where the bundle has a root that comes as a descriptor."""
+        path = self.b.config.root.path if self.b.config.root is not None else ROOT
+        return path if path.startswith("/") else f"{self.context.bundle}/{path}"
 
     def _open_bind(self, entry: Entry) -> None:
         options = entry.options

@@ -226,6 +226,23 @@ class AttachRoot(Op):
         return f"move_mount {self.slot} to /"
 
 
+class AttachRootHere(Op):
+    """move_mount(2) of the detached root onto the working directory, which becomes the root of that mount.
+
+    Who enters a new mount namespace takes its working directory along, in the copy of the mount: the place where a hook
+    looks for the root is found by the path once, on the host.
+    """
+
+    __slots__ = ("slot",)
+    code, form, order = 70, "d", ("slot",)
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"move_mount {self.slot} to the working directory, fchdir"
+
+
 class PivotRoot(Op):
     """pivot_root(2) into the attached root, umount2(2) MNT_DETACH of the old one, chdir(2) to `/`."""
 

@@ -65,6 +65,10 @@ class Plan(Value):
         self.inputs = inputs
         self.preserve_fds = preserve_fds
 
+    def clone_index(self) -> int:
+        """Where the child begins: what comes before is the launcher's; 0 in a plan without a child."""
+        return next((i for i, op in enumerate(self.ops) if isinstance(op, Clone)), 0)
+
     def describe(self) -> str:
         """The plan as text, a numbered line for each op."""
         return "".join(f"{i:3}  {op.describe()}\n" for i, op in enumerate(self.ops, 1))
@@ -110,6 +114,19 @@ class Open(Op):
 
     def describe(self) -> str:
         return f"open {self.path} -> {self.slot}"
+
+
+class Fchdir(Op):
+    """fchdir(2): the working directory of the launcher, or of a child that is still on the host."""
+
+    __slots__ = ("slot",)
+    code, form, order = 68, "d", ("slot",)
+
+    def __init__(self, slot: str) -> None:
+        self.slot = slot
+
+    def describe(self) -> str:
+        return f"fchdir {self.slot}"
 
 
 class OpenDevice(Op):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 def compile_rootless_init(config: Config, process: Process, facts: HostFacts, context: InitContext) -> Plan:
     """The plan of a container's first process; raises `InvalidArgument`."""
-    from corten.launch.compile import finish_root, furnish, writes_proc
+    from corten.launch.compile import finish_root, furnish, wait_for_hooks, writes_proc
 
     if facts.euid:
         check(config, process)
@@ -75,16 +75,16 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     fs.attach_root()
     fs.mount_all(late=False)
     finish_root(fs, process)
-    if context.wait_for_hooks:
-        b.add(Wait("hooks", "hooks"))
-    b.add(*hook_ops(config, context, "createContainer", config.hooks.create_container))
+    if "record" in b.open:
+        b.add(Wait("record", "record"))
+    wait_for_hooks(b, context)
     furnish(b, fs, process, late=False)
     fs.enter_root()
     b.close_others("tty", "start", LIFE, LISTENER)
     enter.raise_rlimits(b, process)
     add_process(b, process, context, userns=True)
     hooks = hook_ops(config, context, "startContainer", config.hooks.start_container)
-    add_end(b, process, context, wait=context.wait_for_start, hooks=hooks)
+    add_end(b, process, context, hooks=hooks)
     return b.plan(context.preserve_fds)
 
 
@@ -151,6 +151,7 @@ def _open_inputs(b: Builder, context: InitContext) -> None:
         "start": context.wait_for_start,
         "idmaps": context.wait_for_idmaps,
         "hooks": context.wait_for_hooks,
+        "record": context.wait_for_limit or context.wait_for_record,
         "network": context.wait_for_network,
     }
     for slot, is_wanted in wanted.items():

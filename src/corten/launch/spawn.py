@@ -98,15 +98,17 @@ if TYPE_CHECKING:
 class TraceReader:
     """Turns the bytes of a trace pipe into events; keeps an incomplete record for the next call.
 
-    Launcher and child write to one pipe: a `Waiting` that overtook `Started` is given after it.
+    Launcher and child write to one pipe: a `Waiting` that overtook `Started` is given after it, unless its step comes
+    before the clone, at the index `clone`: there it is the launcher that waits.
     `second_pid` is the launcher that went on after a `CloneLauncher`, else 0: its record is written before there is a
     child that a container could see, so of a plan that has this op the first one is true, and no other counts.
     """
 
-    __slots__ = ("_early", "_rest", "_started", "_text", "second_pid")
+    __slots__ = ("_clone", "_early", "_rest", "_started", "_text", "second_pid")
 
-    def __init__(self) -> None:
+    def __init__(self, clone: int = 0) -> None:
         self.second_pid = 0
+        self._clone = clone
         self._rest = b""
         self._text = b""
         self._started = False
@@ -134,7 +136,7 @@ class TraceReader:
             event = self._event(index, kind, value)
             if event is None:
                 continue
-            if kind == KIND_WAITING and not self._started:
+            if kind == KIND_WAITING and not self._started and index >= self._clone:
                 self._early = [*self._early, event][:EARLY_LAST]
                 continue
             events.append(event)
@@ -170,13 +172,18 @@ class Launch:
         self.launcher_pid = launcher_pid
         self.child_pid = 0
         self.trace_fd = trace_fd
-        self.reader = TraceReader()
+        self.reader = TraceReader(plan.clone_index())
         self._clones = any(isinstance(op, CloneLauncher) for op in plan.ops)
 
     @property
     def second_pid(self) -> int:
         """The launcher after its `CloneLauncher`, 0 before the trace says so."""
         return self.reader.second_pid if self._clones else 0
+
+    @property
+    def acting_pid(self) -> int:
+        """Who goes through the plan before its clone: the launcher, or the second one."""
+        return self.second_pid or self.launcher_pid
 
     def events(self) -> list[Event]:
         """Blocks for the next events; `Done` once at the end."""

@@ -5,6 +5,7 @@ bounding set, the ids and capset; the parent-death signal after the last change 
 seccomp; and nothing between seccomp and execve.
 
 A child that a container sees from its clone on has this done before the clone, as far as it goes: `add_visible`.
+What cannot be, is done before the child waits for anything: then it has its own capabilities alone, and the filter.
 """
 
 from __future__ import annotations
@@ -94,16 +95,30 @@ def add_process(b: Builder, process: Process, context: InitContext | ExecContext
     _become(b, process, context, () if userns else process.rlimits, userns=userns)
 
 
-def add_end(b: Builder, process: Process, context: InitContext | ExecContext, *, wait: bool, hooks: list[Hook]) -> None:
-    """The parent-death signal, closing, waiting for the start, startContainer hooks, seccomp and execve."""
-    if context.parent == SHIM:
-        b.add(ParentDeathSignal(SIGKILL, LIFE))
-    b.add(CloseRange(3 + context.preserve_fds))
-    b.close_others("start", LISTENER)
+def add_end(b: Builder, process: Process, context: InitContext, *, hooks: list[Hook]) -> None:
+    """The parent-death signal, closing, waiting for the start, startContainer hooks, seccomp and execve.
+
+    For a child that nobody sees: what seccomp(2) wants of rights stays until execve.
+    """
+    _add_closing(b, context)
     if LISTENER in b.open:
         # before the wait for the start, as in runc; the agent has it before any other call asks
         _add_listener(b, context, ("write", "clock_gettime", "sendmsg"))
-    _add_last(b, process, context, wait=wait, hooks=hooks, filter=not context.seccomp_flags & NEW_LISTENER)
+    _add_last(b, process, context, hooks=hooks, filter=not context.seccomp_flags & NEW_LISTENER)
+
+
+def add_end_seen(b: Builder, process: Process, context: InitContext, *, userns: bool, hooks: list[Hook]) -> None:
+    """The same for a child that a container sees: it is filtered, with its own capabilities alone, before it waits."""
+    _add_closing(b, context)
+    # the change of ids has reset it to fs.suid_dumpable, which need not be 0
+    b.add(SetDumpable())
+    if LISTENER in b.open:
+        caps = _last_caps(b, process, userns=userns)
+        _add_listener(b, context, _calls_behind_wait(b, process, wait=True), caps)
+        filter = False
+    else:
+        filter = not _add_before_wait(b, process, context, userns=userns, hooks=hooks)
+    _add_last(b, process, context, hooks=hooks, filter=filter)
 
 
 def add_visible(
@@ -128,11 +143,11 @@ def add_visible(
     before, after = _limits(b, process, userns=userns)
     _become(b, process, context, before, userns=userns, visible=True)
     b.add(CloseRange(3 + context.preserve_fds))
-    b.close_others(enter.PIDS, enter.CGROUP, "start", LIFE, LISTENER)
+    b.close_others(enter.PIDS, enter.CGROUP, "record", "start", LIFE, LISTENER)
     # the change of ids has reset it to fs.suid_dumpable, which need not be 0
     b.add(SetDumpable())
-    calls = _calls_left(process, limits=bool(after), wait=wait, affinity=bool(affinity))
-    early = bool(context.seccomp) and not (hooks or _stays_behind(process) or _refused(context, calls))
+    calls = _calls_left(process, limits=bool(after), wait=wait or "record" in b.open, affinity=bool(affinity))
+    early = bool(context.seccomp) and not (_stays_behind(process) or _refused(context, calls))
     if LISTENER in b.open:
         if _stays_behind(process):
             raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY with a scheduler that a fork does not keep")
@@ -154,22 +169,72 @@ def add_visible(
     if context.parent == SHIM:
         b.add(ParentDeathSignal(SIGKILL, LIFE))
         b.close(LIFE)
-    _add_last(b, process, context, wait=wait, hooks=hooks, filter=not early)
+    if not early:
+        early = _add_before_wait(b, process, context, userns=userns, hooks=hooks)
+    _add_last(b, process, context, hooks=hooks, filter=not early)
+
+
+def _add_closing(b: Builder, context: InitContext) -> None:
+    """The parent-death signal, and nothing open but what is still needed."""
+    if context.parent == SHIM:
+        b.add(ParentDeathSignal(SIGKILL, LIFE))
+    b.add(CloseRange(3 + context.preserve_fds))
+    b.close_others("record", "start", LISTENER)
+
+
+def _add_before_wait(
+    b: Builder, process: Process, context: InitContext | ExecContext, *, userns: bool, hooks: Iterable[Hook]
+) -> bool:
+    """The filter and the last capset of a child that is seen, before something else says how long it stays as it is.
+
+    False without a filter, and where nothing is waited for: then it comes right before execve.  startContainer hooks
+    run under it, as in runc.
+    """
+    wait = "start" in b.open
+    if not (wait or "record" in b.open or hooks):
+        return False
+    if not context.seccomp:
+        b.add(*_last_caps(b, process, userns=userns))
+        return False
+    refused = _refused(context, _calls_behind_wait(b, process, wait=wait))
+    if refused:
+        names = ", ".join(refused)
+        raise InvalidArgument(
+            "linux.seccomp: a process that another container sees is filtered before it waits for its start, and these"
+            f" calls have to be allowed: {names}"
+        )
+    # seccomp(2) wants CAP_SYS_ADMIN or no_new_privs; with the latter no call is left over
+    first = _last_caps(b, process, userns=userns) if process.no_new_privileges else ()
+    last = () if process.no_new_privileges else _last_caps(b, process, userns=userns)
+    b.add(*first, Seccomp(context.seccomp, context.seccomp_flags, last=0), *last)
+    return True
+
+
+def _calls_behind_wait(b: Builder, process: Process, *, wait: bool) -> tuple[str, ...]:
+    """Those of CALLS that a child makes behind a filter of `_add_before_wait`."""
+    calls = ["write", "close", "clock_gettime", "rt_sigaction", "execve"]
+    if not process.no_new_privileges:
+        calls.append("capset")
+    if wait or "record" in b.open:
+        calls.append("read")
+    return (*calls, "sendmsg") if LISTENER in b.open else tuple(calls)
+
+
+def _last_caps(b: Builder, process: Process, *, userns: bool) -> tuple[Op, ...]:
+    """The program's own capabilities, where the last capset left it more."""
+    own = _final_caps(b, process, userns=userns)
+    held = next(op for op in reversed(b.ops) if isinstance(op, SetCaps))
+    return () if (held.effective, held.permitted) == (own.effective, own.permitted) else (own,)
 
 
 def _add_last(
-    b: Builder,
-    process: Process,
-    context: InitContext | ExecContext,
-    *,
-    wait: bool,
-    hooks: Iterable[Hook],
-    filter: bool,
+    b: Builder, process: Process, context: InitContext | ExecContext, *, hooks: Iterable[Hook], filter: bool
 ) -> None:
     """The wait for the start, startContainer hooks, the filter unless it is there, and execve."""
-    if wait:
-        b.add(Wait("start", "start"))
-        b.close("start")
+    for slot in ("record", "start"):
+        if slot in b.open:
+            b.add(Wait(slot, slot))
+            b.close(slot)
     b.add(*hooks)
     if context.seccomp and filter:
         b.add(Seccomp(context.seccomp, context.seccomp_flags))
@@ -285,17 +350,20 @@ def _refused(context: InitContext | ExecContext, calls: Iterable[str]) -> list[s
     return [name for name in calls if not context.seccomp_calls >> CALLS.index(name) & 1]
 
 
-def _add_listener(b: Builder, context: InitContext | ExecContext, calls: tuple[str, ...]) -> None:
+def _add_listener(
+    b: Builder, context: InitContext | ExecContext, calls: tuple[str, ...], caps: tuple[Op, ...] = ()
+) -> None:
     """The filter, and its listener to this plan's spawner, who gives it to the agent (config-linux.md, "Seccomp").
 
     `calls` are made before the agent can answer, or by a child that nobody waits for: the filter has to allow them.
+    `caps` come at once behind the filter.
     Without a child there is nobody yet whose pid the agent could be told, so that nothing waits for it here.
     """
     refused = _refused(context, calls)
     if refused:
         names = ", ".join(refused)
         raise InvalidArgument(f"linux.seccomp: with SCMP_ACT_NOTIFY these calls have to be allowed: {names}")
-    b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0, listener=b.opened("seccomp")))
+    b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0, listener=b.opened("seccomp")), *caps)
     b.add(SendFd(LISTENER, "seccomp", b"\0"))
     if any(isinstance(op, Clone) for op in b.ops):
         b.add(Wait(LISTENER, "the seccomp agent"))

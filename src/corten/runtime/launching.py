@@ -317,24 +317,34 @@ class Creation:
 
     def _take_steps(self, running: Running, steps: list[tuple[ParentStep, int]]) -> None:
         """Everything that this side does before the last wait; a byte to each step's descriptor lets the other go."""
+        launch = running.launch
         for step, fd in steps:
-            if step.early:
-                step.run(self, running.launch.launcher_pid)
+            if step.early and not step.waits:
+                step.run(self, launch.launcher_pid)
+                posix.write(fd, b"\0")
+            elif step.early:
+                running.follow_until(step.slot)
+                self._note_init(launch.acting_pid)  # for the time being: who kills the container finds this one
+                self._take_step(step, launch.acting_pid)
                 posix.write(fd, b"\0")
         deadline = time.monotonic() + EXEC_TIMEOUT_S
         while not running.pid:
             running.follow(deadline)
         self._note_init(running.pid)
         for step, fd in steps:
-            if not step.early:
-                if step.waits:
-                    running.follow_until(step.slot)
-                try:
-                    step.run(self, running.pid)
-                except CortenError as error:
-                    raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
-                if step.waits:
-                    posix.write(fd, b"\0")
+            if not step.early and step.waits:
+                running.follow_until(step.slot)
+                self._take_step(step, running.pid)
+                posix.write(fd, b"\0")
+            elif not step.early:
+                self._take_step(step, running.pid)
+
+    def _take_step(self, step: ParentStep, pid: int) -> None:
+        """In runc's words when it fails."""
+        try:
+            step.run(self, pid)
+        except CortenError as error:
+            raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
 
     def _note_init(self, pid: int) -> None:
         """The init exists: its pid goes to state.json before anything else happens, then to the pid file."""

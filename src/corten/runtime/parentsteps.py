@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from corten.launch.context import LISTENER
+from corten.launch.ops import Wait, WaitByte
 from corten.runtime import hooks, managers
 from corten.runtime.state import CREATING
 
@@ -12,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from corten.launch.ops import Plan
     from corten.runtime.launching import Creation
     from corten.runtime.prepare import Prepared
 
@@ -22,7 +24,7 @@ class ParentStep:
     slot    the plan's input on which it waits for one byte, written when `run` has returned
     run     gets the creation and the pid of whoever waits
     early   the launcher itself waits, before there is a process of the container
-    waits   False: nobody waits, `run` comes as soon as there is a process
+    waits   False: nobody says that he waits, `run` comes as soon as there is a process, or, if `early`, a launcher
     """
 
     __slots__ = ("early", "run", "slot", "waits")
@@ -73,19 +75,30 @@ def steps_of(prepared: Prepared) -> tuple[ParentStep, ...]:
     """The steps of one creation, in order."""
     steps = []
     if "unit" in prepared.plan.inputs:
-        steps.append(ParentStep("unit", start_unit, early=True))
+        steps.append(ParentStep("unit", start_unit, early=True, waits=False))
     if "idmaps" in prepared.plan.inputs:
         from corten.runtime import idmaps
 
         steps.append(ParentStep("idmaps", idmaps.run))
+    if "record" in prepared.plan.inputs:
+        steps.append(ParentStep("record", settle))
     if "hooks" in prepared.plan.inputs:
         kind = PatientStep if prepared.config.linux.net_devices else ParentStep
-        steps.append(kind("hooks", furnish))
+        early = _waits(prepared.plan)["hooks"] < prepared.plan.clone_index()
+        steps.append(kind("hooks", furnish, early=early))
     if LISTENER in prepared.plan.inputs:
         from corten.runtime import listener  # for the few with an agent
 
         steps.append(listener.Step(prepared.plan))
+    if len(steps) > 1:
+        waits = _waits(prepared.plan)
+        steps.sort(key=lambda step: waits.get(step.slot, len(prepared.plan.ops)))
     return tuple(steps)
+
+
+def _waits(plan: Plan) -> dict[str, int]:
+    """Where the plan waits for a slot's byte."""
+    return {op.slot: i for i, op in enumerate(plan.ops) if isinstance(op, Wait | WaitByte)}
 
 
 def start_unit(making: Creation, launcher_pid: int) -> None:
@@ -95,9 +108,13 @@ def start_unit(making: Creation, launcher_pid: int) -> None:
     making.trace.phase("launch")
 
 
+def settle(making: Creation, pid: int) -> None:
+    """The limit of processes, which had to leave room for the launcher; the init is on record."""
+    managers.of(making.state).settle(making)
+
+
 def furnish(making: Creation, pid: int) -> None:
     """Network devices, the class of resource control, the hooks of the runtime's namespaces."""
-    managers.of(making.state).settle(making)
     linux = making.prepared.config.linux
     if linux.net_devices:
         from corten.runtime import netdevices

@@ -151,9 +151,9 @@ def prepare(options: CreateOptions, host: Host) -> Prepared:
     devices = device_program(paths, config.linux.resources) if managed else b""
     context = init_context(options, config, host, paths, rootfs)
     context.wait_for_unit = manager.starts_unit
-    context.wait_for_hooks |= manager.starts_unit and limit[0] == 1  # which the launcher would take
+    context.wait_for_limit = manager.starts_unit and limit[0] == 1  # which the launcher would take
     # without a cgroup the record's pid is all that tells of the init: it goes on when that is written
-    context.wait_for_hooks |= not paths.directories()
+    context.wait_for_record = not paths.directories()
     plan = compile_init(config, host.facts, context)
     return Prepared(config, config_bytes, rootfs, paths, writes, devices, limit, origins, plan)
 

@@ -9,11 +9,15 @@ import pytest
 
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.checks import sysctl_path
-from corten.launch.compile import compile_exec, compile_init
-from corten.launch.context import CALLS, SHIM, ExecContext, InitContext
+from corten.launch.context import CALLS, SHIM
 from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
-from corten.launch.mountops import FsMount, MountSetattr, MoveMount, OpenTree
+from corten.launch.mountops import (
+    FsMount,
+    MountSetattr,
+    MoveMount,
+    OpenTree,
+)
 from corten.launch.ops import (
     Clone,
     CloneLauncher,
@@ -30,7 +34,7 @@ from corten.launch.ops import (
     WriteFile,
 )
 from corten.launch.procops import SetScheduler
-from corten.launch.tail import SETUP_CAPS, candidates
+from corten.launch.tail import candidates
 from corten.launch.userops import (
     DropBounding,
     FindExecutable,
@@ -42,42 +46,7 @@ from corten.launch.userops import (
     SetRlimit,
     Umask,
 )
-from corten.spec.process import parse_process
-from corten.spec.runtime import parse_config
-
-FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", cap_bounding=(1 << 41) - 1)
-
-
-def config(**changes: Any) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "ociVersion": "1.2.0",
-        "process": {"args": ["sh"], "cwd": "/", "env": ["PATH=/bin"]},
-        "root": {"path": "rootfs"},
-        "linux": {"namespaces": [{"type": name} for name in ("mount", "pid", "uts", "ipc", "network", "cgroup")]},
-    }
-    for key, value in changes.items():
-        section = document.setdefault(key, {})
-        if isinstance(section, dict) and isinstance(value, dict):
-            section.update(value)
-        else:
-            document[key] = value
-    return document
-
-
-def ops(document: dict[str, Any], facts: HostFacts = FACTS, **context: Any) -> tuple[Op, ...]:
-    given = InitContext("c1", "/bundle", cgroup_paths={}, rootfs="/bundle/rootfs", **context)
-    return compile_init(parse_config(document), facts, given).ops
-
-
-def exec_ops(
-    document: dict[str, Any], process: dict[str, Any], facts: HostFacts = FACTS, **context: Any
-) -> tuple[Op, ...]:
-    given = ExecContext("c1", cgroup_paths={}, **context)
-    return compile_exec(parse_config(document), parse_process(process), facts, given).ops
-
-
-def of_type(kind: type[Op], found: tuple[Op, ...]) -> list[Any]:
-    return [op for op in found if type(op) is kind]
+from support.compiling import ALL_CALLS, FACTS, config, exec_ops, of_type, ops
 
 
 class TestRefusals:
@@ -315,11 +284,10 @@ ASKED_FOR = ("ioctl", "prlimit64", "read", "sched_setaffinity", "sendmsg")
 class TestVisible:
     """What a container sees from its clone on has as little left to do, and as few rights, as can be."""
 
-    ALL = (1 << len(CALLS)) - 1
     SETS = MappingProxyType({name: ["CAP_CHOWN"] for name in ("bounding", "effective", "permitted")})
     CHILD = (Write, Close, Setsid, SetControllingTerminal, ParentDeathSignal, Wait, Exec)
 
-    def exec(self, *, calls: int = ALL, facts: HostFacts = FACTS, **process: Any) -> tuple[Op, ...]:
+    def exec(self, *, calls: int = ALL_CALLS, facts: HostFacts = FACTS, **process: Any) -> tuple[Op, ...]:
         asked = {"args": ["id"], "cwd": "/", "capabilities": dict(self.SETS), **process}
         return exec_ops(config(), asked, facts, parent=SHIM, console=True, seccomp=bytes(8), seccomp_calls=calls)
 
@@ -344,13 +312,13 @@ class TestVisible:
 
     @pytest.mark.parametrize("missing", [name for name in CALLS if name not in ASKED_FOR])
     def test_filter_that_refuses_one_of_the_calls_comes_last(self, missing: str) -> None:
-        found = self.exec(calls=self.ALL & ~(1 << CALLS.index(missing)))
+        found = self.exec(calls=ALL_CALLS & ~(1 << CALLS.index(missing)))
         assert [type(op) for op in found[-2:]] == [Seccomp, Exec]
         (caps,) = of_type(SetCaps, found)
         assert caps.permitted == 1 | 1 << 21
 
     def test_calls_that_are_not_made_may_be_refused(self) -> None:
-        calls = self.ALL & ~(1 << CALLS.index("ioctl"))
+        calls = ALL_CALLS & ~(1 << CALLS.index("ioctl"))
         assert isinstance(self.exec(calls=calls)[-3], ParentDeathSignal)
         assert isinstance(self.exec(calls=calls, terminal=True)[-2], Seccomp)
 
@@ -369,7 +337,7 @@ class TestVisible:
         assert of_type(SetScheduler, found) == [SetScheduler(1, 0, 0, 5, 0, 0, 0)]
         assert not of_type(SetScheduler, self.after_clone(found))
 
-    @pytest.mark.parametrize("calls", [0, ALL])
+    @pytest.mark.parametrize("calls", [0, ALL_CALLS])
     def test_no_new_privs_needs_sys_admin_in_no_plan(self, calls: int) -> None:
         (caps,) = of_type(SetCaps, self.exec(calls=calls, noNewPrivileges=True))
         assert caps.permitted == 1
@@ -406,45 +374,6 @@ class TestVisible:
         )
         assert not of_type(CloneLauncher, second)
         assert isinstance(self.after_clone(second)[0], Write)
-
-
-class TestLateInit:
-    """An init that joins another container's pid namespace."""
-
-    NEW = HostFacts((6, 17), "v2", {}, "/sys/fs/cgroup", procfs_pidns=True)
-    PROC = [{"destination": "/proc", "type": "proc", "source": "proc"}]
-
-    def init(self, facts: HostFacts = NEW, limit: int = 0, **context: Any) -> tuple[Op, ...]:
-        namespaces = [{"type": "mount"}, {"type": "cgroup"}, {"type": "pid", "path": "/proc/7/ns/pid"}]
-        document = config(mounts=self.PROC)
-        document["linux"] = {"namespaces": namespaces, "resources": {"pids": {"limit": limit}}}
-        return ops(document, facts, cgroup_v2_dir="/sys/fs/cgroup/c1", **context)
-
-    def test_launcher_does_everything_where_procfs_can_be_mounted_for_another(self) -> None:
-        found = self.init(seccomp=bytes(8), seccomp_calls=TestVisible.ALL, parent=SHIM)
-        clone = found.index(CloneLegacy(0))
-        assert [type(op) for op in found[clone + 1 :]] == [Setsid, ParentDeathSignal, Close, Wait, Close, Exec]
-        assert [op.pidns for op in of_type(FsMount, found) if op.fstype == "proc"] == ["ns.pid"]
-        kinds = [type(op) for op in found]
-        assert kinds.index(CloneLauncher) < kinds.index(Unshare), "the cgroup namespace has the container's root"
-
-    @pytest.mark.parametrize(
-        "changes", [{"facts": FACTS}, {"limit": 1}, {"wait_for_hooks": True}, {"wait_for_network": True}]
-    )
-    def test_child_mounts_where_that_cannot_be_with_what_it_needs_for_it(self, changes: dict[str, Any]) -> None:
-        found = self.init(**changes)
-        assert not of_type(CloneLauncher, found)
-        clone = next(i for i, op in enumerate(found) if isinstance(op, Clone))
-        mount = next(i for i, op in enumerate(found) if isinstance(op, FsMount) and op.fstype == "proc")
-        assert clone < mount
-        (reduced,) = of_type(SetCaps, found[:clone])
-        assert reduced.permitted == SETUP_CAPS
-
-    def test_hook_of_the_child_keeps_the_filter_for_the_end(self) -> None:
-        document = config(mounts=self.PROC, hooks={"startContainer": [{"path": "/h"}]})
-        document["linux"] = {"namespaces": [{"type": "mount"}, {"type": "pid", "path": "/proc/7/ns/pid"}]}
-        found = ops(document, self.NEW, seccomp=bytes(8), seccomp_calls=TestVisible.ALL)
-        assert [type(op) for op in found[-3:]] == [Hook, Seccomp, Exec]
 
 
 def test_hook_gets_the_state_around_the_pid() -> None:

@@ -205,6 +205,12 @@ class TestTraceReader:
     def test_waiting_that_came_first_is_told_after_started(self) -> None:
         assert TraceReader().feed(self.WAITING + self.STARTED) == [Started(99), Waiting(9)]
 
+    def test_launcher_that_waits_before_its_clone_is_heard_at_once(self) -> None:
+        reader = TraceReader(10)
+        assert reader.feed(self.WAITING) == [Waiting(9)]
+        assert reader.feed(struct.pack("=IIQ", 11, 65537, 0)) == []
+        assert reader.feed(self.STARTED) == [Started(99), Waiting(11)]
+
     def test_text_belongs_to_the_failure_that_follows(self) -> None:
         words = [
             struct.pack("=IIQ", 4, 65538, int.from_bytes(part, "little")) for part in (b"tmpfs: B", b"ad\0\0\0\0\0\0")
