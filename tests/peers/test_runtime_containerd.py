@@ -35,6 +35,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
     "device": ("--device", "/dev/fuse"),
     "mounts": ("--mount", "type=bind,src=/usr,dst=/u,options=rbind:ro", "--mount", "type=tmpfs,dst=/t,options=size=1m"),
 }
+FULL = ("directory", "capabilities", "seccomp", "host network", "device")  # in the full run alone
 
 
 @pytest.fixture(scope="module", params=[("1.6", "bookworm"), ("1.7", "trixie")], ids=lambda pair: pair[0])
@@ -71,7 +72,7 @@ def test_a_task_can_be_paused_executed_in_and_killed(containerd: Containerd) -> 
     assert not Path(f"/sys/fs/cgroup/pids{cgroup}").exists()
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in FULL else ()) for name in LOOKS])
 def test_a_container_of_ctr_shows_what_it_shows_with_runc(containerd: Containerd, name: str) -> None:
     looks = []
     for program in (peers.binary("runc"), paths.COMMANDS / "corten-runtime"):

@@ -140,9 +140,10 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "mounts": ("--read-only", "--tmpfs", "/t:size=1m", "-v", "/usr:/u:ro,rslave"),
     "in a pod": ("--pod", "pod"),
 }
+FULL = ("user", "mounts")  # in the full run alone
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in FULL else ()) for name in SHOWN])
 def test_a_container_shows_what_it_shows_with_runc(podman: RootlessPodman, name: str) -> None:
     looks = []
     for runtime in ("runc", CORTEN):

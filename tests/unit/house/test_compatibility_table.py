@@ -56,3 +56,21 @@ def test_the_table_of_the_programs_is_what_the_test_expects() -> None:
         for name, row in EXPECTED.items()
     ]
     assert table("The validation programs") == wanted
+
+
+MATRIX = [line for line in PAGE.splitlines() if line.startswith("| ") and "| `podman" in line and "DIFF" not in line]
+
+
+@pytest.mark.parametrize("line", MATRIX, ids=lambda line: line.split(" | ")[0].strip("| "))
+def test_every_test_of_the_table_of_behaviours_exists(line: str) -> None:
+    """A cell names files of tests/peers in short, then tests by a part of their name, or a row of a table in them."""
+    named = 0
+    for file, names in re.findall(r"`(\w+)` ([a-z_]\w*[\w ,]*)", line):
+        path = TESTS / f"peers/test_runtime_{file}.py"
+        text = path.read_text()
+        for name in filter(None, re.split(r", *", names)):
+            is_row = name.startswith("row ")
+            wanted = f'"{name.removeprefix("row ").strip()}"' if is_row else rf"def test_\w*{name.strip()}"
+            assert re.search(wanted, text), (file, name)
+            named += 1
+    assert named
