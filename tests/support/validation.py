@@ -114,9 +114,13 @@ def _fixed_cgroups() -> Iterator[None]:
 
 
 def _remove_cgroups() -> None:
+    """Those below our own cgroups too: from there a path counts that has no slash in front."""
     process.remove_cgroups(f"/{CGROUP}")
-    for path in process.CGROUPS.glob(f"*/{CGROUPS_ABOVE}"):
-        path.rmdir()
+    own = (line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    places = [process.CGROUPS / names.removeprefix("name=") / path.lstrip("/") / CGROUPS_ABOVE for names, path in own]
+    for place in {*places, *process.CGROUPS.glob(f"*/{CGROUPS_ABOVE}")}:
+        if place.exists():
+            place.rmdir()
 
 
 def _clean(folder: Path, runtime: Path) -> None:
