@@ -19,6 +19,19 @@ PROCESS = {"cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
 STAMP = re.compile(r'time="[^"]*" ')
 
 
+def test_without_limits_in_its_file_an_exec_has_the_containers(corten: Runtime, runc: Runtime, folder: Path) -> None:
+    script = "grep 'Max core' /proc/self/limits; cat /proc/self/oom_score_adj"
+    path = file_of(folder, "sh", "-c", script, oomScoreAdj=300)
+    found = {}
+    for runtime in (corten, runc):
+        started(runtime, folder, rlimits=[{"type": "RLIMIT_CORE", "soft": 512, "hard": 1024}])
+        (runtime.root.parent / Path(runtime.program).name / "rootfs/bin/grep").symlink_to("busybox")
+        found[runtime] = runtime("exec", "-p", path, "c", check=True).stdout.split()
+    assert found[corten][4:6] == ["512", "1024"]
+    assert found[runc][4:6] != ["512", "1024"]  # those of its caller
+    assert (found[corten][-1], found[runc][-1]) == ("300", "0")  # 1.1 knows no oomScoreAdj of an exec
+
+
 @pytest.fixture
 def runc(folder: Path) -> Iterator[Runtime]:
     made = Runtime(peers.binary("runc"), folder / "runc")

@@ -58,6 +58,8 @@ SCENARIOS: dict[str, list[str]] = {
         "exec C nosuch", "exec C /nosuch", "exec C /etc", "exec --cwd /nodir C true", "exec --cwd /tmp C pwd",
         "exec -e A=1 C sh -c 'echo $A $HOME $PATH $TERM'", "exec -u 1000:1000 C id -u",
         "exec -u 1000 -g 7 -g 8 C id -G",
+        "exec --cwd tmp C pwd", "exec -t --console-socket /nonexistent C true",
+        "exec --console-socket /nonexistent C true",
         "exec --detach C true", "exec C", "exec -p /nonexistent C", "kill C KILL", "WAIT stopped", "delete C",
     ],
     "pause": [
@@ -83,7 +85,7 @@ SCENARIOS: dict[str, list[str]] = {
         "--log /nope/x list", "--log /nope/x state C", "--log /nope/x create C", "--log /nope/x run C",
         "--log /nope/x exec C true", "--log /nope/x --log-format json kill C", "--log /etc list -q", "list -q",
     ],
-    "run": ["run C", "state C", "run --keep C", "state C", "run C", "delete C"],
+    "run": ["run --console-socket /nonexistent C", "run C", "state C", "run --keep C", "state C", "run C", "delete C"],
     "update": ["create C", "start C", "update --pids-limit 20 --cpu-share 100 C", "LIMITS", "delete -f C"],
     "events": [
         "events C", "events --stats C", "create C", "start C", "events --interval x C", "events --interval 0s C",

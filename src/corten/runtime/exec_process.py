@@ -34,6 +34,8 @@ def from_flags(record: State, command: list[str], flags: Options) -> Process:
     process.args = tuple(command)
     process.terminal = flags.is_set("tty")
     process.cwd = flags.text("cwd") or process.cwd
+    if not process.cwd.startswith("/"):
+        raise InvalidArgument("Cwd must be an absolute path")  # runc's words
     process.env = (*process.env, *flags.items("env"))
     process.no_new_privileges = process.no_new_privileges or flags.is_set("no-new-privs")
     process.apparmor_profile = flags.text("apparmor") or process.apparmor_profile

@@ -35,6 +35,10 @@ class Console:
     __slots__ = ("fd", "ours")
 
     def __init__(self, path: str, *, wanted: bool, detach: bool) -> None:
+        from corten.runtime.prepare import NO_CONSOLE
+
+        if path and not (detach and wanted):
+            raise InvalidArgument(NO_CONSOLE)
         self.ours = None
         self.fd = commands.connect(path)
         if self.fd < 0 and wanted and not detach:

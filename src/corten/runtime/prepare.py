@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SPEC = "config.json"
 UNLIMITED = -1
+NO_CONSOLE = "cannot use console socket if corten-runtime will not detach or allocate tty"
 NO_RELATIVE_MOUNTS = "Support for non-absolute mount destinations will be removed in a future release."
 
 
@@ -197,7 +198,7 @@ def check_console(process: Process, console_fd: int) -> None:
     if process.terminal and console_fd < 0:
         raise InvalidArgument("cannot allocate tty if corten-runtime will detach without setting console socket")
     if console_fd >= 0 and not process.terminal:
-        raise InvalidArgument("cannot use console socket if corten-runtime will not detach or allocate tty")
+        raise InvalidArgument(NO_CONSOLE)
 
 
 def warn_of_capabilities(config: Config, process: Process, facts: HostFacts, warn: Callable[[str], None]) -> None:
