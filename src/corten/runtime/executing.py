@@ -41,7 +41,11 @@ def launch(options: ExecOptions, host: Host) -> launching.Running:
         posix.close(container)
     running.launch.close()
     if options.pid_file:
-        launching.write_pid_file(options.pid_file, running.pid)
+        try:
+            launching.write_pid_file(options.pid_file, running.pid)
+        except OSError as error:
+            running.abandon()
+            raise InvalidArgument(f"pid file {options.pid_file}: {files.why(error)}") from error
     return running
 
 

@@ -71,15 +71,23 @@ def run(invocation: Invocation, log: Log) -> int:
     adopts = not detach and not flags.is_set("no-subreaper") and config.linux.namespace("pid") is None
     signals = None if detach else Signals(adopts=adopts)
     made = container.create(options, Host())
-    if pidfds is not None:
-        commands.or_end(made.state, lambda: pidfds.send_init(made.pidfd))
-    container.run_poststart(made.state)
-    if signals is None:
-        if options.notify is not None:
+    keep = flags.is_set("keep")
+    try:
+        if pidfds is not None:
+            pidfds.send_init(made.pidfd)
+        container.run_poststart(made.state)
+        if signals is not None:
+            status = stay(made.pidfd, signals, console.terminal(), options.notify)
+        elif options.notify is not None:
             options.notify.wait(made.pidfd, made.pid)
+    except BaseException:
+        ending.end(made.state)
+        if not keep:
+            ending.destroy(made.state)
+        raise
+    if signals is None:
         return 0
-    status = stay(made.pidfd, signals, console.terminal(), options.notify)
-    if not flags.is_set("keep"):
+    if not keep:
         for complaint in ending.destroy(made.state):
             log.warning(complaint)
     return status
@@ -110,13 +118,13 @@ def exec(invocation: Invocation, log: Log) -> int:
             warn=log.warning,
         )
     )
-    if pidfds is not None:
-        try:
+    try:
+        if pidfds is not None:
             pidfds.send_exec(started.pidfd)
-        except InvalidArgument:
-            fast.pidfd_send_signal(started.pidfd, fast.SIGNALS["KILL"])
-            raise
-    return 0 if signals is None else stay(started.pidfd, signals, console.terminal())
+        return 0 if signals is None else stay(started.pidfd, signals, console.terminal())
+    except BaseException:
+        fast.pidfd_send_signal(started.pidfd, fast.SIGNALS["KILL"])
+        raise
 
 
 def exec_process(place: str, id: str, invocation: Invocation) -> Process:
@@ -186,7 +194,7 @@ def stay(pidfd: int, signals: Signals, terminal: Terminal | None, notify: Notify
         terminal.open(poll)
     try:
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = dict(poll.poll())
             for signum in signals.take() if signals.fd in ready else b"":
                 _pass_on(pidfd, signum, terminal)
             if notify is not None and notify.fileno() in ready and notify.take(posix.getpid()):

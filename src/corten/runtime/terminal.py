@@ -14,11 +14,13 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 STDIN_FD, STDOUT_FD = 0, 1
 EIO = 5
 WINSIZE_BYTES = 8
+PIECE_BYTES = 1024  # given to the terminal between two looks at its output: it drops echo that nobody fetches
 EOT = b"\x04"  # what a terminal in canonical mode takes for end of file
 
 IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6
@@ -36,24 +38,31 @@ RAW_LFLAG_OFF = termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | 
 
 
 class Terminal:
-    """Copies between our stdio and a pty's master, which it owns; our own terminal is raw between open and close."""
+    """Copies between our stdio and a pty's master, which it owns; our own terminal is raw between open and close.
 
-    __slots__ = ("_before", "_input_open", "_master_open", "master")
+    Nothing blocks before `close`, so that signals are passed on: each way waits until what was read has been taken.
+
+    stdin   → _input  → master    no more is read once nobody has the terminal open
+    master  → _output → stdout    goes nowhere once nobody takes it, so that the process is not held up for ever
+    """
+
+    __slots__ = ("_before", "_input", "_input_open", "_master_open", "_output", "_output_taken", "_watched", "master")
 
     def __init__(self, master: int) -> None:
         self.master = master
         self._before: list[Any] | None = None
-        self._input_open = True
-        self._master_open = True
+        self._input = self._output = b""
+        self._input_open = self._master_open = self._output_taken = True
+        self._watched: dict[int, int] = {}
 
     def open(self, poll: select.poll) -> None:
         """Makes our terminal raw, if stdin is one, gives its size to the pty, and joins the poll."""
+        posix.set_blocking(self.master, False)
         if posix.isatty(STDIN_FD):
             self._before = termios.tcgetattr(STDIN_FD)
             termios.tcsetattr(STDIN_FD, termios.TCSANOW, raw(self._before))
             self.resize()
-        poll.register(self.master, select.POLLIN)
-        poll.register(STDIN_FD, select.POLLIN)
+        self._watch(poll)
 
     def resize(self) -> None:
         """Gives the size of our terminal to the pty."""
@@ -61,43 +70,92 @@ class Terminal:
             size = fcntl.ioctl(STDIN_FD, termios.TIOCGWINSZ, bytes(WINSIZE_BYTES))
             fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
 
-    def copy(self, ready: set[int], poll: select.poll) -> None:
-        """One round of copying for the descriptors that are ready."""
-        if self.master in ready and not self._copy_output():
-            poll.unregister(self.master)
+    def copy(self, ready: Mapping[int, int], poll: select.poll) -> None:
+        """One round of copying for the descriptors that are ready, each with its events."""
+        events = ready.get(self.master, 0)
+        if events & select.POLLHUP:
+            self._input, self._input_open = b"", False
+        if events and self._master_open and not self._output:
+            self._read_output()
+        if STDOUT_FD in ready:
+            self._write_output(select.PIPE_BUF)  # which a pipe that is ready takes at once
         if STDIN_FD in ready and self._input_open:
-            data = posix.read(STDIN_FD, files.CHUNK_BYTES)
-            files.write_all(self.master, data or EOT)
-            if not data:
-                self._input_open = False
-                poll.unregister(STDIN_FD)
+            self._read_input()
+        if self._input:
+            self._write_input()
+        self._watch(poll)
 
-    def _copy_output(self) -> bool:
-        """Passes on what the process wrote; False once nobody has the terminal open any more (EIO)."""
+    def _watch(self, poll: select.poll) -> None:
+        """Asks for what can be gone on with, and for nothing else: a hang-up that cannot be helped is no event."""
+        reads = self._master_open and not self._output
+        wanted = {
+            self.master: (select.POLLIN if reads else 0) | (select.POLLOUT if self._input else 0),
+            STDIN_FD: select.POLLIN if self._input_open and not self._input else 0,
+            STDOUT_FD: select.POLLOUT if self._output else 0,
+        }
+        for fd, events in wanted.items():
+            if events != self._watched.get(fd, 0):
+                if events:
+                    poll.register(fd, events)
+                else:
+                    poll.unregister(fd)
+        self._watched = wanted
+
+    def _read_input(self) -> None:
+        try:
+            data = posix.read(STDIN_FD, files.CHUNK_BYTES)
+        except OSError:
+            data = b""  # a terminal that was hung up
+        self._input = data or EOT
+        self._input_open = bool(data)
+
+    def _write_input(self) -> None:
+        try:
+            self._input = self._input[posix.write(self.master, self._input[:PIECE_BYTES]) :]
+        except BlockingIOError:
+            return  # the process has not read what is there
+
+    def _read_output(self) -> bool:
+        """Takes what the process wrote; False when there is nothing, or nobody with the terminal open (EIO)."""
         try:
             data = posix.read(self.master, files.CHUNK_BYTES)
+        except BlockingIOError:
+            return False  # somebody whom the process left behind may have it open
         except OSError as error:
             if error.errno != EIO:
                 raise
-            data = b""
-        if data:
-            files.write_all(STDOUT_FD, data)
-        else:
             self._master_open = False
-        return bool(data)
+            return False
+        self._output = data if self._output_taken else b""
+        return True
+
+    def _write_output(self, most: int) -> None:
+        try:
+            self._output = self._output[posix.write(STDOUT_FD, self._output[:most]) :]
+        except BlockingIOError:
+            pass  # the caller's stdout is a non-blocking one, and full
+        except OSError:
+            self._output, self._output_taken = b"", False
 
     def close(self) -> None:
         """Passes on what is left, and gives our terminal back as it was."""
-        posix.set_blocking(self.master, False)
+        poll = select.poll()
+        poll.register(STDOUT_FD, select.POLLOUT)
         try:
-            while self._master_open and self._copy_output():
-                pass
-        except BlockingIOError:
-            pass  # somebody whom the process left behind still has the terminal open
+            while self._output or (self._master_open and self._read_output()):
+                poll.poll()
+                self._write_output(files.CHUNK_BYTES)
         finally:
             posix.close(self.master)
             if self._before is not None:
-                termios.tcsetattr(STDIN_FD, termios.TCSADRAIN, self._before)
+                _give_back(self._before)
+
+
+def _give_back(before: list[Any]) -> None:
+    try:
+        termios.tcsetattr(STDIN_FD, termios.TCSADRAIN, before)
+    except termios.error:
+        return  # it was hung up
 
 
 def raw(attributes: list[Any]) -> list[Any]:
