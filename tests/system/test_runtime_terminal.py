@@ -20,6 +20,7 @@ import pytest
 
 from support import paths, peers, runtimes
 from support.console import read_until
+from support.process import wait_for
 from support.runtimes import Runtime
 
 MUCH = b"".join(b"line %06d\n" % number for number in range(30_000))
@@ -117,7 +118,7 @@ class TestOutput:
             read_until(run.stdout.fileno(), b"ready")
             runtime.wait_for("c", "running")
             run.send_signal(signal.SIGTERM)
-            runtime.wait_for("c", "stopped")  # nothing has been read: the pipe is full
+            wait_for(lambda: "running" not in runtime("list").stdout, "end of it")  # nothing was read: the pipe is full
             run.communicate(timeout=30)
             assert run.returncode == 5
 
