@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,60 @@ def test_what_a_bundle_binds_as_null_device_is_not_opened(tmp_path: Path) -> Non
     finally:
         runtime.close()
         runtimes.remove_cgroups()
+
+
+class TestClosedByTheCaller:
+    """No descriptor of the runtime's own takes the place of one that the caller closed."""
+
+    CLOSED = pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"])
+
+    def call(self, closed: str, *argv: str) -> int:
+        return subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *argv], check=False, timeout=30).returncode
+
+    def expected(self, closed: str) -> list[int]:
+        return [fd for fd, word in enumerate(("<&-", ">&-", "2>&-")) if word in closed.split()]
+
+    @CLOSED
+    def test_it_is_the_null_device_of_an_init(self, corten: Runtime, folder: Path, closed: str) -> None:
+        bundle = runtimes.sleeper(folder)
+        assert self.call(closed, *corten.argv("create", "-b", str(bundle.path), "c")) == 0
+        pid = corten.state("c")["pid"]
+        found = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+        assert [fd for fd in self.expected(closed) if found[fd] != "/dev/null"] == []
+        assert not [path for path in found if "memfd" in path or str(folder) in path]
+
+    @CLOSED
+    def test_it_is_the_null_device_of_a_run_and_an_exec(self, corten: Runtime, folder: Path, closed: str) -> None:
+        script = "for fd in 0 1 2; do readlink /proc/self/fd/$fd; done > /tmp/seen; exit 7"
+        bundle = runtimes.bundle("sh", "-c", script, folder=folder / "bundle")
+        (bundle.path / "rootfs/bin/readlink").symlink_to("busybox")
+        bundle.config["root"]["readonly"] = False
+        seen = bundle.save().path / "rootfs/tmp/seen"
+        assert self.call(closed, *corten.argv("run", "-b", str(bundle.path), "c")) == 7
+        of_run = seen.read_text().split()
+        bundle.config["process"]["args"] = ["sleep", "1000"]
+        corten.detached("run", "-d", "-b", str(bundle.save().path), "c")
+        assert self.call(closed, *corten.argv("exec", "c", "sh", "-c", script)) == 7
+        for found in (of_run, seen.read_text().split()):
+            # the script's own file is its descriptor 1 meanwhile
+            assert [fd for fd in self.expected(closed) if fd != 1 and found[fd] != "/dev/null"] == []
+
+
+def test_a_caller_that_ignores_the_end_of_children_changes_nothing(runtime: Runtime, tmp_path: Path) -> None:
+    ignoring = Runtime(tmp_path / "ignoring", runtime.root)
+    Path(ignoring.program).write_text(f'#!/bin/sh\nexec env --ignore-signal=CHLD {runtime.program} "$@"\n')
+    Path(ignoring.program).chmod(0o755)
+    bundle = runtimes.bundle("echo", "ran", folder=tmp_path / "bundle")
+    assert ignoring("run", "-b", str(bundle.path), "c", check=True).stdout == "ran\n"
+    ignoring.detached("create", "-b", str(bundle.path), "c", output=tmp_path / "out")
+    ignoring("start", "c", check=True)
+    ignoring.wait_for("c", "stopped")
+    ignoring("delete", "c", check=True)
+    assert (tmp_path / "out").read_text() == "ran\n"
+    bundle.config["process"]["args"] = ["sleep", "1000"]
+    runtime.detached("run", "-d", "-b", str(bundle.save().path), "c")
+    assert ignoring("exec", "c", "sh", "-c", "exit 3").returncode == 3
+    bundle.config["process"]["args"] = ["nosuch"]
+    bundle.save()
+    assert ignoring("run", "-b", str(bundle.path), "d").returncode == 1
+    assert ignoring("list", "-q").stdout == "c\n"

@@ -172,6 +172,11 @@ def _caught(signum: int, frame: object) -> None:
     """The number already stands in the pipe."""
 
 
+def keep_children() -> None:
+    """SIGCHLD as it is by default: a caller that ignores it, as supervisors do, would have the kernel reap for us."""
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+
+
 def wait_status(pidfd: int) -> int:
     """Reaps the child behind `pidfd`, blocking; its exit status, 128+n when signal n ended it."""
     result = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)

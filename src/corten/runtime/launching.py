@@ -203,16 +203,29 @@ class Running:
         return self.launch.reap_launcher()
 
     def abandon(self) -> None:
-        """Kills and reaps whatever was spawned; closes everything."""
-        if not self.launcher_reaped:
-            self.launcher_reaped = True
-            self.launch.kill_launcher()
+        """Kills and reaps whatever was spawned, unless somebody else has collected it; closes everything."""
+        self._end_launcher()
         if self.pidfd >= 0:
-            fast.pidfd_send_signal(self.pidfd, SIGKILL)
-            self.parent.reap(self.pid, self.pidfd)
+            self._end_process()
             posix.close(self.pidfd)
             self.pidfd = -1
         self.launch.close()
+
+    def _end_launcher(self) -> None:
+        if self.launcher_reaped:
+            return
+        self.launcher_reaped = True
+        try:
+            self.launch.kill_launcher()
+        except (ChildProcessError, ProcessLookupError):
+            return
+
+    def _end_process(self) -> None:
+        try:
+            fast.pidfd_send_signal(self.pidfd, SIGKILL)
+            self.parent.reap(self.pid, self.pidfd)
+        except (ChildProcessError, ProcessLookupError):
+            return
 
 
 class Creation:

@@ -10,7 +10,7 @@ import gc
 import posix
 
 from corten.errors import CortenError
-from corten.runtime import args
+from corten.runtime import args, fast
 from corten.runtime.log import Log
 from corten.sys import files
 
@@ -44,6 +44,7 @@ VERBS = {
 # what stands before the text of these, as in runc
 FAILED = {"create": f"{args.PROGRAM} create failed: ", "run": f"{args.PROGRAM} run failed: ", "exec": "exec failed: "}
 EXEC_FAILURE, FAILURE = 255, 1
+STDIO = (0, 1, 2)
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -52,7 +53,18 @@ def main(argv: list[str]) -> NoReturn:
     Nothing is buffered, so that nothing needs the interpreter's own end, which takes 1.5 ms.
     """
     gc.disable()  # a process of milliseconds: nothing to collect
+    fast.keep_children()
+    _open_stdio()
     posix._exit(execute(argv))
+
+
+def _open_stdio() -> None:
+    """The null device where the caller closed stdio: no descriptor of ours may become the container's 0, 1 or 2."""
+    for fd in STDIO:
+        try:
+            posix.fstat(fd)
+        except OSError:
+            posix.set_inheritable(posix.open("/dev/null", posix.O_RDWR), True)  # the lowest that is free: this one
 
 
 def execute(argv: list[str]) -> int:

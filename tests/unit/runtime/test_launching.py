@@ -103,3 +103,13 @@ def test_the_death_of_the_process_ends_the_plan_though_the_pipe_is_open(pipe: Pi
     pipe.child.kill()
     pipe.running.follow()
     assert pipe.running.executed
+
+
+def test_what_somebody_else_has_collected_is_abandoned_all_the_same(pipe: Pipe) -> None:
+    os.write(pipe.write_fd, record(0, STARTED, pipe.child.pid))
+    pipe.running.follow()
+    for process in (pipe.launcher, pipe.child):
+        process.kill()
+        process.wait()
+    pipe.running.abandon()
+    assert pipe.running.pidfd == -1
