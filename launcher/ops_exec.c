@@ -108,7 +108,9 @@ static int give_state(struct hook *h, struct bytes head, struct bytes tail) {
 
 int op_hook(struct launch *l, struct cursor *c) {
         const char *path = get_text(c);
-        const char **args = get_texts(c, 0), **env = get_texts(c, 0);
+        const char **args = get_texts(c, 0);
+        u64 home = get_number(c);
+        const char **env = get_texts(c, home ? l->home : 0);
         struct bytes head = get_bytes(c), tail = get_bytes(c);
         u64 timeout_s = get_number(c);
 

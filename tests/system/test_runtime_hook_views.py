@@ -140,6 +140,31 @@ def test_a_createcontainer_hook_has_the_root_as_its_directory_and_the_usual_mask
     assert seen[-1] == "-rw-r--r--"
 
 
+@pytest.mark.parametrize("given", [None, [], ENV], ids=["none", "empty", "own"])
+def test_the_environment_of_hooks_is_as_with_runc(folder: Path, given: list[str] | None) -> None:
+    """Without a word on it that of the runtime, on the container's sides that of its process."""
+    bundle = make(folder)
+    bundle.config["process"]["env"] += ["WORD=of the process"]
+    script = "/bin/env | /bin/grep -vE '^(PWD|OLDPWD|SHLVL|_)=' | /bin/sort"
+    sides = {name: hook(bundle, folder, f"echo {name}; {script}") for name in ("createRuntime", "createContainer")}
+    script = "/bin/env > /tmp/env"
+    sides["startContainer"] = {"path": "/bin/sh", "args": ["sh", "-c", script]}
+    for entry in sides.values():
+        entry["args"][-1] = entry["args"][-1].replace("exec > ", "exec >> ")
+        entry.pop("env", None)
+        if given is not None:
+            entry["env"] = given
+    bundle.config["hooks"] = {name: [entry] for name, entry in sides.items()}
+    look = "grep -vE '^(PWD|OLDPWD|SHLVL|_)=' /tmp/env | sort"
+    bundle.config["process"]["args"] = ["sh", "-c", look]
+    (bundle.path / "rootfs/bin/grep").symlink_to("busybox")
+    (bundle.path / "rootfs/bin/sort").symlink_to("busybox")
+    seen = both(bundle, folder)
+    said = (seen["hook"] + seen["container"]).splitlines()
+    assert ("HOOK=yes" in said, "BEFORE=" in said) == (given == ENV, given is None)
+    assert ("WORD=of the process" in seen["container"]) == (given is None)
+
+
 def test_hooks_see_namespaces_and_devices_as_with_runc(folder: Path) -> None:
     bundle = make(folder)
     script = "ls ROOT ROOT/dev ROOT/dev/pts; hostname; stat -f -c %T ROOT/proc ROOT/sys ROOT/dev ROOT/dev/shm"

@@ -24,10 +24,11 @@ class Hook(Op):
     Its stdin is `head`, the child's own pid in decimal, `tail`: the container's state.  A non-zero exit status or the
     timeout (seconds, 0 for none) fails the step; then `detail` is the wait status, or 0 for the timeout and for what
     cannot be executed.  With an exit status comes the end of its output.  `number`: its place in the configuration.
+    `home`: HOME as `SetHome` has found it, if it has, joins the environment.
     """
 
-    __slots__ = ("args", "env", "head", "kind", "number", "path", "tail", "timeout_s")
-    code, form, order = 53, "sllbbn", ("path", "args", "env", "head", "tail", "timeout_s")
+    __slots__ = ("args", "env", "head", "home", "kind", "number", "path", "tail", "timeout_s")
+    code, form, order = 53, "slnlbbn", ("path", "args", "home", "env", "head", "tail", "timeout_s")
     joint = ", "
 
     def __init__(
@@ -40,6 +41,8 @@ class Hook(Op):
         tail: bytes,
         timeout_s: int,
         number: int = 0,
+        *,
+        home: int = 0,
     ) -> None:
         self.kind = kind
         self.path = path
@@ -49,6 +52,7 @@ class Hook(Op):
         self.tail = tail
         self.timeout_s = timeout_s
         self.number = number
+        self.home = home
 
     def describe(self) -> str:
         return f"{self.kind} hook {self.path}"

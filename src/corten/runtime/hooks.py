@@ -36,7 +36,10 @@ _directory_lock = _thread.allocate_lock()  # a process has one working directory
 
 def to_objs(hooks: Iterable[Hook]) -> list[dict[str, Any]]:
     """Hooks as state.json keeps them."""
-    return [{"path": h.path, "args": list(h.args), "env": list(h.env), "timeout": h.timeout_s} for h in hooks]
+    return [
+        {"path": h.path, "args": list(h.args), "env": None if h.env is None else list(h.env), "timeout": h.timeout_s}
+        for h in hooks
+    ]
 
 
 def run_all(hooks: Sequence[dict[str, Any]], state: dict[str, Any], directory: str, abort_fd: int = -1) -> None:
@@ -76,7 +79,10 @@ def _spawn(hook: dict[str, Any], directory: str, stdio: tuple[int, int, int]) ->
     for entry in posix.listdir("/proc/self/fd"):
         if int(entry) > 2 and _is_inheritable(int(entry)):
             actions.append((posix.POSIX_SPAWN_CLOSE, int(entry)))
-    env = dict(item.split("=", 1) for item in hook["env"] if "=" in item)
+    env: dict[Any, Any] = dict(item.split("=", 1) for item in hook["env"] or () if "=" in item)
+    if hook["env"] is None:
+        # the runtime's own, as runc and crun have it; in `environ` the interpreter has set LC_CTYPE (PEP 538)
+        env = dict(item.split(b"=", 1) for item in files.read("/proc/self/environ").split(b"\0") if b"=" in item)
     argv = hook["args"] or [hook["path"]]
     with _directory_lock:
         before = posix.open(".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)

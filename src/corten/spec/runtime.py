@@ -113,11 +113,13 @@ class Device(Value):
 
 
 class Hook(Value):
-    """A program of a life-cycle hook; `timeout_s` 0 means none."""
+    """A program of a life-cycle hook; `timeout_s` 0 means none, and no `env` at all is not the same as an empty one."""
 
     __slots__ = ("args", "env", "path", "timeout_s")
 
-    def __init__(self, path: str, args: tuple[str, ...] = (), env: tuple[str, ...] = (), timeout_s: int = 0) -> None:
+    def __init__(
+        self, path: str, args: tuple[str, ...] = (), env: tuple[str, ...] | None = None, timeout_s: int = 0
+    ) -> None:
         self.path = path
         self.args = args
         self.env = env
@@ -280,7 +282,8 @@ def _hook(reader: Reader) -> Hook:
     if not path.startswith("/"):
         raise InvalidArgument(f"{reader.where}.path: {path!r} is not an absolute path")
     timeout_s = reader.optional_integer("timeout", low=1, high=U32)
-    return Hook(path, reader.strings("args"), reader.strings("env"), timeout_s or 0)
+    env = None if reader.obj.get("env") is None else reader.strings("env")
+    return Hook(path, reader.strings("args"), env, timeout_s or 0)
 
 
 def _linux(reader: Reader) -> Linux:

@@ -20,6 +20,11 @@ def shell(script: str, timeout: int = 0, **more: Any) -> dict[str, Any]:
     return {"path": "/bin/sh", "args": ["sh", "-c", script], "env": [], "timeout": timeout, **more}
 
 
+def test_a_hook_without_an_environment_has_that_of_the_runtime(tmp_path: Path) -> None:
+    hooks.run_all([shell(f"env > {tmp_path}/env", env=None)], STATE, str(tmp_path))
+    assert f"PATH={os.environ['PATH']}\n" in (tmp_path / "env").read_text()
+
+
 def test_a_hook_gets_the_state_on_stdin_and_its_own_environment_in_the_bundle(tmp_path: Path) -> None:
     script = f'cat > state; echo "$A,$HOME" > {tmp_path}/env'
     hooks.run_all([shell(script, env=["A=1=2"])], STATE, str(tmp_path))
