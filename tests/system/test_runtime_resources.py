@@ -161,6 +161,39 @@ def test_update_lets_the_oom_killer_work_again(corten: Runtime, folder: Path) ->
     assert "oom_kill_disable 0" in bundle.cgroup("memory", "memory.oom_control").splitlines()
 
 
+# a document of `update`: (file, what is in it then, what is in it with runc 1.1, which reads a few fields alone)
+DOCUMENTS: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"memory": {"limit": 1 << 27, "swap": 1 << 28}}, "memory/memory.memsw.limit_in_bytes", str(1 << 28), str(1 << 28)),
+    ({"cpu": {"quota": 20000}}, "cpu/cpu.cfs_quota_us", "20000", "20000"),
+    ({"cpu": {"burst": 100}}, "cpu/cpu.cfs_burst_us", "100", "0"),
+    ({"memory": {"swappiness": 30}}, "memory/memory.swappiness", "30", "60"),
+]
+
+
+@pytest.mark.parametrize(("document", "file", "ours", "theirs"), DOCUMENTS)
+def test_update_takes_what_its_document_says(
+    sides: tuple[Side, Side], document: dict[str, Any], file: str, ours: str, theirs: str
+) -> None:
+    for side, wanted in zip(sides, (ours, theirs), strict=True):
+        limits = {
+            "cpu": {"quota": 10000, "period": 100000},
+            "memory": {"limit": 1 << 26, "swap": 1 << 27, "swappiness": 60},
+        }
+        assert side.run(limits)[0] == 0
+        side.runtime("update", "-r", "-", "c", stdin=json.dumps(document).encode(), check=True)
+        assert side.file(file) == [wanted]
+
+
+def test_update_tells_that_it_ignores_rules_of_devices(corten: Runtime, folder: Path) -> None:
+    bundle = runtimes.sleeper(folder)
+    corten.detached("run", "-d", "-b", str(bundle.path), "c")
+    before = bundle.cgroup("devices", "devices.list")
+    rule = {"allow": True, "type": "c", "major": 4, "minor": 7, "access": "r"}
+    done = corten("update", "-r", "-", "c", stdin=json.dumps({"devices": [rule]}).encode(), check=True)
+    assert "resources.devices is ignored" in done.stderr
+    assert bundle.cgroup("devices", "devices.list") == before
+
+
 def test_update_tells_what_it_ignores_and_refuses_unified(corten: Runtime, folder: Path) -> None:
     bundle = runtimes.sleeper(folder)
     corten.detached("run", "-d", "-b", str(bundle.path), "c")

@@ -79,6 +79,8 @@ def update(invocation: Invocation, log: Log) -> int:
     resources = resources_from_document(path) if path else limits.from_flags(flags, log)
     for text in cgroup_settings.warnings(resources, record.cgroup.mode):
         log.warning(text)
+    if resources.devices:
+        log.warning("resources.devices is ignored: update changes limits, not rules of devices")
     if any(flags.text(name) for name in limits.RDT):
         from corten.runtime import rdt
 
