@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from corten.runtime import args
 from support import paths, peers, runcwords, runtimes
 from support.runtimes import Runtime
 
@@ -41,9 +40,8 @@ def shown(program: Path, verb: str) -> dict[str, tuple[str, bool]]:
 def test_every_flag_in_the_help_of_runc_is_in_ours(verb: str) -> None:
     theirs = shown(PROGRAMS["theirs"], verb)
     assert theirs == runcwords.flags(runcwords.FIRST[verb]) | {"help": ("h", False)}, "the table is not that of 1.1"
-    if verb not in args.UNSUPPORTED:
-        ours = shown(PROGRAMS["ours"], verb)
-        assert {name: ours.get(name) for name in theirs} == theirs
+    ours = shown(PROGRAMS["ours"], verb)
+    assert {name: ours.get(name) for name in theirs} == theirs
 
 
 def test_every_verb_of_runc_is_one_of_ours() -> None:
@@ -51,7 +49,7 @@ def test_every_verb_of_runc_is_one_of_ours() -> None:
     for name, program in PROGRAMS.items():
         text = run(program, "--help").stdout
         names[name] = set(re.findall(r"^   (\w+)", text.partition("COMMANDS:")[2].partition("GLOBAL")[0], re.MULTILINE))
-    assert names["theirs"] - names["ours"] == {"help", *args.UNSUPPORTED}
+    assert names["theirs"] - names["ours"] == {"help"}
 
 
 @pytest.fixture

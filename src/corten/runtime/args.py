@@ -181,9 +181,6 @@ VERBS: dict[str, Verb] = {
     )
 }
 
-# refused by name, whatever else stands on the line; its flags are in the table already
-UNSUPPORTED = ("restore",)
-
 
 class UsageError(InvalidArgument):
     """A command line that does not fit the tables; `verb` is empty when it already fails before the verb.
@@ -265,8 +262,6 @@ def _parse(words: Sequence[str], settings: Options) -> Invocation:
     if name in ("help", "h"):
         settings.add("help", "true")
         return Invocation("", settings, Options(), [])
-    if name in UNSUPPORTED:
-        raise UsageError(f"{name} is not supported yet", name)
     verb = VERBS.get(name)
     if verb is None:
         raise UsageError(f"No help topic for '{name}'", status=3)

@@ -10,6 +10,7 @@ import posix
 
 from corten import errors
 from corten.errors import FailedPrecondition, InvalidArgument
+from corten.launch.filesystem import DEFAULT_DEVICES
 from corten.runtime import container, criu, ending, fast
 from corten.runtime.settings import root
 from corten.runtime.state import PAUSED, RUNNING
@@ -132,9 +133,7 @@ def about_container(request: criu.Request, record: State, config: Config) -> Non
     request.number("log_level", LOG_LEVEL)
     request.text("log_file", LOG_FILE)
     request.number("orphan_pts_master", 1)
-    settings = config.annotations.get(CONFIG_ANNOTATION, CONFIG_FILE)
-    if settings:
-        request.text("config_file", settings)
+    add_settings(request, config)
     freezer = record.cgroup.directory("freezer")
     if freezer:
         request.text("freeze_cgroup", freezer)
@@ -144,6 +143,13 @@ def about_container(request: criu.Request, record: State, config: Config) -> Non
             request.text("external", f"{name}[{posix.stat(namespace.path).st_ino}]:{key}")
     for key, value in external_mounts(record, config).items():
         request.pair("ext_mnt", key, value)
+
+
+def add_settings(request: criu.Request, config: Config) -> None:
+    """The machine's file of CRIU's settings, or the container's."""
+    settings = config.annotations.get(CONFIG_ANNOTATION, CONFIG_FILE)
+    if settings:
+        request.text("config_file", settings)
 
 
 def external_mounts(record: State, config: Config) -> dict[str, str]:
@@ -158,10 +164,11 @@ def external_mounts(record: State, config: Config) -> dict[str, str]:
             wanted[path] = path
         elif mount.type == "cgroup" and shares_cgroups:
             wanted.update({point: point for point in points if point.startswith(f"{path}/")})
-    for device in config.linux.devices:
+    for device in (*DEFAULT_DEVICES, *config.linux.devices):  # in a user namespace each is a bind
         path = resolved(inside, device.path)
         wanted[path] = path
-    for masked in config.linux.masked_paths:
+    nodes = [row["path"] for row in record.origins.get("maskedPaths", ())]
+    for masked in (*config.linux.masked_paths, *nodes):
         path = resolved(inside, masked)
         if not files.is_directory(f"{inside}{path}"):
             wanted[path] = "/dev/null"

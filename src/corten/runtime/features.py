@@ -11,7 +11,6 @@ from corten import __version__
 from corten.errors import Internal, InvalidArgument
 from corten.launch import options, seccomp, seccomp_compile
 from corten.launch.builder import NAMESPACE_FLAGS
-from corten.runtime import args
 from corten.runtime.checkpoint import CONFIG_ANNOTATION
 from corten.runtime.state import OCI_VERSION
 from corten.runtime.unitproperties import ANNOTATION
@@ -56,7 +55,7 @@ def document() -> dict[str, Any]:
         "annotations": {
             "dev.corten.version": __version__,
             "io.github.seccomp.libseccomp.version": libseccomp_version(library),
-            "org.opencontainers.runc.checkpoint.enabled": "true" if "checkpoint" not in args.UNSUPPORTED else "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": unsafe_annotations(),
     }

@@ -251,14 +251,9 @@ class Creation:
 
     def run(self) -> Running:
         """Every step; the process waits for its start, or has been executed when there is nothing to wait for."""
-        self.state.directory = make_directory(self.options.root, self.options.id)
+        self.claim()
         try:
-            self.cgroup.check_free()  # before there is a record: whoever acts on it kills what is in the cgroup
-        except BaseException:
-            posix.rmdir(self.state.directory)
-            raise
-        try:
-            self._record()
+            self.record()
             self.trace.phase("cgroup")
             managers.of(self.state).make(self.prepared)
             self.trace.phase("launch")
@@ -273,7 +268,16 @@ class Creation:
             raise
         return running
 
-    def _record(self) -> None:
+    def claim(self) -> None:
+        """The state directory; raises AlreadyExists, and FailedPrecondition for a cgroup with somebody in it."""
+        self.state.directory = make_directory(self.options.root, self.options.id)
+        try:
+            self.cgroup.check_free()  # before there is a record: whoever acts on it kills what is in the cgroup
+        except BaseException:
+            posix.rmdir(self.state.directory)
+            raise
+
+    def record(self) -> None:
         """state.json with every object to come, then what the launch needs of them."""
         state, prepared = self.state, self.prepared
         config = prepared.config

@@ -34,6 +34,7 @@ VERBS = {
     "exec": ("foreground", "exec"),
     "events": ("events", "run"),
     "checkpoint": ("checkpoint", "checkpoint"),
+    "restore": ("restore", "restore"),
     "ps": ("cold", "ps"),
     "plan": ("cold", "plan"),
     "update": ("cold", "update"),
@@ -117,7 +118,7 @@ def _check_settings(settings: Options) -> None:
 
 def _misused(error: args.UsageError) -> int:
     """Usage on stdout, the text where any error goes, as runc does it."""
-    if error.status == FAILURE and error.verb not in args.UNSUPPORTED:
+    if error.status == FAILURE:
         from corten.runtime import usage
 
         files.write_all(1, f"Incorrect Usage.\n\n{usage.text(error.verb)}\n".encode())

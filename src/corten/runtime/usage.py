@@ -39,7 +39,7 @@ FLAGS = {
     "log": "file to write the log to (default: stderr)",
     "log-format": "'text' (default) or 'json'",
     "root": f"directory of the containers' state (default: {args.DEFAULT_ROOT})",
-    "criu": "the criu of checkpoint, if it is not in PATH",
+    "criu": "the criu of checkpoint and restore, if it is not in PATH",
     "systemd-cgroup": "use systemd's cgroup manager; refused where systemd is not running",
     "rootless": "'true', 'false' or 'auto', accepted for compatibility",
     "cgroup-manager": "'cgroupfs' (default), 'systemd' or 'disabled'",
@@ -134,9 +134,8 @@ def text(verb: str) -> str:
 
 
 def _program() -> str:
-    shown = {name: row for name, row in VERBS.items() if name not in args.UNSUPPORTED}
-    width = max(map(len, shown)) + 3
-    verbs = "".join(f"   {name.ljust(width)}{summary}\n" for name, (summary, _) in shown.items())
+    width = max(map(len, VERBS)) + 3
+    verbs = "".join(f"   {name.ljust(width)}{summary}\n" for name, (summary, _) in VERBS.items())
     return (
         f"NAME:\n   {args.PROGRAM} - OCI container runtime\n\n"
         f"USAGE:\n   {args.PROGRAM} [global options] command [command options] [arguments...]\n\n"

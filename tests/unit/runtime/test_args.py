@@ -67,7 +67,6 @@ def test_a_flag_without_value_may_be_given_one() -> None:
         ("create --bundle", "flag needs an argument: -bundle"),
         ("create --preserve-fds x c", 'invalid value "x" for flag -preserve-fds: parse error'),
         ("run --detach=maybe c", 'invalid boolean value "maybe" for -detach: parse error'),
-        ("restore c", "restore is not supported yet"),
         ("frobnicate", "No help topic for 'frobnicate'"),
     ],
 )
@@ -90,11 +89,11 @@ def test_every_verb_and_flag_has_its_line_of_help(verb: str) -> None:
     for name, _, _ in args.VERBS[verb].flags:
         assert f"--{name}" in shown
         assert usage.FLAGS.get(name), name
-    assert (f"   {verb} " in usage.text("")) == (verb not in args.UNSUPPORTED)
+    assert f"   {verb} " in usage.text("")
 
 
 def test_a_verb_that_runs_has_its_flags_and_the_other_way_round() -> None:
-    assert set(main.VERBS) == set(args.VERBS) - set(args.UNSUPPORTED)
+    assert set(main.VERBS) == set(args.VERBS)
 
 
 def test_help_excuses_missing_arguments() -> None:

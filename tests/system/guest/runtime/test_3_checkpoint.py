@@ -1,76 +1,26 @@
-"""Checkpoints by CRIU 3.17, and what runc's restore makes of them."""
+"""Checkpoints by CRIU 3.17, and what runc's restore makes of them (ours: test_5_restore.py)."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import images
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
+from support.guestcounter import COUNT, Counter, wait_until
 from support.guestctr import Containerd
-
-COUNT = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done"
-LINE = "i=0; while read x; do i=$((i+1)); echo $i $x; done"
-PATIENCE_S = 60.0
-
-
-def wait_until(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not ready():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-class Counter:
-    """A container whose process counts in a variable and writes the number to a file."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.images = lab.folder / "images"
-        self.file = lab.rootfs / "tmp/count"
-        self.ends = os.pipe()
-        self.configure()
-
-    def configure(self) -> None:
-        self.lab.configure("sh", "-c", COUNT)
-
-    def start(self) -> None:
-        self.lab.detached("run", "-d", "c", stdout=self.ends[1])
-        self.wait_for_more(0)
-
-    def number(self) -> int:
-        text = self.file.read_text() if self.file.exists() else ""
-        return int(text or 0)
-
-    def wait_for_more(self, than: int) -> int:
-        wait_until(lambda: self.number() > than, f"no number above {than}: the process stands still")
-        return self.number()
-
-    def checkpoint(self, *words: str) -> str:
-        try:
-            return self.lab.run("checkpoint", "--image-path", str(self.images), *words, "c")
-        except AssertionError as error:
-            logs = [path.read_text()[-4000:] for path in self.lab.folder.glob("*/dump.log")]
-            raise AssertionError("\n".join((str(error), *logs))) from error
-
-    def restore_with_runc(self) -> Lab:
-        other = self.lab.peer()
-        other.detached("restore", "-d", "--image-path", str(self.images), "c", stdout=self.ends[1])
-        return other
 
 
 @pytest.fixture
 def counter(lab: Lab) -> Iterator[Counter]:
     made = Counter(lab)
     yield made
-    lab.peer().__exit__()
-    for fd in made.ends:
-        os.close(fd)
+    made.close()
 
 
 @pytest.mark.slow
@@ -98,10 +48,9 @@ def test_a_checkpoint_ends_the_container_and_runc_restores_it(counter: Counter) 
     assert stopped_at >= before
     time.sleep(0.5)
     assert counter.number() == stopped_at
-    counter.file.unlink()
     other = counter.restore_with_runc()
     assert other.state()["status"] == "running"
-    assert counter.wait_for_more(stopped_at) > stopped_at  # a new process would begin at 1
+    counter.goes_on(stopped_at)
     other.run("kill", "c", "KILL")
 
 
