@@ -42,6 +42,7 @@ LONG = (
     "faults/test_kill_plans.py",
     "system/test_engine_recovery.py",
     "system/test_engine_stalls.py",
+    "system/test_engine_slow_disk.py",
     "system/test_shim_keeper.py",
     "peers/test_runtime_sameness.py",
     "peers/test_runtime_podman.py",

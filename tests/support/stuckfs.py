@@ -1,4 +1,8 @@
-"""A file system that does not answer: FUSE, spoken by hand (linux/fuse.h), whose lookups wait until `release`."""
+"""A file system that does not answer: FUSE, spoken by hand (linux/fuse.h), whose lookups wait until `release`.
+
+A lookup that it has taken holds the thread that asks even when that is killed (`D`); one that it is too deaf to take
+lets go of a thread that is killed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import select
 import shutil
 import struct
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -35,7 +40,7 @@ class StuckFs:
         self.path.mkdir()
         self.asked = threading.Event()
         self._held: list[int] = []
-        self._is_released = self._is_over = False
+        self._is_deaf = self._is_released = self._is_over = False
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         mount.mount("stuck", str(self.path), "fuse", 0, f"fd={self._fd},rootmode=40000,user_id=0,group_id=0")
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -44,6 +49,10 @@ class StuckFs:
     def _serve(self) -> None:
         while not self._is_over:
             if not select.select([self._fd], [], [], 0.05)[0]:
+                continue
+            if self._is_deaf:
+                self.asked.set()
+                time.sleep(0.01)
                 continue
             try:
                 request = os.read(self._fd, 1 << 18)
@@ -78,9 +87,14 @@ class StuckFs:
         self.asked.clear()
         self._is_released = False
 
+    def deafen(self) -> None:
+        """Nothing is even taken until `release`."""
+        self.asked.clear()
+        self._is_deaf = True
+
     def release(self) -> None:
         """Every lookup is answered from now on."""
-        self._is_released = True
+        self._is_released, self._is_deaf = True, False
         while self._held:
             self._answer(self._held.pop(), _LOOKUP)
 

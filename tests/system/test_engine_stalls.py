@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,33 +21,11 @@ from clients.api import Api
 from support import images
 from support.engine import CortenEngine
 from support.process import wait_for
+from support.served import served
 from support.stuckfs import StuckFs
 
 IMAGE = images.BUSYBOX_REF
 NO_ANSWER = "no answer within 5 s: a file system in the way does not respond"
-PATIENCE_S = 4.0  # a ping takes a millisecond; a machine that runs other tests takes longer
-
-
-@contextmanager
-def served(engine: CortenEngine) -> Iterator[None]:
-    """Another client asks all the time, and is answered in time."""
-    over, slowest = threading.Event(), [0.0]
-
-    def ask() -> None:
-        while not over.is_set():
-            began = time.monotonic()
-            answered = engine.answers()
-            slowest[0] = max(slowest[0], time.monotonic() - began if answered else 99)
-            over.wait(0.02)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    assert slowest[0] < PATIENCE_S
 
 
 @pytest.mark.parametrize("key", ["name", "id"])

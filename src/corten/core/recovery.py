@@ -19,8 +19,7 @@ from corten.core.journal import Journal
 from corten.core.layers import Layer, layers_of, unpack_blob
 from corten.core.limits import DEFAULT, Limits
 from corten.core.metadata import Database
-from corten.core.snapshots import Overlay
-from corten.core.trees import remove_entry
+from corten.core.snapshots import STAGING, Overlay
 from corten.errors import CortenError
 
 log = logging.getLogger("corten.core")
@@ -80,15 +79,19 @@ def scan(
 def repair(
     leftovers: Leftovers, images: ImageStore, journal: Journal, *, containers_path: str = "", limits: Limits = DEFAULT
 ) -> list[str]:
-    """Removes leftovers of the disk and brings lost layers back from their blobs; keys of snapshots that stay lost.
+    """Throws leftovers of the disk away and brings lost layers back from their blobs; keys of what stays lost.
 
-    A lost snapshot that nothing stands on is forgotten.  Task directories are left to the engine.
+    The trash is the caller's to empty: that takes as long as the disk does.  A lost snapshot that nothing stands on is
+    forgotten.  Task directories are left to the engine.
     """
     overlay = images.overlay
-    _remove(overlay.root, leftovers.snapshot_directories)
-    _remove(os.path.join(overlay.root, "staging"), leftovers.staging)
-    if containers_path:
-        _remove(containers_path, leftovers.container_directories)
+    for parent, names in (
+        (overlay.root, leftovers.snapshot_directories),
+        (os.path.join(overlay.root, STAGING), leftovers.staging),
+        (containers_path, leftovers.container_directories),
+    ):
+        for name in names:
+            overlay.trash.take(parent, name)
     for entry in journal.entries():
         if entry.kind in (j.SNAPSHOT_DIR, j.STAGING_DIR, j.CONTENT_INGEST):
             journal.done(entry.id)
@@ -137,12 +140,3 @@ def _names(path: str) -> list[str]:
         return sorted(os.listdir(path)) if path else []
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _remove(path: str, names: Iterable[str]) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in names:
-            remove_entry(fd, os.fsencode(name))
-    finally:
-        os.close(fd)

@@ -7,6 +7,7 @@
     snapshots/<id>/fs    the layer: 0755 root:root as with Docker (the top one is what a container sees as `/`)
     snapshots/<id>/work  overlayfs's own, of an active snapshot
     snapshots/staging/   layers on their way; nothing in it outlives a start of the engine
+    snapshots/trash/     directories that are none any more, until they are removed (corten.core.trash)
 
 <id> is the row's number: short, because every layer's path goes into one mount.  The row is written before the
 directory is made, so a directory without a row is a leftover, and a row without a directory never was a snapshot.
@@ -30,10 +31,13 @@ from corten.core import journal as j
 from corten.core.journal import Journal
 from corten.core.lower import LowerView
 from corten.core.metadata import Database
+from corten.core.trash import Trash
 from corten.core.trees import Usage, remove_entry, usage
 from corten.errors import AlreadyExists, FailedPrecondition, NotFound
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+STAGING = "staging"
+TRASH = "trash"
 SNAPSHOT_MODE = 0o710
 ROOT_MODE = 0o755
 WORK_MODE = 0o700
@@ -128,14 +132,15 @@ class Overlay:
     """The snapshots below one directory.  Thread-safe."""
 
     def __init__(self, root: str, database: Database, journal: Journal) -> None:
-        """`root` exists.  What an earlier process left in staging is removed."""
+        """`root` exists.  What an earlier process left in staging is thrown away; `trash` is to be emptied."""
         self.root = os.path.abspath(root)
         self._database = database
         self._journal = journal
-        self._staging = os.path.join(self.root, "staging")
+        self._staging = os.path.join(self.root, STAGING)
         os.makedirs(self._staging, 0o700, exist_ok=True)
+        self.trash = Trash(os.path.join(self.root, TRASH))
         for name in os.listdir(self._staging):
-            self._remove_directory(self._staging, name)
+            self.trash.take(self._staging, name)
         for entry in journal.entries(j.STAGING_DIR):
             journal.done(entry.id)
 
@@ -159,7 +164,7 @@ class Overlay:
         """
         snapshot = self._require(key, Verb.COMMIT)
         used = self.usage(key)
-        self._remove_directory(self._path(snapshot.id), "work")
+        self._remove_work(snapshot.id)
         with self._taken(name), self._database.durable() as tx:
             tx.execute(
                 "UPDATE snapshots SET key = ?, kind = ?, labels = ?, size = ?, inodes = ?, updated_ns = ? WHERE id = ?",
@@ -184,13 +189,16 @@ class Overlay:
         return Forgotten(key, snapshot.id, entry)
 
     def discard(self, forgotten: Forgotten) -> None:
-        """Removes the directory; no lock is needed: nobody else has its number."""
+        """Removes the directory; no lock is needed: nobody else has its number.
+
+        A process that ends meanwhile leaves it in the trash.
+        """
         self.remove_directory(forgotten.id)
         self._journal.done(forgotten.entry)
 
     def remove_directory(self, snapshot_id: int) -> None:
         """Removes the directory of a snapshot that has no row (any more); absent is fine."""
-        self._remove_directory(self.root, str(snapshot_id))
+        self.trash.throw(self.root, str(snapshot_id))
 
     # -- layers on their way
 
@@ -205,7 +213,7 @@ class Overlay:
             _make_directory(os.path.join(path, "fs"), ROOT_MODE)
             yield Staged(path, entry)
         finally:
-            self._remove_directory(self._staging, name)
+            self.trash.throw(self._staging, name)
             self._journal.done(entry)
 
     def adopt(self, adoptions: Sequence[Adoption]) -> None:
@@ -287,7 +295,7 @@ class Overlay:
 
     def directories(self) -> list[str]:
         """What is on disk, by name, whoever made it."""
-        return sorted(name for name in os.listdir(self.root) if name != "staging")
+        return sorted(name for name in os.listdir(self.root) if name not in (STAGING, TRASH))
 
     def staged_directories(self) -> list[str]:
         """What is in staging."""
@@ -377,11 +385,10 @@ class Overlay:
     def _path(self, snapshot_id: int) -> str:
         return os.path.join(self.root, str(snapshot_id))
 
-    @staticmethod
-    def _remove_directory(parent: str, name: str) -> None:
-        fd = os.open(parent, _DIRECTORY)
+    def _remove_work(self, snapshot_id: int) -> None:
+        fd = os.open(self._path(snapshot_id), _DIRECTORY)
         try:
-            remove_entry(fd, os.fsencode(name))
+            remove_entry(fd, b"work")
         finally:
             os.close(fd)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from corten import __version__
 from corten.core.events import Event
-from corten.daemon import arguments, config, destroy, listeners, preflight, wiring
+from corten.daemon import arguments, config, destroy, leaving, listeners, preflight, wiring
 from corten.docker.server import Door
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
@@ -23,6 +23,7 @@ from corten.errors import CortenError, InvalidArgument
 
 log = logging.getLogger("corten.daemon")
 
+_CLOSE_S = 10.0
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -85,28 +86,40 @@ class Daemon:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT.  Containers go on."""
         os.umask(0o022)
-        with _closing(wiring.open_stores(self._settings)) as stores, self._pidfile():
-            parts = wiring.make_parts(self._settings, stores, self._program)
-            zygote = asyncio.create_task(parts.tasks.zygote.start())
-            listening = [_listen(self._settings, host) for host in self._settings.hosts]
-            engine = Engine(parts, stores.database, stores.content, stores.facts)
-            await engine.recover()
-            await zygote
-            door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
-            for one in listening:
-                await door.serve(one)
-            self._catch_signals(parts)
-            log.info(
-                "Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts)
-            )
-            attending = asyncio.create_task(engine.attend())
-            await self._stopped.wait()
-            attending.cancel()
-            for host in self._settings.hosts:
-                listeners.unlink(host)
-            await door.close()
-            await engine.close()
-            await parts.tasks.close()
+        pool = leaving.set_up_pool()
+        stores = wiring.open_stores(self._settings)
+        try:
+            with self._pidfile():
+                await self._serve(stores)
+        except BaseException:
+            stores.close()
+            raise
+        await leaving.leave(stores, pool)
+
+    async def _serve(self, stores: wiring.Stores) -> None:
+        parts = wiring.make_parts(self._settings, stores, self._program)
+        zygote = asyncio.create_task(parts.tasks.zygote.start())
+        listening = [_listen(self._settings, host) for host in self._settings.hosts]
+        engine = Engine(parts, stores.database, stores.content, stores.facts)
+        await engine.recover()
+        await zygote
+        door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
+        for one in listening:
+            await door.serve(one)
+        self._catch_signals(parts)
+        log.info("Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts))
+        attending = asyncio.create_task(engine.attend())
+        await self._stopped.wait()
+        attending.cancel()
+        for host in self._settings.hosts:
+            listeners.unlink(host)
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await door.close()
+                await engine.close()
+                await parts.tasks.close()
+        except TimeoutError:
+            log.warning("not everything is closed after %g s", _CLOSE_S)
 
     @contextlib.contextmanager
     def _pidfile(self) -> Iterator[None]:
@@ -151,11 +164,3 @@ def _listen(settings: Settings, host: str) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InvalidArgument(f"{config.named(settings, 'hosts')} {host}: {reason}") from error
-
-
-@contextlib.contextmanager
-def _closing(stores: wiring.Stores) -> Iterator[wiring.Stores]:
-    try:
-        yield stores
-    finally:
-        stores.close()

@@ -46,7 +46,7 @@ Json = dict[str, Any]
 
 log = logging.getLogger("corten.engine")
 
-_CLOSE_TIMEOUT_S: Final = 10.0
+_CLOSE_TIMEOUT_S: Final = 4.0
 
 
 class Engine:
@@ -108,8 +108,9 @@ class Engine:
         await self._recovery.run()
 
     async def attend(self) -> None:
-        """What goes on while the engine serves: restart policies, and the watch over shims.  Until cancelled."""
-        await asyncio.gather(self._lasting.verb(self._recovery.start_policies)(), self._watch.run())
+        """What goes on while the engine serves: restart policies, the trash, the watch over shims.  Until cancelled."""
+        policies = self._lasting.verb(self._recovery.start_policies)
+        await asyncio.gather(policies(), self._recovery.empty_trash(), self._watch.run())
 
     async def close(self) -> None:
         """Wait for what runs in the background.  Containers go on."""

@@ -230,16 +230,25 @@ class Finisher:
     def not_started(self, container: Container, error: CortenError) -> None:
         """A start that the policy made has failed; the caller holds the lock.
 
-        What waits for a file system (a disk that spins up, NFS at boot) is tried again, as after an exit; everything
-        else is given up.
+        What waits for a file system (a disk that spins up, NFS at boot) is tried again, as after an exit, and so is
+        what joins a container that waits; everything else is given up.
         """
-        if not isinstance(error, NoAnswer):
+        if not isinstance(error, NoAnswer) and not self._waits_for_another(container):
             self.give_up(container)
             return
         status = container.record.state.status
         if status is Status.EXITED:
             self._parts.note(container, container.record.with_state(status=advance(status, Move.AWAIT_RESTART)))
         self._schedule(container, container.backoff.next_delay(0.0))
+
+    def _waits_for_another(self, container: Container) -> bool:
+        """Whether it joins namespaces of a container that is to be started again, and was not at its turn."""
+        roster = self._parts.roster
+        for ref in container.record.joined:
+            with contextlib.suppress(CortenError):  # a name of nobody, or of many
+                if roster.find(ref).record.state.status is Status.RESTARTING:
+                    return True
+        return False
 
     def give_up(self, container: Container) -> None:
         """No further restart; the caller holds the lock."""

@@ -134,6 +134,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Config.Labels."""
         return self.effective.config.labels or {}
 
+    @property
+    def joined(self) -> frozenset[str]:
+        """The containers whose namespaces it joins, as it names them."""
+        host = self.effective.host
+        modes = (host.network_mode, host.pid_mode, host.ipc_mode)
+        return frozenset(mode.partition(":")[2] for mode in modes if mode.startswith("container:"))
+
     def with_state(self, **changes: Any) -> Record:
         """The same with another state."""
         return msgspec.structs.replace(self, state=msgspec.structs.replace(self.state, **changes))

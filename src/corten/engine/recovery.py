@@ -4,7 +4,7 @@
     tasks     each task directory: its shim connected to, or its remains buried
     verdicts  running containers without a shim: exit record, else `shim lost`
     network   the bridge as recorded; endpoints of the dead given back
-    disk      snapshots and directories that no record names
+    disk      snapshots and directories that no record names: into the trash, which is emptied while the engine serves
     policies  restart policies of what does not run
 
 The journal says where to look first; the scans look everywhere (design.md §5).
@@ -35,6 +35,7 @@ from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import release
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.tasks import Task
+from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, NotFound, Unavailable
 from corten.shim.protocol import NETNS_FD
 
@@ -69,8 +70,10 @@ class Recovery:
     async def run(self) -> None:
         """Every step but the policies, which wait until the engine serves.
 
-        No container is started meanwhile: its cgroup or link would be taken for a stray.
+        No container is started meanwhile: its cgroup or link would be taken for a stray.  Nothing waits for the disk
+        to remove a tree.
         """
+        self._parts.snapshots.trash.hold()
         self._finisher.restarts_wait = True
         self._load_records()
         await self._adopt_all()
@@ -278,6 +281,16 @@ class Recovery:
         if collected.blobs or collected.snapshots:
             log.info("removed %d blobs and %d layers of nobody", len(collected.blobs), len(collected.snapshots))
 
+    async def empty_trash(self) -> None:
+        """Remove what this start and those before have thrown away; an end of cortend leaves the rest to the next."""
+        try:
+            removed = await in_own_thread("trash", self._parts.snapshots.trash.empty)
+        except OSError as error:
+            log.warning("the trash is left to the next start: %s", error)
+            return
+        if removed:
+            log.info("removed %d trees of nobody", removed)
+
     # Policies
 
     async def start_policies(self) -> None:
@@ -290,7 +303,7 @@ class Recovery:
         starts: list[tuple[Container, asyncio.Task[None]]] = []
         for container in self._parts.roster:
             if _is_wanted(container):
-                owners = _joined(container.record)
+                owners = container.record.joined
                 before = [task for other, task in starts if owners & {other.id, other.name}] if owners else []
                 starts.append((container, self._parts.loop.create_task(self._start_after(before, container, gate))))
         await asyncio.gather(*(task for _, task in starts))
@@ -318,13 +331,6 @@ def _is_wanted(container: Container) -> bool:
     policy = container.record.effective.host.restart_policy
     wanted = should_restart(policy, state.exit_code, failures=0, stopped_by_user=state.stopped_by_user)
     return wanted or state.status is Status.RESTARTING
-
-
-def _joined(record: Record) -> set[str]:
-    """The containers whose namespaces it joins, as it names them."""
-    host = record.effective.host
-    modes = (host.network_mode, host.pid_mode, host.ipc_mode)
-    return {mode.partition(":")[2] for mode in modes if mode.startswith("container:")}
 
 
 def _running(record: Record, task: Task, status: dict[str, Any]) -> Record:

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -184,8 +183,7 @@ class Removal:
         except NotFound:
             log.debug("container %s has no snapshot", container_id)
         directory = self._parts.paths(container_id).directory
-        if os.path.isdir(directory):
-            shutil.rmtree(directory)
+        self._parts.snapshots.trash.throw(*os.path.split(directory))
         self._parts.journal.done_by_name(CONTAINER_DIR, directory)
 
 

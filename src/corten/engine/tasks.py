@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from corten.core.journal import CGROUP, TASK_DIR, Journal
 from corten.core.shims import EventHandler, LostHandler, ShimClient, Zygote
-from corten.engine.threads import in_own_thread
+from corten.engine.threads import NoThread, in_own_thread
 from corten.errors import CortenError
 from corten.launch.facts import HostFacts
 from corten.runtime.cgroups import Cgroup, plan_paths
@@ -167,7 +168,7 @@ class Tasks:
 
         The processes die first: a removed cgroup needs them gone, and so does whoever reads the exit.
         """
-        await asyncio.to_thread(self._kill, task)
+        await _kill_in_thread(functools.partial(self._kill, task))
         await self._forget(task)
 
     async def bury_leftover(self, id: str, cgroup_path: str) -> None:
@@ -184,7 +185,7 @@ class Tasks:
 
     async def kill(self, task: Task) -> None:
         """Kill every process of a task by its cgroup; returns when they are dead."""
-        await asyncio.to_thread(self.cgroup(task.cgroup_path).kill_all)
+        await _kill_in_thread(self.cgroup(task.cgroup_path).kill_all)
 
     def _kill(self, task: Task) -> None:
         self.kill_shim(task)
@@ -209,6 +210,14 @@ def listener_pid(directory: str) -> int:
         size = struct.calcsize("3i")
         pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
     return pid
+
+
+async def _kill_in_thread(work: Callable[[], None]) -> None:
+    """In one of its own: no kill waits for somebody's slow work in the loop's pool, unless there is no other way."""
+    try:
+        await in_own_thread("kill", work)
+    except NoThread:
+        await asyncio.to_thread(work)
 
 
 async def _make_netns() -> int:

@@ -1,6 +1,7 @@
 """A call in a thread of its own: for what lasts as long as somebody else wants, and for what must wait for nobody.
 
 The loop's pool has a few workers, for what is short; a client that sends its image slowly would hold one of them.
+The threads are daemons: no end of cortend waits for the disk (corten.daemon.leaving).
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class NoThread(BlockingIOError):
+    """The system has none."""
+
+
+class OwnThread(threading.Thread):
+    """One of a call; it may be at work below the data root."""
+
+
 async def in_own_thread(name: str, work: Callable[[], T], *, late: Callable[[T], None] | None = None) -> T:
     """`work()` in a new thread that ends with it; returns or raises what it does.
 
-    `late` gets the value for which nobody waits any more, in the loop.  Raises OSError when there is no thread to be
-    had.
+    `late` gets the value for which nobody waits any more, in the loop.  Raises NoThread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -44,7 +52,7 @@ async def in_own_thread(name: str, work: Callable[[], T], *, late: Callable[[T],
                 loop.call_soon_threadsafe(give, value)
 
     try:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        OwnThread(target=run, name=name, daemon=True).start()
     except RuntimeError as error:
-        raise OSError(errno.EAGAIN, f"no thread for {name}: {error}") from error
+        raise NoThread(errno.EAGAIN, f"no thread for {name}: {error}") from error
     return await future
