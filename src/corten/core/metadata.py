@@ -16,10 +16,12 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from corten.errors import FailedPrecondition, Unavailable
+
+_BUSY_S = 5  # that a transaction waits for somebody else's
 
 # Each step takes the schema from version n to n + 1.  Steps are never edited, only added.
 CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
@@ -103,7 +105,7 @@ class Database:
         self._lock = threading.RLock()
         self._depth = 0
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("PRAGMA foreign_keys=ON")
@@ -153,6 +155,12 @@ class Database:
         """No other thread's transaction comes before the end of this."""
         with self._lock:
             yield
+
+    def probe(self) -> None:
+        """Waits for whoever else writes to the database, and no other caller waits for this.  Raises Unavailable."""
+        with self._in_words(), closing(sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_S)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
 
     @property
     def is_in_transaction(self) -> bool:

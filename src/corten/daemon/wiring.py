@@ -23,6 +23,7 @@ from corten.engine import host
 from corten.engine.container import Roster
 from corten.engine.networks import Networks
 from corten.engine.parts import Parts, cgroup_parent
+from corten.engine.retry import Retries
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.times import rfc3339
@@ -105,6 +106,7 @@ def make_parts(settings: Settings, stores: Stores, program: str) -> Parts:
         tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root, cgroup_parent=cgroup_parent(engine_id)),
         bridge=stores.bridge,
         networks=Networks(engine_id, stores.bridge.bridge, stores.bridge.network_id, created),
+        retries=Retries(stores.database.probe),
         init_binary=os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
         started_ns=time.time_ns(),
     )

@@ -8,7 +8,6 @@ Cleanup is in reverse order of the start and never waited for by the client; a n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import logging
@@ -37,7 +36,6 @@ log = logging.getLogger("corten.engine")
 SHIM_LOST: Final = "shim lost"
 LOST_EXIT_CODE: Final = 137
 TRACE_NAME: Final = "trace.json"
-_RETRY_S: Final = 2.0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -116,14 +114,14 @@ class Finisher:
 
         A record that cannot be saved (a full disk) is tried again until it can: nobody else tells of this exit.
         """
-        while not await self._try_to_finish(container, task, how):
-            await asyncio.sleep(_RETRY_S)
+        while (error := await self._try_to_finish(container, task, how)) is not None:
+            await self._parts.retries.wait(f"the exit of container {container.id} cannot be recorded", error)
 
-    async def _try_to_finish(self, container: Container, task: Task, how: Exit) -> bool:
-        """False when the record could not be saved; nothing but the network was touched then."""
+    async def _try_to_finish(self, container: Container, task: Task, how: Exit) -> Unavailable | OSError | None:
+        """Why the record could not be saved; nothing but the network was touched then."""
         async with container.lock:
             if container.task is not task or not container.is_running:
-                return True
+                return None
             network = container.record.place.network
             await self._leave_network(container, task)
             backoff = copy.copy(container.backoff)
@@ -131,9 +129,8 @@ class Finisher:
             try:
                 self._parts.save(container, self._exited(container, how, restart_delay_s))
             except (Unavailable, OSError) as error:
-                log.warning("container %s: its exit cannot be recorded, tried again: %s", container.id, error)
                 container.backoff = backoff
-                return False
+                return error
             container.task = None
             self.container_ended(container)
             self._tell_network(container, network)
@@ -143,7 +140,7 @@ class Finisher:
                 self._schedule(container, restart_delay_s)
             elif container.record.effective.host.auto_remove:
                 self.remove(container)
-        return True
+        return None
 
     def _exited(self, container: Container, how: Exit, restart_delay_s: float | None) -> Record:
         record = container.record.with_state(

@@ -19,6 +19,7 @@ from corten.engine.inspect import Paths
 from corten.engine.looks import Looks
 from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
+from corten.engine.retry import Retries
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.errors import Unavailable
@@ -46,6 +47,7 @@ class Parts:
     tasks: Tasks
     bridge: BridgeDriver
     networks: Networks
+    retries: Retries
     init_binary: str = ""
     started_ns: int = 0
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path

@@ -30,7 +30,6 @@ Json = dict[str, Any]
 
 log = logging.getLogger("corten.engine")
 
-_RETRY_S: Final = 2.0
 _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 
 
@@ -99,8 +98,8 @@ class Removal:
         try:
             self.remove_now(container)
         except Unavailable as error:
-            log.warning("container %s cannot be removed, tried again: %s", container.id, error)
-            self._parts.loop.call_later(_RETRY_S, self._try_again, container)
+            again = functools.partial(self._try_again, container)
+            self._parts.retries.later(f"container {container.id} cannot be removed", error, again)
 
     def _try_again(self, container: Container) -> None:
         self._parts.run_later(self._remove_again(container))
@@ -156,9 +155,12 @@ class Removal:
             self._discard_later(container_id, image_id, error)
 
     def _discard_later(self, container_id: str, image_id: str, error: Unavailable) -> None:
-        log.warning("files of container %s cannot be removed, tried again: %s", container_id, error)
         parts = self._parts
-        parts.loop.call_later(_RETRY_S, lambda: parts.run_later(self._discard(container_id, image_id)))
+        again = functools.partial(self._discard_again, container_id, image_id)
+        parts.retries.later(f"files of container {container_id} cannot be removed", error, again)
+
+    def _discard_again(self, container_id: str, image_id: str) -> None:
+        self._parts.run_later(self._discard(container_id, image_id))
 
     def _discard_now(self, container_id: str, image_id: str) -> None:
         """Blocks."""

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from corten.core.events import Event
-from corten.engine import finish
 from corten.engine.container import Container
 from corten.engine.effective import Effective
 from corten.engine.finish import Exit, Finisher
 from corten.engine.record import Place, Record, State, Status
+from corten.engine.retry import Retries
 from corten.engine.tasks import Task
 from corten.errors import Internal, Unavailable
 
@@ -32,6 +32,7 @@ class Parts:
         self.saves = 0
         self.bus = SimpleNamespace(publish=lambda event: self.told.append(f"{event.type} {event.action}"))
         self.bridge = SimpleNamespace(disconnect=self._fail)
+        self.retries = Retries(lambda: None, first_delay_s=0.001)
         self.networks = SimpleNamespace(ids={"bridge": "b"}, driver_of=lambda name: name)
 
     def _fail(self, container_id: str) -> None:
@@ -51,9 +52,8 @@ class Parts:
 
 
 async def test_a_network_that_fails_and_a_full_disk_cost_no_exit(
-    decide: Callable[..., Effective], monkeypatch: pytest.MonkeyPatch
+    decide: Callable[..., Effective],
 ) -> None:
-    monkeypatch.setattr(finish, "_RETRY_S", 0)
     loop = asyncio.get_running_loop()
     state = State(status=Status.RUNNING, pid=1)
     record = Record(

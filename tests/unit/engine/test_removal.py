@@ -16,11 +16,11 @@ from corten.core.images import ImageStore
 from corten.core.journal import CONTAINER_DIR, Journal
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
-from corten.engine import removal
 from corten.engine.container import Container, Roster
 from corten.engine.parts import row
 from corten.engine.record import Record, State, Status
 from corten.engine.removal import Removal
+from corten.engine.retry import Retries
 from corten.errors import Unavailable
 
 from .conftest import ID, Decide
@@ -49,6 +49,7 @@ class Parts:
         self.containers = ContainerStore(self.database)
         self.roster = Roster()
         self.directory = root / "container"
+        self.retries = Retries(self.database.probe, first_delay_s=0.05)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -79,8 +80,7 @@ class Parts:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
-    monkeypatch.setattr(removal, "_RETRY_S", 0.05)
+def parts(tmp_path: Path) -> Iterator[Parts]:
     made = Parts(tmp_path)
     made.directory.mkdir()
     made.snapshots.prepare(ID)
