@@ -225,6 +225,36 @@ def test_a_restart_policy_starts_a_container_whose_source_answers_late(
 
 
 @pytest.mark.slow
+def test_what_joins_a_container_whose_source_answers_late_is_started_behind_it(
+    engine: CortenEngine, tmp_path: Path
+) -> None:
+    def state(name: str) -> Any:
+        return json.loads(engine.docker("inspect", name, check=True).stdout)[0]["State"]
+
+    def statuses() -> list[str]:
+        names = engine.docker("inspect", "--format", "{{.State.Status}}", "late", "net", "pid", check=True)
+        return names.stdout.split()
+
+    with StuckFs(tmp_path, has_all=True) as slow:
+        run_late(engine, slow)
+        for kind in ("net", "pid"):
+            join = "--network" if kind == "net" else "--pid"
+            arguments = ("--restart", "always", join, "container:late", IMAGE, "sleep", "1000")
+            engine.docker("run", "-d", "--name", kind, *arguments, check=True)
+        pids = [state(name)["Pid"] for name in ("late", "net", "pid")]
+        engine.stop()
+        for pid in pids:  # while nobody looks
+            os.kill(pid, signal.SIGKILL)
+        slow.hold()
+        engine.start()
+        wait_for(lambda: NO_ANSWER in state_of_late(engine)["Error"], "the refusal of the first start")
+        wait_for(lambda: statuses() == ["restarting"] * 3, "their turn")
+        slow.release()
+        wait_for(lambda: statuses() == ["running"] * 3, "the start of all", 60)
+    engine.docker("rm", "-f", "net", "pid", "late", check=True)
+
+
+@pytest.mark.slow
 def test_a_container_that_waits_for_its_source_can_be_stopped(engine: CortenEngine, tmp_path: Path) -> None:
     def state() -> Any:
         return state_of_late(engine)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from corten.core.events import Event
-from corten.engine.container import Container
+from corten.engine.container import Container, Roster
 from corten.engine.effective import Effective
 from corten.engine.finish import Exit, Finisher
 from corten.engine.record import Place, Record, State, Status
 from corten.engine.retry import Retries
 from corten.engine.tasks import Task
-from corten.errors import Internal, Unavailable
+from corten.errors import Conflict, Internal, Unavailable
 
 from .conftest import ID
 
@@ -91,3 +91,42 @@ async def test_nothing_is_started_again_while_the_engine_recovers(
     assert (container.restart_timer is None) is restarts_wait
     if container.restart_timer is not None:
         container.restart_timer.cancel()
+
+
+@pytest.mark.parametrize(
+    ("owner_status", "mode", "is_tried_again"),
+    [
+        (Status.RESTARTING, "NetworkMode", True),
+        (Status.RESTARTING, "PidMode", True),
+        (Status.RESTARTING, "IpcMode", True),
+        (Status.EXITED, "NetworkMode", False),  # nobody will start it
+        (Status.RUNNING, "NetworkMode", False),  # something else is wrong
+    ],
+)
+async def test_what_joins_a_container_that_waits_for_its_next_start_waits_too(
+    decide: Callable[..., Effective], owner_status: Status, mode: str, is_tried_again: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    parts, roster = Parts(loop), Roster()
+    parts.roster = roster  # type: ignore[attr-defined]
+    parts.note = lambda container, record: setattr(container, "record", record)  # type: ignore[attr-defined]
+    always = {"RestartPolicy": {"Name": "always"}}
+    found = []
+    for number, (name, host, status) in enumerate(
+        (("owner", always, owner_status), ("guest", always | {mode: "container:owner"}, Status.EXITED))
+    ):
+        effective = decide(HostConfig=host)
+        state = State(status=status)
+        record = Record(
+            id=f"{number}" * 64, name=name, image_id="i", image_ref="r", created_ns=1, effective=effective, state=state
+        )
+        roster.reserve_name(name, record.id)
+        roster.add(Container(record, loop))
+        found.append(roster.find(name))
+    guest = found[1]
+    finisher = Finisher(parts, SimpleNamespace())  # type: ignore[arg-type]
+    finisher.not_started(guest, Conflict("cannot join network of a non running container: owner"))
+    assert guest.record.state.status is (Status.RESTARTING if is_tried_again else Status.EXITED)
+    assert (guest.restart_timer is not None) is is_tried_again
+    if guest.restart_timer is not None:
+        guest.restart_timer.cancel()
