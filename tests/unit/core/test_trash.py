@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.core import trash as module
+from corten.core import trees
 from corten.core.journal import Journal
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
@@ -69,14 +69,13 @@ def test_a_tree_that_the_disk_keeps_is_told_and_holds_up_no_other(
     for number in range(3):
         tree(tmp_path, str(number))
         names.append(trash.take(str(tmp_path), str(number)))
-    real = module.remove_entry
 
     def remove_entry(parent_fd: int, name: bytes) -> int:
         if name.decode() == names[1]:
             raise OSError(errno.EIO, "input/output error")
-        return real(parent_fd, name)
+        return trees.remove_entry(parent_fd, name)
 
-    monkeypatch.setattr(module, "remove_entry", remove_entry)
+    monkeypatch.setattr("corten.core.trash.remove_entry", remove_entry)
     with caplog.at_level(logging.WARNING):
         assert trash.empty() == 2
     assert trash.names() == [names[1]]
@@ -87,15 +86,14 @@ def test_a_tree_that_the_disk_keeps_is_told_and_holds_up_no_other(
 
 def test_two_never_remove_the_same_tree(trash: Trash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began, go_on, calls = threading.Event(), threading.Event(), []
-    real = module.remove_entry
 
     def remove_entry(parent_fd: int, name: bytes) -> int:
         calls.append(name)
         began.set()
         assert go_on.wait(20)
-        return real(parent_fd, name)
+        return trees.remove_entry(parent_fd, name)
 
-    monkeypatch.setattr(module, "remove_entry", remove_entry)
+    monkeypatch.setattr("corten.core.trash.remove_entry", remove_entry)
     tree(tmp_path, "1")
     first = threading.Thread(target=trash.throw, args=(str(tmp_path), "1"))
     first.start()
