@@ -34,9 +34,12 @@ class Trash:
         self._is_held = False
 
     def hold(self) -> None:
-        """Until `empty`, nothing is removed: whoever throws something away does not wait for the disk."""
-        with self._lock:
-            self._is_held = True
+        """Until `release`, nothing is removed: whoever throws something away does not wait for the disk."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Who throws something away removes it again; what was thrown away meanwhile is left to `empty`."""
+        self._is_held = False
 
     def throw(self, parent: str, name: str) -> None:
         """Ends the tree `name` in the directory `parent`, now or, while this is held, later; absent is fine."""
@@ -85,12 +88,10 @@ class Trash:
         return sorted(os.listdir(self.path))
 
     def empty(self) -> int:
-        """Ends `hold` and removes all there is, one tree after the other; how many.
+        """Removes all there is, one tree after the other; how many.
 
         One that the disk does not give up is left to the next start, which the log says.
         """
-        with self._lock:
-            self._is_held = False
         removed = 0
         for name in self.names():
             try:

@@ -283,8 +283,10 @@ class Recovery:
 
     async def empty_trash(self) -> None:
         """Remove what this start and those before have thrown away; an end of cortend leaves the rest to the next."""
+        trash = self._parts.snapshots.trash
+        trash.release()
         try:
-            removed = await in_own_thread("trash", self._parts.snapshots.trash.empty)
+            removed = await in_own_thread("trash", trash.empty)
         except OSError as error:
             log.warning("the trash is left to the next start: %s", error)
             return
