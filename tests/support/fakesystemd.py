@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MANAGER = "org.freedesktop.systemd1.Manager"
+UNIT_PATH = "/org/freedesktop/systemd1/unit/some"
 JOBS = "/org/freedesktop/systemd1/job"
 
 
@@ -111,6 +112,8 @@ def header(kind: int, serial: int, body: bytes, fields: list[bytes]) -> bytes:
 class FakeSystemd:
     """Listens on a socket; `calls` has (member, values) of what was asked, `fails` the error of a member's next calls.
 
+    `invocation` is that of every unit.
+
     The answer of a job comes before or after the method's reply, in turns: systemd promises neither.
     """
 
@@ -119,6 +122,7 @@ class FakeSystemd:
         self.calls: list[tuple[str, list[Any]]] = []
         self.fails: dict[str, list[tuple[str, str]]] = {}
         self.results: list[str] = []
+        self.invocation = bytes(range(16))
         self.authenticated: list[bytes] = []
         self.is_lazy = False  # an error is sent with the answer to the next message, as systemd 252 does
         self._kept = b""
@@ -171,8 +175,14 @@ class FakeSystemd:
             name, text = self.fails[member].pop(0)
             error = [field(4, "s", string(name)), field(5, "u", struct.pack("<I", serial))]
             self._send(stream, 3, string(text), [*error, field(8, "g", b"\1s\0")], keep=self.is_lazy)
-        elif member in ("StartTransientUnit", "StopUnit"):
+        elif member in ("StartTransientUnit", "StopUnit", "Stop"):
             self._job(stream, serial, values[0])
+        elif member in ("GetUnit", "GetUnitByInvocationID"):
+            reply = [field(5, "u", struct.pack("<I", serial)), field(8, "g", b"\1o\0")]
+            self._send(stream, 2, string(UNIT_PATH), reply)
+        elif member == "Get":
+            reply = [field(5, "u", struct.pack("<I", serial)), field(8, "g", b"\1v\0")]
+            self._send(stream, 2, b"\2ay\0" + struct.pack("<I", 16) + self.invocation, reply)
         else:
             self._send(stream, 2, b"", [field(5, "u", struct.pack("<I", serial))])
         return True

@@ -52,6 +52,7 @@ LONG = (
     "peers/test_runtime_containerd_tasks.py",
     "system/test_engine_v2.py",
     "system/test_runtime_v2.py",
+    "system/test_systemd_v2.py",
     "faults/test_kill_shim.py",
     "fuzz/test_launcher.py",
 )

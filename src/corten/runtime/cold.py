@@ -6,7 +6,7 @@ import posix
 import subprocess
 
 from corten.errors import FailedPrecondition, InvalidArgument, NotFound
-from corten.runtime import commands, container, fast
+from corten.runtime import commands, container, fast, managers
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.prepare import SPEC, Host, read_config
 from corten.runtime.settings import root
@@ -29,9 +29,9 @@ def ps(invocation: Invocation, log: Log) -> int:
     if form not in ("table", "json"):
         raise InvalidArgument("invalid format option")
     commands.warn_of_cgroups(invocation, log)
-    group = Cgroup(container.state(root(invocation.settings), id).cgroup)
-    group.check_there("get all container pids")
-    pids = sorted(group.pids())
+    record = container.state(root(invocation.settings), id)
+    Cgroup(record.cgroup).check_there("get all container pids")
+    pids = sorted(managers.of(record).group(record).pids())
     if form == "json":
         files.write_all(
             STDOUT_FD, ((fast.dumps(pids) if pids else "null") + "\n").encode()

@@ -150,9 +150,8 @@ def kill(root: str, id: str, signum: int, all: bool = False) -> None:
     """Sends a signal to the init, or with `all` to every process; `all` may be asked of a stopped container."""
     record = State.load(root, id)
     if all:
-        group = Cgroup(record.cgroup)
-        group.check_there("signal every process")
-        group.signal_all(signum)
+        Cgroup(record.cgroup).check_there("signal every process")
+        managers.of(record).group(record).signal_all(signum)
         return
     allow("kill", id, record.status())
     pidfd = record.open_pidfd()

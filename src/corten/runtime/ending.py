@@ -7,7 +7,6 @@ import select
 
 from corten.errors import CortenError, Internal
 from corten.runtime import fast, managers
-from corten.runtime.cgroups import Cgroup
 from corten.runtime.state import START_FIFO, is_read
 from corten.sys import files
 
@@ -43,7 +42,7 @@ def end(record: State) -> list[str]:
 
 def _kill(record: State) -> None:
     pidfd = record.open_pidfd()
-    group = Cgroup(record.cgroup)
+    group = managers.of(record).group(record)
     group.kill_all()
     group.kill_strays()
     if pidfd < 0:
@@ -67,8 +66,9 @@ def destroy(state: State, *, run_hooks: bool = True) -> list[str]:
 
     Works from state.json alone, and again after a crash in the middle: the record goes last.
     """
-    Cgroup(state.cgroup).kill_all()  # of one without a pid namespace of its own, or with processes put in by others
-    managers.of(state).remove(state)
+    manager = managers.of(state)
+    manager.group(state).kill_all()  # of one without a pid namespace of its own, or with processes put in by others
+    manager.remove(state)
     if state.rdt:
         from corten.runtime import rdt
 

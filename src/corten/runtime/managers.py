@@ -92,9 +92,13 @@ class Manager:
         group.check_usage(resources.memory)
         group.change(group.settings(resources))
 
+    def group(self, state: State) -> Cgroup:
+        """The cgroup whose processes are the container's, also when its init is dead."""
+        return Cgroup(state.cgroup)
+
     def remove(self, state: State) -> None:
         """Removes the cgroup, in which nobody is any more."""
-        Cgroup(state.cgroup).remove()
+        self.group(state).remove()
 
 
 class Disabled(Manager):

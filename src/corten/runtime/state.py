@@ -63,7 +63,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("devices", "devices_from", "manager", "origins", "rdt", "unit"))
+LATER = frozenset(("devices", "devices_from", "invocation", "manager", "origins", "rdt", "unit"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -95,6 +95,7 @@ class State:
         "devices_from",
         "directory",
         "id",
+        "invocation",
         "manager",
         "objects",
         "origins",
@@ -119,6 +120,7 @@ class State:
         self.rootfs = rootfs
         self.annotations: dict[str, str] = {}
         self.cgroup = CgroupPaths("v1", {}, "")
+        self.invocation = ""  # of `unit`, as systemd counts its lives: 32 hexadecimal digits, once it is started
         self.manager = "cgroupfs"
         self.created = fast.rfc3339()
         self.devices: list[dict[str, Any]] = []  # of the network, moved to it: corten.runtime.netdevices

@@ -3,13 +3,17 @@
     launch   the launcher waits on `unit`; StartTransientUnit makes the scope around it, JobRemoved tells that it is
              there; limits go to the unit and to the files; then the launcher clones the init, in the scope
     update   to the unit (`systemctl daemon-reload` writes its idea again), then to the files
-    remove   StopUnit and ResetFailedUnit, then the directory
+    remove   Stop and ResetFailed of that life of the unit which is the container's, then the directory
 
 The first process of the scope is the launcher, so that there is no other one to wait for.  A scope whose last process
-ends is removed by systemd itself: whatever is killed at whatever moment, nothing is left.
+ends is removed by systemd itself: whatever is killed at whatever moment, nothing is left.  Its name is then free for
+somebody else, whose unit must not be stopped, nor its processes killed, in the container's stead: the record holds the
+invocation id that systemd gave the scope (systemd.exec(5), "$INVOCATION_ID").
 """
 
 from __future__ import annotations
+
+import time
 
 from corten.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
 from corten.runtime import fast, managers, unitproperties
@@ -27,11 +31,17 @@ if TYPE_CHECKING:
 
 DESTINATION, PATH = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 INTERFACE = "org.freedesktop.systemd1.Manager"
+UNIT, PROPERTIES = "org.freedesktop.systemd1.Unit", "org.freedesktop.DBus.Properties"
 PRIVATE, BUS = "/run/systemd/private", "/run/dbus/system_bus_socket"
 MATCH = f"type='signal',sender='{DESTINATION}',interface='{INTERFACE}',member='JobRemoved',path='{PATH}'"
 EXISTS, GONE = "org.freedesktop.systemd1.UnitExists", "org.freedesktop.systemd1.NoSuchUnit"
+OVER = (GONE, "org.freedesktop.systemd1.NoUnitForInvocationID", "org.freedesktop.DBus.Error.UnknownObject")
 REPLACE = "replace"
 RUNNING = "/run/systemd/system"  # sd_booted(3)
+POLL_S = 0.01
+NOBODYS = CgroupPaths("v2", {}, "")
+NOT_HYBRID = "the systemd cgroup manager needs cgroup v2: use cgroupfs"
+NOT_A_USER = "the systemd cgroup manager is for the machine's root: use cgroupfs, with a delegated cgroup for limits"
 UNSUPPORTED = "systemd not running on this host, cannot use systemd cgroups manager"  # runc's words
 
 
@@ -43,7 +53,7 @@ class Session:
     def __init__(self, private: str = PRIVATE, bus: str = BUS) -> None:
         path = private if files.exists(private) else bus
         try:
-            self.connection = dbus.Connection(fast.connect_unix(path))
+            self.connection = dbus.Connection(connect(path))
         except OSError as error:
             raise Unavailable(f"systemd cgroup manager: {path}: {files.why(error)}") from error
         try:
@@ -77,16 +87,32 @@ class Session:
             self.reset_failed(unit)
             raise Internal(f"unable to start unit {unit} (properties {names(properties)}): result {result}")
 
-    def stop(self, unit: str) -> None:
-        """Stops a unit and forgets it; one that is gone is fine."""
+    def invocation(self, unit: str) -> str:
+        """The id of the present life of a unit, in hexadecimal."""
+        path = str(self._call("GetUnit", "s", (unit,))[0])
+        (variant,) = self.connection.call(DESTINATION, path, PROPERTIES, "Get", "ss", (UNIT, "InvocationID"))
+        assert isinstance(variant, tuple)
+        return bytes(variant[1]).hex()
+
+    def is_others(self, unit: str, invocation: str) -> bool:
+        """Whether a unit is there that is not this life of it."""
         try:
-            self._call("GetUnit", "s", (unit,))  # an answer to StopUnit may come late where there is none
-            self._finished(self._call("StopUnit", "ss", (unit, REPLACE))[0])
+            return self.invocation(unit) != invocation
         except dbus.BusError as error:
-            if error.name != GONE:
+            if error.name not in OVER:
                 raise
-            return
-        self.reset_failed(unit)
+            return False
+
+    def stop(self, invocation: str) -> None:
+        """Stops one life of a unit and forgets it; one that is over is fine, whoever has the unit's name by now."""
+        try:
+            # the path that is answered leads to this invocation or nowhere
+            path = str(self._call("GetUnitByInvocationID", "ay", (bytes.fromhex(invocation),))[0])
+            self._finished(self.connection.call(DESTINATION, path, UNIT, "Stop", "s", (REPLACE,))[0])
+            self.connection.call(DESTINATION, path, UNIT, "ResetFailed")
+        except dbus.BusError as error:
+            if error.name not in OVER:
+                raise
 
     def reset_failed(self, unit: str) -> None:
         """Forgets that a unit failed; one that is gone is fine."""
@@ -114,6 +140,18 @@ class Session:
         return str(self.connection.wait_signal(wanted).body[3])
 
 
+def connect(path: str, timeout_s: float = dbus.TIMEOUT_S) -> int:
+    """A stream to a socket whose queue may be full for a while; raises OSError, BlockingIOError when it stays so."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return fast.connect_unix(path, timeout_s)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_S)
+
+
 def names(properties: list[Property]) -> str:
     """The properties' names, for an error."""
     return ", ".join(name for name, _ in properties)
@@ -130,7 +168,9 @@ class Systemd(managers.Manager):
         if not files.is_directory(RUNNING):
             raise InvalidArgument(UNSUPPORTED)
         if facts.cgroup_mode != "v2":
-            raise FailedPrecondition("the systemd cgroup manager needs cgroup v2: use cgroupfs")
+            raise FailedPrecondition(NOT_HYBRID)
+        if facts.euid or facts.in_user_namespace:
+            raise FailedPrecondition(NOT_A_USER)
         directory = facts.cgroup_v2_mount + unit.path
         return CgroupPaths("v2", {}, directory, facts.cgroup_v2_mount)
 
@@ -154,6 +194,8 @@ class Systemd(managers.Manager):
         try:
             with Session() as session:
                 session.start(unit.name, properties)
+                state.invocation = session.invocation(unit.name)
+            state.save()  # before the launcher goes on: one without a creator ends, and its scope with it
             self._check_place(prepared.paths, launcher_pid)
         except (Internal, Unavailable) as error:
             if isinstance(error, dbus.BusError) and error.name == EXISTS:
@@ -172,23 +214,38 @@ class Systemd(managers.Manager):
 
     def update(self, state: State, resources: Resources) -> None:
         """To the unit, then to the files."""
-        Cgroup(state.cgroup).check_usage(resources.memory)
+        group = Cgroup(state.cgroup)
+        group.check_usage(resources.memory)
+        resources = group.completed(resources)
         properties = unitproperties.of_resources(resources, resources.pids_limit)
         with Session() as session:
             session.set(state.unit, properties)
         super().update(state, resources)
 
+    def group(self, state: State) -> Cgroup:
+        """The scope's, or nobody's when that is over and its name another unit's."""
+        if not state.unit:
+            return Cgroup(state.cgroup)
+        with Session() as session:
+            return Cgroup(NOBODYS if session.is_others(state.unit, state.invocation) else state.cgroup)
+
     def remove(self, state: State) -> None:
         """Stops the unit; what systemd leaves of the directory goes as well."""
-        if state.unit:
-            with Session() as session:
-                session.stop(state.unit)
-        super().remove(state)
+        if not state.unit:
+            return
+        with Session() as session:
+            if state.invocation:
+                session.stop(state.invocation)
+            else:
+                session.reset_failed(state.unit)  # it was never seen to start
+            is_others = session.is_others(state.unit, state.invocation)
+        if not is_others:
+            Cgroup(state.cgroup).remove()
 
     def _forget(self, making: Creation) -> None:
         """The unit is somebody else's: whoever undoes this must not touch it."""
         making.state.unit = ""
-        making.state.cgroup = making.cgroup.paths = CgroupPaths("v2", {}, "")
+        making.state.cgroup = making.cgroup.paths = NOBODYS
         making.state.save()
 
     def _check_place(self, paths: CgroupPaths, pid: int) -> None:

@@ -28,6 +28,7 @@ NESTING_MAX = 64
 CHUNK_BYTES = 65536
 TIMEOUT_S = 30.0
 NUDGE_S, NUDGE_MAX_S = 0.1, 1.0
+NO_ANSWER = "D-Bus: no answer in time"
 PEER = "org.freedesktop.DBus.Peer"
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 
@@ -248,11 +249,12 @@ def _order(data: bytes) -> str:
 
 
 class Connection:
-    """A stream to a bus, or to one peer.  Owns `fd`; made by `connect`, ended by `close`."""
+    """A stream to a bus, or to one peer.  Owns `fd`, which it makes non-blocking; ended by `close`."""
 
     __slots__ = ("_buffer", "_destination", "_serial", "fd", "signals")
 
     def __init__(self, fd: int) -> None:
+        posix.set_blocking(fd, False)
         self.fd = fd
         self.signals: list[Message] = []  # that came while something else was waited for
         self._buffer = bytearray()
@@ -332,7 +334,7 @@ class Connection:
         pause_s = NUDGE_S
         while not poll.poll(max(0.0, min(pause_s, deadline - time.monotonic())) * 1000):
             if time.monotonic() >= deadline:
-                raise Unavailable("D-Bus: no answer in time")
+                raise Unavailable(NO_ANSWER)
             self._nudge()
             pause_s = min(2 * pause_s, NUDGE_MAX_S)
         try:
@@ -352,9 +354,19 @@ class Connection:
             self._send(pack(Message(CALL, self._serial, fields, [])))
 
     def _send(self, data: bytes) -> None:
-        view = memoryview(data)
+        view, deadline = memoryview(data), time.monotonic() + TIMEOUT_S
         try:
             while view:
-                view = view[posix.write(self.fd, view) :]
+                try:
+                    view = view[posix.write(self.fd, view) :]
+                except BlockingIOError:
+                    self._wait_for_room(deadline)
         except (BrokenPipeError, ConnectionResetError):
             raise Unavailable("D-Bus: the connection was closed") from None
+
+    def _wait_for_room(self, deadline: float) -> None:
+        """Until the peer has read some of what was sent."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise Unavailable(NO_ANSWER)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,7 @@ V2 = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup")
 HYBRID = HostFacts((6, 1), "hybrid", {"pids": "/sys/fs/cgroup/pids"}, "/sys/fs/cgroup/unified")
 EXISTS = (systemd.EXISTS, "Unit a.scope already exists.")
 GONE = (systemd.GONE, "Unit a.scope not loaded.")
+LIFE = "00" * 16
 
 
 @pytest.fixture
@@ -66,12 +70,23 @@ def test_a_job_that_fails_is_told_with_the_properties(fake: FakeSystemd) -> None
     assert fake.members()[-1] == "ResetFailedUnit"
 
 
+def test_one_life_of_a_unit_is_stopped_and_no_other(fake: FakeSystemd) -> None:
+    with session(fake) as talk:
+        found = talk.invocation("a.scope")
+        talk.stop(found)
+    assert found == bytes(range(16)).hex()
+    assert fake.calls[1] == ("Get", ["org.freedesktop.systemd1.Unit", "InvocationID"])
+    assert fake.calls[2] == ("GetUnitByInvocationID", [list(range(16))])
+    assert fake.members()[3:] == ["Stop", "ResetFailed"], "on the path that was answered"
+
+
 def test_stopping_what_is_gone_is_fine(fake: FakeSystemd) -> None:
-    fake.fails = {"GetUnit": [GONE], "StopUnit": [GONE], "ResetFailedUnit": [GONE]}
+    unknown, nowhere = (name for name in systemd.OVER if name != systemd.GONE)
+    fake.fails = {"GetUnitByInvocationID": [(unknown, "")], "Stop": [GONE], "ResetFailed": [(nowhere, "")]}
     with session(fake) as talk:
         for _ in range(3):
-            talk.stop("a.scope")
-    stopped = ["GetUnit", "StopUnit", "ResetFailedUnit"]
+            talk.stop(LIFE)
+    stopped = ["GetUnitByInvocationID", "Stop", "ResetFailed"]
     assert fake.members() == [*stopped[:1], *stopped[:2], *stopped], "at once, meanwhile, and before it is forgotten"
 
 
@@ -95,13 +110,63 @@ def test_update_and_removal_tell_the_unit(fake: FakeSystemd, tmp_path: Path, mon
     (group / "memory.max").write_text("max")
     record = State("", "a", "/", "/")
     record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(group))
+    record.invocation = LIFE
     managers.of(record).update(record, parse_resources({"memory": {"limit": 4096}}))
     assert fake.calls == [("SetUnitProperties", ["a.scope", True, [("MemoryMax", ("t", 4096))]])]
     assert (group / "memory.max").read_text() == "4096"
     (group / "memory.max").unlink()
+    fake.fails["GetUnit"] = [GONE]
     managers.of(record).remove(record)
-    assert fake.members()[1:] == ["GetUnit", "StopUnit", "ResetFailedUnit"]
-    assert not group.exists()
+    assert fake.members()[1:4] == ["GetUnitByInvocationID", "Stop", "ResetFailed"]
+    assert not group.exists(), "systemd says nothing of it"
+
+
+def test_half_of_a_quota_is_told_with_the_other_half(
+    fake: FakeSystemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "Session", lambda: session(fake))
+    (tmp_path / "cpu.max").write_text("20000 100000\n")
+    record = State("", "a", "/", "/")
+    record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(tmp_path))
+    managers.of(record).update(record, parse_resources({"cpu": {"period": 50000}}))
+    told = [("CPUQuotaPeriodUSec", ("t", 50000)), ("CPUQuotaPerSecUSec", ("t", 400000))]
+    assert fake.calls == [("SetUnitProperties", ["a.scope", True, told])]
+    assert (tmp_path / "cpu.max").read_text().startswith("20000 50000")
+
+
+def test_a_socket_whose_queue_is_full_is_an_error_in_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        first = systemd.connect(str(tmp_path / "s"))
+        with pytest.raises(BlockingIOError):
+            systemd.connect(str(tmp_path / "s"), 0.1)
+        os.close(first)
+
+
+def test_a_unit_that_was_never_seen_to_start_is_only_forgotten(
+    fake: FakeSystemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "Session", lambda: session(fake))
+    record = State("", "a", "/", "/")
+    record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(tmp_path / "gone"))
+    managers.of(record).remove(record)
+    assert fake.members() == ["ResetFailedUnit", "GetUnit", "Get"]
+
+
+def test_a_cgroup_of_another_life_is_nobodys(
+    fake: FakeSystemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "Session", lambda: session(fake))
+    record = State("", "a", "/", "/")
+    record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(tmp_path))
+    found = []
+    for life in (fake.invocation.hex(), LIFE, ""):
+        record.invocation = life
+        found.append(managers.of(record).group(record).paths.directories())
+    fake.fails["GetUnit"] = [GONE]
+    found.append(managers.of(record).group(record).paths.directories())
+    assert found == [[str(tmp_path)], [], [], [str(tmp_path)]], "nobody's but where there is no unit at all"
 
 
 def test_a_record_whose_unit_is_not_ours_leaves_it_alone(fake: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +184,10 @@ def test_the_cgroup_is_where_systemd_will_make_it(monkeypatch: pytest.MonkeyPatc
     assert manager.unit("a-b.slice:p:n", "id") == "p-n.scope"
     with pytest.raises(FailedPrecondition, match="needs cgroup v2"):
         manager.paths(HYBRID, "", "id")
+    users: tuple[dict[str, Any], ...] = ({"euid": 1000}, {"in_user_namespace": True})
+    for who in users:
+        with pytest.raises(FailedPrecondition, match="is for the machine's root: use cgroupfs"):
+            manager.paths(HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup", **who), "", "id")
 
 
 def test_without_systemd_it_is_refused_in_the_words_of_runc(monkeypatch: pytest.MonkeyPatch) -> None:

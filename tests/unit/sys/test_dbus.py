@@ -142,6 +142,15 @@ def test_a_signal_is_found_whether_it_came_before_the_reply_or_after(connection:
     assert [message.body[2] for message in connection.signals] == ["other.scope"] * len(connection.signals)
 
 
+def test_a_peer_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbus, "TIMEOUT_S", 0.2)
+    ours, theirs = socket.socketpair()
+    connection = dbus.Connection(ours.detach())
+    with theirs, pytest.raises(Unavailable, match="no answer in time"):
+        connection.call(*WHERE, "SetUnitProperties", "s", ("x" * (1 << 22),))
+    connection.close()
+
+
 def test_a_peer_that_is_silent_is_given_up() -> None:
     ours, theirs = socket.socketpair()
     connection = dbus.Connection(ours.detach())

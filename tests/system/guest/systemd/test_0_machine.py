@@ -45,6 +45,7 @@ def test_systemd_starts_scopes_with_a_limit_and_removes_them() -> None:
     assert not scope.exists()
 
 
+@pytest.mark.slow
 def test_both_buses_are_there() -> None:
     for socket in ("/run/systemd/private", "/run/dbus/system_bus_socket"):
         assert Path(socket).is_socket(), socket
@@ -56,6 +57,7 @@ def test_no_unit_failed() -> None:
     assert output("systemctl", "--failed", "--no-legend", "--plain") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", VERSIONS)
 def test_a_program_runs_here(program: str) -> None:
     assert output(program, "--version").startswith(VERSIONS[program])

@@ -7,16 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from corten.runtime import systemd
-from support import paths, runtimes
+from support import paths, runtimes, units
+from support.process import wait_for
 from support.runtimes import Bundle, Runtime
+from support.units import is_gone, wait_gone
 
 CGROUPS = Path("/sys/fs/cgroup")
 SLICE = CGROUPS / "box.slice/box-test.slice"
@@ -60,20 +62,7 @@ main(sys.argv)
 
 def show(unit: str, *names: str) -> dict[str, str]:
     """Properties of a unit, as systemd tells them."""
-    argv = ["systemctl", "show", "--property", ",".join(names or NAMES), unit]
-    lines = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def is_gone(unit: str) -> bool:
-    return show(unit, "LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
-
-
-def wait_gone(unit: str) -> None:
-    deadline = time.monotonic() + 30
-    while not is_gone(unit):
-        assert time.monotonic() < deadline, show(unit, "LoadState", "ActiveState", "SubState")
-        time.sleep(0.2)
+    return units.show(unit, names or NAMES)
 
 
 class Box:
@@ -138,6 +127,7 @@ def test_a_container_lives_in_a_scope_of_its_slice(box: Box) -> None:
     assert not box.group.exists()
 
 
+@pytest.mark.slow
 def test_unit_and_files_are_those_of_runc(box: Box, folder: Path) -> None:
     (folder / "theirs").mkdir()
     theirs = Box(folder / "theirs", "runc", "theirs")
@@ -153,6 +143,7 @@ def test_unit_and_files_are_those_of_runc(box: Box, folder: Path) -> None:
         theirs.runtime.close()
 
 
+@pytest.mark.slow
 def test_update_goes_to_the_unit_and_outlives_a_reload_of_systemd(box: Box) -> None:
     box.limit(LIMITS)
     box.run()
@@ -168,6 +159,7 @@ def test_update_goes_to_the_unit_and_outlives_a_reload_of_systemd(box: Box) -> N
     assert shown.stdout.startswith("1\n")
 
 
+@pytest.mark.slow
 def test_devices_stay_forbidden_after_a_reload_of_systemd(box: Box) -> None:
     capabilities = box.bundle.config["process"]["capabilities"]
     box.bundle.config["process"]["capabilities"] = {kind: [*names, "CAP_MKNOD"] for kind, names in capabilities.items()}
@@ -181,6 +173,7 @@ def test_devices_stay_forbidden_after_a_reload_of_systemd(box: Box) -> None:
     assert "Operation not permitted" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_process_can_be_the_limit(box: Box) -> None:
     box.limit({"pids": {"limit": 1}})
     box.run()
@@ -192,6 +185,7 @@ def test_one_process_can_be_the_limit(box: Box) -> None:
     assert "can't fork" in done.stderr, done
 
 
+@pytest.mark.slow
 def test_a_container_without_a_path_or_a_limit_gets_the_defaults(box: Box) -> None:
     box.limit({})
     del box.bundle.config["linux"]["cgroupsPath"]
@@ -213,6 +207,7 @@ def test_run_in_the_foreground_leaves_nothing(box: Box) -> None:
     assert not box.group.exists()
 
 
+@pytest.mark.slow
 def test_a_unit_of_somebody_else_is_not_taken(box: Box, folder: Path) -> None:
     box.save()
     box.run()
@@ -228,6 +223,57 @@ def test_a_unit_of_somebody_else_is_not_taken(box: Box, folder: Path) -> None:
     second.runtime.close()
 
 
+@contextmanager
+def ended_and_followed(box: Box) -> Iterator[subprocess.Popen[bytes]]:
+    """The container has ended and its scope with it; somebody else has the unit's name, and so the cgroup, by now."""
+    box.save()
+    box.run()
+    box.runtime("kill", box.name, "KILL", check=True)
+    wait_gone(box.unit)
+    scope = ("systemd-run", "--scope", "--quiet", "--slice", "box-test.slice", "--unit", box.unit)
+    with subprocess.Popen([*scope, "sleep", "1000"], stdin=subprocess.DEVNULL) as later:
+        try:
+            wait_for(lambda: show(box.unit, "ActiveState") == {"ActiveState": "active"}, "the later unit", 60)
+            assert box.file("cgroup.procs") == str(later.pid)
+            yield later
+        finally:
+            later.kill()
+    wait_gone(box.unit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [("delete",), ("delete", "--force"), ("kill", "--all")], ids=" ".join)
+def test_a_later_unit_of_the_same_name_is_left_alone(box: Box, verb: tuple[str, ...]) -> None:
+    with ended_and_followed(box) as later:
+        words = (*verb, "ours", "KILL") if verb[0] == "kill" else (*verb, "ours")
+        box.runtime(*words, check=True)
+        assert (later.poll(), show(box.unit, "ActiveState")) == (None, {"ActiveState": "active"})
+        assert box.file("cgroup.procs") == str(later.pid)
+        assert box.runtime("ps", "--format", "json", "ours").stdout == ("null\n" if verb[0] == "kill" else "")
+    box.runtime("delete", "--force", "ours", check=True)
+
+
+@pytest.mark.slow
+def test_runc_stops_it(folder: Path) -> None:
+    theirs = Box(folder, "runc", "theirs")
+    with ended_and_followed(theirs) as later:
+        theirs.runtime("delete", "theirs", check=True)
+        assert later.wait(30) == -15
+
+
+@pytest.mark.slow
+def test_an_ordinary_user_is_refused_with_the_reason(box: Box) -> None:
+    box.save()
+    for path in (box.bundle.path, *box.bundle.path.parents):
+        path.chmod(path.stat().st_mode | 0o711)
+    argv = [box.runtime.program, "--root", "/tmp/users-own", "--systemd-cgroup", "run", "-b", str(box.bundle.path), "c"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, user=65534, group=65534, extra_groups=[])
+    assert done.returncode == 1
+    assert "the systemd cgroup manager is for the machine's root: use cgroupfs" in done.stderr
+    assert not Path("/tmp/users-own/c").exists()
+
+
+@pytest.mark.slow
 def test_annotations_set_what_they_may(box: Box) -> None:
     prefix = "org.systemd.property"
     box.bundle.config["annotations"] = {
@@ -247,6 +293,7 @@ def test_annotations_set_what_they_may(box: Box) -> None:
     assert is_gone(box.unit)
 
 
+@pytest.mark.slow
 def test_what_systemd_refuses_is_told_and_undone(box: Box) -> None:
     box.bundle.config["annotations"] = {"org.systemd.property.CollectMode": "'nonsense'"}
     box.save()
@@ -257,6 +304,7 @@ def test_what_systemd_refuses_is_told_and_undone(box: Box) -> None:
     assert box.runtime("list", "-q").stdout == ""
 
 
+@pytest.mark.slow
 def test_the_root_of_a_user_namespace_owns_its_cgroup_but_not_its_limits(box: Box) -> None:
     box.limit({"pids": {"limit": 33}})
     config = box.bundle.config
@@ -281,30 +329,49 @@ def test_the_root_of_a_user_namespace_owns_its_cgroup_but_not_its_limits(box: Bo
     assert not box.group.exists()
 
 
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_create_that_is_killed_at_a_message_is_removed_by_delete(box: Box, count: int, before: bool) -> None:
-    box.save()
+def run_killed(box: Box, count: int, before: bool, *words: str) -> None:
+    """A verb that is killed before or after the nth message that it sends to systemd."""
     script = KILLED.format(source=str(paths.REPOSITORY / "src"), count=count, before=before)
-    argv = [sys.executable, "-ISE", "-c", script, "--root", str(box.runtime.root), "--systemd-cgroup"]
     done = subprocess.run(
-        [*argv, "create", "-b", str(box.bundle.path), "ours"],
+        [sys.executable, "-ISE", "-c", script, "--root", str(box.runtime.root), "--systemd-cgroup", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
     )
     assert done.returncode == -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])  # greeting, begin, start, two for the invocation id
+def test_a_create_that_is_killed_at_a_message_is_removed_by_delete(box: Box, count: int, before: bool) -> None:
+    box.save()
+    run_killed(box, count, before, "create", "-b", str(box.bundle.path), "ours")
     box.runtime("delete", "--force", "ours", check=True)
     wait_gone(box.unit)
     assert not box.group.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("count", [1, 4, 7, 10])  # before and after the kill, when the unit is looked for and stopped
+def test_a_delete_that_is_killed_at_a_message_is_finished_by_the_next(box: Box, count: int, before: bool) -> None:
+    box.save()
+    box.run()
+    run_killed(box, count, before, "delete", "--force", "ours")
+    box.runtime("delete", "--force", "ours", check=True)
+    wait_gone(box.unit)
+    assert not box.group.exists()
+    assert box.runtime("list", "-q", check=True).stdout == ""
+
+
+@pytest.mark.slow
 def test_the_bus_does_where_there_is_no_private_socket() -> None:
     with subprocess.Popen(["sleep", "1000"]) as child, systemd.Session("/nonexistent") as session:
         session.start("t-bus.scope", [("PIDs", ("au", [child.pid])), ("TasksMax", ("t", 5))])
         assert show("t-bus.scope")["TasksMax"] == "5"
-        session.stop("t-bus.scope")
+        session.stop(session.invocation("t-bus.scope"))
         assert child.wait(30) == -15
     wait_gone("t-bus.scope")
     assert os.path.exists(systemd.PRIVATE)
