@@ -44,7 +44,7 @@ bench: setup-dev  ## Corten beside its peers, in one run
 peers: setup-dev  ## fetch the peers that tests and bench drive (into .cache/peers)
 	@PYTHONPATH=tests $(PYTHON) -m support.peers
 
-release-check:  ## fails when launcher, launch, runtime or spec changed since the recorded `make test-all`
+release-check:  ## fails when launcher, launch, runtime, spec or sys changed since the recorded `make test-all`
 	@$(or $(wildcard $(PYTHON)),python3) -I tools/release_check.py
 
 launcher:  ## build/launcher/corten-launch

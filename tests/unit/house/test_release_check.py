@@ -21,8 +21,14 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def row(commit: str, command: str = "`make test-all`", counts: str = GREEN) -> str:
-    return f"| 2026-11-22 10:00 | {commit} | {command} | 1 | {counts} | 40 min 00 s | here |\n"
+def row(
+    commit: str,
+    command: str = "`make test-all`",
+    counts: str = GREEN,
+    seed: str = "592030",
+    duration: str = "43 min 10 s, beside another",
+) -> str:
+    return f"| 2026-11-22 10:00 | {commit} | {command} | {seed} | {counts} | {duration} | here |\n"
 
 
 def record(folder: Path, *rows: str) -> None:
@@ -50,7 +56,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_what_was_tested_may_be_released(repository: Path) -> None:
-    watched = "launcher, src/corten/launch, src/corten/runtime, src/corten/spec"
+    watched = "launcher, src/corten/launch, src/corten/runtime, src/corten/spec, src/corten/sys, src/corten/errors.py"
     assert check(repository) == (0, f"release-check: {watched} are what `make test-all` last ran of\n")
 
 
@@ -60,7 +66,13 @@ def test_a_change_elsewhere_is_none(repository: Path) -> None:
     assert check(repository)[0] == 0
 
 
-@pytest.mark.parametrize("name", ["launcher/main.c", "src/corten/runtime/main.py", "src/corten/spec/new.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("launcher/main.c", "launcher/ops_new.c", "src/corten/launch/compile.py", "src/corten/runtime/main.py"),
+        *("src/corten/spec/new.py", "src/corten/sys/mount.py", "src/corten/errors.py"),
+    ],
+)
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_change_since_is_named(repository: Path, name: str, committed: bool) -> None:
     (repository / name).parent.mkdir(exist_ok=True)
@@ -92,7 +104,10 @@ def test_the_last_green_whole_run_counts(repository: Path) -> None:
         ((), "no run of `make test-all` without a failure (runs with failures: 0)"),
         ((row("1234567", counts="1 failed"),), "no run of `make test-all` without a failure (runs with failures: 1)"),
         ((row("1234567"),), "was of 1234567, which this repository does not have"),
-        ((row("1234567+"),), "was not of a commit: '1234567+'"),
+        ((row("1234567+"),), "does not tell its commit: '1234567+'"),
+        ((row("1234567", seed="not noted"),), "does not tell its seed: 'not noted'"),
+        ((row("1234567", duration=""),), "does not tell its duration: ''"),
+        ((row("1234567", counts="all passed"),), "does not tell its counts: 'all passed'"),
     ],
 )
 def test_a_record_of_something_else_is_none(repository: Path, rows: tuple[str, ...], reason: str) -> None:
@@ -100,6 +115,14 @@ def test_a_record_of_something_else_is_none(repository: Path, rows: tuple[str, .
     status, text = check(repository)
     assert status == 1
     assert reason in text
+
+
+def test_a_later_run_of_the_same_code_that_failed_counts_more(repository: Path) -> None:
+    tested = git(repository, "rev-parse", "--short", "HEAD")
+    record(repository, row(tested), row(tested, counts="5207 passed, 1 failed"))
+    status, text = check(repository)
+    assert status == 1
+    assert "was of the same code, and failed: 5207 passed, 1 failed" in text
 
 
 def test_the_pages_own_table_is_read() -> None:
