@@ -124,10 +124,50 @@ class TestLinkToProc:
             assert self.attack(machine).out == "of the attacker\n"
 
 
+MAPS = [{"containerID": 0, "hostID": 0, "size": 65536}]
+
+
+def plain_bind(machine: Machine) -> dict[str, Any]:
+    """A volume."""
+    return with_bind(machine, "/data/made")
+
+
+def mapped_bind(machine: Machine) -> dict[str, Any]:
+    """A volume whose owners are mapped."""
+    document = with_bind(machine, "/data/made")
+    document["mounts"][-1]["options"].append("idmap")
+    document["mounts"][-1].update(uidMappings=MAPS, gidMappings=MAPS)
+    return document
+
+
+def copied_tmpfs(machine: Machine) -> dict[str, Any]:
+    """A tmpfs that begins with what is there."""
+    document = machine.config("true")
+    document["mounts"].append(mount("/data/made", "tmpfs", "tmpfs", "tmpcopyup"))
+    return document
+
+
+def bind_in_a_user_namespace(machine: Machine) -> dict[str, Any]:
+    """A volume of a container with a user namespace."""
+    return in_user_namespace(with_bind(machine, "/data/made"))
+
+
+def in_user_namespace(document: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with a user namespace whose root is the host's: what it reached it could write."""
+    document["linux"]["namespaces"].append({"type": "user"})
+    document["linux"].update(uidMappings=MAPS, gidMappings=MAPS)
+    return document
+
+
+SWAPPED = pytest.mark.parametrize("make", [plain_bind, mapped_bind, copied_tmpfs, bind_in_a_user_namespace])
+
+
 class TestSwappedTargets:
     """CVE-2021-30465: the mount point is swapped for a link while the container starts."""
 
-    def attack(self, machine: Machine, rounds: int = ROUNDS) -> tuple[int, int]:
+    def attack(
+        self, machine: Machine, make: Callable[[Machine], dict[str, Any]], rounds: int = ROUNDS
+    ) -> tuple[int, int]:
         """(runs in which the link was met, runs whose target was made on the host)."""
         inside = machine.rootfs / str(outside(machine)).lstrip("/")
         met = escaped = 0
@@ -136,7 +176,7 @@ class TestSwappedTargets:
         with swapping(machine.rootfs / "data", machine.rootfs / "other"):
             for _ in range(rounds):
                 inside.mkdir(parents=True, exist_ok=True)
-                machine.run(with_bind(machine, "/data/made"))
+                machine.run(make(machine))
                 escaped += "made" in host_names(machine)
                 met += (inside / "made").exists() or "made" in host_names(machine)
                 for made in (inside / "made", outside(machine) / "made"):
@@ -145,16 +185,24 @@ class TestSwappedTargets:
         return met, escaped
 
     @LENGTHS
-    def test_swapped_target_never_leaves_the_root(self, machine: Machine, rounds: int) -> None:
-        met, escaped = self.attack(machine, rounds)
-        summary.add("races", f"swapped mount target: link met in {met} of {rounds} starts, {escaped} escaped")
+    @SWAPPED
+    def test_swapped_target_never_leaves_the_root(
+        self, machine: Machine, make: Callable[[Machine], dict[str, Any]], rounds: int
+    ) -> None:
+        met, escaped = self.attack(machine, make, rounds)
+        kind = make.__name__.replace("_", " ")
+        summary.add("races", f"swapped target of a {kind}: link met in {met} of {rounds} starts, {escaped} escaped")
         assert escaped == 0
         assert met > 0, "the window was never hit"
 
-    def test_twin_a_launcher_that_follows_links_is_led_out(self, machine: Machine) -> None:
+    @SWAPPED
+    def test_twin_a_launcher_that_follows_links_is_led_out(
+        self, machine: Machine, make: Callable[[Machine], dict[str, Any]]
+    ) -> None:
         with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
-            met, escaped = self.attack(machine)
-        summary.add("races", f"swapped mount target, twin: {escaped} of {ROUNDS} starts escaped")
+            met, escaped = self.attack(machine, make)
+        kind = make.__name__.replace("_", " ")
+        summary.add("races", f"swapped target of a {kind}, twin: {escaped} of {ROUNDS} starts escaped")
         assert escaped > 0
         assert met > 0
 
@@ -180,13 +228,19 @@ class TestDeviceDirectory:
         assert stat.S_ISCHR((outside(machine) / "null").stat().st_mode)
 
 
+# a user namespace gets its nodes by bind, as an ordinary user's container does
+BOUND = pytest.mark.parametrize("userns", [False, True], ids=["made", "bound"])
+
+
 class TestSwappedDeviceDirectory:
     """CVE-2025-52565, 2025-31133, 2026-41579: /dev changes into a link while pts, nodes, links and console are made."""
 
-    def attack(self, machine: Machine, rounds: int = ROUNDS) -> tuple[int, int]:
+    def attack(self, machine: Machine, rounds: int = ROUNDS, *, userns: bool) -> tuple[int, int]:
         """(starts that met the link, starts that made something on the host)."""
         inside = machine.rootfs / str(outside(machine)).lstrip("/")
         document = machine.config("true", terminal=True)
+        if userns:
+            in_user_namespace(document)
         pts = mount("/dev/pts", "devpts", "devpts", *DEVPTS_OPTIONS)
         document["mounts"] = [*(m for m in document["mounts"] if not m["destination"].startswith("/dev")), pts]
         (machine.rootfs / "other").symlink_to(outside(machine))
@@ -205,16 +259,20 @@ class TestSwappedDeviceDirectory:
         return met, escaped
 
     @LENGTHS
-    def test_nothing_is_made_on_the_host(self, machine: Machine, rounds: int) -> None:
-        met, escaped = self.attack(machine, rounds)
-        summary.add("races", f"swapped /dev: link met in {met} of {rounds} starts, {escaped} escaped")
+    @BOUND
+    def test_nothing_is_made_on_the_host(self, machine: Machine, userns: bool, rounds: int) -> None:
+        met, escaped = self.attack(machine, rounds, userns=userns)
+        what = f"swapped /dev, {'bound' if userns else 'made'} nodes"
+        summary.add("races", f"{what}: link met in {met} of {rounds} starts, {escaped} escaped")
         assert escaped == 0
         assert met > 0, "the window was never hit"
 
-    def test_twin_a_launcher_that_follows_links_makes_it_there(self, machine: Machine) -> None:
+    @BOUND
+    def test_twin_a_launcher_that_follows_links_makes_it_there(self, machine: Machine, userns: bool) -> None:
         with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
-            met, escaped = self.attack(machine)
-        summary.add("races", f"swapped /dev, twin: link met in {met} of {ROUNDS} starts, {escaped} escaped")
+            met, escaped = self.attack(machine, userns=userns)
+        what = f"swapped /dev, {'bound' if userns else 'made'} nodes"
+        summary.add("races", f"{what}, twin: link met in {met} of {ROUNDS} starts, {escaped} escaped")
         assert escaped > 0, "the window was never hit"
 
 

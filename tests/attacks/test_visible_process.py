@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 
 from corten.errors import CortenError
-from corten.launch.context import CALLS
+from corten.launch.context import CALLS, NEW_LISTENER
 from corten.launch.execops import Stop
 from corten.launch.facts import facts_from_obj, facts_to_obj
-from corten.launch.ops import Clone, Op, Plan, Wait
+from corten.launch.ops import Clone, Close, Op, Plan, Wait
 from corten.runtime import launching
 from corten.runtime.trace import Trace
 from support import summary, weakened
@@ -118,6 +119,65 @@ class TestEveryStep:
         assert held[0] & ~OWN & ~SYS_ADMIN, "and more"
         assert held[-1] & SYS_ADMIN, "until execve"
         assert all(status["Seccomp"] == "0" for status in found[:-1])
+
+
+class TestListener:
+    """An exec whose filter has an agent: at no step that can be seen it holds the listener, or the way to the agent.
+
+    Who got them would answer its own system calls, or hand a filter of its own to an agent with the host's rights.
+    """
+
+    def descriptors(self, machine: Machine, change: Transform) -> list[list[str]]:
+        """What each descriptor is at each stop, and of the status the filter."""
+        document = with_ptrace(machine, "sleep", "1000")
+        found: list[list[str]] = []
+        with machine.container(document) as inside:
+            while (stopped := self.stopping_at(machine, inside, document, len(found), change)) is not None:
+                status = Path(f"/proc/{stopped.pid}/status").read_text()
+                assert "Seccomp:\t2\n" in status
+                assert f"CapEff:\t{OWN:016x}\n" in status
+                found.append([os.readlink(entry) for entry in Path(f"/proc/{stopped.pid}/fd").iterdir()])
+                stopped.stop()
+        return found
+
+    def stopping_at(
+        self, machine: Machine, inside: Running, document: dict[str, Any], step: int, change: Transform
+    ) -> Running | None:
+        ended: list[bool] = []
+
+        def stop(plan: Plan) -> Plan:
+            ops = list(change(plan).ops)
+            at = next(i for i, op in enumerate(ops) if isinstance(op, Clone)) + 1 + step
+            ended.append(at == len(ops))
+            return Plan((*ops[:at], Stop(signal.SIGSTOP), *ops[at:]), plan.inputs)
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            context = {"seccomp": docker_filter("CAP_SYS_PTRACE"), "seccomp_flags": NEW_LISTENER}
+            fds = {"listener": theirs.fileno()}
+            running = machine.exec(inside, document, process(0), fds, transform=stop, **context)
+            if ended[0]:
+                running.finish()
+                return None
+            running.waiting()
+            os.waitid(os.P_PID, running.pid, os.WSTOPPED)
+            return running
+
+    def test_neither_is_there_when_it_can_be_seen(self, machine: Machine) -> None:
+        found = self.descriptors(machine, lambda plan: plan)
+        assert len(found) > 3
+        kinds = {name.partition(":")[0] for names in found for name in names}
+        assert kinds <= {"pipe", "/dev/null"} | {name for name in kinds if name.endswith("tasks")}, kinds
+
+    def test_twin_a_plan_that_leaves_them_open_shows_both(self, machine: Machine) -> None:
+        def careless(plan: Plan) -> Plan:
+            kept = [op for op in plan.ops if not (isinstance(op, Close) and "listener" in op.slots)]
+            assert len(kept) == len(plan.ops) - 1
+            return Plan(tuple(kept), plan.inputs, plan.preserve_fds)
+
+        names = {name for names in self.descriptors(machine, careless) for name in names}
+        assert any(name.startswith("socket:") for name in names)
+        assert any("seccomp notify" in name for name in names)
 
 
 def race(machine: Machine, order: Transform | None, *attack: str) -> tuple[list[str], Running]:
