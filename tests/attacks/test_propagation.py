@@ -7,14 +7,16 @@ nodes of /dev that such a container gets by bind mounts.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import paths, runtimes, weakened_corten
-from support.runtimes import Bundle
+from support import paths, rootless, runtimes, weakened_corten
+from support.rootless import UserRuntime
+from support.runtimes import Bundle, Runtime
 from support.weakened import Edit
 
 PEERS: tuple[Edit, ...] = (
@@ -53,19 +55,39 @@ def bundle(tmp_path: Path) -> Iterator[Bundle]:
     runtimes.remove_cgroups()
 
 
-def reached(runtime: Path, bundle: Bundle, folder: Path) -> set[str]:
+def reached(runtime: Runtime, bundle: Bundle) -> set[str]:
     """Where the container's file is mounted in the namespace of the caller, below a shared `/`."""
     look = 'container=$("$@") || exit 9; [ "$container" -gt 5 ] || exit 8; grep etc/passwd /proc/self/mountinfo; true'
     shared = ("unshare", "--mount", "--propagation", "shared", "--", "sh", "-c", look, "sh")
-    argv = (str(runtime), "--root", f"{folder}/root", "run", "--bundle", str(bundle.path), "x")
+    argv = runtime.argv("run", "--bundle", str(bundle.path), "x")
     done = subprocess.run([*shared, *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     return {line.split()[4] for line in done.stdout.splitlines()}
 
 
 def test_nothing_that_a_container_mounts_reaches_the_host(bundle: Bundle, tmp_path: Path) -> None:
-    assert reached(paths.COMMANDS / "corten-runtime", bundle, tmp_path) == set()
+    assert reached(Runtime(paths.COMMANDS / "corten-runtime", tmp_path / "root"), bundle) == set()
 
 
 def test_twin_with_nodes_in_the_peer_group_of_the_host_it_does(bundle: Bundle, tmp_path: Path) -> None:
     with weakened_corten.build(*PEERS) as build:
-        assert "/dev/null" in reached(build.commands / "corten-runtime", bundle, tmp_path)
+        assert "/dev/null" in reached(Runtime(build.commands / "corten-runtime", tmp_path / "root"), bundle)
+
+
+def test_nothing_that_the_container_of_an_ordinary_user_mounts_reaches_the_host() -> None:
+    """Whose mount namespace is that of another user: there the kernel makes every mount a slave (mount_namespaces(7)).
+
+    So no step of ours can be taken out; that the container can mount at all is seen by what it counts.
+    """
+    folder = paths.scratch("rootless")
+    try:
+        bundle = rootless.bundle("sh", "-c", ATTACK, folder=folder / "bundle")
+        for name in ("grep", "mount"):
+            (bundle.path / "rootfs/bin" / name).symlink_to("busybox")
+        bundle.config["process"]["capabilities"] = {
+            name: ["CAP_SYS_ADMIN"] for name in ("bounding", "effective", "permitted")
+        }
+        bundle.save()
+        rootless.own(folder)
+        assert reached(UserRuntime(paths.COMMANDS / "corten-runtime", folder / "root"), bundle) == set()
+    finally:
+        shutil.rmtree(folder)
