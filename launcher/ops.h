@@ -75,7 +75,8 @@
         X(67, op_reconfigure_mount, CHILD) \
         X(68, op_fchdir, CHILD) \
         X(69, op_reopen_null, CHILD) \
-        X(70, op_attach_root_here, CHILD)
+        X(70, op_attach_root_here, CHILD) \
+        X(71, op_lock_mounts, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

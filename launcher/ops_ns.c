@@ -1,4 +1,6 @@
-/* Ops of id-mapped mounts: user namespaces that hold a mapping, and mounts that get one. */
+/* Ops of namespaces that a helper makes: user namespaces that hold a mapping, for id-mapped mounts, and a mount
+ * namespace in which what the host has set is locked.
+ */
 #include "ops.h"
 
 #include <linux/errno.h>
@@ -8,13 +10,13 @@
 #include <linux/sched.h>
 #include <linux/signal.h>
 
-/* In the new user namespace: opens it, tells its number in the table of descriptors, which is the launcher's, too,
- * and waits for its end. */
-__attribute__((noreturn)) static void hold_namespace(int proc_fd, int out_fd, long parent) {
+/* In the new namespaces: opens one, tells its number in the table of descriptors, which is the launcher's, too, and
+ * waits for its end. */
+__attribute__((noreturn)) static void hold_namespace(int proc_fd, const char *name, int out_fd, long parent) {
         int fd;
 
         sys(prctl, PR_SET_PDEATHSIG, SIGKILL);
-        fd = (int) sys(openat, proc_fd, "self/ns/user", O_RDONLY | O_CLOEXEC);
+        fd = (int) sys(openat, proc_fd, name, O_RDONLY | O_CLOEXEC);
         sys(write, out_fd, &fd, sizeof(fd));
         while (sys(getppid) == parent)
                 sys(ppoll, 0, 0, 0, 0, 0);
@@ -22,14 +24,36 @@ __attribute__((noreturn)) static void hold_namespace(int proc_fd, int out_fd, lo
         __builtin_unreachable();
 }
 
-/* The child's maps, and the descriptor that it opened or a negative errno. */
-static int furnish(int pid, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
+/* A child in new namespaces; with a table of descriptors in common nobody has to look into a process that may not be
+ * looked into. */
+static long make_holder(u64 flags, int proc_fd, const char *name, int out_fd) {
+        struct clone_args args = { .flags = flags | CLONE_FILES, .exit_signal = SIGCHLD };
+        long parent = sys(getpid), pid = sys(clone3, &args, sizeof(args));
+
+        if (!pid)
+                hold_namespace(proc_fd, name, out_fd, parent);
+        return pid;
+}
+
+static void end_holder(long pid) {
+        sys(kill, pid, SIGKILL);
+        while (sys(wait4, pid, 0, 0, 0) == -EINTR)
+                ;
+}
+
+/* The descriptor that the child opened, or a negative errno. */
+static int opened_by_holder(int read_fd) {
         int fd = -EIO;
         long count = read_some(read_fd, &fd, sizeof(fd));
 
         if (count != sizeof(fd))
                 return count < 0 ? (int) count : -EIO;
+        return fd;
+}
 
+/* The same, once the child has its maps. */
+static int furnish(int pid, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
+        int fd = opened_by_holder(read_fd);
         int r = fd < 0 ? fd : write_process(pid, proc_fd, "gid_map", gid_map);
 
         if (r >= 0)
@@ -49,19 +73,33 @@ int op_make_user_namespace(struct launch *l, struct cursor *c) {
                 return r;
 
         cleanup_close int read_fd = fds[0], write_fd = fds[1];
-        /* with a table of descriptors in common nobody has to look into a process that may not be looked into */
-        struct clone_args args = { .flags = CLONE_NEWUSER | CLONE_FILES, .exit_signal = SIGCHLD };
-        long parent = sys(getpid), pid = sys(clone3, &args, sizeof(args));
+        long pid = make_holder(CLONE_NEWUSER, proc_fd, "self/ns/user", write_fd);
 
-        if (!pid)
-                hold_namespace(proc_fd, write_fd, parent);
         if (pid < 0)
                 return (int) pid;
         r = furnish((int) pid, proc_fd, read_fd, uid_map, gid_map);
-        sys(kill, pid, SIGKILL);
-        while (sys(wait4, pid, 0, 0, 0) == -EINTR)
-                ;
+        end_holder(pid);
         return slot_set(l, slot, r);
+}
+
+int op_lock_mounts(struct launch *l, struct cursor *c) {
+        int proc_fd = slot_fd(l, get_number(c)), fds[2];
+        int r = c->error ? c->error : proc_fd < 0 ? proc_fd : (int) sys(pipe2, fds, O_CLOEXEC);
+
+        if (r < 0)
+                return r;
+
+        cleanup_close int read_fd = fds[0], write_fd = fds[1];
+        long pid = make_holder(CLONE_NEWUSER | CLONE_NEWNS, proc_fd, "self/ns/mnt", write_fd);
+
+        if (pid < 0)
+                return (int) pid;
+
+        cleanup_close int fd = opened_by_holder(read_fd);
+
+        r = fd < 0 ? fd : (int) sys(setns, fd, CLONE_NEWNS);
+        end_holder(pid);
+        return r;
 }
 
 int op_map_mount(struct launch *l, struct cursor *c) {

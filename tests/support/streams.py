@@ -65,6 +65,7 @@ ALONE: Mapping[str, str] = {
     "attacks/test_layers.py": _RACES,
     "attacks/test_own_binary.py": _RACES,
     "attacks/test_runtime_paths.py": _RACES,
+    "attacks/test_runtime_remount.py": _RACES,
     "attacks/test_visible_process.py": _RACES,
     "faults/test_adoption.py": "fifty containers at once",
     "faults/test_leak_checker.py": "it says how long a snapshot of the machine takes",

@@ -43,7 +43,7 @@ from corten.launch.mountops import (
     ReconfigureMount,
     Symlink,
 )
-from corten.launch.nsops import MapMount
+from corten.launch.nsops import LockMounts, MapMount
 from corten.launch.ops import Fchdir, Open, OpenDevice, SendFd
 from corten.launch.options import PROPAGATIONS, MountOptions
 from corten.launch.userops import ReopenNull
@@ -142,6 +142,11 @@ class Filesystem:
 
     def open_sources(self) -> None:
         """Everything that comes from the host, as detached mounts and checked devices."""
+        if self.userns and not self.rootless:
+            # an ordinary user's child opens them by itself, in a mount namespace that is such a copy
+            from corten.launch.enter import host_proc
+
+            self.b.add(LockMounts(host_proc(self.b)))
         for entry in self.entries:
             if entry.options.is_remount:
                 continue
@@ -292,14 +297,15 @@ class Filesystem:
         propagation = options.propagation or MS_SLAVE | MS_REC
         rec = int(bool(propagation & MS_REC)) if options.recursive else 0
         kind = propagation & ~MS_REC
+        on = entry.destination
         if (options.all_set or options.all_clear) and options.recursive:
-            self.b.add(MountSetattr(entry.slot, options.all_set, options.all_clear, 0, 1))
+            self.b.add(MountSetattr(entry.slot, options.all_set, options.all_clear, 0, 1, on=on))
         set_ = options.attr_set | (0 if options.recursive else options.all_set)
         clear = options.attr_clear | (0 if options.recursive else options.all_clear)
         if rec and (set_ or clear):
-            self.b.add(MountSetattr(entry.slot, set_, clear, 0, 0), MountSetattr(entry.slot, 0, 0, kind, 1))
+            self.b.add(MountSetattr(entry.slot, set_, clear, 0, 0, on=on), MountSetattr(entry.slot, 0, 0, kind, 1))
         else:
-            self.b.add(MountSetattr(entry.slot, set_, clear, kind, rec))
+            self.b.add(MountSetattr(entry.slot, set_, clear, kind, rec, on=on))
 
     def _open_cgroup(self, entry: Entry) -> None:
         if self.b.facts.cgroup_mode == "v2":

@@ -124,12 +124,16 @@ class FsMount(Op):
 
 
 class MountSetattr(Op):
-    """mount_setattr(2) of a mount by its descriptor; `propagation` is one MS_ flag or 0."""
+    """mount_setattr(2) of a mount by its descriptor; `propagation` is one MS_ flag or 0.
 
-    __slots__ = ("clear", "propagation", "recursive", "set", "slot")
+    `on` is where it will go, for the sentence.
+    """
+
+    __slots__ = ("clear", "on", "propagation", "recursive", "set", "slot")
     code, form, order = 9, "dnnnn", ("slot", "set", "clear", "propagation", "recursive")
 
-    def __init__(self, slot: str, set: int, clear: int, propagation: int, recursive: int) -> None:
+    def __init__(self, slot: str, set: int, clear: int, propagation: int, recursive: int, *, on: str = "") -> None:
+        self.on = on
         self.slot = slot
         self.set = set
         self.clear = clear
@@ -142,6 +146,13 @@ class MountSetattr(Op):
         words.append(propagation_name(self.propagation))
         words.append("recursive" if self.recursive else "")
         return " ".join(word for word in words if word)
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        if not self.on:
+            return super().failure(errno_text, detail)
+        locked = errno_text == "operation not permitted"  # EPERM: in a user namespace, of a mount that the host made
+        what = f"cannot change locked flags of the mount for {self.on}: " if locked else f"mount for {self.on}: "
+        return what + super().failure(errno_text, detail)
 
 
 class ReconfigureMount(Op):

@@ -1,4 +1,5 @@
-"""The steps of a launch plan for id-mapped mounts: user namespaces that only hold a mapping, and mounts that get one.
+"""The steps of a launch plan by which a helper makes a namespace: one that holds a mapping, for id-mapped mounts, and
+one in which what the host has set is locked.
 
 On the host's side, before any namespace is entered.  See `corten.launch.ops` for what an op is.
 """
@@ -26,6 +27,24 @@ class MakeUserNamespace(Op):
     def describe(self) -> str:
         maps = [text.strip().replace("\n", ", ") for text in (self.uid_map, self.gid_map)]
         return f"user namespace of uid {maps[0]}; gid {maps[1]} -> {self.slot}"
+
+
+class LockMounts(Op):
+    """The launcher goes to a copy of its mount namespace that belongs to another user namespace, made for this alone.
+
+    The kernel locks there what the host has set: a clone of such a mount keeps ro, nosuid, nodev, noexec and what lies
+    below it, whoever is root of the user namespace that it goes to (mount_namespaces(7), "Restrictions").  `proc` is a
+    procfs of the launcher's own pid namespace.
+    """
+
+    __slots__ = ("proc",)
+    code, form, order = 71, "d", ("proc",)
+
+    def __init__(self, proc: str) -> None:
+        self.proc = proc
+
+    def describe(self) -> str:
+        return "setns to a copy of the mounts in which the host's flags are locked"
 
 
 class MapMount(Op):

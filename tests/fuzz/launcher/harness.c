@@ -356,7 +356,7 @@ static usize change_ops(u8 *at, usize size, usize max_size, unsigned seed) {
                         usize rest = size - op - length;
 
                         if (seed % 4 == 0) {
-                                at[op] = (u8) (seed / 128 % 72);
+                                at[op] = (u8) (seed / 128 % 73);
                         } else if (seed % 4 == 1) {
                                 for (usize i = 0; i < rest; i++)
                                         at[op + i] = at[op + length + i];

@@ -208,7 +208,8 @@ class TestMounts:
     def test_recursive_readonly_does_not_take_propagation_along(self) -> None:
         found = self.one(type="bind", source="/src", options=["rbind", "rro", "private"])
         attrs = [op for op in of_type(MountSetattr, found) if op.slot == "mount.0"]
-        assert attrs == [MountSetattr("mount.0", 1, 0, 0, 1), MountSetattr("mount.0", 0, 0, 1 << 18, 0)]
+        mounts = [MountSetattr("mount.0", *each, on="/data") for each in ((1, 0, 0, 1), (0, 0, 1 << 18, 0))]
+        assert attrs == mounts
 
     @pytest.mark.parametrize(
         ("destination", "text"),
