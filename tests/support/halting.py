@@ -28,8 +28,8 @@ class Suicide(TraceReader):
 
     __slots__ = ("at", "launch", "report_fd", "started", "steps")
 
-    def __init__(self, at: int, report_fd: int) -> None:
-        super().__init__()
+    def __init__(self, at: int, report_fd: int, clone: int) -> None:
+        super().__init__(clone)
         self.at = at
         self.report_fd = report_fd
         self.launch: Launch | None = None
@@ -74,7 +74,7 @@ class HaltingLauncher(Launcher):
         if self.at < 0:
             return super().spawn(plan, fds, stdio=stdio)
         launch = super().spawn(plan, {**fds, HOLD: self.hold_fd}, stdio=stdio, transform=self._halting)
-        launch.reader = reader = Suicide(self.at, self.report_fd)
+        launch.reader = reader = Suicide(self.at, self.report_fd, plan.clone_index())
         reader.launch = launch
         return launch
 
