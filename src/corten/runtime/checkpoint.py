@@ -92,7 +92,7 @@ def options_of(flags: Options, request: criu.Request) -> None:
     """What the command line asks of CRIU; raises InvalidArgument in runc's words."""
     for name in ("lazy-pages", "status-fd"):
         if flags.given(name):
-            raise errors.NotImplemented(f"checkpoint --{name} is not supported yet")
+            raise errors.NotImplemented(f"--{name} is not supported yet")
     for name in FLAGS:
         if flags.is_set(name):
             request.number(name.replace("-", "_"), 1)

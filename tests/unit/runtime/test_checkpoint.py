@@ -102,8 +102,8 @@ def test_flags_of_the_command_line_become_options_of_criu() -> None:
         ("--empty-ns pid", 'namespace "pid" is not supported'),
         ("--page-server here", "Use --page-server ADDRESS:PORT to specify page server"),
         ("--page-server here:x", "Invalid port number"),
-        ("--lazy-pages", "checkpoint --lazy-pages is not supported yet"),
-        ("--status-fd 3", "checkpoint --status-fd is not supported yet"),
+        ("--lazy-pages", "--lazy-pages is not supported yet"),
+        ("--status-fd 3", "--status-fd is not supported yet"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: str, text: str) -> None:
