@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from corten.errors import FailedPrecondition, Unavailable
@@ -157,10 +157,18 @@ class Database:
             yield
 
     def probe(self) -> None:
-        """Waits for whoever else writes to the database, and no other caller waits for this.  Raises Unavailable."""
-        with self._in_words(), closing(sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_S)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+        """Whether somebody else holds the database, which raises Unavailable at once: nobody waits for him.
+
+        Not by a connection of its own: SQLite keeps the descriptor of one that is closed for as long as another has
+        locks (os_unix.c, "pending close").
+        """
+        with self._lock, self._in_words():
+            self._connection.execute("PRAGMA busy_timeout=0")
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute("ROLLBACK")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000}")
 
     @property
     def is_in_transaction(self) -> bool:

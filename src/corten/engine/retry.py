@@ -5,8 +5,8 @@
                                       └─── delay doubled ◄──┴────────────────────────────┘
 
 One queue for all, so that a database that never gets well costs one try a minute and not one per container; one line
-of the log per cause.  The probe has a connection of its own: where it waits for whoever holds the database, no lock of
-ours is held, and the loop goes on.
+of the log per cause.  The probe asks whether somebody holds the database and does not wait for him, as every try would,
+in the loop.
 """
 
 from __future__ import annotations

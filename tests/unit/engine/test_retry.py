@@ -94,17 +94,9 @@ async def test_a_database_that_somebody_holds_stops_neither_the_loop_nor_other_r
             slowest = max(slowest, time.monotonic() - began)
         assert disk.tries == 0
         assert slowest < 0.3
+        assert not database.is_in_transaction
         other.execute("ROLLBACK")
     async with asyncio.timeout(10):
         while not disk.done:
             await asyncio.sleep(0.01)
     database.close()
-
-
-def test_a_damaged_database_is_found_by_the_probe(tmp_path: Path) -> None:
-    database = Database(str(tmp_path / "corten.db"))
-    database.probe()
-    database.close()
-    (tmp_path / "corten.db").write_bytes(b"no database at all" * 1000)
-    with pytest.raises(Unavailable, match="not a database"):
-        database.probe()
