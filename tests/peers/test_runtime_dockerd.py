@@ -187,6 +187,27 @@ def sleeper(engine: Dockerd, runtime: str, *options: str) -> None:
     engine.docker(*words, check=True)
 
 
+@pytest.mark.parametrize("options", [(), ("--cap-drop", "ALL"), NONE], ids=["bridge", "no capability", "no network"])
+def test_a_container_in_the_pid_namespace_of_another_gives_what_it_gives_with_runc(
+    engine: Dockerd, options: tuple[str, ...]
+) -> None:
+    """Its network comes from a hook of dockerd, which finds the namespace by the pid that it is given."""
+    look = (
+        f"ip link | grep -c eth0; cat /proc/1/cmdline | tr '\\0' ' '; test -d /proc/$$ && echo own; {STATUS}; {MOUNTS}"
+    )
+    found = {}
+    for runtime in ("runc", "corten"):
+        sleeper(engine, runtime)
+        try:
+            words = ("run", "--rm", "--runtime", runtime, "--pid", "container:home", *options)
+            done = engine.docker(*words, IMAGE, "sh", "-c", look)
+        finally:
+            engine.docker("rm", "-f", "home", check=True)
+        found[runtime] = (done.returncode, done.stdout, normal(done.stderr))
+    assert found["corten"] == found["runc"]
+    assert found["corten"][1].splitlines()[:2] == ["0" if options == NONE else "1", "sleep 1000 own"]
+
+
 def test_an_update_gives_what_it_gives_with_runc(engine: Dockerd) -> None:
     """Texts, exit code, and every limit in the files after it."""
     seen: dict[str, list[Any]] = {"runc": [], "corten": []}
