@@ -182,7 +182,7 @@ class FakeSystemd:
             self._send(stream, 2, string(UNIT_PATH), reply)
         elif member == "Get":
             reply = [field(5, "u", struct.pack("<I", serial)), field(8, "g", b"\1v\0")]
-            self._send(stream, 2, b"\2ay\0" + struct.pack("<I", 16) + self.invocation, reply)
+            self._send(stream, 2, b"\2ay\0" + struct.pack("<I", len(self.invocation)) + self.invocation, reply)
         else:
             self._send(stream, 2, b"", [field(5, "u", struct.pack("<I", serial))])
         return True

@@ -39,6 +39,7 @@ OVER = (GONE, "org.freedesktop.systemd1.NoUnitForInvocationID", "org.freedesktop
 REPLACE = "replace"
 RUNNING = "/run/systemd/system"  # sd_booted(3)
 POLL_S = 0.01
+UNSEEN_S = 2.0
 NOBODYS = CgroupPaths("v2", {}, "")
 NOT_HYBRID = "the systemd cgroup manager needs cgroup v2: use cgroupfs"
 NOT_A_USER = "the systemd cgroup manager is for the machine's root: use cgroupfs, with a delegated cgroup for limits"
@@ -113,6 +114,18 @@ class Session:
         except dbus.BusError as error:
             if error.name not in OVER:
                 raise
+
+    def stop_empty(self, unit: str) -> None:
+        """Stops and forgets a unit in which nobody is; one that is gone is fine."""
+        self.reset_failed(unit)
+        try:
+            invocation = self.invocation(unit)
+        except dbus.BusError as error:
+            if error.name not in OVER:
+                raise
+            return
+        if invocation:  # an empty one would mean the unit that this process is in
+            self.stop(invocation)
 
     def reset_failed(self, unit: str) -> None:
         """Forgets that a unit failed; one that is gone is fine."""
@@ -237,10 +250,20 @@ class Systemd(managers.Manager):
             if state.invocation:
                 session.stop(state.invocation)
             else:
-                session.reset_failed(state.unit)  # it was never seen to start
+                self._stop_unseen(session, state)
             is_others = session.is_others(state.unit, state.invocation)
         if not is_others:
             Cgroup(state.cgroup).remove()
+
+    def _stop_unseen(self, session: Session, state: State) -> None:
+        """Its creator was killed before the record had its invocation.  A launcher without a creator ends; where that
+        was too early, systemd keeps the scope.  A unit in which somebody stays is not the container's."""
+        group, deadline = Cgroup(state.cgroup), time.monotonic() + UNSEEN_S
+        while group.pids():
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(POLL_S)
+        session.stop_empty(state.unit)
 
     def _forget(self, making: Creation) -> None:
         """The unit is somebody else's: whoever undoes this must not touch it."""

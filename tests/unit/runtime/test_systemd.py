@@ -144,13 +144,27 @@ def test_a_socket_whose_queue_is_full_is_an_error_in_time(tmp_path: Path) -> Non
         os.close(first)
 
 
-def test_a_unit_that_was_never_seen_to_start_is_only_forgotten(
+def test_a_unit_that_was_never_seen_to_start_is_stopped_where_nobody_is_in_it(
     fake: FakeSystemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "Session", lambda: session(fake))
+    monkeypatch.setattr(systemd, "UNSEEN_S", 0.05)
     record = State("", "a", "/", "/")
-    record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(tmp_path / "gone"))
+    record.manager, record.unit, record.cgroup = "systemd", "a.scope", CgroupPaths("v2", {}, str(tmp_path))
+    (tmp_path / "cgroup.procs").write_text("5\n")
     managers.of(record).remove(record)
+    assert "Stop" not in fake.members(), "it is somebody else's"
+    (tmp_path / "cgroup.procs").write_text("")
+    fake.calls.clear()
+    managers.of(record).remove(record)
+    assert fake.members()[:5] == ["ResetFailedUnit", "GetUnit", "Get", "GetUnitByInvocationID", "Stop"]
+
+
+def test_a_unit_without_an_invocation_is_not_stopped(fake: FakeSystemd) -> None:
+    """systemd takes an empty id for the unit of who asks."""
+    fake.invocation = b""
+    with session(fake) as talk:
+        talk.stop_empty("a.scope")
     assert fake.members() == ["ResetFailedUnit", "GetUnit", "Get"]
 
 
