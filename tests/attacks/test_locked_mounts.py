@@ -113,6 +113,7 @@ CLEARING = {
 @pytest.fixture
 def user(folder: Path, source: Path) -> tuple[UserRuntime, UserRuntime]:
     """Both runtimes, run by uid 65534."""
+    rootless.skip_unless_reached(paths.COMMANDS / "corten-runtime")
     runc = rootless.copy_for_user(peers.binary("runc"), folder)
     programs = (paths.COMMANDS / "corten-runtime", runc)
     made = [UserRuntime(program, folder / f"root of {program.name}") for program in programs]

@@ -80,6 +80,7 @@ def test_nothing_that_the_container_of_an_ordinary_user_mounts_reaches_the_host(
 
     So no step of ours can be taken out; that the container can mount at all is seen by what it counts.
     """
+    rootless.skip_unless_reached(paths.COMMANDS / "corten-runtime")
     folder = paths.scratch("rootless")
     try:
         bundle = rootless.bundle("sh", "-c", ATTACK, folder=folder / "bundle")

@@ -30,6 +30,7 @@ NO_VIEW = (
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
+    rootless.skip_unless_reached(paths.COMMANDS / "corten-runtime")
     made = rootless.own(paths.scratch("rootless"))
     yield made
     runtimes.remove_cgroups()

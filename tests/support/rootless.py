@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from support import peers, runtimes
 from support.runtimes import Bundle, Runtime
@@ -26,6 +29,13 @@ class UserRuntime(Runtime):
     def argv(self, *words: str) -> list[str]:
         """The command line of a call."""
         return argv("env", f"XDG_RUNTIME_DIR={self.root}", *super().argv(*words))
+
+
+def skip_unless_reached(program: Path | str) -> None:
+    """Skips a test whose checkout lies where an ordinary user cannot go."""
+    done = subprocess.run(argv(str(program), "--version"), capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        pytest.skip("an ordinary user cannot reach the checkout")
 
 
 def own(folder: Path) -> Path:
