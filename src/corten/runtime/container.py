@@ -42,6 +42,15 @@ __all__ = [
 
 SIGKILL = 9
 ENXIO = 6
+# of an init that waits for its start: what ends it, and what does nothing to it
+ENDING = frozenset(
+    fast.SIGNALS[name]
+    for name in ("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "TERM", "STKFLT", "SYS")
+)
+PASSED_OVER = frozenset(
+    fast.SIGNALS[name] for name in ("USR1", "USR2", "PIPE", "ALRM", "XCPU", "XFSZ", "VTALRM", "PROF", "IO", "PWR")
+)
+FIRST_REALTIME, LAST_SIGNAL = 35, 64  # of those before, the C library keeps two for itself
 
 
 class Created:
@@ -151,9 +160,13 @@ def kill(root: str, id: str, signum: int, all: bool = False) -> None:
     record = State.load(root, id)
     if all:
         Cgroup(record.cgroup).check_there("signal every process")
-        managers.of(record).group(record).signal_all(signum)
+        sent = before_start(signum) if record.status() == CREATED else signum
+        managers.of(record).group(record).signal_all(sent)
         return
-    allow("kill", id, record.status())
+    status = record.status()
+    allow("kill", id, status)
+    if status == CREATED:
+        signum = before_start(signum)
     pidfd = record.open_pidfd()
     if pidfd < 0:
         allow("kill", id, STOPPED)
@@ -167,6 +180,17 @@ def kill(root: str, id: str, signum: int, all: bool = False) -> None:
         posix.close(pidfd)
     if signum == SIGKILL:
         _after_kill(record)
+
+
+def before_start(signum: int) -> int:
+    """The signal that does to an init that waits for its start what `signum` does to runc's.
+
+    That one is a Go program: some signals end it, the others that would end a process by default are passed over.
+    Ours is a plain process: as pid 1 of a namespace it would ignore all of them, else none.
+    """
+    if signum in ENDING:
+        return SIGKILL
+    return 0 if signum in PASSED_OVER or FIRST_REALTIME <= signum <= LAST_SIGNAL else signum
 
 
 def _after_kill(record: State) -> None:

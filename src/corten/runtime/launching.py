@@ -258,6 +258,7 @@ class Creation:
             managers.of(self.state).make(self.prepared)
             self.trace.phase("launch")
             running = self._launch()
+            self._note_ready()
             self.trace.phase("")
             self.trace.save(self.state.path(TRACE_FILE))
         except BaseException as error:
@@ -341,13 +342,15 @@ class Creation:
                 posix.write(fd, b"\0")
             elif step.early:
                 running.follow_until(step.slot)
-                self._note_init(launch.acting_pid)  # for the time being: who kills the container finds this one
+                self._note_init(
+                    launch.acting_pid, is_ready=False
+                )  # for the time being: who kills the container finds this one
                 self._take_step(step, launch.acting_pid)
                 posix.write(fd, b"\0")
         deadline = time.monotonic() + EXEC_TIMEOUT_S
         while not running.pid:
             running.follow(deadline)
-        self._note_init(running.pid)
+        self._note_init(running.pid, is_ready=not has_hooks(self.prepared.plan) and all(s.early for s, _ in steps))
         for step, fd in steps:
             if not step.early and step.waits:
                 running.follow_until(step.slot)
@@ -363,11 +366,18 @@ class Creation:
         except CortenError as error:
             raise type(error)(f"{START_FAILURE}: {INIT_FAILURE}: {error}") from error
 
-    def _note_init(self, pid: int) -> None:
+    def _note_init(self, pid: int, *, is_ready: bool) -> None:
         """The init exists: its pid goes to state.json before anything else happens, then to the pid file."""
         self.state.pid = pid
         self.state.start_time = process_start(pid)[0]
+        self.state.ready = is_ready
         self.state.save()
+
+    def _note_ready(self) -> None:
+        """Nothing is left to do before the start: only now may there be one, and anything else."""
+        if not self.state.ready:
+            self.state.ready = True
+            self.state.save()
 
     def settle(self) -> None:
         """The container is there: what was done to the machine for it stays."""
@@ -396,7 +406,12 @@ def let_go(fifo: str) -> None:
 
 def exec_deadline(plan: Plan) -> float:
     """Until when (time.monotonic) a plan has to be executed; 0.0 with hooks, which have their own time, or any."""
-    return 0.0 if any(isinstance(op, Hook) for op in plan.ops) else time.monotonic() + EXEC_TIMEOUT_S
+    return 0.0 if has_hooks(plan) else time.monotonic() + EXEC_TIMEOUT_S
+
+
+def has_hooks(plan: Plan) -> bool:
+    """Whether the launcher or the process itself runs hooks."""
+    return any(isinstance(op, Hook) for op in plan.ops)
 
 
 def open_child(pid: int) -> int:

@@ -7,12 +7,15 @@
 
 A status is never stored.  It is derived, as runc derives it:
 
-    init alive?   frozen?   init waits at the FIFO?   status
-    not yet       -         -                         creating
-    yes           yes       -                         paused
-    yes           no        yes                       created
-    yes           no        no                        running
-    no            -         -                         stopped
+    init alive?   ready?   frozen?   init waits at the FIFO?   status
+    not yet       -        -         -                         creating
+    yes           no       -         -                         creating
+    yes           yes      yes       -                         paused
+    yes           yes      no        yes                       created
+    yes           yes      no        no                        running
+    no            -        -         -                         stopped
+
+Ready is what the record says once `create`, or `run`, has nothing left to do, its hooks among it.
 
 A FIFO that nobody reads is what a `start` left that was killed after it had let the init go.
 An init is known by pid and start time: a pid that the kernel gave to somebody else since is not ours.
@@ -63,7 +66,7 @@ REFUSALS: dict[str, dict[str, str]] = {
 }
 
 # fields that a record of an older version lacks: they then stand as the constructor sets them
-LATER = frozenset(("devices", "devices_from", "invocation", "manager", "origins", "rdt", "unit"))
+LATER = frozenset(("devices", "devices_from", "invocation", "manager", "origins", "rdt", "ready", "unit"))
 
 ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -107,6 +110,7 @@ class State:
         "poststop",
         "private_pid",
         "rdt",
+        "ready",
         "rootfs",
         "start_time",
         "terminal",
@@ -135,6 +139,7 @@ class State:
         self.poststart: list[dict[str, Any]] = []
         self.poststop: list[dict[str, Any]] = []
         self.private_pid = True
+        self.ready = True
         self.rdt: list[str] = []  # directories of resctrl that were made for it
         self.terminal = False
         self.unit = ""  # of systemd, whose name comes before the unit
@@ -181,6 +186,8 @@ class State:
             return CREATING
         if not is_alive(self.pid, self.start_time):
             return STOPPED
+        if not self.ready:
+            return CREATING
         if Cgroup(self.cgroup).is_frozen():
             return PAUSED
         return CREATED if is_read(self.path(START_FIFO)) else RUNNING

@@ -79,13 +79,16 @@ def test_the_status_follows_from_process_and_fifo(tmp_path: Path) -> None:
         made.start_time = state.process_start(process.pid)[0]
         os.mkfifo(made.path(state.START_FIFO))
         waits = os.open(made.path(state.START_FIFO), os.O_RDWR)
+        made.ready = False
         found = [made.status()]
+        made.ready = True
+        found.append(made.status())
         os.close(waits)
         found.append(made.status())
         os.unlink(made.path(state.START_FIFO))
         found.append(made.status())
         process.kill()
-        assert found == ["created", "running", "running"]  # the second: left by a start that was killed
+        assert found == ["creating", "created", "running", "running"]  # the third: left by a start that was killed
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert made.status() == "stopped", "a zombie does not run"
     assert made.status() == "stopped"
