@@ -37,7 +37,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 SUITES = ("bookworm", "trixie")  # the first one unless another is asked for
 BASE = ("python3", "python3-pip", "make", "ca-certificates")
 PREFIX = "corten-fresh-"
-HOME = "root/corten"  # of the clone, in the new machine
+HOME = "srv/corten"  # of the clone, in the new machine: where an ordinary user reaches it too
 
 # What makes apt and pip work here, when it is not Debian's default.
 COPIED = (
@@ -74,7 +74,7 @@ mount -t proc proc proc
 mount -t tmpfs -o mode=0755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs dev/shm
 if [ -n "$shared" ]; then
-    mount -t overlay -o "lowerdir=$shared,upperdir=$folder/upper,workdir=$folder/work" overlay root/corten/.cache
+    mount -t overlay -o "lowerdir=$shared,upperdir=$folder/upper,workdir=$folder/work" overlay srv/corten/.cache
     mount --bind "$shared/fresh/apt" var/cache/apt/archives
     mount --bind "$shared/fresh/pip" root/.cache/pip
 fi
@@ -82,7 +82,7 @@ mkdir -p mnt/old
 pivot_root . mnt/old
 umount --lazy /mnt/old
 hostname fresh
-cd /root/corten
+cd /srv/corten
 exec "$@"
 """
 
