@@ -53,7 +53,15 @@ echo sees $(cat /sys/fs/cgroup/pids.max)
 echo x > /dev/null && echo null writable
 echo 1 > /proc/sys/kernel/panic || echo sysctl refused
 for name in mnt pid net cgroup; do echo ns-$name $(readlink /proc/self/ns/$name); done
+echo left $(ls /tmp)
 """
+# a hook finds the root at its path, and what it mounts there stays; one of the container's own side runs filtered
+MOUNT = "mount -t tmpfs hookfs /root-fs/tmp; touch tmp/$(ls /root-fs/dev/null | wc -l); [ $(umask) = 0022 ]"
+FILTERED = "grep Seccomp: /proc/self/status > /tmp/filtered"
+HOOKS = {
+    kind: [{"path": "/bin/sh", "args": ["sh", "-ec", script], "env": ["PATH=/bin"]}]
+    for kind, script in (("createContainer", MOUNT), ("startContainer", FILTERED))
+}
 
 # spawns a plan as a shim does; pfd puts a pidfd on descriptor 5
 SCRIPT = """\
@@ -87,12 +95,15 @@ begin() {{
 finish() {{ kill -9 $(inside); while [ -n "$(inside)" ]; do sleep 0.1; done; }}
 go plain "" plain
 go userns "" userns
+go hooked "" hooked
+go hooked-userns "" hooked-userns
 begin sleeping
 first=$(inside); mkdir /run/ns
 for name in pid net ipc; do ln -s /proc/$first/ns/$name /run/ns/$name; done
 echo "= first"; for name in mnt pid net cgroup; do echo ns-$name $(readlink /proc/$first/ns/$name); done
 go exec "pfd $first" exec
 go joined "" joined
+go hooked-joined "" hooked-joined
 echo 1 > {cgroup}/pids.max
 go full "pfd $first" exec
 go full-second "pfd $first" exec-second
@@ -206,6 +217,9 @@ PLANS = {
     "sleeping": init(document("sleep", "1000")),
     "exec": entering(document("x"), 1000),
     "joined": init(joined()),
+    "hooked": init(document("sh", "-c", LOOK) | {"hooks": HOOKS}),
+    "hooked-userns": init(document("sh", "-c", LOOK, userns=True) | {"hooks": HOOKS}),
+    "hooked-joined": init(joined() | {"hooks": HOOKS}),
     "exec-second": entering(document("x"), 1000, "id", clone_into_cgroup=False),
     "sleeping-userns": init(document("sleep", "1000", userns=True)),
     "exec-userns": entering(document("x", userns=True), 0),
@@ -248,7 +262,10 @@ def failures(trace: str) -> list[tuple[int, int]]:
     return [(index, kind) for index, kind, _ in RECORD.iter_unpack(data) if 0 < kind < 4096]
 
 
-@pytest.mark.parametrize("name", ["plain", "userns", "exec", "joined", "exec-userns"])
+HOOKED = ["hooked", "hooked-userns", "hooked-joined"]
+
+
+@pytest.mark.parametrize("name", ["plain", "userns", "exec", "joined", "exec-userns", *HOOKED])
 class TestEverywhere:
     """What holds for every container and every exec."""
 
@@ -278,6 +295,11 @@ class TestEverywhere:
     def test_ids_are_mapped_where_asked(self, said: dict[str, dict[str, str]], name: str) -> None:
         mapped = "0 100000 65536" if "userns" in name else "0 0 4294967295"
         assert said[name]["map"] == mapped
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_what_hooks_mount_beneath_the_root_stays(said: dict[str, dict[str, str]], name: str) -> None:
+    assert said[name]["left"] == "1 filtered"
 
 
 def test_exec_is_in_the_containers_namespaces(said: dict[str, dict[str, str]]) -> None:
