@@ -213,4 +213,7 @@ def _layers_in_tables(engine: CortenEngine) -> set[str]:
 
 
 def _layers_on_disk(engine: CortenEngine) -> set[str]:
-    return {path.name for path in (engine.data_root / "snapshots").iterdir()} - {"staging"}
+    """Of snapshots; what is thrown away is removed when the engine has nothing better to do."""
+    trash = engine.data_root / "snapshots/trash"
+    wait_for(lambda: not any(trash.iterdir()), "empty trash")
+    return {path.name for path in (engine.data_root / "snapshots").iterdir()} - {"staging", "trash"}
