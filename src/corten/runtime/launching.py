@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from corten.runtime.options import CreateOptions
     from corten.runtime.parentsteps import Change, ParentStep
     from corten.runtime.prepare import Host, Prepared
+    from corten.spec.runtime import Config
 
 SIGKILL = 9
 ENOENT, ESRCH, EINVAL = 2, 3, 22
@@ -302,6 +303,8 @@ class Creation:
             self.options.notify.make_directory(state.directory)
             if not self.options.wait_for_start:
                 self.options.notify.bind(state.directory)
+        if self.options.rootfs_fd >= 0:
+            _make_place(config, state.bundle)
         if waits:
             posix.mkfifo(state.path(START_FIFO), 0o600)
             self.start_fd = posix.open(state.path(START_FIFO), posix.O_RDWR | posix.O_CLOEXEC)
@@ -402,6 +405,15 @@ def let_go(fifo: str) -> None:
     posix.write(fd, b"\0")
     posix.close(fd)
     posix.unlink(fifo)
+
+
+def _make_place(config: Config, bundle: str) -> None:
+    """The directory at which hooks find a root that comes as a descriptor; whoever made the bundle removes it."""
+    hooked = config.hooks.prestart or config.hooks.create_runtime or config.hooks.create_container
+    path = config.root.path if config.root is not None else ""
+    place = path if path.startswith("/") else f"{bundle}/{path}"
+    if hooked and place.startswith(f"{bundle}/"):
+        files.make_directories(place)
 
 
 def exec_deadline(plan: Plan) -> float:
