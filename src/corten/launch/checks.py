@@ -108,7 +108,7 @@ def sysctl_path(name: str) -> str:
 
 
 def _check_user(config: Config) -> None:
-    """A user namespace that is made has a root, for both kinds of ids; in the words of runc 1.2."""
+    """A user namespace that is made has a root, for both kinds of ids; in the words of runc."""
     linux = config.linux
     user = linux.namespace("user")
     if user is None and (linux.uid_mappings or linux.gid_mappings):
@@ -117,9 +117,9 @@ def _check_user(config: Config) -> None:
         return
     if not (linux.uid_mappings and linux.gid_mappings):
         raise InvalidArgument("user namespaces enabled, but no uid or gid mappings found")
-    for kind, mappings in (("uid", linux.uid_mappings), ("gid", linux.gid_mappings)):
+    for kind, mappings in (("user", linux.uid_mappings), ("group", linux.gid_mappings)):
         if all(entry.container_id for entry in mappings):
-            raise InvalidArgument(f"user namespaces enabled, but no mapping found for {kind} 0")
+            raise InvalidArgument(f"User namespaces enabled, but no {kind} mapping found.")
 
 
 def _check_time(config: Config) -> None:
