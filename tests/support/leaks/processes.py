@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,21 @@ def _read(pid: int) -> Process | None:
         ppid=int(fields[1]),
         state=fields[0],
         comm=head.partition("(")[2],
-        argv=tuple(text(f"/proc/{pid}/cmdline").rstrip("\0 ").split("\0")),
+        argv=_argv(pid, fields[0]),
         cgroups=text(f"/proc/{pid}/cgroup"),
         mnt=link(f"/proc/{pid}/ns/mnt"),
         net=link(f"/proc/{pid}/ns/net"),
     )
+
+
+def _argv(pid: int, state: str) -> tuple[str, ...]:
+    """The command line.  For a moment of execve(2), in which descriptors are closed already, it is empty."""
+    for _ in range(100):
+        words = text(f"/proc/{pid}/cmdline").rstrip("\0 ")
+        if words or state in "ZX" or not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.002)
+    return tuple(words.split("\0"))
 
 
 def descriptors(pid: int) -> Iterator[tuple[int, str]]:
