@@ -15,6 +15,9 @@ PACKAGES = (
     *("libllvm14", "libclang-cpp14", "libedit2", "libbsd0", "libz3-4", "libxml2", "libicu72"),
 )
 
+# The fuzzer is C++: this library is on every machine, what a compiler finds it by is not.
+RUNTIME = ("-l:libstdc++.so.6",)
+
 
 def root() -> Path:
     """The unpacked packages, fetched when they are not there yet."""
@@ -45,10 +48,11 @@ def build(output: Path, sources: Sequence[Path], *flags: str) -> None:
         "-O1",
         *sanitizers,
         *flags,
+        "-nostdlib++",
     ]
     libraries = ":".join(map(str, (*tree.glob("usr/lib/*-linux-gnu"), home / "lib")))
     done = subprocess.run(
-        [*argv, "-o", output, *sources],
+        [*argv, "-o", output, *sources, *RUNTIME],
         check=False,
         capture_output=True,
         text=True,

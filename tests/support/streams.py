@@ -60,6 +60,7 @@ LONG = (
 # What measures the machine, or loads it beyond measure: files and folders, with the reason.
 _RACES = "it counts how often a window is met in a fixed number of rounds; on a busy machine that may be never"
 ALONE: Mapping[str, str] = {
+    "system/test_demo.py": "it compares the machine before and after",
     "system/test_network_cost.py": "it has a budget of milliseconds",
     "attacks/test_images.py": _RACES,
     "attacks/test_layers.py": _RACES,
