@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,9 +55,11 @@ def shown(sides: list[Side], *args: str, flags: tuple[str, ...] = ()) -> str:
 
 
 def test_a_container_has_a_keyring_of_its_own_unless_told_otherwise(sides: list[Side]) -> None:
-    look = ("sh", "-c", "grep -c ' _ses.C' /proc/keys; true")
-    assert shown(sides, *look) == "1\n"
-    assert shown(sides, *look, flags=("--no-new-keyring",)) == "0\n"
+    for flags, expected in (((), "1\n"), (("--no-new-keyring",), "0\n")):
+        for side in sides:
+            name = f"keys{os.urandom(4).hex()}"  # of nobody else, nor of a keyring that is just going
+            bundle = side.bundle("sh", "-c", f"grep -c _ses.{name} /proc/keys; true")
+            assert side.runtime("run", *flags, "-b", str(bundle.path), name).stdout == expected, side.name
 
 
 def test_without_pivot_root_the_root_is_moved(sides: list[Side]) -> None:
