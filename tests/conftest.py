@@ -102,7 +102,7 @@ def nothing_is_left() -> Iterator[None]:
 
 def leftovers(mark: str) -> list[str]:
     """Processes, mounts, cgroups, network namespaces and folders with `mark` in their names."""
-    found = [f"process {pid}" for pid in process.processes(mark)]
+    found = [f"process {pid}" for pid in {*process.processes(mark), *process.holders(mark)}]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     found += [f"mount {line.split()[4]}" for line in mounts if mark in line]
     found += [f"cgroup {path}" for path in process.cgroups_named(mark)]

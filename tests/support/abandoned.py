@@ -19,6 +19,7 @@ def remove() -> list[str]:
     )
     for name in names:
         process.kill_all(name)
+        process.kill(process.holders(name))
         process.remove_cgroups(name)
         process.unmount_below(Path("/tmp", name))
         if (netns.RUN / name).exists():

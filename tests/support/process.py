@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,15 +81,31 @@ def is_alive(pid: int) -> bool:
 
 def processes(mark: str) -> Iterator[int]:
     """Pids whose command line has `mark` in it, this process and zombies left out."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if mark.encode() in command:
-            yield int(entry.name)
+    for entry in _others():
+        with suppress(OSError):  # it ends
+            if mark.encode() in (entry / "cmdline").read_bytes():
+                yield int(entry.name)
+
+
+def holders(mark: str) -> Iterator[int]:
+    """Pids that have something open, or are, at a path with `mark` in it: a launcher's command line tells nothing."""
+    for entry in _others():
+        with suppress(OSError):
+            links = [entry / "cwd", entry / "root", *(entry / "fd").iterdir()]
+            if any(mark in _target(link) for link in links):
+                yield int(entry.name)
+
+
+def _others() -> Iterator[Path]:
+    """Directories in /proc of every process but this one."""
+    return (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != os.getpid())
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def kill_all(mark: str, timeout: float = 10) -> list[int]:
@@ -98,7 +114,12 @@ def kill_all(mark: str, timeout: float = 10) -> list[int]:
     `mark` must be a random path of the caller's own: nothing else may match.
     """
     assert len(mark) >= 16, f"{mark!r} is too short to be somebody's own"
-    killed = list(processes(mark))
+    return kill(processes(mark), timeout)
+
+
+def kill(pids: Iterable[int], timeout: float = 10) -> list[int]:
+    """SIGKILLs these processes and waits; the pids."""
+    killed = list(pids)
     for pid in killed:
         try:
             os.kill(pid, signal.SIGKILL)
