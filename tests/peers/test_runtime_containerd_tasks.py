@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import paths, peers, process
+from support.console import in_terminal
 from support.containerd import IMAGE, Containerd
 
 RUNTIMES = {"runc": peers.binary("runc"), "corten": paths.COMMANDS / "corten-runtime"}
@@ -158,38 +156,17 @@ def test_the_runtime_keeps_its_records_where_it_is_told(containerd: Containerd) 
         assert not (root / "default/task").exists(), runtime
 
 
-def typed(containerd: Containerd, *words: str) -> tuple[int, str]:
-    """Exit code and output of ctr in a terminal of 31 lines and 77 columns."""
-    master, slave = os.openpty()
-    subprocess.run(["stty", "rows", "31", "cols", "77"], stdin=slave, check=True)
-    child = subprocess.Popen(
-        containerd.argv(*words), stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=containerd.env
-    )
-    os.close(slave)
-    seen, until = b"", time.monotonic() + 30
-    try:
-        while select.select([master], [], [], max(0.0, until - time.monotonic()))[0]:
-            try:
-                seen += os.read(master, 4096)
-            except OSError:  # nobody has the other side any more
-                break
-        return child.wait(10), seen.decode()
-    finally:
-        child.kill()
-        child.wait()
-        os.close(master)
-
-
 def test_a_terminal_is_as_with_runc(containerd: Containerd) -> None:
     looks = []
     script = "sleep 1; tty; stty size; exit 5"
     for runtime, program in RUNTIMES.items():
         cgroup = ("--cgroup", f"/{containerd.folder.name}/tty")
         words = ("run", "--rm", "--tty", "--runc-binary", str(program), *cgroup, IMAGE, "tty")
-        first = typed(containerd, *words, "sh", "-c", script)
+        first = in_terminal(containerd.argv(*words, "sh", "-c", script), containerd.env)
         assert start(containerd, runtime).returncode == 0
         try:
-            second = typed(containerd, *EXEC, "e1", "--tty", "task", "sh", "-c", script)
+            exec_words = (*EXEC, "e1", "--tty", "task", "sh", "-c", script)
+            second = in_terminal(containerd.argv(*exec_words), containerd.env)
         finally:
             end(containerd)
         looks.append((first, second))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import select
-import struct
 import subprocess
-import termios
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from support import images, paths, peers
+from support.console import in_terminal
 from support.dockerd import Dockerd, client_environment
 
 IMAGE = images.BUSYBOX_REF
@@ -298,26 +293,8 @@ def test_attach_without_a_terminal_gives_what_it_gives_with_runc(engine: Dockerd
 
 
 def typed(engine: Dockerd, *words: str) -> tuple[int, str]:
-    """Exit code and output of the docker CLI in a terminal of 31 lines and 77 columns."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 31, 77, 0, 0))
-    argv = [str(peers.docker_cli()), "-H", engine.host, *words]
-    child = subprocess.Popen(
-        argv, stdin=slave, stdout=slave, stderr=slave, env=client_environment(), start_new_session=True
-    )
-    os.close(slave)
-    seen, until = b"", time.monotonic() + 30
-    try:
-        while select.select([master], [], [], max(0.0, until - time.monotonic()))[0]:
-            try:
-                seen += os.read(master, 4096)
-            except OSError:  # nobody has the other side any more
-                break
-        return child.wait(10), seen.decode()
-    finally:
-        child.kill()
-        child.wait()
-        os.close(master)
+    """Exit code and output of the docker CLI in a terminal."""
+    return in_terminal([str(peers.docker_cli()), "-H", engine.host, *words], client_environment())
 
 
 def test_a_terminal_has_the_size_that_it_has_with_runc(engine: Dockerd) -> None:

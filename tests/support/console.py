@@ -1,12 +1,20 @@
-"""The other end of `--console-socket`: who takes a container's terminal."""
+"""Terminals: the other end of `--console-socket`, and one that a command line is given."""
 
 from __future__ import annotations
 
 import array
+import fcntl
 import os
+import select
 import socket
+import struct
+import subprocess
+import termios
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+ROWS, COLUMNS = 31, 77  # as no terminal has them by itself
 
 
 class ConsoleSocket:
@@ -38,3 +46,23 @@ def read_until(fd: int, wanted: bytes) -> bytes:
         assert time.monotonic() < deadline, data
         data += os.read(fd, 1000)
     return data
+
+
+def in_terminal(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Exit code of a program in a terminal of ROWS and COLUMNS, and all that this shows."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
+    child = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
+    os.close(slave)
+    seen, until = b"", time.monotonic() + 30
+    try:
+        while select.select([master], [], [], max(0.0, until - time.monotonic()))[0]:
+            try:
+                seen += os.read(master, 4096)
+            except OSError:  # nobody has the other side any more
+                break
+        return child.wait(10), seen.decode()
+    finally:
+        child.kill()
+        child.wait()
+        os.close(master)
