@@ -186,21 +186,6 @@ class StoppingLauncher(Launcher):
         return Plan(tuple(ops), plan.inputs, plan.preserve_fds)
 
 
-class StoppingHost(Host):
-    """A host with this launcher."""
-
-    __slots__ = ("stopping",)
-
-    def __init__(self, seccomp_cache: str, launcher: StoppingLauncher) -> None:
-        super().__init__(seccomp_cache=seccomp_cache)
-        self.stopping = launcher
-
-    @property
-    def launcher(self) -> Launcher:
-        """The one that stops."""
-        return self.stopping
-
-
 class Bench:
     """A bundle, a host whose launcher stops, and what is there now of everything that a launch makes."""
 
@@ -212,7 +197,7 @@ class Bench:
         self.root = self.folder / "state"
         self.root.mkdir()
         self.launcher = StoppingLauncher()
-        self.host = StoppingHost(str(self.folder / "seccomp"), self.launcher)
+        self.host = Host(seccomp_cache=str(self.folder / "seccomp"), launcher=self.launcher)
         config = launching.default_config("sleep", "1000")
         config["linux"]["cgroupsPath"] = f"/{GROUP}/one"
         config["linux"]["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}

@@ -24,12 +24,13 @@ import pytest
 from corten.launch.ops import Wait
 from corten.runtime import container, managers
 from corten.runtime.options import CreateOptions, ExecOptions
+from corten.runtime.prepare import Host
 from corten.runtime.state import STATE_FILE
 from corten.spec.process import parse_process
 from corten.sys.namespace import unshare
 from corten.sys.netns import setns
 from support import killpoints, machinestate, paths, process, rootless, runtimes, summary
-from support.halting import HaltingHost, HaltingLauncher, killed_before
+from support.halting import HaltingLauncher, killed_before
 from support.machinestate import Snapshot
 from support.netns import InNetNs, NetNs
 from support.rootless import UserRuntime
@@ -286,7 +287,7 @@ def lab() -> Iterator[Lab]:
 def work(lab: Lab, verb: str, launcher: HaltingLauncher) -> None:
     """The verb, by the runtime's own code; stdio is nobody's."""
     lab.become()
-    host = HaltingHost(str(lab.folder / "seccomp"), launcher)
+    host = Host(seccomp_cache=str(lab.folder / "seccomp"), launcher=launcher)
     host.facts.resctrl = lab.resctrl
     null = os.open(os.devnull, os.O_RDWR)
     stdio = (null, null, null)

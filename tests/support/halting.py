@@ -14,7 +14,6 @@ from typing import Any
 
 from corten.launch.ops import Op, Plan, Wait
 from corten.launch.spawn import Launch, Launcher, Started, Step, TraceReader
-from corten.runtime.prepare import Host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,21 +80,6 @@ class HaltingLauncher(Launcher):
     def _halting(self, plan: Plan) -> Plan:
         ops: list[Op] = [*plan.ops[: self.at], Wait(HOLD, "the test"), *plan.ops[self.at :]]
         return Plan(tuple(ops), (*plan.inputs, HOLD), plan.preserve_fds)
-
-
-class HaltingHost(Host):
-    """A host with this launcher."""
-
-    __slots__ = ("halting",)
-
-    def __init__(self, seccomp_cache: str, halting: HaltingLauncher) -> None:
-        super().__init__(seccomp_cache=seccomp_cache)
-        self.halting = halting
-
-    @property
-    def launcher(self) -> Launcher:
-        """The one that halts."""
-        return self.halting
 
 
 def killed_before(work: Callable[[HaltingLauncher], None], at: int, hold_fd: int) -> dict[str, Any]:
