@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from support import process
+from support import images, process
 
 TIMEOUT_S = 120.0
 
@@ -31,3 +33,14 @@ class Containerd:
         done = self.ctr(*words)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.daemon.log_tail()}"
         return done.stdout
+
+
+@contextmanager
+def with_busybox(folder: Path) -> Iterator[Containerd]:
+    """A containerd that has the busybox image, until the block ends."""
+    made = Containerd(folder)
+    try:
+        made.check("images", "import", str(images.busybox()))
+        yield made
+    finally:
+        made.daemon.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import images
+from support import guestctr, images
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
 from support.guestcounter import COUNT, Counter, wait_until
 from support.guestctr import Containerd
@@ -118,12 +118,8 @@ def test_a_container_that_does_not_run_is_not_dumped(either: Lab) -> None:
 
 @pytest.fixture
 def containerd(tmp_path: Path) -> Iterator[Containerd]:
-    made = Containerd(tmp_path)
-    try:
-        made.check("images", "import", str(images.busybox()))
+    with guestctr.with_busybox(tmp_path) as made:
         yield made
-    finally:
-        made.daemon.stop()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support import images, paths, units
+from support import guestctr, images, paths, units
 from support.guestctr import Containerd
 from support.guestdocker import TIMEOUT_S, Docker
 from support.process import wait_for
@@ -180,12 +180,8 @@ def test_a_container_of_podman_that_ends_by_itself_leaves_nothing(podman: Podman
 
 @pytest.fixture
 def containerd(tmp_path: Path) -> Iterator[Containerd]:
-    made = Containerd(tmp_path)
-    try:
-        made.check("images", "import", str(images.busybox()))
+    with guestctr.with_busybox(tmp_path) as made:
         yield made
-    finally:
-        made.daemon.stop()
 
 
 @pytest.mark.slow
