@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import pytest
 
-from support import machine, summary
+from support import machine
+from support.boots import boot
 
+TITLE = "engine on cgroup v2"
 SHORT_S, LONG_S = 500.0, 2400.0  # a minute and three on a quiet machine
 
 
 @pytest.fixture(scope="module")
 def short() -> machine.Run:
     """One boot with the tests that are not marked slow."""
-    return _reported(machine.run(["-m", "not slow"], timeout_s=SHORT_S))
+    return boot(TITLE, slow=False, timeout_s=SHORT_S)
 
 
 @pytest.fixture(scope="module")
 def long() -> machine.Run:
     """One boot with the others."""
-    return _reported(machine.run(["-m", "slow"], timeout_s=LONG_S))
-
-
-def _reported(run: machine.Run) -> machine.Run:
-    for outcome in run.outcomes.values():
-        summary.add("engine on cgroup v2", f"{outcome.outcome:8} {outcome.seconds:6.1f} s  {outcome.name}")
-    return run
+    return boot(TITLE, slow=True, timeout_s=LONG_S)
 
 
 @pytest.mark.timeout(SHORT_S + 60)
