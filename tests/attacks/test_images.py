@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from support import images, paths, summary, weakened, weakened_corten
+from support import images, paths, programs, summary, weakened, weakened_corten
 from support import tarballs as t
 from support.engine import CortenEngine
 from support.hostile import ESCAPES, Place, look
@@ -161,9 +161,7 @@ def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -
     volume = outside.with_name(outside.name + "-volume")
     (volume / "d").mkdir(parents=True)
     (volume / "link").symlink_to(outside)
-    program = volume / "swap"
-    source = Path(__file__).with_name("swap.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", program, source], check=True)
+    programs.build(Path(__file__).with_name("swap.c"), volume / "swap")
     options = ("--network", "none", "-v", f"{volume}:/data")
     try:
         attacker = (
@@ -215,8 +213,7 @@ def test_twin_without_the_resolver_a_swapped_volume_leads_out(weak_engine: MakeW
 
 def overwritten(engine: CortenEngine, folder: Path, seconds: int = ATTACK_S) -> tuple[int, str]:
     """(launchers caught, the outcome) of execs in a container that waits for them."""
-    source = Path(__file__).with_name("overwrite.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", folder / "overwrite", source], check=True)
+    programs.build(Path(__file__).with_name("overwrite.c"), folder / "overwrite")
     victim = images.Entry("bin/victim", b"#!/proc/self/exe\n", mode=0o755)
     image = load(engine, "overwrite:1", victim)
     options = ("-d", "--name", "attacker", "--network", "none", "-v", f"{folder}:/attack")

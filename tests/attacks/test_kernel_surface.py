@@ -7,7 +7,6 @@ twin is a container with every capability and without the filter, in which each 
 from __future__ import annotations
 
 import errno
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ HARMLESS = {"umount": errno.ENOENT, "mount": errno.ENODEV, "setns": errno.EBADF,
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     made = Machine()
-    source = Path(__file__).with_name("surface.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", made.rootfs / "bin" / "surface", source], check=True)
+    made.add_program(Path(__file__).with_name("surface.c"))
     yield made
     made.close()
 

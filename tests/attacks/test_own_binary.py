@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +24,7 @@ SECONDS = 8
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     made = Machine()
-    source = Path(__file__).with_name("overwrite.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", made.rootfs / "bin" / "overwrite", source], check=True)
+    made.add_program(Path(__file__).with_name("overwrite.c"))
     victim = made.rootfs / "bin" / "victim"
     victim.write_text("#!/proc/self/exe\n")
     victim.chmod(0o755)

@@ -41,8 +41,7 @@ Transform = Callable[[Plan], Plan]
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     made = Machine()
-    source = Path(__file__).with_name("visible.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", made.rootfs / "bin" / "visible", source], check=True)
+    made.add_program(Path(__file__).with_name("visible.c"))
     yield made
     made.close()
 

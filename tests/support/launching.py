@@ -29,7 +29,7 @@ from corten.launch.spawn import Done, Failed, Launch, Launcher, Started, Step, W
 from corten.runtime.hostfacts import gather, kernel_version
 from corten.spec.process import parse_process
 from corten.spec.runtime import Config, parse_config
-from support import images, paths
+from support import images, paths, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,6 +221,10 @@ class Machine:
         self.cgroup_v2_dir = ""
         fill_root(self.rootfs)
         self._make_cgroups(self.bundle.name)
+
+    def add_program(self, source: Path) -> None:
+        """A C program of the test, at /bin and its name."""
+        programs.build(source, self.rootfs / "bin" / source.stem)
 
     def config(self, *args: str, **process: Any) -> dict[str, Any]:
         """`default_config`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support import paths, peers, process, runtimes
+from support import paths, peers, process, programs, runtimes
 from support.runtimes import Bundle, Runtime
 
 SIDES = ["ours", "theirs"]
@@ -191,8 +191,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The service, without libraries."""
     folder = tmp_path_factory.mktemp("notify")
     (folder / "notify.c").write_text(NOTIFY_C)
-    subprocess.run(["gcc", "-static", "-o", str(folder / "notify"), str(folder / "notify.c")], check=True)
-    return folder / "notify"
+    return programs.build(folder / "notify.c", folder / "notify")
 
 
 def spawn(side: Runtime, manager: Manager, *words: str) -> subprocess.Popen[bytes]:
