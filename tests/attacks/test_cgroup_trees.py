@@ -7,7 +7,6 @@ The twin walks as one writes it at first, by paths and recursion.
 from __future__ import annotations
 
 import resource
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +44,8 @@ RECURSION: tuple[Edit, ...] = (
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = paths.scratch("trees")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("trees") as made:
+        yield made
 
 
 def nesting(folder: Path, tree: dict[str, object]) -> Bundle:

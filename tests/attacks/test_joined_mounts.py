@@ -7,7 +7,6 @@ root filesystem of this one.  Everything here runs in a mount namespace of its o
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +27,8 @@ VICTIM = ("unshare", "--mount", "--propagation", "private", "sh", "-c", "echo re
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = paths.scratch("joined")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("joined") as made:
+        yield made
 
 
 def attack(folder: Path, commands: Path) -> str:

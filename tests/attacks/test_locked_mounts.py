@@ -8,7 +8,6 @@ its own.  A plan whose launcher opens them has to say so (`LockMounts`); the twi
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +32,8 @@ FLAGS = "ro,nosuid,nodev,noexec"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    made = paths.scratch("locked")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("locked") as made:
+        yield made
 
 
 @pytest.fixture

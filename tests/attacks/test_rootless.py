@@ -7,7 +7,6 @@ processes, or make cgroups, in what the machine handed to the user.  The twin ta
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +30,8 @@ NO_VIEW = (
 @pytest.fixture
 def folder() -> Iterator[Path]:
     rootless.skip_unless_reached(paths.COMMANDS / "corten-runtime")
-    made = rootless.own(paths.scratch("rootless"))
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("rootless") as made:
+        yield rootless.own(made)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ its files are the container's.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,10 +35,8 @@ READS_ACCOUNTS: tuple[Edit, ...] = (
 
 @pytest.fixture
 def bundle() -> Iterator[Bundle]:
-    folder = paths.scratch("hostside")
-    yield runtimes.bundle("true", folder=folder)
-    runtimes.remove_cgroups()
-    shutil.rmtree(folder)
+    with runtimes.folder_of_containers("hostside") as folder:
+        yield runtimes.bundle("true", folder=folder)
 
 
 def opened_by_python(lines: list[str]) -> list[str]:

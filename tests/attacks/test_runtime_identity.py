@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,13 +98,11 @@ class TestNumbersOfUsers:
     @pytest.fixture
     def folder(self) -> Iterator[Path]:
         """A bundle whose /etc/passwd has numbers for names, each with root's id."""
-        made = paths.scratch("identity")
-        runtimes.sleeper(made)
-        passwd = made / "bundle/rootfs/etc/passwd"
-        passwd.write_text("".join(f"{name}:x:0:0::/:/bin/sh\n" for name in ("root", "x", "1000", "4294967296")))
-        yield made
-        runtimes.remove_cgroups()
-        shutil.rmtree(made)
+        with runtimes.folder_of_containers("identity") as made:
+            runtimes.sleeper(made)
+            passwd = made / "bundle/rootfs/etc/passwd"
+            passwd.write_text("".join(f"{name}:x:0:0::/:/bin/sh\n" for name in ("root", "x", "1000", "4294967296")))
+            yield made
 
     @pytest.fixture
     def runtime(self, folder: Path) -> Iterator[Runtime]:

@@ -8,7 +8,6 @@ strace(1) kills the command when it enters the n-th call of a kind, for every n 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -31,18 +30,15 @@ HOOK = {"path": "/bin/sh", "args": ["sh", "-c", "exit 0"]}
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A new folder, removed with the cgroups of its containers."""
-    made = paths.scratch("killed")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("killed") as made:
+        yield made
 
 
 @pytest.fixture
 def corten(folder: Path) -> Iterator[Runtime]:
     """`corten-runtime` with a state root of its own."""
-    made = Runtime(paths.COMMANDS / "corten-runtime", folder / "root")
-    yield made
-    made.close()
+    with Runtime(paths.COMMANDS / "corten-runtime", folder / "root") as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from support import paths, process
 
@@ -112,6 +113,12 @@ class Runtime:
         self.program = str(program)
         self.root = root
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def argv(self, *words: str) -> list[str]:
         """The command line of a call."""
         return [self.program, "--root", str(self.root), *words]
@@ -174,6 +181,17 @@ class Runtime:
         """Deletes every container."""
         for id in self("list", "-q").stdout.split():
             self("delete", "--force", id)
+
+
+@contextmanager
+def folder_of_containers(kind: str) -> Iterator[Path]:
+    """A new folder for bundles and state roots, removed with the cgroups of its containers."""
+    made = paths.scratch(kind)
+    try:
+        yield made
+    finally:
+        remove_cgroups()
+        shutil.rmtree(made)
 
 
 def remove_cgroups() -> None:

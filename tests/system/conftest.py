@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +16,12 @@ collect_ignore = ["guest"]  # runs inside the virtual machine
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A new folder for bundles and state roots, removed with the cgroups of its containers."""
-    made = paths.scratch("runtime")
-    yield made
-    runtimes.remove_cgroups()
-    shutil.rmtree(made)
+    with runtimes.folder_of_containers("runtime") as made:
+        yield made
 
 
 @pytest.fixture
 def corten(folder: Path) -> Iterator[Runtime]:
     """`corten-runtime` with a state root of its own; its containers are deleted after the test."""
-    made = Runtime(paths.COMMANDS / "corten-runtime", folder / "root")
-    yield made
-    made.close()
+    with Runtime(paths.COMMANDS / "corten-runtime", folder / "root") as made:
+        yield made

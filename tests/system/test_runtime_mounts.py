@@ -142,10 +142,8 @@ class Beside:
 
 @pytest.fixture(scope="module")
 def beside() -> Iterator[Beside]:
-    folder = paths.scratch("mounts")
-    yield Beside(folder)
-    shutil.rmtree(folder)
-    runtimes.remove_cgroups()
+    with runtimes.folder_of_containers("mounts") as folder:
+        yield Beside(folder)
 
 
 def words_of_runc() -> list[str]:
