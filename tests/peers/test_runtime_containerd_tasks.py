@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import paths, peers, process
-from support.console import in_terminal
+from support.console import SIZE, in_terminal
 from support.containerd import IMAGE, Containerd
 
 RUNTIMES = {"runc": peers.binary("runc"), "corten": paths.COMMANDS / "corten-runtime"}
@@ -158,7 +158,7 @@ def test_the_runtime_keeps_its_records_where_it_is_told(containerd: Containerd) 
 
 def test_a_terminal_is_as_with_runc(containerd: Containerd) -> None:
     looks = []
-    script = "sleep 1; tty; stty size; exit 5"
+    script = f"tty; {SIZE}; exit 5"
     for runtime, program in RUNTIMES.items():
         cgroup = ("--cgroup", f"/{containerd.folder.name}/tty")
         words = ("run", "--rm", "--tty", "--runc-binary", str(program), *cgroup, IMAGE, "tty")

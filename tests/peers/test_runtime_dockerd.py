@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support import images, paths, peers
-from support.console import in_terminal
+from support.console import SIZE, in_terminal
 from support.dockerd import Dockerd, client_environment
 
 IMAGE = images.BUSYBOX_REF
@@ -299,7 +299,7 @@ def typed(engine: Dockerd, *words: str) -> tuple[int, str]:
 
 def test_a_terminal_has_the_size_that_it_has_with_runc(engine: Dockerd) -> None:
     """From its first moment with 26.1, which writes consoleSize; a little later with 20.10, which resizes."""
-    script = "stty size" if engine.version == "26.1" else "sleep 2; stty size"
+    script = "stty size" if engine.version == "26.1" else SIZE
     seen = []
     for runtime in ("runc", "corten"):
         run = typed(engine, "run", "--rm", "-it", "--runtime", runtime, *NONE, IMAGE, "sh", "-c", script)

@@ -15,6 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROWS, COLUMNS = 31, 77  # as no terminal has them by itself
+# The size of a terminal, for a shell inside: once it has one, which engines give it after its process was started.
+SIZE = (
+    'n=0; until size=$(stty size 2>/dev/null) && [ "$size" ] || [ $((n += 1)) -gt 100 ]; do sleep 0.1; done; echo $size'
+)
 
 
 class ConsoleSocket:
