@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -61,9 +60,7 @@ LIFE: list[tuple[str, ...]] = [
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[RootlessPodman]:
-    command = rootless.argv(str(paths.COMMANDS / CORTEN), "--version")
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("an ordinary user cannot reach the checkout")
+    rootless.skip_unless_reached(paths.COMMANDS / CORTEN)
     with RootlessPodman() as instance:
         yield instance
 

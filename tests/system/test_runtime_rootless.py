@@ -27,11 +27,9 @@ def place(folder: Path) -> Path:
 
 @pytest.fixture
 def corten(place: Path) -> Iterator[UserRuntime]:
-    made = UserRuntime(paths.COMMANDS / "corten-runtime", place / "root")
-    if subprocess.run(rootless.argv(made.program, "--version"), capture_output=True, check=False).returncode:
-        pytest.skip("an ordinary user cannot reach the checkout")
-    yield made
-    made.close()
+    rootless.skip_unless_reached(paths.COMMANDS / "corten-runtime")
+    with UserRuntime(paths.COMMANDS / "corten-runtime", place / "root") as made:
+        yield made
 
 
 @pytest.fixture
