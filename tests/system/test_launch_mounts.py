@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from corten.launch.ops import Plan
+from corten.launch.userops import SetCaps, SetRlimit
 from support.launching import Machine, mount
 from support.newmount import detached_overlay
 
@@ -44,11 +46,14 @@ class TestSentences:
         assert machine.run(document).failure.startswith("mount tmpfs on /etc/passwd/x: not a directory (step ")
 
     def test_limit_that_cannot_be_raised(self, machine: Machine) -> None:
-        if machine.facts.can_raise_rlimits:
-            pytest.skip("limits can be raised here")
+        def without_capabilities(plan: Plan) -> Plan:
+            at = next(number for number, op in enumerate(plan.ops) if isinstance(op, SetRlimit))
+            return Plan((*plan.ops[:at], SetCaps(0, 0, 0), *plan.ops[at:]), plan.inputs, plan.preserve_fds)
+
         limits = [{"type": "RLIMIT_NOFILE", "soft": 1 << 20, "hard": 1 << 20}]
         text = "error setting rlimits for ready process: error setting rlimit type 7: operation not permitted"
-        assert machine.sh("true", rlimits=limits).failure == text
+        plan = machine.plan(machine.config("true", rlimits=limits))
+        assert machine.spawn(plan, transform=without_capabilities).finish().failure == text
 
     def test_failed_child_leaves_nothing(self, machine: Machine) -> None:
         document = machine.config("true")
