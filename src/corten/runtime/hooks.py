@@ -79,10 +79,12 @@ def _spawn(hook: dict[str, Any], directory: str, stdio: tuple[int, int, int]) ->
     for entry in posix.listdir("/proc/self/fd"):
         if int(entry) > 2 and _is_inheritable(int(entry)):
             actions.append((posix.POSIX_SPAWN_CLOSE, int(entry)))
-    env: dict[Any, Any] = dict(item.split("=", 1) for item in hook["env"] or () if "=" in item)
+    # a row that begins with the equals sign has no name, which posix_spawn does not take
+    env: dict[Any, Any] = dict(item.split("=", 1) for item in hook["env"] or () if "=" in item and item[:1] != "=")
     if hook["env"] is None:
         # the runtime's own, as runc and crun have it; in `environ` the interpreter has set LC_CTYPE (PEP 538)
-        env = dict(item.split(b"=", 1) for item in files.read("/proc/self/environ").split(b"\0") if b"=" in item)
+        rows = files.read("/proc/self/environ").split(b"\0")
+        env = dict(row.split(b"=", 1) for row in rows if b"=" in row and row[:1] != b"=")
     argv = hook["args"] or [hook["path"]]
     with _directory_lock:
         before = posix.open(".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
@@ -112,24 +114,23 @@ def _follow(pid: int, timeout_s: int, outputs: tuple[int, int], abort_fd: int) -
     poll = select.poll()
     for fd in (pidfd, *outputs, *([abort_fd] if abort_fd >= 0 else [])):
         poll.register(fd, select.POLLIN)
-    while True:
+    ready: set[int] = set()
+    while pidfd not in ready:
         left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
         ready = {fd for fd, _ in poll.poll(left_ms)}
-        if not ready:
-            timed_out, deadline = True, None
+        if deadline is not None and time.monotonic() >= deadline:  # whether or not it has something to say
+            timed_out, deadline = pidfd not in ready, None
             posix.kill(pid, SIGKILL)
         if abort_fd in ready:
             given_up = True
             poll.unregister(abort_fd)
-            ready.remove(abort_fd)
             posix.kill(pid, SIGKILL)
-        for fd in ready - {pidfd}:
+        # in the last round one read of a pipe takes all that the hook wrote; a grandchild's output is not waited for
+        for fd in ready.intersection(outputs):
             data = posix.read(fd, files.CHUNK_BYTES)
             gathered[fd] = (gathered[fd] + data)[-OUTPUT_LIMIT_BYTES:]
             if not data:
                 poll.unregister(fd)
-        if ready == {pidfd}:
-            break  # drained; a grandchild that keeps the pipes open is not waited for
     status = fast.wait_status(pidfd)
     for fd in (pidfd, *outputs):
         posix.close(fd)

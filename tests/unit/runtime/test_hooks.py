@@ -88,6 +88,32 @@ def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(tmp_path: Pat
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
+def sleeping(seconds: int) -> int:
+    """The pid of a child that does nothing."""
+    return os.posix_spawn("/bin/sleep", ["sleep", str(seconds)], {})
+
+
+@pytest.mark.timeout(40)
+def test_a_hook_that_always_has_something_to_say_is_killed_in_time() -> None:
+    loud = [os.open("/dev/zero", os.O_RDONLY) for _ in range(2)]  # as a pipe that somebody fills faster than it is read
+    with pytest.raises(FailedPrecondition, match=r"^hook ran past specified timeout of 1\.0s$"):
+        hooks._follow(sleeping(50), 1, (loud[0], loud[1]), -1)
+
+
+@pytest.mark.timeout(40)
+def test_a_grandchild_that_never_stops_writing_is_not_waited_for() -> None:
+    loud = [os.open("/dev/zero", os.O_RDONLY) for _ in range(2)]
+    hooks._follow(sleeping(0), 0, (loud[0], loud[1]), -1)
+
+
+@pytest.mark.parametrize("rows", [["=nobody", "A=1", ""], ["A=1", "none"]])
+def test_a_row_of_the_environment_without_a_name_is_left_out(rows: list[str], tmp_path: Path) -> None:
+    hooks.run(shell("env > env", env=rows), b"{}", str(tmp_path))
+    found = (tmp_path / "env").read_text()
+    assert "A=1\n" in found
+    assert "nobody" not in found
+
+
 def test_much_output_does_not_block_a_hook(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         hooks.run(shell("head -c 500000 /dev/zero | tr '\\0' x; exit 1"), b"", str(tmp_path))
