@@ -125,6 +125,13 @@ def test_a_preserved_descriptor_that_is_not_open_is_refused(corten: Runtime, fol
     assert text in done.stderr
 
 
+@pytest.mark.parametrize("side", SIDES, indirect=True)
+def test_less_than_no_preserved_descriptors_are_none(side: Runtime, folder: Path) -> None:
+    bundle = runtimes.bundle("sh", "-c", "ls /proc/self/fd", folder=folder / "bundle")
+    done = side("run", "--preserve-fds", "-1", "-b", str(bundle.path), "c")
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "1", "2", "3"]), done.stderr
+
+
 # sd_notify -------------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ def create_options(invocation: Invocation, log: Log) -> CreateOptions:
 
 def preserved(options: Options, before: int = 0) -> int:
     """How many descriptors go to the process, from 3 on and behind those of `before`; raises InvalidArgument."""
-    count = options.number("preserve-fds")
+    count = max(0, options.number("preserve-fds"))  # less than none is none, as by runc
     first = 3 + before
     for fd in range(first, first + count):
         if not files.exists(f"/proc/self/fd/{fd}"):
