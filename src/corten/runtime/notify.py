@@ -55,11 +55,13 @@ class Notify:
             place = posix.open(f"{directory}/{NAME}", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        before = posix.umask(0)  # and no chmod: the container shows the directory, by then it might be a link
         try:
-            path = f"/proc/self/fd/{place}/{SOCKET}"
-            self._stream.bind(path)
-            posix.chmod(path, 0o777)
+            self._stream.bind(f"/proc/self/fd/{place}/{SOCKET}")
+        except OSError as error:
+            raise Unavailable(f"notify socket {directory}/{NAME}/{SOCKET}: {files.why(error)}") from error
         finally:
+            posix.umask(before)
             posix.close(place)
         return True
 
@@ -98,8 +100,10 @@ class Notify:
             host.send(b"MAINPID=%d\n" % pid)
             reading, writing = posix.pipe()
             try:
-                fast.send_fd(host.fileno(), b"BARRIER=1", writing)
-                posix.close(writing)
+                try:
+                    fast.send_fd(host.fileno(), b"BARRIER=1", writing)
+                finally:
+                    posix.close(writing)
                 poll = select.poll()
                 poll.register(reading, 0)
                 if not poll.poll(BARRIER_TIMEOUT_MS):
