@@ -115,14 +115,18 @@ def is_directory(path: str) -> bool:
 
 
 def make_directories(path: str, mode: int = 0o755) -> list[str]:
-    """mkdir -p; the directories that were missing and now exist, outermost first."""
+    """mkdir -p; the directories that were missing and now exist, outermost first, but for those that others make at
+    the same time."""
     try:
         posix.mkdir(path, mode)
     except FileExistsError:
         return []
     except FileNotFoundError:
         made = make_directories(parent(path), mode)
-        posix.mkdir(path, mode)
+        try:
+            posix.mkdir(path, mode)
+        except FileExistsError:
+            return made
         return [*made, path]
     return [path]
 

@@ -126,3 +126,25 @@ class TestDirectoriesBelow:
         (tmp_path / "file").touch()
         (tmp_path / "link").symlink_to("/usr")
         assert list(files.directories_below(str(tmp_path / path))) == []
+
+
+class TestMakeDirectories:
+    def test_two_make_the_same_directories_at_the_same_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Containers of one new parent, in the moment between the look and the making."""
+        mkdir = posix.mkdir
+        path = str(tmp_path / "a/b")
+
+        def others_are_first(name: str, mode: int) -> None:
+            if name == path and (tmp_path / "a").exists():
+                mkdir(name, mode)
+            mkdir(name, mode)
+
+        monkeypatch.setattr(posix, "mkdir", others_are_first)
+        assert files.make_directories(f"{path}/c") == [str(tmp_path / "a"), f"{path}/c"]
+
+    def test_a_way_through_a_dangling_link_ends_in_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("nowhere")
+        with pytest.raises(FileNotFoundError):
+            files.make_directories(str(tmp_path / "link/a/b"))
