@@ -198,17 +198,27 @@ def identity(fd: int) -> tuple[int, int]:
 
 
 def remove_tree(path: str) -> None:
-    """Removes a directory of ours and the files in it, one level of directories at a time; absent is fine."""
+    """Removes a directory and all that is in it, whoever made it, never through a link; absent is fine."""
+    for place, name in directories_below(path):
+        _empty(open_directory(name, place))
+        posix.rmdir(name, dir_fd=place)
+    _empty(open_directory(path))
     try:
-        entries = list(posix.scandir(path))
+        posix.rmdir(path)
     except FileNotFoundError:
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(entry.path)
-        else:
-            posix.unlink(entry.path)
-    posix.rmdir(path)
+
+
+def _empty(fd: int) -> None:
+    """Removes what is in an open directory, directories apart, and closes it; nothing for -1."""
+    if fd < 0:
+        return
+    try:
+        for entry in list(posix.scandir(fd)):
+            if not entry.is_dir(follow_symlinks=False):
+                posix.unlink(entry.name, dir_fd=fd)
+    finally:
+        posix.close(fd)
 
 
 def absolute(path: str) -> str:

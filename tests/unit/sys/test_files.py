@@ -128,6 +128,27 @@ class TestDirectoriesBelow:
         assert list(files.directories_below(str(tmp_path / path))) == []
 
 
+class TestRemoveTree:
+    def test_a_tree_deeper_than_the_stack_is_removed_and_what_a_link_leads_to_stays(
+        self, tree: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "victim/below").mkdir(parents=True)
+        (tree / "short/out").symlink_to(tmp_path / "victim")
+        files.remove_tree(str(tree))
+        assert not tree.exists()
+        assert (tmp_path / "victim/below").exists()
+        tree.mkdir()  # the fixture walks it
+
+    def test_an_absent_one_is_fine_and_a_link_in_its_place_is_refused(self, tmp_path: Path) -> None:
+        files.remove_tree(str(tmp_path / "missing"))
+        (tmp_path / "victim").mkdir()
+        (tmp_path / "victim/file").touch()
+        (tmp_path / "link").symlink_to("victim")
+        with pytest.raises(NotADirectoryError):
+            files.remove_tree(str(tmp_path / "link"))
+        assert (tmp_path / "victim/file").exists()
+
+
 class TestMakeDirectories:
     def test_two_make_the_same_directories_at_the_same_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
