@@ -15,7 +15,7 @@ from corten.sys import cgroup, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from corten.launch.facts import HostFacts
     from corten.runtime.cgroup_settings import Setting
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KILL, FREEZE, EVENTS = "cgroup.kill", "cgroup.freeze", "cgroup.events"
 V1_FREEZER_STATE = "freezer.state"
+STATES = {FREEZE: ("0", "1"), V1_FREEZER_STATE: ("THAWED", "FROZEN")}  # by whether it is frozen
 DELEGATE = "/sys/kernel/cgroup/delegate"
 FREEZE_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 10.0
@@ -326,14 +327,22 @@ class Cgroup:
             return False
         try:
             return files.read_text(f"{directory}/{file}").strip() in ("1", "FROZEN", "FREEZING")
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in cgroup.GONE:
+                raise
             return False
 
     # acting
 
     def freeze(self) -> None:
-        """Stops every process; returns when all are stopped, raises Internal when that takes ten seconds."""
-        self._set_frozen(True)
+        """Stops every process; returns when all are stopped.  Raises Internal when that takes ten seconds, with all of
+        them let go again: one that the kernel does not stop must not leave the others stopped."""
+        try:
+            self._set_frozen(True)
+        except Internal:
+            directory, file = self._freezer()
+            cgroup.write(directory, file, STATES[file][False])
+            raise
 
     def thaw(self) -> None:
         """Lets a frozen container go on."""
@@ -352,41 +361,15 @@ class Cgroup:
 
     def kill_strays(self) -> None:
         """SIGKILL to launchers that are in some v1 directories and not yet where `kill_all` looks: v2, or `pids`."""
-        from corten.runtime import fast
-
-        for directory in self.paths.v1.values():
-            for pid in cgroup.pids(directory):
-                try:
-                    pidfd = posix.pidfd_open(pid)
-                except ProcessLookupError:
-                    continue
-                try:
-                    if pid in cgroup.pids(directory):  # else the number went to somebody else's process meanwhile
-                        fast.pidfd_send_signal(pidfd, SIGKILL)
-                except ProcessLookupError:
-                    pass
-                finally:
-                    posix.close(pidfd)
+        for names, directory in self.paths.v1.items():
+            _signal_each(Cgroup(CgroupPaths("v1", {names: directory}, "")).pids, SIGKILL)
 
     def signal_all(self, signum: int) -> None:
         """A signal to every process; one that is gone meanwhile is passed over."""
-        from corten.runtime import fast
-
         if signum == SIGKILL:
             self.kill_all()
-            return
-        for pid in self.pids():
-            try:
-                pidfd = posix.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            try:
-                if pid in self.pids():  # else the number went to somebody else's process meanwhile
-                    fast.pidfd_send_signal(pidfd, signum)
-            except ProcessLookupError:
-                pass
-            finally:
-                posix.close(pidfd)
+        else:
+            _signal_each(self.pids, signum)
 
     def remove(self) -> None:
         """Removes every directory; waits up to two seconds for tasks on their way out, then raises Internal."""
@@ -409,14 +392,14 @@ class Cgroup:
         directory, file = self._freezer()
         if not directory:
             raise FailedPrecondition("the host has no freezer cgroup")
-        value = {FREEZE: ("0", "1"), V1_FREEZER_STATE: ("THAWED", "FROZEN")}[file][frozen]
+        value = STATES[file][frozen]
         deadline = time.monotonic() + FREEZE_TIMEOUT_S
         while True:
             cgroup.write(directory, file, value)  # v1: a fork during the freeze needs it again
             if self._freeze_settled(directory, file, value):
                 return
             if time.monotonic() > deadline:
-                raise Internal(f"freeze {directory}: not {value.lower()} after {FREEZE_TIMEOUT_S:.0f} s")
+                raise Internal(f"{directory}: not {'frozen' if frozen else 'thawed'} after {FREEZE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
 
     def _freeze_settled(self, directory: str, file: str, value: str) -> bool:
@@ -429,16 +412,50 @@ class Cgroup:
         """Plain v1: freeze, so that nothing forks away from the list, kill, thaw; until nobody is left."""
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while self.pids() and time.monotonic() < deadline:
-            if self._freezer()[0]:
-                self.freeze()
-            for pid in self.pids():  # again: what is frozen can neither fork nor end, so that no number changes hands
-                try:
-                    posix.kill(pid, SIGKILL)
-                except ProcessLookupError:
-                    continue
-            if self._freezer()[0]:
+            if self._stands_still():
+                for pid in self.pids():  # again: what is frozen can neither fork nor end: no number changes hands
+                    _kill(pid)
                 self.thaw()
+            else:
+                _signal_each(self.pids, SIGKILL)
             time.sleep(POLL_S)
+
+    def _stands_still(self) -> bool:
+        """Freezes, if there is a freezer and the kernel can stop every process: one in the middle of I/O it cannot."""
+        if not self._freezer()[0]:
+            return False
+        try:
+            self.freeze()
+        except Internal:
+            return False
+        return True
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL; 0 stands for a process that this pid namespace does not see, and would be this one's group."""
+    try:
+        if pid:
+            posix.kill(pid, SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _signal_each(pids: Callable[[], list[int]], signum: int) -> None:
+    """A signal to every process that is listed and that this pid namespace sees (the others are listed as 0)."""
+    from corten.runtime import fast
+
+    for pid in filter(None, pids()):
+        try:
+            pidfd = posix.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if pid in pids():  # else the number went to somebody else's process meanwhile
+                fast.pidfd_send_signal(pidfd, signum)
+        except ProcessLookupError:
+            pass
+        finally:
+            posix.close(pidfd)
 
 
 def _inherit_cpuset(directory: str, file: str) -> str:

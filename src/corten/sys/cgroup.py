@@ -91,22 +91,25 @@ def write_each(directory: str, file: str, values: list[str]) -> None:
 
 
 def read_numbers(directory: str, file: str) -> dict[str, int]:
-    """A flat keyed file (`oom_kill 3`), or {} when it does not exist."""
-    try:
-        text = files.read_text(f"{directory}/{file}")
-    except FileNotFoundError:
-        return {}
-    pairs = (line.rsplit(" ", 1) for line in text.splitlines())
+    """A flat keyed file (`oom_kill 3`), or {} when it does not exist, or no more."""
+    pairs = (line.rsplit(" ", 1) for line in _text(directory, file).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdigit()}
 
 
 def read_number(directory: str, file: str) -> int:
-    """A file of one number; -1 for `max`, 0 when it does not exist."""
+    """A file of one number; -1 for `max`, 0 when it does not exist, or no more."""
+    text = _text(directory, file).strip()
+    return -1 if text == "max" else int(text or 0)
+
+
+def _text(directory: str, file: str) -> str:
+    """What a file says, '' when it does not exist; the cgroup may be removed at any moment (ENODEV)."""
     try:
-        text = files.read_text(f"{directory}/{file}").strip()
-    except FileNotFoundError:
-        return 0
-    return -1 if text == "max" else int(text)
+        return files.read_text(f"{directory}/{file}")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return ""
 
 
 def pids(directory: str) -> list[int]:
