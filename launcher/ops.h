@@ -76,7 +76,8 @@
         X(68, op_fchdir, CHILD) \
         X(69, op_reopen_null, CHILD) \
         X(70, op_attach_root_here, CHILD) \
-        X(71, op_lock_mounts, CHILD)
+        X(71, op_lock_mounts, CHILD) \
+        X(72, op_mount_detached, CHILD)
 
 #define X(number, function, side) int function(struct launch *l, struct cursor *c);
 OPS(X)

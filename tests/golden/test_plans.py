@@ -69,7 +69,7 @@ def test_slots_are_filled_before_they_are_used_and_closed_once(case: str) -> Non
     fills = {
         "Open": ("slot",), "OpenDevice": ("slot",), "OpenTree": ("slot",), "CloneTree": ("slot",),
         "FsMount": ("slot",), "Seccomp": ("listener",), "Pipe": ("read", "write"), "OpenPty": ("master", "slave"),
-        "MakeUserNamespace": ("slot",),
+        "MakeUserNamespace": ("slot",), "MountDetached": ("slot",),
     }  # fmt: skip
     for op in plan.ops:
         filled = fills.get(type(op).__name__, ())

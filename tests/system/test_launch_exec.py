@@ -213,6 +213,19 @@ def test_time_namespace_is_new_or_joined_beside_a_joined_pid_namespace(machine: 
             assert [line.split() for line in done.lines][1:] == [["boottime", "0", "0"]], done.failure
 
 
+@pytest.mark.parametrize("source", ["proc", "s" * 300], ids=["short", "longer than fsconfig takes"])
+def test_procfs_of_an_init_that_joins_a_pid_namespace_shows_that_one(machine: Machine, source: str) -> None:
+    with machine.container(machine.config("sleep", "1234")) as first:
+        document = machine.config("sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; echo; grep ' /proc ' /proc/self/mounts")
+        kept = [{"type": name} for name in NAMESPACES if name != "pid"]
+        document["linux"]["namespaces"] = [*kept, {"type": "pid", "path": f"/proc/{first.pid}/ns/pid"}]
+        (proc,) = [entry for entry in document["mounts"] if entry["destination"] == "/proc"]
+        proc["source"] = source
+        done = machine.run(document)
+        assert done.lines[0].split() == ["sleep", "1234"], done.failure
+        assert done.lines[1].split()[:3] == [source, "/proc", "proc"]
+
+
 def test_limit_of_processes_of_a_user_counts_without_the_launcher(machine: Machine) -> None:
     document = machine.config("sleep", "1000")
     uid = 54321  # of nobody else here

@@ -274,7 +274,7 @@ class TestLongOptions:
 
     def test_more_than_a_page_is_refused_in_words(self, beside: Beside) -> None:
         error = beside.ours.error(mount("/m", "overlay", "overlay", f"lowerdir={':'.join(self.layers(beside, 24))}"))
-        assert "argument list too long: its options are longer than a page (step " in error
+        assert "mount overlay on /m: its source or its options are longer than a page" in error
 
     def test_an_error_of_the_file_system_is_told(self, beside: Beside) -> None:
         error = beside.ours.error(mount("/m", "overlay", "overlay", f"lowerdir=/nowhere/{'x' * 300}"))

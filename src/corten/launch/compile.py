@@ -33,6 +33,7 @@ from corten.launch.ops import (
     Wait,
     WriteFile,
 )
+from corten.launch.options import is_long
 from corten.launch.tail import (
     DEFAULT_UMASK,
     add_apparmor,
@@ -155,12 +156,14 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
 
 
 def _can_be_whole(config: Config, facts: HostFacts, context: InitContext) -> bool:
-    """The launcher of a late init can do everything: procfs can be mounted for the child.
+    """The launcher of a late init can do everything: procfs can be mounted for the child, which mount(2) cannot.
 
     Being in the container's cgroup before the child, it needs room there for both.
     """
     has_room = config.linux.resources.pids_limit != 1 and not context.wait_for_limit
-    return facts.procfs_pidns and has_room
+    of_proc = [mount for mount in config.mounts if mount.type == "proc"]
+    is_short = not any(is_long((f"source={mount.source}", *mount.options)) for mount in of_proc)
+    return facts.procfs_pidns and has_room and is_short
 
 
 def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:

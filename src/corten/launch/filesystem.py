@@ -45,7 +45,7 @@ from corten.launch.mountops import (
 )
 from corten.launch.nsops import LockMounts, MapMount
 from corten.launch.ops import Fchdir, Open, OpenDevice, SendFd
-from corten.launch.options import PROPAGATIONS, MountOptions
+from corten.launch.options import PROPAGATIONS, MountOptions, is_long
 from corten.launch.userops import ReopenNull
 from corten.spec.runtime import Device, Mount
 
@@ -402,22 +402,28 @@ class Filesystem:
             flags = ("ro",)
         if fstype == "sysfs" or entry.destination == "/dev":
             kind = PLAIN_DIRECTORY
-        words = (f"source={entry.source}", *flags, *data)
-        self.b.add(FsMount(self.b.opened(entry.slot), fstype, words, attrs, on=entry.destination))
+        self._new_mount(entry, fstype, (*flags, *data), attrs)
         if entry.options.copies_up:
             self.b.add(CopyUp(entry.slot, ROOT, entry.destination))
         self.b.add(MoveMount(entry.slot, ROOT, entry.destination, kind, entry.source))
         self._set_propagation(entry)
 
+    def _new_mount(self, entry: Entry, fstype: str, words: tuple[str, ...], attrs: int, magic: int = 0) -> None:
+        slot, on, pidns = self.b.opened(entry.slot), entry.destination, self.pidns if fstype == "proc" else ""
+        options = (f"source={entry.source}", *words)
+        if pidns or not is_long(options):
+            self.b.add(FsMount(slot, fstype, options, attrs, magic=magic, on=on, pidns=pidns))
+        else:
+            from corten.launch.longmounts import long_mount  # for the few that need it
+
+            self.b.add(*long_mount(slot, fstype, entry.source, words, attrs, magic=magic, on=on))
+
     def _mount_proc(self, entry: Entry) -> None:
         options = entry.options
         readonly = bool(options.attr_set & MOUNT_ATTR_RDONLY)
-        words = (f"source={entry.source}", *(("ro",) if readonly else ()), *options.data)
-        slot, on, magic = self.b.opened(entry.slot), entry.destination, PROC_SUPER_MAGIC
-        self.b.add(
-            FsMount(slot, "proc", words, options.attr_set, magic=magic, on=on, pidns=self.pidns),
-            MoveMount(entry.slot, ROOT, entry.destination, PLAIN_DIRECTORY, entry.source),
-        )
+        words = (*(("ro",) if readonly else ()), *options.data)
+        self._new_mount(entry, "proc", words, options.attr_set, PROC_SUPER_MAGIC)
+        self.b.add(MoveMount(entry.slot, ROOT, entry.destination, PLAIN_DIRECTORY, entry.source))
         if self.keep_proc and PROC not in self.b.open and not readonly and not options.data:
             # a copy of the mount that stays detached: nothing can be mounted over what is written through it
             self.b.add(CloneTree(self.b.opened(PROC), entry.slot))

@@ -27,6 +27,15 @@ ATTR_NAMES = (
 )  # fmt: skip
 
 # mount(2)
+MS_RDONLY = 1
+MS_SYNCHRONOUS = 1 << 4
+MS_MANDLOCK = 1 << 6
+MS_DIRSYNC = 1 << 7
+MS_LAZYTIME = 1 << 25
+SUPER_NAMES = (
+    (MS_RDONLY, "ro"), (MS_SYNCHRONOUS, "sync"), (MS_DIRSYNC, "dirsync"), (MS_LAZYTIME, "lazytime"),
+    (MS_MANDLOCK, "mand"),
+)  # fmt: skip
 MS_REC = 0x4000
 MS_UNBINDABLE = 1 << 17
 MS_PRIVATE = 1 << 18
@@ -121,6 +130,35 @@ class FsMount(Op):
 
     def failure(self, errno_text: str, detail: int) -> str:
         return f"mount {self.fstype} on {self.on}: {errno_text}" if self.on else super().failure(errno_text, detail)
+
+
+class MountDetached(Op):
+    """mount(2) on the process's `/`, open_tree(2) of it and umount2(2) there: a new detached mount.
+
+    `data` has up to a page, where `FsMount` takes options of up to 255 bytes; attributes are another op's.  `magic` and
+    `on` are those of `FsMount`.
+    """
+
+    __slots__ = ("data", "flags", "fstype", "magic", "on", "slot", "source")
+    code, form, order = 72, "dssnsn", ("slot", "fstype", "source", "flags", "data", "magic")
+
+    def __init__(
+        self, slot: str, fstype: str, source: str, flags: int, data: str, *, magic: int = 0, on: str = ""
+    ) -> None:
+        self.slot = slot
+        self.fstype = fstype
+        self.source = source
+        self.flags = flags
+        self.data = data
+        self.magic = magic
+        self.on = on
+
+    def describe(self) -> str:
+        words = [f"source={self.source}", *[name for flag, name in SUPER_NAMES if self.flags & flag], self.data]
+        return f"mount {self.fstype} on / and take it off {','.join(word for word in words if word)} -> {self.slot}"
+
+    def failure(self, errno_text: str, detail: int) -> str:
+        return f"mount {self.fstype} on {self.on}: {errno_text}"
 
 
 class MountSetattr(Op):

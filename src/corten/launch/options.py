@@ -17,10 +17,14 @@ from corten.launch.mountops import (
     MOUNT_ATTR_RDONLY,
     MOUNT_ATTR_RELATIME,
     MOUNT_ATTR_STRICTATIME,
+    MS_DIRSYNC,
+    MS_LAZYTIME,
+    MS_MANDLOCK,
     MS_PRIVATE,
     MS_REC,
     MS_SHARED,
     MS_SLAVE,
+    MS_SYNCHRONOUS,
     MS_UNBINDABLE,
 )
 
@@ -61,24 +65,27 @@ PROPAGATIONS = {
     "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }
-# word → what fsconfig(2) calls it; '' where file systems settle it themselves and the kernel takes no word for it.
-# They are of the file system, so a bind cannot change them and passes over them, as mount(2) does.
+# word of fsconfig(2) → what it is to mount(2): flags to set and to clear; none where file systems settle it themselves
+# and the kernel takes no word for it.  They are of the file system, so a bind cannot change them and passes over them,
+# as mount(2) does.
 SUPERBLOCK = {
-    "sync": "sync",
-    "async": "async",
-    "dirsync": "dirsync",
-    "lazytime": "lazytime",
-    "nolazytime": "nolazytime",
-    "mand": "mand",
-    "nomand": "nomand",
-    "iversion": "",
-    "noiversion": "",
-    "acl": "",
-    "noacl": "",
-    "silent": "",
-    "loud": "",
+    "sync": (MS_SYNCHRONOUS, 0),
+    "async": (0, MS_SYNCHRONOUS),
+    "dirsync": (MS_DIRSYNC, 0),
+    "lazytime": (MS_LAZYTIME, 0),
+    "nolazytime": (0, MS_LAZYTIME),
+    "mand": (MS_MANDLOCK, 0),
+    "nomand": (0, MS_MANDLOCK),
+    "iversion": None,
+    "noiversion": None,
+    "acl": None,
+    "noacl": None,
+    "silent": None,
+    "loud": None,
 }
 UNSUPPORTED = ("copy-symlink",)
+# bytes of a key or a value in fsconfig(2)
+LONGEST = 255
 
 
 class MountOptions:
@@ -120,7 +127,7 @@ class MountOptions:
             elif word == "remount":
                 self.is_remount = True
             elif word in SUPERBLOCK:
-                superblock.append(SUPERBLOCK[word])
+                superblock.append(word)
             elif word in ("tmpcopyup", "notmpcopyup"):
                 self.copies_up = word == "tmpcopyup"
             elif word in UNSUPPORTED:
@@ -129,7 +136,7 @@ class MountOptions:
                 data.append(word)
         if self.is_bind and data:
             raise InvalidArgument(f"{where}: bind mounts cannot have file system options ({', '.join(data)})")
-        self.data = () if self.is_bind else (*[word for word in superblock if word], *data)
+        self.data = () if self.is_bind else (*[word for word in superblock if SUPERBLOCK[word]], *data)
 
     def replacing(self) -> tuple[int, int]:
         """Attributes to set and to clear where these options replace those of a mount, as `remount` does.
@@ -141,3 +148,9 @@ class MountOptions:
         if (set_ | self.attr_clear | self.all_clear) & ATIMES:
             clear |= ATIMES & ~(set_ & MOUNT_ATTR_NODIRATIME)
         return set_, clear
+
+
+def is_long(words: tuple[str, ...]) -> bool:
+    """Words that fsconfig(2) does not take: with a key or a value of more than 255 bytes."""
+    parts = [part for word in words for part in word.split("=", 1)]
+    return any(len(part.encode("utf-8", "surrogateescape")) > LONGEST for part in parts)

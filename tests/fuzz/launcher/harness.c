@@ -132,7 +132,7 @@ static int is_failing(long number) {
 }
 
 /* Calls that read memory of the launcher. */
-static void look(long number, long a, long b, long c, long d) {
+static void look(long number, long a, long b, long c, long d, long e) {
         switch (number) {
         case __NR_openat: case __NR_openat2: case __NR_mkdirat: case __NR_mknodat: case __NR_newfstatat:
         case __NR_readlinkat: case __NR_fchmodat: case __NR_fchownat: case __NR_open_tree: case __NR_faccessat2:
@@ -155,6 +155,15 @@ static void look(long number, long a, long b, long c, long d) {
         case __NR_pivot_root:
                 touch_text((const char *) a);
                 touch_text((const char *) b);
+                break;
+        case __NR_mount:
+                touch_text((const char *) b);
+                if (a)
+                        touch_text((const char *) a);
+                if (c)
+                        touch_text((const char *) c);
+                if (e)
+                        touch_text((const char *) e);
                 break;
         case __NR_fsconfig:
                 if (c)
@@ -271,7 +280,7 @@ long world(long number, long a, long b, long c, long d, long e, long f) {
         (void) f;
         if (++calls > MAX_CALLS)
                 finish(TIRED);
-        look(number, a, b, c, d);
+        look(number, a, b, c, d, e);
         if (is_failing(number) && (answer() & 15) == 15)
                 return -(long) (answer() % 133 + 1);
         return give(number, a, b, c, d, e);
@@ -356,7 +365,7 @@ static usize change_ops(u8 *at, usize size, usize max_size, unsigned seed) {
                         usize rest = size - op - length;
 
                         if (seed % 4 == 0) {
-                                at[op] = (u8) (seed / 128 % 73);
+                                at[op] = (u8) (seed / 128 % 74);
                         } else if (seed % 4 == 1) {
                                 for (usize i = 0; i < rest; i++)
                                         at[op + i] = at[op + length + i];

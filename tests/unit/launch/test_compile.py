@@ -14,6 +14,7 @@ from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.facts import HostFacts, facts_from_obj, facts_to_obj
 from corten.launch.mountops import (
     FsMount,
+    MountDetached,
     MountSetattr,
     MoveMount,
     OpenTree,
@@ -204,6 +205,15 @@ class TestMounts:
         (made,) = [op for op in of_type(FsMount, found) if op.slot == "mount.0"]
         assert made.attrs == 2
         assert MountSetattr("mount.0", 1, 0, 0, 0) in found
+
+    @pytest.mark.parametrize("type", ["tmpfs", "proc", "overlay"])
+    def test_what_fsconfig_does_not_take_is_mounted_by_mount_2_and_gets_its_attributes_then(self, type: str) -> None:
+        found = self.one(type=type, source="s" * 256, options=["sync", "nosuid", "noatime", "gid=5"])
+        assert not [op for op in of_type(FsMount, found) if op.slot == "mount.0"]
+        (made,) = of_type(MountDetached, found)
+        assert (made.source, made.flags, made.data, made.on) == ("s" * 256, 16, "gid=5", "/data")
+        assert made.magic == (0x9FA0 if type == "proc" else 0)
+        assert found[found.index(made) + 1] == MountSetattr("mount.0", 0x12, 0x70, 1 << 18, 0, on="/data")
 
     def test_recursive_readonly_does_not_take_propagation_along(self) -> None:
         found = self.one(type="bind", source="/src", options=["rbind", "rro", "private"])

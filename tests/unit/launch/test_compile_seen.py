@@ -11,7 +11,7 @@ from corten.launch.context import CALLS, SHIM
 from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.facts import HostFacts
 from corten.launch.filesystem import O_DIRECTORY, O_PATH
-from corten.launch.mountops import AttachRoot, AttachRootHere, Chroot, FsMount, OpenTree, PivotRoot
+from corten.launch.mountops import AttachRoot, AttachRootHere, Chroot, FsMount, MountDetached, OpenTree, PivotRoot
 from corten.launch.ops import (
     Clone,
     CloneLauncher,
@@ -38,9 +38,11 @@ class TestLateInit:
     NEW = HostFacts((6, 17), "v2", {}, "/sys/fs/cgroup", procfs_pidns=True)
     PROC = [{"destination": "/proc", "type": "proc", "source": "proc"}]
 
-    def init(self, facts: HostFacts = NEW, limit: int = 0, **context: Any) -> tuple[Op, ...]:
+    def init(
+        self, facts: HostFacts = NEW, limit: int = 0, proc: dict[str, Any] | None = None, **context: Any
+    ) -> tuple[Op, ...]:
         namespaces = [{"type": "mount"}, {"type": "cgroup"}, {"type": "pid", "path": "/proc/7/ns/pid"}]
-        document = config(mounts=self.PROC)
+        document = config(mounts=[{**self.PROC[0], **(proc or {})}])
         document["linux"] = {"namespaces": namespaces, "resources": {"pids": {"limit": limit}}}
         return ops(document, facts, cgroup_v2_dir="/sys/fs/cgroup/c1", **context)
 
@@ -61,6 +63,14 @@ class TestLateInit:
         assert clone < mount
         (reduced,) = of_type(SetCaps, found[:clone])
         assert reduced.permitted == SETUP_CAPS
+
+    @pytest.mark.parametrize("long", [{"source": "s" * 256}, {"options": ["k=" + "x" * 256]}])
+    def test_child_mounts_a_procfs_whose_options_only_mount_2_takes(self, long: dict[str, Any]) -> None:
+        found = self.init(proc=long)
+        assert not of_type(CloneLauncher, found)
+        clone = next(i for i, op in enumerate(found) if isinstance(op, Clone))
+        (mount,) = of_type(MountDetached, found)
+        assert clone < found.index(mount), "by the launcher it would show the launcher's pid namespace"
 
     def joined(self, facts: HostFacts = NEW, **context: Any) -> tuple[Op, ...]:
         document = config(mounts=self.PROC, hooks={name: [{"path": f"/{name}"}] for name in HOOKS})

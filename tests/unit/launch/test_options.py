@@ -16,7 +16,7 @@ from corten.launch.mountops import (
     MS_REC,
     MS_SHARED,
 )
-from corten.launch.options import MountOptions
+from corten.launch.options import MountOptions, is_long
 
 
 def options(*words: str) -> MountOptions:
@@ -83,3 +83,22 @@ def test_idmap_is_of_the_mount_and_ridmap_of_those_below_too() -> None:
 def test_option_that_is_not_supported_is_an_error_and_not_ignored() -> None:
     with pytest.raises(InvalidArgument, match="'copy-symlink' is not supported yet"):
         options("copy-symlink")
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("source=" + "s" * 255, False),
+        ("source=" + "s" * 256, True),
+        ("source=" + "=" * 256, True),
+        ("k" * 255, False),
+        ("k" * 256, True),
+        ("k" * 256 + "=v", True),
+        ("k=" + "é" * 127, False),
+        ("k=" + "é" * 128, True),
+        ("k=" + "\udcff" * 255, False),
+        ("k=" + "\udcff" * 256, True),
+    ],
+)
+def test_a_word_is_long_from_256_bytes_of_key_or_value_on(word: str, found: bool) -> None:
+    assert is_long(("size=1m", word, "ro")) is found
