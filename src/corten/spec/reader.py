@@ -56,12 +56,6 @@ class Reader:
             raise InvalidArgument(f"{where}: expected an object")
         return cls(obj, where)
 
-    def refuse(self, *names: str) -> None:
-        """Fields that this version knows and cannot honour are an error, never silence."""
-        for name in names:
-            if self.obj.get(name):
-                raise InvalidArgument(f"{self.where}.{name}: not supported yet")
-
     def child(self, name: str) -> Reader | None:
         """The object at `name`; None when absent or null."""
         value = self.obj.get(name)
