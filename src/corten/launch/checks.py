@@ -108,7 +108,10 @@ def sysctl_path(name: str) -> str:
 
 
 def _check_user(config: Config) -> None:
-    """A user namespace that is made has a root, for both kinds of ids; in the words of runc."""
+    """A user namespace that is made has a root, for both kinds of ids; in the words of runc.
+
+    Without one nobody in it would have the right to mount.
+    """
     linux = config.linux
     user = linux.namespace("user")
     if user is None and (linux.uid_mappings or linux.gid_mappings):

@@ -100,8 +100,6 @@ def check(config: Config, process: Process) -> None:
         raise errors.NotImplemented(f"rootless containers cannot join a {joined[0]} namespace: run the runtime in it")
     if linux.namespace("time") is not None:
         raise errors.NotImplemented("rootless containers with a time namespace are not supported yet")
-    if not is_mapped(0, linux.uid_mappings) or not is_mapped(0, linux.gid_mappings):
-        raise InvalidArgument("User namespaces enabled, but no user mapping found.")  # whose rights would it mount with
     for mount in config.mounts:
         if mount.uid_mappings or "idmap" in mount.options or "ridmap" in mount.options:
             raise InvalidArgument("id-mapped mounts are not supported for rootless containers")

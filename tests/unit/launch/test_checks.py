@@ -18,7 +18,12 @@ from corten.spec.runtime import parse_config
 FACTS = HostFacts((6, 1), "v2", {}, "/sys/fs/cgroup")
 
 
-def plan(mounts: tuple[dict[str, Any], ...] = (), host_namespaces: tuple[str, ...] = (), **linux: Any) -> Plan:
+def plan(
+    mounts: tuple[dict[str, Any], ...] = (),
+    host_namespaces: tuple[str, ...] = (),
+    facts: HostFacts = FACTS,
+    **linux: Any,
+) -> Plan:
     document = {
         "ociVersion": "1.2.0",
         "process": {"args": ["sh"], "cwd": "/"},
@@ -27,7 +32,7 @@ def plan(mounts: tuple[dict[str, Any], ...] = (), host_namespaces: tuple[str, ..
         "linux": {"namespaces": [{"type": "mount"}], **linux},
     }
     given = InitContext("c1", "/bundle", cgroup_paths={}, rootfs="/bundle/rootfs", host_namespaces=host_namespaces)
-    return compile_init(parse_config(document), FACTS, given)
+    return compile_init(parse_config(document), facts, given)
 
 
 def joined(kind: str) -> list[dict[str, str]]:
@@ -68,6 +73,17 @@ def test_id_mapped_mount_of_an_ordinary_user_is_refused_in_runcs_words(more: dic
     document = {"ociVersion": "1.2.0", "mounts": [{"destination": "/x", "type": "bind", **more}], "linux": linux}
     with pytest.raises(InvalidArgument, match="id-mapped mounts are not supported for rootless containers"):
         rootless.check(parse_config(document), Process(("sh",), "/"))
+
+
+@pytest.mark.parametrize("euid", [0, 1000])
+@pytest.mark.parametrize(("kind", "of_users", "of_groups"), [("user", 1, 0), ("group", 0, 1)])
+def test_a_user_namespace_without_a_root_is_refused_to_everybody(
+    euid: int, kind: str, of_users: int, of_groups: int
+) -> None:
+    uids, gids = ([{"containerID": id, "hostID": 1000, "size": 1}] for id in (of_users, of_groups))
+    namespaces = [{"type": "mount"}, {"type": "user"}]
+    with pytest.raises(InvalidArgument, match=f"User namespaces enabled, but no {kind} mapping found"):
+        plan(facts=FACTS.replaced(euid=euid), namespaces=namespaces, uidMappings=uids, gidMappings=gids)
 
 
 def test_remount_needs_a_mount_before_it() -> None:
