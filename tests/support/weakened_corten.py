@@ -134,10 +134,10 @@ def leaking(folder: Path) -> tuple[Edit, ...]:
         ("launch/compile.py", "    fs.make_cwd(process)\n", ""),
         (
             "launch/compile.py",
-            "    _join_cgroups(b, context, whole=whole)\n    _add_inputs(b, context)",
+            "    _join_cgroups(b, context, whole=whole)\n    b.add_inputs(context.inputs())",
             "    _join_cgroups(b, context, whole=whole)\n"
             f'    b.add(Open("leak", {str(folder)!r}, {os.O_PATH | os.O_DIRECTORY}))\n'
-            "    _add_inputs(b, context)",
+            "    b.add_inputs(context.inputs())",
         ),
     )
 

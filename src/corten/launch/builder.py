@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from corten.launch.ops import CLONE_NEWTIME, CLONE_NEWUSER, Close, Op, Plan
+from corten.launch.ops import CLONE_NEWTIME, CLONE_NEWUSER, Close, Op, Plan, Wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from corten.launch.facts import HostFacts
     from corten.spec.runtime import Config
 
@@ -38,11 +40,21 @@ class Builder:
         """Append ops."""
         self.ops.extend(ops)
 
+    def wait(self, slot: str, why: str = "") -> None:
+        """Wait for the spawner's byte, where it is to send one; `why` as in `Wait`, the slot's name without a word."""
+        if slot in self.open:
+            self.ops.append(Wait(slot, why or slot))
+
     def input(self, slot: str) -> str:
         """A descriptor that the spawner hands in."""
         self.inputs.append(slot)
         self.open.append(slot)
         return slot
+
+    def add_inputs(self, slots: Iterable[str]) -> None:
+        """Several of them, in this order."""
+        for slot in slots:
+            self.input(slot)
 
     def opened(self, slot: str) -> str:
         """A descriptor that the next op fills."""

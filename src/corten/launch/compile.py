@@ -17,7 +17,7 @@ from __future__ import annotations
 from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
-from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM, ExecContext, InitContext
+from corten.launch.context import LIFE, LISTENER, ExecContext, InitContext
 from corten.launch.facts import is_rootless
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
@@ -30,7 +30,6 @@ from corten.launch.ops import (
     Open,
     Plan,
     Setns,
-    Wait,
     WriteFile,
 )
 from corten.launch.options import is_long
@@ -75,7 +74,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         enter.wait_for_unit(b)
     enter.join_time(b)
     _join_cgroups(b, context, whole=whole)
-    _add_inputs(b, context)
+    b.add_inputs(context.inputs())
     fs.open_sources()
     if late or fs.userns:
         enter.write_oom_score_adj(b, process)
@@ -113,11 +112,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     b = Builder(config, facts)
     namespaces = b.new_flags() | b.joined_flags()
     userns = bool(namespaces & CLONE_NEWUSER)
-    b.input("container")
-    if context.parent == SHIM:
-        b.input(LIFE)
-    if context.seccomp_flags & NEW_LISTENER:
-        b.input(LISTENER)
+    b.add_inputs(context.inputs())
     if facts.euid:
         from corten.launch.rootless import check_user
 
@@ -176,21 +171,6 @@ def _join_cgroups(b: Builder, context: InitContext, *, whole: bool) -> None:
         enter.open_v2(b, context, by_write=bool(b.joined_flags() & (CLONE_NEWUSER | CLONE_NEWCGROUP)))
 
 
-def _add_inputs(b: Builder, context: InitContext) -> None:
-    if context.parent == SHIM:
-        b.input(LIFE)
-    if context.seccomp_flags & NEW_LISTENER:
-        b.input(LISTENER)
-    if context.wait_for_start:
-        b.input("start")
-    if context.wait_for_hooks:
-        b.input("hooks")
-    if context.wait_for_limit or context.wait_for_record:
-        b.input("record")
-    if context.wait_for_network:
-        b.input("network")
-
-
 def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
     """The child makes everything: nobody can see it yet."""
     later = flags & CLONE_NEWIPC if fs.userns else 0
@@ -199,13 +179,13 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
     enter.become_root_inside(b)
     enter.unshare(b, later)
     enter.loopback_up(b, flags)
-    _wait(b, "network")
+    b.wait("network")
     fs.attach_root()
     fs.mount_all(late=False)
     if process.oom_score_adj is not None and not fs.userns and not is_rootless(b.facts):
         b.add(WriteFile(fs.private_proc(), "self/oom_score_adj", str(process.oom_score_adj).encode()))
     finish_root(fs, process)
-    _wait(b, "record")
+    b.wait("record")
     wait_for_hooks(b, context)
     furnish(b, fs, process, late=False)
     fs.enter_root()
@@ -217,7 +197,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     enter.become_root_inside(b)
     enter.unshare(b, flags & ~CLONE_NEWCGROUP)
     enter.loopback_up(b, flags)
-    _wait(b, "network")
+    b.wait("network")
     fs.attach_root()
     fs.mount_all(late=True)
     finish_root(fs, process)
@@ -235,7 +215,7 @@ def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitCont
     enter.become_root_inside(b)
     enter.unshare(b, flags)
     enter.loopback_up(b, flags)
-    _wait(b, "network")
+    b.wait("network")
     fs.pidns = "ns.pid"
     fs.attach_root()
     fs.mount_all(late=False)
@@ -248,15 +228,10 @@ def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitCont
 
 def wait_for_hooks(b: Builder, context: InitContext) -> None:
     """The host's hooks, then those that run in the container's namespaces; the working directory is the root."""
-    _wait(b, "hooks")
+    b.wait("hooks")
     hooks = hook_ops(b.config, context, "createContainer", b.config.hooks.create_container)
     if hooks:
         b.add(Umask(DEFAULT_UMASK), *hooks, Umask(0))
-
-
-def _wait(b: Builder, slot: str) -> None:
-    if slot in b.open:
-        b.add(Wait(slot, slot))
 
 
 def finish_root(fs: Filesystem, process: Process) -> None:

@@ -106,6 +106,19 @@ class InitContext(Value):
         self.seccomp_flags = seccomp_flags
         self.seccomp_calls = seccomp_calls
 
+    def inputs(self) -> list[str]:
+        """What the spawner hands in for the whole plan; `unit`, `rootfs` and `console` join where they are used."""
+        is_wanted = {
+            LIFE: self.parent == SHIM,
+            LISTENER: bool(self.seccomp_flags & NEW_LISTENER),
+            "start": self.wait_for_start,
+            "idmaps": self.wait_for_idmaps,
+            "hooks": self.wait_for_hooks,
+            "record": self.wait_for_limit or self.wait_for_record,
+            "network": self.wait_for_network,
+        }
+        return [slot for slot, wanted in is_wanted.items() if wanted]
+
 
 class ExecContext(Value):
     """How a process is launched in a running container; the fields are those of `InitContext`.
@@ -145,3 +158,12 @@ class ExecContext(Value):
         self.seccomp = seccomp
         self.seccomp_flags = seccomp_flags
         self.seccomp_calls = seccomp_calls
+
+    def inputs(self) -> list[str]:
+        """What the spawner hands in for the whole plan; `console` joins where it is used."""
+        is_wanted = {
+            "container": True,
+            LIFE: self.parent == SHIM,
+            LISTENER: bool(self.seccomp_flags & NEW_LISTENER),
+        }
+        return [slot for slot, wanted in is_wanted.items() if wanted]

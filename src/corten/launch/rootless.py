@@ -20,7 +20,7 @@ from corten import errors
 from corten.errors import InvalidArgument
 from corten.launch import enter
 from corten.launch.builder import Builder
-from corten.launch.context import LIFE, LISTENER, NEW_LISTENER, SHIM
+from corten.launch.context import LIFE, LISTENER
 from corten.launch.filesystem import Filesystem
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import (
@@ -30,7 +30,6 @@ from corten.launch.ops import (
     Pipe,
     SendByte,
     SetDumpable,
-    Wait,
     WaitByte,
     WriteIdMaps,
 )
@@ -59,7 +58,7 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     flags = b.new_flags()
     enter.begin_dumpable(b, process)
     add_early(b, process, exec=False)
-    _open_inputs(b, context)
+    b.add_inputs(context.inputs())
     enter.join_v1(b, context)
     enter.open_v2(b, context, by_write=True)
     enter.join_by_path(b, pid_now=True)
@@ -69,14 +68,12 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     enter.unshare(b, flags & CLONE_NEWIPC)
     b.add(SetDumpable())
     enter.loopback_up(b, flags)
-    if context.wait_for_network:
-        b.add(Wait("network", "network"))
+    b.wait("network")
     fs.open_sources()
     fs.attach_root()
     fs.mount_all(late=False)
     finish_root(fs, process)
-    if "record" in b.open:
-        b.add(Wait("record", "record"))
+    b.wait("record")
     wait_for_hooks(b, context)
     furnish(b, fs, process, late=False)
     fs.enter_root()
@@ -142,27 +139,13 @@ def maps_by_himself(config: Config, euid: int, egid: int) -> bool:
     )
 
 
-def _open_inputs(b: Builder, context: InitContext) -> None:
-    wanted = {
-        LIFE: context.parent == SHIM,
-        LISTENER: bool(context.seccomp_flags & NEW_LISTENER),
-        "start": context.wait_for_start,
-        "idmaps": context.wait_for_idmaps,
-        "hooks": context.wait_for_hooks,
-        "record": context.wait_for_limit or context.wait_for_record,
-        "network": context.wait_for_network,
-    }
-    for slot, is_wanted in wanted.items():
-        if is_wanted:
-            b.input(slot)
-
-
 def _clone(b: Builder, flags: int, *, wait: bool) -> None:
     """The child in its new namespaces, and its id maps, by whoever may write them."""
     clone = Clone(flags & ~CLONE_NEWCGROUP)
     if wait:
         b.close(enter.HOST_PROC)
-        b.add(clone, Wait("idmaps", "id maps"))
+        b.add(clone)
+        b.wait("idmaps", "id maps")
         b.close("idmaps")
         return
     enter.host_proc(b)

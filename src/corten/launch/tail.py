@@ -232,9 +232,8 @@ def _add_last(
 ) -> None:
     """The wait for the start, startContainer hooks, the filter unless it is there, and execve."""
     for slot in ("record", "start"):
-        if slot in b.open:
-            b.add(Wait(slot, slot))
-            b.close(slot)
+        b.wait(slot)
+        b.close(slot)
     b.add(*hooks)
     if context.seccomp and filter:
         b.add(Seccomp(context.seccomp, context.seccomp_flags))
