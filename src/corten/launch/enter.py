@@ -173,18 +173,34 @@ def join_by_path(b: Builder, *, pid_now: bool) -> None:
 
 
 def clone_early(b: Builder, flags: int) -> None:
-    """The child and its new namespaces at once; with a user namespace the launcher writes the id maps meanwhile."""
-    flags &= ~CLONE_NEWCGROUP
-    if not flags & CLONE_NEWUSER:
+    """The child and its new namespaces at once."""
+    if flags & CLONE_NEWUSER:
+        clone_mapped(b, flags)
+    else:
         b.close(HOST_PROC)
-        b.add(Clone(flags, _clone_cgroup(b)))
-        return
+        clone(b, flags)
+
+
+def clone_mapped(b: Builder, flags: int, *, deny: int = 0) -> None:
+    """The child in a user namespace of its own: it waits until the launcher has written its id maps.
+
+    With `deny` the launcher forbids setgroups(2) first, as whoever has no right over groups must (user_namespaces(7)).
+    """
     linux = b.config.linux
     host_proc(b)
-    b.add(Pipe(b.opened("sync"), b.opened("sync.write")), Clone(flags, _clone_cgroup(b)))
-    b.add(WriteIdMaps(HOST_PROC, id_map(linux.uid_mappings), id_map(linux.gid_mappings)), SendByte("sync.write"))
-    b.add(WaitByte("sync", "sync.write"))
+    b.add(Pipe(b.opened("sync"), b.opened("sync.write")))
+    clone(b, flags)
+    b.add(
+        WriteIdMaps(HOST_PROC, id_map(linux.uid_mappings), id_map(linux.gid_mappings), deny),
+        SendByte("sync.write"),
+        WaitByte("sync", "sync.write"),
+    )
     b.close("sync", "sync.write", HOST_PROC)
+
+
+def clone(b: Builder, flags: int) -> None:
+    """The child in its new namespaces but that of cgroups: it makes that one in its own cgroups (`begin_child`)."""
+    b.add(Clone(flags & ~CLONE_NEWCGROUP, _clone_cgroup(b)))
 
 
 def unshare(b: Builder, flags: int) -> None:
@@ -198,7 +214,7 @@ def clone_late(b: Builder, *kept: str) -> None:
     """Into the pid namespace of another container: from here on the child is seen, and holds nothing of the host."""
     b.add(Setns("ns.pid", CLONE_NEWPID))
     b.close_others(PIDS, CGROUP, *kept)
-    b.add(Clone(0, _clone_cgroup(b)))
+    clone(b, 0)
 
 
 def begin_child(b: Builder, flags: int) -> None:

@@ -23,16 +23,7 @@ from corten.launch.builder import Builder
 from corten.launch.context import LIFE, LISTENER
 from corten.launch.filesystem import Filesystem
 from corten.launch.hooks import hook_ops
-from corten.launch.ops import (
-    CLONE_NEWCGROUP,
-    CLONE_NEWIPC,
-    Clone,
-    Pipe,
-    SendByte,
-    SetDumpable,
-    WaitByte,
-    WriteIdMaps,
-)
+from corten.launch.ops import CLONE_NEWIPC, SetDumpable
 from corten.launch.tail import add_early, add_end, add_process
 
 TYPE_CHECKING = False
@@ -62,7 +53,10 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     enter.join_v1(b, context)
     enter.open_v2(b, context, by_write=True)
     enter.join_by_path(b, pid_now=True)
-    _clone(b, flags & ~CLONE_NEWIPC, wait=context.wait_for_idmaps)
+    if context.wait_for_idmaps:
+        _clone_unmapped(b, flags & ~CLONE_NEWIPC)
+    else:
+        enter.clone_mapped(b, flags & ~CLONE_NEWIPC, deny=int(facts.euid != 0))
     enter.begin_child(b, flags)
     enter.become_root_inside(b)
     enter.unshare(b, flags & CLONE_NEWIPC)
@@ -139,25 +133,9 @@ def maps_by_himself(config: Config, euid: int, egid: int) -> bool:
     )
 
 
-def _clone(b: Builder, flags: int, *, wait: bool) -> None:
-    """The child in its new namespaces, and its id maps, by whoever may write them."""
-    clone = Clone(flags & ~CLONE_NEWCGROUP)
-    if wait:
-        b.close(enter.HOST_PROC)
-        b.add(clone)
-        b.wait("idmaps", "id maps")
-        b.close("idmaps")
-        return
-    enter.host_proc(b)
-    linux = b.config.linux
-    b.add(Pipe(b.opened("sync"), b.opened("sync.write")), clone)
-    b.add(
-        WriteIdMaps(
-            enter.HOST_PROC,
-            enter.id_map(linux.uid_mappings),
-            enter.id_map(linux.gid_mappings),
-            deny=int(b.facts.euid != 0),
-        )
-    )
-    b.add(SendByte("sync.write"), WaitByte("sync", "sync.write"))
-    b.close("sync", "sync.write", enter.HOST_PROC)
+def _clone_unmapped(b: Builder, flags: int) -> None:
+    """The child in its new namespaces, which waits until somebody else has written its id maps."""
+    b.close(enter.HOST_PROC)
+    enter.clone(b, flags)
+    b.wait("idmaps", "id maps")
+    b.close("idmaps")
