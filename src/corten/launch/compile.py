@@ -18,7 +18,6 @@ from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
 from corten.launch.context import LIFE, LISTENER, ExecContext, InitContext
-from corten.launch.facts import is_rootless
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import (
@@ -76,8 +75,8 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     _join_cgroups(b, context, whole=whole)
     b.add_inputs(context.inputs())
     fs.open_sources()
-    if late or fs.userns:
-        enter.write_oom_score_adj(b, process)
+    if (late or fs.userns) and enter.needs_oom_score_adj(b, process):
+        enter.add_oom_score_adj(b, process, enter.host_proc(b))
     if fs.userns:
         enter.raise_rlimits(b, process)
     if whole and needs_apparmor(b, process):
@@ -131,10 +130,11 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         affinity = ()
     else:
         enter.open_v2(b, context, by_write=True)
-    apparmor = needs_apparmor(b, process)
-    if apparmor or (process.oom_score_adj is not None and not is_rootless(facts)):
+    apparmor, oom_score_adj = needs_apparmor(b, process), enter.needs_oom_score_adj(b, process)
+    if apparmor or oom_score_adj:
         enter.open_proc(b)
-    enter.write_oom_score_adj(b, process)
+    if oom_score_adj:
+        enter.add_oom_score_adj(b, process, enter.HOST_PROC)
     if userns:
         enter.raise_rlimits(b, process)
     if apparmor:
@@ -182,8 +182,8 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
     b.wait("network")
     fs.attach_root()
     fs.mount_all(late=False)
-    if process.oom_score_adj is not None and not fs.userns and not is_rootless(b.facts):
-        b.add(WriteFile(fs.private_proc(), "self/oom_score_adj", str(process.oom_score_adj).encode()))
+    if not fs.userns and enter.needs_oom_score_adj(b, process):
+        enter.add_oom_score_adj(b, process, fs.private_proc())
     finish_root(fs, process)
     b.wait("record")
     wait_for_hooks(b, context)

@@ -68,7 +68,7 @@ def begin_dumpable(b: Builder, process: Process) -> None:
     """What has to be done as long as the launcher is the user's."""
     b.add(Umask(0))
     if process.oom_score_adj is not None:
-        b.add(WriteFile(host_proc(b), "self/oom_score_adj", str(process.oom_score_adj).encode()))
+        add_oom_score_adj(b, process, host_proc(b))
 
 
 def wait_for_unit(b: Builder) -> None:
@@ -127,11 +127,14 @@ def make_time(b: Builder) -> None:
         b.add(WriteFile(proc, "self/timens_offsets", lines.encode()))
 
 
-def write_oom_score_adj(b: Builder, process: Process) -> None:
-    """From the launcher, in the host's pid namespace; the child inherits it."""
-    if process.oom_score_adj is not None and not is_rootless(b.facts):
-        data = str(process.oom_score_adj).encode()
-        b.add(WriteFile(host_proc(b), "self/oom_score_adj", data))
+def needs_oom_score_adj(b: Builder, process: Process) -> bool:
+    """One is asked for, and still to be written: without rights over the machine `begin` has done it."""
+    return process.oom_score_adj is not None and not is_rootless(b.facts)
+
+
+def add_oom_score_adj(b: Builder, process: Process, proc: str) -> None:
+    """How soon the kernel ends the process when memory runs out, through a procfs; a child inherits it (proc(5))."""
+    b.add(WriteFile(proc, "self/oom_score_adj", str(process.oom_score_adj).encode()))
 
 
 def raise_rlimits(b: Builder, process: Process) -> None:
