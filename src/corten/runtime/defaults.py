@@ -42,11 +42,16 @@ class Defaults:
 
 def of(settings: Options) -> Defaults:
     """The defaults of one invocation; raises InvalidArgument naming file and key, NotFound for a file that is named."""
-    path = settings.text("config", CONFIG_PATH)
-    values = read(path, required=settings.given("config"))
-    node = node_of(path, values) if len(values) > (PIDS_KEY in values) else None
+    found = of_file(settings.text("config", CONFIG_PATH), required=settings.given("config"))
     if settings.given(PIDS_KEY):
-        return Defaults(checked(settings.number(PIDS_KEY), f"--{PIDS_KEY}"), f"--{PIDS_KEY}", node)
+        return Defaults(checked(settings.number(PIDS_KEY), f"--{PIDS_KEY}"), f"--{PIDS_KEY}", found.node)
+    return found
+
+
+def of_file(path: str, *, required: bool) -> Defaults:
+    """What a node's file says, for the command and for cortend; raises as `of`."""
+    values = read(path, required=required)
+    node = node_of(path, values) if len(values) > (PIDS_KEY in values) else None
     limit = values.get(PIDS_KEY)
     if limit is None:
         return Defaults(BUILT_IN_PIDS_LIMIT, BUILT_IN, node)

@@ -17,6 +17,7 @@ from corten.spec.process import RLIMITS, Rlimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
     from corten.spec.process import Process
@@ -29,6 +30,8 @@ ARCHITECTURES = {
     "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
     "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
 }
+
+TITLES = {"rlimits": "rlimit", "maskedPaths": "masked path", "seccomp": "seccomp"}
 
 
 class Node:
@@ -56,27 +59,45 @@ class Node:
         self.seccomp = seccomp
 
 
-def apply(config: Config, node: Node) -> Origins:
-    """Completes `config` by the node's words; the values that were taken, with their origin."""
+def taken(
+    node: Node,
+    *,
+    limits: Collection[str] | None,
+    masked_paths: Collection[str] | None,
+    calls: Collection[str] | None,
+) -> Origins:
+    """What is taken of the node's words beside what a container has already, each value with its origin.
+
+    The names of its limits, its masked paths, the system calls that its profile names; None of a kind takes none of it.
+    """
     origins: Origins = {}
-    if config.process is not None:
-        had = {limit.type for limit in config.process.rlimits}
-        limits = [
+    if limits is not None:
+        origins["rlimits"] = [
             {"type": name, "soft": soft, "hard": hard, "origin": node.origin}
             for name, soft, hard in node.rlimits
-            if RLIMITS.index(name) not in had
+            if name not in limits
         ]
-        if limits:
-            origins["rlimits"] = limits
-    paths = [path for path in node.masked_paths if path not in config.linux.masked_paths]
-    if paths:
-        origins["maskedPaths"] = [{"path": path, "origin": node.origin} for path in paths]
-        config.linux.masked_paths = (*config.linux.masked_paths, *paths)
-    rules = unnamed(config.linux.seccomp, node.seccomp)
-    if rules:
-        origins["seccomp"] = [{**rule, "origin": node.origin} for rule in rules]
-    if config.process is not None:
-        again(config, config.process, origins)
+    if masked_paths is not None:
+        origins["maskedPaths"] = [
+            {"path": path, "origin": node.origin} for path in node.masked_paths if path not in masked_paths
+        ]
+    if calls is not None:
+        origins["seccomp"] = [{**rule, "origin": node.origin} for rule in unnamed(calls, node.seccomp)]
+    return {word: rows for word, rows in origins.items() if rows}
+
+
+def apply(config: Config, node: Node) -> Origins:
+    """Completes `config` by the node's words; the values that were taken, with their origin."""
+    process, linux = config.process, config.linux
+    origins = taken(
+        node,
+        limits=None if process is None else {RLIMITS[limit.type] for limit in process.rlimits},
+        masked_paths=linux.masked_paths,
+        calls=named(linux.seccomp),
+    )
+    linux.masked_paths = (*linux.masked_paths, *masked(origins))
+    if process is not None:
+        again(config, process, origins)
     return origins
 
 
@@ -89,37 +110,56 @@ def again(config: Config, process: Process, origins: Origins) -> None:
         if RLIMITS.index(row["type"]) not in had
     ]
     process.rlimits = (*process.rlimits, *added)
-    rules = [{key: value for key, value in row.items() if key != "origin"} for row in origins.get("seccomp", ())]
-    if rules:
-        config.linux.seccomp = with_rules(config.linux.seccomp, rules)
+    added_rules = rules(origins)
+    if added_rules:
+        config.linux.seccomp = with_rules(config.linux.seccomp, added_rules)
 
 
-def unnamed(profile: dict[str, Any] | None, rules: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
-    """The rules, for what `profile` does not name itself."""
-    named = {name for rule in (profile or {}).get("syscalls") or () for name in rule.get("names") or ()}
+def masked(origins: Origins) -> list[str]:
+    """The paths among what was taken."""
+    return [row["path"] for row in origins.get("maskedPaths", ())]
+
+
+def rules(origins: Origins) -> list[dict[str, Any]]:
+    """The rules among what was taken, in the form of runtime-spec's `linux.seccomp.syscalls`."""
+    return [{key: value for key, value in row.items() if key != "origin"} for row in origins.get("seccomp", ())]
+
+
+def named(profile: dict[str, Any] | None) -> set[str]:
+    """The system calls that a profile has rules for."""
+    return {name for rule in (profile or {}).get("syscalls") or () for name in rule.get("names") or ()}
+
+
+def unnamed(calls: Collection[str], node_rules: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    """The rules, for system calls that are not among `calls`."""
     found = []
-    for rule in rules:
-        names = [name for name in rule["names"] if name not in named]
+    for rule in node_rules:
+        names = [name for name in rule["names"] if name not in calls]
         if names:
             found.append({**rule, "names": names})
     return found
 
 
-def with_rules(profile: dict[str, Any] | None, rules: list[dict[str, Any]]) -> dict[str, Any]:
+def with_rules(profile: dict[str, Any] | None, added: list[dict[str, Any]]) -> dict[str, Any]:
     """`profile` and the rules behind its own; for a bundle without a profile one that allows the rest."""
     if profile is None:
         machine = posix.uname().machine
         profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ARCHITECTURES.get(machine, [])}
-    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *rules]}
+    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added]}
+
+
+def lines(origins: Origins) -> list[tuple[str, str, str]]:
+    """(word of `state`, value as text, origin) for each value."""
+    found = [
+        ("rlimits", f"{row['type']} {row['soft']}:{row['hard']}", row["origin"]) for row in origins.get("rlimits", ())
+    ]
+    found += [("maskedPaths", row["path"], row["origin"]) for row in origins.get("maskedPaths", ())]
+    found += [
+        ("seccomp", f"{' '.join(row['names'])}: {row['action']}", row["origin"]) for row in origins.get("seccomp", ())
+    ]
+    return found
 
 
 def describe(origins: Origins) -> list[str]:
     """A line for each value, for `corten-runtime plan`."""
-    lines = [
-        f"rlimit {row['type']} {row['soft']}:{row['hard']} ({row['origin']})" for row in origins.get("rlimits", ())
-    ]
-    lines += [f"masked path {row['path']} ({row['origin']})" for row in origins.get("maskedPaths", ())]
-    lines += [
-        f"seccomp {' '.join(row['names'])}: {row['action']} ({row['origin']})" for row in origins.get("seccomp", ())
-    ]
-    return lines
+    return [f"{TITLES[word]} {text} ({origin})" for word, text, origin in lines(origins)]
