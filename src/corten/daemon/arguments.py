@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from corten import __version__
 from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, KEYS, UNSUPPORTED
 from corten.errors import InvalidArgument
+from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,6 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("-p", "--pidfile", metavar="FILE", help="where to write the process id")
     parser.add_argument("--config", "--config-file", metavar="FILE", help=f"daemon.json ({DEFAULT_FILE})")
+    parser.add_argument("--node-defaults", metavar="FILE", default="", help=f"the node's defaults ({NODE_FILE})")
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")

@@ -14,8 +14,12 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.engine.checks import check_log
+from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
 from corten.errors import CortenError, InvalidArgument
+from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
+from corten.runtime.defaults import MASKED_KEY, PIDS_KEY, RLIMITS_KEY, SECCOMP_KEY, Defaults, of_file
+from corten.runtime.options import BUILT_IN
 from corten.spec.endpoint import tcp_endpoint
 
 DEFAULT_FILE: Final = "/etc/corten/daemon.json"
@@ -201,6 +205,28 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     return made
 
 
+def node_defaults(path: str) -> Defaults:
+    """What the node's file says; an empty path is the usual one, which may be missing.  Raises InvalidArgument."""
+    where = path or NODE_FILE
+    try:
+        found = of_file(where, required=bool(path))
+        if found.node is not None:
+            check_overrides(found.node.seccomp, f"{where}.seccomp")
+    except CortenError as error:
+        raise InvalidArgument(f"unable to configure the daemon with node defaults: {error.text}") from error
+    except OSError as error:
+        raise _unable(where, f"open {where}: {(error.strerror or '').lower()}") from error
+    return found
+
+
+def with_node(made: Settings, node: Defaults) -> Settings:
+    """The settings with the node's words; a limit in daemon.json goes before the node's."""
+    made = replace(made, node=node.node)
+    if PIDS_KEY in made.origins or node.pids_limit_origin == BUILT_IN:
+        return made
+    return replace(made, default_pids_limit=node.pids_limit, origins={**made.origins, PIDS_KEY: node.pids_limit_origin})
+
+
 def named(made: Settings, key: str) -> str:
     """Where a setting was given, for a message about its value."""
     return FLAGS[key] if made.origin(key) == "flag" and key in FLAGS else f"{key} ({made.origin(key)})"
@@ -278,11 +304,11 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
 
 
 def reloaded(before: Settings, after: Settings) -> Settings:
-    """What a SIGHUP makes of it: the reloadable keys of `after`, the rest as it was."""
+    """What a SIGHUP makes of it: the reloadable keys and the node's words of `after`, the rest as it was."""
     origins = {key: value for key, value in before.origins.items() if key not in RELOADABLE}
     origins |= {key: value for key, value in after.origins.items() if key in RELOADABLE}
     values = {KEYS[key][0]: getattr(after, KEYS[key][0]) for key in RELOADABLE}
-    return replace(before, origins=origins, **values)
+    return replace(before, origins=origins, node=after.node, **values)
 
 
 def shown(made: Settings) -> str:
@@ -296,4 +322,8 @@ def shown(made: Settings) -> str:
         for name, runtime in made.runtimes.items()
         if runtime.path
     }
+    if made.node is not None:
+        limits = [{"type": name, "soft": soft, "hard": hard} for name, soft, hard in made.node.rlimits]
+        words = {RLIMITS_KEY: limits, MASKED_KEY: made.node.masked_paths, SECCOMP_KEY: made.node.seccomp}
+        out[made.node.origin] = {key: value for key, value in words.items() if value}
     return msgspec.json.encode(out).decode()

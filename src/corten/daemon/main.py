@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
         given = arguments.parse(argv[1:])
         path = given.config or config.DEFAULT_FILE
         settings = _settings(given, path)
+        if not given.destroy:  # which needs no container's defaults
+            settings = config.with_node(settings, config.node_defaults(given.node_defaults))
         if given.validate:
             sys.stderr.write("configuration OK\n")
             return 0
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
         if given.destroy:
             return destroy.run(settings)
         preflight.check(settings)
-        asyncio.run(Daemon(argv[0], path, settings, arguments.flags(given)).run())
+        asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run())
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
         return 1
@@ -76,9 +78,9 @@ def _set_level(settings: Settings) -> None:
 class Daemon:
     """One run of cortend: from the lock to the last background work."""
 
-    def __init__(self, program: str, config_path: str, settings: Settings, flags: dict[str, object]) -> None:
+    def __init__(self, program: str, files: tuple[str, str], settings: Settings, flags: dict[str, object]) -> None:
         self._program = program
-        self._config_path = config_path
+        self._config_path, self._node_path = files
         self._settings = settings
         self._flags = flags
         self._stopped = asyncio.Event()
@@ -147,6 +149,7 @@ class Daemon:
         try:
             file = config.load(path, is_required=False)
             after = config.settings(path, file, self._flags)
+            after = config.with_node(after, config.node_defaults(self._node_path))
         except CortenError as error:
             log.warning("configuration not reloaded: %s", error)
             return

@@ -2,8 +2,8 @@
 
 `decide` is pure: what it must know of the host's files (do bind sources exist) it asks `exists`.  Its value holds the
 merged Docker objects, which inspect prints, and what was parsed from them, from which config.json is made.  `origins`
-says for every field with a value where it is from: "flag" (the request), "image", "daemon.json" or "built-in"; where
-parts of it are from several, all of them, as in "flag, image".
+says for every field with a value where it is from: "flag" (the request), "image", "daemon.json", the path of the node's
+file or "built-in"; where parts of it are from several, all of them, as in "flag, image".
 """
 
 from __future__ import annotations
@@ -24,14 +24,24 @@ from corten.engine.signals import parse_signal
 from corten.errors import InvalidArgument
 from corten.network.ports import parse_bindings
 from corten.network.values import PortBinding
-from corten.spec.docker import ContainerConfig, ContainerCreateRequest, EndpointSettings, HostConfig, LogConfig
+from corten.runtime import effective as node_words
+from corten.spec.docker import (
+    ContainerConfig,
+    ContainerCreateRequest,
+    EndpointSettings,
+    HostConfig,
+    LogConfig,
+    Ulimit,
+)
 from corten.spec.docker_json import nonzero_fields, to_json
 from corten.spec.image import RunConfig
 
 FLAG: Final = "flag"
 IMAGE: Final = "image"
 BUILT_IN: Final = "built-in"
+UPDATE: Final = "update"  # docker update, as in the runtime's state
 SHORT_ID: Final = 12
+NODE_KEY: Final = "Corten"
 
 Origins = dict[str, str]
 
@@ -50,6 +60,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     pids_limit: int = defaults.PIDS_LIMIT  # -1: none
     init: bool = False
     origins: Origins = {}
+    node: dict[str, list[dict[str, Any]]] = {}  # what was taken from the node's file, in the runtime's form
 
     @property
     def hostname(self) -> str:
@@ -90,6 +101,9 @@ def decide(
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
     warnings += _image_warnings(request.config, image)
+    secure = security.parse_security_opt(host.security_opt or (), privileged=host.privileged)
+    node = _node(request.host_config, secure, settings, machine)
+    host = _with_masks(host, node, origins)
     limit, limit_origin = _pids_limit(host, settings)
     if limit_origin != FLAG:
         origins["HostConfig.PidsLimit"] = limit_origin
@@ -103,10 +117,11 @@ def decide(
         capabilities=security.capabilities(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
         ),
-        security=security.parse_security_opt(host.security_opt or (), privileged=host.privileged),
+        security=secure,
         pids_limit=limit,
         init=bool(host.init) and host.pid_mode == "",
         origins=origins,
+        node=node,
     )
     return effective, warnings
 
@@ -312,6 +327,37 @@ def _pids_limit(host: HostConfig, settings: Settings) -> tuple[int, str]:
     return settings.default_pids_limit, settings.origin("default-pids-limit")
 
 
+def _node(asked: HostConfig, secure: Security, settings: Settings, machine: Host) -> node_words.Origins:
+    """What the node's file says where the request is silent.
+
+    A container with masked paths of its own (none, with systempaths=unconfined) or a profile of its own (or none) keeps
+    them, a privileged one has neither; of the built-in profile the node may change every call.
+    """
+    if settings.node is None:
+        return {}
+    has_masks = asked.privileged or asked.masked_paths is not None
+    return node_words.taken(
+        settings.node,
+        limits={limit_type(item) for item in asked.ulimits or ()},
+        masked_paths=None if has_masks else machine.masked_paths,
+        calls=None if secure.seccomp else (),
+    )
+
+
+def limit_type(item: Ulimit) -> str:
+    """`nofile` is RLIMIT_NOFILE in config.json."""
+    return f"RLIMIT_{item.name.upper()}"
+
+
+def _with_masks(host: HostConfig, node: node_words.Origins, origins: Origins) -> HostConfig:
+    """The node's masked paths behind Docker's."""
+    paths = node_words.masked(node)
+    if not paths:
+        return host
+    origins["HostConfig.MaskedPaths"] = f"{BUILT_IN}, {node['maskedPaths'][0]['origin']}"
+    return replace(host, masked_paths=[*(host.masked_paths or ()), *paths])
+
+
 def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
     """The settings for the network the container is in; an address of the old form (Config.MacAddress) joins."""
     endpoints = request.networking_config.endpoints_config or {}
@@ -357,4 +403,16 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
     if effective.host.pids_limit is None:
         origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
         out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
+    out += [
+        {"field": f"{NODE_KEY}.{word}", "value": text, "origin": origin}
+        for word, text, origin in node_words.lines(effective.node)
+    ]
     return out
+
+
+def node_object(effective: Effective) -> dict[str, Any]:
+    """For inspect: what the node said, in the words of `corten` in the runtime's `state`; {} where it said nothing."""
+    origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
+    if not effective.node and origin in (FLAG, BUILT_IN, UPDATE):
+        return {}
+    return {NODE_KEY: {"pidsLimit": {"value": effective.pids_limit, "origin": origin}, **effective.node}}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from corten.engine.container import Container
+from corten.engine.effective import node_object
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
 from corten.engine.record import Record, Status
@@ -70,6 +71,7 @@ def inspect(
         "Mounts": [mount_point(point) for point in effective.mounts if not point.from_tmpfs_map],
         "Config": to_json(effective.config),
         "NetworkSettings": network_settings(container, network_ids),
+        **node_object(effective),
     }
     return out
 

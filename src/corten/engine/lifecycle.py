@@ -18,7 +18,7 @@ from corten.core.images import Image
 from corten.core.init import init_layer
 from corten.engine import checks, effective, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
-from corten.engine.effective import Effective
+from corten.engine.effective import UPDATE, Effective, Origins
 from corten.engine.events import container_event
 from corten.engine.finish import Finisher
 from corten.engine.parts import Parts, row
@@ -388,7 +388,8 @@ class Lifecycle:
             host = updated_host(before.host, request)
             checks.check_resources(host, self._parts.machine)
             checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
-            changed = replace(before, host=host, pids_limit=updated_pids_limit(before, request))
+            limit, origins = updated_pids_limit(before, request)
+            changed = replace(before, host=host, pids_limit=limit, origins=origins)
             if container.is_running:
                 await container.require_running().update(oci.resources(changed))
             self._parts.save(container, replace(container.record, effective=changed))
@@ -412,11 +413,12 @@ def updated_host(host: HostConfig, request: ContainerUpdateRequest) -> HostConfi
     return replace(host, **change)
 
 
-def updated_pids_limit(before: Effective, request: ContainerUpdateRequest) -> int:
-    """-1 for none; absent and 0 change nothing."""
+def updated_pids_limit(before: Effective, request: ContainerUpdateRequest) -> tuple[int, Origins]:
+    """-1 for none; absent and 0 change nothing.  With the origins of all values."""
     if not request.pids_limit:
-        return before.pids_limit
-    return request.pids_limit if request.pids_limit > 0 else -1
+        return before.pids_limit, before.origins
+    origins = {**before.origins, "HostConfig.PidsLimit": UPDATE}
+    return (request.pids_limit if request.pids_limit > 0 else -1), origins
 
 
 def _signal_init(container: Container, number: int) -> None:

@@ -13,10 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from corten.engine import defaults, devices, mountspec, seccomp, security
-from corten.engine.effective import Effective
+from corten.engine.effective import Effective, limit_type
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.users import User
+from corten.runtime import effective as node_words
 from corten.spec.docker import ContainerConfig, ExecConfig, HostConfig
 
 Json = dict[str, Any]
@@ -87,16 +88,21 @@ def _process(effective: Effective, at: Surroundings) -> Json:
     process["env"] = environment(config, tty=config.tty)
     process["cwd"] = config.working_dir or "/"
     process["capabilities"] = _capability_sets(effective.capabilities)
-    if host.ulimits:
-        process["rlimits"] = [
-            {"type": f"RLIMIT_{item.name.upper()}", "hard": item.hard, "soft": item.soft} for item in host.ulimits
-        ]
+    if limits := _limits(effective):
+        process["rlimits"] = limits
     if effective.security.no_new_privileges:
         process["noNewPrivileges"] = True
     if at.machine.apparmor and effective.security.apparmor:
         process["apparmorProfile"] = effective.security.apparmor
     process["oomScoreAdj"] = host.oom_score_adj
     return process
+
+
+def _limits(effective: Effective) -> list[Json]:
+    """The request's limits, then the node's for what it does not name."""
+    own = [{"type": limit_type(item), "hard": item.hard, "soft": item.soft} for item in effective.host.ulimits or ()]
+    node = effective.node.get("rlimits", ())
+    return [*own, *({name: row[name] for name in ("type", "hard", "soft")} for row in node)]
 
 
 def user_object(user: User) -> Json:
@@ -279,7 +285,8 @@ def _namespaces(effective: Effective, at: Surroundings) -> list[Json]:
 def _seccomp(effective: Effective, machine: Host) -> msgspec.Raw:
     host = seccomp.Host(machine.machine, machine.kernel, frozenset(effective.capabilities))
     if not effective.security.seccomp:
-        return msgspec.Raw(seccomp.resolved_default(host))
+        rules = node_words.rules(effective.node)
+        return msgspec.Raw(seccomp.resolved_default(host, msgspec.json.encode(rules) if rules else b""))
     profile = seccomp.parse_profile(effective.security.seccomp)
     return msgspec.Raw(msgspec.json.encode(seccomp.resolve(profile, host)))
 

@@ -8,12 +8,17 @@ when config.json is made, so that the runtime sees plain rules (runtime-spec con
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from corten.engine.seccomp_profile import DEFAULT_RULES
 from corten.errors import InvalidArgument
+from corten.launch.seccomp import filter_flags
+from corten.launch.seccomp_compile import compile_profile
+from corten.runtime.effective import named, with_rules
 
 BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
 
@@ -28,6 +33,11 @@ ARCHES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "s390x": ("s390x", "SCMP_ARCH_S390X", ("SCMP_ARCH_S390",)),
     "riscv64": ("riscv64", "SCMP_ARCH_RISCV64", ()),
     "loongarch64": ("loong64", "SCMP_ARCH_LOONGARCH64", ()),
+}
+
+OPPOSITE: Final = {
+    **{"SCMP_CMP_EQ": "SCMP_CMP_NE", "SCMP_CMP_NE": "SCMP_CMP_EQ", "SCMP_CMP_LT": "SCMP_CMP_GE"},
+    **{"SCMP_CMP_GE": "SCMP_CMP_LT", "SCMP_CMP_LE": "SCMP_CMP_GT", "SCMP_CMP_GT": "SCMP_CMP_LE"},
 }
 
 
@@ -178,6 +188,58 @@ def resolve(profile: Profile, host: Host) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def resolved_default(host: Host) -> bytes:
-    """`resolve(default_profile(), host)` as JSON text, kept: every default container has the same one."""
-    return msgspec.json.encode(resolve(default_profile(), host))
+def resolved_default(host: Host, rules: bytes = b"") -> bytes:
+    """`resolve(default_profile(), host)` as JSON text, kept: every default container has the same one.
+
+    rules: the node's, as JSON text; they take the place of the profile's own for the calls that they name.
+    """
+    profile = resolve(default_profile(), host)
+    if rules:
+        profile = overridden(profile, msgspec.json.decode(rules))
+    return msgspec.json.encode(profile)
+
+
+# The node's rules
+
+
+def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str, Any]:
+    """A resolved profile with `rules`, which `check_overrides` took, in place of its own for the calls they name.
+
+    A rule with a condition leaves the rest of the call as it was, by the opposite condition: of a rule without one and
+    one with, libseccomp keeps the first alone.
+    """
+    calls = named({"syscalls": rules})
+    kept, rest = [], []
+    for own in profile["syscalls"]:
+        for rule in rules:
+            both = [name for name in own["names"] if name in rule["names"]]
+            if both and rule.get("args"):
+                condition = {**rule["args"][0], "op": OPPOSITE[rule["args"][0]["op"]]}
+                rest.append({**own, "names": both, "args": [condition]})
+        if names := [name for name in own["names"] if name not in calls]:
+            kept.append({**own, "names": names})
+    return with_rules({**profile, "syscalls": [*kept, *rest]}, rules)
+
+
+def check_overrides(rules: Sequence[dict[str, Any]], where: str) -> None:
+    """Refuses, by InvalidArgument naming the rule, what libseccomp does not take and what would not hold."""
+    if not rules:
+        return
+    alone: dict[str, object] = {"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": list(rules)}
+    try:
+        filter_flags(alone)
+        compile_profile(alone)
+    except InvalidArgument as error:
+        text = error.text.replace("linux.seccomp.syscalls", where)
+        raise InvalidArgument(text if text.startswith(where) else f"{where}: {text}") from error
+    known = named({"syscalls": DEFAULT_RULES})
+    conditional = named({"syscalls": [rule for rule in DEFAULT_RULES if rule.get("args")]})
+    times = Counter(name for rule in rules for name in rule["names"])
+    for index, rule in enumerate(rules):
+        for name in rule["names"] if rule.get("args") else ():
+            if times[name] > 1:
+                raise InvalidArgument(f"{where}[{index}].args: {name} is in another rule as well")
+            if name in conditional:
+                raise InvalidArgument(f"{where}[{index}].args: the built-in profile has conditions for {name} already")
+            if name in known and (len(rule["args"]) != 1 or rule["args"][0]["op"] not in OPPOSITE):
+                raise InvalidArgument(f"{where}[{index}].args: {name} takes one condition, and none with a mask")

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from corten.engine import defaults
+from corten.runtime.effective import Node
 
 BUILT_IN_RUNTIME: Final = "corten"
 
@@ -23,7 +24,7 @@ class Runtime(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """`origins` maps a daemon.json key to where its value is from: "flag" or "daemon.json"."""
+    """`origins` maps a daemon.json key to where its value is from: "flag", "daemon.json" or the node's file."""
 
     data_root: str
     exec_root: str
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
     default_runtime: str = BUILT_IN_RUNTIME
     default_pids_limit: int = defaults.PIDS_LIMIT
+    node: Node | None = None  # what the node's file says beside it: corten.runtime.defaults
     log_driver: str = "json-file"
     log_opts: dict[str, str] = {}
     registry_mirrors: tuple[str, ...] = ()

@@ -121,3 +121,62 @@ def test_flags_are_named_as_keys() -> None:
     given = arguments.parse(["--data-root", "/d", "-H", "unix:///a", "--host", "unix:///b", "--debug"])
     assert arguments.flags(given) == {"data-root": "/d", "hosts": ("unix:///a", "unix:///b"), "debug": True}
     assert arguments.flags(arguments.parse([])) == {}
+
+
+def node_file(folder: Path, text: str) -> str:
+    path = folder / "runtime.json"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_nodes_file_says_what_daemon_json_does_not(tmp_path: Path) -> None:
+    path = node_file(tmp_path, '{"default-pids-limit": 7, "masked-paths": ["/proc/kallsyms"]}')
+    node = config.node_defaults(path)
+    made = config.with_node(config.settings(PATH, {}, {}), node)
+    assert (made.default_pids_limit, made.origin("default-pids-limit")) == (7, path)
+    assert made.node is not None
+    assert (made.node.masked_paths, made.node.origin) == (("/proc/kallsyms",), path)
+    first = config.with_node(config.settings(PATH, {"default-pids-limit": 8}, {}), node)
+    assert (first.default_pids_limit, first.origin("default-pids-limit")) == (8, "daemon.json")
+    assert msgspec.json.decode(config.shown(made))[path] == {"masked-paths": ["/proc/kallsyms"]}
+
+
+def test_a_nodes_file_that_nobody_named_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "NODE_FILE", str(tmp_path / "nowhere"))
+    plain = config.settings(PATH, {}, {})
+    assert config.with_node(plain, config.node_defaults("")) == plain
+    with pytest.raises(InvalidArgument, match=f"config {tmp_path}/there does not exist"):
+        config.node_defaults(str(tmp_path / "there"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"masked": []}', "{path}: unknown key 'masked'"),
+        ('{"default-pids-limit": 0}', "{path}: default-pids-limit: 0 is neither a number of processes nor -1"),
+        (
+            '{"seccomp": [{"names": ["mkdir"], "action": "SCMP_ACT_NO"}]}',
+            "{path}.seccomp[0].action: 'SCMP_ACT_NO' is not supported",
+        ),
+    ],
+)
+def test_a_nodes_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, why: str) -> None:
+    path = node_file(tmp_path, text)
+    with pytest.raises(InvalidArgument) as caught:
+        config.node_defaults(path)
+    assert caught.value.text == f"unable to configure the daemon with node defaults: {why.format(path=path)}"
+
+
+def test_a_nodes_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"unable to configure the daemon with file .*: is a directory"):
+        config.node_defaults(str(tmp_path))
+
+
+def test_a_reload_takes_over_the_nodes_words(tmp_path: Path) -> None:
+    plain = config.settings(PATH, {}, {})
+    path = node_file(tmp_path, '{"default-pids-limit": 7, "masked-paths": ["/proc/kallsyms"]}')
+    made = config.reloaded(plain, config.with_node(plain, config.node_defaults(path)))
+    assert made.node is not None
+    assert (made.default_pids_limit, made.origin("default-pids-limit")) == (7, path)
+    back = config.reloaded(made, plain)
+    assert (back.node, back.default_pids_limit, back.origin("default-pids-limit")) == (None, 500, "built-in")

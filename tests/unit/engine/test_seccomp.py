@@ -84,3 +84,70 @@ def test_the_built_in_profile_refuses_mount_and_answers_clone3_with_enosys() -> 
 def test_a_profile_of_any_depth_is_an_error_and_no_crash() -> None:
     with pytest.raises(InvalidArgument, match="Decoding seccomp profile failed"):
         seccomp.parse_profile('{"defaultAction": "x", "more": ' + "[" * 100_000 + "]" * 100_000 + "}")
+
+
+def override(*names: str, **words: Any) -> dict[str, Any]:
+    return {"names": list(names), "action": "SCMP_ACT_ERRNO", **words}
+
+
+def condition(op: str, index: int = 1) -> list[dict[str, Any]]:
+    return [{"index": index, "value": 10, "op": f"SCMP_CMP_{op}"}]
+
+
+def test_a_rule_of_the_node_takes_the_place_of_the_profiles_own() -> None:
+    profile = resolved([rule("mkdir") | {"names": ["mkdir", "rmdir"]}, rule("socket", args=condition("EQ"))])
+    made = seccomp.overridden(profile, [override("mkdir", "bpf", errnoRet=38), override("socket")])
+    assert made["syscalls"] == [
+        rule("rmdir"),
+        override("mkdir", "bpf", errnoRet=38),
+        override("socket"),
+    ]
+    assert made["architectures"] == profile["architectures"]
+
+
+@pytest.mark.parametrize(("op", "rest"), [("EQ", "NE"), ("NE", "EQ"), ("LT", "GE"), ("GE", "LT"), ("LE", "GT")])
+def test_a_rule_with_a_condition_leaves_the_rest_of_the_call_as_it_was(op: str, rest: str) -> None:
+    mine = override("kill", "bpf", args=condition(op))
+    made = seccomp.overridden(resolved([rule("kill")]), [mine])
+    assert made["syscalls"] == [rule("kill", args=condition(rest)), mine]
+
+
+def test_the_default_profile_is_kept_for_each_set_of_rules() -> None:
+    rules = msgspec.json.encode([override("mkdir")])
+    assert seccomp.resolved_default(DEFAULT, rules) is seccomp.resolved_default(DEFAULT, rules)
+    assert b'"io_uring' not in seccomp.resolved_default(DEFAULT)
+    assert seccomp.resolved_default(DEFAULT, rules) != seccomp.resolved_default(DEFAULT)
+
+
+def test_rules_that_hold_are_taken() -> None:
+    seccomp.check_overrides([], "f")
+    rules = [override("mkdir", "clone"), override("kill", args=condition("EQ"))]
+    more = override("io_uring_setup", args=[*condition("MASKED_EQ"), *condition("EQ", 2)])  # the profile has no word
+    seccomp.check_overrides([*rules, more], "f")
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        ([override("mkdir", action="SCMP_ACT_NO")], "f[0].action: 'SCMP_ACT_NO' is not supported"),
+        ([override("kill", args=[{"index": 0, "value": 1, "op": "EQ"}])], "f[0].args[0].op: 'EQ' is not supported"),
+        ([override("mkdir", action="SCMP_ACT_NOTIFY")], "f: listenerPath is not set"),
+        (
+            [override("mkdir"), override("clone", args=condition("EQ"))],
+            "f[1].args: the built-in profile has conditions for clone already",
+        ),
+        (
+            [override("kill", args=condition("MASKED_EQ"))],
+            "f[0].args: kill takes one condition, and none with a mask",
+        ),
+        (
+            [override("kill", args=[*condition("EQ"), *condition("EQ", 0)])],
+            "f[0].args: kill takes one condition, and none with a mask",
+        ),
+        ([override("kill", args=condition("EQ")), override("kill")], "f[0].args: kill is in another rule as well"),
+    ],
+)
+def test_a_rule_of_the_node_that_would_not_hold_is_refused(rules: list[dict[str, Any]], text: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        seccomp.check_overrides(rules, "f")
+    assert caught.value.text == text
