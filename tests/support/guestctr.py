@@ -34,6 +34,13 @@ class Containerd:
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.daemon.log_tail()}"
         return done.stdout
 
+    def remove(self, id: str) -> None:
+        """Kills and deletes a task, and its container."""
+        self.ctr("tasks", "kill", "--signal", "KILL", id)
+        process.wait_for(lambda: "RUNNING" not in self.check("tasks", "ls"), "end of the task", TIMEOUT_S)
+        self.ctr("tasks", "delete", id)
+        self.ctr("containers", "delete", id)
+
 
 @contextmanager
 def with_busybox(folder: Path) -> Iterator[Containerd]:

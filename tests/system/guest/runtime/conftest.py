@@ -29,7 +29,7 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
     """dockerd, with the busybox image loaded; it loads docker-default into the kernel."""
-    made = Docker(tmp_path_factory.mktemp("dockerd"))
+    made = Docker(tmp_path_factory.mktemp("dockerd"), "--experimental")  # which checkpoints are
     try:
         made.docker("load", "-i", str(images.busybox()), check=True, timeout=TIMEOUT_S)
         yield made

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support import guestctr, images
-from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
-from support.guestcounter import COUNT, Counter, wait_until
-from support.guestctr import Containerd
+from support.guestbundle import CGROUP, Lab
+from support.guestcounter import COUNT, Counter
 
 
 @pytest.fixture
@@ -111,29 +109,3 @@ def test_a_container_that_does_not_run_is_not_dumped(either: Lab) -> None:
     either.configure("true")
     either.detached("create", "c")
     assert "Container cannot be checkpointed in created state" in either.run("checkpoint", "c", status=1)
-
-
-# beneath containerd
-
-
-@pytest.fixture
-def containerd(tmp_path: Path) -> Iterator[Containerd]:
-    with guestctr.with_busybox(tmp_path) as made:
-        yield made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runtime", [CORTEN, RUNC], ids=["corten", "runc"])
-def test_ctr_makes_a_checkpoint(containerd: Containerd, tmp_path: Path, runtime: Path) -> None:
-    image = f"docker.io/{images.BUSYBOX_REF}"
-    words = ("--detach", "--runc-binary", str(runtime), "--snapshotter", "native")
-    containerd.check("run", *words, image, "box", "sleep", "1000")
-    try:
-        containerd.check("tasks", "checkpoint", "--image-path", f"{tmp_path}/images", "box")
-        assert (tmp_path / "images/inventory.img").exists()
-        assert "RUNNING" in containerd.check("tasks", "ls")
-    finally:
-        containerd.ctr("tasks", "kill", "--signal", "KILL", "box")
-        wait_until(lambda: "RUNNING" not in containerd.check("tasks", "ls"), "the task lives")
-        containerd.ctr("tasks", "delete", "box")
-        containerd.ctr("containers", "delete", "box")
