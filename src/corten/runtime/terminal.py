@@ -21,6 +21,9 @@ STDIN_FD, STDOUT_FD = 0, 1
 EIO = 5
 WINSIZE_BYTES = 8
 PIECE_BYTES = 1024  # given to the terminal between two looks at its output: it drops echo that nobody fetches
+# what is fetched after the process's end: no terminal holds more (the kernel's TTYB_DEFAULT_MEM_LIMIT is half of it),
+# so that this ends whatever somebody whom the process left behind goes on writing
+LEFT_BYTES = 1 << 17
 EOT = b"\x04"  # what a terminal in canonical mode takes for end of file
 
 IFLAG, OFLAG, CFLAG, LFLAG, CC = 0, 1, 2, 3, 6
@@ -141,8 +144,10 @@ class Terminal:
         """Passes on what is left, and gives our terminal back as it was."""
         poll = select.poll()
         poll.register(STDOUT_FD, select.POLLOUT)
+        left = LEFT_BYTES
         try:
-            while self._output or (self._master_open and self._read_output()):
+            while self._output or (left > 0 and self._master_open and self._read_output()):
+                left -= len(self._output)
                 poll.poll()
                 self._write_output(files.CHUNK_BYTES)
         finally:
