@@ -133,7 +133,10 @@ def start(root: str, id: str, abort_fd: int = -1) -> None:
     else:
         posix.write(fifo, b"\0")
         posix.close(fifo)
-        posix.unlink(path)
+        try:
+            posix.unlink(path)
+        except FileNotFoundError:
+            allow("start", id, RUNNING)  # another start was at it at the same time, and runs the hooks
     run_poststart(record, abort_fd)
 
 
