@@ -218,6 +218,9 @@ def check(config: Config, mode: str) -> None:
             )
     if config.linux.net_devices:
         raise errors.NotImplemented("restore of a container with network devices: nobody could take them back")
+    mounts = config.linux.namespace("mount")
+    if mounts is not None and mounts.path:
+        raise errors.NotImplemented(f"restore into the mount namespace {mounts.path}: CRIU makes its own")
     own = config.linux.namespace("cgroup")
     if own is not None and own.path:
         raise FailedPrecondition("Do not know how to handle namespace NEWCGROUP")

@@ -156,6 +156,7 @@ def test_what_is_not_the_containers_own_comes_from_the_host() -> None:
     [
         (config(mounts=(Mount("/x", "bind", "/y", ("idmap",)),)), "v2", "id-mapped mount at /x"),
         (Config("1.0.2", None, None, linux=Linux(net_devices={"eth0": ""})), "v2", "with network devices"),
+        (config(Namespace("mount", "/proc/1/ns/mnt")), "v2", "into the mount namespace /proc/1/ns/mnt"),
         (config(Namespace("cgroup", "/proc/1/ns/cgroup")), "v2", "Do not know how to handle namespace NEWCGROUP"),
         (config(mounts=(Mount("/sys/fs/cgroup", "cgroup"),)), "v1", "sees the host's v1 cgroups"),
     ],
