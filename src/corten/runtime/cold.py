@@ -10,6 +10,7 @@ from corten.runtime import commands, container, fast, managers
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.prepare import SPEC, Host, read_config
 from corten.runtime.settings import root
+from corten.runtime.state import allow
 from corten.spec.resources import Resources, parse_resources
 from corten.spec.runtime import parse_config
 from corten.sys import files
@@ -51,8 +52,16 @@ def rows_of(listing: bytes, pids: set[int]) -> bytes:
     if b"PID" not in titles:
         raise InvalidArgument("couldn't find PID field in ps output")
     column = titles.index(b"PID")
-    theirs = [line for line in lines[1:] if int(line.split()[column]) in pids]
+    theirs = [line for line in lines[1:] if line.strip() and _pid_of(line, column) in pids]
     return b"".join((lines[0], *theirs))
+
+
+def _pid_of(line: bytes, column: int) -> int:
+    """The number in a column; a column before it may be empty, or have spaces in it, as a process likes."""
+    word = next(iter(line.split()[column:]), b"")
+    if not word.isdigit():
+        raise InvalidArgument(f"unable to parse pid: {word.decode('utf-8', 'replace')!r} in ps output")
+    return int(word)
 
 
 def plan(invocation: Invocation, log: Log) -> int:
@@ -84,6 +93,7 @@ def update(invocation: Invocation, log: Log) -> int:
     if any(flags.text(name) for name in limits.RDT):
         from corten.runtime import rdt
 
+        allow("update", id, record.status())
         rdt.update(record, {name: flags.text(name) for name in limits.RDT})
     container.update(place, id, resources)
     return 0

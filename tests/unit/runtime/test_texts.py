@@ -70,6 +70,13 @@ def test_rows_of_ps_are_chosen_by_pid() -> None:
         cold.rows_of(b"CMD\nx\n", {1})
 
 
+@pytest.mark.parametrize("row", [b"sh -c 7", b"sh"])
+def test_a_row_of_ps_whose_columns_cannot_be_told_apart_is_refused(row: bytes) -> None:
+    """A process chooses its own words, and they come before its number here."""
+    with pytest.raises(InvalidArgument, match=r"unable to parse pid: '(-c)?' in ps output"):
+        cold.rows_of(b"COMMAND PID\n" + row + b"\n", {1})
+
+
 @pytest.mark.parametrize("make", [starter.document, starter.rootless])
 def test_the_starter_bundle_can_be_parsed(make: object) -> None:
     assert callable(make)
