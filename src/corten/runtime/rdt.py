@@ -4,8 +4,11 @@
     <resctrl>/<closID or id>/tasks                    who has them
     <resctrl>/<closID or id>/mon_groups/<id>/tasks    who is counted apart
 
-A class that is there before is used as it is: then its limits must be those of the configuration.  Removed is only
-what was made.  Rules: runtime-spec config-linux.md, "IntelRdt"; Documentation/filesystems/resctrl.rst.
+The closID `/` is the file system's own class, at its root.  A class that is there before is used as it is: then its
+limits must be those of the configuration.  Removed is only what was made, and a class that has a closID never: as by
+runc, for others may have joined it, who would lose their limits without a word.
+
+Rules: runtime-spec config-linux.md, "IntelRdt"; Documentation/filesystems/resctrl.rst.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import posix
 
 from corten.errors import FailedPrecondition, Internal
+from corten.spec.rdt import ROOT
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -33,12 +37,13 @@ class Group:
         self.resctrl = resctrl
         self.rdt = rdt
         self._mkdir = mkdir
-        self.directory = f"{resctrl}/{rdt.closid or id}"
+        self.directory = class_of(resctrl, rdt, id)
         self.monitor = f"{self.directory}/mon_groups/{id}" if rdt.monitored else ""
 
     def missing(self) -> list[str]:
-        """What `make` will make, in that order."""
-        return [path for path in (self.directory, self.monitor) if path and not files.is_directory(path)]
+        """What `make` will make and nobody else will use, in that order."""
+        own = "" if self.rdt.closid else self.directory
+        return [path for path in (own, self.monitor) if path and not files.is_directory(path)]
 
     def make(self) -> None:
         """Makes what is missing, sets or compares the limits; raises FailedPrecondition, Internal."""
@@ -99,6 +104,11 @@ class Group:
                 raise FailedPrecondition(
                     f"intelRdt: {self.directory} is there already, with other schemata of {resource} than config.json"
                 )
+
+
+def class_of(resctrl: str, rdt: IntelRdt, id: str) -> str:
+    """The directory of the container's class."""
+    return resctrl if rdt.closid == ROOT else f"{resctrl}/{rdt.closid or id}"
 
 
 def run(making: Creation, pid: int) -> None:

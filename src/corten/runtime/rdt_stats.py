@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posix
 
+from corten.runtime.rdt import class_of
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def of(record: State) -> Table:
 
 def stats(resctrl: str, rdt: IntelRdt, id: str) -> Table:
     """The object of the container `id` below a resctrl file system."""
-    directory = f"{resctrl}/{rdt.closid or id}"
+    directory = class_of(resctrl, rdt, id)
     found: Table = {}
     for prefix, (information, lines, names) in LIMITS.items():
         folder = f"{resctrl}/info/{prefix}"

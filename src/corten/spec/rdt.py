@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from corten.spec.reader import Reader
 
 
+ROOT = "/"  # the closID of the default class, at the root of the file system
+RESERVED_DIRECTORIES = ("info", "mon_groups", "mon_data")  # directories of a resctrl file system that are no classes
+
+
 class IntelRdt(Value):
     """A class of service.
 
-    closid         name of its directory, '' for the container's id
+    closid         name of its directory, '' for the container's id, `/` for the default class
     schemata       lines of the file of that name, in the order in which they are written
     monitored      a monitoring group of the container's own is made
     named          the first of `l3CacheSchema` and `memBwSchema` that the bundle has, '' for none
@@ -34,7 +38,7 @@ def read_rdt(reader: Reader) -> IntelRdt:
     `l3CacheSchema` counts without its lines of memory bandwidth, which are `memBwSchema`'s; `schemata` comes last.
     """
     closid = reader.string("closID")
-    if closid in (".", "..") or "/" in closid or closid in KERNELS:
+    if closid != ROOT and (closid in (".", "..") or "/" in closid or closid in RESERVED_DIRECTORIES):
         raise InvalidArgument(f"invalid intelRdt.ClosID {closid!r}")
     l3 = [line for line in _lines(reader.string("l3CacheSchema")) if not line.startswith("MB:")]
     bandwidth = _lines(reader.string("memBwSchema"))
@@ -43,10 +47,6 @@ def read_rdt(reader: Reader) -> IntelRdt:
     monitored = [reader.boolean(name) for name in ("enableMonitoring", "enableCMT", "enableMBM")]
     named = next((name for name in ("l3CacheSchema", "memBwSchema") if reader.string(name)), "")
     return IntelRdt(closid, (*l3, *bandwidth, *given), monitored=any(monitored), named=named)
-
-
-# directories of a resctrl file system that are no classes
-KERNELS = ("info", "mon_groups", "mon_data")
 
 
 def _lines(text: str) -> list[str]:

@@ -97,6 +97,27 @@ def test_only_what_was_made_is_removed_and_twice_is_no_failure(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["gold", "mon_groups", "schemata", "tasks"]
 
 
+def test_a_class_with_a_closid_is_left_for_others_and_the_containers_own_group_in_it_is_not(tmp_path: Path) -> None:
+    fields = {"closID": "gold", "l3CacheSchema": "L3:0=f", "enableMonitoring": True}
+    it = group(tmp_path, **fields)
+    made = it.missing()
+    it.make()
+    assert made == [f"{tmp_path}/gold/mon_groups/c"]
+    assert (tmp_path / "gold/schemata").read_text() == "L3:0=f\n"
+
+
+def test_the_default_class_is_the_root_which_is_neither_made_nor_removed(tmp_path: Path) -> None:
+    kernel(tmp_path, ".", "L3:0=ff\n")
+    it = group(tmp_path, closID="/", enableMonitoring=True)
+    assert it.missing() == [f"{tmp_path}/mon_groups/c"]
+    it.make()
+    it.join(5)
+    assert (tmp_path / "tasks").read_text() == (tmp_path / "mon_groups/c/tasks").read_text() == "5\n"
+    assert rdt_stats.stats(str(tmp_path), read(closID="/"), "c") == {}
+    with pytest.raises(FailedPrecondition, match="is there already"):
+        group(tmp_path, closID="/", schemata=["L3:0=f"]).make()
+
+
 def test_a_refused_limit_is_told_with_the_kernels_own_sentence(tmp_path: Path) -> None:
     folder = kernel(tmp_path, "c")
     (folder / "schemata").unlink()
