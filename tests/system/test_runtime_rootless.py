@@ -57,11 +57,15 @@ LOOK = "id; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; host
 STATUS = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask|SigBlk)' /proc/self/status; ulimit -n"
 
 
-@pytest.mark.parametrize("script", [LOOK, STATUS, "cat; exit 7", "kill -9 $$", "echo gone >/dev/full"])
-def test_run_is_as_with_runc(script: str, corten: UserRuntime, runc: UserRuntime, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [(LOOK, 0), (STATUS, 0), ("cat; exit 7", 7), ("echo up; kill -9 $$", 0), ("echo up; echo gone >/dev/full", 1)],
+)
+def test_run_is_as_with_runc(script: str, status: int, corten: UserRuntime, runc: UserRuntime, place: Path) -> None:
     bundle = rootless.bundle("sh", "-c", script, folder=place / "bundle")
     ours, theirs = (each("run", "-b", str(bundle.path), "c", stdin=b"in\n") for each in (corten, runc))
     assert (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout)
+    assert (ours.returncode, ours.stdout != "") == (status, True), ours.stderr
     assert corten("list", "-q", check=True).stdout == ""
 
 
@@ -93,31 +97,55 @@ def test_mounts_are_runcs(corten: UserRuntime, runc: UserRuntime, place: Path) -
     assert all(row[2].startswith("ro") for row in of_cgroups & ours if row[3].startswith("cgroup"))
 
 
-ALLOWED: dict[str, Change] = {
-    "a network namespace": lambda c: c["linux"]["namespaces"].append({"type": "network"}),
-    "a cgroup namespace": lambda c: c["linux"]["namespaces"].append({"type": "cgroup"}),
-    "device rules": lambda c: c["linux"].update(resources={"devices": [{"allow": False, "access": "rwm"}]}),
-    "a sysctl": lambda c: c["linux"].update(sysctl={"kernel.msgmax": "4000"}),
-    "a device of the host": lambda c: c["linux"].update(
-        devices=[{"path": "/dev/full2", "type": "c", "major": 1, "minor": 7}]
-        if Path("/dev/full2").exists()
-        else [{"path": "/dev/zero", "type": "c", "major": 1, "minor": 5}]
+# what is allowed, and a line that shows it
+ALLOWED: dict[str, tuple[Change, str]] = {
+    "a network namespace": (lambda c: c["linux"]["namespaces"].append({"type": "network"}), "net own"),
+    "a cgroup namespace": (lambda c: c["linux"]["namespaces"].append({"type": "cgroup"}), "cgroup own"),
+    "device rules": (
+        lambda c: c["linux"].update(resources={"devices": [{"allow": False, "access": "rwm"}]}),
+        "adj 0",
     ),
-    "more out-of-memory badness": lambda c: c["process"].update(oomScoreAdj=500),
-    "a bind": lambda c: c["mounts"].append(
-        {"destination": "/mnt", "type": "bind", "source": "/usr", "options": ["rbind", "rw"]}
+    "a sysctl": (lambda c: c["linux"].update(sysctl={"kernel.msgmax": "4000"}), "msgmax 4000"),
+    "a device of the host": (
+        lambda c: c["linux"].update(devices=[{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]),
+        "kmsg",
+    ),
+    "more out-of-memory badness": (lambda c: c["process"].update(oomScoreAdj=500), "adj 500"),
+    "a bind": (
+        lambda c: c["mounts"].append(
+            {"destination": "/mnt", "type": "bind", "source": "/usr", "options": ["rbind", "rw"]}
+        ),
+        "bin",
     ),
 }
+SHOW = (
+    "echo adj $(cat /proc/self/oom_score_adj); echo msgmax $(cat /proc/sys/kernel/msgmax); "
+    "for kind in net cgroup; do readlink /proc/self/ns/$kind; done; "
+    "ls /mnt; test -c /dev/kmsg && echo kmsg; ls -ln /dev/zero"
+)
+
+
+def own_or_not(text: str) -> list[str]:
+    """The lines, with a namespace said to be the host's or the container's own."""
+    lines = text.splitlines()
+    for kind in ("net", "cgroup"):
+        (at,) = (number for number, line in enumerate(lines) if line.startswith(f"{kind}:["))
+        lines[at] = f"{kind} {'of the host' if lines[at] == os.readlink(f'/proc/self/ns/{kind}') else 'own'}"
+    return lines
 
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_what_runc_gives_an_ordinary_user_is_given(
     name: str, corten: UserRuntime, runc: UserRuntime, place: Path
 ) -> None:
-    script = "cat /proc/self/oom_score_adj /proc/sys/kernel/msgmax; ls /sys/class/net /mnt; ls -ln /dev/zero"
-    bundle = changed(rootless.bundle("sh", "-c", script, folder=place / "bundle"), ALLOWED[name])
-    ours, theirs = (each("run", "-b", str(bundle.path), "c") for each in (corten, runc))
-    assert (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout)
+    change, line = ALLOWED[name]
+    bundle = changed(rootless.bundle("sh", "-c", SHOW, folder=place / "bundle"), change)
+    (bundle.path / "rootfs/bin/readlink").symlink_to("busybox")
+    done = [each("run", "-b", str(bundle.path), "c") for each in (corten, runc)]
+    assert [each.returncode for each in done] == [0, 0], done
+    ours, theirs = (own_or_not(each.stdout) for each in done)
+    assert ours == theirs
+    assert line in ours
 
 
 def without_user_namespace(config: dict[str, Any]) -> None:
