@@ -161,6 +161,7 @@ def test_the_environment_of_hooks_is_as_with_runc(folder: Path, given: list[str]
     (bundle.path / "rootfs/bin/sort").symlink_to("busybox")
     seen = both(bundle, folder)
     said = (seen["hook"] + seen["container"]).splitlines()
+    assert (seen["code"], {*sides} - {"startContainer"} <= {*said}) == (0, True), seen
     assert ("HOOK=yes" in said, "BEFORE=" in said) == (given == ENV, given is None)
     assert ("WORD=of the process" in seen["container"]) == (given is None)
 
@@ -170,7 +171,10 @@ def test_hooks_see_namespaces_and_devices_as_with_runc(folder: Path) -> None:
     script = "ls ROOT ROOT/dev ROOT/dev/pts; hostname; stat -f -c %T ROOT/proc ROOT/sys ROOT/dev ROOT/dev/shm"
     script += "; for n in mnt uts net ipc pid; do test /proc/self/ns/$n -ef /proc/1/ns/$n && echo $n; done; true"
     bundle.config["hooks"] = {"createContainer": [hook(bundle, folder, script)]}
-    both(bundle, folder)
+    bundle.config["process"]["args"] = ["true"]
+    seen = both(bundle, folder)
+    assert seen["code"] == 0, seen
+    assert {"proc", "sysfs", "tmpfs"} <= set(seen["hook"].split())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,21 +232,31 @@ def test_a_link_of_the_root_leads_a_hook_where_it_leads_with_runc(folder: Path, 
     assert list((folder / "outside").iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SWAP = "mv ROOT FOLDER/aside; ln -s FOLDER/decoy ROOT; ls FOLDER/aside/etc"
+
+
+@pytest.mark.parametrize("kind", ["prestart", "createRuntime"])
 def test_a_root_that_is_replaced_while_hooks_run_is_the_one_that_was_there(folder: Path, kind: str) -> None:
     """The path is looked up once: neither the place of the root nor the root changes with what is put there later."""
     bundle = make(folder)
     decoy = folder / "decoy"
     decoy.mkdir()
-    swap = "mv ROOT FOLDER/aside; ln -s FOLDER/decoy ROOT; ls FOLDER/aside/etc"
-    script = swap if kind == "createContainer" else inside(swap)
-    bundle.config["hooks"] = {kind: [hook(bundle, folder, script)]}
+    bundle.config["hooks"] = {kind: [hook(bundle, folder, SWAP)]}
     bundle.config["process"]["args"] = ["sh", "-c", "cat /etc/file; ls /"]
     done = run("ours", bundle, folder)
-    assert done["code"] in (0, 1)
+    assert (folder / "aside/etc/file").exists(), done
     assert list(decoy.iterdir()) == []
-    if done["code"] == 0:
-        assert done["container"].startswith("own\n")
+    assert (done["code"], done["container"].splitlines()[0]) == (0, "own")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_root_cannot_be_moved_from_where_it_is_mounted(folder: Path, kind: str) -> None:
+    bundle = make(folder)
+    script = SWAP if kind == "createContainer" else inside(SWAP)
+    bundle.config["hooks"] = {kind: [hook(bundle, folder, script)]}
+    seen = both(bundle, folder)
+    assert (seen["code"], "Device or resource busy" in seen["hook"]) == (1, True)
+    assert not (folder / "aside").exists()
 
 
 def test_a_root_without_pivot_has_what_hooks_mount(folder: Path) -> None:
