@@ -71,7 +71,7 @@ class Agent:
             self.fd_counts.append(len(fds))
             self._fds += fds
             self.states.append(json.loads(data))
-            for fd in fds if self._answers else ():
+            for fd in fds:
                 self._threads.append(threading.Thread(target=self._answer, args=(fd,)))
                 self._threads[-1].start()
 
@@ -82,6 +82,8 @@ class Agent:
                 fcntl.ioctl(fd, RECV, buffer)
                 id, pid, _, number, *_ = NOTIFICATION.unpack(buffer)
                 self.calls.append((pid, number))
+                if not self._answers:
+                    continue
                 why = self._decide(number)
                 fcntl.ioctl(fd, SEND, bytearray(ANSWER.pack(id, 0, -why, 0 if why else CONTINUE)))
             except OSError as error:

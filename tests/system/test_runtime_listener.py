@@ -192,10 +192,11 @@ def test_an_agent_that_is_gone_answers_with_enosys(corten: Runtime, folder: Path
 
 
 def test_a_silent_agent_holds_up_its_container_alone(corten: Runtime, folder: Path, agents: Agents) -> None:
-    agents(goes_on, answers=False)
+    agent = agents(goes_on, answers=False)
     bundle = bundle_of(folder, "busybox", "mkdir", "/tmp/x")
     corten.detached("run", "-d", "-b", str(bundle.path), "c")
     pid = corten.state("c")["pid"]
+    process.wait_for(lambda: agent.calls == [(pid, MKDIR)], "the call to ask")
     assert process.is_alive(pid)
     corten("delete", "--force", "c", check=True)
     assert not process.is_alive(pid)
