@@ -47,7 +47,7 @@ def read_until(fd: int, wanted: bytes) -> bytes:
     data = b""
     deadline = time.monotonic() + 10
     while wanted not in data:
-        assert time.monotonic() < deadline, data
+        assert select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0], f"no {wanted!r}: {data!r}"
         data += os.read(fd, 1000)
     return data
 
