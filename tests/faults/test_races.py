@@ -115,7 +115,8 @@ def test_an_exec_that_meets_the_death_of_its_container_in_the_shim_ends(
                 os.kill(shim, signal.SIGCONT)
             if attached:
                 with stream:
-                    assert "not running" in stream.read_all() or "exec failed" in stream.read_all()
+                    text = stream.read_all()
+                    assert "not running" in text or "exec failed" in text
             else:
                 status, answer = asked.answer()
                 assert status in (409, 500), answer
