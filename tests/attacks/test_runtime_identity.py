@@ -118,9 +118,8 @@ class TestNumbersOfUsers:
     @pytest.mark.parametrize("user", ODD)
     def test_odd_word_is_refused_and_nobody_becomes_root(self, runtime: Runtime, user: str) -> None:
         done = runtime("exec", "-u", user, "C", "id", "-u")
-        assert (done.returncode, done.stdout) != (0, "0\n")
-        assert done.returncode != 0
-        assert "is not a numeric id" in done.stderr or "invalid" in done.stderr
+        assert (done.returncode, done.stdout) == (255, "")
+        assert "is not a numeric id" in done.stderr
 
     def test_digits_are_a_number_although_passwd_has_such_a_name(self, runtime: Runtime) -> None:
         assert runtime("exec", "-u", "1000", "C", "id", "-u").stdout == "1000\n"
