@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -99,8 +98,11 @@ class TestHooks:
                     done = runtime(*words)
                     assert done.returncode in (1, 255), words
                     assert done.stderr, words
-                found: dict[str, Any] = json.loads(runtime("state", "c").stdout or '{"status": "creating"}')
-                assert found["status"] == "creating"
+                known = runtime("state", "c").stdout
+                if runtime.program == str(peers.binary("runc")):
+                    assert known == ""
+                else:
+                    assert json.loads(known)["status"] == "creating"
             finally:
                 (tmp_path / "on").touch()
             assert making.wait(30) == 1

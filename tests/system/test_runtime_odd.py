@@ -181,7 +181,9 @@ def test_a_container_shows_what_it_shows_with_runc(sides: list[Runtime], name: s
     ours, theirs = [sameness.parse(one.stdout, words) for one in done]
     assert sameness.unexplained(sameness.differences(theirs, ours), [*KNOWN, *OF_RUN]) == []
     said = [STAMP.sub("", one.stderr) for one in done]
-    assert said[0] in said[1]  # of a relative path runc tells twice
+    if name == "a mount on a relative path":  # of which runc tells twice
+        said[1] = said[1].splitlines(keepends=True)[0]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("name", REFUSED)
