@@ -86,7 +86,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
     hooks = hook_ops(config, context, "startContainer", config.hooks.start_container)
     if whole:
         _enter_whole(b, fs, process, context, flags)
-        add_visible(b, process, context, userns=fs.userns, wait=context.wait_for_start, hooks=tuple(hooks))
+        add_visible(b, process, context, userns=fs.userns, hooks=tuple(hooks))
         return b.plan(context.preserve_fds)
     if late:
         _enter_late(b, fs, process, context, flags)

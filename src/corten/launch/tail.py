@@ -114,7 +114,7 @@ def add_end_seen(b: Builder, process: Process, context: InitContext, *, userns: 
     b.add(SetDumpable())
     if LISTENER in b.open:
         caps = _last_caps(b, process, userns=userns)
-        _add_listener(b, context, _calls_behind_wait(b, process, wait=True), caps)
+        _add_listener(b, context, _calls_behind_wait(b, process), caps)
         filter = False
     else:
         filter = not _add_before_wait(b, process, context, userns=userns, hooks=hooks)
@@ -127,7 +127,6 @@ def add_visible(
     context: InitContext | ExecContext,
     *,
     userns: bool,
-    wait: bool = False,
     hooks: tuple[Hook, ...] = (),
     affinity: tuple[Op, ...] = (),
 ) -> None:
@@ -146,32 +145,13 @@ def add_visible(
     b.close_others(enter.PIDS, enter.CGROUP, "record", "start", LIFE, LISTENER)
     # the change of ids has reset it to fs.suid_dumpable, which need not be 0
     b.add(SetDumpable())
-    calls = _calls_left(process, limits=bool(after), wait=wait or "record" in b.open, affinity=bool(affinity))
-    early = bool(context.seccomp) and not (_stays_behind(process) or _refused(context, calls))
-    if LISTENER in b.open:
-        if _stays_behind(process):
-            raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY with a scheduler that a fork does not keep")
-        # the child would hold the socket, and be seen: the filter is there before it, hooks or not
-        _add_listener(b, context, (*calls, "sendmsg"))
-        early = True
-    elif early:
-        b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0))
-    if early and not process.no_new_privileges:
-        b.add(_final_caps(b, process, userns=userns))
+    calls = _calls_left(b, process, limits=bool(after), affinity=bool(affinity))
+    is_filtered = _add_before_clone(b, process, context, calls, userns=userns)
     b.add(CloneLegacy(0))
-    enter.begin_child(b, 0)
-    b.add(*affinity)
-    if process.terminal:
-        b.add(SetControllingTerminal())
-    if _stays_behind(process):
-        b.add(_scheduler(process))
-    b.add(*after)
-    if context.parent == SHIM:
-        b.add(ParentDeathSignal(SIGKILL, LIFE))
-        b.close(LIFE)
-    if not early:
-        early = _add_before_wait(b, process, context, userns=userns, hooks=hooks)
-    _add_last(b, process, context, hooks=hooks, filter=not early)
+    _begin_visible(b, process, context, affinity, after)
+    if not is_filtered:
+        is_filtered = _add_before_wait(b, process, context, userns=userns, hooks=hooks)
+    _add_last(b, process, context, hooks=hooks, filter=not is_filtered)
 
 
 def _add_closing(b: Builder, context: InitContext) -> None:
@@ -182,6 +162,47 @@ def _add_closing(b: Builder, context: InitContext) -> None:
     b.close_others("record", "start", LISTENER)
 
 
+def _add_before_clone(
+    b: Builder, process: Process, context: InitContext | ExecContext, calls: tuple[str, ...], *, userns: bool
+) -> bool:
+    """The filter and the last capset for a child that begins with both; `calls` are still to be made behind them.
+
+    False without a filter, where it does not allow these calls, and where the scheduler still needs a capability.
+    """
+    if LISTENER in b.open:
+        if _stays_behind(process):
+            raise InvalidArgument("linux.seccomp: SCMP_ACT_NOTIFY with a scheduler that a fork does not keep")
+        # the child would hold the socket, and be seen: the filter is there before it, hooks or not
+        _add_listener(b, context, (*calls, "sendmsg"))
+    elif not context.seccomp or _stays_behind(process) or _refused(context, calls):
+        return False
+    else:
+        b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0))
+    if not process.no_new_privileges:
+        b.add(_final_caps(b, process, userns=userns))
+    return True
+
+
+def _begin_visible(
+    b: Builder,
+    process: Process,
+    context: InitContext | ExecContext,
+    affinity: Iterable[Op],
+    limits: Iterable[Op],
+) -> None:
+    """What only the child can do, before it waits for anything."""
+    enter.begin_child(b, 0)
+    b.add(*affinity)
+    if process.terminal:
+        b.add(SetControllingTerminal())
+    if _stays_behind(process):
+        b.add(_scheduler(process))
+    b.add(*limits)
+    if context.parent == SHIM:
+        b.add(ParentDeathSignal(SIGKILL, LIFE))
+        b.close(LIFE)
+
+
 def _add_before_wait(
     b: Builder, process: Process, context: InitContext | ExecContext, *, userns: bool, hooks: Iterable[Hook]
 ) -> bool:
@@ -190,34 +211,35 @@ def _add_before_wait(
     False without a filter, and where nothing is waited for: then it comes right before execve.  startContainer hooks
     run under it, as in runc.
     """
-    wait = "start" in b.open
-    if not (wait or "record" in b.open or hooks):
+    if not (_waits(b) or hooks):
         return False
     if not context.seccomp:
         b.add(*_last_caps(b, process, userns=userns))
         return False
-    refused = _refused(context, _calls_behind_wait(b, process, wait=wait))
+    refused = _refused(context, _calls_behind_wait(b, process))
     if refused:
         names = ", ".join(refused)
         raise InvalidArgument(
             "linux.seccomp: a process that another container sees is filtered before it waits for its start, and these"
             f" calls have to be allowed: {names}"
         )
+    filter = Seccomp(context.seccomp, context.seccomp_flags, last=0)
+    caps = _last_caps(b, process, userns=userns)
     # seccomp(2) wants CAP_SYS_ADMIN or no_new_privs; with the latter no call is left over
-    first = _last_caps(b, process, userns=userns) if process.no_new_privileges else ()
-    last = () if process.no_new_privileges else _last_caps(b, process, userns=userns)
-    b.add(*first, Seccomp(context.seccomp, context.seccomp_flags, last=0), *last)
+    b.add(*((*caps, filter) if process.no_new_privileges else (filter, *caps)))
     return True
 
 
-def _calls_behind_wait(b: Builder, process: Process, *, wait: bool) -> tuple[str, ...]:
-    """Those of CALLS that a child makes behind a filter of `_add_before_wait`."""
+def _calls_behind_wait(b: Builder, process: Process) -> tuple[str, ...]:
+    """Those of CALLS that a child makes behind a filter that comes before it waits: for its start, or the agent."""
     calls = ["write", "close", "clock_gettime", "rt_sigaction", "execve"]
     if not process.no_new_privileges:
         calls.append("capset")
-    if wait or "record" in b.open:
+    if _waits(b) or LISTENER in b.open:
         calls.append("read")
-    return (*calls, "sendmsg") if LISTENER in b.open else tuple(calls)
+    if LISTENER in b.open:
+        calls.append("sendmsg")
+    return tuple(calls)
 
 
 def _last_caps(b: Builder, process: Process, *, userns: bool) -> tuple[Op, ...]:
@@ -332,16 +354,21 @@ def _limits(b: Builder, process: Process, *, userns: bool) -> tuple[list[Rlimit]
     return before, after
 
 
-def _calls_left(process: Process, *, limits: bool, wait: bool, affinity: bool) -> tuple[str, ...]:
+def _calls_left(b: Builder, process: Process, *, limits: bool, affinity: bool) -> tuple[str, ...]:
     """Those of CALLS that are made between a filter that comes before the clone, and execve."""
     is_made = {  # the others always are
         "ioctl": process.terminal,
         "prlimit64": limits,
-        "read": wait,
+        "read": _waits(b),
         "sched_setaffinity": affinity,
         "sendmsg": False,
     }
     return tuple([name for name in CALLS if is_made.get(name, True)])
+
+
+def _waits(b: Builder) -> bool:
+    """The spawner still has to send a byte before the program: the pid is written down, or the process is started."""
+    return "start" in b.open or "record" in b.open
 
 
 def _refused(context: InitContext | ExecContext, calls: Iterable[str]) -> list[str]:
