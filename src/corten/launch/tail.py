@@ -216,13 +216,8 @@ def _add_before_wait(
     if not context.seccomp:
         b.add(*_last_caps(b, process, userns=userns))
         return False
-    refused = _refused(context, _calls_behind_wait(b, process))
-    if refused:
-        names = ", ".join(refused)
-        raise InvalidArgument(
-            "linux.seccomp: a process that another container sees is filtered before it waits for its start, and these"
-            f" calls have to be allowed: {names}"
-        )
+    why = "a process that another container sees is filtered before it waits for its start, and"
+    _require(context, _calls_behind_wait(b, process), why)
     filter = Seccomp(context.seccomp, context.seccomp_flags, last=0)
     caps = _last_caps(b, process, userns=userns)
     # seccomp(2) wants CAP_SYS_ADMIN or no_new_privs; with the latter no call is left over
@@ -371,6 +366,13 @@ def _waits(b: Builder) -> bool:
     return "start" in b.open or "record" in b.open
 
 
+def _require(context: InitContext | ExecContext, calls: Iterable[str], why: str) -> None:
+    """Raises `InvalidArgument` unless the filter allows these calls; `why` it has to."""
+    refused = _refused(context, calls)
+    if refused:
+        raise InvalidArgument(f"linux.seccomp: {why} these calls have to be allowed: {', '.join(refused)}")
+
+
 def _refused(context: InitContext | ExecContext, calls: Iterable[str]) -> list[str]:
     """Those calls that the filter does not simply allow."""
     return [name for name in calls if not context.seccomp_calls >> CALLS.index(name) & 1]
@@ -385,10 +387,7 @@ def _add_listener(
     `caps` come at once behind the filter.
     Without a child there is nobody yet whose pid the agent could be told, so that nothing waits for it here.
     """
-    refused = _refused(context, calls)
-    if refused:
-        names = ", ".join(refused)
-        raise InvalidArgument(f"linux.seccomp: with SCMP_ACT_NOTIFY these calls have to be allowed: {names}")
+    _require(context, calls, "with SCMP_ACT_NOTIFY")
     b.add(Seccomp(context.seccomp, context.seccomp_flags, last=0, listener=b.opened("seccomp")), *caps)
     b.add(SendFd(LISTENER, "seccomp", b"\0"))
     if any(isinstance(op, Clone) for op in b.ops):
