@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from corten.launch.ops import Op
+from corten.launch.ops import Op, errno_text
 
-TIMED_OUT = "connection timed out"  # ETIMEDOUT
+ETIMEDOUT = 110
 # in the words of Go, which runc's texts have
 SIGNALS = {
     1: "hangup", 2: "interrupt", 3: "quit", 4: "illegal instruction", 5: "trace/breakpoint trap", 6: "aborted",
@@ -57,13 +57,13 @@ class Hook(Op):
     def describe(self) -> str:
         return f"{self.kind} hook {self.path}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
+    def failure(self, errno: int, detail: int) -> str:
         if detail:
             why = f"error running hook: {how_it_ended(detail >> 8, detail & 0x7F)}"
-        elif errno_text == TIMED_OUT:
+        elif errno == ETIMEDOUT:
             why = f"hook ran past specified timeout of {self.timeout_s:.1f}s"
         else:
-            why = f"fork/exec {self.path}: {errno_text}"
+            why = f"fork/exec {self.path}: {errno_text(errno)}"
         return f"error running hook #{self.number}: {why}"
 
 
@@ -122,5 +122,5 @@ class Exec(Op):
     def describe(self) -> str:
         return f"execve {' '.join(map(repr, self.args))}, {len(self.env)} variables"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"exec {self.args[0]}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"exec {self.args[0]}: {errno_text(errno)}"

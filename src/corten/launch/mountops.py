@@ -7,7 +7,9 @@ See `corten.launch.ops` for what an op is.
 
 from __future__ import annotations
 
-from corten.launch.ops import Op
+from corten.launch.ops import Op, errno_text
+
+EPERM = 1
 
 # mount_setattr(2)
 MOUNT_ATTR_RDONLY = 0x1
@@ -76,8 +78,8 @@ class OpenTree(Op):
     def describe(self) -> str:
         return f"open_tree {self.path}{' recursive' if self.recursive else ''} -> {self.slot}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"mount {self.path} on {self.on}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"mount {self.path} on {self.on}: {errno_text(errno)}"
 
 
 class CloneTree(Op):
@@ -128,8 +130,8 @@ class FsMount(Op):
         words = [f"fsmount {self.fstype}", *shown, ",".join(self.options), attr_names(self.attrs), "->", self.slot]
         return " ".join(word for word in words if word)
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"mount {self.fstype} on {self.on}: {errno_text}" if self.on else super().failure(errno_text, detail)
+    def failure(self, errno: int, detail: int) -> str:
+        return f"mount {self.fstype} on {self.on}: {errno_text(errno)}" if self.on else super().failure(errno, detail)
 
 
 class MountDetached(Op):
@@ -157,8 +159,8 @@ class MountDetached(Op):
         words = [f"source={self.source}", *[name for flag, name in SUPER_NAMES if self.flags & flag], self.data]
         return f"mount {self.fstype} on / and take it off {','.join(word for word in words if word)} -> {self.slot}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"mount {self.fstype} on {self.on}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"mount {self.fstype} on {self.on}: {errno_text(errno)}"
 
 
 class MountSetattr(Op):
@@ -185,12 +187,12 @@ class MountSetattr(Op):
         words.append("recursive" if self.recursive else "")
         return " ".join(word for word in words if word)
 
-    def failure(self, errno_text: str, detail: int) -> str:
+    def failure(self, errno: int, detail: int) -> str:
         if not self.on:
-            return super().failure(errno_text, detail)
-        locked = errno_text == "operation not permitted"  # EPERM: in a user namespace, of a mount that the host made
+            return super().failure(errno, detail)
+        locked = errno == EPERM  # in a user namespace, of a mount that the host made
         what = f"cannot change locked flags of the mount for {self.on}: " if locked else f"mount for {self.on}: "
-        return what + super().failure(errno_text, detail)
+        return what + super().failure(errno, detail)
 
 
 class ReconfigureMount(Op):
@@ -207,8 +209,8 @@ class ReconfigureMount(Op):
     def describe(self) -> str:
         return f"reconfigure {self.slot} {','.join(self.options)}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"remount {self.on}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"remount {self.on}: {errno_text(errno)}"
 
 
 class MountPropagation(Op):
@@ -243,8 +245,8 @@ class MoveMount(Op):
     def describe(self) -> str:
         return f"move_mount {self.slot} ({self.source}) to {self.root}:{self.path}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"mount {self.source} on {self.path}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"mount {self.source} on {self.path}: {errno_text(errno)}"
 
 
 class CopyUp(Op):
@@ -333,8 +335,8 @@ class Mkdir(Op):
     def describe(self) -> str:
         return f"mkdir {self.root}:{self.path} {self.mode:04o}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"error during container init: mkdir {self.path}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"error during container init: mkdir {self.path}: {errno_text(errno)}"
 
 
 class Symlink(Op):
@@ -377,8 +379,8 @@ class Mknod(Op):
             f" {self.uid}:{self.gid}"
         )
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"mknod {self.path}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"mknod {self.path}: {errno_text(errno)}"
 
 
 class OpenPty(Op):

@@ -6,7 +6,7 @@ On the host's side, before any namespace is entered.  See `corten.launch.ops` fo
 
 from __future__ import annotations
 
-from corten.launch.ops import Op
+from corten.launch.ops import Op, errno_text
 
 
 class MakeUserNamespace(Op):
@@ -66,6 +66,6 @@ class MapMount(Op):
     def describe(self) -> str:
         return f"mount_setattr {self.slot} idmap of {self.userns}{' recursive' if self.recursive else ''}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        what = f"mount {self.path} on {self.on}: failed to set MOUNT_ATTR_IDMAP on {self.path}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        what = f"mount {self.path} on {self.on}: failed to set MOUNT_ATTR_IDMAP on {self.path}: {errno_text(errno)}"
         return f"{what} (maybe the filesystem used doesn't support idmap mounts on this kernel?)"

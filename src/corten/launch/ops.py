@@ -14,6 +14,8 @@ After `Clone` the launcher itself only runs the ops whose `side` is `LAUNCHER`, 
 
 from __future__ import annotations
 
+from posix import strerror
+
 from corten.spec.reader import Value
 
 CHILD, LAUNCHER = 0, 1
@@ -47,9 +49,9 @@ class Op(Value):
         """One line for people, without a line break; by default the name alone."""
         return type(self).__name__
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        """The sentence for a failure here; `detail` is the number that came with it, 0 for most ops."""
-        return f"{self.describe()}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        """The sentence for a failure with `errno` here; `detail` is the number that came with it, 0 for most ops."""
+        return f"{self.describe()}: {errno_text(errno)}"
 
 
 class Plan(Value):
@@ -72,6 +74,12 @@ class Plan(Value):
     def describe(self) -> str:
         """The plan as text, a numbered line for each op."""
         return "".join(f"{i:3}  {op.describe()}\n" for i, op in enumerate(self.ops, 1))
+
+
+def errno_text(errno: int) -> str:
+    """The C library's text for an errno, with a small first letter."""
+    text = strerror(errno)
+    return text[:1].lower() + text[1:]
 
 
 def clone_names(flags: int) -> str:
@@ -180,10 +188,10 @@ class Setns(Op):
     def describe(self) -> str:
         return f"setns {self.slot} {clone_names(self.flags)}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
+    def failure(self, errno: int, detail: int) -> str:
         if not self.path:
-            return super().failure(errno_text, detail)
-        return f"failed to setns into {clone_names(self.flags)} namespace {self.path}: {errno_text}"
+            return super().failure(errno, detail)
+        return f"failed to setns into {clone_names(self.flags)} namespace {self.path}: {errno_text(errno)}"
 
 
 class Clone(Op):

@@ -5,7 +5,7 @@ See `corten.launch.ops` for what an op is.  Only a plan that has one of them loa
 
 from __future__ import annotations
 
-from corten.launch.ops import Op
+from corten.launch.ops import Op, errno_text
 from corten.spec.scheduling import (
     DOMAINS,
     IO_CLASS_SHIFT,
@@ -69,8 +69,8 @@ class SetScheduler(Op):
             text += f" nice {self.nice}"
         return text + "".join(f" {name}" for name, bit in SCHEDULER_FLAGS.items() if self.flags & bit)
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"error setting scheduler: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"error setting scheduler: {errno_text(errno)}"
 
 
 class SetIoPriority(Op):
@@ -86,8 +86,8 @@ class SetIoPriority(Op):
         level = self.value & (1 << IO_CLASS_SHIFT) - 1
         return f"ioprio_set {_name(IO_CLASSES, self.value >> IO_CLASS_SHIFT)} {level}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"failed to set io priority: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"failed to set io priority: {errno_text(errno)}"
 
 
 class SetAffinity(Op):
@@ -102,8 +102,8 @@ class SetAffinity(Op):
     def describe(self) -> str:
         return "sched_setaffinity " + ("all" if self.mask == ALL_CPUS else numbers(self.mask))
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"error setting CPU affinity: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"error setting CPU affinity: {errno_text(errno)}"
 
 
 class SetMempolicy(Op):
@@ -123,8 +123,8 @@ class SetMempolicy(Op):
         words += [name for name, bit in MEMORY_FLAGS.items() if self.mode & bit]
         return "set_mempolicy " + " ".join(words)
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"failed to set memory policy: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return f"failed to set memory policy: {errno_text(errno)}"
 
 
 def numbers(mask: bytes) -> str:

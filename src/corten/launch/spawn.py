@@ -246,17 +246,11 @@ def sentence(plan: Plan, index: int, errno: int, detail: int = 0, text: str = ""
     Where Docker's users know runc's words (executable lookup, working directory, rlimits), they are used unchanged.
     """
     op = plan.ops[index]
-    failure = op.failure(errno_text(errno), detail)
+    failure = op.failure(errno, detail)
     if op.exact:
         return failure
     why = f"{op.joint}{text}" if text else ""
     return f"{failure}{why} (step {index + 1} of {len(plan.ops)})"
-
-
-def errno_text(errno: int) -> str:
-    """The C library's text for an errno, with a small first letter."""
-    text = posix.strerror(errno)
-    return text[:1].lower() + text[1:]
 
 
 def launcher_path() -> str:

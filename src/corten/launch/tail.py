@@ -10,8 +10,6 @@ What cannot be, is done before the child waits for anything: then it has its own
 
 from __future__ import annotations
 
-from posix import strerror
-
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch import enter
 from corten.launch.context import CALLS, LIFE, LISTENER, NEW_LISTENER, SHIM
@@ -27,6 +25,7 @@ from corten.launch.ops import (
     SetStdio,
     Wait,
     WriteFile,
+    errno_text,
 )
 from corten.launch.userops import (
     Chdir,
@@ -255,7 +254,7 @@ def _add_last(
     if context.seccomp and filter:
         b.add(Seccomp(context.seccomp, context.seccomp_flags))
     env = tuple(f"{name}={value}" for name, value in environment(process).items())
-    b.add(Exec(process.args, env, EXEC_ERRNOS, tuple(strerror(n)[:1].lower() + strerror(n)[1:] for n in EXEC_ERRNOS)))
+    b.add(Exec(process.args, env, EXEC_ERRNOS, tuple(map(errno_text, EXEC_ERRNOS))))
 
 
 def _become(

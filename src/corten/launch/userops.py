@@ -5,7 +5,7 @@ See `corten.launch.ops` for what an op is.
 
 from __future__ import annotations
 
-from corten.launch.ops import Op
+from corten.launch.ops import Op, errno_text
 from corten.spec.process import CAPABILITIES, RLIMITS
 
 
@@ -58,8 +58,10 @@ class SetRlimit(Op):
     def describe(self) -> str:
         return f"setrlimit {RLIMITS[self.resource][7:].lower()} {self.soft} {self.hard}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
-        return f"error setting rlimits for ready process: error setting rlimit type {self.resource}: {errno_text}"
+    def failure(self, errno: int, detail: int) -> str:
+        return (
+            f"error setting rlimits for ready process: error setting rlimit type {self.resource}: {errno_text(errno)}"
+        )
 
 
 class Umask(Op):
@@ -222,10 +224,10 @@ class Chdir(Op):
     def describe(self) -> str:
         return f"chdir {self.path}, check that it is inside the root{', if refused before' if self.again else ''}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
+    def failure(self, errno: int, detail: int) -> str:
         if detail:
             return "current working directory is outside of container mount namespace root"
-        return f'chdir to cwd ("{self.path}") set in config.json failed: {errno_text}'
+        return f'chdir to cwd ("{self.path}") set in config.json failed: {errno_text(errno)}'
 
 
 class FindExecutable(Op):
@@ -242,12 +244,12 @@ class FindExecutable(Op):
     def describe(self) -> str:
         return f"find executable {self.name} in {' '.join(self.candidates) or 'nothing'}"
 
-    def failure(self, errno_text: str, detail: int) -> str:
+    def failure(self, errno: int, detail: int) -> str:
         if "/" not in self.name:
             return f'exec: "{self.name}": executable file not found in $PATH'
         if detail:
-            return f'exec: "{self.name}": {errno_text}'
-        return f'exec: "{self.name}": stat {self.name}: {errno_text}'
+            return f'exec: "{self.name}": {errno_text(errno)}'
+        return f'exec: "{self.name}": stat {self.name}: {errno_text(errno)}'
 
 
 class SetHome(Op):

@@ -88,6 +88,18 @@ def test_hook_says_how_it_ended_in_the_words_of_runc(detail: int, errno: int, sa
     assert sentence(plan_of(op), 0, errno, detail, said) == f"error running hook #3: {text} (step 1 of 2)"
 
 
+@pytest.mark.parametrize(
+    ("errno", "text"),
+    [
+        (1, "cannot change locked flags of the mount for /x: mount_setattr m -ro: operation not permitted"),
+        (22, "mount for /x: mount_setattr m -ro: invalid argument"),
+    ],
+)
+def test_flags_that_are_locked_are_told_by_the_number_of_the_failure(errno: int, text: str) -> None:
+    op = mountops.MountSetattr("m", 0, mountops.MOUNT_ATTR_RDONLY, 0, 0, on="/x")
+    assert sentence(plan_of(op), 0, errno) == f"{text} (step 1 of 2)"
+
+
 def test_capabilities_are_named() -> None:
     assert userops.capability_names(0) == "none"
     assert userops.capability_names(0b100001) == "chown kill"
