@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
+#include <linux/poll.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/signal.h>
@@ -26,8 +27,10 @@ __attribute__((noreturn)) static void hold_namespace(int proc_fd, const char *na
 
 /* A child in new namespaces; with a table of descriptors in common nobody has to look into a process that may not be
  * looked into. */
-static long make_holder(u64 flags, int proc_fd, const char *name, int out_fd) {
-        struct clone_args args = { .flags = flags | CLONE_FILES, .exit_signal = SIGCHLD };
+static long make_holder(u64 flags, int proc_fd, const char *name, int out_fd, int *pid_fd) {
+        struct clone_args args = {
+                .flags = flags | CLONE_FILES | CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = (u64) pid_fd
+        };
         long parent = sys(getpid), pid = sys(clone3, &args, sizeof(args));
 
         if (!pid)
@@ -41,19 +44,26 @@ static void end_holder(long pid) {
                 ;
 }
 
-/* The descriptor that the child opened, or a negative errno. */
-static int opened_by_holder(int read_fd) {
-        int fd = -EIO;
-        long count = read_some(read_fd, &fd, sizeof(fd));
+/* The descriptor that the child opened, or a negative errno.
+ *
+ * A child that ended without a word (somebody killed it) leaves no end of file: its end of the pipe is the launcher's, too.
+ */
+static int opened_by_holder(int read_fd, int pid_fd) {
+        struct pollfd polls[] = { { .fd = read_fd, .events = POLLIN }, { .fd = pid_fd, .events = POLLIN } };
+        int fd;
+        long r;
 
-        if (count != sizeof(fd))
-                return count < 0 ? (int) count : -EIO;
-        return fd;
+        do
+                r = sys(ppoll, polls, ARRAY_SIZE(polls), 0, 0, 0);
+        while (r == -EINTR);
+        if (r >= 0)
+                r = polls[0].revents ? read_some(read_fd, &fd, sizeof(fd)) : -EIO;
+        return r < 0 ? (int) r : r == sizeof(fd) ? fd : -EIO;
 }
 
 /* The same, once the child has its maps. */
-static int furnish(int pid, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
-        int fd = opened_by_holder(read_fd);
+static int furnish(int pid, int pid_fd, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
+        int fd = opened_by_holder(read_fd, pid_fd);
         int r = fd < 0 ? fd : write_process(pid, proc_fd, "gid_map", gid_map);
 
         if (r >= 0)
@@ -72,12 +82,12 @@ int op_make_user_namespace(struct launch *l, struct cursor *c) {
         if (r < 0)
                 return r;
 
-        cleanup_close int read_fd = fds[0], write_fd = fds[1];
-        long pid = make_holder(CLONE_NEWUSER, proc_fd, "self/ns/user", write_fd);
+        cleanup_close int read_fd = fds[0], write_fd = fds[1], pid_fd = -1;
+        long pid = make_holder(CLONE_NEWUSER, proc_fd, "self/ns/user", write_fd, &pid_fd);
 
         if (pid < 0)
                 return (int) pid;
-        r = furnish((int) pid, proc_fd, read_fd, uid_map, gid_map);
+        r = furnish((int) pid, pid_fd, proc_fd, read_fd, uid_map, gid_map);
         end_holder(pid);
         return slot_set(l, slot, r);
 }
@@ -89,13 +99,13 @@ int op_lock_mounts(struct launch *l, struct cursor *c) {
         if (r < 0)
                 return r;
 
-        cleanup_close int read_fd = fds[0], write_fd = fds[1];
-        long pid = make_holder(CLONE_NEWUSER | CLONE_NEWNS, proc_fd, "self/ns/mnt", write_fd);
+        cleanup_close int read_fd = fds[0], write_fd = fds[1], pid_fd = -1;
+        long pid = make_holder(CLONE_NEWUSER | CLONE_NEWNS, proc_fd, "self/ns/mnt", write_fd, &pid_fd);
 
         if (pid < 0)
                 return (int) pid;
 
-        cleanup_close int fd = opened_by_holder(read_fd);
+        cleanup_close int fd = opened_by_holder(read_fd, pid_fd);
 
         r = fd < 0 ? fd : (int) sys(setns, fd, CLONE_NEWNS);
         end_holder(pid);

@@ -10,10 +10,27 @@ from typing import Any
 
 import pytest
 
-from corten.launch.ops import Plan
+from corten.launch import bpf
+from corten.launch.execops import Seccomp
+from corten.launch.nsops import LockMounts, MakeUserNamespace
+from corten.launch.ops import Op, Plan
 from corten.launch.userops import SetCaps, SetRlimit
 from support.launching import Machine, mount
 from support.newmount import detached_overlay
+
+IDS = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+# write(2) of four bytes kills: struct seccomp_data has the call at 0 and its third argument at 32 (seccomp(2))
+KILL_WRITER = b"".join(
+    bpf.INSTRUCTION.pack(*line)
+    for line in (
+        (bpf.LOAD_WORD, 0, 0, 0),
+        (bpf.JUMP_EQUAL, 0, 3, bpf.MACHINES[os.uname().machine][1][0]),
+        (bpf.LOAD_WORD, 0, 0, 32),
+        (bpf.JUMP_EQUAL, 0, 1, 4),
+        (bpf.RETURN, 0, 0, 0x80000000),
+        (bpf.RETURN, 0, 0, bpf.ALLOW),
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +254,26 @@ class TestRoot:
         assert done.lines[0] == "0"
         assert done.lines[1].split() == ["0", "100000", "65536"]
         assert done.lines[2] == "root"
+
+
+class TestHolder:
+    """The child that makes a namespace for the launcher."""
+
+    @pytest.mark.parametrize("kind", [MakeUserNamespace, LockMounts], ids=lambda kind: kind.__name__)
+    def test_one_that_dies_before_its_word_fails_the_start(
+        self, machine: Machine, tmp_path: Path, kind: type[Op]
+    ) -> None:
+        """A filter kills whoever writes four bytes: the number of a descriptor, which the launcher never writes."""
+        document = machine.config("true")
+        document["linux"]["namespaces"].append({"type": "user"})
+        document["linux"].update(uidMappings=IDS, gidMappings=IDS)
+        entry = mount("/data", "bind", str(tmp_path), "bind", "idmap")
+        document["mounts"].append({**entry, "uidMappings": IDS, "gidMappings": IDS})
+
+        def with_filter(plan: Plan) -> Plan:
+            at = next(index for index, op in enumerate(plan.ops) if isinstance(op, kind))
+            return Plan((*plan.ops[:at], Seccomp(KILL_WRITER, 0, 0), *plan.ops[at:]), plan.inputs, plan.preserve_fds)
+
+        failure = machine.spawn(machine.plan(document), transform=with_filter).finish().failure
+        assert "input/output error" in failure
+        assert next(op for op in machine.plan(document).ops if isinstance(op, kind)).describe() in failure
