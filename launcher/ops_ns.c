@@ -61,53 +61,55 @@ static int opened_by_holder(int read_fd, int pid_fd) {
         return r < 0 ? (int) r : r == sizeof(fd) ? fd : -EIO;
 }
 
-/* The same, once the child has its maps. */
-static int furnish(int pid, int pid_fd, int proc_fd, int read_fd, const char *uid_map, const char *gid_map) {
-        int fd = opened_by_holder(read_fd, pid_fd);
-        int r = fd < 0 ? fd : write_process(pid, proc_fd, "gid_map", gid_map);
+/* The descriptor of a namespace, and of whom it is until `end_holder`; or a negative errno, and there is nobody. */
+static int start_holder(u64 flags, int proc_fd, const char *name, long *pid) {
+        int fds[2], r = proc_fd < 0 ? proc_fd : (int) sys(pipe2, fds, O_CLOEXEC);
 
-        if (r >= 0)
-                r = write_process(pid, proc_fd, "uid_map", uid_map);
         if (r < 0)
-                close_p(&fd);
-        return r < 0 ? r : fd;
+                return r;
+
+        cleanup_close int read_fd = fds[0], write_fd = fds[1], pid_fd = -1;
+        long made = make_holder(flags, proc_fd, name, write_fd, &pid_fd);
+
+        if (made < 0)
+                return (int) made;
+        r = opened_by_holder(read_fd, pid_fd);
+        if (r < 0)
+                end_holder(made);
+        else
+                *pid = made;
+        return r;
 }
 
 int op_make_user_namespace(struct launch *l, struct cursor *c) {
         u64 slot = get_number(c);
-        int proc_fd = slot_fd(l, get_number(c)), fds[2];
+        int proc_fd = slot_fd(l, get_number(c));
         const char *uid_map = get_text(c), *gid_map = get_text(c);
-        int r = c->error ? c->error : proc_fd < 0 ? proc_fd : (int) sys(pipe2, fds, O_CLOEXEC);
+        long pid;
+        cleanup_close int fd = c->error ? c->error : start_holder(CLONE_NEWUSER, proc_fd, "self/ns/user", &pid);
 
-        if (r < 0)
-                return r;
+        if (fd < 0)
+                return fd;
 
-        cleanup_close int read_fd = fds[0], write_fd = fds[1], pid_fd = -1;
-        long pid = make_holder(CLONE_NEWUSER, proc_fd, "self/ns/user", write_fd, &pid_fd);
+        int r = write_process((int) pid, proc_fd, "gid_map", gid_map);
 
-        if (pid < 0)
-                return (int) pid;
-        r = furnish((int) pid, pid_fd, proc_fd, read_fd, uid_map, gid_map);
+        if (r >= 0)
+                r = write_process((int) pid, proc_fd, "uid_map", uid_map);
         end_holder(pid);
-        return slot_set(l, slot, r);
+        return r < 0 ? r : slot_set(l, slot, take(&fd));
 }
 
 int op_lock_mounts(struct launch *l, struct cursor *c) {
-        int proc_fd = slot_fd(l, get_number(c)), fds[2];
-        int r = c->error ? c->error : proc_fd < 0 ? proc_fd : (int) sys(pipe2, fds, O_CLOEXEC);
+        int proc_fd = slot_fd(l, get_number(c));
+        u64 flags = CLONE_NEWUSER | CLONE_NEWNS;
+        long pid;
+        cleanup_close int fd = c->error ? c->error : start_holder(flags, proc_fd, "self/ns/mnt", &pid);
 
-        if (r < 0)
-                return r;
+        if (fd < 0)
+                return fd;
 
-        cleanup_close int read_fd = fds[0], write_fd = fds[1], pid_fd = -1;
-        long pid = make_holder(CLONE_NEWUSER | CLONE_NEWNS, proc_fd, "self/ns/mnt", write_fd, &pid_fd);
+        int r = (int) sys(setns, fd, CLONE_NEWNS);
 
-        if (pid < 0)
-                return (int) pid;
-
-        cleanup_close int fd = opened_by_holder(read_fd, pid_fd);
-
-        r = fd < 0 ? fd : (int) sys(setns, fd, CLONE_NEWNS);
         end_holder(pid);
         return r;
 }
@@ -120,6 +122,6 @@ int op_map_mount(struct launch *l, struct cursor *c) {
         if (c->error)
                 return c->error;
         if (fd < 0 || userns_fd < 0)
-                return -EBADF;
+                return fd < 0 ? fd : userns_fd;
         return (int) sys(mount_setattr, fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof(attr));
 }
