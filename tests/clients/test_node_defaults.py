@@ -123,6 +123,7 @@ def test_its_execs_have_the_same_and_it_keeps_them_through_a_restart(node: Corte
     ("flags", "limits", "masked", "rules"),
     [
         (("--ulimit", "core=5:6"), ["Max core file size 5 6 bytes", FILES], True, True),
+        (("--ulimit", "core=7:-1"), ["Max core file size 7 unlimited bytes", FILES], True, True),
         (("--privileged",), [CORE, FILES], False, False),
         (("--security-opt", "systempaths=unconfined"), [CORE, FILES], False, True),
         (("--security-opt", "seccomp=unconfined"), [CORE, FILES], True, False),

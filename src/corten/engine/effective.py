@@ -9,7 +9,7 @@ file or "built-in"; where parts of it are from several, all of them, as in "flag
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +41,7 @@ IMAGE: Final = "image"
 BUILT_IN: Final = "built-in"
 UPDATE: Final = "update"  # docker update, as in the runtime's state
 SHORT_ID: Final = 12
+_U64: Final = (1 << 64) - 1
 NODE_KEY: Final = "Corten"
 
 Origins = dict[str, str]
@@ -338,15 +339,15 @@ def _node(asked: HostConfig, secure: Security, settings: Settings, machine: Host
     has_masks = asked.privileged or asked.masked_paths is not None
     return node_words.taken(
         settings.node,
-        limits={limit_type(item) for item in asked.ulimits or ()},
+        limits={name for name, _, _ in limits(asked.ulimits or ())},
         masked_paths=None if has_masks else machine.masked_paths,
         calls=None if secure.seccomp else (),
     )
 
 
-def limit_type(item: Ulimit) -> str:
-    """`nofile` is RLIMIT_NOFILE in config.json."""
-    return f"RLIMIT_{item.name.upper()}"
+def limits(ulimits: Iterable[Ulimit]) -> list[tuple[str, int, int]]:
+    """(RLIMIT_NOFILE, soft, hard) of `nofile` and so on; -1 is no limit, the kernel's greatest number."""
+    return [(f"RLIMIT_{item.name.upper()}", item.soft & _U64, item.hard & _U64) for item in ulimits]
 
 
 def _with_masks(host: HostConfig, node: node_words.Origins, origins: Origins) -> HostConfig:

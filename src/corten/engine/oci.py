@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from corten.engine import defaults, devices, mountspec, seccomp, security
-from corten.engine.effective import Effective, limit_type
+from corten.engine.effective import Effective, limits
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.users import User
@@ -88,8 +88,8 @@ def _process(effective: Effective, at: Surroundings) -> Json:
     process["env"] = environment(config, tty=config.tty)
     process["cwd"] = config.working_dir or "/"
     process["capabilities"] = _capability_sets(effective.capabilities)
-    if limits := _limits(effective):
-        process["rlimits"] = limits
+    if rlimits := _limits(effective):
+        process["rlimits"] = rlimits
     if effective.security.no_new_privileges:
         process["noNewPrivileges"] = True
     if at.machine.apparmor and effective.security.apparmor:
@@ -100,7 +100,7 @@ def _process(effective: Effective, at: Surroundings) -> Json:
 
 def _limits(effective: Effective) -> list[Json]:
     """The request's limits, then the node's for what it does not name."""
-    own = [{"type": limit_type(item), "hard": item.hard, "soft": item.soft} for item in effective.host.ulimits or ()]
+    own = [{"type": name, "hard": hard, "soft": soft} for name, soft, hard in limits(effective.host.ulimits or ())]
     node = effective.node.get("rlimits", ())
     return [*own, *({name: row[name] for name in ("type", "hard", "soft")} for row in node)]
 

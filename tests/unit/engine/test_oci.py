@@ -151,3 +151,8 @@ def test_nothing_climbs_out_of_the_cgroup_root(parent: str, path: str) -> None:
 def test_external_runtimes_get_a_version_that_crun_takes(spec: Spec) -> None:
     assert spec()["ociVersion"] == "1.2.0"
     assert spec(surroundings={"external_runtime": True})["ociVersion"] == "1.0.2"
+
+
+def test_a_limit_of_minus_one_is_none_as_with_dockerd(spec: Spec) -> None:
+    made = spec(HostConfig={"Ulimits": [{"Name": "core", "Soft": 5, "Hard": -1}]})
+    assert made["process"]["rlimits"] == [{"type": "RLIMIT_CORE", "hard": (1 << 64) - 1, "soft": 5}]
