@@ -71,6 +71,11 @@ class Row:
 SEEN: dict[str, Row] = {
     "default-pids-limit": Row(77, lambda running: running.pids_max, "77"),
     "default-runtime": Row("crun", lambda running: running.inspect["HostConfig"]["Runtime"], "crun"),
+    "default-ulimits": Row(
+        {"nofile": {"Name": "nofile", "Soft": 50, "Hard": 100}},
+        lambda running: running.inspect.get("Corten", {}).get("rlimits"),
+        [{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 100, "origin": "daemon.json"}],
+    ),
     "insecure-registries": Row(
         ["registry.example:5000"],
         lambda running: "registry.example:5000" in running.info["RegistryConfig"]["IndexConfigs"],
@@ -152,6 +157,7 @@ def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
         ({"hosts": "unix:///x"}, "hosts: not a list of strings"),
         ({"runtimes": {"x": {}}}, "runtimes"),
         ({"default-runtime": "absent"}, "specified default runtime 'absent' does not exist"),
+        ({"default-ulimits": {"nofile": {"Soft": 2, "Hard": 1}}}, "soft limit must not exceed hard limit"),
         ({"default-pids-limit": 0}, "default-pids-limit: not a number above 0, or -1 for no limit"),
     ],
 )

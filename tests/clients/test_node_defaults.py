@@ -22,6 +22,7 @@ WORDS: dict[str, Any] = {
     "default-rlimits": [
         {"type": "RLIMIT_CORE", "soft": 0, "hard": 4096},
         {"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128},
+        {"type": "RLIMIT_MEMLOCK", "soft": 1, "hard": 1},  # daemon.json says it, too
     ],
     "masked-paths": ["/proc/version", "/proc/kallsyms"],
     "seccomp": [
@@ -56,7 +57,10 @@ def file() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def node(file: Path) -> Iterator[CortenEngine]:
-    config = {"runtimes": {"crun": {"path": str(peers.crun_for_hybrid())}}}
+    config = {
+        "runtimes": {"crun": {"path": str(peers.crun_for_hybrid())}},
+        "default-ulimits": {"memlock": {"Name": "memlock", "Soft": 4096, "Hard": 8192}},
+    }
     with CortenEngine(config=config, args=["--node-defaults", str(file)]) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         yield engine
@@ -140,6 +144,16 @@ def test_what_the_user_says_goes_before_the_file(
     assert (sorted(lines[:2]), is_masked(lines), has_rules(lines)) == (sorted(limits), masked, rules)
 
 
+def test_a_limit_of_daemon_json_goes_before_the_files_and_behind_the_users(node: CortenEngine) -> None:
+    script = "grep locked /proc/1/limits | tr -s ' '"
+    assert run(node, script=script) == ["Max locked memory 4096 8192 bytes"]
+    assert run(node, "--ulimit", "memlock=1024", script=script) == ["Max locked memory 1024 1024 bytes"]
+    rows = node.corten("run", "--explain", images.BUSYBOX_REF, check=True).stdout.splitlines()
+    assert [row.split() for row in rows if "MEMLOCK" in row] == [
+        ["Corten.rlimits", "daemon.json", "RLIMIT_MEMLOCK", "4096:8192"]
+    ]
+
+
 def test_explain_has_each_word_with_the_files_name(node: CortenEngine, file: Path) -> None:
     table, _, plan = node.corten("run", "--explain", images.BUSYBOX_REF, check=True).stdout.partition("\nPLAN\n")
     rows = {tuple(line.split(None, 1)) for line in table.splitlines() if str(file) in line}
@@ -174,7 +188,10 @@ def test_inspect_says_what_was_taken_in_the_words_of_the_runtimes_state(node: Co
     found = inspected(node)
     assert found["Corten"] == {
         "pidsLimit": {"value": PIDS, **origin},
-        "rlimits": [{**row, **origin} for row in WORDS["default-rlimits"]],
+        "rlimits": [
+            {"type": "RLIMIT_MEMLOCK", "soft": 4096, "hard": 8192, "origin": "daemon.json"},
+            *({**row, **origin} for row in WORDS["default-rlimits"][:2]),
+        ],
         "maskedPaths": [{"path": path, **origin} for path in WORDS["masked-paths"]],
         "seccomp": [{**row, **origin} for row in WORDS["seccomp"]],
     }

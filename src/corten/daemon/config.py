@@ -20,7 +20,9 @@ from corten.errors import CortenError, InvalidArgument
 from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
 from corten.runtime.defaults import MASKED_KEY, PIDS_KEY, RLIMITS_KEY, SECCOMP_KEY, Defaults, of_file
 from corten.runtime.options import BUILT_IN
+from corten.spec.docker import Ulimit
 from corten.spec.endpoint import tcp_endpoint
+from corten.spec.process import RLIMITS
 
 DEFAULT_FILE: Final = "/etc/corten/daemon.json"
 DEFAULT_DATA_ROOT: Final = "/var/lib/corten"
@@ -35,7 +37,7 @@ UNSUPPORTED: Final = frozenset(
         "cluster-store", "cluster-store-opts", "containerd", "containerd-namespace", "containerd-plugin-namespace",
         "containerd-plugins-namespace", "cri-containerd",
         "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-cgroupns-mode", "default-gateway",
-        "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size", "default-ulimits",
+        "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size",
         "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",
         "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips",
         "http-proxy", "https-proxy", "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
@@ -54,6 +56,7 @@ RELOADABLE: Final = (
 )  # fmt: skip
 
 File = Mapping[str, Any]
+_U64: Final = (1 << 64) - 1
 
 
 def _text(key: str, value: Any) -> str:
@@ -122,6 +125,26 @@ def _runtime(key: str, name: str, entry: Any) -> Runtime:
     return Runtime(name, path, _texts(f"{key}.runtimeArgs", entry.get("runtimeArgs") or []))
 
 
+def _ulimits(key: str, value: Any) -> dict[str, Ulimit]:
+    """`{"nofile": {"Name": "nofile", "Soft": 64, "Hard": 128}}`; -1 is no limit; the key is a missing name."""
+    if not isinstance(value, dict):
+        raise _wrong(key, "an object")
+    out = {}
+    for name, entry in value.items():
+        try:
+            found = msgspec.convert(entry, type=Ulimit, strict=True)
+        except msgspec.ValidationError as error:
+            raise _wrong(f"{key}.{name}", "an object with Name, Soft and Hard") from error
+        if unknown := set(entry) - {"Name", "Soft", "Hard"}:
+            raise InvalidArgument(f"{key}.{name}.{min(unknown)}: unknown field")
+        out[name] = replace(found, name=found.name or name)
+        if out[name].name != name or f"RLIMIT_{name.upper()}" not in RLIMITS:
+            raise InvalidArgument(f"{key}.{name}: {out[name].name!r} is not the name of this limit")
+        if found.soft & _U64 > found.hard & _U64:
+            raise InvalidArgument(f"{key}.{name}: soft limit must not exceed hard limit")
+    return out
+
+
 # key → its flag
 FLAGS: Final = {
     "data-root": "--data-root",
@@ -139,6 +162,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "debug": ("debug", _boolean),
     "default-pids-limit": ("default_pids_limit", _limit),
     "default-runtime": ("default_runtime", _text),
+    "default-ulimits": ("default_ulimits", _ulimits),
     "exec-root": ("exec_root", _text),
     "hosts": ("hosts", _texts),
     "insecure-registries": ("insecure_registries", _texts),

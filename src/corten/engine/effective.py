@@ -25,6 +25,7 @@ from corten.errors import InvalidArgument
 from corten.network.ports import parse_bindings
 from corten.network.values import PortBinding
 from corten.runtime import effective as node_words
+from corten.runtime.effective import Node
 from corten.spec.docker import (
     ContainerConfig,
     ContainerCreateRequest,
@@ -61,7 +62,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     pids_limit: int = defaults.PIDS_LIMIT  # -1: none
     init: bool = False
     origins: Origins = {}
-    node: dict[str, list[dict[str, Any]]] = {}  # what was taken from the node's file, in the runtime's form
+    node: dict[str, list[dict[str, Any]]] = {}  # taken from daemon.json and the node's file, in the runtime's form
 
     @property
     def hostname(self) -> str:
@@ -329,20 +330,23 @@ def _pids_limit(host: HostConfig, settings: Settings) -> tuple[int, str]:
 
 
 def _node(asked: HostConfig, secure: Security, settings: Settings, machine: Host) -> node_words.Origins:
-    """What the node's file says where the request is silent.
+    """What daemon.json's default-ulimits and then the node's file say where the request is silent.
 
     A container with masked paths of its own (none, with systempaths=unconfined) or a profile of its own (or none) keeps
     them, a privileged one has neither; of the built-in profile the node may change every call.
     """
-    if settings.node is None:
-        return {}
     has_masks = asked.privileged or asked.masked_paths is not None
-    return node_words.taken(
-        settings.node,
-        limits={name for name, _, _ in limits(asked.ulimits or ())},
+    own = {name for name, _, _ in limits(asked.ulimits or ())}
+    daemon = Node(settings.origin("default-ulimits"), rlimits=tuple(limits(settings.default_ulimits.values())))
+    first = node_words.taken(daemon, limits=own, masked_paths=None, calls=None)
+    rest = node_words.taken(
+        settings.node or Node(),
+        limits=own | {name for name, _, _ in daemon.rlimits},
         masked_paths=None if has_masks else machine.masked_paths,
         calls=None if secure.seccomp else (),
     )
+    rlimits = [*first.get("rlimits", ()), *rest.get("rlimits", ())]
+    return {**({"rlimits": rlimits} if rlimits else {}), **{key: rest[key] for key in rest if key != "rlimits"}}
 
 
 def limits(ulimits: Iterable[Ulimit]) -> list[tuple[str, int, int]]:

@@ -11,6 +11,7 @@ import msgspec
 
 from corten.engine import defaults
 from corten.runtime.effective import Node
+from corten.spec.docker import Ulimit
 
 BUILT_IN_RUNTIME: Final = "corten"
 
@@ -34,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
     default_runtime: str = BUILT_IN_RUNTIME
     default_pids_limit: int = defaults.PIDS_LIMIT
+    default_ulimits: dict[str, Ulimit] = {}
     node: Node | None = None  # what the node's file says beside it: corten.runtime.defaults
     log_driver: str = "json-file"
     log_opts: dict[str, str] = {}

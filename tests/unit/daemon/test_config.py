@@ -75,6 +75,16 @@ def test_a_flag_and_a_key_for_the_same_are_refused() -> None:
         ({"runtimes": {"x": {"runtimeType": "y"}}}, "runtimes.x.runtimeType is not supported yet"),
         ({"runtimes": {"corten": {"path": "/x"}}}, "runtimes: runtime name 'corten' is reserved"),
         ({"live-restore": False}, "live-restore: false is not supported: containers always outlive the daemon"),
+        ({"default-ulimits": []}, "default-ulimits: not an object"),
+        ({"default-ulimits": {"core": 1}}, "default-ulimits.core: not an object with Name, Soft and Hard"),
+        ({"default-ulimits": {"core": {"Soft": "1"}}}, "default-ulimits.core: not an object with Name, Soft and Hard"),
+        ({"default-ulimits": {"core": {"X": 1}}}, "default-ulimits.core.X: unknown field"),
+        ({"default-ulimits": {"x": {}}}, "default-ulimits.x: 'x' is not the name of this limit"),
+        ({"default-ulimits": {"core": {"Name": "cpu"}}}, "default-ulimits.core: 'cpu' is not the name of this limit"),
+        (
+            {"default-ulimits": {"core": {"Soft": -1, "Hard": 5}}},
+            "default-ulimits.core: soft limit must not exceed hard limit",
+        ),
         ({"log-driver": "syslog"}, "HostConfig.LogConfig: log driver syslog is not supported yet"),
         ({"log-opts": {"foo": "x"}}, "unknown log opt 'foo' for json-file log driver"),
     ],
@@ -180,3 +190,14 @@ def test_a_reload_takes_over_the_nodes_words(tmp_path: Path) -> None:
     assert (made.default_pids_limit, made.origin("default-pids-limit")) == (7, path)
     back = config.reloaded(made, plain)
     assert (back.node, back.default_pids_limit, back.origin("default-pids-limit")) == (None, 500, "built-in")
+
+
+def test_ulimits_are_read_as_docker_writes_them() -> None:
+    file = {"default-ulimits": {"core": {"Name": "core", "Soft": 5, "Hard": -1}, "nproc": {"Soft": 1, "Hard": 2}}}
+    made = config.settings(PATH, file, {})
+    assert [(one.name, one.soft, one.hard) for one in made.default_ulimits.values()] == [
+        ("core", 5, -1),
+        ("nproc", 1, 2),
+    ]
+    shown = msgspec.json.decode(config.shown(made))["default-ulimits"]
+    assert shown["core"] == {"Name": "core", "Soft": 5, "Hard": -1}

@@ -11,10 +11,13 @@ from msgspec.structs import replace
 
 from corten.engine import effective
 from corten.engine.effective import Effective, explain, node_object
+from corten.engine.host import Host
 from corten.engine.lifecycle import updated_pids_limit
 from corten.engine.settings import Settings
 from corten.runtime.effective import Node
-from corten.spec.docker import ContainerUpdateRequest
+from corten.spec.docker import ContainerUpdateRequest, Ulimit
+from corten.spec.docker_parse import parse_create
+from corten.spec.image import RunConfig
 
 FILE = "/etc/corten/runtime.json"
 RULE: dict[str, Any] = {"names": ["mkdir", "io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
@@ -139,3 +142,27 @@ def test_a_record_keeps_what_was_taken(decide: Decide) -> None:
     old = msgspec.json.decode(msgspec.json.encode(made))
     del old["node"]
     assert msgspec.convert(old, type=effective.Effective).node == {}
+
+
+class TestDaemonUlimits:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        """The same with default-ulimits in daemon.json."""
+        ulimits = {name: Ulimit(name=name, soft=2, hard=-1) for name in ("nofile", "nproc")}
+        return replace(
+            settings, default_ulimits=ulimits, origins={**settings.origins, "default-ulimits": "daemon.json"}
+        )
+
+    def test_they_go_before_the_nodes_and_behind_the_requests(self, decide: Decide) -> None:
+        made = decide(HostConfig={"Ulimits": [{"Name": "nproc", "Soft": 5, "Hard": 6}]})
+        assert made.node["rlimits"] == [
+            {"type": "RLIMIT_NOFILE", "soft": 2, "hard": (1 << 64) - 1, "origin": "daemon.json"},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 1, "origin": FILE},
+        ]
+        assert [item.name for item in made.host.ulimits or ()] == ["nproc"]  # as in dockerd's inspect
+
+    def test_they_hold_without_a_nodes_file(self, settings: Settings, machine: Host) -> None:
+        request = parse_create(b'{"Image": "busybox", "Cmd": ["true"]}')
+        made, _ = effective.decide(request, RunConfig(), replace(settings, node=None), machine, container_id="a" * 64)
+        assert [row["type"] for row in made.node["rlimits"]] == ["RLIMIT_NOFILE", "RLIMIT_NPROC"]
+        assert list(made.node) == ["rlimits"]
