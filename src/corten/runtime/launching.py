@@ -388,14 +388,28 @@ class Creation:
             self.undoing.pop().settle()
 
     def undo(self) -> None:
-        """Takes back what exists, last made first."""
+        """Takes back what exists, last made first.
+
+        What cannot be is told, and does not keep the rest from going: what is raised is the failure that led here.  Its
+        record stays for a `delete`.
+        """
         if self.start_fd >= 0:
             posix.close(self.start_fd)
             self.start_fd = -1
-        while self.undoing:
-            self.undoing.pop().undo()  # while the container's namespaces are there
+        steps = [change.undo for change in reversed(self.undoing)]  # while the container's namespaces are there
+        self.undoing.clear()
+        for step in (*steps, self._abandon, self._destroy):
+            try:
+                step()
+            except (CortenError, OSError) as error:
+                text = files.sentence(error) if isinstance(error, OSError) else str(error)
+                self.options.warn(f"container {self.state.id} could not be taken back: {text}")
+
+    def _abandon(self) -> None:
         if self.running is not None:
             self.running.abandon()
+
+    def _destroy(self) -> None:
         destroy(self.state, run_hooks=self.hooks_ran)
 
 

@@ -91,7 +91,7 @@ def execute(argv: list[str]) -> int:
     except CortenError as error:
         text = error.text
     except OSError as error:
-        text = f"{error.filename}: {files.why(error)}" if error.filename else files.why(error)
+        text = files.sentence(error)
     except Exception as error:  # the outermost loop: a defect is reported like any failure, with its place
         text = _defect(error)
     verb = invocation.verb

@@ -101,6 +101,11 @@ def why(error: OSError) -> str:
     return (error.strerror or "unknown error").lower()
 
 
+def sentence(error: OSError) -> str:
+    """`why`, behind the file where the error names one."""
+    return f"{error.filename}: {why(error)}" if error.filename else why(error)
+
+
 def exists(path: str) -> bool:
     """Whether `path` names anything, a dangling link apart."""
     return posix.access(path, 0)
