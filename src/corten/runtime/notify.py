@@ -26,7 +26,7 @@ VARIABLE = b"NOTIFY_SOCKET"
 INSIDE = "/run/notify"
 NAME, SOCKET = "notify", "notify.sock"
 READY = b"READY="
-BARRIER_TIMEOUT_MS = 30_000
+TIMEOUT_S = 30
 MESSAGE_BYTES = 4096
 
 
@@ -95,6 +95,8 @@ class Notify:
     def _tell(self, line: bytes, pid: int) -> None:
         host = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC, 0)
         try:
+            # a struct timeval: a manager that reads nothing fills its queue, and holds up nobody for longer
+            host.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, TIMEOUT_S.to_bytes(8, "little") + bytes(8))
             host.connect("\0" + self._host[1:] if self._host.startswith("@") else self._host)
             host.send(line + b"\n")
             host.send(b"MAINPID=%d\n" % pid)
@@ -106,7 +108,7 @@ class Notify:
                     posix.close(writing)
                 poll = select.poll()
                 poll.register(reading, 0)
-                if not poll.poll(BARRIER_TIMEOUT_MS):
+                if not poll.poll(TIMEOUT_S * 1000):
                     raise Unavailable(f"notify socket {self._host}: no answer to BARRIER=1")
             finally:
                 posix.close(reading)

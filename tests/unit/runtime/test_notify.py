@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import posix
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from corten.errors import Unavailable
+from corten.runtime import notify as notify_module
 from corten.runtime.notify import Notify
 
 
@@ -48,3 +51,24 @@ def test_a_socket_that_cannot_be_bound_is_named(notify: Notify, tmp_path: Path) 
 
 def test_a_container_that_was_created_without_one_gets_none(notify: Notify, tmp_path: Path) -> None:
     assert not notify.bind(str(tmp_path / "other"))
+
+
+@pytest.mark.timeout(40)
+def test_a_manager_that_reads_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify_module, "TIMEOUT_S", 1)
+    monkeypatch.setitem(posix.environ, b"NOTIFY_SOCKET", str(tmp_path / "manager").encode())
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        manager.bind(str(tmp_path / "manager"))
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"STATUS=busy", str(tmp_path / "manager"))
+        telling = Notify()
+        try:
+            with pytest.raises(Unavailable, match=r"^notify socket .*/manager: resource temporarily unavailable$"):
+                telling._tell(b"READY=1", 7)
+        finally:
+            telling.close()
