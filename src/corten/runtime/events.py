@@ -49,7 +49,7 @@ def run(invocation: Invocation, log: Log) -> int:
     watch.register(poll)
     due = time.monotonic() + interval_ns / 1e9
     while True:
-        ready = {fd for fd, _ in poll.poll(max(0.0, due - time.monotonic()) * 1000)}
+        ready = {fd for fd, _ in poll.poll(fast.poll_ms(due))}
         for _ in range(watch.news()):
             tell({"type": "oom", "id": id})
         if pidfd in ready:

@@ -185,6 +185,16 @@ def wait_status(pidfd: int) -> int:
     return result.si_status if result.si_code == exited else 128 + result.si_status
 
 
+POLL_MS_MAX = (1 << 31) - 1
+
+
+def poll_ms(deadline: float | None) -> int | None:
+    """How long poll(2) may wait for a time of the monotonic clock: 24 days at most, so look at the clock again."""
+    if deadline is None:
+        return None
+    return min(max(0, int((deadline - time.monotonic()) * 1000) + 1), POLL_MS_MAX)
+
+
 # sockets ---------------------------------------------------------------------------------------------------
 
 SUN_PATH_BYTES = 108  # unix(7): sizeof(sun_path), with the NUL

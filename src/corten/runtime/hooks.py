@@ -116,8 +116,7 @@ def _follow(pid: int, timeout_s: int, outputs: tuple[int, int], abort_fd: int) -
         poll.register(fd, select.POLLIN)
     ready: set[int] = set()
     while pidfd not in ready:
-        left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
-        ready = {fd for fd, _ in poll.poll(left_ms)}
+        ready = {fd for fd, _ in poll.poll(fast.poll_ms(deadline))}
         if deadline is not None and time.monotonic() >= deadline:  # whether or not it has something to say
             timed_out, deadline = pidfd not in ready, None
             posix.kill(pid, SIGKILL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import time
 
 import pytest
 
@@ -108,3 +110,11 @@ def test_a_number_that_no_signal_has_is_refused_by_the_kernel(number: int) -> No
             fast.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
+
+
+def test_a_time_far_away_is_no_more_than_poll_takes() -> None:
+    assert fast.poll_ms(None) is None
+    assert fast.poll_ms(0.0) == 0
+    assert fast.poll_ms(time.monotonic() + 10) in range(9_000, 10_002)
+    assert select.poll().poll(fast.poll_ms(time.monotonic() - 1)) == []
+    assert fast.poll_ms(time.monotonic() + 1e9) == (1 << 31) - 1

@@ -81,6 +81,11 @@ def test_a_hook_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_a_hook_may_have_more_time_than_one_poll_can_wait(tmp_path: Path) -> None:
+    hooks.run(shell("sleep 0.1; touch done", timeout=(1 << 32) - 1), b"", str(tmp_path))
+    assert (tmp_path / "done").exists()
+
+
 def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     hooks.run(shell("sleep 20 & echo $! > pid"), b"", str(tmp_path))
