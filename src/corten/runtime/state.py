@@ -170,7 +170,7 @@ class State:
             for name in cls.__slots__:
                 if name not in ("directory", "cgroup", "id") and (name in obj or name not in LATER):
                     setattr(state, name, obj[name])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise Internal(f"{directory}/{STATE_FILE}: {error} is missing") from error
         return state
 

@@ -57,7 +57,9 @@ def test_an_id_is_taken_once(tmp_path: Path) -> None:
         record(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version":1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"version":1}', b'{"bundle":"/b","rootfs":"","cgroup":"here"}']
+)
 def test_a_damaged_record_is_no_unknown_id(tmp_path: Path, content: bytes) -> None:
     record(tmp_path)
     (tmp_path / "c1" / state.STATE_FILE).write_bytes(content)
