@@ -125,8 +125,7 @@ class Session:
             self._answer({"error": protocol.failure(error)}, [])
         except OSError as error:
             complain(error)
-            where = f"{error.filename}: " if error.filename else ""
-            self._answer({"error": protocol.failure(Internal(where + files.why(error)))}, [])
+            self._answer({"error": protocol.failure(Internal(files.sentence(error)))}, [])
         else:
             if not self._answer({"ok": answer}, fds) and request.op == "create":
                 container.delete(_root(request), request.string("id"), force=True)

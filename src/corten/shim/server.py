@@ -247,8 +247,7 @@ def failure(error: Exception) -> Message:
     if isinstance(error, CortenError):
         return protocol.failure(error)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
         complain(error)
-        return protocol.failure(Internal(where + files.why(error)))
+        return protocol.failure(Internal(files.sentence(error)))
     complain(error)
     return protocol.failure(Internal(f"{type(error).__name__}: {error}"))
