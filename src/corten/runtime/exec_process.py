@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from corten.spec.process import Process
 
 U32 = 0xFFFFFFFF
+DIGITS = 40  # more, with zeros in front, nobody writes; the interpreter would refuse thousands in its own words
 
 
 def from_file(path: str) -> Process:
@@ -63,7 +64,7 @@ def user(text: str, before: User) -> User:
 
 def number(text: str, flag: str) -> int:
     """An id of 32 bits in decimal."""
-    if not (text.isascii() and text.isdigit()) or int(text) >= U32:
+    if not (text.isascii() and text.isdigit()) or len(text) > DIGITS or int(text) >= U32:
         raise InvalidArgument(f"{flag}: {text!r} is not a numeric id")
     return int(text)
 

@@ -38,6 +38,7 @@ RDT = {  # flag: what is said where the machine cannot
     "l3-cache-schema": "Intel RDT/CAT: l3 cache schema is not enabled",
     "mem-bw-schema": "Intel RDT/MBA: memory bandwidth schema is not enabled",
 }
+DIGITS = 40  # more, with zeros in front, nobody writes; the interpreter would refuse thousands in its own words
 ZERO_COUNTS = frozenset(("cpu-idle", "cpu-burst"))  # turns off what was on
 
 
@@ -69,7 +70,7 @@ def _decimal(name: str, given: str, function: str, low: int, high: int) -> int:
     digits = given[1:] if low and given[:1] in ("+", "-") else given
     if not (digits.isascii() and digits.isdigit()):
         problem = "invalid syntax"
-    elif not low <= int(given) <= high:
+    elif len(digits) > DIGITS or not low <= int(given) <= high:
         problem = "value out of range"
     else:
         return int(given)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SLICE, SCOPE = ".slice", ".scope"
 DEFAULT_SLICE, DEFAULT_PREFIX = "system.slice", "corten"
 INFINITY = (1 << 64) - 1
+DIGITS = 20  # of the largest number
 INTEGERS = ("uint64", "int64", "uint32", "int32")  # of GVariant
 PERCENT_US = 10_000  # systemd keeps a quota in percent of a second
 DEFAULT_PERIOD_US = 100_000
@@ -158,9 +159,14 @@ def _unified(file: str, value: str) -> list[Property]:
 
 
 def _number(file: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > INFINITY:
+    if not is_number(text):
         raise InvalidArgument(f'unified resource "{file}": {text!r} is not a number')
     return int(text)
+
+
+def is_number(text: str) -> bool:
+    """Decimal digits of what fits into 64 bits without a sign."""
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS and int(text) <= INFINITY
 
 
 def bits(text: str) -> list[int]:
@@ -169,7 +175,7 @@ def bits(text: str) -> list[int]:
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         last = last or first
-        if not (first.isdigit() and last.isdigit()) or int(last) >= 8192 or int(first) > int(last):
+        if not (is_number(first) and is_number(last)) or int(last) >= 8192 or int(first) > int(last):
             raise InvalidArgument(f"linux.resources.cpu: {text!r} is not a list of numbers")
         mask |= (1 << int(last) + 1) - (1 << int(first))
     return list(mask.to_bytes((mask.bit_length() + 7) // 8, "little"))
@@ -188,14 +194,16 @@ def of_annotations(annotations: dict[str, str]) -> list[Property]:
         if type is None:
             raise InvalidArgument(f"annotation {key}: a container may not set this property of its unit")
         value = _parse(key, type, text.strip())
-        found.append((property, (type, value * 1_000_000 if seconds and isinstance(value, int) else value)))
+        if seconds and isinstance(value, int):
+            value = min(value * 1_000_000, INFINITY)  # which is for ever
+        found.append((property, (type, value)))
     return found
 
 
 def _parse(key: str, type: str, text: str) -> object:
     if type == "t":
         digits = text.rpartition(" ")[2] if text.partition(" ")[0] in INTEGERS else text
-        if digits.isascii() and digits.isdigit() and int(digits) <= INFINITY:
+        if is_number(digits):
             return int(digits)
     elif type == "b" and text in ("true", "false"):
         return text == "true"

@@ -74,3 +74,8 @@ def test_a_process_file_is_read(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(InvalidArgument, match=r"process\.cwd"):
         exec_process.from_file(str(path))
+
+
+def test_an_id_of_thousands_of_digits_is_none() -> None:
+    with pytest.raises(InvalidArgument, match=r"is not a numeric id$"):
+        exec_process.number("9" * 5000, "user")

@@ -66,3 +66,8 @@ def test_a_wrong_value_is_refused_in_the_words_of_go(line: str, text: str) -> No
 def test_a_number_flag_that_no_integer_holds_is_refused_by_the_parser() -> None:
     with pytest.raises(args.UsageError, match="value out of range"):
         parsed(f"--pids-limit {'9' * 30}")
+
+
+def test_a_number_of_thousands_of_digits_is_out_of_range() -> None:
+    with pytest.raises(InvalidArgument, match=r"value out of range$"):
+        limits.unsigned("cpu-period", "9" * 5000)

@@ -88,7 +88,7 @@ def test_the_limit_of_processes_is_that_of_tasks(limit: int | None, expected: in
     assert found.get("TasksMax", ("t", None)) == ("t", expected)
 
 
-@pytest.mark.parametrize("text", ["x", "3-1", "1,,2", "9999"])
+@pytest.mark.parametrize("text", ["x", "3-1", "1,,2", "9999", "²", "1" * 5000])
 def test_what_is_no_list_of_processors_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
         units.bits(text)
@@ -136,3 +136,18 @@ def test_a_property_that_is_not_on_the_list_is_refused(key: str, text: str) -> N
 def test_a_value_of_another_type_is_refused(key: str, text: str) -> None:
     with pytest.raises(InvalidArgument, match="value parse error"):
         units.of_annotations({f"org.systemd.property.{key}": text})
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_a_number_of_more_than_64_bits_is_refused(digits: int) -> None:
+    for key in ("CPUWeight", "TimeoutStopSec"):
+        with pytest.raises(InvalidArgument, match="not of the type t"):
+            units.of_annotations({f"org.systemd.property.{key}": "9" * digits})
+    with pytest.raises(InvalidArgument, match="is not a number"):
+        units._number("pids.max", "9" * digits)
+
+
+def test_more_seconds_than_systemd_can_count_are_for_ever() -> None:
+    assert units.of_annotations({"org.systemd.property.TimeoutStopSec": str(INFINITY)}) == [
+        ("TimeoutStopUSec", ("t", INFINITY))
+    ]
