@@ -131,7 +131,7 @@ def leaking(folder: Path) -> tuple[Edit, ...]:
     The working directory is not made either: who makes it meets the resolver, which refuses it first.
     """
     return (
-        ("launch/compile.py", "    fs.make_cwd(process)\n", ""),
+        ("launch/furnish.py", "    fs.make_cwd(process)\n", ""),
         (
             "launch/compile.py",
             "    _join_cgroups(b, context, whole=whole)\n    b.add_inputs(context.inputs())",

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from corten.launch import enter
 from corten.launch.builder import Builder
-from corten.launch.checks import check_config, check_exec, check_label, sysctl_path
+from corten.launch.checks import check_config, check_exec, check_label
 from corten.launch.context import LIFE, LISTENER, ExecContext, InitContext
 from corten.launch.filesystem import ROOT, Filesystem, open_terminal
+from corten.launch.furnish import finish_root, furnish, wait_for_hooks, writes_proc
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import (
     CLONE_NEWCGROUP,
@@ -26,14 +27,14 @@ from corten.launch.ops import (
     CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_NEWUSER,
+    O_DIRECTORY,
+    O_PATH,
     Open,
     Plan,
     Setns,
-    WriteFile,
 )
 from corten.launch.options import is_long
 from corten.launch.tail import (
-    DEFAULT_UMASK,
     add_apparmor,
     add_early,
     add_end,
@@ -44,7 +45,6 @@ from corten.launch.tail import (
     needs_apparmor,
     reduce_caps,
 )
-from corten.launch.userops import SetDomainname, SetHostname, Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
     b.close("container")
     enter.become_root_inside(b)
     if process.terminal:
-        b.add(Open(b.opened(ROOT), "/", enter.O_PATH | enter.O_DIRECTORY))
+        b.add(Open(b.opened(ROOT), "/", O_PATH | O_DIRECTORY))
         open_terminal(b, process)
     add_visible(b, process, context, userns=userns, affinity=affinity)
     return b.plan(context.preserve_fds)
@@ -187,7 +187,7 @@ def _enter_early(b: Builder, fs: Filesystem, process: Process, context: InitCont
     finish_root(fs, process)
     b.wait("record")
     wait_for_hooks(b, context)
-    furnish(b, fs, process, late=False)
+    furnish(b, fs, process)
     fs.enter_root()
 
 
@@ -207,7 +207,7 @@ def _enter_late(b: Builder, fs: Filesystem, process: Process, context: InitConte
     enter.clone_late(b, "start", "record", "tty", LIFE, LISTENER, *fs.kept_late())
     enter.begin_child(b, flags)
     fs.mount_deferred()
-    furnish(b, fs, process, late=True)
+    furnish(b, fs, process)
 
 
 def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitContext, flags: int) -> None:
@@ -221,44 +221,6 @@ def _enter_whole(b: Builder, fs: Filesystem, process: Process, context: InitCont
     fs.mount_all(late=False)
     finish_root(fs, process)
     wait_for_hooks(b, context)
-    furnish(b, fs, process, late=False, launcher=True)
+    furnish(b, fs, process, launcher=True)
     fs.enter_root()
     b.add(Setns("ns.pid", CLONE_NEWPID))
-
-
-def wait_for_hooks(b: Builder, context: InitContext) -> None:
-    """The host's hooks, then those that run in the container's namespaces; the working directory is the root."""
-    b.wait("hooks")
-    hooks = hook_ops(b.config, context, "createContainer", b.config.hooks.create_container)
-    if hooks:
-        b.add(Umask(DEFAULT_UMASK), *hooks, Umask(0))
-
-
-def finish_root(fs: Filesystem, process: Process) -> None:
-    """Devices, terminal and working directory, when everything is mounted."""
-    fs.fill_dev()
-    if process.terminal:
-        fs.open_terminal(process)
-    else:
-        fs.reopen_null()
-    fs.make_cwd(process)
-
-
-def writes_proc(config: Config, process: Process) -> bool:
-    """The plan writes to files of the container's procfs."""
-    return bool(config.linux.sysctl or process.apparmor_profile or process.oom_score_adj is not None)
-
-
-def furnish(b: Builder, fs: Filesystem, process: Process, *, late: bool, launcher: bool = False) -> None:
-    """Names, sysctls, the AppArmor profile, protections: after the hooks, which may still need what is protected."""
-    config = b.config
-    if config.hostname:
-        b.add(SetHostname(config.hostname))
-    if config.domainname:
-        b.add(SetDomainname(config.domainname))
-    for name, value in config.linux.sysctl.items():
-        b.add(WriteFile(fs.private_proc(), sysctl_path(name), value.encode("utf-8", "surrogateescape")))
-    if needs_apparmor(b, process):
-        # who writes is in the procfs of its own pid namespace alone
-        add_apparmor(b, process, enter.HOST_PROC if launcher else fs.private_proc())
-    fs.protect()

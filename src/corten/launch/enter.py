@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from corten.launch.builder import NAMESPACE_FLAGS
 from corten.launch.facts import is_rootless
-from corten.launch.filesystem import GUARDED, PROC_SUPER_MAGIC
-from corten.launch.mountops import FsMount, OpenTree
+from corten.launch.mountops import GUARDED, PROC_SUPER_MAGIC, FsMount, OpenTree
 from corten.launch.ops import (
     CLONE_NEWCGROUP,
     CLONE_NEWNET,
     CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_NEWUSER,
+    O_DIRECTORY,
+    O_NONBLOCK,
+    O_PATH,
+    O_WRONLY,
     Clone,
     CloneLauncher,
     JoinCgroup,
@@ -46,9 +49,9 @@ if TYPE_CHECKING:
     from corten.spec.process import Process
     from corten.spec.runtime import IdMapping
 
-O_WRONLY, O_PATH, O_DIRECTORY, O_NONBLOCK = 0o1, 0o10000000, 0o200000, 0o4000
 HOST_PROC = "hostproc"
 PIDS, CGROUP = "pids", "cgroup"
+IDMAP_SLOTS = "idmap."  # and what follows: user namespaces for mounts (`corten.launch.idmaps`)
 
 # setns by path, without time (`join_time`): the user namespace last, because it takes away the rights over the others
 JOIN_ORDER = ("ipc", "uts", "network", "cgroup", "user")

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from corten.errors import InvalidArgument
 from corten.launch.builder import NAMESPACE_FLAGS, Builder
+from corten.launch.enter import IDMAP_SLOTS, host_proc
 from corten.launch.facts import is_rootless
 from corten.launch.mountops import (
     DIRECTORY,
     FILE,
+    GUARDED,
     KEEP_MODE,
     LIKE_SOURCE,
-    MOUNT_ATTR_NODEV,
-    MOUNT_ATTR_NOEXEC,
-    MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_REC,
     MS_SLAVE,
     PLAIN_DIRECTORY,
+    PROC_SUPER_MAGIC,
     AttachRoot,
     AttachRootHere,
     Chroot,
@@ -44,7 +44,7 @@ from corten.launch.mountops import (
     Symlink,
 )
 from corten.launch.nsops import LockMounts, MapMount
-from corten.launch.ops import Fchdir, Open, OpenDevice, SendFd
+from corten.launch.ops import O_DIRECTORY, O_PATH, Fchdir, Open, OpenDevice, SendFd
 from corten.launch.options import PROPAGATIONS, MountOptions, is_long
 from corten.launch.userops import ReopenNull
 from corten.spec.runtime import Device, Mount
@@ -58,13 +58,9 @@ ROOT = "rootfs"
 PROC = "proc"
 NULL = "null"
 EMPTY = "empty"
-IDMAP_SLOTS = "idmap."
 PLACE = "place"
-PROC_SUPER_MAGIC = 0x9FA0
-O_PATH, O_DIRECTORY = 0o10000000, 0o200000
 # their file systems belong to a namespace, which others may share
 SHARED_TYPES = ("proc", "sysfs", "mqueue", "cgroup", "cgroup2")
-GUARDED = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
 # runtime-spec config-linux.md, "Default Devices"
 DEFAULT_DEVICES = (
@@ -144,8 +140,6 @@ class Filesystem:
         """Everything that comes from the host, as detached mounts and checked devices."""
         if self.userns and not self.rootless:
             # an ordinary user's child opens them by itself, in a mount namespace that is such a copy
-            from corten.launch.enter import host_proc
-
             self.b.add(LockMounts(host_proc(self.b)))
         for entry in self.entries:
             if entry.options.is_remount:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from corten.errors import InvalidArgument
-from corten.launch.enter import O_NONBLOCK, host_proc, id_map
-from corten.launch.filesystem import IDMAP_SLOTS
+from corten.launch.enter import IDMAP_SLOTS, host_proc, id_map
 from corten.launch.nsops import MakeUserNamespace
-from corten.launch.ops import Open
+from corten.launch.ops import O_NONBLOCK, Open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,6 +20,9 @@ from corten.spec.reader import Value
 
 CHILD, LAUNCHER = 0, 1
 
+# open(2)
+O_WRONLY, O_NONBLOCK, O_DIRECTORY, O_PATH = 0o1, 0o4000, 0o200000, 0o10000000
+
 # clone(2), in the order in which they are printed
 CLONE_FLAGS = (
     (0x00020000, "mnt"), (0x04000000, "uts"), (0x08000000, "ipc"), (0x20000000, "pid"), (0x40000000, "net"),

@@ -22,6 +22,7 @@ from corten.launch import enter
 from corten.launch.builder import Builder
 from corten.launch.context import LIFE, LISTENER
 from corten.launch.filesystem import Filesystem
+from corten.launch.furnish import finish_root, furnish, wait_for_hooks, writes_proc
 from corten.launch.hooks import hook_ops
 from corten.launch.ops import CLONE_NEWIPC, SetDumpable
 from corten.launch.tail import add_early, add_end, add_process
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 def compile_rootless_init(config: Config, process: Process, facts: HostFacts, context: InitContext) -> Plan:
     """The plan of a container's first process; raises `InvalidArgument`."""
-    from corten.launch.compile import finish_root, furnish, wait_for_hooks, writes_proc
-
     if facts.euid:
         check(config, process)
     elif config.linux.namespace("time") or any(row.path for row in config.linux.namespaces if row.type == "pid"):
@@ -69,7 +68,7 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
     finish_root(fs, process)
     b.wait("record")
     wait_for_hooks(b, context)
-    furnish(b, fs, process, late=False)
+    furnish(b, fs, process)
     fs.enter_root()
     b.close_others("tty", "start", LIFE, LISTENER)
     enter.raise_rlimits(b, process)

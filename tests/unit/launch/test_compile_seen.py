@@ -10,9 +10,10 @@ from corten.errors import InvalidArgument
 from corten.launch.context import CALLS, SHIM
 from corten.launch.execops import Exec, Hook, Seccomp
 from corten.launch.facts import HostFacts
-from corten.launch.filesystem import O_DIRECTORY, O_PATH
 from corten.launch.mountops import AttachRoot, AttachRootHere, Chroot, FsMount, MountDetached, OpenTree, PivotRoot
 from corten.launch.ops import (
+    O_DIRECTORY,
+    O_PATH,
     Clone,
     CloneLauncher,
     CloneLegacy,
