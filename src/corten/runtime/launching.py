@@ -345,9 +345,8 @@ class Creation:
                 posix.write(fd, b"\0")
             elif step.early:
                 running.follow_until(step.slot)
-                self._note_init(
-                    launch.acting_pid, is_ready=False
-                )  # for the time being: who kills the container finds this one
+                # for the time being: who kills the container finds this one
+                self._note_init(launch.acting_pid, is_ready=False)
                 self._take_step(step, launch.acting_pid)
                 posix.write(fd, b"\0")
         deadline = time.monotonic() + EXEC_TIMEOUT_S

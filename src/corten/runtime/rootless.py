@@ -10,7 +10,7 @@ import posix
 
 from corten.errors import Internal
 from corten.runtime.cgroups import Cgroup, CgroupPaths, plan_paths
-from corten.runtime.managers import Manager
+from corten.runtime.managers import APPLY, SET, Manager
 from corten.runtime.own_cgroups import own_directories
 from corten.sys import files
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 FROM_BUNDLE = "config.json"
 NO_LIMIT = (-1, "rootless, without a cgroup of its own")
-SET = (
-    "unable to start container process: error during container init: error setting cgroup config for procHooks process"
-)
 
 
 class Rootless(Manager):
@@ -81,7 +78,4 @@ def can_make(directory: str) -> bool:
 
 def refused(error: OSError) -> Internal:
     """runc's sentence for a cgroup that is named and cannot be made."""
-    return Internal(
-        "unable to start container process: unable to apply cgroup configuration:"
-        f" mkdir {error.filename}: {files.why(error)}"
-    )
+    return Internal(f"{APPLY}: mkdir {error.filename}: {files.why(error)}")

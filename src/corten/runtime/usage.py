@@ -41,7 +41,7 @@ FLAGS = {
     "root": f"directory of the containers' state (default: {args.DEFAULT_ROOT})",
     "criu": "the criu of checkpoint and restore, if it is not in PATH",
     "systemd-cgroup": "use systemd's cgroup manager; refused where systemd is not running",
-    "rootless": "'true', 'false' or 'auto', accepted for compatibility",
+    "rootless": "whether cgroups may fail: 'true', 'false' or 'auto' (default)",
     "cgroup-manager": "'cgroupfs' (default), 'systemd' or 'disabled'",
     "default-pids-limit": "limit for a container whose bundle has none (default: 500; -1: no limit)",
     "config": "file of node defaults (default: /etc/corten/runtime.json)",
