@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from corten.launch.seccomp_compile import compile_profile
 from corten.runtime import fast, prepare
 from corten.runtime.cgroups import CgroupPaths
 from corten.spec.process import Process, parse_process
+from corten.spec.reader import Reader
 from corten.spec.runtime import Config, parse_config
 from support import killpoints, paths, summary
 from support.oddconfigs import Mutator
@@ -169,20 +171,31 @@ def test_every_process_file_becomes_a_plan_or_a_sentence(rounds: int, tmp_path: 
             keep(tmp_path, data)
             raise
     report("process file", rounds, target)
+    assert target.counts["compiled"] > rounds / 10
 
 
-def test_a_parser_that_lets_wrong_values_pass_is_noticed() -> None:
+@pytest.mark.parametrize(
+    ("method", "believing"),
+    [
+        ("string", lambda self, name, required=False: self.obj.get(name) or ""),
+        ("strings", lambda self, name: self.obj.get(name) or ()),
+        ("_number", lambda self, value, name, low, high: value),
+    ],
+    ids=["texts", "arrays of texts", "numbers"],
+)
+def test_a_parser_that_lets_wrong_values_pass_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, method: str, believing: Any
+) -> None:
     """The twin: with a reader that believes every value, the same changes end in other failures."""
-    mutator = Mutator(killpoints.seed(), documents("config"))
-    failures = 0
-    for _ in range(300):
-        document = mutator.document()
-        try:
-            mounts = document["mounts"]
-            " ".join(option for mount in mounts for option in mount["options"])
-        except (TypeError, KeyError):
-            failures += 1
-    assert failures > 5
+    target, mutator = Target(), Mutator(killpoints.seed(), documents("config"))
+    monkeypatch.setattr(Reader, method, believing)
+    with pytest.raises((TypeError, AttributeError, ValueError, OverflowError, struct.error)):
+        take_documents(target, mutator, 10_000)  # a few in five hundred
+
+
+def take_documents(target: Target, mutator: Mutator, rounds: int) -> None:
+    for turn in range(rounds):
+        target.take(json.dumps(mutator.document()).encode("utf-8", "surrogatepass"), turn)
 
 
 def keep(folder: Path, data: bytes) -> None:
