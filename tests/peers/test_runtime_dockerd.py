@@ -16,6 +16,7 @@ from support.dockerd import Dockerd, client_environment
 IMAGE = images.BUSYBOX_REF
 CORTEN = str(paths.COMMANDS / "corten-runtime")
 NONE = ("--network", "none")
+FAILURE_OF_DOCKER = 125  # of the command itself, before there was a container
 STATUS = "grep -E 'Cap|NoNewPrivs|Seccomp|Groups' /proc/self/status"
 LIMITS = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes pids/pids.max"
 LIMITS += " cpu/cpu.cfs_quota_us cpu/cpu.shares cpuset/cpuset.cpus"
@@ -141,6 +142,7 @@ def test_docker_run_gives_what_it_gives_with_runc(engine: Dockerd, name: str) ->
         done = engine.docker("run", "--rm", "--runtime", runtime, *options, IMAGE, *command, stdin=stdin)
         found[runtime] = (done.returncode, normal(done.stdout), normal(done.stderr))
     assert found["corten"] == found["runc"]
+    assert found["corten"][0] != FAILURE_OF_DOCKER, found["corten"]
 
 
 def test_a_container_lives_as_it_does_with_runc(engine: Dockerd) -> None:
@@ -154,6 +156,7 @@ def test_a_container_lives_as_it_does_with_runc(engine: Dockerd) -> None:
                 (words, done.returncode, normal(text if words[0] == "top" else done.stdout), normal(done.stderr))
             )
     assert found["corten"] == found["runc"]
+    assert [row for row in found["corten"] if row[1] and row[0][0] != "exec"] == []
 
 
 def test_a_container_without_a_limit_gets_the_default_of_the_node(engine: Dockerd) -> None:

@@ -40,6 +40,8 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
     "no such command": ((), ("nosuch",), None),
     "an init": (("--init=false",), ("sh", "-c", "echo $$"), None),
 }
+# those that do not end with 0; podman's own failures are 125
+FAILING_RUNS = {"a device": 1, "exit status": 4, "no such command": 127}
 
 LIFE: list[tuple[str, ...]] = [
     ("exec", "NAME", "id"),
@@ -84,6 +86,7 @@ def test_a_run_is_as_with_runc(name: str, podman: RootlessPodman) -> None:
         done = podman(runtime, "run", "--rm", "--hostname", "box", *network, *options, IMAGE, *command, stdin=stdin)
         seen.append([done.returncode, *normal(done.stdout).splitlines(), normal(done.stderr)])
     assert seen[0] == seen[1]
+    assert seen[0][0] == FAILING_RUNS.get(name, 0), seen[0]
 
 
 def test_a_life_is_as_with_runc(podman: RootlessPodman) -> None:
@@ -97,6 +100,7 @@ def test_a_life_is_as_with_runc(podman: RootlessPodman) -> None:
             rows.append((words, done.returncode, normal(done.stdout.replace(name, "NAME"))))
         seen.append(rows)
     assert seen[0] == seen[1]
+    assert {(words[0], code) for words, code, _ in seen[0] if code} == {("exec", 127), ("exec", 5)}
 
 
 def pod(podman: RootlessPodman, runtime: str) -> list[str]:
