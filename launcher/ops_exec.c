@@ -25,6 +25,14 @@ enum {
         SAID_LAST = 512, /* bytes of each stream that are handed on: the end of it */
 };
 
+#define OUT_TITLE "stdout: "
+#define ERR_TITLE ", stderr: "
+
+_Static_assert(
+        sizeof(OUT_TITLE ERR_TITLE) + 2 * SAID_LAST <= sizeof(((struct launch *) 0)->text),
+        "what a hook says has room in the text of a failure"
+);
+
 /* In the hook's process: its state on stdin, files for its output, nothing else, and out. */
 __attribute__((noreturn)) static void run_hook(const char *path, const char **args, const char **env, struct hook *h) {
         struct signal_action standard = { 0 };
@@ -90,7 +98,7 @@ static int wait_hook(struct launch *l, struct hook *h, int pid, int pid_fd, u64 
         if (r < 0)
                 return (int) r;
         l->detail = (u64) status;
-        append_said(append_said(l->text, "stdout: ", h->out_fd), ", stderr: ", h->err_fd);
+        append_said(append_said(l->text, OUT_TITLE, h->out_fd), ERR_TITLE, h->err_fd);
         return -ECHILD;
 }
 

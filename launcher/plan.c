@@ -119,6 +119,8 @@ void trace_now(struct launch *l, u32 kind, u64 value) {
 }
 
 void trace_failure(struct launch *l, int error) {
+        _Static_assert(sizeof(l->text) % 8 == 0, "the text goes out by eight bytes");
+
         /* alone, so that no record of the other process comes between the text and its error */
         trace_flush(l);
         for (usize at = 0; l->text[at]; at += 8) {

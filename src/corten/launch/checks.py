@@ -6,6 +6,7 @@ Rules: runtime-spec config.md and config-linux.md; `sysctl` as in runc's validat
 from __future__ import annotations
 
 from corten.errors import FailedPrecondition, InvalidArgument
+from corten.launch.facts import is_rootless
 from corten.spec.process import Process
 
 TYPE_CHECKING = False
@@ -141,7 +142,7 @@ def _check_time(config: Config) -> None:
 def _check_net_devices(config: Config, facts: HostFacts) -> None:
     if config.linux.namespace("network") is None:
         raise InvalidArgument("unable to move network devices without a private NET namespace")
-    if facts.euid or facts.in_user_namespace:
+    if is_rootless(facts):
         raise InvalidArgument("network devices are not supported for rootless containers")
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def compile_rootless_init(config: Config, process: Process, facts: HostFacts, context: InitContext) -> Plan:
-    """The plan of a container's first process; raises `InvalidArgument`."""
+    """The plan of a container's first process; raises `InvalidArgument`, and `NotImplemented` for some namespaces."""
     if facts.euid:
         check(config, process)
     elif config.linux.namespace("time") or any(row.path for row in config.linux.namespaces if row.type == "pid"):
@@ -79,7 +79,10 @@ def compile_rootless_init(config: Config, process: Process, facts: HostFacts, co
 
 
 def check(config: Config, process: Process) -> None:
-    """Raises `InvalidArgument` in runc's words for what an ordinary user cannot have."""
+    """Raises `InvalidArgument` in runc's words for what an ordinary user cannot have.
+
+    And `NotImplemented` for a time namespace and for one that is joined by path.
+    """
     linux = config.linux
     user = linux.namespace("user")
     if user is None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 
 from corten.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
+from corten.launch.facts import is_rootless
 from corten.runtime import fast, managers, unitproperties
 from corten.runtime.cgroups import Cgroup, CgroupPaths
 from corten.sys import dbus, files
@@ -182,7 +183,7 @@ class Systemd(managers.Manager):
             raise InvalidArgument(UNSUPPORTED)
         if facts.cgroup_mode != "v2":
             raise FailedPrecondition(NOT_HYBRID)
-        if facts.euid or facts.in_user_namespace:
+        if is_rootless(facts):
             raise FailedPrecondition(NOT_A_USER)
         directory = facts.cgroup_v2_mount + unit.path
         return CgroupPaths("v2", {}, directory, facts.cgroup_v2_mount)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from corten.errors import Internal
 from corten.launch.execops import Exec, Stop
 from corten.launch.ops import Op, Plan, Wait
 from corten.launch.spawn import (
+    TEXT_LAST,
     Done,
     Failed,
     Launch,
@@ -30,6 +33,8 @@ from corten.launch.userops import FindExecutable, SetCaps, SetHostname
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from corten.launch.spawn import Event
+
+HEADER = Path(__file__).parents[3] / "launcher" / "launch.h"
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +224,11 @@ class TestTraceReader:
 
     def test_a_flood_of_text_is_cut(self) -> None:
         flood = struct.pack("=IIQ", 4, 65538, int.from_bytes(b"x" * 8, "little")) * 1000
-        assert TraceReader().feed(flood + struct.pack("=IIQ", 4, 22, 0)) == [Failed(4, 22, 0, "x" * 1088)]
+        assert TraceReader().feed(flood + struct.pack("=IIQ", 4, 22, 0)) == [Failed(4, 22, 0, "x" * TEXT_LAST)]
+
+    def test_as_much_of_a_text_is_kept_as_the_launcher_can_send(self) -> None:
+        (size,) = re.findall(r"^ +char text\[(\d+)\];", HEADER.read_text(), re.M)
+        assert int(size) == TEXT_LAST
 
     def test_a_flood_of_waits_before_started_is_cut_and_told_once(self) -> None:
         events = TraceReader().feed(self.WAITING * 1000 + self.STARTED * 2)
