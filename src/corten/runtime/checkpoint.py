@@ -6,9 +6,9 @@ The directory has what runc's has (images, descriptors.json, keys of external mo
 
 from __future__ import annotations
 
+import fcntl
 import posix
 
-from corten import errors
 from corten.errors import FailedPrecondition, InvalidArgument
 from corten.launch.filesystem import DEFAULT_DEVICES
 from corten.runtime import container, criu, ending, fast
@@ -32,8 +32,11 @@ CONFIG_ANNOTATION, CONFIG_FILE = "org.criu.config", "/etc/criu/runc.conf"
 # of the command line, each the name of CRIU's option with dashes
 FLAGS = (
     *("leave-running", "ext-unix-sk", "tcp-established", "tcp-skip-in-flight", "shell-job", "file-locks", "auto-dedup"),
-    "link-remap",
+    *("link-remap", "lazy-pages"),
 )
+READY = "status-ready"
+O_ACCMODE = 3
+NO_FD = -1
 LINKS = 40  # as many as the kernel follows
 
 
@@ -48,14 +51,15 @@ def checkpoint(invocation: Invocation, log: Log) -> int:
         raise FailedPrecondition(f"Container cannot be checkpointed in {status} state")
     if not record.rootfs:
         raise FailedPrecondition("its root filesystem has no path, without which nothing restores it")
-    dump(record, parse_config(fast.loads(container.load_config(record))), flags, invocation.settings.text("criu"))
+    config = parse_config(fast.loads(container.load_config(record)))
+    dump(record, config, flags, program=invocation.settings.text("criu"), log=log)
     if not (flags.is_set("leave-running") or flags.is_set("pre-dump")):
         for complaint in ending.destroy(record):
             log.warning(complaint)
     return 0
 
 
-def dump(record: State, config: Config, flags: Options, program: str) -> None:
+def dump(record: State, config: Config, flags: Options, *, program: str, log: Log) -> None:
     """Has CRIU write the images."""
     images = files.absolute(flags.text("image-path") or DEFAULT_IMAGES)
     work = files.absolute(flags.text("work-path")) if flags.given("work-path") else images
@@ -71,8 +75,8 @@ def dump(record: State, config: Config, flags: Options, program: str) -> None:
     pre_dump = flags.is_set("pre-dump")
     if parent or pre_dump:
         request.number("track_mem", 1)
-        if not criu.tracks_memory(program):
-            raise FailedPrecondition("CRIU is missing features: [MemTrack]")
+        criu.check_feature(program, criu.MEM_TRACK, "MemTrack")
+    on_note = lazy_pages(request, flags, program, log)
     about_container(request, record, config)
     fds = [posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC) for path in (images, work)]
     try:
@@ -80,7 +84,7 @@ def dump(record: State, config: Config, flags: Options, program: str) -> None:
         request.number("work_dir_fd", fds[1])
         if not pre_dump:
             files.replace(f"{images}/{DESCRIPTORS}", fast.dump_bytes(stdio_of(record.pid)))
-        criu.carry_out(criu.PRE_DUMP if pre_dump else criu.DUMP, request, program)
+        criu.carry_out(criu.PRE_DUMP if pre_dump else criu.DUMP, request, program, on_note)
     except criu.Failed as error:
         raise FailedPrecondition(f"{error}\nlog file: {work}/{LOG_FILE}") from error
     finally:
@@ -88,11 +92,48 @@ def dump(record: State, config: Config, flags: Options, program: str) -> None:
             posix.close(fd)
 
 
+def lazy_pages(request: criu.Request, flags: Options, program: str, log: Log) -> criu.OnNote:
+    """What is to be done at CRIU's notes: with `--lazy-pages` it answers only when the last page was asked for, and
+    tells before that the port is there (criu.org/Lazy_migration)."""
+    if not flags.is_set("lazy-pages"):
+        return criu.agree
+    criu.check_feature(program, criu.LAZY_PAGES, "LazyPages")
+    fd = flags.number("status-fd", NO_FD)
+    if fd == NO_FD:
+        return criu.agree
+    check_writable(fd)
+    request.number("notify_scripts", 1)  # without which CRIU tells nothing
+    return teller(fd, log)
+
+
+def check_writable(fd: int) -> None:
+    """Raises InvalidArgument, in runc's words, for a --status-fd that no byte can go to."""
+    try:
+        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & O_ACCMODE
+    except (OSError, ValueError, OverflowError) as error:
+        why = files.why(error) if isinstance(error, OSError) else "bad file descriptor"
+        raise InvalidArgument(f"invalid --status-fd argument {fd}: {why}") from error
+    if mode == posix.O_RDONLY:
+        raise InvalidArgument(f"invalid --status-fd argument {fd}: not writable")
+
+
+def teller(status_fd: int, log: Log) -> criu.OnNote:
+    """Tells who waits at a descriptor that CRIU is ready; it is closed then, and who is gone is no reason to fail."""
+
+    def tell(script: str, pid: int, fd: int) -> None:
+        if script != READY:
+            return
+        try:
+            posix.write(status_fd, b"\0")
+        except OSError as error:
+            log.warning(f"can't write \\0 to status fd: {files.why(error)}")
+        posix.close(status_fd)
+
+    return tell
+
+
 def options_of(flags: Options, request: criu.Request) -> None:
     """What the command line asks of CRIU; raises InvalidArgument in runc's words."""
-    for name in ("lazy-pages", "status-fd"):
-        if flags.given(name):
-            raise errors.NotImplemented(f"--{name} is not supported yet")
     for name in FLAGS:
         if flags.is_set(name):
             request.number(name.replace("-", "_"), 1)

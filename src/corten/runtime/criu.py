@@ -31,7 +31,7 @@ REQ_TYPE, REQ_OPTS, REQ_NOTIFY_SUCCESS, REQ_FEATURES = 1, 2, 3, 5
 # criu_resp
 RESP_TYPE, RESP_SUCCESS, RESP_NOTIFY, RESP_ERRNO, RESP_FEATURES = 1, 2, 5, 7, 8
 NOTIFY_SCRIPT, NOTIFY_PID = 1, 2
-FEATURE_MEM_TRACK = 1
+MEM_TRACK, LAZY_PAGES = 1, 2  # criu_features
 
 # criu_opts
 FIELDS: dict[str, int] = {
@@ -64,6 +64,7 @@ FIELDS: dict[str, int] = {
     "join_ns": 39,
     "freeze_cgroup": 44,
     "tcp_skip_in_flight": 46,
+    "lazy_pages": 48,
     "orphan_pts_master": 50,
     "config_file": 51,
     "lsm_profile": 53,
@@ -119,22 +120,23 @@ def find(program: str = PROGRAM) -> str:
     return found
 
 
-def carry_out(kind: int, request: Request, program: str) -> None:
-    """Has CRIU do it; raises Failed in runc's words when CRIU says that it failed."""
-    with Conversation(program) as talk:
-        talk.ask(kind, request)
-
-
-def tracks_memory(program: str) -> bool:
-    """Whether the kernel tells which pages were written since the last dump."""
-    wanted = data(REQ_FEATURES, number(FEATURE_MEM_TRACK, 1))
-    with Conversation(program) as talk:
-        answer = talk.exchange(FEATURE_CHECK, number(REQ_TYPE, FEATURE_CHECK) + wanted)
-    return bool(answer.message(RESP_FEATURES).number(FEATURE_MEM_TRACK))
-
-
 def agree(script: str, pid: int, fd: int) -> None:
     """What CRIU tells meanwhile is of no interest."""
+
+
+def carry_out(kind: int, request: Request, program: str, on_note: OnNote = agree) -> None:
+    """Has CRIU do it; raises Failed in runc's words when CRIU says that it failed."""
+    with Conversation(program) as talk:
+        talk.ask(kind, request, on_note)
+
+
+def check_feature(program: str, feature: int, name: str) -> None:
+    """Raises FailedPrecondition, in runc's words, for what CRIU or the kernel lacks."""
+    wanted = data(REQ_FEATURES, number(feature, 1))
+    with Conversation(program) as talk:
+        answer = talk.exchange(FEATURE_CHECK, number(REQ_TYPE, FEATURE_CHECK) + wanted)
+    if not answer.message(RESP_FEATURES).number(feature):
+        raise FailedPrecondition(f"CRIU is missing features: [{name}]")
 
 
 class Conversation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from corten.errors import CortenError, FailedPrecondition, Internal
 from corten.runtime import args, checkpoint, criu
+from corten.runtime.log import Log
 from corten.runtime.protobuf import Message, data, number
 
 # takes the request, tells the answers that it was made with, keeps what it was sent
@@ -76,21 +78,70 @@ def test_a_missing_criu_is_told_in_the_words_of_runc(tmp_path: Path) -> None:
         criu.find(str(tmp_path / "criu"))
 
 
-@pytest.mark.parametrize("tracks", [True, False])
-def test_criu_is_asked_whether_memory_is_tracked(tmp_path: Path, tracks: bool) -> None:
-    answer = number(1, criu.FEATURE_CHECK) + number(2, 1) + data(8, number(1, int(tracks)))
-    assert criu.tracks_memory(program(tmp_path, answer)) is tracks
+@pytest.mark.parametrize(("feature", "name"), [(criu.MEM_TRACK, "MemTrack"), (criu.LAZY_PAGES, "LazyPages")])
+def test_criu_is_asked_for_its_features(tmp_path: Path, feature: int, name: str) -> None:
+    answer = number(1, criu.FEATURE_CHECK) + number(2, 1)
+    criu.check_feature(program(tmp_path, answer + data(8, number(feature, 1))), feature, name)
     (asked,) = messages(tmp_path)
-    assert (asked.number(1), asked.message(5).number(1)) == (criu.FEATURE_CHECK, 1)
+    assert (asked.number(1), asked.message(5).number(feature)) == (criu.FEATURE_CHECK, 1)
+    with pytest.raises(FailedPrecondition, match=f"CRIU is missing features: .{name}.$"):
+        criu.check_feature(program(tmp_path, answer + data(8, number(3 - feature, 1))), feature, name)
+
+
+def lazy(folder: Path, *words: str) -> tuple[criu.Request, criu.OnNote]:
+    """What is added to a request and done at notes, by a CRIU that has lazy pages; warnings go to `warnings`."""
+    has = number(1, criu.FEATURE_CHECK) + number(2, 1) + data(8, number(criu.LAZY_PAGES, 1))
+    request, log = criu.Request(), Log(f"{folder}/warnings", "text", debug_wanted=False)
+    return request, checkpoint.lazy_pages(request, options(*words), program(folder, has), log)
+
+
+@pytest.mark.parametrize("pair", ["pipe", "sockets"])
+def test_who_waits_for_lazy_pages_gets_one_byte(tmp_path: Path, pair: str) -> None:
+    read, write = os.pipe() if pair == "pipe" else [end.detach() for end in socket.socketpair()]
+    request, tell = lazy(tmp_path, "--lazy-pages", "--status-fd", str(write))
+    assert Message(request.encoded()).number(criu.FIELDS["notify_scripts"]) == 1, "CRIU is to tell"
+    tell("pre-dump", 0, -1)
+    tell("status-ready", 0, -1)
+    assert os.read(read, 9) == b"\0"
+    assert os.read(read, 9) == b"", "it is closed"
+    os.close(read)
+    assert (tmp_path / "warnings").read_text() == ""
+
+
+@pytest.mark.parametrize("words", ["--status-fd 99", "--lazy-pages", "--lazy-pages --status-fd -1"])
+def test_nobody_is_told_who_does_not_wait(tmp_path: Path, words: str) -> None:
+    request, tell = lazy(tmp_path, *words.split())
+    assert (request.encoded(), tell) == (b"", criu.agree)
+
+
+def test_a_descriptor_that_no_byte_can_go_to_is_refused(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    bad = ((read, "not writable"), (99, "bad file descriptor"), (-2, "bad file descriptor"), (1 << 40, "bad file desc"))
+    for fd, text in bad:
+        with pytest.raises(CortenError, match=f"invalid --status-fd argument {fd}: {text}"):
+            lazy(tmp_path, "--lazy-pages", "--status-fd", str(fd))
+    os.close(read)
+    os.close(write)
+
+
+def test_a_dump_goes_on_when_nobody_waits_any_more(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    _, tell = lazy(tmp_path, "--lazy-pages", "--status-fd", str(write))
+    tell("status-ready", 0, -1)
+    assert "can't write \\\\0 to status fd: broken pipe" in (tmp_path / "warnings").read_text()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write)
 
 
 def test_flags_of_the_command_line_become_options_of_criu() -> None:
     request = criu.Request()
-    words = ("--leave-running", "--tcp-established", "--manage-cgroups-mode", "strict", "--page-server", "[::1]:99")
+    flags = ("--leave-running", "--tcp-established", "--lazy-pages")
+    words = (*flags, "--manage-cgroups-mode", "strict", "--page-server", "[::1]:99")
     checkpoint.options_of(options(*words), request)
     sent = Message(request.encoded())
-    names = ("leave_running", "tcp_established", "manage_cgroups_mode", "shell_job", "empty_ns")
-    assert [sent.number(criu.FIELDS[name]) for name in names] == [1, 1, 5, 0, 0x40000000]
+    names = ("leave_running", "tcp_established", "manage_cgroups_mode", "shell_job", "empty_ns", "lazy_pages")
+    assert [sent.number(criu.FIELDS[name]) for name in names] == [1, 1, 5, 0, 0x40000000, 1]
     server = sent.message(criu.FIELDS["page_server"])
     assert (server.data(1), server.number(2)) == (b"::1", 99)
 
@@ -102,8 +153,6 @@ def test_flags_of_the_command_line_become_options_of_criu() -> None:
         ("--empty-ns pid", 'namespace "pid" is not supported'),
         ("--page-server here", "Use --page-server ADDRESS:PORT to specify page server"),
         ("--page-server here:x", "Invalid port number"),
-        ("--lazy-pages", "--lazy-pages is not supported yet"),
-        ("--status-fd 3", "--status-fd is not supported yet"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: str, text: str) -> None:
