@@ -20,8 +20,8 @@ from support.weakened import Edit
 NO_RECURSION = (("launch/filesystem.py", "options.all_set |= MOUNT_ATTR_RDONLY", "pass"),)
 NO_VIEW = (
     (
-        "launch/filesystem.py",
-        "(0 if controllers in self.context.cgroup_paths else MOUNT_ATTR_RDONLY)",
+        "launch/cgroupmounts.py",
+        "(0 if controllers in context.cgroup_paths else MOUNT_ATTR_RDONLY)",
         "0",
     ),
 )

@@ -9,6 +9,7 @@ Then each is moved to its place, in the order of the configuration.
 from __future__ import annotations
 
 from corten.errors import InvalidArgument
+from corten.launch import cgroupmounts
 from corten.launch.builder import NAMESPACE_FLAGS, Builder
 from corten.launch.enter import IDMAP_SLOTS, host_proc
 from corten.launch.facts import is_rootless
@@ -119,7 +120,8 @@ class Filesystem:
     """Adds the file-system part of a plan to a builder, in the order of its public methods."""
 
     __slots__ = (
-        "b", "context", "deferred", "entries", "is_shown", "keep_proc", "pidns", "readonly_later", "rootless", "userns",
+        "b", "context", "deferred", "entries", "in_userns", "is_shown", "keep_proc", "pidns", "readonly_later",
+        "rootless", "userns",
     )  # fmt: skip
 
     def __init__(self, b: Builder, context: InitContext, *, keep_proc: bool) -> None:
@@ -131,6 +133,8 @@ class Filesystem:
         self.entries = [Entry(i, mount, context.bundle) for i, mount in enumerate(b.config.mounts)]
         self.deferred: list[Entry] = []
         self.rootless = is_rootless(b.facts)
+        # whoever is root there makes no device nodes: the host's are bound
+        self.in_userns = self.userns or self.rootless
         self.readonly_later: list[str] = []
         hooks = b.config.hooks
         # somebody looks for the root at its path before it is entered (runtime-spec config.md, "Createcontainer Hooks")
@@ -144,13 +148,13 @@ class Filesystem:
         for entry in self.entries:
             if entry.options.is_remount:
                 continue
+            if cgroupmounts.is_v2(self.b, entry):
+                cgroupmounts.settle_v2(self.b, self.context, entry, in_userns=self.in_userns)
             if entry.options.is_bind:
                 self._open_bind(entry)
-            elif entry.mount.type == "cgroup":
-                self._open_cgroup(entry)
-            elif entry.mount.type == "cgroup2":
-                self._open_cgroup_v2(entry)
-        if self.userns or self.rootless:
+            elif cgroupmounts.is_v1(self.b, entry):
+                cgroupmounts.open_v1(self.b, self.context, entry)
+        if self.in_userns:
             for i, device in enumerate(self._devices()):
                 slot = self.b.opened(f"device.{i}")
                 # in the host's peer group whoever is root in the container would mount over the host's own node
@@ -188,7 +192,7 @@ class Filesystem:
         if any(entry.destination == "/dev" and entry.options.is_bind for entry in self.entries):
             return
         for i, device in enumerate(self._devices()):
-            if self.userns or self.rootless:
+            if self.in_userns:
                 self.b.add(MoveMount(f"device.{i}", ROOT, device.path, FILE, device.path))
             else:
                 mode = NODE_MODES[device.type] | device.file_mode
@@ -301,42 +305,17 @@ class Filesystem:
         else:
             self.b.add(MountSetattr(entry.slot, set_, clear, kind, rec, on=on))
 
-    def _open_cgroup(self, entry: Entry) -> None:
-        if self.b.facts.cgroup_mode == "v2":
-            self._open_cgroup_v2(entry)
-            return
-        for controllers, path in self._cgroups().items():
-            slot = self.b.opened(f"{entry.slot}.{controllers}")
-            attrs = entry.options.attr_set | (0 if controllers in self.context.cgroup_paths else MOUNT_ATTR_RDONLY)
-            self.b.add(OpenTree(slot, path, 0, entry.destination), MountSetattr(slot, attrs, 0, MS_PRIVATE, 0))
-
-    def _open_cgroup_v2(self, entry: Entry) -> None:
-        """A user namespace may mount cgroup2 only with a cgroup namespace of its own; else it gets the host's."""
-        if (self.userns or self.rootless) and self.b.config.linux.namespace("cgroup") is None:
-            entry.options.is_bind = entry.options.recursive = True
-            entry.source = self.b.facts.cgroup_v2_mount
-            self._open_bind(entry)
-        elif self.rootless and not self.context.cgroup_v2_dir:
-            entry.options.attr_set |= MOUNT_ATTR_RDONLY  # it shows the cgroup of whoever started the runtime
-
-    def _cgroups(self) -> dict[str, str]:
-        """The v1 cgroups that a container sees: its own, and what stands for those it has not got."""
-        return {**self.context.cgroup_views, **self.context.cgroup_paths}
-
     def _is_of_cgroups(self, entry: Entry) -> bool:
         """A tree to be shown read-only or as cgroups that has those of the host in it (CVE-2023-25809).
 
         Some may be the user's own, and the container's root is that user.
         """
-        above = f"{clean_path(entry.source).rstrip('/')}/"
-        points = (*self.b.facts.cgroup_v1.values(), self.b.facts.cgroup_v2_mount)
         wanted = entry.options.attr_set & MOUNT_ATTR_RDONLY or entry.mount.type in ("cgroup", "cgroup2")
-        return bool(wanted) and any(f"{point}/".startswith(above) for point in points if point)
+        return bool(wanted) and cgroupmounts.are_below(self.b, clean_path(entry.source))
 
     def _must_wait(self, entry: Entry) -> bool:
         """procfs shows the pid namespace of the process that mounts it, cgroup2 its cgroup namespace."""
-        type = entry.mount.type
-        waits = type in ("proc", "cgroup2") or (type == "cgroup" and self.b.facts.cgroup_mode == "v2")
+        waits = entry.mount.type == "proc" or cgroupmounts.is_v2(self.b, entry)
         return waits or any(entry.is_beneath(other.destination) for other in self.deferred)
 
     def _mount(self, entry: Entry) -> None:
@@ -345,8 +324,10 @@ class Filesystem:
             self._remount(entry)
         elif entry.options.is_bind:
             self.b.add(MoveMount(entry.slot, ROOT, entry.destination, LIKE_SOURCE, entry.source))
-        elif mount.type == "cgroup":
-            self._mount_cgroup(entry)
+        elif cgroupmounts.is_v1(self.b, entry):
+            cgroupmounts.mount_v1(self.b, self.context, entry, root=ROOT)
+        elif cgroupmounts.is_v2(self.b, entry):
+            self._mount_fs(entry, "cgroup2", entry.options.data)
         elif mount.type == "proc":
             self._mount_proc(entry)
         else:
@@ -422,24 +403,6 @@ class Filesystem:
             # a copy of the mount that stays detached: nothing can be mounted over what is written through it
             self.b.add(CloneTree(self.b.opened(PROC), entry.slot))
         self._set_propagation(entry)
-
-    def _mount_cgroup(self, entry: Entry) -> None:
-        if self.b.facts.cgroup_mode == "v2":
-            self._mount_fs(entry, "cgroup2", entry.options.data)
-            return
-        attrs = entry.options.attr_set & ~MOUNT_ATTR_RDONLY | GUARDED  # of the tmpfs, whatever is asked for: as runc
-        slot = self.b.opened(entry.slot)
-        self.b.add(
-            FsMount(slot, "tmpfs", ("source=tmpfs", "mode=755"), attrs, on=entry.destination),
-            MoveMount(entry.slot, ROOT, entry.destination, DIRECTORY, "tmpfs"),
-        )
-        for controllers, path in self._cgroups().items():
-            name = self.b.facts.cgroup_v1.get(controllers, "").rpartition("/")[2] or controllers.removeprefix("name=")
-            place = f"{entry.destination}/{name}"
-            self.b.add(MoveMount(f"{entry.slot}.{controllers}", ROOT, place, DIRECTORY, path))
-            if "," in controllers and name == controllers:
-                for controller in controllers.split(","):
-                    self.b.add(Symlink(ROOT, f"{entry.destination}/{controller}", name))
 
     def _is_kept(self, slot: str) -> bool:
         """A mount that is still to be placed (`mount.3`, `mount.3.cpu`) or to be made read-only."""
