@@ -222,13 +222,13 @@ def warn_of_capabilities(config: Config, process: Process, facts: HostFacts, war
 
 
 def find_rootfs(config: Config, bundle: str) -> str:
-    """The absolute path of the root filesystem, without links; raises NotFound when it is not there."""
+    """The absolute path of the root filesystem, without links; raises NotFound when there is no such directory."""
     if config.root is None:
         raise InvalidArgument("root: property must not be empty")
     path = config.root.path if config.root.path.startswith("/") else f"{bundle}/{config.root.path}"
     path = files.absolute(path)
     try:
-        posix.stat(path)
+        posix.stat(f"{path}/")
     except OSError as error:
         raise NotFound(f"invalid rootfs: stat {path}: {files.why(error)}") from error
     return path
