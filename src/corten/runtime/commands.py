@@ -17,13 +17,10 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from corten.runtime.args import Invocation, Options
     from corten.runtime.log import Log
     from corten.runtime.notify import Notify
     from corten.runtime.pidfds import PidfdSocket
-    from corten.runtime.state import State
 
 STDOUT_FD = 1
 DEFAULT_SIGNAL = "TERM"
@@ -36,19 +33,13 @@ def create(invocation: Invocation, log: Log) -> int:
     pidfds = pidfd_socket(invocation.options)
     made = container.create(options)
     if pidfds is not None:
-        or_end(made.state, lambda: pidfds.send_init(made.pidfd))
+        try:
+            pidfds.send_init(made.pidfd)
+        except CortenError:
+            ending.take_back(made.state, log.warning)
+            raise
     log.debug(f"container {made.id} created, init {made.pid}")
     return 0
-
-
-def or_end(record: State, work: Callable[[], None]) -> None:
-    """`work` for a new container, which is taken back when it fails."""
-    try:
-        work()
-    except CortenError:
-        ending.end(record)
-        ending.destroy(record)
-        raise
 
 
 def create_options(invocation: Invocation, log: Log) -> CreateOptions:

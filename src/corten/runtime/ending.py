@@ -12,6 +12,8 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.runtime.state import State
 
 SIGKILL = 9
@@ -38,6 +40,22 @@ def end(record: State) -> list[str]:
     finally:
         complaints = moved.take_back()
     return complaints
+
+
+def take_back(record: State, warn: Callable[[str], None], *, keep: bool = False) -> None:
+    """Ends a container that was made and cannot go on, and unless `keep` removes it, in the course of a failure.
+
+    What cannot be is told: what is raised is the failure that led here.  Its record stays for a `delete`.
+    """
+    try:
+        complaints = end(record)
+        if not keep:
+            complaints += destroy(record)
+    except (CortenError, OSError) as error:
+        text = files.sentence(error) if isinstance(error, OSError) else str(error)
+        complaints = [f"container {record.id} could not be taken back: {text}"]
+    for complaint in complaints:
+        warn(complaint)
 
 
 def _kill(record: State) -> None:

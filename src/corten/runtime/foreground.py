@@ -81,9 +81,7 @@ def run(invocation: Invocation, log: Log) -> int:
         elif options.notify is not None:
             options.notify.wait(made.pidfd, made.pid)
     except BaseException:
-        ending.end(made.state)
-        if not keep:
-            ending.destroy(made.state)
+        ending.take_back(made.state, log.warning, keep=keep)
         raise
     if signals is None:
         return 0

@@ -47,8 +47,7 @@ def restore(invocation: Invocation, log: Log) -> int:
     try:
         status = foreground.stay(making.pidfd, signals, console.terminal() if making.has_terminal else None)
     except BaseException:
-        ending.end(making.state)
-        ending.destroy(making.state)
+        ending.take_back(making.state, log.warning)
         raise
     for complaint in ending.destroy(making.state):
         log.warning(complaint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from corten.errors import Unavailable
+from corten.runtime import ending
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.launching import Creation
 from corten.runtime.options import CreateOptions
@@ -49,3 +50,31 @@ def test_a_step_that_cannot_be_taken_back_is_told_and_the_others_are_taken_back(
     assert told == [*change, *change, "running", f"{text}/proc/7/stat: input/output error"]
     assert list(tmp_path.iterdir()) == []
     assert making.undoing == []
+
+
+def started(tmp_path: Path) -> State:
+    """The record of a container whose init has ended."""
+    record = State(make_directory(str(tmp_path), "c"), "c", "/bundle", "")
+    record.cgroup = CgroupPaths("v1", {}, "")
+    record.poststop = [{"path": "/nowhere/hook", "args": None, "env": None, "timeout": None}]
+    return record
+
+
+def test_a_started_container_that_cannot_go_on_is_removed_and_complaints_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    record = started(tmp_path)
+    ending.take_back(record, told.append, keep=True)
+    assert (Path(record.directory).is_dir(), told) == (True, [])
+    ending.take_back(record, told.append)
+    assert list(tmp_path.iterdir()) == []
+    assert [text.partition(":")[0] for text in told] == ["poststop hook /nowhere/hook"]
+
+
+def test_a_started_container_that_stays_does_not_hide_what_failed_before(tmp_path: Path) -> None:
+    told: list[str] = []
+    record = started(tmp_path)
+    record.rdt = [str(tmp_path)]  # a folder that is not empty stands for a class that the kernel keeps
+    ending.take_back(record, told.append)  # raises nothing, so that its caller raises what failed first
+    (text,) = told
+    assert text.startswith("container c could not be taken back: ")
+    assert Path(record.directory).is_dir(), "for a delete"
