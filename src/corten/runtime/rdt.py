@@ -45,14 +45,17 @@ class Group:
         own = "" if self.rdt.closid else self.directory
         return [path for path in (own, self.monitor) if path and not files.is_directory(path)]
 
-    def make(self) -> None:
-        """Makes what is missing, sets or compares the limits; raises FailedPrecondition, Internal."""
-        if self._make(self.directory):
+    def make(self, found: Callable[[str], None] = lambda _: None) -> None:
+        """Makes what is missing, sets or compares the limits; raises FailedPrecondition, Internal.
+
+        `found` is called with each directory that is there already, before anything is done with it.
+        """
+        if self._make(self.directory, found):
             self.set(self.rdt.schemata)
         else:
             self._compare()
         if self.monitor:
-            self._make(self.monitor)
+            self._make(self.monitor, found)
 
     def set(self, lines: tuple[str, ...]) -> None:
         """New limits, all in one write."""
@@ -64,7 +67,7 @@ class Group:
         for directory in filter(None, (self.directory, self.monitor)):
             self._write(f"{directory}/tasks", f"{pid}\n")
 
-    def _make(self, directory: str) -> bool:
+    def _make(self, directory: str, found: Callable[[str], None]) -> bool:
         if self.rdt.closid and not self.rdt.schemata and directory == self.directory:
             if not files.is_directory(directory):
                 raise FailedPrecondition(
@@ -75,6 +78,7 @@ class Group:
         try:
             self._mkdir(directory, 0o755)
         except FileExistsError:
+            found(directory)
             return False
         except OSError as error:
             raise Internal(f"mkdir {directory}: {files.why(error)}{self._reason()}") from error
@@ -112,14 +116,24 @@ def class_of(resctrl: str, rdt: IntelRdt, id: str) -> str:
 
 
 def run(making: Creation, pid: int) -> None:
-    """Makes the container's class and puts `pid` into it; the record tells before what will have to be removed."""
+    """Makes the container's class and puts `pid` into it; the record tells before what will have to be removed.
+
+    What somebody else made in the meantime is his: it leaves the record.
+    """
+
+    def is_others(directory: str) -> None:
+        if directory in state.rdt:
+            state.rdt.remove(directory)
+            state.save()
+
+    state = making.state
     rdt = making.prepared.config.linux.intel_rdt
     if rdt is None:
         return
     group = Group(making.host.facts.resctrl, rdt, making.options.id)
-    making.state.rdt = group.missing()
-    making.state.save()
-    group.make()
+    state.rdt = group.missing()
+    state.save()
+    group.make(is_others)
     group.join(pid)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from corten.errors import FailedPrecondition, Internal, InvalidArgument
 from corten.runtime import rdt, rdt_stats
 from corten.runtime.rdt import Group
+from corten.runtime.state import State
 from corten.spec.rdt import IntelRdt, read_rdt
 from corten.spec.reader import Reader
 
@@ -176,3 +179,46 @@ def test_events_leave_out_what_the_machine_cannot_do_or_does_not_know_yet(tmp_pa
     assert set(found) == {"l3_cache_info", "l3_cache_schema_root", "l3_cache_schema", "cmt_stats"}
     assert found["cmt_stats"] == [{"llc_occupancy": 0}, {"llc_occupancy": 4}]
     assert rdt_stats.stats(str(tmp_path / "nowhere"), read(), "c") == {}
+
+
+class Overtaken(State):
+    """A record whose first save is the moment in which another process makes a directory."""
+
+    __slots__ = ("saved", "taken")
+
+    def __init__(self, taken: Path) -> None:
+        super().__init__("", "c", "/bundle", "/")
+        self.taken = taken
+        self.saved: list[list[str]] = []
+
+    def save(self) -> None:
+        self.saved.append(list(self.rdt))
+        if len(self.saved) == 1:
+            self.taken.mkdir()
+            for name in ("schemata", "tasks"):
+                (self.taken / name).write_text("L3:0=f\n" if name == "schemata" else "")
+
+
+def making(resctrl: Path, state: State, intel_rdt: IntelRdt) -> Any:
+    config = SimpleNamespace(linux=SimpleNamespace(intel_rdt=intel_rdt))
+    host = SimpleNamespace(facts=SimpleNamespace(resctrl=str(resctrl)))
+    return SimpleNamespace(
+        prepared=SimpleNamespace(config=config), host=host, options=SimpleNamespace(id="c"), state=state
+    )
+
+
+def test_a_monitoring_group_that_another_process_made_meanwhile_is_not_ours_to_remove(tmp_path: Path) -> None:
+    kernel(tmp_path, "gold", "L3:0=f\n")
+    state = Overtaken(tmp_path / "gold/mon_groups/c")
+    rdt.run(making(tmp_path, state, read(closID="gold", enableMonitoring=True)), 5)
+    assert state.saved == [[str(state.taken)], []]
+    assert (state.taken / "tasks").read_text() == "5\n"
+
+
+def test_a_class_that_another_process_made_meanwhile_is_not_ours_even_where_its_limits_do_not_fit(
+    tmp_path: Path,
+) -> None:
+    state = Overtaken(tmp_path / "c")
+    with pytest.raises(FailedPrecondition, match="is there already"):
+        rdt.run(making(tmp_path, state, read(l3CacheSchema="L3:0=3")), 5)
+    assert state.saved == [[str(state.taken)], []]
