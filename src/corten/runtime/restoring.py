@@ -277,7 +277,8 @@ def with_clocks(config: bytes, pid: int) -> bytes:
 def with_time(config: bytes) -> bytes:
     """The configuration with a time namespace."""
     obj = fast.loads(config)
-    namespaces = obj["linux"].setdefault("namespaces", [])
+    linux = obj["linux"] = obj.get("linux") or {}  # null is none
+    namespaces = linux["namespaces"] = linux.get("namespaces") or []
     if any(entry["type"] == "time" for entry in namespaces):
         return config
     namespaces.append({"type": "time"})

@@ -174,6 +174,12 @@ def test_an_exec_into_a_container_with_new_clocks_will_join_them() -> None:
     assert restoring.with_time(json.dumps(added).encode()) == json.dumps(added).encode()
 
 
+@pytest.mark.parametrize("given", [{}, {"linux": None}, {"linux": {}}, {"linux": {"namespaces": None}}])
+def test_new_clocks_come_to_a_container_without_namespaces_of_its_own(given: dict[str, object]) -> None:
+    added = json.loads(restoring.with_time(json.dumps(given).encode()))
+    assert added == {"linux": {"namespaces": [{"type": "time"}]}}
+
+
 # mount points
 
 
