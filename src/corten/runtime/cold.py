@@ -105,7 +105,7 @@ def resources_from_document(path: str) -> Resources:
         content = files.read_fd(0) if path == "-" else files.read(path)
     except FileNotFoundError:
         raise NotFound(f"open {path}: no such file or directory") from None
-    return parse_resources(fast.loads(content))
+    return parse_resources(fast.loads_from("stdin" if path == "-" else path, content))
 
 
 def spec(invocation: Invocation, log: Log) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from corten.errors import InvalidArgument
-from corten.runtime import args, limits
+from corten.runtime import args, cold, limits
 from corten.runtime.log import Log
 from corten.spec.resources import Resources
 
@@ -71,3 +72,10 @@ def test_a_number_flag_that_no_integer_holds_is_refused_by_the_parser() -> None:
 def test_a_number_of_thousands_of_digits_is_out_of_range() -> None:
     with pytest.raises(InvalidArgument, match=r"value out of range$"):
         limits.unsigned("cpu-period", "9" * 5000)
+
+
+def test_a_document_that_is_no_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "limits.json"
+    path.write_text('{"memory": ')
+    with pytest.raises(InvalidArgument, match=f"^{path}: unexpected end of JSON input$"):
+        cold.resources_from_document(str(path))
