@@ -33,7 +33,7 @@ class Log:
         """The invocation's last words."""
         self._write("error", text)
         if self.path:
-            files.write_all(STDERR_FD, f"{text}\n".encode("utf-8", "surrogateescape"))
+            _write(STDERR_FD, f"{text}\n")
 
     def warning(self, text: str) -> None:
         """Something that failed and does not fail the verb."""
@@ -45,8 +45,15 @@ class Log:
             self._write("debug", text)
 
     def _write(self, level: str, text: str) -> None:
-        line = render(level, text, self.format).encode("utf-8", "surrogateescape")
-        files.write_all(self.fd, line)
+        _write(self.fd, render(level, text, self.format))
+
+
+def _write(fd: int, text: str) -> None:
+    """Text to a descriptor; one that takes nothing more changes neither what is done nor the exit status."""
+    try:
+        files.write_all(fd, text.encode("utf-8", "surrogateescape"))
+    except OSError:
+        return  # there is no other place to tell it
 
 
 def render(level: str, text: str, format: str) -> str:
