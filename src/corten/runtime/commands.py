@@ -135,7 +135,7 @@ def connect(path: str) -> int:
     if not path:
         return -1
     try:
-        return fast.connect_unix(files.absolute(path))
+        return fast.connect_in_time(files.absolute(path))
     except OSError as error:
         raise NotFound(f"console socket {path}: {files.why(error)}") from error
 

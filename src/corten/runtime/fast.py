@@ -197,6 +197,7 @@ def poll_ms(deadline: float | None) -> int | None:
 
 # sockets ---------------------------------------------------------------------------------------------------
 
+CONNECT_TIMEOUT_S, CONNECT_POLL_S = 30.0, 0.01
 SUN_PATH_BYTES = 108  # unix(7): sizeof(sun_path), with the NUL
 
 
@@ -221,6 +222,24 @@ def connect_unix(path: str, timeout_s: float | None = None) -> int:
         stream.close()
         if directory >= 0:
             posix.close(directory)
+
+
+def connect_in_time(path: str, timeout_s: float = CONNECT_TIMEOUT_S) -> int:
+    """As `connect_unix`, a blocking stream to a socket whose queue may be full for a while.
+
+    Raises BlockingIOError when it stays so.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fd = connect_unix(path, timeout_s)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(CONNECT_POLL_S)
+        else:
+            posix.set_blocking(fd, True)
+            return fd
 
 
 def socket_pair() -> tuple[_socket.socket, _socket.socket]:

@@ -21,7 +21,7 @@ class PidfdSocket:
         """Raises NotFound when nobody listens there."""
         self._path = path
         try:
-            self._fd = fast.connect_unix(files.absolute(path))
+            self._fd = fast.connect_in_time(files.absolute(path))
         except OSError as error:
             raise NotFound(f"pidfd socket {path}: {files.why(error)}") from error
 

@@ -55,7 +55,7 @@ class Session:
     def __init__(self, private: str = PRIVATE, bus: str = BUS) -> None:
         path = private if files.exists(private) else bus
         try:
-            self.connection = dbus.Connection(connect(path))
+            self.connection = dbus.Connection(fast.connect_in_time(path))
         except OSError as error:
             raise Unavailable(f"systemd cgroup manager: {path}: {files.why(error)}") from error
         try:
@@ -152,18 +152,6 @@ class Session:
             return is_it and len(message.body) == 4 and message.body[1] == job
 
         return str(self.connection.wait_signal(wanted).body[3])
-
-
-def connect(path: str, timeout_s: float = dbus.TIMEOUT_S) -> int:
-    """A stream to a socket whose queue may be full for a while; raises OSError, BlockingIOError when it stays so."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return fast.connect_unix(path, timeout_s)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(POLL_S)
 
 
 def names(properties: list[Property]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +120,14 @@ def test_a_time_far_away_is_no_more_than_poll_takes() -> None:
     assert fast.poll_ms(time.monotonic() + 10) in range(9_000, 10_002)
     assert select.poll().poll(fast.poll_ms(time.monotonic() - 1)) == []
     assert fast.poll_ms(time.monotonic() + 1e9) == (1 << 31) - 1
+
+
+def test_a_socket_whose_queue_is_full_is_an_error_in_time_and_one_that_has_room_blocks(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        first = fast.connect_in_time(str(tmp_path / "s"))
+        assert os.get_blocking(first)
+        with pytest.raises(BlockingIOError):
+            fast.connect_in_time(str(tmp_path / "s"), 0.1)
+        os.close(first)

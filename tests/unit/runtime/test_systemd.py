@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,16 +130,6 @@ def test_half_of_a_quota_is_told_with_the_other_half(
     told = [("CPUQuotaPeriodUSec", ("t", 50000)), ("CPUQuotaPerSecUSec", ("t", 400000))]
     assert fake.calls == [("SetUnitProperties", ["a.scope", True, told])]
     assert (tmp_path / "cpu.max").read_text().startswith("20000 50000")
-
-
-def test_a_socket_whose_queue_is_full_is_an_error_in_time(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen(0)
-        first = systemd.connect(str(tmp_path / "s"))
-        with pytest.raises(BlockingIOError):
-            systemd.connect(str(tmp_path / "s"), 0.1)
-        os.close(first)
 
 
 def test_a_unit_that_was_never_seen_to_start_is_stopped_where_nobody_is_in_it(
