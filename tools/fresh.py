@@ -169,6 +169,8 @@ def make_cgroups(name: str) -> list[Path]:
         for setting in ("cpuset.cpus", "cpuset.mems"):  # a new one has neither, and takes no process
             if (hierarchy / setting).exists():
                 (path / setting).write_text((hierarchy / setting).read_text())
+        if (budget := hierarchy / "cpu.rt_runtime_us").exists():  # a new one has none, and gives none
+            (path / budget.name).write_text(str(int(budget.read_text()) // 2))
         made.append(path)
     return made
 

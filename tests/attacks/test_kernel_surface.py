@@ -71,10 +71,11 @@ def afs(found: dict[str, int]) -> dict[str, int]:
 AGENT = """
 mkdir -p /tmp/cg
 for place in /sys/fs/cgroup/* /sys/fs/cgroup; do
-    [ -e "$place/release_agent" ] && : 2>/dev/null >>"$place/release_agent" && echo "given $place"
+    [ -e "$place/release_agent" ] && (: >>"$place/release_agent") 2>/dev/null && echo "given $place"
 done
-mount -t cgroup -o pids none /tmp/cg 2>/dev/null && : 2>/dev/null >>/tmp/cg/release_agent && echo mounted
-INSIDE="mount -t cgroup -o pids none /tmp/cg && : >>/tmp/cg/release_agent && echo by a namespace"
+mount -t cgroup -o pids none /tmp/cg 2>/dev/null && echo mounted
+[ -e /tmp/cg/release_agent ] && (: >>/tmp/cg/release_agent) 2>/dev/null && echo opened
+INSIDE="mount -t cgroup -o pids none /tmp/cg && echo by a namespace"
 unshare -r -m -C sh -c "$INSIDE" 2>/dev/null
 for place in /sys/fs/cgroup/*/; do
     mkdir "$place/made" 2>/dev/null && echo "made in $place"
@@ -97,6 +98,8 @@ class TestReleaseAgent:
             pytest.skip("no version 1 hierarchy here")
         lines = machine.run(open_document(machine, "sh", "-c", AGENT)).lines
         assert "mounted" in lines
+        # a machine that is itself a container sees no root of a hierarchy
+        assert ("opened" in lines) == Path("/sys/fs/cgroup/pids/release_agent").exists()
 
 
 class TestUserNamespace:

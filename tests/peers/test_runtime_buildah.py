@@ -76,7 +76,7 @@ def test_what_buildah_runs_shows_what_it_shows_with_runc(buildah: Buildah, conta
 
 def test_what_a_run_changes_is_in_the_image(buildah: Buildah, container: str) -> None:
     buildah(*words(RUNTIMES[1], container, ()), "sh", "-c", "echo made > /made", check=True)
-    image = buildah("commit", "--quiet", container, check=True)
+    image = buildah("commit", "--quiet", *buildah.signatures, container, check=True)
     second = buildah("from", image, check=True)
     assert buildah(*words(RUNTIMES[1], second, ()), "cat", "/made", check=True) == "made"
     buildah("rm", second, check=True)

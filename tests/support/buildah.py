@@ -25,8 +25,9 @@ class Buildah:
         (self.folder / "containers.conf").write_text(CONFIGURATION)
         policy = self.folder / "policy.json"
         policy.write_text(POLICY)
+        self.signatures = ("--signature-policy", str(policy))
         source = f"docker-archive:{images.busybox()}"
-        self.image = self("pull", "--policy", "always", "--signature-policy", str(policy), source, check=True)
+        self.image = self("pull", "--policy", "always", *self.signatures, source, check=True)
 
     def __call__(self, *args: str, stdin: str | None = None, check: bool = False) -> str:
         """What buildah prints."""
