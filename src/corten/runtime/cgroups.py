@@ -335,13 +335,12 @@ class Cgroup:
     # acting
 
     def freeze(self) -> None:
-        """Stops every process; returns when all are stopped.  Raises Internal when that takes ten seconds, with all of
-        them let go again: one that the kernel does not stop must not leave the others stopped."""
+        """Stops every process; returns when all are stopped.  Raises Internal after ten seconds, with all let go again."""
         try:
             self._set_frozen(True)
         except Internal:
             directory, file = self._freezer()
-            cgroup.write(directory, file, STATES[file][False])
+            cgroup.write(directory, file, STATES[file][False])  # one that does not stop leaves the others stopped
             raise
 
     def thaw(self) -> None:
@@ -409,10 +408,14 @@ class Cgroup:
         return value == "0" or not events.get("populated") or events.get("frozen") == 1
 
     def _kill_one_by_one(self) -> None:
-        """Plain v1: freeze, so that nothing forks away from the list, kill, thaw; until nobody is left."""
+        """Plain v1: freeze, so that nothing forks away from the list, kill, thaw; until nobody is left.
+        What the kernel does not freeze, in the middle of I/O, is signalled as it is listed, in a time of its own."""
         deadline = time.monotonic() + KILL_TIMEOUT_S
+        freezes = bool(self._freezer()[0])
         while self.pids() and time.monotonic() < deadline:
-            if self._stands_still():
+            if freezes and not self._stands_still():
+                freezes, deadline = False, time.monotonic() + KILL_TIMEOUT_S
+            if freezes:
                 for pid in self.pids():  # again: what is frozen can neither fork nor end: no number changes hands
                     _kill(pid)
                 self.thaw()
@@ -421,9 +424,6 @@ class Cgroup:
             time.sleep(POLL_S)
 
     def _stands_still(self) -> bool:
-        """Freezes, if there is a freezer and the kernel can stop every process: one in the middle of I/O it cannot."""
-        if not self._freezer()[0]:
-            return False
         try:
             self.freeze()
         except Internal:

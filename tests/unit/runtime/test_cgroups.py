@@ -87,6 +87,33 @@ def test_what_cannot_be_frozen_is_killed_all_the_same(
     assert sleeper.wait(10) == -signal.SIGKILL
 
 
+def test_what_cannot_be_frozen_is_signalled_until_nobody_is_left_though_the_freeze_took_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """A process that the first one has forked meanwhile stands in the list only when that is dead."""
+    freezes = []
+
+    def in_vain(self: Cgroup, directory: str, file: str, value: str) -> bool:
+        freezes.append(value)
+        return value == "THAWED"
+
+    monkeypatch.setattr(cgroups, "FREEZE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(cgroups, "KILL_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(cgroups, "POLL_S", 0.02)
+    monkeypatch.setattr(Cgroup, "_freeze_settled", in_vain)
+    (tmp_path / "freezer.state").write_text("THAWED")
+    with subprocess.Popen(["sleep", "1000"]) as forked:
+        try:
+            both = (sleeper, forked)
+            monkeypatch.setattr(Cgroup, "pids", lambda self: [one.pid for one in both if one.poll() is None][:1])
+            Cgroup(CgroupPaths("v1", {"pids,freezer": str(tmp_path)}, "")).kill_all()
+            assert sleeper.wait(10) == forked.wait(10) == -signal.SIGKILL
+        finally:
+            forked.kill()
+    assert len(freezes) < 10, "one freeze in vain is enough"
+    assert (tmp_path / "freezer.state").read_text() == "THAWED"
+
+
 def test_a_cgroup_that_is_removed_while_it_is_read_has_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file was opened, and then its cgroup went: the kernel says ENODEV."""
 
