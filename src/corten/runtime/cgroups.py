@@ -335,12 +335,12 @@ class Cgroup:
     # acting
 
     def freeze(self) -> None:
-        """Stops every process; returns when all are stopped.  Raises Internal after ten seconds, with all let go again."""
+        """Stops every process; returns when all are stopped; raises Internal after ten seconds, with all let go."""
         try:
             self._set_frozen(True)
         except Internal:
             directory, file = self._freezer()
-            cgroup.write(directory, file, STATES[file][False])  # one that does not stop leaves the others stopped
+            _restore((directory, file), [STATES[file][False]])  # one that does not stop leaves the others stopped
             raise
 
     def thaw(self) -> None:
@@ -471,7 +471,7 @@ def _inherit_cpuset(directory: str, file: str) -> str:
 
 
 def _restore(place: tuple[str, str], lines: list[str]) -> None:
-    """Writes what a file showed, an empty one as an empty line."""
+    """Writes what a file showed, an empty one as an empty line; what failed before is told, and not what fails here."""
     try:
         cgroup.write_each(*place, lines or ["\n"])
     except cgroup.Refused:

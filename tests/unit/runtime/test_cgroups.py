@@ -74,6 +74,13 @@ def test_a_freeze_that_does_not_come_about_is_taken_back(tmp_path: Path, monkeyp
     assert not it.is_frozen()
 
 
+def test_a_freeze_that_is_refused_is_told_and_not_that_it_could_not_be_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.freeze").symlink_to("/dev/full")  # refuses every write
+    (tmp_path / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    with pytest.raises(Internal, match=r'^failed to write "1"'):
+        Cgroup(CgroupPaths("v2", {}, str(tmp_path))).freeze()
+
+
 def test_what_cannot_be_frozen_is_killed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
 ) -> None:
