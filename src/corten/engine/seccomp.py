@@ -18,7 +18,7 @@ from corten.engine.seccomp_profile import DEFAULT_RULES
 from corten.errors import InvalidArgument
 from corten.launch.seccomp import filter_flags
 from corten.launch.seccomp_compile import compile_profile
-from corten.runtime.effective import named, with_rules
+from corten.runtime.effective import DOORS, named, with_rules
 
 BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
 
@@ -206,9 +206,11 @@ def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str
     """A resolved profile with `rules`, which `check_overrides` took, in place of its own for the calls they name.
 
     A rule with a condition leaves the rest of the call as it was, by the opposite condition: of a rule without one and
-    one with, libseccomp keeps the first alone.
+    one with, libseccomp keeps the first alone.  For the same reason socketcall and ipc, which the profile allows whole,
+    go with the first call of theirs that a rule names: libseccomp makes the others of them, each by its number.
     """
     calls = named({"syscalls": rules})
+    calls |= {door for door, behind in DOORS.items() if calls & behind}
     kept, rest = [], []
     for own in profile["syscalls"]:
         for rule in rules:

@@ -115,4 +115,15 @@ def _rule(reader: Any) -> dict[str, Any]:
     for key in reader.obj:
         if key not in RULE_KEYS:
             raise InvalidArgument(f"{reader.where}: unknown key {key!r}")
+    if reader.children("args"):
+        _check_condition(reader)
     return dict(reader.obj)
+
+
+def _check_condition(reader: Any) -> None:
+    """Refuses a condition that would not hold, whatever libseccomp makes of it."""
+    from corten.runtime.effective import DOORS
+
+    for name in reader.strings("names"):
+        if name in DOORS or any(name in calls for calls in DOORS.values()):
+            raise InvalidArgument(f"{reader.where}.args: no filter sees the arguments of {name} in 32-bit programs")

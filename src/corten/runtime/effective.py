@@ -31,6 +31,19 @@ ARCHITECTURES = {
     "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
 }
 
+# what 32-bit programs (i386, s390, PowerPC, MIPS) call by socketcall(2), and by ipc(2) with these numbers, linux/ipc.h
+SOCKET_CALLS = (
+    *("accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recv", "recvfrom"),
+    *("recvmmsg", "recvmsg", "send", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown", "socket", "socketpair"),
+)
+IPC_CALLS = {
+    **{"semop": 1, "semget": 2, "semctl": 3, "semtimedop": 4},
+    **{"msgsnd": 11, "msgrcv": 12, "msgget": 13, "msgctl": 14},
+    **{"shmat": 21, "shmdt": 22, "shmget": 23, "shmctl": 24},
+}
+DOORS = {"socketcall": frozenset(SOCKET_CALLS), "ipc": frozenset(IPC_CALLS)}
+IPC_NUMBER_MASK = 0xFFFF  # the kernel takes a version from the bits above
+
 TITLES = {"rlimits": "rlimit", "maskedPaths": "masked path", "seccomp": "seccomp"}
 
 
@@ -145,7 +158,21 @@ def with_rules(profile: dict[str, Any] | None, added: list[dict[str, Any]]) -> d
     if profile is None:
         machine = posix.uname().machine
         profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ARCHITECTURES.get(machine, [])}
-    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added]}
+    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added, *_of_any_version(added)]}
+
+
+def _of_any_version(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rules for SysV IPC once more, for ipc(2) with any version: libseccomp compares the number whole."""
+    return [
+        {
+            **rule,
+            "names": ["ipc"],
+            "args": [{"index": 0, "value": IPC_NUMBER_MASK, "valueTwo": IPC_CALLS[name], "op": "SCMP_CMP_MASKED_EQ"}],
+        }
+        for rule in added
+        for name in rule["names"]
+        if name in IPC_CALLS and not rule.get("args")
+    ]
 
 
 def lines(origins: Origins) -> list[tuple[str, str, str]]:

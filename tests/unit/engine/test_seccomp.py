@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -10,7 +11,12 @@ import pytest
 from corten.engine import defaults, seccomp
 from corten.engine.seccomp import Host
 from corten.errors import InvalidArgument
+from corten.launch.seccomp_compile import Library, compile_profile
+from corten.runtime.effective import IPC_CALLS, SOCKET_CALLS
+from support.seccompfilter import ALLOW, ERRNO, I386, run
 
+ONLY_X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
+SOCKETCALL, IPC = 102, 117  # of i386
 DEFAULT = Host("x86_64", (6, 18), frozenset(defaults.CAPABILITIES))
 
 
@@ -110,6 +116,34 @@ def test_a_rule_with_a_condition_leaves_the_rest_of_the_call_as_it_was(op: str, 
     mine = override("kill", "bpf", args=condition(op))
     made = seccomp.overridden(resolved([rule("kill")]), [mine])
     assert made["syscalls"] == [rule("kill", args=condition(rest)), mine]
+
+
+def test_socketcall_and_ipc_go_with_a_call_of_theirs() -> None:
+    profile = resolved([rule("ipc") | {"names": ["bind", "connect", "ipc", "shmget", "socketcall"]}])
+    assert seccomp.overridden(profile, [override("connect")])["syscalls"][0]["names"] == ["bind", "ipc", "shmget"]
+    left = ["bind", "connect", "socketcall"]
+    assert seccomp.overridden(profile, [override("shmget")])["syscalls"][0]["names"] == left
+
+
+def socketcall(name: str) -> int:
+    """The number behind socketcall or ipc, as libseccomp has it: -103 is socketcall(3), -223 ipc(23)."""
+    return -int(Library().lib.seccomp_syscall_resolve_name_arch(I386, name.encode())) % 100
+
+
+@ONLY_X86
+@pytest.mark.parametrize("denied", ["connect", "shmget", "semop", "bind", "recv", "sendmmsg"])
+def test_a_rule_for_a_call_holds_for_32_bit_programs_and_leaves_the_others(denied: str) -> None:
+    rules = msgspec.json.encode([override(denied, errnoRet=13)])
+    program = compile_profile(msgspec.json.decode(seccomp.resolved_default(DEFAULT, rules)))
+    for door, calls in ((SOCKETCALL, SOCKET_CALLS), (IPC, IPC_CALLS)):
+        for name in calls:
+            expected = ERRNO | 13 if name == denied else ALLOW
+            assert run(program, door, socketcall(name), arch=I386) == expected, name
+
+
+def test_the_numbers_of_ipc_are_those_of_libseccomp() -> None:
+    assert {name: socketcall(name) for name in IPC_CALLS} == IPC_CALLS
+    assert sorted(socketcall(name) for name in SOCKET_CALLS) == list(range(1, 21))
 
 
 def test_the_default_profile_is_kept_for_each_set_of_rules() -> None:

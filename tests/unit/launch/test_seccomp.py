@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 from corten.errors import InvalidArgument
 from corten.launch import seccomp
 from corten.launch.seccomp_compile import INSTRUCTION, compile_profile, newer_calls_prologue
+from support.seccompfilter import ALLOW, ERRNO, I386, X86_64, run
 
-X86_64, I386, X32 = 0xC000003E, 0x40000003, 0x4000003E
-ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0
+X32, KILL = 0x4000003E, 0
 EPERM, ENOSYS = 1, 38
 ONLY_X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
 
@@ -37,35 +36,6 @@ PROFILE: dict[str, Any] = {
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
     ],
 }
-
-
-def run(program: bytes, number: int, *args: int, arch: int = X86_64) -> int:
-    """What a filter answers (bpf(4) in the form that seccomp(2) allows)."""
-    data = struct.pack("=iIQ6Q", number, arch, 0, *(args + (0,) * 6)[:6])
-    code = list(INSTRUCTION.iter_unpack(program))
-    accumulator, at = 0, 0
-    while True:
-        what, yes, no, k = code[at]
-        at += 1
-        match what:
-            case 0x20:
-                (accumulator,) = struct.unpack_from("=I", data, k)
-            case 0x15:
-                at += yes if accumulator == k else no
-            case 0x25:
-                at += yes if accumulator > k else no
-            case 0x35:
-                at += yes if accumulator >= k else no
-            case 0x45:
-                at += yes if accumulator & k else no
-            case 0x54:
-                accumulator &= k
-            case 0x05:
-                at += k
-            case 0x06:
-                return int(k)
-            case _:
-                raise AssertionError(f"instruction {what:#x}")
 
 
 @ONLY_X86

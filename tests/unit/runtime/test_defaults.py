@@ -68,6 +68,16 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: str) -> None:
         defaults.of(settings("--config", str(path)))
 
 
+@pytest.mark.parametrize("name", ["connect", "socketcall", "shmget", "ipc"])
+def test_a_condition_on_arguments_that_no_filter_sees_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "runtime.json"
+    arguments = [{"index": 1, "value": 1, "op": "SCMP_CMP_NE"}]
+    path.write_text(json.dumps({"seccomp": [{"names": ["x", name], "action": "SCMP_ACT_ERRNO", "args": arguments}]}))
+    with pytest.raises(InvalidArgument) as caught:
+        defaults.of(settings("--config", str(path)))
+    assert caught.value.text == f"{path}.seccomp[0].args: no filter sees the arguments of {name} in 32-bit programs"
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         defaults.of(settings("--config", str(tmp_path / "nowhere")))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
+import pytest
+
+from corten.launch.seccomp_compile import compile_profile
 from corten.runtime import effective
 from corten.runtime.effective import Node
 from corten.spec.process import RLIMITS, parse_process
 from corten.spec.runtime import Config, parse_config
+from support.seccompfilter import ALLOW, ERRNO, I386, run
 
 CORE, FILES = RLIMITS.index("RLIMIT_CORE"), RLIMITS.index("RLIMIT_NOFILE")
 DENIED = {"names": ["io_uring_setup", "bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}
@@ -57,6 +62,26 @@ def test_a_bundle_without_a_profile_gets_one_that_allows_the_rest() -> None:
     assert found.linux.seccomp is not None
     assert found.linux.seccomp["defaultAction"] == "SCMP_ACT_ALLOW"
     assert found.linux.seccomp["syscalls"] == [DENIED]
+
+
+def test_a_rule_for_sysv_ipc_holds_for_every_version_of_the_number() -> None:
+    denied = {**DENIED, "names": ["bpf", "shmget"]}
+    found = config()
+    effective.apply(found, Node("node.json", seccomp=(denied,)))
+    condition = {"index": 0, "value": 0xFFFF, "valueTwo": 23, "op": "SCMP_CMP_MASKED_EQ"}
+    assert found.linux.seccomp is not None
+    assert found.linux.seccomp["syscalls"] == [denied, {**denied, "names": ["ipc"], "args": [condition]}]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
+def test_a_rule_for_a_bundle_without_a_profile_holds_for_32_bit_programs() -> None:
+    found = config()
+    effective.apply(found, Node("node.json", seccomp=({**DENIED, "names": ["connect", "shmget"]},)))
+    assert found.linux.seccomp is not None
+    program = compile_profile(found.linux.seccomp)
+    answers = [(102, 3, ERRNO | 7), (102, 2, ALLOW), (117, 23, ERRNO | 7), (117, 23 | 1 << 16, ERRNO | 7)]
+    for number, argument, answer in [*answers, (117, 2, ALLOW), (117, 2 | 1 << 16, ALLOW)]:
+        assert run(program, number, argument, arch=I386) == answer, (number, argument)
 
 
 def test_a_node_that_says_nothing_changes_nothing() -> None:
