@@ -38,7 +38,7 @@ def end(record: State) -> list[str]:
     try:
         _kill(record)
     finally:
-        complaints = moved.take_back()
+        complaints = moved.undo()
     return complaints
 
 

@@ -27,6 +27,8 @@ from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.launch.ops import Op, Plan
     from corten.runtime.options import CreateOptions
     from corten.runtime.parentsteps import Change, ParentStep
@@ -389,27 +391,39 @@ class Creation:
     def undo(self) -> None:
         """Takes back what exists, last made first.
 
-        What cannot be is told, and does not keep the rest from going: what is raised is the failure that led here.  Its
-        record stays for a `delete`.
+        What cannot be is told, and does not keep the rest from going: what is raised is the failure that led here.  The
+        record goes last.  It stays for a `delete` when its turn does not come, and when it alone knows of processes
+        that may be left: in no cgroup.
         """
         if self.start_fd >= 0:
             posix.close(self.start_fd)
             self.start_fd = -1
-        steps = [change.undo for change in reversed(self.undoing)]  # while the container's namespaces are there
-        self.undoing.clear()
-        for step in (*steps, self._abandon, self._destroy):
-            try:
-                step()
-            except (CortenError, OSError) as error:
-                text = files.sentence(error) if isinstance(error, OSError) else str(error)
-                self.options.warn(f"container {self.state.id} could not be taken back: {text}")
+        changes, self.undoing = self.undoing, []
+        for change in reversed(changes):  # while the container's namespaces are there
+            self._attempt(change.undo)
+        if self._attempt(self._abandon) or self.state.cgroup.directories():
+            self._attempt(self._destroy)
 
-    def _abandon(self) -> None:
+    def _attempt(self, step: Callable[[], list[str]]) -> bool:
+        """Whether a step of the undoing came to its end; complaints are told."""
+        is_done = False
+        try:
+            complaints = step()
+            is_done = True
+        except (CortenError, OSError) as error:
+            text = files.sentence(error) if isinstance(error, OSError) else str(error)
+            complaints = [f"container {self.state.id} could not be taken back: {text}"]
+        for complaint in complaints:
+            self.options.warn(complaint)
+        return is_done
+
+    def _abandon(self) -> list[str]:
         if self.running is not None:
             self.running.abandon()
+        return []
 
-    def _destroy(self) -> None:
-        destroy(self.state, run_hooks=self.hooks_ran)
+    def _destroy(self) -> list[str]:
+        return destroy(self.state, run_hooks=self.hooks_ran)
 
 
 def let_go(fifo: str) -> None:

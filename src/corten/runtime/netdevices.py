@@ -111,12 +111,8 @@ class Moved(Change):
             except NetlinkError as error:
                 raise FailedPrecondition(f"move network device {device.name}: {error.strerror}") from error
 
-    def undo(self) -> None:
+    def undo(self) -> list[str]:
         """Takes back what was moved, with name, addresses and state as they were, as far as the kernel lets us."""
-        self.take_back()
-
-    def take_back(self) -> list[str]:
-        """`undo`; a sentence for each device that had to stay."""
         complaints = []
         for device in reversed(self._devices):
             try:
@@ -153,7 +149,7 @@ def run(making: Creation, pid: int) -> None:
 def recorded(state: State) -> Moved:
     """What was, or was to be, moved to a container that waits for its start; raises Unavailable.
 
-    It holds the container's namespace: `take_back` may wait until all of its processes are dead.
+    It holds the container's namespace: `undo` may wait until all of its processes are dead.
     """
     if state.devices_from != _own_namespace():
         raise Unavailable("network devices of the container came from another network namespace than this one")

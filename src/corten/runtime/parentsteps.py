@@ -64,8 +64,9 @@ class Change:
 
     __slots__ = ()
 
-    def undo(self) -> None:
-        """Takes it back, while the container's namespaces are there."""
+    def undo(self) -> list[str]:
+        """Takes it back, while the container's namespaces are there; a sentence for each thing that had to stay."""
+        return []
 
     def settle(self) -> None:
         """The container exists."""

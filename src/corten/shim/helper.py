@@ -36,7 +36,7 @@ from corten.runtime.prepare import Host, prepare
 from corten.runtime.state import TRACE_FILE, State
 from corten.runtime.trace import Trace, explain
 from corten.shim import protocol, remote
-from corten.shim.complain import complain
+from corten.shim.complain import complain, remark
 from corten.shim.keeper import give_sign
 from corten.shim.protocol import Message
 from corten.shim.request import Request
@@ -128,7 +128,7 @@ class Session:
             self._answer({"error": protocol.failure(Internal(files.sentence(error)))}, [])
         else:
             if not self._answer({"ok": answer}, fds) and request.op == "create":
-                container.delete(_root(request), request.string("id"), force=True)
+                _delete(request, force=True)
             if self._started is not None:  # not before the answer: it is for people
                 self.is_over = True
                 self._write_trace(self._started, f"{request.string('dir')}/{TRACE}")
@@ -230,6 +230,7 @@ class Session:
             process,
             console_fd=request.fds[0] if request.fds else -1,
             parent=PARENT,
+            warn=remark,
         )
         executed = container.exec(options, self.host)
         return {"pid": executed.pid}, [executed.pidfd]
@@ -237,7 +238,7 @@ class Session:
     def delete(self, request: Request) -> Answer:
         """Everything of the runtime's; a container that is not there is fine."""
         with contextlib.suppress(NotFound):  # `create` failed and left nothing, or a delete before
-            container.delete(_root(request), request.string("id"), request.boolean("force"))
+            _delete(request, force=request.boolean("force"))
         return {}, []
 
     def pause(self, request: Request) -> Answer:
@@ -292,6 +293,11 @@ def _status(request: Request) -> str:
     return State.load(_root(request), request.string("id")).status()
 
 
+def _delete(request: Request, *, force: bool) -> None:
+    for complaint in container.delete(_root(request), request.string("id"), force):
+        remark(complaint)
+
+
 def _root_mount(request: Request) -> RootMount:
     return RootMount(request.string("type"), request.string("source"), request.strings("options"))
 
@@ -307,6 +313,7 @@ def _create_options(request: Request, rootfs_fd: int) -> container.CreateOptions
         rootfs_fd=rootfs_fd,
         parent=PARENT,
         default_pids_limit=request.integer("default_pids_limit"),
+        warn=remark,
     )
 
 

@@ -19,13 +19,20 @@ class Stays(Change):
     def __init__(self, told: list[str]) -> None:
         self.told = told
 
-    def undo(self) -> None:
+    def undo(self) -> list[str]:
         self.told.append("change")
         raise Unavailable("D-Bus: no answer in time")
 
 
+class Device(Change):
+    """Something that has lost its place meanwhile."""
+
+    def undo(self) -> list[str]:
+        return ["take back network device eth7: file exists"]
+
+
 class Abandoned:
-    """A launch that is given up."""
+    """A launch that is given up, in vain."""
 
     def __init__(self, told: list[str]) -> None:
         self.told = told
@@ -35,21 +42,47 @@ class Abandoned:
         raise OSError(5, "Input/output error", "/proc/7/stat")
 
 
-def test_a_step_that_cannot_be_taken_back_is_told_and_the_others_are_taken_back(tmp_path: Path) -> None:
-    told: list[str] = []
+def failed(tmp_path: Path, told: list[str], cgroups: dict[str, str]) -> Creation:
+    """A creation of which nothing but a record is there."""
     making = object.__new__(Creation)
     making.options = CreateOptions("c", str(tmp_path), "/bundle", warn=told.append)
     making.state = State(make_directory(str(tmp_path), "c"), "c", "/bundle", "")
-    making.state.cgroup = CgroupPaths("v1", {}, "")
+    making.state.cgroup = CgroupPaths("v1", cgroups, "")
+    making.undoing, making.running = [], None
+    making.start_fd, making.hooks_ran = -1, False
+    return making
+
+
+def test_a_step_that_cannot_be_taken_back_is_told_and_the_others_are_taken_back(tmp_path: Path) -> None:
+    told: list[str] = []
+    making = failed(tmp_path, told, {"pids": str(tmp_path / "cgroup")})
     making.undoing = [Stays(told), Stays(told)]
     making.running = Abandoned(told)  # type: ignore[assignment]
-    making.start_fd, making.hooks_ran = -1, False
     making.undo()
     text = "container c could not be taken back: "
     change = ["change", f"{text}D-Bus: no answer in time"]
     assert told == [*change, *change, "running", f"{text}/proc/7/stat: input/output error"]
     assert list(tmp_path.iterdir()) == []
     assert making.undoing == []
+
+
+def test_without_a_cgroup_the_record_of_a_process_that_could_not_be_ended_stays(tmp_path: Path) -> None:
+    told: list[str] = []
+    making = failed(tmp_path, told, {})
+    making.running = Abandoned(told)  # type: ignore[assignment]
+    making.undo()
+    assert told == ["running", "container c could not be taken back: /proc/7/stat: input/output error"]
+    assert Path(making.state.directory).is_dir(), "for a delete: nothing else tells of the process"
+
+
+def test_what_a_device_or_a_hook_complains_of_while_all_is_taken_back_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    making = failed(tmp_path, told, {})
+    making.undoing, making.hooks_ran = [Device()], True
+    making.state.poststop = [{"path": "/nowhere/hook", "args": None, "env": None, "timeout": None}]
+    making.undo()
+    assert [text.partition(":")[0] for text in told] == ["take back network device eth7", "poststop hook /nowhere/hook"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def started(tmp_path: Path) -> State:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from corten.errors import Internal
 from corten.launch.spawn import Launcher
+from corten.runtime import container
+from corten.runtime.options import CreateOptions
 from corten.runtime.prepare import Host
 from corten.shim import protocol
 from corten.shim.helper import VERBS, Answer, Helper, Session
@@ -102,6 +105,31 @@ def test_a_helper_serves_more_requests_than_a_pipe_has_bytes(tmp_path: Path, mon
         scene.end_zygote()
         scene.thread.join(TIMEOUT_S)
         assert not scene.thread.is_alive()
+
+
+def warn_of_one(options: CreateOptions, host: Host) -> None:
+    options.warn("container c could not be taken back: udc")
+    raise Internal("nothing was made")
+
+
+@pytest.mark.parametrize(
+    ("op", "verb", "double"),
+    [("create", "create", warn_of_one), ("delete", "delete", lambda *_: ["container c could not be taken back: udc"])],
+)
+def test_what_the_runtime_warns_of_stands_in_the_helpers_log(
+    op: str,
+    verb: str,
+    double: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(container, verb, double)
+    with playing(tmp_path) as scene, scene.connect() as sock:
+        message = {"op": op, "dir": str(tmp_path), "id": "c", "terminal": False, "force": True, "default_pids_limit": 5}
+        protocol.send(sock, protocol.encode(message))
+        assert protocol.receive(sock)[0].startswith(b'{"error"' if op == "create" else b'{"ok"')
+    assert capfd.readouterr().err.startswith("container c could not be taken back: udc")
 
 
 def test_a_helper_whose_zygote_is_gone_ends_its_work_and_keeps_no_other_caller_waiting(
