@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from corten.runtime.defaults import LOWER_HALF
 from support import images, paths, peers, process
 from support.engine import CortenEngine
 
@@ -31,7 +32,7 @@ WORDS: dict[str, Any] = {
             "names": ["kill"],
             "action": "SCMP_ACT_ERRNO",
             "errnoRet": 16,
-            "args": [{"index": 1, "value": int(signal.SIGUSR1), "op": "SCMP_CMP_EQ"}],
+            "args": [{"index": 1, "value": LOWER_HALF, "valueTwo": int(signal.SIGUSR1), "op": "SCMP_CMP_MASKED_EQ"}],
         },
     ],
 }

@@ -216,11 +216,19 @@ def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str
         for rule in rules:
             both = [name for name in own["names"] if name in rule["names"]]
             if both and rule.get("args"):
-                condition = {**rule["args"][0], "op": OPPOSITE[rule["args"][0]["op"]]}
-                rest.append({**own, "names": both, "args": [condition]})
+                rest += [{**own, "names": both, "args": [other]} for other in _opposite(rule["args"][0])]
         if names := [name for name in own["names"] if name not in calls]:
             kept.append({**own, "names": names})
     return with_rules({**profile, "syscalls": [*kept, *rest]}, rules)
+
+
+def _opposite(condition: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conditions of which one or more are true where this one is not: of a mask, one for each bit, turned over."""
+    if condition["op"] in OPPOSITE:
+        return [{**condition, "op": OPPOSITE[condition["op"]]}]
+    mask, wanted = condition["value"], condition.get("valueTwo", 0)
+    bits = [1 << place for place in range(mask.bit_length()) if mask >> place & 1]
+    return [{**condition, "value": bit, "valueTwo": ~wanted & bit} for bit in bits]
 
 
 def check_overrides(rules: Sequence[dict[str, Any]], where: str) -> None:
@@ -243,5 +251,5 @@ def check_overrides(rules: Sequence[dict[str, Any]], where: str) -> None:
                 raise InvalidArgument(f"{where}[{index}].args: {name} is in another rule as well")
             if name in conditional:
                 raise InvalidArgument(f"{where}[{index}].args: the built-in profile has conditions for {name} already")
-            if name in known and (len(rule["args"]) != 1 or rule["args"][0]["op"] not in OPPOSITE):
-                raise InvalidArgument(f"{where}[{index}].args: {name} takes one condition, and none with a mask")
+            if name in known and len(rule["args"]) != 1:
+                raise InvalidArgument(f"{where}[{index}].args: {name} takes one condition")

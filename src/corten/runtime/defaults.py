@@ -28,6 +28,13 @@ PIDS_KEY, RLIMITS_KEY, MASKED_KEY, SECCOMP_KEY = "default-pids-limit", "default-
 KEYS = frozenset((PIDS_KEY, RLIMITS_KEY, MASKED_KEY, SECCOMP_KEY))
 RULE_KEYS = frozenset(("names", "action", "errnoRet", "args"))
 
+# A filter compares 64 bits of an argument, of most of which the kernel reads 32: what a number in the upper half
+# makes false, and so evades a rule that refuses, and what it makes true, and so evades one that allows
+EVADED_REFUSALS = frozenset(("SCMP_CMP_EQ", "SCMP_CMP_LT", "SCMP_CMP_LE"))
+EVADED_ALLOWANCES = frozenset(("SCMP_CMP_NE", "SCMP_CMP_GT", "SCMP_CMP_GE"))
+MASKED = "SCMP_CMP_MASKED_EQ"
+LOWER_HALF, U64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+
 
 class Defaults:
     """What the node says; `node` is None where it says nothing but a pids limit."""
@@ -115,15 +122,32 @@ def _rule(reader: Any) -> dict[str, Any]:
     for key in reader.obj:
         if key not in RULE_KEYS:
             raise InvalidArgument(f"{reader.where}: unknown key {key!r}")
-    if reader.children("args"):
-        _check_condition(reader)
+    for argument in reader.children("args"):
+        _check_seen(reader)
+        _check_condition(argument, refuses=reader.string("action") != "SCMP_ACT_ALLOW")
     return dict(reader.obj)
 
 
-def _check_condition(reader: Any) -> None:
-    """Refuses a condition that would not hold, whatever libseccomp makes of it."""
+def _check_seen(reader: Any) -> None:
+    """Refuses a condition for calls whose arguments no filter sees."""
     from corten.runtime.effective import DOORS
 
     for name in reader.strings("names"):
         if name in DOORS or any(name in calls for calls in DOORS.values()):
             raise InvalidArgument(f"{reader.where}.args: no filter sees the arguments of {name} in 32-bit programs")
+
+
+def _check_condition(argument: Any, *, refuses: bool) -> None:
+    """Refuses a comparison that a number in the upper half of the argument evades, and one that is never true."""
+    word = argument.string("op")
+    if word in (EVADED_REFUSALS if refuses else EVADED_ALLOWANCES):
+        raise InvalidArgument(
+            f"{argument.where}.op: {word} compares 64 bits, of which the kernel reads 32 for most arguments: "
+            f"{MASKED} with value {LOWER_HALF} and the number in valueTwo holds"
+        )
+    if word == MASKED:
+        mask = argument.integer("value", high=U64)
+        if refuses and mask > LOWER_HALF:
+            raise InvalidArgument(f"{argument.where}.value: a mask of more than 32 bits, of which the kernel reads 32")
+        if argument.integer("valueTwo", high=U64) & ~mask:
+            raise InvalidArgument(f"{argument.where}.valueTwo: a bit outside the mask, which is never found")

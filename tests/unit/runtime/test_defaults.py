@@ -78,6 +78,38 @@ def test_a_condition_on_arguments_that_no_filter_sees_is_refused(tmp_path: Path,
     assert caught.value.text == f"{path}.seccomp[0].args: no filter sees the arguments of {name} in 32-bit programs"
 
 
+def conditional(path: Path, action: str, op: str, value: int = 1, two: int = 0) -> None:
+    argument = {"index": 1, "value": value, "valueTwo": two, "op": f"SCMP_CMP_{op}"}
+    path.write_text(json.dumps({"seccomp": [{"names": ["x"], "action": f"SCMP_ACT_{action}", "args": [argument]}]}))
+    defaults.of(settings("--config", str(path)))
+
+
+@pytest.mark.parametrize("action", ["ERRNO", "KILL_PROCESS", "LOG", "ALLOW"])
+def test_a_condition_that_the_upper_half_of_an_argument_evades_is_refused(tmp_path: Path, action: str) -> None:
+    path = tmp_path / "runtime.json"
+    holds, evaded = ["NE", "GT", "GE"], ["EQ", "LT", "LE"]
+    if action == "ALLOW":
+        holds, evaded = evaded, holds
+    for op in [*holds, "MASKED_EQ"]:
+        conditional(path, action, op)
+    for op in evaded:
+        with pytest.raises(InvalidArgument) as caught:
+            conditional(path, action, op)
+        assert caught.value.text == (
+            f"{path}.seccomp[0].args[0].op: SCMP_CMP_{op} compares 64 bits, of which the kernel reads 32 for most "
+            "arguments: SCMP_CMP_MASKED_EQ with value 4294967295 and the number in valueTwo holds"
+        )
+
+
+def test_a_mask_is_of_32_bits_and_of_every_bit_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "runtime.json"
+    with pytest.raises(InvalidArgument, match=r"args\[0\]\.value: a mask of more than 32 bits, of which the kernel"):
+        conditional(path, "ERRNO", "MASKED_EQ", 1 << 32)
+    conditional(path, "ALLOW", "MASKED_EQ", 1 << 32)
+    with pytest.raises(InvalidArgument, match=r"args\[0\]\.valueTwo: a bit outside the mask, which is never found"):
+        conditional(path, "ERRNO", "MASKED_EQ", 6, 8)
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         defaults.of(settings("--config", str(tmp_path / "nowhere")))
