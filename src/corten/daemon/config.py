@@ -142,6 +142,8 @@ def _ulimits(key: str, value: Any) -> dict[str, Ulimit]:
             raise InvalidArgument(f"{key}.{name}: {out[name].name!r} is not the name of this limit")
         if found.soft & _U64 > found.hard & _U64:
             raise InvalidArgument(f"{key}.{name}: soft limit must not exceed hard limit")
+        if twin := next((other for other in out if other != name and other.upper() == name.upper()), None):
+            raise InvalidArgument(f"{key}.{name}: the same limit as {twin!r}")
     return out
 
 

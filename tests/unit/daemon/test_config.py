@@ -80,6 +80,7 @@ def test_a_flag_and_a_key_for_the_same_are_refused() -> None:
         ({"default-ulimits": {"core": {"Soft": "1"}}}, "default-ulimits.core: not an object with Name, Soft and Hard"),
         ({"default-ulimits": {"core": {"X": 1}}}, "default-ulimits.core.X: unknown field"),
         ({"default-ulimits": {"x": {}}}, "default-ulimits.x: 'x' is not the name of this limit"),
+        ({"default-ulimits": {"nofile": {}, "NOFILE": {}}}, "default-ulimits.NOFILE: the same limit as 'nofile'"),
         ({"default-ulimits": {"core": {"Name": "cpu"}}}, "default-ulimits.core: 'cpu' is not the name of this limit"),
         (
             {"default-ulimits": {"core": {"Soft": -1, "Hard": 5}}},
