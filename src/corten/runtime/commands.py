@@ -145,13 +145,13 @@ def start(invocation: Invocation, log: Log) -> int:
     place, id = root(invocation.settings), invocation.arguments[0]
     notify = notifier()
     if notify is None:
-        container.start(place, id)
+        container.start(place, id, warn=log.warning)
         return 0
     record = container.state(place, id)
     allow("start", id, record.status())
     has_socket = notify.bind(record.directory)
     pidfd = record.open_pidfd()
-    container.start(place, id)
+    container.start(place, id, warn=log.warning)
     if has_socket and pidfd >= 0:
         notify.wait(pidfd, record.pid)
     return 0

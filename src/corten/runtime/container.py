@@ -11,12 +11,14 @@ import posix
 from corten.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from corten.runtime import ending, fast, managers
 from corten.runtime.cgroups import Cgroup
-from corten.runtime.options import CreateOptions, ExecOptions
+from corten.runtime.options import CreateOptions, ExecOptions, ignore
 from corten.runtime.state import CONFIG_FILE, CREATED, RUNNING, START_FIFO, STOPPED, State, allow, check_id
 from corten.sys import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from corten.launch.ops import Plan
     from corten.launch.spawn import TraceReader
     from corten.runtime.launching import Running
@@ -114,10 +116,11 @@ def create(options: CreateOptions, host: Host | None = None) -> Created:
     return Created(making.state, making.cgroup, running)
 
 
-def start(root: str, id: str, abort_fd: int = -1) -> None:
+def start(root: str, id: str, abort_fd: int = -1, warn: Callable[[str], None] = ignore) -> None:
     """Lets a created container execute its process, then runs the poststart hooks, as long as `abort_fd` is silent.
 
-    A poststart hook that fails ends the container (runtime-spec runtime.md, "Lifecycle", step 8).
+    A poststart hook that fails ends the container (runtime-spec runtime.md, "Lifecycle", step 8); `warn` is told where
+    that fails, too.
     """
     record = State.load(root, id)
     allow("start", id, record.status())
@@ -137,20 +140,20 @@ def start(root: str, id: str, abort_fd: int = -1) -> None:
             posix.unlink(path)
         except FileNotFoundError:
             allow("start", id, RUNNING)  # another start was at it at the same time, and runs the hooks
-    run_poststart(record, abort_fd)
+    try:
+        run_poststart(record, abort_fd)
+    except FailedPrecondition:
+        ending.take_back(record, warn, keep=True)
+        raise
 
 
 def run_poststart(record: State, abort_fd: int = -1) -> None:
-    """The poststart hooks; the first that fails ends the container."""
+    """The poststart hooks; raises FailedPrecondition for the first that fails, and the caller ends the container."""
     if not record.poststart:
         return
     from corten.runtime import hooks
 
-    try:
-        hooks.run_all(record.poststart, record.oci(RUNNING), record.bundle, abort_fd)
-    except FailedPrecondition:
-        ending.end(record)
-        raise
+    hooks.run_all(record.poststart, record.oci(RUNNING), record.bundle, abort_fd)
 
 
 def state(root: str, id: str) -> State:

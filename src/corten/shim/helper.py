@@ -176,7 +176,7 @@ class Session:
         waiting = self._waiting or self._resume(request)
         self._waiting = None
         try:
-            container.start(_root(request), request.string("id"), self._socket.fileno())
+            container.start(_root(request), request.string("id"), self._socket.fileno(), remark)
             self._follow(waiting)
         finally:
             waiting.close()
