@@ -416,7 +416,10 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
 
 
 def node_object(effective: Effective) -> dict[str, Any]:
-    """For inspect: what the node said, in the words of `corten` in the runtime's `state`; {} where it said nothing."""
+    """For inspect: what the node's file and daemon.json said, in the words of `corten` in the runtime's `state`.
+
+    {} where neither did; where one said anything the limit of processes stands there too, whoever said that.
+    """
     origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
     if not effective.node and origin in (FLAG, BUILT_IN, UPDATE):
         return {}

@@ -119,6 +119,11 @@ def test_inspect_says_it_in_the_words_of_the_runtimes_state(decide: Decide) -> N
     }
 
 
+def test_inspect_has_the_limit_of_daemon_json_alone(decide: Decide) -> None:
+    made = replace(decide(), node={}, origins={"HostConfig.PidsLimit": "daemon.json"})
+    assert node_object(made) == {"Corten": {"pidsLimit": {"value": 9, "origin": "daemon.json"}}}
+
+
 def test_inspect_is_dockers_where_the_node_said_nothing(
     decide: Decide, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
