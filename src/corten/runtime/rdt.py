@@ -48,10 +48,15 @@ class Group:
     def make(self, found: Callable[[str], None] = lambda _: None) -> None:
         """Makes what is missing, sets or compares the limits; raises FailedPrecondition, Internal.
 
-        `found` is called with each directory that is there already, before anything is done with it.
+        `found` is called with each directory that is there already, before anything is done with it.  A class whose
+        limits are refused goes again, one with a closID as well: nobody could use it.
         """
         if self._make(self.directory, found):
-            self.set(self.rdt.schemata)
+            try:
+                self.set(self.rdt.schemata)
+            except Internal:
+                _discard(self.directory)
+                raise
         else:
             self._compare()
         if self.monitor:
@@ -164,6 +169,14 @@ def remove(made: list[str]) -> None:
             posix.rmdir(directory)
         except FileNotFoundError:
             continue
+
+
+def _discard(directory: str) -> None:
+    """Removes a directory, if it can be: what failed before is told."""
+    try:
+        posix.rmdir(directory)
+    except OSError:
+        return
 
 
 def parsed(lines: tuple[str, ...] | list[str]) -> dict[str, dict[str, str]]:

@@ -131,6 +131,15 @@ def test_a_refused_limit_is_told_with_the_kernels_own_sentence(tmp_path: Path) -
         Group(str(tmp_path), read(schemata=["L3:0=f"]), "c", mkdir=lambda path, mode: None).make()
 
 
+def test_a_class_whose_limits_are_refused_does_not_stay_in_the_way_of_the_next_create(tmp_path: Path) -> None:
+    it = Group(str(tmp_path), read(closID="gold", schemata=["L3:0=0"]), "c")  # a plain directory takes no limits
+    with pytest.raises(Internal, match="write 'L3:0=0' to "):
+        it.make()
+    assert list(tmp_path.iterdir()) == []
+    group(tmp_path, closID="gold", schemata=["L3:0=f"]).make()
+    assert (tmp_path / "gold/schemata").read_text() == "L3:0=f\n"
+
+
 def machine(resctrl: Path, features: str = "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n") -> None:
     """What the kernel tells of its caches, and two classes with counters of two of them."""
     tree = {
