@@ -47,13 +47,14 @@ def take_back(record: State, warn: Callable[[str], None], *, keep: bool = False)
 
     What cannot be is told: what is raised is the failure that led here.  Its record stays for a `delete`.
     """
+    complaints: list[str] = []
     try:
-        complaints = end(record)
+        complaints += end(record)
         if not keep:
             complaints += destroy(record)
     except (CortenError, OSError) as error:
         text = files.sentence(error) if isinstance(error, OSError) else str(error)
-        complaints = [f"container {record.id} could not be taken back: {text}"]
+        complaints.append(f"container {record.id} could not be taken back: {text}")
     for complaint in complaints:
         warn(complaint)
 

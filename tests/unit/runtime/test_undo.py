@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from corten.errors import Unavailable
 from corten.runtime import ending
 from corten.runtime.cgroups import CgroupPaths
@@ -111,3 +113,15 @@ def test_a_started_container_that_stays_does_not_hide_what_failed_before(tmp_pat
     (text,) = told
     assert text.startswith("container c could not be taken back: ")
     assert Path(record.directory).is_dir(), "for a delete"
+
+
+def test_what_the_end_complained_of_is_told_where_the_removal_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    record = started(tmp_path)
+    record.rdt = [str(tmp_path)]
+    monkeypatch.setattr(ending, "end", lambda record: ["take back network device eth7: file exists"])
+    ending.take_back(record, told.append)
+    assert told[0] == "take back network device eth7: file exists"
+    assert told[1].startswith("container c could not be taken back: ")
