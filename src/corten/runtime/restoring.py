@@ -84,14 +84,17 @@ class Restoration(Creation):
             raise
         self.settle()
 
-    def undo(self) -> None:
-        """Takes back what exists."""
+    def _abandon(self) -> list[str]:
         if self.pidfd >= 0:
-            fast.pidfd_send_signal(self.pidfd, SIGKILL)
-            posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
-            posix.close(self.pidfd)
-            self.pidfd = -1
-        super().undo()
+            try:
+                fast.pidfd_send_signal(self.pidfd, SIGKILL)
+                posix.waitid(posix.P_PIDFD, self.pidfd, posix.WEXITED)
+            except (ChildProcessError, ProcessLookupError):
+                pass  # somebody else has collected it
+            finally:
+                posix.close(self.pidfd)
+                self.pidfd = -1
+        return super()._abandon()
 
     def _postpone_limit(self) -> None:
         """CRIU and what it starts are in the cgroup until all is restored: the limit of processes comes then."""

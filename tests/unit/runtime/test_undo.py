@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -12,7 +15,10 @@ from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.launching import Creation
 from corten.runtime.options import CreateOptions
 from corten.runtime.parentsteps import Change
+from corten.runtime.restoring import Restoration
 from corten.runtime.state import State, make_directory
+
+Making = TypeVar("Making", bound=Creation)
 
 
 class Stays(Change):
@@ -44,9 +50,9 @@ class Abandoned:
         raise OSError(5, "Input/output error", "/proc/7/stat")
 
 
-def failed(tmp_path: Path, told: list[str], cgroups: dict[str, str]) -> Creation:
+def failed(kind: type[Making], tmp_path: Path, told: list[str], cgroups: dict[str, str]) -> Making:
     """A creation of which nothing but a record is there."""
-    making = object.__new__(Creation)
+    making = object.__new__(kind)
     making.options = CreateOptions("c", str(tmp_path), "/bundle", warn=told.append)
     making.state = State(make_directory(str(tmp_path), "c"), "c", "/bundle", "")
     making.state.cgroup = CgroupPaths("v1", cgroups, "")
@@ -57,7 +63,7 @@ def failed(tmp_path: Path, told: list[str], cgroups: dict[str, str]) -> Creation
 
 def test_a_step_that_cannot_be_taken_back_is_told_and_the_others_are_taken_back(tmp_path: Path) -> None:
     told: list[str] = []
-    making = failed(tmp_path, told, {"pids": str(tmp_path / "cgroup")})
+    making = failed(Creation, tmp_path, told, {"pids": str(tmp_path / "cgroup")})
     making.undoing = [Stays(told), Stays(told)]
     making.running = Abandoned(told)  # type: ignore[assignment]
     making.undo()
@@ -70,16 +76,41 @@ def test_a_step_that_cannot_be_taken_back_is_told_and_the_others_are_taken_back(
 
 def test_without_a_cgroup_the_record_of_a_process_that_could_not_be_ended_stays(tmp_path: Path) -> None:
     told: list[str] = []
-    making = failed(tmp_path, told, {})
+    making = failed(Creation, tmp_path, told, {})
     making.running = Abandoned(told)  # type: ignore[assignment]
     making.undo()
     assert told == ["running", "container c could not be taken back: /proc/7/stat: input/output error"]
     assert Path(making.state.directory).is_dir(), "for a delete: nothing else tells of the process"
 
 
+def test_a_restored_init_that_cannot_be_killed_is_told_and_the_rest_is_taken_back(tmp_path: Path) -> None:
+    told: list[str] = []
+    making = failed(Restoration, tmp_path, told, {"pids": str(tmp_path / "cgroup")})
+    making.pidfd = os.open("/dev/null", os.O_RDONLY)  # none of a process: the kernel refuses
+    making.undo()
+    assert told == ["container c could not be taken back: bad file descriptor"]
+    assert list(tmp_path.iterdir()) == []
+    assert making.pidfd == -1
+
+
+def test_a_restored_init_is_killed_and_collected_by_the_undoing_be_it_dead_or_alive(tmp_path: Path) -> None:
+    told: list[str] = []
+    for is_alive in (True, False):
+        making = failed(Restoration, tmp_path, told, {})
+        with subprocess.Popen(["sleep", "1000"]) as init:
+            making.pidfd = os.pidfd_open(init.pid)
+            if not is_alive:
+                init.kill()
+                init.wait()
+            making.undo()
+            with pytest.raises(ChildProcessError):
+                os.waitpid(init.pid, os.WNOHANG)
+        assert (told, list(tmp_path.iterdir())) == ([], [])
+
+
 def test_what_a_device_or_a_hook_complains_of_while_all_is_taken_back_is_told(tmp_path: Path) -> None:
     told: list[str] = []
-    making = failed(tmp_path, told, {})
+    making = failed(Creation, tmp_path, told, {})
     making.undoing, making.hooks_ran = [Device()], True
     making.state.poststop = [{"path": "/nowhere/hook", "args": None, "env": None, "timeout": None}]
     making.undo()
