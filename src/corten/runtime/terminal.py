@@ -21,8 +21,8 @@ STDIN_FD, STDOUT_FD = 0, 1
 EIO = 5
 WINSIZE_BYTES = 8
 PIECE_BYTES = 1024  # given to the terminal between two looks at its output: it drops echo that nobody fetches
-# what is fetched after the process's end: no terminal holds more (the kernel's TTYB_DEFAULT_MEM_LIMIT is half of it),
-# so that this ends whatever somebody whom the process left behind goes on writing
+# what is fetched after the process's end, so that this ends whatever somebody whom the process left behind goes on
+# writing; no pty holds as much (drivers/tty/pty.c: 8192 bytes; measured with those on their way: up to 20512)
 LEFT_BYTES = 1 << 17
 EOT = b"\x04"  # what a terminal in canonical mode takes for end of file
 
@@ -118,19 +118,19 @@ class Terminal:
         except BlockingIOError:
             return  # the process has not read what is there
 
-    def _read_output(self) -> bool:
-        """Takes what the process wrote; False when there is nothing, or nobody with the terminal open (EIO)."""
+    def _read_output(self) -> int:
+        """Takes what the process wrote; how much, 0 when there is nothing, or nobody with the terminal open (EIO)."""
         try:
             data = posix.read(self.master, files.CHUNK_BYTES)
         except BlockingIOError:
-            return False  # somebody whom the process left behind may have it open
+            return 0  # somebody whom the process left behind may have it open
         except OSError as error:
             if error.errno != EIO:
                 raise
             self._master_open = False
-            return False
+            return 0
         self._output = data if self._output_taken else b""
-        return True
+        return len(data)
 
     def _write_output(self, most: int) -> None:
         try:
@@ -146,10 +146,12 @@ class Terminal:
         poll.register(STDOUT_FD, select.POLLOUT)
         left = LEFT_BYTES
         try:
-            while self._output or (left > 0 and self._master_open and self._read_output()):
-                left -= len(self._output)
-                poll.poll()
-                self._write_output(files.CHUNK_BYTES)
+            while self._output or left > 0:
+                if self._output:
+                    poll.poll()
+                    self._write_output(files.CHUNK_BYTES)
+                else:
+                    left -= self._read_output() or left  # nothing there is the end
         finally:
             posix.close(self.master)
             if self._before is not None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from corten.runtime.terminal import Terminal
+from corten.runtime.terminal import LEFT_BYTES, Terminal
+from corten.sys import files
+
+PAGE_BYTES = 4096
 
 
 @contextmanager
-def stdout_in(path: Path) -> Iterator[None]:
-    """Our stdout is a file."""
+def stdout_on(out: int) -> Iterator[None]:
+    """Our stdout is a descriptor, which is closed here."""
     before = os.dup(1)
-    out = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1)
+    os.close(out)
     try:
         yield
     finally:
         os.dup2(before, 1)
         os.close(before)
-        os.close(out)
+
+
+def stdout_in(path: Path) -> AbstractContextManager[None]:
+    """Our stdout is a file."""
+    return stdout_on(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+
+def terminal_with(path: Path, size: int) -> int:
+    """A file that stands for the master of a terminal that holds so much."""
+    path.write_bytes(b"x" * size)
+    return os.open(path, os.O_RDONLY)
 
 
 @pytest.mark.timeout(40)
@@ -42,3 +57,35 @@ def test_what_the_process_wrote_last_is_passed_on(tmp_path: Path) -> None:
     with stdout_in(tmp_path / "out"):
         Terminal(master).close()
     assert (tmp_path / "out").read_bytes() == b"last words"
+
+
+def test_of_who_goes_on_writing_no_more_is_read_where_stdout_is_gone(tmp_path: Path) -> None:
+    master = terminal_with(tmp_path / "master", 1 << 22)
+    place = os.dup(master)
+    reader, out = os.pipe()
+    os.close(reader)
+    with stdout_on(out):
+        Terminal(master).close()
+    assert 0 < os.lseek(place, 0, os.SEEK_CUR) <= LEFT_BYTES + files.CHUNK_BYTES
+    os.close(place)
+
+
+@pytest.mark.timeout(40)
+def test_all_that_is_left_is_passed_on_to_a_stdout_that_takes_little_at_a_time(tmp_path: Path) -> None:
+    size = LEFT_BYTES - 1
+    reader, out = os.pipe()
+    fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
+    os.set_blocking(out, False)
+    taken: list[int] = []
+
+    def take() -> None:
+        while data := os.read(reader, PAGE_BYTES):
+            taken.append(len(data))
+        os.close(reader)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with stdout_on(out):
+        Terminal(terminal_with(tmp_path / "master", size)).close()
+    thread.join()
+    assert sum(taken) == size
