@@ -233,6 +233,7 @@ def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -
         "runtimes": {},
         "default-runtime": "corten",
         "default-pids-limit": 33,
+        "default-ulimits": {},
         "log-driver": "json-file",
         "log-opts": {},
         "registry-mirrors": [],
