@@ -107,12 +107,18 @@ def lazy_pages(request: criu.Request, flags: Options, program: str, log: Log) ->
 
 
 def check_writable(fd: int) -> None:
-    """Raises InvalidArgument, in runc's words, for a --status-fd that no byte can go to."""
+    """Raises InvalidArgument, in runc's words, for a --status-fd that no byte can go to.
+
+    One that closes at an execve was not handed in: it is our own, the log as a rule.
+    """
     try:
         mode = fcntl.fcntl(fd, fcntl.F_GETFL) & O_ACCMODE
+        is_ours = fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except (OSError, ValueError, OverflowError) as error:
         why = files.why(error) if isinstance(error, OSError) else "bad file descriptor"
         raise InvalidArgument(f"invalid --status-fd argument {fd}: {why}") from error
+    if is_ours:
+        raise InvalidArgument(f"invalid --status-fd argument {fd}: bad file descriptor")
     if mode == posix.O_RDONLY:
         raise InvalidArgument(f"invalid --status-fd argument {fd}: not writable")
 

@@ -98,6 +98,7 @@ def lazy(folder: Path, *words: str) -> tuple[criu.Request, criu.OnNote]:
 @pytest.mark.parametrize("pair", ["pipe", "sockets"])
 def test_who_waits_for_lazy_pages_gets_one_byte(tmp_path: Path, pair: str) -> None:
     read, write = os.pipe() if pair == "pipe" else [end.detach() for end in socket.socketpair()]
+    os.set_inheritable(write, True)
     request, tell = lazy(tmp_path, "--lazy-pages", "--status-fd", str(write))
     assert Message(request.encoded()).number(criu.FIELDS["notify_scripts"]) == 1, "CRIU is to tell"
     tell("pre-dump", 0, -1)
@@ -116,6 +117,7 @@ def test_nobody_is_told_who_does_not_wait(tmp_path: Path, words: str) -> None:
 
 def test_a_descriptor_that_no_byte_can_go_to_is_refused(tmp_path: Path) -> None:
     read, write = os.pipe()
+    os.set_inheritable(read, True)
     bad = ((read, "not writable"), (99, "bad file descriptor"), (-2, "bad file descriptor"), (1 << 40, "bad file desc"))
     for fd, text in bad:
         with pytest.raises(CortenError, match=f"invalid --status-fd argument {fd}: {text}"):
@@ -124,8 +126,18 @@ def test_a_descriptor_that_no_byte_can_go_to_is_refused(tmp_path: Path) -> None:
     os.close(write)
 
 
+def test_a_descriptor_of_our_own_is_none_that_was_handed_in(tmp_path: Path) -> None:
+    """`--log FILE --status-fd 3` without a descriptor 3: it is the log."""
+    log = Log(f"{tmp_path}/log", "text", debug_wanted=False)
+    with pytest.raises(CortenError, match=f"invalid --status-fd argument {log.fd}: bad file descriptor"):
+        lazy(tmp_path, "--lazy-pages", "--status-fd", str(log.fd))
+    log.warning("it is open")
+    os.close(log.fd)
+
+
 def test_a_dump_goes_on_when_nobody_waits_any_more(tmp_path: Path) -> None:
     read, write = os.pipe()
+    os.set_inheritable(write, True)
     os.close(read)
     _, tell = lazy(tmp_path, "--lazy-pages", "--status-fd", str(write))
     tell("status-ready", 0, -1)
