@@ -14,7 +14,6 @@ from corten.launch.filesystem import DEFAULT_DEVICES
 from corten.runtime import container, criu, ending, fast
 from corten.runtime.settings import root
 from corten.runtime.state import PAUSED, RUNNING
-from corten.spec.runtime import parse_config
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -51,7 +50,7 @@ def checkpoint(invocation: Invocation, log: Log) -> int:
         raise FailedPrecondition(f"Container cannot be checkpointed in {status} state")
     if not record.rootfs:
         raise FailedPrecondition("its root filesystem has no path, without which nothing restores it")
-    config = parse_config(fast.loads(container.load_config(record)))
+    config = record.config()
     dump(record, config, flags, program=invocation.settings.text("criu"), log=log)
     if not (flags.is_set("leave-running") or flags.is_set("pre-dump")):
         for complaint in ending.destroy(record):

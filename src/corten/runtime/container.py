@@ -12,7 +12,7 @@ from corten.errors import FailedPrecondition, Internal, InvalidArgument, NotFoun
 from corten.runtime import ending, fast, managers
 from corten.runtime.cgroups import Cgroup
 from corten.runtime.options import CreateOptions, ExecOptions, ignore
-from corten.runtime.state import CONFIG_FILE, CREATED, RUNNING, START_FIFO, STOPPED, State, allow, check_id
+from corten.runtime.state import CREATED, RUNNING, START_FIFO, STOPPED, State, allow, check_id
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -261,8 +261,3 @@ def update(root: str, id: str, resources: Resources) -> None:
     if resources.pids_limit:
         record.pids_limit, record.pids_limit_origin = max(resources.pids_limit, -1), "update"
         record.save()
-
-
-def load_config(record: State) -> bytes:
-    """The configuration as it was when the container was created."""
-    return files.read(record.path(CONFIG_FILE))

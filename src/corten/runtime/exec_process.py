@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from corten.errors import InvalidArgument, NotFound
 from corten.runtime import fast
-from corten.runtime.state import CONFIG_FILE
 from corten.spec.process import CAPABILITIES, Capabilities, User, capability_mask, parse_process
-from corten.spec.runtime import parse_config
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -30,7 +28,7 @@ def from_file(path: str) -> Process:
 
 def from_flags(record: State, command: list[str], flags: Options) -> Process:
     """`command` as the container's own process would run it, but for what the flags say."""
-    process = parse_config(fast.loads(files.read(record.path(CONFIG_FILE)))).process
+    process = record.config().process
     assert process is not None  # create refuses a bundle without one
     process.args = tuple(command)
     process.terminal = flags.is_set("tty")

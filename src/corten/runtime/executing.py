@@ -11,8 +11,7 @@ from corten.launch.ops import Clone, CloneLauncher
 from corten.runtime import fast, launching
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.prepare import seccomp_program, warn_of_capabilities
-from corten.runtime.state import CONFIG_FILE, RUNNING, STOPPED, State, allow
-from corten.spec.runtime import Config, parse_config
+from corten.runtime.state import RUNNING, STOPPED, State, allow
 from corten.sys import files
 
 TYPE_CHECKING = False
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from corten.launch.ops import Plan
     from corten.runtime.options import ExecOptions
     from corten.runtime.prepare import Host
+    from corten.spec.runtime import Config
 
 EAGAIN, EBUSY = 11, 16
 
@@ -56,7 +56,7 @@ def _spawn(options: ExecOptions, host: Host, record: State, container: int) -> l
     EBUSY   the container has handed controllers down to cgroups of its own, as systemd does in it, so that no process
             may be in the one above (cgroup-v2.rst, "No Internal Process Constraint"): its init's is taken, as by runc
     """
-    config = parse_config(fast.loads(files.read(record.path(CONFIG_FILE))))
+    config = record.config()
     if record.origins:
         from corten.runtime import effective
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 CGROUPFS, SYSTEMD, DISABLED, ROOTLESS = "cgroupfs", "systemd", "disabled", "rootless"
 
 
-START = "unable to start container process"
-APPLY = f"{START}: unable to apply cgroup configuration"
-SET = f"{START}: error during container init: error setting cgroup config for procHooks process"
+START_FAILURE = "unable to start container process"
+APPLY = f"{START_FAILURE}: unable to apply cgroup configuration"
+SET = f"{START_FAILURE}: error during container init: error setting cgroup config for procHooks process"
 
 
 def what_fails(paths: CgroupPaths, error: Internal) -> str:

@@ -144,14 +144,13 @@ def run(making: Creation, pid: int) -> None:
 
 def update(state: State, given: dict[str, str]) -> None:
     """New limits of a container's class, by the flags of `update`; raises FailedPrecondition where there is none."""
-    from corten.runtime import container, fast, hostfacts, limits
-    from corten.spec.runtime import parse_config
+    from corten.runtime import hostfacts, limits
 
     resctrl = hostfacts.gather().resctrl
     for name, words in limits.RDT.items():
         if given[name] and not resctrl:
             raise FailedPrecondition(words)
-    config = parse_config(fast.loads(container.load_config(state)))
+    config = state.config()
     if config.linux.intel_rdt is None:
         raise FailedPrecondition("the container has no intelRdt in its config.json, so no class of its own to update")
     Group(resctrl, config.linux.intel_rdt, state.id).set(tuple(filter(None, given.values())))

@@ -31,11 +31,11 @@ COUNTERS = {"mbm_stats": ("mbm_total_bytes", "mbm_local_bytes"), "cmt_stats": ("
 
 def of(record: State) -> Table:
     """The object of a container, empty for one without a class."""
-    from corten.runtime import container, fast, hostfacts
-    from corten.spec.runtime import parse_config
+    from corten.runtime import hostfacts
 
-    data = container.load_config(record)
-    rdt = parse_config(fast.loads(data)).linux.intel_rdt if b'"intelRdt"' in data else None
+    if b'"intelRdt"' not in record.config_bytes():
+        return {}
+    rdt = record.config().linux.intel_rdt
     resctrl = hostfacts.gather().resctrl if rdt is not None else ""
     return stats(resctrl, rdt, record.id) if rdt is not None and resctrl else {}
 

@@ -34,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from corten.spec.runtime import Config
+
 ENOENT, ENXIO = 2, 6
 VERSION = 1
 OCI_VERSION = "1.3.0"  # of the specification that the state complies with (runtime.md, "State")
@@ -177,6 +179,16 @@ class State:
     def path(self, name: str) -> str:
         """A file of the state directory."""
         return f"{self.directory}/{name}"
+
+    def config_bytes(self) -> bytes:
+        """The configuration as it was when the container was created."""
+        return files.read(self.path(CONFIG_FILE))
+
+    def config(self) -> Config:
+        """The same, read; raises InvalidArgument with the file's name when it is damaged."""
+        from corten.spec.runtime import parse_config
+
+        return parse_config(fast.loads_from(self.path(CONFIG_FILE), self.config_bytes()))
 
     # from the kernel
 

@@ -139,6 +139,16 @@ def test_the_table_allows(verb: str, status: str) -> None:
     state.allow(verb, "c1", status)
 
 
+def test_a_damaged_copy_of_the_configuration_is_told_with_its_name(tmp_path: Path) -> None:
+    made = record(tmp_path)
+    copy = Path(made.path(state.CONFIG_FILE))
+    copy.write_text('{"ociVersion": "1.0.2", "hostname": "h"}')
+    assert made.config().hostname == "h"
+    copy.write_text('{"ociVersion"')
+    with pytest.raises(InvalidArgument, match=f"^{copy}: "):
+        made.config()
+
+
 def test_the_oci_state_has_a_pid_until_it_is_stopped(tmp_path: Path) -> None:
     made = record(tmp_path)
     made.pid = 7
