@@ -22,7 +22,7 @@ from support.weakened import Edit
 ANY_NUMBER: tuple[Edit, ...] = (
     (
         "runtime/exec_process.py",
-        "if not (text.isascii() and text.isdigit()) or int(text) >= U32:",
+        "if not (text.isascii() and text.isdigit()) or len(text) > DIGITS or int(text) >= U32:",
         "if not text.strip().isdigit():",
     ),
 )

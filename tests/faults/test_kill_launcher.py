@@ -95,12 +95,13 @@ def with_scheduling(config: Config) -> None:
 
 
 def with_changed_mounts(config: Config) -> None:
-    """One with ids of its own, one that is changed after it was made."""
+    """One with ids of its own, one that is changed after it was made, one with a longer word than fsconfig(2) takes."""
     maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     config["mounts"] += [
         launching.mount("/mnt", "none", "/usr", "rbind") | {"uidMappings": maps, "gidMappings": maps},
         launching.mount("/tmp", "tmpfs", "tmpfs", "size=1m"),
         launching.mount("/tmp", "none", "none", "remount", "size=2m"),
+        launching.mount("/srv", "tmpfs", "long" * 100),
     ]
 
 
