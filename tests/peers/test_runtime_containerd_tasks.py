@@ -16,12 +16,14 @@ from support.containerd import IMAGE, Containerd
 
 RUNTIMES = {"runc": peers.binary("runc"), "corten": paths.COMMANDS / "corten-runtime"}
 EXEC = ("tasks", "exec", "--exec-id")
+# At the exit of what it executes ctr closes its ends, and on a busy machine has not always read by then, runc or not.
+LINGER = "sleep 0.2"
 
 # The life of one task.  `wait` waits for its end.
 LIFE: list[tuple[str, ...]] = [
     ("tasks", "ls"),
-    (*EXEC, "e1", "task", "sh", "-c", "echo in; exit 6"),
-    (*EXEC, "e2", "--cwd", "/tmp", "--user", "1000:50", "task", "sh", "-c", "id; pwd"),
+    (*EXEC, "e1", "task", "sh", "-c", f"echo in; {LINGER}; exit 6"),
+    (*EXEC, "e2", "--cwd", "/tmp", "--user", "1000:50", "task", "sh", "-c", f"id; pwd; {LINGER}"),
     (*EXEC, "e3", "task", "nosuch"),
     (*EXEC, "e4", "task", "/etc"),
     (*EXEC, "e5", "--cwd", "/nodir", "task", "pwd"),
@@ -158,7 +160,7 @@ def test_the_runtime_keeps_its_records_where_it_is_told(containerd: Containerd) 
 
 def test_a_terminal_is_as_with_runc(containerd: Containerd) -> None:
     looks = []
-    script = f"tty; {SIZE}; exit 5"
+    script = f"tty; {SIZE}; {LINGER}; exit 5"
     for runtime, program in RUNTIMES.items():
         cgroup = ("--cgroup", f"/{containerd.folder.name}/tty")
         words = ("run", "--rm", "--tty", "--runc-binary", str(program), *cgroup, IMAGE, "tty")

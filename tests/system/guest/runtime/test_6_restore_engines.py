@@ -93,7 +93,9 @@ def test_ctr_restores_a_live_container(containerd: Containerd, runtime: Path) ->
     containerd.check("containers", "restore", "--live", "--rw", "again", "saved")
     try:
         assert "RUNNING" in containerd.check("tasks", "ls")
-        assert "sleep" in containerd.check("tasks", "exec", "--exec-id", "e", "again", "ps")
+        assert "sleep" in containerd.check(
+            "tasks", "exec", "--exec-id", "e", "again", "sh", "-c", "ps -o comm; sleep 2"
+        )
     finally:
         containerd.remove("again")
 
