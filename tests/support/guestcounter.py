@@ -12,7 +12,8 @@ from typing import Any
 
 from support.guestbundle import Lab
 
-COUNT = "i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done"
+STEP = "i=$((i+1)); echo $i >> /tmp/count; sleep 0.05"  # appended: a file that is emptied first may be read empty
+COUNT = f"i=0; while true; do {STEP}; done"
 PATIENCE_S = 60.0
 
 
@@ -49,8 +50,8 @@ class Counter:
         self.wait_for_more(0)
 
     def number(self) -> int:
-        text = self.file.read_text() if self.file.exists() else ""
-        return int(text or 0)
+        whole = self.file.read_text().split("\n")[:-1] if self.file.exists() else []
+        return int(whole[-1]) if whole else 0
 
     def wait_for_more(self, than: int) -> int:
         wait_until(lambda: self.number() > than, f"no number above {than}: the process stands still")

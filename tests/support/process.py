@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from support import paths
 
@@ -68,6 +69,45 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         return self._process.wait(timeout)
+
+
+class Stuck(AssertionError):
+    """A program did not end in time; the text says where it, and what it started, stood."""
+
+
+def finish(
+    argv: Sequence[str], timeout: float, *, stdin: bytes | None = None, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """`subprocess.run` with stdin from `stdin` or /dev/null; raises Stuck, with the program killed, after `timeout`."""
+    source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    with subprocess.Popen(argv, stdin=source, **options) as running:
+        try:
+            output, errors = running.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired:
+            where = "\n".join(_standing(pid) for pid in [running.pid, *_started_by(running.pid)])
+            running.kill()
+            raise Stuck(f"{argv} did not end in {timeout:.0f} s:\n{where}") from None
+        except BaseException:  # the test's own time is over
+            running.kill()
+            raise
+    return subprocess.CompletedProcess(argv, running.returncode, output, errors)
+
+
+def _started_by(pid: int) -> Iterator[int]:
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield int(child)
+            yield from _started_by(int(child))
+
+
+def _standing(pid: int) -> str:
+    """Command line, state, system call and kernel stack of a process, as far as it still has them."""
+    words = []
+    for name in ("cmdline", "stat", "syscall", "wchan", "stack", "cgroup"):
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            words.append(f"{name}: {text}")
+    return f"process {pid}: " + "\n  ".join(words)
 
 
 def is_alive(pid: int) -> bool:

@@ -107,7 +107,7 @@ def starter(args: Sequence[str], terminal: bool) -> dict[str, Any]:
 class Runtime:
     """One runtime program with a state root of its own; `close` removes what its containers left."""
 
-    patience_s = 30.0  # of a verb
+    patience_s = 90.0  # of a verb: only a verb that never ends needs it
 
     def __init__(self, program: Path | str, root: Path) -> None:
         self.program = str(program)
@@ -133,16 +133,9 @@ class Runtime:
         timeout: float = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Runs one verb; its stdio is captured, so it must not leave a process behind (see `detached`)."""
-        done = subprocess.run(
-            self.argv(*words),
-            cwd=cwd,
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            check=False,
-            pass_fds=pass_fds,
-            timeout=timeout or self.patience_s,
-        )
+        pipe = subprocess.PIPE
+        options = {"cwd": cwd, "stdout": pipe, "stderr": pipe, "pass_fds": pass_fds}
+        done = process.finish(self.argv(*words), timeout or self.patience_s, stdin=stdin, **options)
         text = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
         assert not check or text.returncode == 0, f"{words}: {text.returncode}: {text.stderr}"
         return text
@@ -151,14 +144,7 @@ class Runtime:
         """Runs a verb whose process goes on with stdio of /dev/null, or of the file `output`; stderr as text."""
         errors = self.root.parent / f"stderr-{os.urandom(3).hex()}"
         with (output or Path(os.devnull)).open("ab") as stdout, errors.open("wb") as stderr:
-            done = subprocess.run(
-                self.argv(*words),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                check=False,
-                timeout=self.patience_s,
-            )
+            done = process.finish(self.argv(*words), self.patience_s, stdout=stdout, stderr=stderr)
         text = subprocess.CompletedProcess(done.args, done.returncode, "", errors.read_text())
         errors.unlink()
         assert not check or text.returncode == 0, f"{words}: {text.returncode}: {text.stderr}"

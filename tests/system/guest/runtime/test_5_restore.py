@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
-from support.guestcounter import COUNT, ConsoleSocket, Counter, echo, processes, wait_until
+from support.guestcounter import COUNT, STEP, ConsoleSocket, Counter, echo, processes, wait_until
 
 NAMESPACE_FILES = {"network": "net", "ipc": "ipc", "uts": "uts"}
 
@@ -174,7 +174,7 @@ def test_a_terminal_needs_a_console(counter: Counter) -> None:
 @pytest.mark.slow
 def test_a_restore_in_the_foreground_has_the_status_of_its_process(either: Lab) -> None:
     counter = Counter(either)
-    script = "i=0; while [ ! -e /tmp/end ]; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; done; echo bye; exit 7"
+    script = f"i=0; while [ ! -e /tmp/end ]; do {STEP}; done; echo bye; exit 7"
     either.configure("sh", "-c", script)
     counter.start()
     number = counter.stop()
@@ -262,7 +262,7 @@ def test_a_container_may_come_back_under_another_id_in_another_cgroup(counter: C
             assert not CGROUP.exists()
         finally:
             lab.run("delete", "--force", "d")
-        counter.file.write_text(str(number))
+        counter.file.write_text(f"{number}\n")
     assert not (CGROUP.parent / "other").exists()
 
 

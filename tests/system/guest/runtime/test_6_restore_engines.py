@@ -13,7 +13,7 @@ import pytest
 
 from support import guestctr, images
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
-from support.guestcounter import PATIENCE_S, Counter, processes, wait_until
+from support.guestcounter import PATIENCE_S, STEP, Counter, processes, wait_until
 from support.guestctr import Containerd
 from support.guestdocker import TIMEOUT_S, Docker
 
@@ -21,7 +21,7 @@ TICK = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
 IMAGE = f"docker.io/{images.BUSYBOX_REF}"
 PORT = "7777"
 MEMORY_BYTES = 4_000_000
-REMEMBER = f"x=$(printf %{MEMORY_BYTES}s); i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.05; "
+REMEMBER = f"x=$(printf %{MEMORY_BYTES}s); i=0; while true; do {STEP}; "
 REMEMBER += "[ ! -e /tmp/ask ] || echo ${#x} > /tmp/answer; done"
 either_runtime = pytest.mark.parametrize("runtime", [CORTEN, RUNC], ids=["corten", "runc"])
 
