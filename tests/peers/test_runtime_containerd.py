@@ -9,7 +9,7 @@ import pytest
 
 from support import paths, peers, process, sameness
 from support.compatibility import compare
-from support.containerd import IMAGE, Containerd
+from support.containerd import IMAGE, LINGER, Containerd
 
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "output": ((), ("echo", "hi")),
@@ -58,8 +58,7 @@ def test_a_task_can_be_paused_executed_in_and_killed(containerd: Containerd) -> 
     corten = str(paths.COMMANDS / "corten-runtime")
     options = ("--detach", "--runc-binary", corten, "--cgroup", cgroup, "--null-io")
     containerd("run", *options, IMAGE, "task", "sleep", "1000", check=True)
-    # The sleep: ctr has not always read by the exit of what it executes, and closes its ends then, runc or not.
-    done = containerd("tasks", "exec", "--exec-id", "e1", "task", "sh", "-c", "echo in; sleep 0.2; exit 6")
+    done = containerd("tasks", "exec", "--exec-id", "e1", "task", "sh", "-c", f"echo in; {LINGER}; exit 6")
     assert (done.returncode, done.stdout) == (6, "in\n"), done.stderr
     containerd("tasks", "pause", "task", check=True)
     assert "PAUSED" in containerd("tasks", "ls").stdout

@@ -12,12 +12,10 @@ import pytest
 
 from support import paths, peers, process
 from support.console import SIZE, in_terminal
-from support.containerd import IMAGE, Containerd
+from support.containerd import IMAGE, LINGER, Containerd
 
 RUNTIMES = {"runc": peers.binary("runc"), "corten": paths.COMMANDS / "corten-runtime"}
 EXEC = ("tasks", "exec", "--exec-id")
-# At the exit of what it executes ctr closes its ends, and on a busy machine has not always read by then, runc or not.
-LINGER = "sleep 0.2"
 
 # The life of one task.  `wait` waits for its end.
 LIFE: list[tuple[str, ...]] = [

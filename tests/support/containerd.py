@@ -11,6 +11,9 @@ from pathlib import Path
 from support import images, paths, peers, process
 
 IMAGE = f"docker.io/{images.BUSYBOX_REF}"
+# At the exit of what it executes ctr closes its ends, and on a busy machine has not always read by then, runc or not:
+# a command whose output is compared ends with this.
+LINGER = "sleep 0.2"
 CONFIGURATION = """\
 version = 2
 root = "{folder}/root"

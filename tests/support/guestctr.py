@@ -10,6 +10,7 @@ from pathlib import Path
 from support import images, process
 
 TIMEOUT_S = 120.0
+LINGER = "sleep 2"  # as support.containerd has it, on a machine that is ten times slower
 
 
 class Containerd:

@@ -78,26 +78,38 @@ class Stuck(AssertionError):
 def finish(
     argv: Sequence[str], timeout: float, *, stdin: bytes | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """`subprocess.run` with stdin from `stdin` or /dev/null; raises Stuck, with the program killed, after `timeout`."""
+    """`subprocess.run` with stdin from `stdin` or /dev/null, for at most `timeout` seconds.
+
+    Raises Stuck after that, when the program and what it started are killed; `options` are those of Popen.
+    """
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     with subprocess.Popen(argv, stdin=source, **options) as running:
         try:
             output, errors = running.communicate(stdin, timeout)
         except subprocess.TimeoutExpired:
-            where = "\n".join(_standing(pid) for pid in [running.pid, *_started_by(running.pid)])
-            running.kill()
-            raise Stuck(f"{argv} did not end in {timeout:.0f} s:\n{where}") from None
+            stuck = [running.pid, *_started_by(running.pid)]
+            where = "\n".join(_standing(pid) for pid in stuck)
+            kill(stuck)
+            raise Stuck(f"{argv} did not end in {timeout:g} s:\n{where}") from None
         except BaseException:  # the test's own time is over
             running.kill()
             raise
     return subprocess.CompletedProcess(argv, running.returncode, output, errors)
 
 
+def children(pid: int) -> list[int]:
+    """Pids that the main thread of a process started and has not reaped (proc_pid_task(5)).
+
+    Raises FileNotFoundError when the process is gone.
+    """
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def _started_by(pid: int) -> Iterator[int]:
-    with suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield int(child)
-            yield from _started_by(int(child))
+    with suppress(FileNotFoundError, ProcessLookupError):  # it ends
+        for child in children(pid):
+            yield child
+            yield from _started_by(child)
 
 
 def _standing(pid: int) -> str:

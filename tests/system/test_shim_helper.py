@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from corten.core import shims
 from corten.errors import CortenError, Internal, NotFound, Unavailable
+from support.process import children
 from support.shimlab import Box, Lab, Stream, is_alive, until
 
 PRIVATE_DIRTY_KB = 1500  # of a shim at rest; before there were helper and rest it was 3500
@@ -37,10 +38,6 @@ def helper_of(lab: Lab) -> int:
             if b"helper" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return 0
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def kill_helper(lab: Lab) -> None:

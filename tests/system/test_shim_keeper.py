@@ -21,12 +21,13 @@ from corten.core import shims as shims_module
 from corten.errors import Unavailable
 from support import images, peers, weakened_corten
 from support.engine import CortenEngine
+from support.process import children
 from support.shimlab import Lab
 from support.shimlab import until as soon
 from support.weakened import Edit
 
 from .test_engine import IMAGE, inspect, remains, until
-from .test_shim_helper import children, helper_of, hook, stopped, talks
+from .test_shim_helper import helper_of, hook, stopped, talks
 
 QUICK_LOOKS: tuple[Edit, ...] = (
     ("shim/keeper.py", "_LOOK_S = 10.0", "_LOOK_S = 0.5"),

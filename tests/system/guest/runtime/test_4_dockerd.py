@@ -30,7 +30,7 @@ CHECKS: dict[str, tuple[list[str], str, str]] = {
     "a limit above the hard one": (["--ulimit", "nofile=700000:800000"], "ulimit -Sn; ulimit -Hn", "700000\n800000"),
     "locked memory": (["--ulimit", "memlock=-1:-1"], "ulimit -l", "unlimited"),
     # the shell says of each process that the kernel chose that it was killed: one or both
-    "out of memory": (["--memory", "8m"], "exec 2>&-; head -c 100m /dev/zero | tail; exit $?", "status 137"),
+    "out of memory": (["--memory", "8m"], "exec 2> /dev/null; head -c 100m /dev/zero | tail; exit $?", "status 137"),
     "cgroup of the host": (["--cgroupns", "host"], "cat /proc/self/cgroup | cut -c 1-11", "0::/docker/"),
     "devices": (["--device", "/dev/vda:/dev/disk:r"], "head -c 1 /dev/disk | wc -c; true 2>&1 >> /dev/disk", "1\n"),
 }

@@ -14,7 +14,7 @@ import pytest
 from support import guestctr, images
 from support.guestbundle import CGROUP, CORTEN, RUNC, Lab
 from support.guestcounter import PATIENCE_S, STEP, Counter, processes, wait_until
-from support.guestctr import Containerd
+from support.guestctr import LINGER, Containerd
 from support.guestdocker import TIMEOUT_S, Docker
 
 TICK = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done"
@@ -93,9 +93,8 @@ def test_ctr_restores_a_live_container(containerd: Containerd, runtime: Path) ->
     containerd.check("containers", "restore", "--live", "--rw", "again", "saved")
     try:
         assert "RUNNING" in containerd.check("tasks", "ls")
-        assert "sleep" in containerd.check(
-            "tasks", "exec", "--exec-id", "e", "again", "sh", "-c", "ps -o comm; sleep 2"
-        )
+        script = f"ps -o comm; {LINGER}"  # not the arguments: those of the script have a sleep in them
+        assert "sleep" in containerd.check("tasks", "exec", "--exec-id", "e", "again", "sh", "-c", script)
     finally:
         containerd.remove("again")
 

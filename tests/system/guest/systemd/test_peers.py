@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support import guestctr, images, paths, units
-from support.guestctr import Containerd
+from support.guestctr import LINGER, Containerd
 from support.guestdocker import TIMEOUT_S, Docker
 from support.process import wait_for
 
@@ -195,7 +195,8 @@ def test_tasks_of_containerd_are_scopes_with_their_limits(containerd: Containerd
         pid = containerd.check("tasks", "ls").splitlines()[1].split()[1]
         assert cgroup_of(pid) == group
         found.append(look(group))
-        assert containerd.check("tasks", "exec", "--exec-id", "e", "box", "sh", "-c", "echo in; sleep 2") == "in\n"
+        say = f"echo in; {LINGER}"
+        assert containerd.check("tasks", "exec", "--exec-id", "e", "box", "sh", "-c", say) == "in\n"
         containerd.check("tasks", "kill", "--signal", "KILL", "box")
         wait_for(lambda: "RUNNING" not in containerd.check("tasks", "ls"), "end of the task", 60)
         containerd.check("tasks", "delete", "box")
