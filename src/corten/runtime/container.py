@@ -210,7 +210,7 @@ def _after_kill(record: State) -> None:
 
 def delete(root: str, id: str, force: bool = False) -> list[str]:
     """Removes a stopped or created container, with `force` any; complaints of poststop hooks, and of
-    network devices that could not come back, are returned.
+    network devices that could not come back, are returned, or told by what is raised after them: Unfinished.
 
     With `force` an unknown id is fine, and a damaged record is removed as far as it can be read.
     """
@@ -224,8 +224,11 @@ def delete(root: str, id: str, force: bool = False) -> list[str]:
     status = record.status()
     if not force and status != CREATED:
         allow("delete", id, status)
-    complaints = ending.end(record) if force or status != STOPPED else []
-    return complaints + ending.destroy(record)
+    with ending.Complaints() as complaints:
+        if force or status != STOPPED:
+            complaints.extend(ending.end(record))
+        complaints.extend(ending.destroy(record))
+    return complaints
 
 
 def exec(options: ExecOptions, host: Host | None = None) -> Executed:

@@ -13,11 +13,43 @@ from corten.sys import files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
 
     from corten.runtime.state import State
 
 SIGKILL = 9
 DEATH_TIMEOUT_MS = 10_000
+
+
+class Unfinished(Internal):
+    """A failure that had complaints before it; the text tells it and them all."""
+
+    def __init__(self, failure: str, complaints: list[str]) -> None:
+        super().__init__(f"{failure}; before that: {'; '.join(complaints)}")
+        self.failure = failure
+        self.complaints = complaints
+
+
+class Complaints(list[str]):
+    """What had to stay as it was, a sentence for each thing.  In a `with` whose block fails they go into the error:
+    it is raised as it is without any, else as Unfinished."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, Unfinished):
+            raise Unfinished(error.failure, [*self, *error.complaints]) from error
+        if self and isinstance(error, (CortenError, OSError)):
+            raise Unfinished(sentence(error), [*self]) from error
+
+
+def sentence(error: CortenError | OSError) -> str:
+    """An error of either kind for the user."""
+    return files.sentence(error) if isinstance(error, OSError) else error.text
 
 
 def end(record: State) -> list[str]:
@@ -53,8 +85,7 @@ def take_back(record: State, warn: Callable[[str], None], *, keep: bool = False)
         if not keep:
             complaints += destroy(record)
     except (CortenError, OSError) as error:
-        text = files.sentence(error) if isinstance(error, OSError) else str(error)
-        complaints.append(f"container {record.id} could not be taken back: {text}")
+        complaints.append(f"container {record.id} could not be taken back: {sentence(error)}")
     for complaint in complaints:
         warn(complaint)
 
@@ -92,15 +123,15 @@ def destroy(state: State, *, run_hooks: bool = True) -> list[str]:
         from corten.runtime import rdt
 
         rdt.leave(state)
-    complaints: list[str] = []
-    if run_hooks and state.poststop:
-        from corten.runtime import hooks
+    with Complaints() as complaints:
+        if run_hooks and state.poststop:
+            from corten.runtime import hooks
 
-        bundle = state.bundle if files.is_directory(state.bundle) else "/"
-        for hook in state.poststop:
-            try:
-                hooks.run(hook, fast.dump_bytes(state.oci("stopped")), bundle)
-            except CortenError as error:
-                complaints.append(f"poststop hook {hook['path']}: {error}")
-    files.remove_tree(state.directory)
+            bundle = state.bundle if files.is_directory(state.bundle) else "/"
+            for hook in state.poststop:
+                try:
+                    hooks.run(hook, fast.dump_bytes(state.oci("stopped")), bundle)
+                except CortenError as error:
+                    complaints.append(f"poststop hook {hook['path']}: {error}")
+        files.remove_tree(state.directory)
     return complaints

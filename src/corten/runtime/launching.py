@@ -19,7 +19,7 @@ from corten.launch.execops import Hook
 from corten.launch.userops import SetRlimit
 from corten.runtime import fast, hooks, managers, parentsteps
 from corten.runtime.cgroups import Cgroup
-from corten.runtime.ending import destroy
+from corten.runtime.ending import destroy, sentence
 from corten.runtime.prepare import prepare
 from corten.runtime.state import CONFIG_FILE, START_FIFO, TRACE_FILE, State, make_directory, process_start
 from corten.runtime.trace import Trace
@@ -411,8 +411,7 @@ class Creation:
             complaints = step()
             is_done = True
         except (CortenError, OSError) as error:
-            text = files.sentence(error) if isinstance(error, OSError) else str(error)
-            complaints = [f"container {self.state.id} could not be taken back: {text}"]
+            complaints = [f"container {self.state.id} could not be taken back: {sentence(error)}"]
         for complaint in complaints:
             self.options.warn(complaint)
         return is_done

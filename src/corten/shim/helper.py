@@ -32,6 +32,7 @@ from corten.errors import CortenError, Internal, NotFound
 from corten.errors import NotImplemented as NotKnown
 from corten.launch import spawn
 from corten.runtime import container, fast, launching
+from corten.runtime.ending import Unfinished
 from corten.runtime.prepare import Host, prepare
 from corten.runtime.state import TRACE_FILE, State
 from corten.runtime.trace import Trace, explain
@@ -294,8 +295,15 @@ def _status(request: Request) -> str:
 
 
 def _delete(request: Request, *, force: bool) -> None:
-    for complaint in container.delete(_root(request), request.string("id"), force):
-        remark(complaint)
+    complaints: list[str] = []
+    try:
+        complaints = container.delete(_root(request), request.string("id"), force)
+    except Unfinished as error:  # a caller that buries the container by itself tells nobody
+        complaints = error.complaints
+        raise
+    finally:
+        for complaint in complaints:
+            remark(complaint)
 
 
 def _root_mount(request: Request) -> RootMount:

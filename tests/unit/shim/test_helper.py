@@ -15,6 +15,7 @@ import pytest
 from corten.errors import Internal
 from corten.launch.spawn import Launcher
 from corten.runtime import container
+from corten.runtime.ending import Unfinished
 from corten.runtime.options import CreateOptions
 from corten.runtime.prepare import Host
 from corten.shim import protocol
@@ -130,6 +131,21 @@ def test_what_the_runtime_warns_of_stands_in_the_helpers_log(
         protocol.send(sock, protocol.encode(message))
         assert protocol.receive(sock)[0].startswith(b'{"error"' if op == "create" else b'{"ok"')
     assert capfd.readouterr().err.startswith("container c could not be taken back: udc")
+
+
+def test_complaints_of_a_delete_that_fails_stand_in_the_helpers_log_as_its_caller_may_tell_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def unfinished(*_: object) -> list[str]:
+        raise Unfinished("busy", ["take back network device eth7: file exists"])
+
+    monkeypatch.setattr(container, "delete", unfinished)
+    with playing(tmp_path) as scene, scene.connect() as sock:
+        protocol.send(sock, protocol.encode({"op": "delete", "dir": str(tmp_path), "id": "c", "force": True}))
+        answer = protocol.decode(protocol.receive(sock)[0])
+    told = "busy; before that: take back network device eth7: file exists"
+    assert answer == {"error": {"kind": "internal", "text": told}}
+    assert capfd.readouterr().err == "take back network device eth7: file exists\n"
 
 
 def test_a_helper_whose_zygote_is_gone_ends_its_work_and_keeps_no_other_caller_waiting(

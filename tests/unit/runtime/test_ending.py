@@ -1,0 +1,74 @@
+"""The end of a container that the machine does not let go easily: everything that went wrong is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from corten.errors import CortenError
+from corten.runtime import container, ending
+from corten.runtime.cgroups import CgroupPaths
+from corten.runtime.ending import Complaints, Unfinished
+from corten.runtime.state import START_FIFO, State, make_directory
+from corten.sys import files
+
+ELSEWHERE = "network devices of the container came from another network namespace than this one"
+BUSY = OSError(16, "Device or resource busy", "/run/c")
+
+
+def record(tmp_path: Path) -> State:
+    """The record of a container of which nothing but that is there."""
+    made = State(make_directory(str(tmp_path), "c"), "c", "/bundle", "")
+    made.cgroup = CgroupPaths("v1", {}, "")
+    return made
+
+
+def with_devices(made: State, devices_from: str) -> int:
+    """It waits for its start, with a device that was moved to it; the FIFO's other end, the caller's to close."""
+    made.devices = [{"name": "eth7", "inside": "eth0", "up": True, "addresses": []}]
+    made.devices_from = devices_from
+    os.mkfifo(made.path(START_FIFO))
+    return os.open(made.path(START_FIFO), os.O_RDWR)
+
+
+def test_a_delete_that_fails_tells_what_the_end_complained_of_before(tmp_path: Path) -> None:
+    made = record(tmp_path)
+    made.rdt = [str(tmp_path)]  # a folder that is not empty stands for a class that the kernel keeps
+    waits = with_devices(made, "net:[1]")
+    made.save()
+    with pytest.raises(Unfinished) as caught:
+        container.delete(str(tmp_path), "c", force=True)
+    os.close(waits)
+    assert caught.value.text == f"{tmp_path}: directory not empty; before that: {ELSEWHERE}"
+    assert caught.value.complaints == [ELSEWHERE]
+    assert isinstance(caught.value.__cause__, OSError)
+    assert Path(made.directory).is_dir(), "for another delete"
+
+
+def test_a_removal_that_fails_tells_what_the_poststop_hooks_complained_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stays(path: str) -> None:
+        raise BUSY
+
+    made = record(tmp_path)
+    made.poststop = [{"path": "/nowhere/hook", "args": None, "env": None, "timeout": None}]
+    monkeypatch.setattr(files, "remove_tree", stays)
+    with pytest.raises(Unfinished, match=r"^/run/c: device or resource busy; before that: poststop hook /nowhere/hook"):
+        ending.destroy(made)
+
+
+def test_complaints_of_every_step_are_in_one_error_in_their_order() -> None:
+    with pytest.raises(Unfinished) as caught, Complaints(["first"]), Complaints(["second", "third"]):
+        raise BUSY
+    assert caught.value.text == "/run/c: device or resource busy; before that: first; second; third"
+
+
+@pytest.mark.parametrize("error", [BUSY, CortenError("it failed"), KeyboardInterrupt()])
+def test_a_failure_without_complaints_and_one_that_nobody_foresaw_stay_as_they_are(error: BaseException) -> None:
+    said = ["told"] if isinstance(error, KeyboardInterrupt) else []
+    with pytest.raises(type(error)) as caught, Complaints(said):
+        raise error
+    assert caught.value is error
