@@ -55,22 +55,25 @@ def sentence(error: CortenError | OSError) -> str:
 def end(record: State) -> list[str]:
     """Kills every process of a container and waits until its init is dead; raises Internal after ten seconds.
 
-    One that was not started yet gives back the network devices that were moved to it: complaints are returned.
+    One that was not started yet gives back the network devices that were moved to it: complaints are returned, or told
+    by what is raised.
     """
     if not record.devices or not is_read(record.path(START_FIFO)):
         _kill(record)
         return []
     from corten.runtime import netdevices
 
-    try:
-        moved = netdevices.recorded(record)
-    except CortenError as error:
-        _kill(record)
-        return [str(error)]
-    try:
-        _kill(record)
-    finally:
-        complaints = moved.undo()
+    with Complaints() as complaints:
+        moved = None
+        try:
+            moved = netdevices.recorded(record)
+        except (CortenError, OSError) as error:  # of whatever kind: the processes have to go
+            complaints.append(sentence(error))
+        try:
+            _kill(record)
+        finally:
+            if moved is not None:
+                complaints.extend(moved.undo())
     return complaints
 
 

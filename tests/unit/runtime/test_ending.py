@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from corten.errors import CortenError
-from corten.runtime import container, ending
+from corten.runtime import container, ending, fast, netdevices
 from corten.runtime.cgroups import CgroupPaths
 from corten.runtime.ending import Complaints, Unfinished
-from corten.runtime.state import START_FIFO, State, make_directory
+from corten.runtime.state import START_FIFO, State, is_alive, make_directory, process_start
 from corten.sys import files
 
 ELSEWHERE = "network devices of the container came from another network namespace than this one"
@@ -72,3 +74,54 @@ def test_a_failure_without_complaints_and_one_that_nobody_foresaw_stay_as_they_a
     with pytest.raises(type(error)) as caught, Complaints(said):
         raise error
     assert caught.value is error
+
+
+class Moved:
+    """A device that has lost its place meanwhile."""
+
+    def undo(self) -> list[str]:
+        return ["take back network device eth7: file exists"]
+
+
+@pytest.fixture
+def survivor() -> Iterator[tuple[int, int]]:
+    """(pid, start time) of a process."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process.pid, process_start(process.pid)[0]
+        finally:
+            process.kill()
+
+
+def test_devices_that_do_not_come_back_from_an_init_that_does_not_die_are_told(
+    tmp_path: Path, survivor: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = record(tmp_path)
+    made.pid, made.start_time = survivor
+    waits = with_devices(made, "net:[1]")
+    monkeypatch.setattr(fast, "pidfd_send_signal", lambda *_: None)  # nobody dies of nothing
+    monkeypatch.setattr(ending, "DEATH_TIMEOUT_MS", 1)
+    alive = "container init still running; before that: "
+    with pytest.raises(Unfinished) as caught:
+        ending.end(made)
+    assert caught.value.text == f"{alive}{ELSEWHERE}"
+    monkeypatch.setattr(netdevices, "recorded", lambda _: Moved())
+    with pytest.raises(Unfinished) as caught:
+        ending.end(made)
+    assert caught.value.text == f"{alive}take back network device eth7: file exists"
+    os.close(waits)
+
+
+def test_an_init_is_killed_where_the_kernel_does_not_show_its_devices(
+    tmp_path: Path, survivor: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(_: State) -> Moved:
+        raise OSError(24, "Too many open files", "/proc/7/ns/net")
+
+    made = record(tmp_path)
+    made.pid, made.start_time = survivor
+    waits = with_devices(made, "net:[1]")
+    monkeypatch.setattr(netdevices, "recorded", hidden)
+    assert ending.end(made) == ["/proc/7/ns/net: too many open files"]
+    assert not is_alive(*survivor)
+    os.close(waits)
