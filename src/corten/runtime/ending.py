@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from corten.runtime.cgroups import Cgroup
     from corten.runtime.state import State
 
 SIGKILL = 9
@@ -95,11 +96,18 @@ def take_back(record: State, warn: Callable[[str], None], *, keep: bool = False)
 
 def _kill(record: State) -> None:
     pidfd = record.open_pidfd()
-    group = managers.of(record).group(record)
-    group.kill_all()
-    group.kill_strays()
-    if pidfd < 0:
-        return
+    try:
+        group = managers.of(record).group(record)
+        group.kill_all()
+        group.kill_strays()
+        if pidfd >= 0:
+            _kill_init(record, group, pidfd)
+    finally:
+        if pidfd >= 0:
+            posix.close(pidfd)
+
+
+def _kill_init(record: State, group: Cgroup, pidfd: int) -> None:
     try:
         fast.pidfd_send_signal(pidfd, SIGKILL)
         if not record.cgroup.v2 and group.is_frozen():
@@ -110,8 +118,6 @@ def _kill(record: State) -> None:
             raise Internal("container init still running")
     except ProcessLookupError:
         pass  # it died by itself meanwhile, which is what was wanted
-    finally:
-        posix.close(pidfd)
 
 
 def destroy(state: State, *, run_hooks: bool = True) -> list[str]:

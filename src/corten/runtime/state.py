@@ -213,10 +213,13 @@ class State:
             pidfd = posix.pidfd_open(self.pid)
         except ProcessLookupError:
             return -1
-        if is_alive(self.pid, self.start_time):
-            return pidfd
-        posix.close(pidfd)
-        return -1
+        is_init = False
+        try:
+            is_init = is_alive(self.pid, self.start_time)
+        finally:
+            if not is_init:
+                posix.close(pidfd)
+        return pidfd if is_init else -1
 
     # as others see it
 

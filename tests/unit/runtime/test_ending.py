@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from corten.errors import CortenError
-from corten.runtime import container, ending, fast, netdevices
-from corten.runtime.cgroups import CgroupPaths
+from corten.errors import CortenError, Internal, Unavailable
+from corten.runtime import container, ending, fast, managers, netdevices, state
+from corten.runtime.cgroups import Cgroup, CgroupPaths
 from corten.runtime.ending import Complaints, Unfinished
 from corten.runtime.state import START_FIFO, State, is_alive, make_directory, process_start
 from corten.sys import files
@@ -125,3 +125,32 @@ def test_an_init_is_killed_where_the_kernel_does_not_show_its_devices(
     assert ending.end(made) == ["/proc/7/ns/net: too many open files"]
     assert not is_alive(*survivor)
     os.close(waits)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        (managers, "of", Unavailable("D-Bus: no answer in time")),  # of one whose group systemd has to tell
+        (Cgroup, "kill_all", Internal("write '1' to cgroup.kill: device or resource busy")),
+        (Cgroup, "kill_strays", OSError(24, "Too many open files")),
+        (state, "process_start", OSError(24, "Too many open files")),
+    ],
+)
+def test_an_end_that_fails_keeps_no_descriptor_open(
+    tmp_path: Path,
+    survivor: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    error: Exception,
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    made = record(tmp_path)
+    made.pid, made.start_time = survivor
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(module, name, fails)
+    with pytest.raises(type(error)):
+        ending.end(made)
+    assert os.listdir("/proc/self/fd") == before
