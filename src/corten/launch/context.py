@@ -26,6 +26,7 @@ SHIM, COMMAND = "shim", "command"
 LIFE = "life"
 LISTENER = "listener"
 NEW_LISTENER = 1 << 3  # seccomp(2): in `seccomp_flags` of a profile with SCMP_ACT_NOTIFY
+PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")  # the actions that let a call pass
 
 # the system calls that a launcher makes between the filter and execve, when the filter comes before the clone: a bit
 # each in `seccomp_calls`, in this order (`corten.launch.bpf` has their arguments)

@@ -11,6 +11,7 @@ import os
 import struct
 
 from corten.errors import Internal, InvalidArgument
+from corten.launch.context import PERMISSIVE
 from corten.spec.reader import Reader
 
 ACTIONS = {
@@ -25,7 +26,6 @@ ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
-PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 OPERATORS = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,

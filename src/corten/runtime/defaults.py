@@ -29,7 +29,7 @@ KEYS = frozenset((PIDS_KEY, RLIMITS_KEY, MASKED_KEY, SECCOMP_KEY))
 RULE_KEYS = frozenset(("names", "action", "errnoRet", "args"))
 
 # A filter compares 64 bits of an argument, of most of which the kernel reads 32: what a number in the upper half
-# makes false, and so evades a rule that refuses, and what it makes true, and so evades one that allows
+# makes false, and so evades a rule that refuses, and what it makes true, and so evades one that lets the call pass
 EVADED_REFUSALS = frozenset(("SCMP_CMP_EQ", "SCMP_CMP_LT", "SCMP_CMP_LE"))
 EVADED_ALLOWANCES = frozenset(("SCMP_CMP_NE", "SCMP_CMP_GT", "SCMP_CMP_GE"))
 MASKED = "SCMP_CMP_MASKED_EQ"
@@ -122,9 +122,12 @@ def _rule(reader: Any) -> dict[str, Any]:
     for key in reader.obj:
         if key not in RULE_KEYS:
             raise InvalidArgument(f"{reader.where}: unknown key {key!r}")
-    for argument in reader.children("args"):
+    if conditions := reader.children("args"):
+        from corten.launch.context import PERMISSIVE
+
         _check_seen(reader)
-        _check_condition(argument, refuses=reader.string("action") != "SCMP_ACT_ALLOW")
+        for argument in conditions:
+            _check_condition(argument, refuses=reader.string("action") not in PERMISSIVE)
     return dict(reader.obj)
 
 

@@ -84,11 +84,11 @@ def conditional(path: Path, action: str, op: str, value: int = 1, two: int = 0) 
     defaults.of(settings("--config", str(path)))
 
 
-@pytest.mark.parametrize("action", ["ERRNO", "KILL_PROCESS", "LOG", "ALLOW"])
+@pytest.mark.parametrize("action", ["ERRNO", "KILL_PROCESS", "NOTIFY", "LOG", "ALLOW"])
 def test_a_condition_that_the_upper_half_of_an_argument_evades_is_refused(tmp_path: Path, action: str) -> None:
     path = tmp_path / "runtime.json"
     holds, evaded = ["NE", "GT", "GE"], ["EQ", "LT", "LE"]
-    if action == "ALLOW":
+    if action in ("LOG", "ALLOW"):
         holds, evaded = evaded, holds
     for op in [*holds, "MASKED_EQ"]:
         conditional(path, action, op)
@@ -105,7 +105,8 @@ def test_a_mask_is_of_32_bits_and_of_every_bit_that_is_asked_for(tmp_path: Path)
     path = tmp_path / "runtime.json"
     with pytest.raises(InvalidArgument, match=r"args\[0\]\.value: a mask of more than 32 bits, of which the kernel"):
         conditional(path, "ERRNO", "MASKED_EQ", 1 << 32)
-    conditional(path, "ALLOW", "MASKED_EQ", 1 << 32)
+    for action in ("ALLOW", "LOG"):
+        conditional(path, action, "MASKED_EQ", 1 << 32)
     with pytest.raises(InvalidArgument, match=r"args\[0\]\.valueTwo: a bit outside the mask, which is never found"):
         conditional(path, "ERRNO", "MASKED_EQ", 6, 8)
 
