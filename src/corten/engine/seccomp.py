@@ -18,7 +18,7 @@ from corten.engine.seccomp_profile import DEFAULT_RULES
 from corten.errors import InvalidArgument
 from corten.launch.seccomp import filter_flags
 from corten.launch.seccomp_compile import compile_profile
-from corten.runtime.effective import DOORS, named, with_rules
+from corten.runtime.effective import DOORS, named, of_any_version, with_rules
 
 BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
 
@@ -209,8 +209,9 @@ def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str
     one with, libseccomp keeps the first alone.  For the same reason socketcall and ipc, which the profile allows whole,
     go with the first call of theirs that a rule names: libseccomp makes the others of them, each by its number.
     """
-    calls = named({"syscalls": rules})
-    calls |= {door for door, behind in DOORS.items() if calls & behind}
+    said = named({"syscalls": rules})
+    doors = {door for door, behind in DOORS.items() if said & behind}
+    calls = said | doors
     kept, rest = [], []
     for own in profile["syscalls"]:
         for rule in rules:
@@ -219,6 +220,8 @@ def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str
                 rest += [{**own, "names": both, "args": [other]} for other in _opposite(rule["args"][0])]
         if names := [name for name in own["names"] if name not in calls]:
             kept.append({**own, "names": names})
+    if "ipc" in doors - said and "ipc" in named(profile):
+        rest += of_any_version(kept)
     return with_rules({**profile, "syscalls": [*kept, *rest]}, rules)
 
 

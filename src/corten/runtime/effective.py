@@ -158,10 +158,10 @@ def with_rules(profile: dict[str, Any] | None, added: list[dict[str, Any]]) -> d
     if profile is None:
         machine = posix.uname().machine
         profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ARCHITECTURES.get(machine, [])}
-    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added, *_of_any_version(added)]}
+    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added, *of_any_version(added)]}
 
 
-def _of_any_version(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def of_any_version(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rules for SysV IPC once more, for ipc(2) with any version: libseccomp compares the number whole."""
     return [
         {
@@ -169,7 +169,7 @@ def _of_any_version(added: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "names": ["ipc"],
             "args": [{"index": 0, "value": IPC_NUMBER_MASK, "valueTwo": IPC_CALLS[name], "op": "SCMP_CMP_MASKED_EQ"}],
         }
-        for rule in added
+        for rule in rules
         for name in rule["names"]
         if name in IPC_CALLS and not rule.get("args")
     ]

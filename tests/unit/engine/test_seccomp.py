@@ -126,6 +126,20 @@ def test_socketcall_and_ipc_go_with_a_call_of_theirs() -> None:
     assert seccomp.overridden(profile, [override("shmget")])["syscalls"][0]["names"] == left
 
 
+def test_versions_of_ipc_are_those_that_the_profile_allows() -> None:
+    """As ipc stands there: without it they were refused before, and one of the node's own takes its place."""
+    of_others = {"index": 0, "value": 0xFFFF, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}
+    with_ipc = resolved([rule("ipc") | {"names": ["ipc", "semop", "shmget"]}])
+    without = resolved([rule("semop") | {"names": ["semop", "shmget"]}])
+    mine = override("shmget")
+    versions = {**mine, "names": ["ipc"], "args": [of_others | {"valueTwo": IPC_CALLS["shmget"]}]}
+    allowed = rule("ipc", args=[of_others])
+    assert seccomp.overridden(with_ipc, [mine])["syscalls"] == [rule("semop"), allowed, mine, versions]
+    assert seccomp.overridden(without, [mine])["syscalls"] == [rule("semop"), mine, versions]
+    both = override("ipc", "shmget")
+    assert seccomp.overridden(with_ipc, [both])["syscalls"] == [rule("semop"), both, versions]
+
+
 def socketcall(name: str) -> int:
     """The number behind socketcall or ipc, as libseccomp has it: -103 is socketcall(3), -223 ipc(23)."""
     return -int(Library().lib.seccomp_syscall_resolve_name_arch(I386, name.encode())) % 100
@@ -139,7 +153,8 @@ def test_a_rule_for_a_call_holds_for_32_bit_programs_and_leaves_the_others(denie
     for door, calls in ((SOCKETCALL, SOCKET_CALLS), (IPC, IPC_CALLS)):
         for name in calls:
             expected = ERRNO | 13 if name == denied else ALLOW
-            assert run(program, door, socketcall(name), arch=I386) == expected, name
+            for version in (0, 1 << 16, 0xFFFF << 16) if door == IPC else (0,):
+                assert run(program, door, socketcall(name) | version, arch=I386) == expected, (name, version)
 
 
 def test_the_numbers_of_ipc_are_those_of_libseccomp() -> None:
