@@ -18,7 +18,7 @@ from corten.engine.seccomp_profile import DEFAULT_RULES
 from corten.errors import InvalidArgument
 from corten.launch.seccomp import filter_flags
 from corten.launch.seccomp_compile import compile_profile
-from corten.runtime.effective import DOORS, named, of_any_version, with_rules
+from corten.runtime.effective import DOORS, named, of_any_version, twins, with_rules
 
 BOTH: Final = "both '{}' and '{}' are specified in the seccomp profile, use either one"
 
@@ -207,11 +207,12 @@ def overridden(profile: dict[str, Any], rules: list[dict[str, Any]]) -> dict[str
 
     A rule with a condition leaves the rest of the call as it was, by the opposite condition: of a rule without one and
     one with, libseccomp keeps the first alone.  For the same reason socketcall and ipc, which the profile allows whole,
-    go with the first call of theirs that a rule names: libseccomp makes the others of them, each by its number.
+    go with the first call of theirs that a rule names: libseccomp makes the others of them, each by its number.  A twin
+    of a call goes with it.
     """
     said = named({"syscalls": rules})
     doors = {door for door, behind in DOORS.items() if said & behind}
-    calls = said | doors
+    calls = said | doors | twins(said)
     kept, rest = [], []
     for own in profile["syscalls"]:
         for rule in rules:

@@ -43,6 +43,11 @@ IPC_CALLS = {
 }
 DOORS = {"socketcall": frozenset(SOCKET_CALLS), "ipc": frozenset(IPC_CALLS)}
 IPC_NUMBER_MASK = 0xFFFF  # the kernel takes a version from the bits above
+# beside such a call 32-bit programs alone have one that does the same, with 64 bits of time or without an address
+TWINS = {
+    **{"recvmmsg": "recvmmsg_time64", "semtimedop": "semtimedop_time64"},
+    **{"recvfrom": "recv", "sendto": "send"},
+}
 
 TITLES = {"rlimits": "rlimit", "maskedPaths": "masked path", "seccomp": "seccomp"}
 
@@ -158,7 +163,19 @@ def with_rules(profile: dict[str, Any] | None, added: list[dict[str, Any]]) -> d
     if profile is None:
         machine = posix.uname().machine
         profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ARCHITECTURES.get(machine, [])}
-    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added, *of_any_version(added)]}
+    more = [*_of_twins(profile, added), *of_any_version(added)]
+    return {**profile, "syscalls": [*(profile.get("syscalls") or ()), *added, *more]}
+
+
+def twins(calls: Collection[str]) -> set[str]:
+    """What 32-bit programs have beside these calls, to the same end."""
+    return {TWINS[name] for name in calls if name in TWINS}
+
+
+def _of_twins(profile: dict[str, Any], added: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rules once more, for the twins of their calls that nobody names."""
+    said = named(profile) | named({"syscalls": added})
+    return [{**rule, "names": names} for rule in added if (names := sorted(twins(rule["names"]) - said))]
 
 
 def of_any_version(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,11 +12,12 @@ from corten.engine import defaults, seccomp
 from corten.engine.seccomp import Host
 from corten.errors import InvalidArgument
 from corten.launch.seccomp_compile import Library, compile_profile
-from corten.runtime.effective import IPC_CALLS, SOCKET_CALLS
+from corten.runtime.effective import IPC_CALLS, SOCKET_CALLS, TWINS
 from support.seccompfilter import ALLOW, ERRNO, I386, run
 
 ONLY_X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
 SOCKETCALL, IPC = 102, 117  # of i386
+TIME64 = {"recvmmsg_time64": 417, "semtimedop_time64": 420}  # of all that have them
 TIOCSTI = 0x5412
 DEFAULT = Host("x86_64", (6, 18), frozenset(defaults.CAPABILITIES))
 
@@ -146,15 +147,19 @@ def socketcall(name: str) -> int:
 
 
 @ONLY_X86
-@pytest.mark.parametrize("denied", ["connect", "shmget", "semop", "bind", "recv", "sendmmsg"])
+@pytest.mark.parametrize(
+    "denied", ["connect", "shmget", "semop", "bind", "recv", "sendmmsg", "recvmmsg", "sendto", "semtimedop"]
+)
 def test_a_rule_for_a_call_holds_for_32_bit_programs_and_leaves_the_others(denied: str) -> None:
     rules = msgspec.json.encode([override(denied, errnoRet=13)])
     program = compile_profile(msgspec.json.decode(seccomp.resolved_default(DEFAULT, rules)))
     for door, calls in ((SOCKETCALL, SOCKET_CALLS), (IPC, IPC_CALLS)):
         for name in calls:
-            expected = ERRNO | 13 if name == denied else ALLOW
+            expected = ERRNO | 13 if name in (denied, TWINS.get(denied)) else ALLOW
             for version in (0, 1 << 16, 0xFFFF << 16) if door == IPC else (0,):
                 assert run(program, door, socketcall(name) | version, arch=I386) == expected, (name, version)
+    for name, number in TIME64.items():
+        assert run(program, number, arch=I386) == (ERRNO | 13 if name == TWINS.get(denied) else ALLOW), name
 
 
 def test_the_numbers_of_ipc_are_those_of_libseccomp() -> None:

@@ -84,6 +84,32 @@ def test_a_rule_for_a_bundle_without_a_profile_holds_for_32_bit_programs() -> No
         assert run(program, number, argument, arch=I386) == answer, (number, argument)
 
 
+def test_a_rule_holds_for_what_32_bit_programs_alone_have_to_the_same_end() -> None:
+    denied = {**DENIED, "names": ["bpf", "recvmmsg", "semtimedop", "recvfrom", "sendto", "futex"]}
+    node = Node("node.json", seccomp=(denied,))
+    found = config()
+    origins = effective.apply(found, node)
+    assert found.linux.seccomp is not None
+    twins = {**denied, "names": ["recv", "recvmmsg_time64", "semtimedop_time64", "send"]}
+    condition = {"index": 0, "value": 0xFFFF, "valueTwo": 4, "op": "SCMP_CMP_MASKED_EQ"}
+    versions = {**denied, "names": ["ipc"], "args": [condition]}
+    assert found.linux.seccomp["syscalls"] == [denied, twins, versions]
+    assert origins["seccomp"] == [{**denied, "origin": "node.json"}], "the file's words"
+    if os.uname().machine == "x86_64":
+        program = compile_profile(found.linux.seccomp)
+        answers = [run(program, number, arch=I386) for number in (417, 420, 422)]
+        assert answers == [ERRNO | 7, ERRNO | 7, ALLOW], "futex_time64 is a call of its own"
+
+
+def test_a_twin_that_the_bundle_or_the_node_names_has_what_is_said_there() -> None:
+    logged = {"names": ["recv"], "action": "SCMP_ACT_LOG"}
+    denied = {**DENIED, "names": ["recvfrom", "recvmmsg"]}
+    twin = {"names": ["recvmmsg_time64"], "action": "SCMP_ACT_ALLOW"}
+    found = config(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [logged]})
+    effective.apply(found, Node("node.json", seccomp=(denied, twin)))
+    assert found.linux.seccomp == {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [logged, denied, twin]}
+
+
 def test_a_node_that_says_nothing_changes_nothing() -> None:
     found = config()
     assert effective.apply(found, Node("node.json")) == {}
