@@ -188,7 +188,12 @@ class State:
         """The same, read; raises InvalidArgument with the file's name when it is damaged."""
         from corten.spec.runtime import parse_config
 
-        return parse_config(fast.loads_from(self.path(CONFIG_FILE), self.config_bytes()))
+        path = self.path(CONFIG_FILE)
+        obj = fast.loads_from(path, self.config_bytes())
+        try:
+            return parse_config(obj)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{path}: {error.text}") from error
 
     # from the kernel
 

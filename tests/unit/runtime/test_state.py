@@ -139,14 +139,26 @@ def test_the_table_allows(verb: str, status: str) -> None:
     state.allow(verb, "c1", status)
 
 
-def test_a_damaged_copy_of_the_configuration_is_told_with_its_name(tmp_path: Path) -> None:
+DAMAGES = {
+    '{"ociVersion": ': "unexpected end of JSON input",
+    "[]": "config.json: expected an object",
+    '{"ociVersion": "1.0.2", "process": {"args": ["x"], "cwd": "y"}}': (
+        "config.json.process.cwd: 'y' is not an absolute path"
+    ),
+    '{"ociVersion": "1.0.2", "linux": {"intelRdt": {"closID": "."}}}': "invalid intelRdt.ClosID '.'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_of_the_configuration_is_told_with_its_name(tmp_path: Path, damage: str) -> None:
     made = record(tmp_path)
     copy = Path(made.path(state.CONFIG_FILE))
     copy.write_text('{"ociVersion": "1.0.2", "hostname": "h"}')
     assert made.config().hostname == "h"
-    copy.write_text('{"ociVersion"')
-    with pytest.raises(InvalidArgument, match=f"^{copy}: "):
+    copy.write_text(damage)
+    with pytest.raises(InvalidArgument) as caught:
         made.config()
+    assert caught.value.text == f"{copy}: {DAMAGES[damage]}"
 
 
 def test_the_oci_state_has_a_pid_until_it_is_stopped(tmp_path: Path) -> None:
