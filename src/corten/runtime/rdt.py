@@ -5,8 +5,9 @@
     <resctrl>/<closID or id>/mon_groups/<id>/tasks    who is counted apart
 
 The closID `/` is the file system's own class, at its root.  A class that is there before is used as it is: then its
-limits must be those of the configuration.  Removed is only what was made, and a class that has a closID never: as by
-runc, for others may have joined it, who would lose their limits without a word.
+limits must be those of the configuration.  Removed is only what was made.  A class that has a closID stays, as with
+runc, for others may have joined it, who would lose their limits without a word; but one that refused its first limits,
+which nobody could use, goes at once.
 
 Rules: runtime-spec config-linux.md, "IntelRdt"; Documentation/filesystems/resctrl.rst.
 """
