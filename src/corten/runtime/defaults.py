@@ -34,6 +34,8 @@ EVADED_REFUSALS = frozenset(("SCMP_CMP_EQ", "SCMP_CMP_LT", "SCMP_CMP_LE"))
 EVADED_ALLOWANCES = frozenset(("SCMP_CMP_NE", "SCMP_CMP_GT", "SCMP_CMP_GE"))
 MASKED = "SCMP_CMP_MASKED_EQ"
 LOWER_HALF, U64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
+# where the arguments of a call are that a 32-bit program makes by another one, socketcall(2), ipc(2)
+HIDDEN = {"socketcall": "lie in memory, which no filter sees", "ipc": "have other places there"}
 
 
 class Defaults:
@@ -132,12 +134,21 @@ def _rule(reader: Any) -> dict[str, Any]:
 
 
 def _check_seen(reader: Any) -> None:
-    """Refuses a condition for calls whose arguments no filter sees."""
+    """Refuses a condition for calls whose arguments a filter does not see in their places, and for the calls that these
+    are made by: argument 0 of those, which it sees, is what naming a call says."""
     from corten.runtime.effective import DOORS
 
     for name in reader.strings("names"):
-        if name in DOORS or any(name in calls for calls in DOORS.values()):
-            raise InvalidArgument(f"{reader.where}.args: no filter sees the arguments of {name} in 32-bit programs")
+        if name in DOORS:
+            raise InvalidArgument(
+                f"{reader.where}.args: argument 0 of {name} is the number of another call: "
+                "a rule without args that names that call holds for it"
+            )
+        for door, calls in DOORS.items():
+            if name in calls:
+                raise InvalidArgument(
+                    f"{reader.where}.args: 32-bit programs make {name} by {door}: its arguments {HIDDEN[door]}"
+                )
 
 
 def _check_condition(argument: Any, *, refuses: bool) -> None:

@@ -68,14 +68,28 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: str) -> None:
         defaults.of(settings("--config", str(path)))
 
 
-@pytest.mark.parametrize("name", ["connect", "socketcall", "shmget", "ipc"])
-def test_a_condition_on_arguments_that_no_filter_sees_is_refused(tmp_path: Path, name: str) -> None:
+INSTEAD = "is the number of another call: a rule without args that names that call holds for it"
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("connect", "32-bit programs make connect by socketcall: its arguments lie in memory, which no filter sees"),
+        ("shmget", "32-bit programs make shmget by ipc: its arguments have other places there"),
+        ("socketcall", f"argument 0 of socketcall {INSTEAD}"),
+        ("ipc", f"argument 0 of ipc {INSTEAD}"),
+    ],
+)
+def test_a_condition_on_arguments_that_a_filter_does_not_see_in_their_places_is_refused(
+    tmp_path: Path, name: str, text: str, index: int
+) -> None:
     path = tmp_path / "runtime.json"
-    arguments = [{"index": 1, "value": 1, "op": "SCMP_CMP_NE"}]
+    arguments = [{"index": index, "value": 1, "op": "SCMP_CMP_NE"}]
     path.write_text(json.dumps({"seccomp": [{"names": ["x", name], "action": "SCMP_ACT_ERRNO", "args": arguments}]}))
     with pytest.raises(InvalidArgument) as caught:
         defaults.of(settings("--config", str(path)))
-    assert caught.value.text == f"{path}.seccomp[0].args: no filter sees the arguments of {name} in 32-bit programs"
+    assert caught.value.text == f"{path}.seccomp[0].args: {text}"
 
 
 def conditional(path: Path, action: str, op: str, value: int = 1, two: int = 0) -> None:
