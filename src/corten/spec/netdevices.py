@@ -14,7 +14,7 @@ NAME_BYTES = 15
 def read_net_devices(reader: Reader) -> dict[str, str]:
     """Name outside → name inside; raises `InvalidArgument` for what the kernel would not call a name."""
     found: dict[str, str] = {}
-    for name in reader.obj:
+    for name in reader.names():
         row = reader.child(name)
         inside = (row.string("name") if row else "") or name
         for each in (name, inside):

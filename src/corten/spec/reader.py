@@ -72,7 +72,8 @@ class Reader:
             return ""
         if not isinstance(value, str) or (required and not value):
             raise InvalidArgument(f"{self.where}.{name}: expected a string")
-        return self._clean(value, name)
+        _check(value, f"{self.where}.{name}")
+        return value
 
     def strings(self, name: str) -> tuple[str, ...]:
         """The array of texts at `name`; empty when absent or null."""
@@ -80,15 +81,19 @@ class Reader:
         for item in items:
             if not isinstance(item, str):
                 raise InvalidArgument(f"{self.where}.{name}: expected strings")
-            self._clean(item, name)
+            _check(item, f"{self.where}.{name}")
         return tuple(items)  # type: ignore[arg-type]  # checked above, without a second list
 
     def string_map(self, name: str) -> dict[str, str]:
         """The object of texts at `name`; empty when absent or null."""
         child = self.child(name)
-        if child is None:
-            return {}
-        return {self._clean(key, name): child.string(key) for key in child.obj}
+        return {key: child.string(key) for key in child.names()} if child is not None else {}
+
+    def names(self) -> tuple[str, ...]:
+        """The names of its members, without NUL bytes."""
+        for name in self.obj:
+            _check(name, self.where)
+        return tuple(self.obj)
 
     def boolean(self, name: str) -> bool:
         """The truth value at `name`; False when absent or null."""
@@ -132,12 +137,12 @@ class Reader:
             raise InvalidArgument(f"{self.where}.{name}: {value} is out of range ({low} to {high})")
         return value
 
-    def _clean(self, value: str, name: str) -> str:
-        if "\0" in value:
-            raise InvalidArgument(f"{self.where}.{name}: contains a NUL byte")
-        if not value.isascii():
-            try:
-                value.encode("utf-8", "surrogateescape")
-            except UnicodeEncodeError:
-                raise InvalidArgument(f"{self.where}.{name}: contains half of a surrogate pair") from None
-        return value
+
+def _check(text: str, where: str) -> None:
+    if "\0" in text:
+        raise InvalidArgument(f"{where}: contains a NUL byte")
+    if not text.isascii():
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{where}: contains half of a surrogate pair") from None

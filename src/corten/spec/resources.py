@@ -295,7 +295,7 @@ def _rdma(reader: Reader) -> dict[str, tuple[int | None, int | None]]:
     table = reader.child("rdma")
     if table is None:
         return {}
-    limits = {name: Reader.of(value, f"{table.where}.{name}") for name, value in table.obj.items()}
+    limits = {name: Reader.of(table.obj[name], f"{table.where}.{name}") for name in table.names()}
     return {name: (_count(item, "hcaHandles"), _count(item, "hcaObjects")) for name, item in limits.items()}
 
 

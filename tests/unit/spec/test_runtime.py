@@ -120,6 +120,9 @@ def test_linux_section() -> None:
         (config(linux={"sysctl": {"a": 1}}), r"sysctl\.a: expected a string"),
         (config(linux={"intelRdt": {"closID": ".."}}), r"invalid intelRdt\.ClosID"),
         (config(linux={"netDevices": {"a/b": {}}}), "invalid network device name"),
+        (config(linux={"netDevices": {"\ud800": {}}}), r"netDevices: contains half of a surrogate pair"),
+        (config(linux={"resources": {"rdma": {"\ud800": {}}}}), r"rdma: contains half of a surrogate pair"),
+        (config(linux={"resources": {"rdma": {"a\0": {}}}}), r"rdma: contains a NUL byte"),
         (config(hooks={"prestart": [{"path": "x"}]}), r"prestart\[0\]\.path: 'x' is not an absolute path"),
     ],
 )
