@@ -76,7 +76,7 @@ def test_a_task_can_be_paused_executed_in_and_killed(containerd: Containerd) -> 
 def test_a_container_of_ctr_shows_what_it_shows_with_runc(containerd: Containerd, name: str) -> None:
     looks = []
     for program in (peers.binary("runc"), paths.COMMANDS / "corten-runtime"):
-        status, out, err = containerd.run(program, *LOOKS[name], "--", "sh", "-c", sameness.LOOK)
+        status, out, err = containerd.run(program, *LOOKS[name], "--", "sh", "-c", f"{sameness.LOOK}{LINGER}")
         assert status == 0, err
         looks.append(sameness.parse(out + err, {}))
     compare(looks[0], looks[1])

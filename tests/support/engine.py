@@ -149,7 +149,7 @@ class CortenEngine(DockerClient):
 
     def _force(self) -> list[str]:
         """Removes processes, cgroups, mounts and folders of this engine by name."""
-        left = [f"process {pid}" for pid in process.kill_all(self.folder.name)]
+        left = process.kill_all(self.folder.name)
         for mark in self._ids():
             left += [f"cgroup {path}" for path in process.remove_cgroups(mark)]
         left += [f"mount {point}" for point in process.unmount_below(self.folder)]

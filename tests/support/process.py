@@ -160,17 +160,20 @@ def _target(link: Path) -> str:
         return ""
 
 
-def kill_all(mark: str, timeout: float = 10) -> list[int]:
-    """SIGKILLs every process with `mark` in its command line and waits; the pids.
+def kill_all(mark: str, timeout: float = 10) -> list[str]:
+    """SIGKILLs every process with `mark` in its command line and waits; where each of them stood.
 
     `mark` must be a random path of the caller's own: nothing else may match.
     """
     assert len(mark) >= 16, f"{mark!r} is too short to be somebody's own"
-    return kill(processes(mark), timeout)
+    found = list(processes(mark))
+    told = [_standing(pid) for pid in found]
+    kill(found, timeout)
+    return told
 
 
-def kill(pids: Iterable[int], timeout: float = 10) -> list[int]:
-    """SIGKILLs these processes and waits; the pids."""
+def kill(pids: Iterable[int], timeout: float = 10) -> None:
+    """SIGKILLs these processes and waits."""
     killed = list(pids)
     for pid in killed:
         try:
@@ -178,7 +181,6 @@ def kill(pids: Iterable[int], timeout: float = 10) -> list[int]:
         except ProcessLookupError:
             continue
     wait_for(lambda: not any(is_alive(pid) for pid in killed), f"death of {killed}", timeout)
-    return killed
 
 
 def wait_for(ready: Callable[[], bool], what: str, timeout: float = 30) -> None:

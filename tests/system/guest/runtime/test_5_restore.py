@@ -71,7 +71,7 @@ def status_of(pid: int) -> list[str]:
     kept = re.compile(r"(Name|Umask|Uid|Gid|Groups|Sig|Shd|Cap|NoNewPrivs|Seccomp|Cpus_allowed_list)\b")
     rows = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if kept.match(line)]
     rows += Path(f"/proc/{pid}/limits").read_text().splitlines()
-    rows += [f"fd {fd}" for fd in sorted(os.listdir(f"/proc/{pid}/fd"))[:3]]
+    rows += [f"fd {fd}" for fd in "012" if Path(f"/proc/{pid}/fd/{fd}").is_symlink()]  # others come and go in a shell
     return [row for row in rows if not row.startswith(("SigQ", "SigPnd", "SigBlk"))]
 
 
