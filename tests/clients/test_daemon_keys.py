@@ -7,7 +7,9 @@ one file, and `dockerd --validate` lists those that it does not know.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,12 +52,13 @@ Look = Callable[["Running"], Any]
 
 @dataclass(frozen=True)
 class Running:
-    """An engine with all keys set, and a container that it started."""
+    """An engine with all keys set, a container that it started, and what a reload says of the whole configuration."""
 
     engine: CortenEngine
     info: Any
     inspect: Any
     pids_max: str
+    configuration: Any
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,24 @@ SEEN: dict[str, Row] = {
         lambda running: "registry.example:5000" in running.info["RegistryConfig"]["IndexConfigs"],
         True,
     ),
+    "http-proxy": Row(
+        "http://user:secret@proxy.example:3128",
+        lambda running: running.info["HttpProxy"],
+        "http://xxxxx:xxxxx@proxy.example:3128",
+    ),
+    "https-proxy": Row(
+        "http://proxy.example:3129", lambda running: running.info["HttpsProxy"], "http://proxy.example:3129"
+    ),
     "labels": Row(["quarry=one"], lambda running: running.info["Labels"], ["quarry=one"]),
     "live-restore": Row(True, lambda running: running.info["LiveRestoreEnabled"], True),
     "log-driver": Row("json-file", lambda running: running.inspect["HostConfig"]["LogConfig"]["Type"], "json-file"),
     "log-opts": Row(
         {"max-size": "3k"}, lambda running: running.inspect["HostConfig"]["LogConfig"]["Config"], {"max-size": "3k"}
     ),
+    "max-concurrent-downloads": Row(2, lambda running: running.configuration.get("max-concurrent-downloads"), 2),
+    "max-concurrent-uploads": Row(4, lambda running: running.configuration.get("max-concurrent-uploads"), 4),
+    "max-download-attempts": Row(6, lambda running: running.configuration.get("max-download-attempts"), 6),
+    "no-proxy": Row("r.example", lambda running: running.info["NoProxy"], "r.example"),
     "registry-mirrors": Row(
         ["https://mirror.example/"],
         lambda running: running.info["RegistryConfig"]["Mirrors"],
@@ -167,6 +182,14 @@ def test_wrong_values_are_refused_by_name(tmp_path: Path, wrong: Any, text: str)
     assert text in error
 
 
+def reloaded(engine: CortenEngine) -> Any:
+    """What the daemon logs at a SIGHUP: the whole configuration."""
+    os.kill(engine.pid, signal.SIGHUP)
+    process.wait_for(lambda: "Reloaded configuration" in engine.log.read_text(), "reload")
+    line = engine.log.read_text().partition("Reloaded configuration: ")[2].splitlines()[0]
+    return json.loads(line)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     """An engine whose daemon.json has every row's value."""
@@ -178,7 +201,7 @@ def running() -> Iterator[Running]:
         script = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; true"
         engine.docker("run", "--name", "box", images.BUSYBOX_REF, "sh", "-c", script, check=True)
         inspect = api.ok("GET", "/containers/box/json")
-        yield Running(engine, api.ok("GET", "/info"), inspect, api.logs("box").strip())
+        yield Running(engine, api.ok("GET", "/info"), inspect, api.logs("box").strip(), reloaded(engine))
         engine.docker("rm", "box", check=True)
 
 
@@ -190,7 +213,7 @@ def test_a_supported_key_has_its_effect(running: Running, key: str) -> None:
 def test_the_effects_are_not_the_defaults(shared_engine: CortenEngine) -> None:
     api = Api(shared_engine.socket)
     made = api.ok("POST", "/containers/create", {"Image": images.BUSYBOX_REF, "Cmd": ["true"]})["Id"]
-    bare = Running(shared_engine, api.ok("GET", "/info"), api.ok("GET", f"/containers/{made}/json"), "500")
+    bare = Running(shared_engine, api.ok("GET", "/info"), api.ok("GET", f"/containers/{made}/json"), "500", {})
     api.remove(made)
     same = [key for key, row in SEEN.items() if row.look(bare) == row.expect]
     # the only driver that writes and the only way to restart: their other values are refused, or seen below

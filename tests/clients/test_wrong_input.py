@@ -47,7 +47,16 @@ def run(*argv: str) -> tuple[int, str]:
         (["--host"], f"flag needs an argument: --host{SEE}"),
         (["--storage-driver", "overlay2"], "--storage-driver is not supported yet"),
         (["--add-runtime", "x=/y"], "--add-runtime is not supported yet: set runtimes in daemon.json"),
-        (["--registry-mirror=x"], "--registry-mirror is not supported yet: set registry-mirrors in daemon.json"),
+        (["--label", "a=b"], "--label is not supported yet: set labels in daemon.json"),
+        (
+            ["--registry-mirror=x://y"],
+            'invalid argument "x://y" for "--registry-mirror" flag: invalid mirror: unsupported scheme "x" in "x://y"',
+        ),
+        (
+            ["--max-concurrent-uploads=x"],
+            'invalid argument "x" for "--max-concurrent-uploads" flag: strconv.ParseInt: parsing "x": '
+            f"invalid syntax{SEE}",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -16,8 +16,12 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in dockerd's words."""
 
     def error(self, message: str) -> NoReturn:
-        found = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+)(?:/.*)?: expected one argument", message)
-        raise InvalidArgument(f"flag needs an argument: {found.group(1)}{_SEE}" if found else f"{message}{_SEE}")
+        found = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+)(?:/.*)?: (.*)", message, re.DOTALL)
+        if found and found[2] == "expected one argument":
+            raise InvalidArgument(f"flag needs an argument: {found[1]}{_SEE}")
+        if found and (number := re.match(r'strconv\.ParseInt: parsing "(.*?)":', found[2])):
+            raise InvalidArgument(f'invalid argument "{number[1]}" for "{found[1]}" flag: {found[2]}{_SEE}')
+        raise InvalidArgument(f"{message}{_SEE}")
 
 
 _SEE = "\nSee 'cortend --help'."
@@ -38,6 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-p", "--pidfile", metavar="FILE", help="where to write the process id")
     parser.add_argument("--config", "--config-file", metavar="FILE", help=f"daemon.json ({DEFAULT_FILE})")
     parser.add_argument("--node-defaults", metavar="FILE", default="", help=f"the node's defaults ({NODE_FILE})")
+    _add_registries(parser)
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
@@ -46,6 +51,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if unknown:
         raise _unknown(unknown[0])
     return given
+
+
+def _add_registries(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--registry-mirror", metavar="URL", action="append", help="a mirror of docker.io; may be given several times")
+    add("--insecure-registry", metavar="HOST", action="append", help="host[:port] or network without verified TLS")
+    add("--max-concurrent-downloads", metavar="N", type=_integer, help="layers of a pull at once (3)")
+    add("--max-concurrent-uploads", metavar="N", type=_integer, help="layers of a push at once (5)")
+    add("--max-download-attempts", metavar="N", type=_integer, help="tries for each layer of a pull (5)")
+    add("--http-proxy", metavar="URL", help="proxy for requests to http:// registries")
+    add("--https-proxy", metavar="URL", help="proxy for requests to https:// registries")
+    add("--no-proxy", metavar="LIST", help="hosts, domains and networks that are asked without a proxy")
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise argparse.ArgumentTypeError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text)
 
 
 def _unknown(word: str) -> InvalidArgument:
@@ -70,8 +93,20 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {
         "data-root": arguments.data_root,
         "exec-root": arguments.exec_root,
-        "hosts": tuple(arguments.host) if arguments.host else None,
+        "hosts": _tuple(arguments.host),
         "pidfile": arguments.pidfile,
         "debug": arguments.debug,
+        "http-proxy": arguments.http_proxy,
+        "https-proxy": arguments.https_proxy,
+        "insecure-registries": _tuple(arguments.insecure_registry),
+        "max-concurrent-downloads": arguments.max_concurrent_downloads,
+        "max-concurrent-uploads": arguments.max_concurrent_uploads,
+        "max-download-attempts": arguments.max_download_attempts,
+        "no-proxy": arguments.no_proxy,
+        "registry-mirrors": _tuple(arguments.registry_mirror),
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _tuple(given: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(given) if given else None

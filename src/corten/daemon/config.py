@@ -13,10 +13,12 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from corten.daemon import registries
 from corten.engine.checks import check_log
 from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
 from corten.errors import CortenError, InvalidArgument
+from corten.registry.proxies import masked
 from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
 from corten.runtime.defaults import MASKED_KEY, PIDS_KEY, RLIMITS_KEY, SECCOMP_KEY, Defaults, of_file
 from corten.runtime.options import BUILT_IN
@@ -28,6 +30,7 @@ DEFAULT_FILE: Final = "/etc/corten/daemon.json"
 DEFAULT_DATA_ROOT: Final = "/var/lib/corten"
 DEFAULT_EXEC_ROOT: Final = "/run/corten"
 SOCKET_NAME: Final = "corten.sock"
+DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 
 # What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
 UNSUPPORTED: Final = frozenset(
@@ -40,11 +43,10 @@ UNSUPPORTED: Final = frozenset(
         "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size",
         "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",
         "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips",
-        "http-proxy", "https-proxy", "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
-        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "max-concurrent-downloads",
-        "max-concurrent-uploads", "max-download-attempts", "metrics-addr", "min-api-version", "mtu",
-        "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges", "no-proxy",
-        "node-generic-resources", "oom-score-adjust", "proxies", "raw-logs", "registry-proxy", "rootless",
+        "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
+        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "metrics-addr", "min-api-version", "mtu",
+        "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges",
+        "node-generic-resources", "oom-score-adjust", "raw-logs", "registry-proxy", "rootless",
         "seccomp-profile", "selinux-enabled", "shutdown-timeout", "storage-driver", "storage-opts",
         "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify", "userland-proxy",
         "userland-proxy-path", "userns-remap", "validate",
@@ -52,7 +54,8 @@ UNSUPPORTED: Final = frozenset(
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
 RELOADABLE: Final = (
-    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "registry-mirrors", "runtimes",
+    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "max-concurrent-downloads",
+    "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
 )  # fmt: skip
 
 File = Mapping[str, Any]
@@ -153,7 +156,15 @@ FLAGS: Final = {
     "debug": "--debug",
     "exec-root": "--exec-root",
     "hosts": "--host",
+    "http-proxy": "--http-proxy",
+    "https-proxy": "--https-proxy",
+    "insecure-registries": "--insecure-registry",
+    "max-concurrent-downloads": "--max-concurrent-downloads",
+    "max-concurrent-uploads": "--max-concurrent-uploads",
+    "max-download-attempts": "--max-download-attempts",
+    "no-proxy": "--no-proxy",
     "pidfile": "--pidfile",
+    "registry-mirrors": "--registry-mirror",
 }
 
 Parser = Callable[[str, Any], Any]
@@ -167,13 +178,19 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "default-ulimits": ("default_ulimits", _ulimits),
     "exec-root": ("exec_root", _text),
     "hosts": ("hosts", _texts),
-    "insecure-registries": ("insecure_registries", _texts),
+    "http-proxy": ("http_proxy", registries.proxy),
+    "https-proxy": ("https_proxy", registries.proxy),
+    "insecure-registries": ("insecure_registries", registries.insecure),
     "labels": ("labels", _texts),
     "live-restore": ("", _live_restore),
     "log-driver": ("log_driver", _text),
     "log-opts": ("log_opts", _text_map),
+    "max-concurrent-downloads": ("max_concurrent_downloads", registries.limit),
+    "max-concurrent-uploads": ("max_concurrent_uploads", registries.limit),
+    "max-download-attempts": ("max_download_attempts", registries.limit),
+    "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
-    "registry-mirrors": ("registry_mirrors", _texts),
+    "registry-mirrors": ("registry_mirrors", registries.mirrors),
     "runtimes": ("runtimes", _runtimes),
 }
 
@@ -207,6 +224,7 @@ def _unable(path: str, reason: str) -> InvalidArgument:
 def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     """The settings; `flags` by daemon.json key.  Raises InvalidArgument naming file and key."""
     try:
+        file = registries.flat(file)
         _refuse_keys(file, flags)
         values: dict[str, Any] = {}
         for key, raw in file.items():
@@ -217,10 +235,10 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     except InvalidArgument as error:
         raise _unable(path, error.text) from error
     for key, value in flags.items():
-        values[KEYS[key][0]] = value
+        values[KEYS[key][0]] = _of_flag(key, value)
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
-    given = {name: value for name, value in values.items() if value not in ("", ())}
-    made = Settings(**(given | _paths(given)), origins=origins)
+    given = {name: value for name, value in values.items() if value not in ("", (), 0)}
+    made = Settings(**(given | _paths(given)), certs_dirs=_certs_dirs(path), origins=origins)
     for key, check in _CHECKS.items():
         try:
             check(made)
@@ -265,10 +283,38 @@ def _refuse_keys(file: File, flags: Mapping[str, Any]) -> None:
     for key in file:
         if key in UNSUPPORTED:
             raise InvalidArgument(f"{key} is not supported yet")
-    both = [f"{key}: (from flag: {_shown(flags[key])}, from file: {_shown(file[key])})" for key in file if key in flags]
+    both = [
+        f"{key}: (from flag: {_told(key, flags[key])}, from file: {_told(key, file[key])})"
+        for key in file
+        if key in flags
+    ]
     if both:
         text = "the following directives are specified both as a flag and in the configuration file"
         raise InvalidArgument(f"{text}: {', '.join(both)}")
+
+
+def _told(key: str, value: Any) -> str:
+    return masked(_shown(value)) if key in registries.PROXIES else _shown(value)
+
+
+def _of_flag(key: str, value: Any) -> Any:
+    """The value of a flag, checked as the file's is where it is about registries."""
+    if key not in registries.FLAGS:
+        return value
+    parse = KEYS[key][1]
+    for part, given in [(one, (one,)) for one in value] if isinstance(value, tuple) else [(value, value)]:
+        try:
+            parse(key, given)
+        except InvalidArgument as error:
+            text = error.text.removeprefix(f"{key}: ")
+            raise InvalidArgument(f'invalid argument "{_told(key, part)}" for "{FLAGS[key]}" flag: {text}') from error
+    return parse(key, value)
+
+
+def _certs_dirs(path: str) -> tuple[str, ...]:
+    """Where certificates and hosts.toml of registries are looked for: beside daemon.json, then at Docker's place."""
+    own = os.path.join(os.path.dirname(os.path.abspath(path)), "certs.d")
+    return (own, DOCKER_CERTS_DIR)
 
 
 def _shown(value: Any) -> str:
@@ -305,14 +351,6 @@ def _check_default_runtime(made: Settings) -> None:
         raise InvalidArgument(f"specified default runtime '{made.default_runtime}' does not exist")
 
 
-def _check_mirrors(made: Settings) -> None:
-    for mirror in made.registry_mirrors:
-        if not mirror.startswith(("http://", "https://")):
-            raise InvalidArgument(
-                f"invalid mirror: unsupported scheme in {mirror!r}: must use either 'https://' or 'http://'"
-            )
-
-
 def _check_labels(made: Settings) -> None:
     for label in made.labels:
         if "=" not in label:
@@ -325,7 +363,6 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "log-driver": lambda made: check_log(made.log_driver, made.log_opts),
     "hosts": _check_hosts,
     "labels": _check_labels,
-    "registry-mirrors": _check_mirrors,
 }
 
 
@@ -352,4 +389,4 @@ def shown(made: Settings) -> str:
         limits = [{"type": name, "soft": soft, "hard": hard} for name, soft, hard in made.node.rlimits]
         words = {RLIMITS_KEY: limits, MASKED_KEY: made.node.masked_paths, SECCOMP_KEY: made.node.seccomp}
         out[made.node.origin] = {key: value for key, value in words.items() if value}
-    return msgspec.json.encode(out).decode()
+    return msgspec.json.encode(registries.shown(out)).decode()

@@ -13,6 +13,7 @@ from corten.engine.parts import Parts
 from corten.engine.record import Status
 from corten.engine.settings import BUILT_IN_RUNTIME
 from corten.engine.times import rfc3339
+from corten.registry.proxies import masked
 
 Json = dict[str, Any]
 
@@ -126,9 +127,9 @@ class Info:
             "RegistryConfig": self._registries(),
             "GenericResources": None,
             "DockerRootDir": settings.data_root,
-            "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-            "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-            "NoProxy": os.environ.get("NO_PROXY", ""),
+            "HttpProxy": masked(settings.proxies.http),
+            "HttpsProxy": masked(settings.proxies.https),
+            "NoProxy": settings.proxies.no_proxy,
             "Labels": list(settings.labels),
             "ExperimentalBuild": False,
             "ServerVersion": __version__,

@@ -5,11 +5,13 @@ Made by `daemon.config`, read by everyone; a reload makes a new one.
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import msgspec
 
 from corten.engine import defaults
+from corten.registry.proxies import Proxies, from_environment
 from corten.runtime.effective import Node
 from corten.spec.docker import Ulimit
 
@@ -41,9 +43,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_opts: dict[str, str] = {}
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    max_concurrent_downloads: int = defaults.CONCURRENT_DOWNLOADS
+    max_concurrent_uploads: int = defaults.CONCURRENT_UPLOADS
+    max_download_attempts: int = defaults.DOWNLOAD_ATTEMPTS
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    certs_dirs: tuple[str, ...] = ()  # where a registry's certificates and hosts.toml are looked for, in this order
     labels: tuple[str, ...] = ()
     origins: dict[str, str] = {}
 
     def origin(self, key: str) -> str:
         """Where the value of a daemon.json key is from."""
         return self.origins.get(key, "built-in")
+
+    @property
+    def proxies(self) -> Proxies:
+        """The proxies to use: where the settings are silent, the environment's."""
+        found = from_environment(os.environ)
+        return Proxies(self.http_proxy or found.http, self.https_proxy or found.https, self.no_proxy or found.no_proxy)
