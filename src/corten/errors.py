@@ -11,6 +11,7 @@ full stop and names the object.  This module is on the runtime's cold path: it i
         NotModified        …because it already is as asked (Docker answers 304)
         Conflict           …because another object or request holds it (Docker answers 409)
       PermissionDenied     the caller or the kernel policy forbids it
+        Unauthorized       …because nobody knows who the caller is (Docker answers 401)
       Unavailable          try again later
       NotImplemented       known, and not supported
       Internal             a defect or a broken host
@@ -72,6 +73,12 @@ class PermissionDenied(CortenError):
     kind = "permission-denied"
 
 
+class Unauthorized(PermissionDenied):
+    """Nobody knows who the caller is, or he did not prove it."""
+
+    kind = "unauthorized"
+
+
 class Unavailable(CortenError):
     """It may work later."""
 
@@ -100,6 +107,7 @@ KINDS: dict[str, type[CortenError]] = {
         NotModified,
         Conflict,
         PermissionDenied,
+        Unauthorized,
         Unavailable,
         NotImplemented,
         Internal,

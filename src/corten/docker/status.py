@@ -12,6 +12,7 @@ from corten.errors import CortenError
 STATUS: dict[str, int] = {
     "invalid-argument": 400,
     "permission-denied": 403,
+    "unauthorized": 401,
     "not-found": 404,
     "already-exists": 409,
     "failed-precondition": 409,

@@ -1,0 +1,1 @@
+"""The distribution protocol: what Corten says to registries, and what it believes of their answers."""

@@ -35,7 +35,7 @@ DOORS = {"docker", "containerd", "cri", "build", "cli"}  # do not import each ot
 PACKAGES = {
     "spec": {"msgspec"},
     "core": {"msgspec", "isal", "zstandard"},
-    "registry": {"msgspec", "aiohttp", "yarl"},
+    "registry": {"msgspec", "urllib3"},
     "network": {"msgspec"},
     "engine": {"msgspec", "re2"},
     "docker": {"msgspec", "aiohttp", "multidict", "yarl"},
