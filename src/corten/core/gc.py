@@ -2,10 +2,12 @@
 
     root                       keeps
     image                      its configuration, manifest, layer blobs; the snapshots of its chain
+    name                       what it stands for (`targets`)
     snapshot that is no layer  what it stands on
     lease                      its items
 
-While an image has a damaged manifest nobody knows which blobs it needs: none is removed, and the log names the image.
+While an image has a damaged manifest, or a name stands for a damaged index, nobody knows which blobs are needed: none
+is removed, and the log says whose it is.
 
 Removing an image drops at once what it alone kept (`drop_layers`, `drop_blobs`); `collect` finds the rest, which only a
 crash leaves behind.
@@ -74,6 +76,15 @@ def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
                 garbage.clear()
             except OSError as error:  # what this follows has happened; `collect` of the next start tries again
                 log.warning("blobs of nobody are left: manifest of image %s: %s", image.id, error)
+                garbage.clear()
+        for target in images.targets.all():
+            try:
+                garbage -= images.targets.blobs(target)
+            except CortenError as error:
+                images.tell_of_target(target.reference, target.descriptor.digest, error)
+                garbage.clear()
+            except OSError as error:
+                log.warning("blobs of nobody are left: %s: %s", target.descriptor.digest, error)
                 garbage.clear()
         return [digest for digest in sorted(garbage) if _delete_blob(images, digest)]
 

@@ -1,8 +1,9 @@
 """Images: a configuration, its layers, and the names that point to it.
 
 An image's id is the digest of its configuration, as Docker shows it.  Names are normalized references in a table of
-their own; a name points to one image, an image has any number of names.  Lookups, tagging and texts follow dockerd.
-Removal is in `rmi`.
+their own; a name points to one image, an image has any number of names.  A name may stand for an index (`targets`):
+other platforms of it that are here are images too, which have no name and are no garbage.  Lookups, tagging and texts
+follow dockerd.  Removal is in `rmi`.
 
 A disk may damage a configuration: such an image is not listed, and whoever asks for it is told to load it again.  With
 a damaged manifest it can be listed and used, for its layers are unpacked; what needs the manifest goes without (`gc`,
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from corten.core.content import ContentStore
@@ -26,6 +27,7 @@ from corten.core.events import Event
 from corten.core.leases import Leases
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
+from corten.core.targets import Targets, Variant
 from corten.errors import CortenError, Internal, InvalidArgument, NotFound
 from corten.spec.image import (
     ANNOTATION_CONTAINERD_NAME,
@@ -33,10 +35,13 @@ from corten.spec.image import (
     Descriptor,
     ImageConfig,
     Manifest,
+    Platform,
     annotated,
     chain_ids,
     parse_config,
     parse_manifest,
+    platform_text,
+    runs_on,
 )
 from corten.spec.reference import Digest, Reference, parse, parse_any, parse_tag
 
@@ -72,6 +77,13 @@ class Image:
     """Bottom first."""
     damage: str = ""
     """Why its configuration cannot be read."""
+    reached_by: tuple[Reference, ...] = ()
+    """Names that point to another image and stand for an index that has this one."""
+
+    @property
+    def platform(self) -> Platform:
+        """What it runs on."""
+        return Platform(self.config.architecture, self.config.os, self.config.variant)
 
     @property
     def repo_tags(self) -> list[str]:
@@ -85,8 +97,8 @@ class Image:
 
     @property
     def is_dangling(self) -> bool:
-        """Whether no tag names it."""
-        return not self.repo_tags
+        """Whether no tag names it, nor an index that has it."""
+        return all(reference.is_canonical for reference in (*self.references, *self.reached_by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,7 @@ class ImageStore:
         self._publish = publish
         self._configs: dict[str, ImageConfig] = {}
         self._told: set[str] = set()  # damaged documents that the log names already
+        self.targets = Targets(database, content, self._document)
         self.lock = threading.RLock()
         """Held while images, their blobs and their snapshots are removed, or new ones are made from what is there."""
         self.leases.end_requests()
@@ -130,15 +143,32 @@ class ImageStore:
 
     # -- lookups
 
-    def get(self, ref: str) -> Image:
+    def get(self, ref: str, platform: Platform | None = None) -> Image:
         """The image that a user means by a name, a digest, an id or a unique prefix of one.
 
+        With `platform` it is the one for that: the name's own, or another one that is here of the name's index.
         Raises InvalidArgument (no possible name), NotFound, both in Docker's words; Internal when it is damaged.
         """
         image = self.find(ref)
+        if platform is not None and (image.damage or not runs_on(image.platform, platform)):
+            image = self._for_platform(ref, image, platform)
         if image.damage:
             raise Internal(_damaged(image))
         return image
+
+    def target(self, ref: str) -> Descriptor:
+        """What a name stands for, an index or a manifest; of an id the image's own manifest.  Raises as `get`."""
+        image = self.find(ref)
+        parsed = parse_any(ref)
+        found = self.targets.of(parsed) if isinstance(parsed, Reference) else None
+        return found.descriptor if found else image.manifest
+
+    def platforms(self, ref: str) -> Sequence[tuple[Variant, Image | None]]:
+        """The manifests behind a name in the index's order, each with its image when that is here; of an id its own.
+
+        Raises as `find`; CortenError when a document is damaged.
+        """
+        return [self._with_image(variant) for variant in self.targets.variants(self.target(ref))]
 
     def find(self, ref: str) -> Image:
         """As `get`, a damaged one too."""
@@ -220,6 +250,11 @@ class ImageStore:
         cannot = f"manifest of image {_named(image)} cannot be read: {error}: load it again, or remove it"
         self._tell_once(image.manifest.digest, f"{cannot}; until then no blob is removed")
 
+    def tell_of_target(self, reference: Reference, digest: str, error: CortenError) -> None:
+        """Names in the log, once, a name that stands for something damaged."""
+        cannot = f"what {reference.familiar} stands for cannot be read: {error}: pull it again, or remove the name"
+        self._tell_once(digest, f"{cannot}; until then no blob is removed")
+
     # -- changes
 
     @contextmanager
@@ -261,24 +296,30 @@ class ImageStore:
     def tag(self, ref: str, repo: str, tag: str = "") -> Reference:
         """Points the name `repo[:tag]` to the image `ref`, wherever it pointed before; the name.
 
-        Raises NotFound; InvalidArgument for a name that cannot be.
+        The new name stands for what `ref` stands for.  Raises NotFound; InvalidArgument for a name that cannot be.
         """
         name = new_tag(repo, tag)
         with self.lock:
             image = self.get(ref)
-            self.point(name, image.id, is_tagged=True)
+            target = self.target(ref)
+            self.point(name, image.id, target=None if target == image.manifest else target, is_tagged=True)
         self.publish("tag", image.id, {"name": name.familiar})
         return name
 
-    def point(self, name: Reference, image_id: str, *, is_tagged: bool = False) -> str:
+    def point(
+        self, name: Reference, image_id: str, *, target: Descriptor | None = None, is_tagged: bool = False
+    ) -> str:
         """Points a name to an image; the id that it pointed to before, or ''.
 
-        `is_tagged` notes the time, as dockerd does for tag and import, and not for load.
+        `target` is the manifest or index that the name stands for when that is not the image's own manifest: its blob
+        is here and on a lease.  What a name stood for before is the caller's to drop (`gc.drop_blobs`).  `is_tagged`
+        notes the time, as dockerd does for tag and import, and not for load.
         """
         key = str(name.stored())
+        stands_for = (target.digest, target.media_type, target.size) if target else ("", "", 0)
         with self.database.durable() as tx:
             before = tx.execute("SELECT image FROM tags WHERE reference = ?", (key,)).fetchone()
-            tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (key, image_id))
+            tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)", (key, image_id, *stands_for))
             if is_tagged:
                 tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (time.time_ns(), image_id))
         self._write_index()
@@ -323,9 +364,10 @@ class ImageStore:
 
     def _select(self, condition: str, parameters: Sequence[Any]) -> Sequence[Image]:
         rows = self.database.query(f"SELECT {_COLUMNS} FROM images WHERE {condition}", parameters)
-        return [image for row in rows if (image := self._image(row)) is not None]
+        reached = self.targets.reached() if rows else {}
+        return [image for row in rows if (image := self._image(row, reached.get(row[0], ()))) is not None]
 
-    def _image(self, row: Sequence[Any]) -> Image | None:
+    def _image(self, row: Sequence[Any], reached_by: tuple[Reference, ...]) -> Image | None:
         """The image of a row; None when it was removed since the row was read."""
         config, damage = ImageConfig(), ""
         try:
@@ -347,6 +389,22 @@ class ImageStore:
             config=config,
             chain_ids=self._chain_below(row[4]) if damage else chain_ids(config.diff_ids),
             damage=damage,
+            reached_by=reached_by,
+        )
+
+    def _with_image(self, variant: Variant) -> tuple[Variant, Image | None]:
+        image = self.find_id(variant.image_id) if variant.image_id and not variant.is_attestation else None
+        if image is not None and variant.platform == Platform():
+            return replace(variant, platform=image.platform), image
+        return variant, image
+
+    def _for_platform(self, ref: str, other: Image, platform: Platform) -> Image:
+        for _, image in self.platforms(ref):
+            if image is not None and not image.damage and runs_on(image.platform, platform):
+                return image
+        raise NotFound(
+            f"image with reference {ref} was found but does not match the specified platform:"
+            f" wanted {platform_text(platform)}, actual: {platform_text(other.platform)}"
         )
 
     def _can_read(self, digest: str) -> bool:
@@ -388,10 +446,11 @@ class ImageStore:
         """index.json says what the tables say: a descriptor per name, one without a name for a dangling image."""
         with self.lock:
             rows = self.database.query(
-                "SELECT media_type, manifest, manifest_size, reference FROM images"
+                "SELECT media_type, manifest, manifest_size, reference, target_type, target, target_size FROM images"
                 " LEFT JOIN tags ON image = id ORDER BY reference, id"
             )
-            self.content.write_index([_indexed(Descriptor(row[0], row[1], row[2]), row[3] or "") for row in rows])
+            described = [(Descriptor(*(row[4:] if row[5] else row[:3])), row[3] or "") for row in rows]
+            self.content.write_index([_indexed(descriptor, name) for descriptor, name in described])
 
 
 def new_tag(repo: str, tag: str) -> Reference:

@@ -88,6 +88,12 @@ CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
             created_ns INTEGER NOT NULL
         ) STRICT""",
     ),
+    (
+        # digest of the manifest or index that the name stands for; '': the manifest of its image
+        "ALTER TABLE tags ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tags ADD COLUMN target_type TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tags ADD COLUMN target_size INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -10,7 +10,8 @@ Rules and texts follow dockerd (moby daemon/images/image_delete.go):
     id, name   -                        stopped container   conflict (soft)        delete
     id, name   -                        a child image       conflict (hard)        conflict (hard)
 
-A damaged image is removed like any other.
+With a name that stands for an index go the other images of that index that nothing else names or uses: a user who asked
+for the name did not mean to keep them.  A damaged image is removed like any other.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ class _Removing:
     done: list[Removal] = field(default_factory=list)
     forgotten: list[Forgotten] = field(default_factory=list)
     """Layers whose files are still there."""
+    blobs: set[str] = field(default_factory=set)
+    """What the names and images that are gone had."""
+    companions: dict[str, None] = field(default_factory=dict)
+    """Images, by id, of the indexes that those names stood for."""
+    deleted: list[Image] = field(default_factory=list)
+    """Whose layers are still there."""
 
 
 def _remove(removing: _Removing, ref: str, *, force: bool, prune: bool) -> None:
@@ -88,18 +95,19 @@ def _remove(removing: _Removing, ref: str, *, force: bool, prune: bool) -> None:
     with images.together() as tell:
         if is_id_prefix(image.id, ref):
             _untag_by_id(removing, image, force, tell)
-            blobs = _delete(removing, image, tell, force=force, is_quiet=False)
+            is_gone = _delete(removing, image, tell, force=force, is_quiet=False)
         elif _untag_by_name(removing, image, ref, force, tell):
-            return
+            is_gone = False
         else:
-            blobs = _delete(removing, image, tell, force=force, is_quiet=True)
-    _drop(removing, image, blobs)
-    parent = images.find_id(image.parent) if prune and blobs and image.parent else None
+            is_gone = _delete(removing, image, tell, force=force, is_quiet=True)
+        _delete_companions(removing, tell)
+    _drop(removing)
+    parent = images.find_id(image.parent) if prune and is_gone and image.parent else None
     while parent is not None and parent.is_dangling:
         with images.together() as tell:
-            blobs = _delete(removing, parent, tell, force=False, is_quiet=True)
-        _drop(removing, parent, blobs)
-        parent = images.find_id(parent.parent) if blobs and parent.parent else None
+            is_gone = _delete(removing, parent, tell, force=False, is_quiet=True)
+        _drop(removing)
+        parent = images.find_id(parent.parent) if is_gone and parent.parent else None
 
 
 def _untag_by_name(removing: _Removing, image: Image, ref: str, force: bool, tell: Tell) -> bool:
@@ -130,6 +138,12 @@ def _untag_by_id(removing: _Removing, image: Image, force: bool, tell: Tell) -> 
 
 
 def _untag(removing: _Removing, image: Image, name: Reference, tell: Tell) -> None:
+    targets = removing.images.targets
+    if (target := targets.of(name)) is not None:
+        removing.blobs.add(target.descriptor.digest)
+        with contextlib.suppress(CortenError):  # a damaged index: collect() finds what only it knew
+            removing.blobs.update(targets.blobs(target))
+            removing.companions.update(dict.fromkeys(one.image_id for one in targets.variants(target.descriptor)))
     removing.images.unpoint(name)
     tell("untag", image.id, {"name": image.id})
     removing.done.append(Removal(What.UNTAGGED, name.familiar))
@@ -170,8 +184,17 @@ def _conflict(image: Image, how: str, why: str) -> Conflict:
     return Conflict(f"conflict: unable to delete {short_id(image.id)} ({how}) - {why}")
 
 
-def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_quiet: bool) -> set[str]:
-    """Removes the record of the image with all its names; what blobs it had, or nothing when it stays.
+def _delete_companions(removing: _Removing, tell: Tell) -> None:
+    """Images of the same index as one whose name is gone, unless something else needs them."""
+    for image_id in list(removing.companions):
+        image = removing.images.find_id(image_id)
+        if image is None or image.references or image.reached_by or any(u.image_id == image_id for u in removing.uses):
+            continue
+        _delete(removing, image, tell, force=False, is_quiet=True)
+
+
+def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_quiet: bool) -> bool:
+    """Removes the record of the image with all its names; False when it stays.
 
     Quietly means: somebody asked for a name, which is gone; that the image must stay is then no error.
     """
@@ -181,23 +204,27 @@ def _delete(removing: _Removing, image: Image, tell: Tell, *, force: bool, is_qu
     except Conflict:
         is_used = any(use.image_id == image.id for use in uses)
         if is_quiet and (images.references(image.id) or is_used or images.children(image.id)):
-            return set()
+            return False
         raise
     for name in images.references(image.id):
         _untag(removing, image, name, tell)
-    blobs = {image.id, image.manifest.digest}
+    removing.blobs.update((image.id, image.manifest.digest))
     with contextlib.suppress(CortenError):  # a damaged manifest: collect() finds what only it knew
-        blobs.update(images.layer_blobs(image))
+        removing.blobs.update(images.layer_blobs(image))
     images.forget(image.id)
     tell("delete", image.id, {"name": image.id})
     removing.done.append(Removal(What.DELETED, image.id))
-    return blobs
+    removing.deleted.append(image)
+    return True
 
 
-def _drop(removing: _Removing, image: Image, blobs: set[str]) -> None:
-    """What only that image needed, when it went."""
-    if blobs:
+def _drop(removing: _Removing) -> None:
+    """What only the images needed that went, and what their names stood for."""
+    for image in removing.deleted:
         forgotten = drop_layers(removing.images, image.chain_ids)
         removing.forgotten.extend(forgotten)
         removing.done.extend(Removal(What.DELETED, one.key) for one in forgotten if one.key in image.chain_ids)
-        drop_blobs(removing.images, blobs)
+    if removing.blobs:
+        drop_blobs(removing.images, removing.blobs)
+    removing.deleted.clear()
+    removing.blobs.clear()

@@ -45,6 +45,16 @@ DOCUMENT_SIZE_MAX = 8 << 20
 ANNOTATION_REF_NAME = "org.opencontainers.image.ref.name"
 ANNOTATION_CONTAINERD_NAME = "io.containerd.image.name"
 
+_ARCHITECTURES = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "i386": ("386", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+_PLAIN_VARIANTS = frozenset({("amd64", "v1"), ("arm64", "v8"), ("arm64", "8")})
+
 Empty = dict[str, Any]
 _DOCUMENT_NAMES = {"media_type": "mediaType", "schema_version": "schemaVersion", "fs_layers": "fsLayers"}
 _T = TypeVar("_T")
@@ -249,9 +259,32 @@ def select_platform(index: Index, wanted: Platform) -> Descriptor | None:
             continue
         if descriptor.platform is None:
             unnamed = unnamed or descriptor
-        elif _runs_on(descriptor.platform, wanted):
+        elif runs_on(descriptor.platform, wanted):
             return descriptor
     return unnamed
+
+
+def normalized(platform: Platform) -> Platform:
+    """`arm64` for `aarch64` and `arm64/v8`, `arm/v7` for `armhf` (containerd platforms/database.go)."""
+    architecture, variant = platform.architecture.lower(), platform.variant.lower()
+    architecture, default = _ARCHITECTURES.get(architecture, (architecture, variant))
+    variant = variant or default
+    if (architecture, variant) in _PLAIN_VARIANTS:
+        variant = ""
+    return Platform(architecture, platform.os.lower(), variant)
+
+
+def runs_on(offered: Platform, wanted: Platform) -> bool:
+    """Whether what is made for `offered` is what a user of `wanted` means; a variant that is not named fits any."""
+    offered, wanted = normalized(offered), normalized(wanted)
+    same = (offered.os, offered.architecture) == (wanted.os, wanted.architecture)
+    return same and (not wanted.variant or not offered.variant or offered.variant == wanted.variant)
+
+
+def platform_text(platform: Platform) -> str:
+    """`linux/arm64/v8`; `unknown` for what it does not say."""
+    parts = [platform.os or "unknown", platform.architecture, platform.variant]
+    return "/".join(part for part in parts if part)
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -262,11 +295,6 @@ def encode(value: msgspec.Struct) -> bytes:
 def annotated(descriptor: Descriptor, annotations: Mapping[str, str]) -> Descriptor:
     """`descriptor` with `annotations` in place of its own."""
     return msgspec.structs.replace(descriptor, annotations=dict(annotations) or None)
-
-
-def _runs_on(offered: Platform, wanted: Platform) -> bool:
-    same = (offered.os, offered.architecture) == (wanted.os, wanted.architecture)
-    return same and (not wanted.variant or not offered.variant or offered.variant == wanted.variant)
 
 
 def _decode(data: bytes, shape: type[_T], what: str) -> _T:

@@ -1,0 +1,162 @@
+"""What names stand for: a manifest, or an index of manifests for several platforms.
+
+    name's target       keeps as blobs                                          its images
+    none                nothing                                                 the one that the name points to
+    a manifest          the manifest, its configuration and layers              the same
+    an index            the index and those in it; of its manifests those       the one that the name points to, and
+                        whose image is here, with configuration and layers,     those that are here of its manifests
+                        and attestations
+
+An index is kept while a name stands for it (image-spec image-index.md).  It says what a stranger wrote: a digest in it
+is looked up and never a path, and one that comes twice is looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from corten.core.content import ContentStore
+from corten.core.metadata import Database
+from corten.errors import CortenError
+from corten.spec.image import (
+    INDEXES,
+    MANIFESTS,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    parse_index,
+    parse_manifest,
+)
+from corten.spec.reference import Reference, parse
+
+_DEPTH_MAX = 4
+_ATTESTATION = "vnd.docker.reference.type"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A name that stands for more than its image's own manifest."""
+
+    reference: Reference
+    image_id: str
+    """That the name points to."""
+    descriptor: Descriptor
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it stands for several manifests."""
+        return self.descriptor.media_type in INDEXES
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One manifest of an index, or the only one."""
+
+    descriptor: Descriptor
+    platform: Platform
+    """As the index says it; of the configuration when it says nothing and that is here."""
+    image_id: str
+    """Digest of its configuration; '' when the manifest is not here."""
+    parents: tuple[str, ...] = ()
+    """Digests of the indexes on the way to it."""
+
+    @property
+    def is_attestation(self) -> bool:
+        """Whether it says something of another manifest and is no image."""
+        return _ATTESTATION in (self.descriptor.annotations or {})
+
+
+class Targets:
+    """The targets of one store's names.  Thread-safe.
+
+    `read` gives a small blob, checked, and raises CortenError when it is missing or damaged.
+    """
+
+    def __init__(self, database: Database, content: ContentStore, read: Callable[[str], bytes]) -> None:
+        self._database = database
+        self._content = content
+        self._read = read
+        self._indexes: dict[str, Index] = {}
+        self._configs: dict[str, str] = {}  # of a manifest
+
+    def all(self) -> Sequence[Target]:
+        """Every name that has one."""
+        rows = self._database.query(
+            "SELECT reference, image, target_type, target, target_size FROM tags WHERE target != '' ORDER BY reference"
+        )
+        return [Target(parse(row[0]), row[1], Descriptor(row[2], row[3], row[4])) for row in rows]
+
+    def of(self, reference: Reference) -> Target | None:
+        """What a name stands for; None for its image's own manifest, or when there is no such name."""
+        rows = self._database.query(
+            "SELECT image, target_type, target, target_size FROM tags WHERE reference = ? AND target != ''",
+            (str(reference.stored()),),
+        )
+        return Target(reference.stored(), rows[0][0], Descriptor(*rows[0][1:])) if rows else None
+
+    def variants(self, descriptor: Descriptor) -> Sequence[Variant]:
+        """The manifests behind a descriptor, in order, each once.
+
+        Of an index inside that is not here its own descriptor is given.  Raises CortenError when a document is damaged.
+        """
+        return list(self._walk(descriptor, set(), ()))
+
+    def reached(self) -> dict[str, tuple[Reference, ...]]:
+        """Images by id, with the names whose index has them though they point to another image.
+
+        A damaged index reaches nothing; whoever removes blobs is told of it (`blobs`).
+        """
+        found: dict[str, tuple[Reference, ...]] = {}
+        for target in self.all():
+            if not target.is_index:
+                continue
+            try:
+                ids = {one.image_id for one in self.variants(target.descriptor)} - {"", target.image_id}
+            except CortenError:
+                continue
+            for image_id in ids:
+                found[image_id] = (*found.get(image_id, ()), target.reference)
+        return found
+
+    def blobs(self, target: Target) -> set[str]:
+        """What a name keeps.  Raises CortenError when a document that says so is damaged."""
+        kept = {target.descriptor.digest}
+        known = {row[0] for row in self._database.query("SELECT id FROM images")}
+        for variant in self.variants(target.descriptor):
+            kept.update(variant.parents)
+            if variant.descriptor.media_type in INDEXES or not variant.image_id:
+                continue
+            if variant.image_id in known or variant.is_attestation:
+                manifest = self._manifest(variant.descriptor.digest)
+                kept |= {variant.descriptor.digest, *(one.digest for one in (manifest.config, *manifest.layers))}
+        return kept
+
+    # -- inside
+
+    def _walk(self, descriptor: Descriptor, seen: set[str], parents: tuple[str, ...]) -> Iterator[Variant]:
+        if descriptor.digest in seen:
+            return
+        seen.add(descriptor.digest)
+        if descriptor.media_type in INDEXES and len(parents) <= _DEPTH_MAX and self._content.has(descriptor.digest):
+            for inner in self._index(descriptor.digest).manifests:
+                yield from self._walk(inner, seen, (*parents, descriptor.digest))
+        elif descriptor.media_type in MANIFESTS | INDEXES:
+            image_id = self._config_of(descriptor.digest) if descriptor.media_type in MANIFESTS else ""
+            yield Variant(descriptor, descriptor.platform or Platform(), image_id, parents)
+
+    def _index(self, digest: str) -> Index:
+        if digest not in self._indexes:
+            self._indexes[digest] = parse_index(self._read(digest))
+        return self._indexes[digest]
+
+    def _config_of(self, digest: str) -> str:
+        if not self._content.has(digest):
+            return ""
+        if digest not in self._configs:
+            self._configs[digest] = self._manifest(digest).config.digest
+        return self._configs[digest]
+
+    def _manifest(self, digest: str) -> Manifest:
+        return parse_manifest(self._read(digest))
