@@ -37,7 +37,8 @@ PACKAGES = {
         *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
         *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
     ),
-    "trixie": ("docker.io", "containerd", "docker-cli", "golang-github-docker-docker-dev"),  # the last: data only
+    # the last: data only
+    "trixie": ("docker.io", "containerd", "docker-cli", "docker-buildx", "golang-github-docker-docker-dev"),
     "forky": ("docker-cli",),
 }
 
@@ -63,6 +64,7 @@ BINARIES = {
     "skopeo": ("bookworm", "usr/bin/skopeo", "--version"),
     "umoci": ("bookworm", "usr/bin/umoci", "--version"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
+    "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),
 }
 
 
@@ -206,9 +208,9 @@ def _fetch(suite: str, folder: Path, names: Sequence[str]) -> None:
         (folder / "done" / name).touch()
 
 
-def download_packages(suite: str, names: Sequence[str], into: Path) -> None:
-    """`apt-get download` from a suite that need not be the machine's own."""
-    _apt_get(suite, into, ["download", *names])
+def download_packages(suite: str, names: Sequence[str], into: Path, *, architecture: str = "") -> None:
+    """`apt-get download` from a suite, or for a machine, that need not be this one's."""
+    _apt_get(suite, into, ["download", *names], architecture)
 
 
 def download_with_dependencies(suite: str, names: Sequence[str], into: Path) -> list[Path]:
@@ -219,21 +221,21 @@ def download_with_dependencies(suite: str, names: Sequence[str], into: Path) -> 
     return sorted(into.glob("*.deb"))
 
 
-def _apt_get(suite: str, into: Path, command: Sequence[str]) -> None:
+def _apt_get(suite: str, into: Path, command: Sequence[str], architecture: str = "") -> None:
     """Runs an apt-get that downloads, after an update of the lists, in an empty folder."""
     into.mkdir(parents=True, exist_ok=True)
     for old in into.glob("*.deb"):
         old.unlink()
     for words in (["update"], command):
-        argv = ["apt-get", "-q", *_apt_options(suite), *words]
+        argv = ["apt-get", "-q", *_apt_options(suite, architecture), *words]
         done = subprocess.run(argv, check=False, cwd=into, capture_output=True, text=True, timeout=900)
         if done.returncode != 0:
             raise PeerMissing(f"{' '.join(words)} ({suite}): {done.stderr.strip()}")
 
 
-def _apt_options(suite: str) -> list[str]:
+def _apt_options(suite: str, architecture: str = "") -> list[str]:
     """Options that give apt lists, cache and sources of its own, with no package installed."""
-    home = paths.cache("apt", suite)
+    home = paths.cache("apt", f"{suite}-{architecture}" if architecture else suite)
     for part in ("state/lists/partial", "cache/archives/partial"):
         (home / part).mkdir(parents=True, exist_ok=True)
     sources = home / "sources.list"
@@ -249,6 +251,8 @@ def _apt_options(suite: str) -> list[str]:
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
     }
+    if architecture:
+        settings |= {"APT::Architecture": architecture, "APT::Architectures": architecture}
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
 
