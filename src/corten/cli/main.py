@@ -18,6 +18,7 @@ from corten.cli.session import Session
 from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
+_A = "corten.cli.archives"
 
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": (_C, "rm"),
     "rmi": (_I, "rmi"),
     "run": (_R, "run"),
+    "save": (_A, "save"),
     "start": (_R, "start"),
     "stop": (_C, "stop"),
     "tag": (_I, "tag"),
@@ -70,6 +72,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "list": "images",
         "prune": (_I, "prune"),
         "rm": "rmi",
+        "save": "save",
         "tag": "tag",
     },
     "system": {"events": "events", "info": "info"},
@@ -80,10 +83,10 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "commit", "config", "context", "cp", "diff", "export", "login", "logout"),
-        *("manifest", "network", "node", "plugin", "pull", "push", "save", "search", "secret", "service", "stack"),
+        *("manifest", "network", "node", "plugin", "pull", "push", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
         *("container commit", "container cp", "container diff", "container export", "container stats"),
-        *("container update", "image build", "image pull", "image push", "image save"),
+        *("container update", "image build", "image pull", "image push"),
         *("system df", "system prune", "system dial-stdio"),
     }
 )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from corten import errors
-from corten.docker import containers, images, system
+from corten.docker import archives, containers, images, system
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -61,6 +61,8 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/images/load", images.load),
     ("POST", "/images/prune", images.prune),
     ("POST", "/images/{}/tag", images.tag),
+    ("GET", "/images/get", archives.save),
+    ("GET", "/images/{}/get", archives.save),
 )
 
 # What dockerd serves and Corten does not yet: (method, path, the operation in words).
@@ -76,8 +78,6 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("DELETE", "/containers/{}/checkpoints/{}", "checkpoint remove"),
     ("POST", "/commit", "container commit"),
     ("GET", "/images/search", "image search"),
-    ("GET", "/images/get", "image save"),
-    ("GET", "/images/{}/get", "image save"),
     ("POST", "/images/{}/push", "image push"),
     ("GET", "/distribution/{}/json", "distribution inspect"),
     ("POST", "/build", "image build"),

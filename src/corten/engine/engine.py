@@ -18,6 +18,7 @@ import msgspec
 from corten.core.content import ContentStore
 from corten.core.metadata import Database
 from corten.engine import events, filters, plan, stats, top
+from corten.engine.archives import Archives
 from corten.engine.container import Container
 from corten.engine.effective import explain
 from corten.engine.execs import Execs
@@ -69,7 +70,7 @@ class Engine:
         finisher.exec_exited = execs.exited
         finisher.container_ended = execs.container_ended
         self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
-        info, images = Info(parts), Images(parts)
+        info, images, archives = Info(parts), Images(parts), Archives(parts)
         self._lasting = Lasting()
         lasting = self._lasting.verb
 
@@ -100,6 +101,7 @@ class Engine:
         self.image_tag = images.tag
         self.image_remove = images.remove
         self.image_prune = images.prune
+        self.image_save = archives.save
 
     # Life
 

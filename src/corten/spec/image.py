@@ -156,22 +156,22 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media
     platform: Platform | None = None
 
 
-class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, rename=_DOCUMENT_NAMES):
-    """One image: its configuration and layers, base first."""
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_DOCUMENT_NAMES):
+    """One image: its configuration and layers, base first.  Fields in Go's order: the same image, the same digest."""
 
     schema_version: int
+    media_type: str = ""
     config: Descriptor
     layers: list[Descriptor]
-    media_type: str = ""
     annotations: dict[str, str] | None = None
 
 
-class Index(msgspec.Struct, frozen=True, omit_defaults=True, rename=_DOCUMENT_NAMES):
+class Index(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_DOCUMENT_NAMES):
     """Several manifests: platforms of one image, or the entry document of an OCI layout."""
 
     schema_version: int
-    manifests: list[Descriptor]
     media_type: str = ""
+    manifests: list[Descriptor]
     annotations: dict[str, str] | None = None
 
 

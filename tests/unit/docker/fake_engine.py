@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json, LogOptions
-from corten.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, NotModified
+from corten.errors import AlreadyExists, Conflict, Internal, InvalidArgument, NotFound, NotModified
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
+from corten.spec.image import Platform
 
 IMAGE = "busybox:latest"
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -393,6 +394,15 @@ class FakeEngine:
         if not self.loaded:
             raise InvalidArgument("empty archive")
         yield {"stream": f"Loaded image: {digest.hexdigest()}\n"}
+
+    async def image_save(self, names: Sequence[str], platform: Platform | None) -> AsyncIterator[bytes]:
+        self.calls.append(("save", list(names), platform))
+        for name in names:
+            await self.image_inspect(name)
+        yield b"archive of "
+        yield " ".join(names).encode()
+        if self.flood:
+            raise Internal("damaged on disk")
 
     async def image_import(
         self,

@@ -90,7 +90,7 @@ async def test_unknown_paths_and_methods_are_not_found(client: Client, method: s
         ("POST", "/v1.51/networks/create", "network create is not supported yet"),
         ("POST", "/swarm/init", "swarm init is not supported yet"),
         ("POST", "/build", "image build is not supported yet"),
-        ("GET", "/images/a/b/get", "image save is not supported yet"),
+        ("GET", "/images/search", "image search is not supported yet"),
         ("POST", "/auth", "logging in to a registry is not supported yet: no registry client"),
     ],
 )
