@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": (_S, "inspect"),
     "kill": (_C, "kill"),
     "load": (_I, "load"),
+    "login": ("corten.cli.login", "login"),
+    "logout": ("corten.cli.login", "logout"),
     "logs": (_C, "logs"),
     "pause": (_C, "pause"),
     "port": (_C, "port"),
@@ -82,7 +84,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 # What Docker 28 has; without the plugins of its packages.
 UNSUPPORTED = frozenset(
     {
-        *("build", "builder", "checkpoint", "commit", "config", "context", "cp", "diff", "export", "login", "logout"),
+        *("build", "builder", "checkpoint", "commit", "config", "context", "cp", "diff", "export"),
         *("manifest", "network", "node", "plugin", "pull", "push", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
         *("container commit", "container cp", "container diff", "container export", "container stats"),
@@ -160,7 +162,9 @@ def _help(ctx: click.Context) -> None:
 
 
 @click.pass_context
-def _root(ctx: click.Context, /, host: tuple[str, ...], debug: bool, show_version: bool, **given: Any) -> None:
+def _root(
+    ctx: click.Context, /, host: tuple[str, ...], config: str | None, debug: bool, show_version: bool, **given: Any
+) -> None:
     if show_version:
         print(f"Corten version {__version__}")
         ctx.exit()
@@ -171,7 +175,9 @@ def _root(ctx: click.Context, /, host: tuple[str, ...], debug: bool, show_versio
         raise Failure("Specify only one -H")
     address = host[0] if host else default_host()
     check_host(address)
-    ctx.obj = Session(address, is_default=not host and address.endswith("/run/corten/corten.sock"))
+    ctx.obj = Session(
+        address, is_default=not host and address.endswith("/run/corten/corten.sock"), config_folder=config or ""
+    )
     _help(ctx)
 
 
@@ -185,7 +191,7 @@ def root() -> LazyGroup:
         help="A container engine, compatible with Docker",
         context_settings={"help_option_names": ["--help"]},
         params=[
-            click.Option(["--config"], help="Location of client config files (not supported yet)"),
+            click.Option(["--config"], help="Location of client config files: config.json with credentials"),
             click.Option(["-c", "--context"], help="Name of the context to use (only `default`)"),
             click.Option(["-D", "--debug"], is_flag=True, help="Enable debug mode"),
             click.Option(["-H", "--host"], multiple=True, help="Engine socket to connect to"),

@@ -17,10 +17,16 @@ _START_WAIT_S = 10.0
 class Session:
     """One invocation of the command line."""
 
-    def __init__(self, host: str, *, is_default: bool) -> None:
+    def __init__(self, host: str, *, is_default: bool, config_folder: str = "") -> None:
         self.host = host
+        self._config_folder = config_folder
         self.is_default = is_default
         self._client: Client | None = None
+
+    @property
+    def config_folder(self) -> str:
+        """Where config.json lies: `--config`, else `DOCKER_CONFIG`, else ~/.docker."""
+        return self._config_folder or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
     @property
     def client(self) -> Client:
