@@ -4,6 +4,7 @@
       oci-layout  index.json
       blobs/sha256/<hex>       written once, never changed
       ingest/<random>          on its way; nothing of it outlives a start of the engine
+      partial/                 on its way from a registry (corten.core.partials)
 
 A blob appears under its digest only when all of it was written, synced and found to have that digest (image-spec
 image-layout.md; field.md D15).  A digest is parsed before it becomes a file name (CVE-2024-3727).
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from corten.core.dataroot import sync_directory, write_durably
+from corten.core.partials import Partials
 from corten.core.streams import Hashed, chunks_of
 from corten.errors import InvalidArgument, NotFound
 from corten.spec.image import DOCUMENT_SIZE_MAX, OCI_INDEX, Descriptor, Index, digest_of, encode
@@ -51,6 +53,7 @@ class ContentStore:
         self._ingest = os.path.join(root, "ingest")
         os.makedirs(self._blobs, exist_ok=True)
         os.makedirs(self._ingest, 0o700, exist_ok=True)
+        self.partials = Partials(os.path.join(root, "partial"))
         for name in self.ingests():
             os.unlink(os.path.join(self._ingest, name))
         if not os.path.exists(os.path.join(root, "oci-layout")):
@@ -91,7 +94,7 @@ class ContentStore:
             raise
         finally:
             os.close(fd)
-        sync_directory(self._blobs)
+        self.sync()
         return Blob(hashed.digest, hashed.size)
 
     def put(self, data: bytes, keep: Callable[[Digest], None] = lambda _: None) -> Blob:
@@ -102,6 +105,19 @@ class ContentStore:
             if self._holds(digest, data):
                 return Blob(digest, len(data))
         return self.ingest([data], expected=digest)
+
+    def take(self, path: str, digest: str, keep: Callable[[Digest], None]) -> None:
+        """The file at `path` becomes a blob.  The caller has verified and synced it, and calls `sync` in the end.
+
+        `keep` as in `ingest`.
+        """
+        with self.lock:
+            keep(Digest(digest))
+            self._appear(path, self._path(digest))
+
+    def sync(self) -> None:
+        """The names of all blobs reach the disk."""
+        sync_directory(self._blobs)
 
     def open(self, digest: str) -> BinaryIO:
         """The blob as an unbuffered file; raises NotFound."""

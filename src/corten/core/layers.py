@@ -9,12 +9,12 @@ snapshots of them, named by chain id.  Nothing of a failed image stays.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from corten.core.content import ContentStore
 from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import LowerView
 from corten.core.snapshots import Adoption, Overlay, Staged
@@ -45,9 +45,19 @@ def layers_of(blobs: Sequence[str], diff_ids: Sequence[str]) -> list[Layer]:
     return [Layer(blob, diff_id, number) for number, (blob, diff_id) in enumerate(pairs)]
 
 
-def unpack(
-    layers: Sequence[Layer], content: ContentStore, overlay: Overlay, limits: Limits = DEFAULT
-) -> tuple[Digest, ...]:
+class Blobs(Protocol):
+    """Where layers' blobs are read: the content store, or a pull for which some are still on their way."""
+
+    def chunks(self, digest: str, /) -> Iterator[bytes]:
+        """The blob piece by piece; each call begins at its start."""
+        ...
+
+
+Settled = Callable[[Layer], object]
+"""Told of every layer that got its place, bottom first."""
+
+
+def unpack(layers: Sequence[Layer], content: Blobs, overlay: Overlay, limits: Limits = DEFAULT) -> tuple[Digest, ...]:
     """Makes a committed snapshot of every layer that has none yet; the chain ids, bottom first.
 
     The caller makes the database durable.
@@ -57,10 +67,31 @@ def unpack(
         NotFound: a blob is missing.
         Unavailable: the disk is about to be full.
     """
+    with unpacked(layers, content, overlay, limits) as adoptions:
+        if adoptions:
+            sync(overlay.root)
+            overlay.adopt(adoptions)
+    return chain_ids([layer.diff_id for layer in layers])
+
+
+@contextmanager
+def unpacked(
+    layers: Sequence[Layer],
+    content: Blobs,
+    overlay: Overlay,
+    limits: Limits = DEFAULT,
+    *,
+    settled: Settled = lambda _: None,
+    stop: Callable[[], object] = lambda: None,
+) -> Iterator[list[Adoption]]:
+    """Every layer that is no snapshot yet, in staging, for the caller to sync and adopt; what he does not take goes.
+
+    `stop` is called when it fails, before it waits for its threads: `content` should give them no more to wait for.
+
+    Raises as `unpack`.
+    """
     chain = chain_ids([layer.diff_id for layer in layers])
     present = _present(chain, overlay)
-    if present == len(chain):
-        return chain
     base = chain[present - 1] if present else ""
     missing = layers[present:]
     with ExitStack() as stack:
@@ -68,20 +99,28 @@ def unpack(
         staged = [stack.enter_context(overlay.stage()) for _ in missing]
         pool = stack.enter_context(ThreadPoolExecutor(PARALLEL, thread_name_prefix="unpack"))
         stack.callback(pool.shutdown, cancel_futures=True)
+        stack.push(_Stop(stop).__exit__)
         jobs = [
             (layer, place, pool.submit(_first_try, layer, place, content, overlay, base, number == 0, limits))
             for number, (layer, place) in enumerate(zip(missing, staged, strict=True))
         ]
-        done = _settled(jobs, content, overlay, base, stack, limits)
-        _sync(overlay)
+        done = _settled(jobs, content, overlay, base, stack, limits, settled)
         parents = [base, *chain[present:]]
-        overlay.adopt(
-            [
-                Adoption(place, chain[present + number], parents[number], Usage(applied.size, applied.entries))
-                for number, (place, applied) in enumerate(done)
-            ]
-        )
-    return chain
+        yield [
+            Adoption(place, chain[present + number], parents[number], Usage(applied.size, applied.entries))
+            for number, (place, applied) in enumerate(done)
+        ]
+
+
+class _Stop:
+    """Calls when its context is left by an error."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self._stop = stop
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._stop()
 
 
 def _present(chain: Sequence[Digest], overlay: Overlay) -> int:
@@ -96,7 +135,7 @@ _Job = tuple[Layer, Staged, "Future[Applied | None]"]
 
 
 def _first_try(
-    layer: Layer, staged: Staged, content: ContentStore, overlay: Overlay, base: str, is_lowest: bool, limits: Limits
+    layer: Layer, staged: Staged, content: Blobs, overlay: Overlay, base: str, is_lowest: bool, limits: Limits
 ) -> Applied | None:
     """Unpacks; the lowest missing layer knows what is below it.  None when it cannot be done without knowing."""
     if is_lowest:
@@ -109,7 +148,13 @@ def _first_try(
 
 
 def _settled(
-    jobs: Sequence[_Job], content: ContentStore, overlay: Overlay, base: str, stack: ExitStack, limits: Limits
+    jobs: Sequence[_Job],
+    content: Blobs,
+    overlay: Overlay,
+    base: str,
+    stack: ExitStack,
+    limits: Limits,
+    settled: Settled,
 ) -> list[tuple[Staged, Applied]]:
     done: list[tuple[Staged, Applied]] = []
     for number, (layer, first, future) in enumerate(jobs):
@@ -121,6 +166,7 @@ def _settled(
                 staged = stack.enter_context(overlay.stage())
                 applied = unpack_blob(layer, staged, content, lower, limits)
         done.append((staged, applied))
+        settled(layer)
     return done
 
 
@@ -134,9 +180,7 @@ def _settle(applied: Applied, staged: Staged, lower: LowerView, limits: Limits) 
         os.close(root_fd)
 
 
-def unpack_blob(
-    layer: Layer, staged: Staged, content: ContentStore, lower: LowerView | None, limits: Limits
-) -> Applied:
+def unpack_blob(layer: Layer, staged: Staged, content: Blobs, lower: LowerView | None, limits: Limits) -> Applied:
     """Unpacks one blob into a staging directory and checks its diff id; raises as `unpack`, and NeedsLower."""
     root_fd = staged.open()
     try:
@@ -151,8 +195,9 @@ def unpack_blob(
     return applied
 
 
-def _sync(overlay: Overlay) -> None:
-    fd = os.open(overlay.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: str) -> None:
+    """Everything on the filesystem of the directory `path` reaches the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         syncfs(fd)
     finally:

@@ -43,7 +43,13 @@ def test_an_index_that_cannot_be_written_leaves_nothing(store: ContentStore) -> 
     with pytest.raises(IsADirectoryError):
         store.write_index([])
     assert store.ingests() == []
-    assert {one.name for one in Path(store.root).iterdir()} == {"blobs", "index.json", "ingest", "oci-layout"}
+    assert {one.name for one in Path(store.root).iterdir()} == {
+        "blobs",
+        "index.json",
+        "ingest",
+        "oci-layout",
+        "partial",
+    }
 
 
 @pytest.mark.parametrize("damage", [b"", b"hellx", b"hello and more"])
