@@ -24,9 +24,7 @@ from corten.engine.effective import explain
 from corten.engine.execs import Execs
 from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
-from corten.engine.imageprune import ImagePrune
 from corten.engine.images import Images
-from corten.engine.imageviews import ImageViews
 from corten.engine.info import Info
 from corten.engine.inspect import inspect, summary
 from corten.engine.lasting import Lasting
@@ -73,7 +71,6 @@ class Engine:
         finisher.container_ended = execs.container_ended
         self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
         info, images, archives = Info(parts), Images(parts), Archives(parts)
-        views = ImageViews(parts)
         self._lasting = Lasting()
         lasting = self._lasting.verb
 
@@ -98,13 +95,12 @@ class Engine:
         self.exec_inspect = execs.inspect
         self.image_load = images.load
         self.image_import = images.import_rootfs
-        self.image_list = views.rows
-        self.image_inspect = views.inspect
-        self.image_history = views.history
-        self.image_usage = views.usage
+        self.image_list = images.rows
+        self.image_inspect = images.inspect
+        self.image_history = images.history
         self.image_tag = images.tag
         self.image_remove = images.remove
-        self.image_prune = ImagePrune(parts, views).prune
+        self.image_prune = images.prune
         self.image_save = archives.save
 
     # Life
