@@ -69,8 +69,8 @@ def proxy(key: str, value: Any) -> str:
 
 
 def mirrors(key: str, value: Any) -> tuple[str, ...]:
-    """URLs, each with one slash at its end."""
-    return tuple(_mirror(text) for text in _texts(key, value))
+    """URLs, each once and with one slash at its end."""
+    return tuple(dict.fromkeys(_mirror(text) for text in _texts(key, value)))
 
 
 def insecure(key: str, value: Any) -> tuple[str, ...]:
@@ -111,12 +111,19 @@ def _insecure(text: str) -> str:
             return str(ipaddress.ip_network(bare, strict=False))
         except ValueError as error:
             raise InvalidArgument(f'insecure registry {text} is not valid: invalid host "{bare}"') from error
-    host, port = _host_and_port(bare)
+    host, port = (f"[{bare}]", None) if _is_ipv6(bare) else _host_and_port(bare)
     if not _HOST.fullmatch(host):
         raise InvalidArgument(f'insecure registry {text} is not valid: invalid host "{bare}"')
     if port is not None and not (port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise InvalidArgument(f'insecure registry {text} is not valid: invalid port "{port}"')
     return bare
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _host_and_port(text: str) -> tuple[str, str | None]:

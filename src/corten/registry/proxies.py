@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,8 +25,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Proxies:
     """The proxies for http:// and https:// requests, empty for none, and where none is used."""
 
-    http: str = ""
-    https: str = ""
+    http: str = field(default="", repr=False)  # may hold a password
+    https: str = field(default="", repr=False)
     no_proxy: str = ""
 
     def of(self, url: str) -> str:

@@ -58,7 +58,7 @@ def test_a_limit_that_is_no_number_is_refused_in_dockerds_words() -> None:
 
 
 def test_mirrors_end_with_one_slash() -> None:
-    assert made({"registry-mirrors": ["http://a", "https://b:1/x/"]}).registry_mirrors == (
+    assert made({"registry-mirrors": ["http://a", "https://b:1/x/", "http://a/"]}).registry_mirrors == (
         "http://a/",
         "https://b:1/x/",
     )
@@ -88,8 +88,8 @@ def test_a_mirror_that_cannot_be_used_is_refused(mirror: str, text: str) -> None
 
 
 def test_insecure_registries_are_hosts_and_networks() -> None:
-    given = ["a.example", "b.example:5000", "http://c.example", "10.1.2.3/8", "[::1]:5000", "fd00::/8"]
-    wanted = ("a.example", "b.example:5000", "c.example", "10.0.0.0/8", "[::1]:5000", "fd00::/8")
+    given = ["a.example", "b.example:5000", "http://c.example", "10.1.2.3/8", "[::1]:5000", "fd00::/8", "fd00::1"]
+    wanted = ("a.example", "b.example:5000", "c.example", "10.0.0.0/8", "[::1]:5000", "fd00::/8", "fd00::1")
     assert made({"insecure-registries": given}).insecure_registries == wanted
 
 
