@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -20,6 +21,14 @@ from corten.cli.session import Session, pass_session
 
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o600
+_REFUSED = {  # an archive is renamed to its place, and takes none of these away
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symbolic link directly",
+    stat.S_IFIFO: "named pipe (FIFO)",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device file",
+    stat.S_IFBLK: "block device file",
+}
 
 
 @click.command(
@@ -40,20 +49,55 @@ def save(session: Session, /, operands: tuple[str, ...], output: str, platform: 
     _write(session.client.open("GET", "/images/get", query=query), output)
 
 
+@click.command(
+    "export",
+    cls=Command,
+    operands="[OPTIONS] CONTAINER",
+    at_least=1,
+    at_most=1,
+    help="Export a container's filesystem as a tar archive",
+)
+@click.option("-o", "--output", default="", help="Write to a file, instead of STDOUT")
+@operands()
+@pass_session
+def export(session: Session, /, operands: tuple[str, ...], output: str) -> None:
+    """Exports a container."""
+    _check_output(output, "failed to export container")
+    _write(session.client.open("GET", f"/containers/{operands[0]}/export"), output)
+
+
+@click.command(
+    "diff",
+    cls=Command,
+    operands="CONTAINER",
+    at_least=1,
+    at_most=1,
+    help="Inspect changes to files or directories on a container's filesystem",
+)
+@operands()
+@pass_session
+def diff(session: Session, /, operands: tuple[str, ...]) -> None:
+    """Lists what a container changed."""
+    for change in session.client.json("GET", f"/containers/{operands[0]}/changes") or ():
+        print("CAD"[change["Kind"]], change["Path"])
+
+
 def _check_output(path: str, what: str) -> None:
     """Raises Failure in Docker's words where an archive cannot go."""
     if not path:
         if sys.stdout.isatty():
             raise Failure("cowardly refusing to save to a terminal. Use the -o flag or redirect")
         return
-    folder = os.path.dirname(os.path.normpath(path))
-    if folder and not os.path.exists(folder):
-        raise Failure(f'{what}: invalid output path: directory "{folder}" does not exist')
-    with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-            kind = "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "an irregular file"
-            raise Failure(f'{what}: invalid output path: "{path}" must be a directory or a regular file: got {kind}')
+    folder = os.path.dirname(path)
+    try:
+        if folder and not os.path.isdir(folder) and os.stat(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise Failure(f"{what}: invalid output path: stat {folder}: {(error.strerror or '').lower()}") from None
+    with contextlib.suppress(FileNotFoundError):
+        kind = _REFUSED.get(stat.S_IFMT(os.lstat(path).st_mode))
+        if kind:
+            raise Failure(f"{what}: cannot write to a {kind}")
 
 
 def _write(response: HTTPResponse, path: str) -> None:
@@ -62,7 +106,9 @@ def _write(response: HTTPResponse, path: str) -> None:
         _copy(response, sys.stdout.buffer)
         return
     try:
-        fd, temporary = tempfile.mkstemp(prefix=".docker_temp_", dir=os.path.dirname(os.path.abspath(path)))
+        fd, temporary = tempfile.mkstemp(
+            prefix=f".tmp-{os.path.basename(path)}", dir=os.path.dirname(os.path.abspath(path))
+        )
         with os.fdopen(fd, "wb") as file:
             try:
                 os.fchmod(fd, _MODE)

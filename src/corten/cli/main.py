@@ -24,8 +24,10 @@ _A = "corten.cli.archives"
 COMMANDS: dict[str, tuple[str, str]] = {
     "attach": (_R, "attach"),
     "create": (_R, "create"),
+    "diff": (_A, "diff"),
     "events": (_S, "events"),
     "exec": (_R, "exec_"),
+    "export": (_A, "export"),
     "history": (_I, "history"),
     "images": (_I, "images"),
     "import": (_I, "import_"),
@@ -57,7 +59,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # group → {verb in the group: the top-level verb, or its own (module, attribute)}
 GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
     "container": {
-        **{verb: verb for verb in ("attach", "create", "exec", "kill", "logs", "pause", "port", "rename", "restart")},
+        **{
+            verb: verb
+            for verb in (
+                "attach",
+                "create",
+                "diff",
+                "exec",
+                "export",
+                "kill",
+                "logs",
+                "pause",
+                "port",
+                "rename",
+                "restart",
+            )
+        },
         **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "wait")},
         "ls": "ps",
         "list": "ps",
@@ -84,10 +101,10 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 # What Docker 28 has; without the plugins of its packages.
 UNSUPPORTED = frozenset(
     {
-        *("build", "builder", "checkpoint", "commit", "config", "context", "cp", "diff", "export"),
+        *("build", "builder", "checkpoint", "commit", "config", "context", "cp"),
         *("manifest", "network", "node", "plugin", "pull", "push", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
-        *("container commit", "container cp", "container diff", "container export", "container stats"),
+        *("container commit", "container cp", "container stats"),
         *("container update", "image build", "image pull", "image push"),
         *("system df", "system prune", "system dial-stdio"),
     }

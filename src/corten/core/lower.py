@@ -76,6 +76,10 @@ class LowerView:
             self._found[path], self._merged[path] = self._look(path, layers)
         return self._found[path]
 
+    def layers(self, path: bytes) -> tuple[int, ...]:
+        """Descriptors of the layers whose directories merge at `path`, topmost first; none when it is no directory."""
+        return self._directory_layers(path)
+
     def _directory_layers(self, path: bytes) -> tuple[int, ...]:
         if path not in self._merged:
             self.find(path)

@@ -253,6 +253,19 @@ class Overlay:
                 stack.callback(os.close, fds[-1])
             yield LowerView(fds)
 
+    @contextmanager
+    def layers(self, key: str) -> Iterator[list[int]]:
+        """Descriptors of the directories of a snapshot and of what it stands on, topmost first.  Raises NotFound.
+
+        Whoever reads an active one asks afterwards whether it is still there: its files go when it goes.
+        """
+        with ExitStack() as stack:
+            fds = []
+            for one in self._ancestry(key):
+                fds.append(os.open(self.fs_path(one.id), _DIRECTORY))
+                stack.callback(os.close, fds[-1])
+            yield fds
+
     # -- questions
 
     def stat(self, key: str) -> Snapshot:

@@ -39,8 +39,8 @@ _COPY_BYTES = 1 << 20
 _REFUSED_LINKS = (errno.EISDIR, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOENT)
 _SPACE_EVERY = 64 << 20
 
-# Attributes that only this host may set: overlayfs would take them for its own, labels are the host's.
-_FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"security.ima", b"security.evm")
+FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"security.ima", b"security.evm")
+"""Attributes that only this host may set: overlayfs would take them for its own, labels are the host's."""
 
 
 class NeedsLower(Exception):
@@ -364,7 +364,7 @@ class _Writer:
 
     def _set_xattrs(self, target: int | bytes, entry: Entry) -> None:
         for name, value in entry.xattrs:
-            if name.startswith(_FOREIGN_XATTRS):
+            if name.startswith(FOREIGN_XATTRS):
                 continue
             try:
                 os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))

@@ -1,4 +1,4 @@
-"""Operations that answer with an archive."""
+"""Operations that answer with an archive, and those about what a container changed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ async def save(call: Call) -> web.StreamResponse:
     """One image by its path, several by `names`."""
     names = list(call.args) or call.query.texts("names")
     return await _archive(call, call.engine.image_save(names, platform(call, (1, 48))), "application/x-tar")
+
+
+async def export(call: Call) -> web.StreamResponse:
+    return await _archive(call, call.engine.container_export(call.args[0]), "application/octet-stream")
+
+
+async def changes(call: Call) -> web.StreamResponse:
+    return call.answer(await call.engine.container_changes(call.args[0]))
 
 
 def platform(call: Call, since: tuple[int, int]) -> Platform | None:

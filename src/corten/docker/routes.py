@@ -36,6 +36,8 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/containers/{}/top", containers.top),
     ("GET", "/containers/{}/logs", containers.logs),
     ("GET", "/containers/{}/stats", containers.stats),
+    ("GET", "/containers/{}/export", archives.export),
+    ("GET", "/containers/{}/changes", archives.changes),
     ("GET", "/containers/{}/corten/trace", containers.trace),
     ("POST", "/corten/explain", containers.explain),
     ("POST", "/containers/create", containers.create),
@@ -67,8 +69,6 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
 
 # What dockerd serves and Corten does not yet: (method, path, the operation in words).
 UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{}/changes", "container diff"),
-    ("GET", "/containers/{}/export", "container export"),
     ("HEAD", "/containers/{}/archive", "container copy"),
     ("GET", "/containers/{}/archive", "container copy"),
     ("PUT", "/containers/{}/archive", "container copy"),

@@ -102,6 +102,8 @@ class Engine:
         self.image_remove = images.remove
         self.image_prune = images.prune
         self.image_save = archives.save
+        self.container_export = archives.export
+        self.container_changes = archives.changes
 
     # Life
 

@@ -341,6 +341,12 @@ class FakeEngine:
         count = len(self.calls)
         return {"read": f"t{count}", "cpu_stats": {"n": count}, "precpu_stats": {}}
 
+    async def container_changes(self, ref: str) -> list[Json] | None:
+        return [{"Path": f"/{self.find(ref).name}", "Kind": 1}]
+
+    async def container_export(self, ref: str) -> AsyncIterator[bytes]:
+        yield self.find(ref).name.encode()
+
     # exec
 
     async def exec_create(self, ref: str, request: ExecConfig) -> Json:
