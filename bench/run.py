@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests"), str(HERE.parent / "src")]
 
 import daemon  # noqa: E402
 import engines  # noqa: E402  (the path is set above: bench is run, not installed)
+import images as image_rows  # noqa: E402
 import layers  # noqa: E402
 import resources  # noqa: E402
 import runtimes  # noqa: E402
@@ -74,6 +75,7 @@ def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
             "engines": lambda: engines.rows(found, rounds, 2 * containers),
             "resources": lambda: resources.rows(found, 2 * containers),
             "daemon": lambda: daemon.rows(found, rounds, containers),
+            "images": lambda: image_rows.rows(folder, rounds),
         }
         for part, make in table.items():
             if part in parts:

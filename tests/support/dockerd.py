@@ -96,12 +96,13 @@ class Dockerd(DockerClient):
         runtimes: dict[str, Path] | None = None,
         args: Sequence[str] = (),
         prepare: str = "true",
+        netns: NetNs | None = None,
     ) -> None:
         self.version = version
         self._prepare = prepare
         self.folder = paths.scratch("dockerd")
         self.socket = self.folder / "s"
-        self.netns = NetNs()
+        self.netns = NetNs() if netns is None else netns
         self._daemon = process.Daemon(self._argv(runtimes or {}, args), self.folder / "log", self._environment())
         try:
             self._daemon.wait_until(self.answers, "answer of dockerd", timeout=60)

@@ -9,6 +9,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = REPOSITORY / ".venv" / "bin"
 
+SCRATCH = "CORTEN_TEST_SCRATCH"  # where `scratch` makes folders, when it is not /tmp
 PREFIX = "corten-test-"  # every netns, cgroup and folder that a test makes starts so: the leak check looks for it
 
 
@@ -25,10 +26,10 @@ def mark() -> str:
 
 
 def scratch(kind: str) -> Path:
-    """A new folder `/tmp/corten-test-<pid>-<kind>-…` with mode 0755; the caller removes it.
+    """A new folder `/tmp/corten-test-<pid>-<kind>-…` with mode 0755 ($CORTEN_TEST_SCRATCH/…); the caller removes it.
 
     Short, because dockerd and containerd bind sockets by full path (unix(7): 108 bytes).
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{mark()}{kind}-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{mark()}{kind}-", dir=os.environ.get(SCRATCH, "/tmp")))
     folder.chmod(0o755)
     return folder

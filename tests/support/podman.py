@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from support import images, paths, peers, process
@@ -24,46 +25,47 @@ POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
 
 
 class Podman:
-    """podman with private folders; a context manager that removes everything."""
+    """podman with private folders (its storage at `root`, when given); a context manager that removes everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self.folder = paths.scratch("podman")
+        self._root = root or self.folder / "root"
         self._tree = peers.tree("bookworm")
         self._configuration = self.folder / "containers.conf"
         self._configuration.write_text(
             CONFIGURATION.format(root=self._tree.root, corten=paths.COMMANDS / "corten-runtime")
         )
-        policy = self.folder / "policy.json"
+        policy = self.folder / ".config/containers/policy.json"
+        policy.parent.mkdir(parents=True)
         policy.write_text(POLICY)
-        self("runc", "load", "--signature-policy", str(policy), "-i", str(images.busybox()), check=True)
+        self("runc", "load", "-i", str(images.busybox()), check=True)
 
     def __call__(
         self, runtime: str, *args: str, stdin: str | None = None, check: bool = False, prefix: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Runs podman with an OCI runtime: `runc` or `corten-runtime`; `prefix` enters a namespace first."""
-        program = peers.binary("runc") if runtime == "runc" else runtime
-        argv = [
-            *prefix,
-            str(peers.binary("podman")),
-            "--root",
-            f"{self.folder}/root",
-            "--runroot",
-            f"{self.folder}/run",
-        ]
-        argv += ["--tmpdir", f"{self.folder}/tmp", "--storage-driver", "overlay", "--events-backend", "file"]
-        argv += ["--cgroup-manager", "cgroupfs", "--runtime", str(program), *args]
+        argv = [*prefix, *self.argv(runtime), *args]
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, check=False, text=True, timeout=60, env=self._environment()
+            argv, input=stdin, capture_output=True, check=False, text=True, timeout=60, env=self.environment
         )
         assert not check or done.returncode == 0, f"podman {args}: {done.returncode}: {done.stderr}"
         return done
+
+    def argv(self, runtime: str) -> list[str]:
+        """The command line up to the command, with an OCI runtime as in a call."""
+        program = peers.binary("runc") if runtime == "runc" else runtime
+        argv = [str(peers.binary("podman")), "--root", str(self._root), "--runroot", f"{self.folder}/run"]
+        argv += ["--tmpdir", f"{self.folder}/tmp", "--storage-driver", "overlay", "--events-backend", "file"]
+        return [*argv, "--cgroup-manager", "cgroupfs", "--runtime", str(program)]
 
     @property
     def own_cgroup(self) -> tuple[str, ...]:
         """Options that put a container below a cgroup of this instance."""
         return ("--cgroup-parent", f"/{self.folder.name}", "--network", "none")
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """What podman runs with."""
         return {
             "PATH": f"{self._tree.search_path}:/usr/sbin:/usr/bin:/sbin:/bin",
             "LD_LIBRARY_PATH": self._tree.libraries,
