@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from corten.registry.credentials import AuthConfig
 from corten.spec.docker import (
     ContainerCreateRequest,
     ContainerUpdateRequest,
@@ -103,6 +104,7 @@ class Engine(Protocol):
     # system
     async def version(self) -> Json: ...
     async def info(self) -> Json: ...
+    async def login(self, config: AuthConfig) -> Json: ...
     def events(self, filters: Filters, since: str, until: str) -> AsyncIterator[Json]: ...
 
     # containers

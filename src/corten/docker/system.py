@@ -7,7 +7,6 @@ from typing import Any
 
 from aiohttp import web
 
-from corten import errors
 from corten.docker.call import Call
 from corten.docker.streams import Begun, json_line
 from corten.docker.versions import (
@@ -19,6 +18,7 @@ from corten.docker.versions import (
     adapt_answer,
 )
 from corten.errors import CortenError, NotFound
+from corten.registry.credentials import AuthConfig
 
 # The builder that `docker build` should use: 1 until there is a BuildKit behind `POST /grpc` and `/session`.
 BUILDER_VERSION = "1"
@@ -87,7 +87,8 @@ async def options(call: Call) -> web.StreamResponse:
 
 
 async def auth(call: Call) -> web.StreamResponse:
-    raise errors.NotImplemented("logging in to a registry is not supported yet: no registry client")
+    """`POST /auth`: whether a registry takes the credentials in the body."""
+    return call.answer(await call.engine.login(await call.json(AuthConfig)))
 
 
 async def networks(call: Call) -> web.StreamResponse:

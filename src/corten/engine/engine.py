@@ -76,6 +76,7 @@ class Engine:
 
         self.version = info.version
         self.info = info.info
+        self.login = parts.registries.login
         self.container_create = life.create
         self.container_start = lasting(life.start)
         self.container_stop = lasting(life.stop)

@@ -19,6 +19,7 @@ from corten.engine.inspect import Paths
 from corten.engine.looks import Looks
 from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
+from corten.engine.registries import Registries
 from corten.engine.retry import Retries
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
@@ -48,11 +49,15 @@ class Parts:
     bridge: BridgeDriver
     networks: Networks
     retries: Retries
+    registries: Registries = field(init=False)
     init_binary: str = ""
     started_ns: int = 0
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
     container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id
     background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.registries = Registries(lambda: self.settings)
 
     @property
     def cgroup_parent(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json, LogOptions
 from corten.errors import AlreadyExists, Conflict, Internal, InvalidArgument, NotFound, NotModified
+from corten.registry.credentials import AuthConfig
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from corten.spec.image import Platform
 
@@ -447,6 +448,10 @@ class FakeEngine:
 
     async def image_prune(self, filters: Filters) -> Json:
         return {"ImagesDeleted": None, "SpaceReclaimed": 0}
+
+    async def login(self, config: AuthConfig) -> Json:
+        self.calls.append(("login", config))
+        return {"IdentityToken": "", "Status": "Login Succeeded"}
 
     async def network_list(self, filters: Filters) -> list[Json]:
         return [{"Name": "bridge"}]

@@ -91,7 +91,6 @@ async def test_unknown_paths_and_methods_are_not_found(client: Client, method: s
         ("POST", "/swarm/init", "swarm init is not supported yet"),
         ("POST", "/build", "image build is not supported yet"),
         ("GET", "/images/search", "image search is not supported yet"),
-        ("POST", "/auth", "logging in to a registry is not supported yet: no registry client"),
     ],
 )
 async def test_what_dockerd_knows_and_corten_does_not_is_named(
