@@ -25,6 +25,7 @@ from corten.core.gc import discard, drop_blobs, drop_layers
 from corten.core.images import Image, ImageStore, Tell, is_id_prefix, short_id
 from corten.core.snapshots import Forgotten
 from corten.errors import Conflict, CortenError
+from corten.spec.image import Platform
 from corten.spec.reference import Reference, parse
 
 
@@ -70,6 +71,46 @@ def remove_image(
     finally:
         discard(images, removing.forgotten)
     return removing.done
+
+
+def remove_platforms(
+    images: ImageStore, ref: str, platforms: Sequence[Platform], uses: Sequence[Use], *, force: bool = False
+) -> list[Removal]:
+    """Removes the images of some platforms of the index that a name stands for; what was done, in order.
+
+    The name stays as long as another platform is here, and points to that.  Where it stands for one image it is removed
+    as by `remove_image`.
+
+    Raises:
+        NotFound: no such image, or none of this platform.
+        Conflict: in Docker's words.
+    """
+    removing = _Removing(images, uses)
+    try:
+        with images.lock:
+            chosen = {image.id: image for image in (images.get(ref, platform) for platform in platforms)}
+            here = {image.id for _, image in images.platforms(ref) if image is not None}
+            if here <= set(chosen):
+                _remove(removing, ref, force=force, prune=True)
+            else:
+                with images.together() as tell:
+                    for image in chosen.values():
+                        _remove_variant(removing, image, force, tell)
+                _drop(removing)
+    finally:
+        discard(images, removing.forgotten)
+    return removing.done
+
+
+def _remove_variant(removing: _Removing, image: Image, force: bool, tell: Tell) -> None:
+    images = removing.images
+    for name in image.references:
+        target = images.targets.of(name)
+        variants = images.targets.variants(target.descriptor) if target is not None else ()
+        others = [one.image_id for one in variants if one.image_id != image.id and images.find_id(one.image_id)]
+        if target is not None and others:
+            images.point(name, others[0], target=target.descriptor)
+    _delete(removing, image, tell, force=force, is_quiet=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,9 +129,13 @@ class Targets:
             if variant.descriptor.media_type in INDEXES or not variant.image_id:
                 continue
             if variant.image_id in known or variant.is_attestation:
-                manifest = self._manifest(variant.descriptor.digest)
+                manifest = self.manifest(variant.descriptor.digest)
                 kept |= {variant.descriptor.digest, *(one.digest for one in (manifest.config, *manifest.layers))}
         return kept
+
+    def manifest(self, digest: str) -> Manifest:
+        """A manifest by its digest.  Raises CortenError when it is missing or damaged."""
+        return parse_manifest(self._read(digest))
 
     # -- inside
 
@@ -155,8 +159,5 @@ class Targets:
         if not self._content.has(digest):
             return ""
         if digest not in self._configs:
-            self._configs[digest] = self._manifest(digest).config.digest
+            self._configs[digest] = self.manifest(digest).config.digest
         return self._configs[digest]
-
-    def _manifest(self, digest: str) -> Manifest:
-        return parse_manifest(self._read(digest))

@@ -30,8 +30,11 @@ async def changes(call: Call) -> web.StreamResponse:
 def platform(call: Call, since: tuple[int, int]) -> Platform | None:
     """`platform`, the API's JSON object, which older versions do not have; the first of several."""
     text = call.query.text("platform")
-    if call.version < since or not text:
-        return None
+    return parse_platform(text) if text and call.version >= since else None
+
+
+def parse_platform(text: str) -> Platform:
+    """The API's JSON object.  Raises InvalidArgument."""
     try:
         given = msgspec.json.decode(text, type=Platform)
     except msgspec.DecodeError as error:

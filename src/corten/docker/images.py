@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import msgspec
 from aiohttp import web
 
 from corten import errors
+from corten.docker.archives import parse_platform, platform
 from corten.docker.call import Call
 from corten.docker.engine_api import Json
 from corten.docker.streams import progress
@@ -21,47 +21,22 @@ async def list_all(call: Call) -> web.StreamResponse:
     if call.version < (1, 41) and query.text("filter"):
         filters["reference"] = [*filters.get("reference", ()), query.text("filter")]
     shared_size = call.version >= (1, 42) and query.flag("shared-size")
-    found = await call.engine.image_list(query.flag("all"), filters, shared_size, query.flag("digests"))
+    manifests = call.version >= (1, 47) and query.flag("manifests")
+    found = await call.engine.image_list(query.flag("all"), filters, shared_size, manifests)
     return call.answer([adapt_answer(item, IMAGE_LIST_RULES, call.version) for item in found])
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    found = await call.engine.image_inspect(call.args[0])
-    if wanted := _platform(call, (1, 49)):
-        _check_platform(call.args[0], found, wanted)
+    wanted = platform(call, (1, 49))
+    manifests = call.version >= (1, 48) and call.query.flag("manifests")
+    if wanted is not None and manifests:
+        raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+    found = await call.engine.image_inspect(call.args[0], wanted, manifests)
     return call.answer(adapt_answer(found, IMAGE_INSPECT_RULES, call.version))
 
 
 async def history(call: Call) -> web.StreamResponse:
-    found = await call.engine.image_history(call.args[0])
-    if wanted := _platform(call, (1, 48)):
-        _check_platform(call.args[0], await call.engine.image_inspect(call.args[0]), wanted)
-    return call.answer(found)
-
-
-def _check_platform(name: str, image: Json, wanted: list[str]) -> None:
-    """An image has exactly one platform, so it is this one or none."""
-    actual = [image["Os"], image["Architecture"], *([image["Variant"]] if image.get("Variant") else [])]
-    if actual[: len(wanted)] != wanted:
-        raise NotFound(
-            f"image with reference {name} was found but does not match the specified platform: "
-            f"wanted {'/'.join(wanted)}, actual: {'/'.join(actual)}"
-        )
-
-
-def _platform(call: Call, since: tuple[int, int]) -> list[str]:
-    """`platform`, the API's JSON: {"os": …, "architecture": …, "variant": …}; older versions do not have it."""
-    text = call.query.text("platform")
-    if call.version < since or not text:
-        return []
-    try:
-        given = msgspec.json.decode(text, type=dict[str, str | list[str]])
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"failed to parse platform: {error}") from error
-    found = [given.get(name, "") for name in ("os", "architecture", "variant")]
-    if not found[0] or not found[1]:
-        raise InvalidArgument("both OS and Architecture must be provided")
-    return [str(part) for part in found if part]
+    return call.answer(await call.engine.image_history(call.args[0], platform(call, (1, 48))))
 
 
 async def tag(call: Call) -> web.StreamResponse:
@@ -72,14 +47,16 @@ async def tag(call: Call) -> web.StreamResponse:
 async def remove(call: Call) -> web.StreamResponse:
     if not call.args[0].strip():
         raise InvalidArgument("image name cannot be blank")
-    if call.version >= (1, 50) and call.query.texts("platforms"):
-        raise errors.NotImplemented("removing a platform of an image is not supported yet: it has one")
-    removed = await call.engine.image_remove(call.args[0], call.query.flag("force"), call.query.flag("noprune"))
-    return call.answer(removed)
+    query = call.query
+    platforms = [parse_platform(text) for text in query.texts("platforms") if text and call.version >= (1, 50)]
+    return call.answer(
+        await call.engine.image_remove(call.args[0], query.flag("force"), query.flag("noprune"), platforms)
+    )
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    return call.answer(await call.engine.image_prune(call.query.filters()))
+    """`dry-run` (of Corten): what would be removed."""
+    return call.answer(await call.engine.image_prune(call.query.filters(), call.query.flag("dry-run")))
 
 
 async def load(call: Call) -> web.StreamResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -17,11 +16,13 @@ from corten.docker.versions import (
     NETWORK_RULES,
     adapt_answer,
 )
-from corten.errors import CortenError, NotFound
+from corten.errors import CortenError, InvalidArgument, NotFound
 from corten.registry.credentials import AuthConfig
 
 # The builder that `docker build` should use: 1 until there is a BuildKit behind `POST /grpc` and `/session`.
 BUILDER_VERSION = "1"
+
+_KINDS = frozenset({"container", "image", "volume", "build-cache"})
 
 PING_HEADERS = {
     "Builder-Version": BUILDER_VERSION,
@@ -64,14 +65,15 @@ async def events(call: Call) -> web.StreamResponse:
 async def disk_usage(call: Call) -> web.StreamResponse:
     """`GET /system/df`: what images and containers take; volumes and build cache do not exist yet."""
     kinds = call.query.texts("type") if call.version >= (1, 42) else []
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise InvalidArgument(f"unknown object type: {kind}")
     usage: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
     if not kinds or "image" in kinds:
-        images = await call.engine.image_list(True, {}, True, False)
-        users = Counter(row["ImageID"] for row in await call.engine.container_list(True, 0, False, {}))
-        usage["Images"] = [
-            adapt_answer(image, IMAGE_LIST_RULES, call.version) | {"Containers": users[image["Id"]]} for image in images
-        ]
-        usage["LayersSize"] = sum(image.get("Size", 0) for image in images)
+        usage |= await call.engine.image_usage()
+        users = [image["Containers"] for image in usage["Images"]]  # here in all versions, unlike in a list
+        for image, count in zip(usage["Images"], users, strict=True):
+            adapt_answer(image, IMAGE_LIST_RULES, call.version)["Containers"] = count
     if not kinds or "container" in kinds:
         containers = await call.engine.container_list(True, 0, True, {})
         usage["Containers"] = [adapt_answer(item, LIST_RULES, call.version) for item in containers]

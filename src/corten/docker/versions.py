@@ -327,4 +327,4 @@ def _builder_size(answer: Json) -> None:
     answer["BuilderSize"] = 0
 
 
-DISK_USAGE_RULES: tuple[Rule, ...] = (((1, 42), _builder_size),)
+DISK_USAGE_RULES: tuple[Rule, ...] = (((1, 51), _without("ContentSize")), ((1, 42), _builder_size))

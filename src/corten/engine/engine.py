@@ -24,7 +24,9 @@ from corten.engine.effective import explain
 from corten.engine.execs import Execs
 from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
+from corten.engine.imageprune import ImagePrune
 from corten.engine.images import Images
+from corten.engine.imageviews import ImageViews
 from corten.engine.info import Info
 from corten.engine.inspect import inspect, summary
 from corten.engine.lasting import Lasting
@@ -70,7 +72,7 @@ class Engine:
         finisher.exec_exited = execs.exited
         finisher.container_ended = execs.container_ended
         self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
-        info, images, archives = Info(parts), Images(parts), Archives(parts)
+        info = Info(parts)
         self._lasting = Lasting()
         lasting = self._lasting.verb
 
@@ -94,14 +96,19 @@ class Engine:
         self.exec_start = execs.start
         self.exec_resize = execs.resize
         self.exec_inspect = execs.inspect
+        self._serve_images(parts)
+
+    def _serve_images(self, parts: Parts) -> None:
+        images, views, archives = Images(parts), ImageViews(parts), Archives(parts)
         self.image_load = images.load
         self.image_import = images.import_rootfs
-        self.image_list = images.rows
-        self.image_inspect = images.inspect
-        self.image_history = images.history
+        self.image_list = views.rows
+        self.image_inspect = views.inspect
+        self.image_history = views.history
+        self.image_usage = views.usage
         self.image_tag = images.tag
         self.image_remove = images.remove
-        self.image_prune = images.prune
+        self.image_prune = ImagePrune(parts, views).prune
         self.image_save = archives.save
         self.container_export = archives.export
         self.container_changes = archives.changes

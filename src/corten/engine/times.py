@@ -16,6 +16,10 @@ SECOND_NS: Final = 10**9
 _RFC3339: Final = re.compile(r"^(\d{4}-\d\d-\d\d)(?:T(\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?)?$")
 _SECONDS: Final = re.compile(r"([+-]?[0-9]{1,18})(?:\.([0-9]+))?")  # more digits are no int64
 
+_AGE: Final = re.compile(r"(?:(?P<weeks>[0-9]{1,6})w)?(?:(?P<days>[0-9]{1,6})d)?(?P<rest>[^-+wd]*)")
+_NO_AGE: Final = "failed to parse value as an age, such as 30d or 12h"
+_DAY_NS: Final = 24 * 3600 * SECOND_NS
+
 
 def now_ns() -> int:
     """The time."""
@@ -63,6 +67,18 @@ def parse_timestamp(text: str) -> int:
         return from_rfc3339(text)
     except InvalidArgument as error:
         raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from error
+
+
+def parse_age_ns(text: str) -> int:
+    """`30d`, `2w`, `1d12h`, `90m`: how long, with days and weeks besides Go's units.  Raises InvalidArgument."""
+    found = _AGE.fullmatch(text)
+    if not text or found is None:
+        raise InvalidArgument(f'{_NO_AGE}: "{text}"')
+    whole = int(found["weeks"] or 0) * 7 + int(found["days"] or 0)
+    try:
+        return whole * _DAY_NS + (parse_duration_ns(found["rest"]) if found["rest"] else 0)
+    except ValueError:
+        raise InvalidArgument(f'{_NO_AGE}: "{text}"') from None
 
 
 def human(duration_ns: int) -> str:

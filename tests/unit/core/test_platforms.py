@@ -11,8 +11,8 @@ import pytest
 from corten.core import archive, gc
 from corten.core.images import Image, ImageStore
 from corten.core.metadata import CORE_SCHEMA, Database
-from corten.core.rmi import Use, remove_image
-from corten.errors import NotFound
+from corten.core.rmi import Use, remove_image, remove_platforms
+from corten.errors import Conflict, NotFound
 from corten.spec.image import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform, encode
 from corten.spec.reference import parse
 from support import tarballs as t
@@ -183,3 +183,27 @@ def test_an_older_database_gets_the_column(tmp_path: Path) -> None:
     rows = database.query("SELECT * FROM tags")
     database.close()
     assert rows == [("docker.io/library/test:1", "sha256:a", "", "", 0)]
+
+
+def test_rmi_of_a_platform_leaves_the_others_under_the_name(store: ImageStore) -> None:
+    amd, arm, index = two_platforms(store)
+    removed = remove_platforms(store, "test:1", [AMD64], [])
+    assert [one.subject for one in removed] == [amd.id, amd.chain]
+    assert (store.get("test:1").id, store.target("test:1")) == (arm.id, index)
+    with pytest.raises(NotFound, match="wanted linux/amd64, actual: linux/arm64"):
+        remove_platforms(store, "test:1", [AMD64], [])
+    assert [one.subject for one in remove_platforms(store, "test:1", [ARM64], [])][:2] == ["test:1", arm.id]
+    assert is_empty(store)
+
+
+def test_rmi_of_a_platform_refuses_what_is_used_or_has_another_name(store: ImageStore) -> None:
+    amd, arm, _ = two_platforms(store)
+    running = Use(CONTAINER, arm.id, is_running=True)
+    with pytest.raises(Conflict, match="image is being used by running container c0ffee"):
+        remove_platforms(store, "test:1", [ARM64], [running], force=True)
+    store.tag(amd.id, "single")
+    with pytest.raises(Conflict, match="image is referenced in multiple repositories"):
+        remove_platforms(store, "test:1", [AMD64], [])
+    assert store.get("test:1").id == amd.id
+    remove_platforms(store, "test:1", [AMD64], [], force=True)
+    assert [one.id for one in store.list()] == [arm.id]

@@ -425,28 +425,33 @@ class FakeEngine:
             self.loaded += len(piece)
         yield {"status": IMAGE_ID}
 
-    async def image_list(self, all: bool, filters: Filters, shared_size: bool, digests: bool) -> list[Json]:
+    async def image_list(self, all: bool, filters: Filters, shared_size: bool, manifests: bool) -> list[Json]:
         return [
             {"Id": IMAGE_ID, "RepoTags": [], "RepoDigests": [], "Size": 5, "Containers": 2, "Created": 0,
              "Labels": None, "ParentId": "", "SharedSize": -1}
         ]  # fmt: skip
 
-    async def image_inspect(self, ref: str) -> Json:
+    async def image_inspect(self, ref: str, platform: Platform | None = None, manifests: bool = False) -> Json:
         if ref not in ("busybox", IMAGE, IMAGE_ID):
             raise NotFound(f"No such image: {ref}")
         return {"Id": IMAGE_ID, "Size": 5, "Config": {"Cmd": ["sh"]}}
 
-    async def image_history(self, ref: str) -> list[Json]:
+    async def image_history(self, ref: str, platform: Platform | None = None) -> list[Json]:
         return []
+
+    async def image_usage(self) -> Json:
+        return {"Images": await self.image_list(False, {}, True, False), "LayersSize": 5, "ContentSize": 2}
 
     async def image_tag(self, ref: str, repo: str, tag: str) -> None:
         self.calls.append(("tag", ref, repo, tag))
 
-    async def image_remove(self, ref: str, force: bool, noprune: bool) -> list[Json]:
+    async def image_remove(
+        self, ref: str, force: bool, noprune: bool, platforms: Sequence[Platform] = ()
+    ) -> list[Json]:
         self.calls.append(("rmi", ref, force, noprune))
         return [{"Untagged": ref}]
 
-    async def image_prune(self, filters: Filters) -> Json:
+    async def image_prune(self, filters: Filters, dry_run: bool = False) -> Json:
         return {"ImagesDeleted": None, "SpaceReclaimed": 0}
 
     async def login(self, config: AuthConfig) -> Json:

@@ -476,7 +476,10 @@ async def test_disk_usage_counts_images_and_containers(harness: Harness, client:
     usage = (await client.ask("GET", "/v1.51/system/df")).json
     assert (len(usage["Images"]), len(usage["Containers"]), usage["Volumes"]) == (1, 1, [])
     old = (await client.ask("GET", "/v1.45/system/df")).json
-    assert [document["Images"][0]["Containers"] for document in (usage, old)] == [1, 1]
+    assert [document["Images"][0]["Containers"] for document in (usage, old)] == [2, 2]
+    assert (usage["LayersSize"], usage["ContentSize"], "ContentSize" in old) == (5, 2, False)
+    refused = await client.ask("GET", "/v1.51/system/df?type=nonsense")
+    assert (refused.status, refused.json["message"]) == (400, "unknown object type: nonsense")
     assert (await client.ask("GET", "/v1.51/system/df?type=volume")).json["Images"] is None
 
 

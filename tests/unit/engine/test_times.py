@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from corten.engine.times import from_rfc3339, human, parse_timestamp, rfc3339
+from corten.engine.times import from_rfc3339, human, parse_age_ns, parse_timestamp, rfc3339
 from corten.errors import InvalidArgument
 
 SECOND = 10**9
@@ -72,3 +72,16 @@ def test_a_moment_outside_of_the_calendar_is_no_time(text: str) -> None:
 def test_what_only_looks_like_a_number_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="failed to parse value as time or duration"):
         parse_timestamp(text)
+
+
+def test_ages_have_days_and_weeks_besides_gos_units() -> None:
+    day = 24 * 3600 * SECOND
+    assert [parse_age_ns(text) for text in ("30d", "2w", "1w1d12h", "90m", "1.5h")] == [
+        30 * day, 14 * day, 8 * day + day // 2, 5400 * SECOND, 5400 * SECOND,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "x", "-1d", "-5m", "1d1w", "1d -1h", "9999999d"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="failed to parse value as an age"):
+        parse_age_ns(text)

@@ -1,0 +1,84 @@
+"""`image prune`: images that nobody needs, now or not for a long time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from corten.core import prune, rmi
+from corten.core.events import Event
+from corten.core.images import Image
+from corten.core.rmi import Removal, What
+from corten.engine import times
+from corten.engine.filters import Filters, check_keys, flags
+from corten.engine.imageviews import ImageViews
+from corten.engine.parts import Parts
+from corten.engine.threads import in_own_thread
+from corten.errors import Conflict, InvalidArgument, NotFound
+
+Json = dict[str, Any]
+
+_FILTERS: Final = frozenset({"dangling", "label", "label!", "until", "unused-for"})
+
+
+class ImagePrune:
+    """Removes images, one after the other; each goes whole or stays."""
+
+    def __init__(self, parts: Parts, views: ImageViews) -> None:
+        self._parts = parts
+        self._views = views
+
+    async def prune(self, filters: Filters, dry_run: bool = False) -> Json:
+        """Dangling images, or with `dangling=false` all that no container uses.
+
+        `unused-for` (of Corten) asks of all of them for those that were last used that long ago.  SpaceReclaimed is
+        what their unpacked layers took, as with dockerd.  Raises InvalidArgument.
+        """
+        check_keys(filters, _FILTERS)
+        if len(filters.get("until", ())) > 1:
+            raise InvalidArgument("more than one until filter specified")
+        return await in_own_thread("prune", lambda: self._prune(filters, dry_run))
+
+    def _prune(self, filters: Filters, dry_run: bool) -> Json:
+        leaving = self._candidates(filters)
+        if dry_run:
+            planned = prune.forecast(self._parts.images, leaving, self._used())
+            return _answer(planned.removals, planned.size)
+        sizes = {one.key: one.size for one in self._parts.snapshots.all()}
+        removed = [removal for image in leaving for removal in self._remove(image)]
+        space = sum(sizes.get(one.subject, 0) for one in removed if one.what is What.DELETED)
+        self._parts.bus.publish(Event(type="image", action="prune", id="", attributes={"reclaimed": str(space)}))
+        return _answer(removed, space)
+
+    def _candidates(self, filters: Filters) -> Sequence[Image]:
+        ages = [times.parse_age_ns(text) for text in filters.get("unused-for", ())]
+        is_all = flags("dangling", filters) is False or (bool(ages) and "dangling" not in filters)
+        wanted = self._views.wanted({key: filters[key] for key in ("label", "label!", "until") if key in filters})
+        before_ns = times.now_ns() - max(ages, default=0)
+
+        def is_wanted(image: Image) -> bool:
+            return wanted(image) and (not ages or prune.last_use_ns(image) < before_ns)
+
+        return prune.candidates(self._parts.images, self._used(), is_wanted, is_all=is_all)
+
+    def _used(self) -> set[str]:
+        return {one.record.image_id for one in self._parts.roster}
+
+    def _remove(self, image: Image) -> list[Removal]:
+        """What somebody removed or began to use meanwhile is left."""
+        removed: list[Removal] = []
+        for ref in [reference.familiar for reference in image.references] or [image.id]:
+            try:
+                removed += rmi.remove_image(self._parts.images, ref, self.uses())
+            except (Conflict, NotFound):
+                continue
+        return removed
+
+    def uses(self) -> list[rmi.Use]:
+        """Containers and their images, now."""
+        return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
+
+
+def _answer(removals: Sequence[Removal], space: int) -> Json:
+    deleted = [{str(one.what): one.subject} for one in removals]
+    return {"ImagesDeleted": deleted or None, "SpaceReclaimed": space}
