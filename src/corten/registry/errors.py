@@ -71,6 +71,8 @@ class RegistryError(CortenError):
         self.status = status
         self.code = code
         self.message = message
+        self.retry_after: float | None = None
+        """Seconds that the registry asks to wait (`Retry-After`)."""
 
 
 class RegistryUnauthorized(RegistryError, Unauthorized):
@@ -90,7 +92,11 @@ class RegistryUnavailable(RegistryError, Unavailable):
 
 
 class ConnectionFailed(RegistryUnavailable):
-    """No HTTP was spoken: name, address, TLS, proxy or a connection that ended early."""
+    """No HTTP was spoken: name, address, TLS, proxy (then nobody `was_connected`) or a connection that ended early."""
+
+    def __init__(self, text: str, *, was_connected: bool = False) -> None:
+        super().__init__(text)
+        self.was_connected = was_connected
 
 
 class UntrustedContent(RegistryError, InvalidArgument):

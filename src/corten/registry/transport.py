@@ -1,17 +1,46 @@
-"""HTTP to registries: kept connections, TLS, proxies, redirects, repeated attempts; rules of ours on top of urllib3."""
+"""HTTP to registries: one request, its redirects, its answer; rules of ours on top of urllib3.
+
+What the other side says is bounded everywhere: heads by http.client's limits and a deadline, redirects by count and by
+scheme, documents by size and a deadline, silence by a timeout.  What proves who the user is (`Request.secrets`) goes to
+the origin that it was meant for and is dropped by the first redirect that leads elsewhere (CVE-2020-15157).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
+import urllib3
 
-@dataclass(frozen=True, slots=True)
-class Proxies:
-    """Proxy URLs by scheme of the target, "" for none, and `no_proxy` in curl's and Go's form."""
+from corten.registry.cancel import Cancel
+from corten.registry.connect import Watch, manager_of, watched
+from corten.registry.endpoint import Tls, origin_of
+from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
+from corten.registry.failures import is_absent, words_of
+from corten.registry.proxies import Proxies
 
-    http: str = ""
-    https: str = ""
-    no_proxy: str = ""
+CHUNK = 256 << 10
+HEAD_SECONDS = 120.0
+"""From the end of the request to the end of the answer's head."""
+DOCUMENT_SECONDS = 300.0
+STORING_SECONDS = 900.0
+"""The longest silence after a body was sent: a registry may move gigabytes before it answers."""
+REDIRECTS_MAX = 10
+LOCATION_MAX = 16 << 10
+IDLE_SECONDS = 60.0
+"""Connections that nobody uses are closed after that."""
+_DRAIN_MAX = 64 << 10
+_FOLLOWED = {301, 302, 303, 307, 308}
+_REPEATED = {307, 308}  # with method and body
+
+_FAILURES: tuple[type[Exception], ...] = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +48,7 @@ class TransportSettings:
     """What an engine's configuration says about connections.  Times are seconds."""
 
     user_agent: str = "docker/26.1.5 corten"
-    proxies: Proxies = Proxies()
+    proxies: Proxies = field(default_factory=Proxies, repr=False)
     connect_timeout: float = 30.0
     read_timeout: float = 60.0
     """The longest silence of a peer."""
@@ -27,11 +56,266 @@ class TransportSettings:
     """How often a blob is asked for without a byte coming (`max-download-attempts`)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is sent with a request; `open` gives it from its beginning, again for every attempt."""
+
+    size: int
+    open: Callable[[], Iterator[bytes]] = field(repr=False)
+
+
+def body_of(data: bytes) -> Body:
+    """A small body."""
+    return Body(len(data), lambda: iter((data,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request.  `secrets` are headers for the origin of `url` alone; `stays` forbids redirects to other origins."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Body | None = field(default=None, repr=False)
+    stays: bool = False
+
+    def towards(self, location: str) -> Request:
+        """The request that a redirect to `location` asks for.  Raises UntrustedContent when that is not followed."""
+        target = urljoin(self.url, location)
+        try:
+            here, there = origin_of(self.url), origin_of(target)
+        except ValueError:
+            raise UntrustedContent(f"refusing to follow a redirect to {cleaned(target)[:200]!r}") from None
+        if here[0] == "https" and there[0] == "http":
+            raise UntrustedContent(f"refusing to follow a redirect from https to http: {_host_of(target)}")
+        if here == there:
+            return replace(self, url=target)
+        if self.stays:
+            raise UntrustedContent(f"refusing to follow a redirect to another host: {_host_of(target)}")
+        return replace(self, url=target, secrets={})
+
+
+class Answer:
+    """What came back; a context manager that owns the connection.  `url` is where it came from at last."""
+
+    def __init__(
+        self, response: Any, *, request: Request, watch: Watch, release: Callable[[], None], cancel: Cancel
+    ) -> None:
+        self.status = int(response.status)
+        self.request = request
+        self.url = request.url
+        self._response = response
+        self._watch = watch
+        self._release = release
+        self._cancel = cancel
+
+    def header(self, name: str) -> str:
+        """The value of a header, several joined by a comma; "" when there is none."""
+        return str(self._response.headers.get(name, ""))
+
+    def headers(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [str(value) for value in self._response.headers.getlist(name)]
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it comes, never decoded, at most CHUNK bytes at once.  Raises ConnectionFailed, Cancelled."""
+        while True:
+            try:
+                chunk = self._response.read1(CHUNK, decode_content=False)
+            except _FAILURES as error:
+                self._cancel.check()
+                raise ConnectionFailed(words_of(error, self.url), was_connected=True) from error
+            self._cancel.check()
+            if not chunk:
+                return
+            yield chunk
+
+    def read(self, limit: int) -> bytes:
+        """A document of at most `limit` bytes.  Raises UntrustedContent, ConnectionFailed, Cancelled."""
+        deadline = time.monotonic() + DOCUMENT_SECONDS
+        data = bytearray()
+        for chunk in self.chunks():
+            data += chunk
+            if len(data) > limit:
+                raise UntrustedContent(f"the answer of {_host_of(self.url)} is larger than {limit} bytes")
+            if time.monotonic() > deadline:
+                raise ConnectionFailed(
+                    "context deadline exceeded (Client.Timeout exceeded while reading body)", was_connected=True
+                )
+        return bytes(data)
+
+    def read_some(self, limit: int) -> bytes:
+        """The beginning of a document: what explains an error, as far as it comes."""
+        data = bytearray()
+        with contextlib.suppress(ConnectionFailed):
+            for chunk in self.chunks():
+                data += chunk[: limit - len(data)]
+                if len(data) >= limit:
+                    break
+        return bytes(data)
+
+    def close(self) -> None:
+        """Gives the connection back when the answer was read to its end (or nearly), closes it otherwise."""
+        try:
+            left = self._response.length_remaining
+            if left is not None and left <= _DRAIN_MAX and not self._watch.is_tripped:
+                self._response.drain_conn()  # also what has no body: http.client wants its end to be seen
+            if self._response.closed:
+                self._response.release_conn()
+            else:
+                self._response.close()
+        except _FAILURES:
+            self._response.close()
+        finally:
+            self._watch.close()
+            self._release()
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Transport:
     """The connections of an engine: one object for all pulls and pushes.  Thread-safe."""
 
     def __init__(self, settings: TransportSettings = TransportSettings()) -> None:
         self.settings = settings
+        self._lock = threading.Lock()
+        self._managers: dict[tuple[Tls, str], urllib3.PoolManager] = {}
+        self._active = 0
+        self._used = 0.0
+        self._sweeper: threading.Timer | None = None
+
+    def send(self, request: Request, *, tls: Tls, cancel: Cancel) -> Answer:
+        """Sends `request` and follows redirects; any HTTP status is an answer.
+
+        A GET or HEAD is followed anywhere, another method where 307 or 308 ask for it.  Raises ConnectionFailed (its
+        text is Go's, without the URL), UntrustedContent (a redirect that is refused), Cancelled.
+        """
+        for _ in range(REDIRECTS_MAX + 1):
+            answer = self._exchange(request, tls, cancel)
+            location = answer.header("Location")
+            if not _is_followed(request.method, answer.status) or not location:
+                return answer
+            answer.close()
+            if len(location) > LOCATION_MAX:
+                raise UntrustedContent("refusing to follow a redirect: its location is too long")
+            onward = request.towards(location)
+            if origin_of(onward.url) != origin_of(request.url):
+                tls = replace(tls, client_certs=())
+            request = onward
+        raise UntrustedContent(f"stopped after {REDIRECTS_MAX} redirects")
+
+    def fetch(self, url: str, *, cancel: Cancel) -> Answer:
+        """A document of the web (`docker import URL`), with nothing but a user agent.  Raises as `send` does."""
+        return self.send(Request("GET", url), tls=Tls(), cancel=cancel)
 
     def close(self) -> None:
-        """Closes kept connections."""
+        """Closes kept connections; those in use end by themselves.  Usable afterwards."""
+        with self._lock:
+            managers = list(self._managers.values())
+            self._managers.clear()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+                self._sweeper = None
+        for manager in managers:
+            manager.clear()
+
+    def _exchange(self, request: Request, tls: Tls, cancel: Cancel) -> Answer:
+        cancel.check()
+        watch = Watch()
+        forget = cancel.on_cancel(watch.trip)
+        deadline = threading.Timer(HEAD_SECONDS, watch.trip)
+        deadline.daemon = True
+
+        def release() -> None:
+            forget()
+            self._leave()
+
+        self._enter()
+        try:
+            manager = self._manager(request.url, tls)
+            if request.body is None:
+                deadline.start()
+            with watched(watch):
+                response = self._open(manager, request)
+        except BaseException as error:
+            watch.close()
+            release()
+            cancel.check()
+            if isinstance(error, _FAILURES):
+                text = words_of(TimeoutError() if watch.is_tripped else error, request.url)
+                raise ConnectionFailed(text, was_connected=not is_absent(error)) from error
+            raise
+        finally:
+            deadline.cancel()
+        return Answer(response, request=request, watch=watch, release=release, cancel=cancel)
+
+    def _open(self, manager: urllib3.PoolManager, request: Request) -> Any:
+        headers = {"User-Agent": self.settings.user_agent, "Accept-Encoding": "identity"}
+        headers.update(request.headers)
+        headers.update(request.secrets)
+        body, silence = request.body, self.settings.read_timeout
+        if body is not None:
+            headers["Content-Length"] = str(body.size)
+            silence = max(silence, STORING_SECONDS)
+        return manager.urlopen(
+            request.method,
+            request.url,
+            redirect=False,
+            headers=headers,
+            body=body.open() if body is not None and body.size else None,
+            retries=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=silence),
+        )
+
+    def _manager(self, url: str, tls: Tls) -> urllib3.PoolManager:
+        proxy = self.settings.proxies.of(url)
+        with self._lock:
+            manager = self._managers.get((tls, proxy))
+        if manager is None:
+            made = manager_of(tls, proxy)  # reads files: not under the lock
+            with self._lock:
+                manager = self._managers.setdefault((tls, proxy), made)
+        return manager
+
+    def _enter(self) -> None:
+        with self._lock:
+            self._active += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._active -= 1
+            self._used = time.monotonic()
+            if self._active == 0 and self._sweeper is None:
+                self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._sweeper = threading.Timer(IDLE_SECONDS, self._sweep)
+        self._sweeper.daemon = True
+        with contextlib.suppress(RuntimeError):  # no thread left: the next one will do
+            self._sweeper.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            self._sweeper = None
+            is_idle = self._active == 0 and time.monotonic() - self._used >= IDLE_SECONDS - 1
+            if self._active == 0 and not is_idle:
+                self._sweep_later()
+        if is_idle:
+            self.close()
+
+
+def _is_followed(method: str, status: int) -> bool:
+    return status in (_FOLLOWED if method in ("GET", "HEAD") else _REPEATED)
+
+
+def _host_of(url: str) -> str:
+    return cleaned(urlsplit(url).netloc.rpartition("@")[2])[:200]

@@ -56,6 +56,7 @@ _ARCHITECTURES = {
 _PLAIN_VARIANTS = frozenset({("amd64", "v1"), ("arm64", "v8"), ("arm64", "8")})
 
 Empty = dict[str, Any]
+_DESCRIPTOR_NAMES = {"media_type": "mediaType", "artifact_type": "artifactType"}
 _DOCUMENT_NAMES = {"media_type": "mediaType", "schema_version": "schemaVersion", "fs_layers": "fsLayers"}
 _T = TypeVar("_T")
 
@@ -146,7 +147,7 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: str = ""
 
 
-class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media_type": "mediaType"}):
+class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename=_DESCRIPTOR_NAMES):
     """A typed, sized, digested pointer to content (image-spec descriptor.md)."""
 
     media_type: str
@@ -154,6 +155,7 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media
     size: int
     annotations: dict[str, str] | None = None
     platform: Platform | None = None
+    artifact_type: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_DOCUMENT_NAMES):

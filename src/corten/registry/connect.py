@@ -1,0 +1,160 @@
+"""Connections to registries: one urllib3 manager per (TLS terms, proxy), and a watch that can end a request.
+
+A thread that reads from a socket cannot be told anything; but when another thread shuts the socket down, the read
+returns.  A Watch holds a descriptor of its own for the connection of a request, so that neither TLS (which takes the
+socket object over) nor urllib3 (which gives the connection back) can take it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util import make_headers, parse_url
+
+from corten.registry.endpoint import Tls
+from corten.registry.errors import RegistryError
+
+POOLS = 16
+CONNECTIONS = 8
+"""Kept per host: three downloads and five uploads by default."""
+
+_local = threading.local()
+
+
+class Watch:
+    """The connection of one request, from before it exists until its answer is read.  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.is_tripped = False
+
+    def hold(self, fd: int) -> None:
+        """Takes a descriptor of the connection, in place of an earlier one."""
+        with self._lock:
+            self._drop()
+            self._socket = socket.socket(fileno=os.dup(fd))
+            if self.is_tripped:
+                self._shut()
+
+    def trip(self) -> None:
+        """Ends the connection, now or as soon as there is one."""
+        with self._lock:
+            self.is_tripped = True
+            self._shut()
+
+    def close(self) -> None:
+        """Gives the descriptor back; the connection stays."""
+        with self._lock:
+            self._drop()
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+@contextlib.contextmanager
+def watched(watch: Watch) -> Any:
+    """While this lasts, connections of this thread are held by `watch`."""
+    _local.watch = watch
+    try:
+        yield
+    finally:
+        _local.watch = None
+
+
+def _hold(sock: socket.socket) -> None:
+    watch = getattr(_local, "watch", None)
+    if watch is not None:
+        watch.hold(sock.fileno())
+
+
+class _Plain(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        _hold(sock)
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            _hold(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _Secure(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        _hold(sock)
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            _hold(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+def manager_of(tls: Tls, proxy: str) -> urllib3.PoolManager:
+    """A manager of its own.  Raises RegistryError for a certificate that cannot be read or a proxy that is none."""
+    terms: dict[str, Any] = {"num_pools": POOLS, "maxsize": CONNECTIONS, "ssl_context": context_of(tls)}
+    manager = _through(proxy, terms) if proxy else urllib3.PoolManager(**terms)
+    manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+    return manager
+
+
+def _through(proxy: str, terms: dict[str, Any]) -> urllib3.ProxyManager:
+    try:
+        user = parse_url(proxy).auth
+        headers = make_headers(proxy_basic_auth=user) if user else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **terms)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise RegistryError(f"invalid proxy: {type(error).__name__}") from None  # its URL may hold a password
+
+
+def context_of(tls: Tls) -> ssl.SSLContext:
+    """TLS 1.2 and later, with the system's roots and those of `tls`; as lenient with certificates as Go is."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # Go: what is in the pool of roots is trusted
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13's default refuses what openssl(1) makes
+    if tls.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for path in tls.ca_files:
+        _load(path, lambda path=path: context.load_verify_locations(cafile=path))
+    for certificate, key in reversed(tls.client_certs):  # the last one of a kind of key is shown
+        _load(certificate, lambda cert=certificate, key=key: context.load_cert_chain(cert, key, _no_password))
+    return context
+
+
+def _load(path: str, load: Any) -> None:
+    try:
+        load()
+    except OSError as error:  # ssl.SSLError is one
+        raise RegistryError(f"cannot load certificate {path}: {error.strerror or error}") from error
+
+
+def _no_password() -> str:
+    """Instead of a question on the terminal."""
+    return ""

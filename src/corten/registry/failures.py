@@ -1,0 +1,106 @@
+"""Why no HTTP was spoken, in the words that Go's net, crypto/tls and net/http have for it.
+
+Docker's users, and the programs that read Docker's errors, know these.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import ipaddress
+import os
+import socket
+import ssl
+
+import urllib3.exceptions as raised
+from urllib3.util import parse_url
+
+from corten.registry.errors import cleaned
+
+UNTRUSTED = "tls: failed to verify certificate: x509: "
+_VERIFY = {
+    9: f"{UNTRUSTED}certificate has expired or is not yet valid",
+    10: f"{UNTRUSTED}certificate has expired or is not yet valid",
+}
+_X509_NO_ISSUER = {2, 18, 19, 20, 21}  # X509_verify_cert_error_string(3)
+_HTTP_TO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
+
+
+def words_of(error: BaseException, url: str) -> str:
+    """The sentence for a failed request of `url`, without the URL."""
+    match error:
+        case raised.ProxyError():
+            return f"proxyconnect tcp: {words_of(error.original_error, url)}"
+        case raised.NameResolutionError():
+            return f"dial tcp: lookup {_host(url)}: no such host"
+        case raised.NewConnectionError():  # a ConnectTimeoutError by birth, so it comes first
+            return f"dial tcp {_address(url)}: connect: {_system(error.__cause__)}"
+        case raised.ConnectTimeoutError():
+            return f"dial tcp {_address(url)}: i/o timeout"
+        case raised.ReadTimeoutError() | TimeoutError():
+            return "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        case raised.SSLError() | raised.ProtocolError() if error.args and isinstance(error.args[-1], BaseException):
+            return words_of(error.args[-1], url)
+        case ssl.SSLError():
+            return _tls(error, url)
+        case http.client.RemoteDisconnected():
+            return "EOF"
+        case http.client.IncompleteRead() | raised.IncompleteRead():
+            return "unexpected EOF"
+        case http.client.LineTooLong():
+            return "net/http: server response headers are too long; aborted"
+        case http.client.BadStatusLine():
+            return f"net/http: malformed HTTP response {cleaned(str(error)[:80])!r}"
+        case OSError():
+            return _system(error)
+    return cleaned(str(error)) or type(error).__name__
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether nobody was reached who could have spoken HTTP on these terms."""
+    kinds = (raised.NewConnectionError, raised.ConnectTimeoutError, raised.SSLError, raised.ProxyError)
+    return isinstance(error, kinds)
+
+
+def _tls(error: ssl.SSLError, url: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _X509_NO_ISSUER:
+            return f"{UNTRUSTED}certificate signed by unknown authority"
+        if error.verify_code in (62, 64):
+            return f"{UNTRUSTED}certificate is not valid for {_host(url)}"
+        return _VERIFY.get(error.verify_code, f"{UNTRUSTED}{error.verify_message}")
+    reason = error.reason or ""
+    if reason in _HTTP_TO_TLS:
+        return "http: server gave HTTP response to HTTPS client"
+    if "ALERT" in reason:
+        alert = reason.lower().partition("alert_")[2].replace("_", " ")
+        return f"remote error: tls: {alert}"
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "EOF"
+    return f"tls: {reason.lower().replace('_', ' ') or error}"
+
+
+def _system(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ECONNRESET:
+        return "connection reset by peer"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return "EOF" if error is None else cleaned(str(error)).lower()
+
+
+def _host(url: str) -> str:
+    return (parse_url(url).host or "").strip("[]")
+
+
+def _address(url: str) -> str:
+    """`127.0.0.1:5000`: the first address of the host, as Go names the one that it tried first."""
+    parts = parse_url(url)
+    host, port = _host(url), parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            host = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError:
+            return f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
