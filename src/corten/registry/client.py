@@ -7,8 +7,8 @@ dockerd tries them; what comes is checked before anybody sees it (field.md D15).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from enum import Enum
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -133,13 +133,14 @@ class Repository:
         """
         return self._anywhere(Purpose.PULL, lambda place: documents.fetch(place, reference, want=want))
 
+    @contextmanager
     def blob(
         self,
         descriptor: Descriptor,
         offset: int = 0,
         *,
         on_retry: Callable[[float], None] = lambda _: None,
-    ) -> AbstractContextManager[Generator[bytes, None, None]]:
+    ) -> Iterator[Iterator[bytes]]:
         """The bytes of a blob from `offset` on, as they come, in chunks of at most 256 KiB.
 
         A line that breaks is taken up again where it broke (Range), on the next endpoint when one does not recover;
@@ -153,7 +154,8 @@ class Repository:
         places = (Place(each, self.path) for each in candidates if not self.registry.is_pointless(each))
         attempts = self.registry.transport.settings.attempts
         download = Download(places, descriptor, cancel=self.registry.cancel, attempts=attempts, on_retry=on_retry)
-        return closing(download.chunks(offset))
+        with closing(download.chunks(offset)) as chunks:
+            yield chunks
 
     def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the registry has the blob already (HEAD)."""
