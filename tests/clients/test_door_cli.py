@@ -47,10 +47,10 @@ def test_stdin_goes_through_whole(door: DoorThread) -> None:
 
 
 def test_an_absent_image_is_explained(door: DoorThread) -> None:
-    done = door.docker("run", "nothere", "x")
+    done = door.docker("run", "nosuch", "x")
     assert done.returncode == 125
-    assert b"Unable to find image 'nothere:latest' locally" in done.stderr
-    assert b"nothere:latest is not supported yet: no registry client" in done.stderr
+    assert b"Unable to find image 'nosuch:latest' locally" in done.stderr
+    assert b"manifest for nosuch:latest not found: manifest unknown: manifest unknown" in done.stderr
 
 
 def test_exec_prints_and_passes_the_exit_code_on(door: DoorThread) -> None:

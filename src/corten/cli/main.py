@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": (_C, "pause"),
     "port": (_C, "port"),
     "ps": ("corten.cli.ps", "ps"),
+    "pull": ("corten.cli.pull", "pull"),
     "rename": (_C, "rename"),
     "restart": (_C, "restart"),
     "rm": (_C, "rm"),
@@ -90,6 +91,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "ls": "images",
         "list": "images",
         "prune": (_I, "prune"),
+        "pull": "pull",
         "rm": "rmi",
         "save": "save",
         "tag": "tag",
@@ -102,10 +104,10 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "commit", "config", "context", "cp"),
-        *("manifest", "network", "node", "plugin", "pull", "push", "search", "secret", "service", "stack"),
+        *("manifest", "network", "node", "plugin", "push", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
         *("container commit", "container cp", "container stats"),
-        *("container update", "image build", "image pull", "image push"),
+        *("container update", "image build", "image push"),
         *("system df", "system prune", "system dial-stdio"),
     }
 )

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from corten import errors
-from corten.cli import stream, transport
+from corten.cli import stream
 from corten.cli.command import Command, Failure, daemon_error, each, operands
 from corten.cli.flags import Switch, Value
 from corten.cli.options import create_flags, create_request, environment, refuse_windows
@@ -21,6 +21,7 @@ from corten.cli.platforms import check_platform
 from corten.cli.session import Session, pass_session
 from corten.cli.transport import Client
 from corten.cli.values import environment_variable
+from corten.spec.reference import Reference, parse_any
 from corten.spec.reference import parse as parse_reference
 
 _RUN_EXTRA = (
@@ -83,23 +84,26 @@ def _run_failure(verb: str, error: errors.CortenError) -> Failure:
     return Failure(text, code)
 
 
-def _create(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _create(session: Session, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     with _cidfile(given["cidfile"]) as write_id:
-        container_id = _created(client, body, given)
+        container_id = _created(session, body, given)
         write_id(container_id)
         return container_id
 
 
-def _created(client: Client, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _created(session: Session, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    client, image = session.client, parse_any(body["Image"])
     query = {"name": given["name"], "platform": given["platform"]}
+    if given["pull"] == "always" and isinstance(image, Reference):
+        _pull(session, image, given)
     try:
         created = client.json("POST", "/containers/create", query=query, body=body)
-    except errors.NotFound as error:
-        if not error.text.startswith("No such image") or given["pull"] == "never":
+    except errors.NotFound:
+        if not isinstance(image, Reference) or given["pull"] not in (None, "", "missing"):
             raise
         if not given["quiet"]:
-            print(f"Unable to find image '{_with_tag(body['Image'])}' locally", file=sys.stderr)
-        _pull(client, body["Image"])
+            print(f"Unable to find image '{image.tagged().familiar}' locally", file=sys.stderr)
+        _pull(session, image, given)
         created = client.json("POST", "/containers/create", query=query, body=body)
     for warning in created.get("Warnings") or ():
         print(f"WARNING: {warning}", file=sys.stderr)
@@ -130,23 +134,18 @@ def _cidfile(path: str | None) -> Iterator[Callable[[str], object]]:
         raise errors.InvalidArgument(f"failed to create the container ID file: open {path}: {reason}") from None
 
 
-def _pull(client: Client, image: str) -> None:
-    name, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
-    for line in client.stream("POST", "/images/create", query={"fromImage": name, "tag": tag}):
-        if "error" in line:
-            raise transport.Internal(line["error"])
-        print(line.get("status", ""), file=sys.stderr)
+def _pull(session: Session, image: Reference, given: Mapping[str, Any]) -> None:
+    """Nothing but the container's id may be on stdout."""
+    from corten.cli.pull import fetch
 
-
-def _with_tag(image: str) -> str:
-    return image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest"
+    fetch(session, image.tagged(), platform=given["platform"] or "", quiet=given["quiet"], out=sys.stderr)
 
 
 @pass_session
 def _create_callback(session: Session, /, **given: Any) -> None:
     body = _request("create", {**given, "detach": False})
     try:
-        print(_create(session.client, body, given))
+        print(_create(session, body, given))
     except errors.CortenError as error:
         raise daemon_error(error) from None
 
@@ -160,7 +159,7 @@ def _run_callback(session: Session, /, **given: Any) -> int:
             return _explain(client, body, given)
         if not given["detach"]:
             _refuse_no_terminal(body)
-        container_id = _create(client, body, given)
+        container_id = _create(session, body, given)
         if given["detach"]:
             client.json("POST", f"/containers/{container_id}/start")
             print(container_id)

@@ -152,20 +152,32 @@ class Client:
         return json.loads(data) if data.strip() else None
 
     def open(
-        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         """A streaming answer on a connection of its own; the caller reads and closes it."""
         connection = SocketConnection(connect(self.host))
-        response = self._send(connection, method, path, query, body)
+        response = self._send(connection, method, path, query, body, headers)
         if response.status >= 300:
             raise_for_status(response.status, response.read())
         return response
 
     def stream(
-        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
         """The JSON values of a stream with one value a line."""
-        response = self.open(method, path, query=query, body=body)
+        response = self.open(method, path, query=query, body=body, headers=headers)
         for line in response:
             if line.strip():
                 yield json.loads(line)
@@ -200,8 +212,9 @@ class Client:
         path: str,
         query: Mapping[str, Any] | None,
         body: object,
+        extra: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        headers = {}
+        headers = dict(extra or {})
         data: Any = body
         if body is not None and not hasattr(body, "read") and not isinstance(body, bytes):
             data = json.dumps(body).encode()

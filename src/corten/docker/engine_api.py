@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from corten.registry.credentials import AuthConfig
+from corten.registry.credentials import AuthConfig, Credentials
 from corten.spec.docker import (
     ContainerCreateRequest,
     ContainerUpdateRequest,
@@ -155,6 +155,7 @@ class Engine(Protocol):
     async def exec_inspect(self, exec_id: str) -> Json: ...
 
     # images
+    def image_pull(self, name: str, tag: str, platform: str, credentials: Credentials) -> AsyncIterator[Json]: ...
     def image_load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]: ...
     def image_import(
         self,

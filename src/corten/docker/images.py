@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
 from corten import errors
 from corten.docker.archives import parse_platform, platform
 from corten.docker.call import Call
-from corten.docker.engine_api import Json
 from corten.docker.streams import progress
 from corten.docker.versions import IMAGE_INSPECT_RULES, IMAGE_LIST_RULES, adapt_answer
-from corten.errors import InvalidArgument, NotFound
+from corten.errors import InvalidArgument
+from corten.registry.credentials import Credentials, decode_auth
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -86,15 +84,11 @@ async def create(call: Call) -> web.StreamResponse:
 
 
 async def _pull(call: Call) -> web.StreamResponse:
-    name, tag = call.query.text("fromImage"), call.query.text("tag")
-    separator = "@" if tag.startswith("sha256:") else ":"
-    ref = f"{name}{separator}{tag}" if tag else name
+    query = call.query
+    platform = query.text("platform") if call.version >= (1, 32) else ""
     try:
-        await call.engine.image_inspect(ref)
-    except NotFound as error:
-        raise errors.NotImplemented(f"pulling {ref} is not supported yet: no registry client") from error
-    return await progress(call, _present(ref))
-
-
-async def _present(ref: str) -> AsyncIterator[Json]:
-    yield {"status": f"Status: Image is present: {ref} (pulling is not supported yet)"}
+        credentials = decode_auth(call.request.headers.get("X-Registry-Auth", ""))
+    except InvalidArgument:  # as dockerd: many images need none
+        credentials = Credentials()
+    source = call.engine.image_pull(query.text("fromImage"), query.text("tag"), platform, credentials)
+    return await progress(call, source)

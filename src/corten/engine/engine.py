@@ -33,6 +33,7 @@ from corten.engine.lasting import Lasting
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.parts import Parts
+from corten.engine.pulls import Pulls
 from corten.engine.recovery import Recovery
 from corten.engine.removal import Removal
 from corten.engine.sharedmemory import SharedMemory
@@ -100,6 +101,7 @@ class Engine:
 
     def _serve_images(self, parts: Parts) -> None:
         images, views, archives = Images(parts), ImageViews(parts), Archives(parts)
+        self.image_pull = Pulls(parts).pull
         self.image_load = images.load
         self.image_import = images.import_rootfs
         self.image_list = views.rows

@@ -206,5 +206,3 @@ def bearer_error(answer: Answer) -> tuple[str, str]:
         if challenge.scheme == "bearer" and challenge.parameters.get("error"):
             return challenge.parameters["error"], challenge.parameters.get("error_description", "")
     return "", ""
-
-

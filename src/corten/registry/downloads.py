@@ -112,8 +112,11 @@ class Downloads:
                 self._waiting.append(download)
             with download.lock:
                 download.tickets.append(ticket)
-                ticket.watch(download.stage, download.partial.have)
+                if download not in self._waiting:
+                    ticket.watch(download.stage, download.partial.have)
             self._start_next()
+            if download in self._waiting:
+                ticket.watch(Stage.WAITING, 0)
             return download
 
     def _leave(self, download: _Download, ticket: _Ticket) -> None:

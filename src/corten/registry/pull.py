@@ -320,4 +320,10 @@ class _Pull:
         return before != image.id
 
     def _point(self, image: Image, target: Descriptor) -> str:
-        return self._images.point(self._reference, image.id, target=target)
+        """The name, and beside a tag the digest that it had at the registry; the id that the name led to before."""
+        stands_for = None if target.digest == image.manifest.digest else target
+        reference = self._reference
+        if reference.tag:
+            pinned = Reference(reference.domain, reference.path, digest=target.digest)
+            self._images.point(pinned, image.id, target=stands_for)
+        return self._images.point(reference, image.id, target=stands_for)

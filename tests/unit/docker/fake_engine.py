@@ -18,7 +18,7 @@ from typing import Any
 
 from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json, LogOptions
 from corten.errors import AlreadyExists, Conflict, Internal, InvalidArgument, NotFound, NotModified
-from corten.registry.credentials import AuthConfig
+from corten.registry.credentials import AuthConfig, Credentials
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from corten.spec.image import Platform
 
@@ -392,6 +392,14 @@ class FakeEngine:
         return {"ID": exec_id, "Running": session.status is None, "ExitCode": session.status, "Pid": 1}
 
     # images
+
+    async def image_pull(self, name: str, tag: str, platform: str, credentials: Credentials) -> AsyncIterator[Json]:
+        self.calls.append(("pull", name, tag, platform, credentials))
+        if name.endswith("nosuch"):
+            raise NotFound("manifest for nosuch:latest not found: manifest unknown: manifest unknown")
+        yield {"status": f"Pulling from {name}", "id": tag}
+        if name == "broken":
+            raise InvalidArgument("filesystem layer verification failed")
 
     async def image_load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]:
         digest = hashlib.sha256()

@@ -438,17 +438,6 @@ async def test_explain_and_trace_are_ours(harness: Harness, client: Client) -> N
 # Images.
 
 
-async def test_pull_of_a_present_image_says_so_and_of_an_absent_one_why_not(client: Client) -> None:
-    answer = await client.ask("POST", "/v1.51/images/create?fromImage=busybox&tag=latest")
-    assert answer.status == 200
-    assert "busybox:latest" in json.loads(answer.body)["status"]
-    answer = await client.ask("POST", "/v1.51/images/create?fromImage=alpine&tag=3")
-    assert (answer.status, answer.message) == (
-        501,
-        "pulling alpine:3 is not supported yet: no registry client",
-    )
-
-
 async def test_an_import_is_streamed_to_the_engine(harness: Harness, client: Client) -> None:
     path = "/images/create?fromSrc=-&repo=r&tag=t&message=m&changes=ENV%20a=b&changes=CMD%20x&platform=linux"
     answer = await client.ask("POST", path, b"tar")
