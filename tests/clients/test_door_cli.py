@@ -111,7 +111,6 @@ def test_what_is_not_supported_yet_says_so(door: DoorThread) -> None:
         (("network", "create", "n"), "network create is not supported yet"),
         (("volume", "create", "v"), "volume create is not supported yet"),
         (("swarm", "init"), "swarm init is not supported yet"),
-        (("commit", "x"), "container commit is not supported yet"),
         (("push", "busybox"), "image push is not supported yet"),
     ):
         done = door.docker(*command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import tarfile
@@ -106,6 +107,78 @@ def test_both_make_the_same_manifest_of_an_image(both: tuple[Dockerd, CortenEngi
     assert indexes[0] == indexes[1]
 
 
+COMMITS = {
+    "plain": (),
+    "described": ("-a", "An Author <a@b>", "-m", "said"),
+    "changed": (
+        *("-c", "ENV A=b PATH=/x", "-c", 'CMD ["true"]', "-c", "EXPOSE 80 53/udp", "-c", "LABEL l=1 m=2"),
+        *("-c", "USER user", "-c", "WORKDIR /w", "-c", "VOLUME /v", "-c", "STOPSIGNAL INT", "-c", 'ENTRYPOINT ["a"]'),
+        *("-c", "HEALTHCHECK --interval=5s CMD x", "-c", "ONBUILD RUN y", "--pause=false"),
+    ),
+}
+_FORM = (
+    "{{json .Config.Env}} {{json .Config.Cmd}} {{json .Config.Entrypoint}} {{json .Config.Labels}} {{.Config.User}}"
+    " {{.Config.WorkingDir}} {{json .Config.Volumes}} {{json .Config.ExposedPorts}} {{json .Config.OnBuild}}"
+    " {{json .Config.Healthcheck}} {{.Config.StopSignal}} {{.Author}} {{.Comment}} {{.Architecture}} {{.Os}}"
+    " {{len .RootFS.Layers}} {{.Size}}"
+)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("options", COMMITS.values(), ids=COMMITS)
+def test_a_committed_container_is_the_same_image(
+    both: tuple[Dockerd, CortenEngine], tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    images_of, layers = [], []
+    for engine in both:
+        done = engine.docker("commit", *options, name, "committed/it:1", check=True)
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", done.stdout)
+        shown = engine.docker("image", "inspect", "-f", _FORM, "committed/it:1", check=True).stdout
+        history = engine.docker("history", "--format", "{{.CreatedBy}} {{.Size}} {{.Comment}}", "committed/it:1").stdout
+        images_of.append((shown, history))
+        layers.append(effect(top_layer(engine, tmp_path)))
+        assert engine.docker("inspect", "-f", "{{.State.Paused}}", name).stdout == "false\n"
+    assert images_of[1] == images_of[0]
+    assert layers[1] == layers[0]
+
+
+# Whiteouts of dockerd's that change nothing: of what its init layer alone had, of nothing by a file that is named like
+# one, and in a directory over a file.
+IDLE = (".wh..dockerenv", "tmp/.wh.x", "bin/awk/.wh..wh..opq")
+
+
+def effect(data: bytes) -> dict[object, tuple[object, ...]]:
+    """A layer's files by name; of whiteouts the names alone."""
+    found: dict[object, tuple[object, ...]] = {}
+    for name, *rest in listed(data):
+        if name not in IDLE:
+            found[name] = () if "/.wh." in f"/{name}" else tuple(rest)
+    return found
+
+
+def top_layer(engine: DockerClient, folder: Path) -> bytes:
+    path = folder / "saved.tar"
+    engine.docker("save", "-o", str(path), "committed/it:1", check=True)
+    with tarfile.open(path) as archive:
+        (entry,) = json.load(archive.extractfile("manifest.json"))  # type: ignore[arg-type]
+        return archive.extractfile(entry["Layers"][-1]).read()  # type: ignore[union-attr]
+
+
+def test_what_was_committed_runs_in_the_other(both: tuple[Dockerd, CortenEngine], tmp_path: Path) -> None:
+    theirs, ours = both
+    path = tmp_path / "saved.tar"
+    look = "cat /a/link; ls /home/user /usr; ls /bin/awk /etc/passwd"
+    shown = []
+    for source, sink in ((ours, theirs), (theirs, ours)):
+        source.docker("commit", "live", "committed/run:1", check=True)
+        source.docker("save", "-o", str(path), "committed/run:1", check=True)
+        sink.docker("load", "-i", str(path), check=True)
+        done = sink.docker("run", "--rm", "--network", "none", "committed/run:1", "sh", "-c", look)
+        shown.append((done.returncode, done.stdout, done.stderr))
+    assert shown[0] == shown[1]
+    assert shown[0][1].startswith("hi\n/home/user:\nnew\n")
+
+
 TEXTS = """\
 save nothing
 save corten-test/busybox:9
@@ -119,6 +192,11 @@ save -o /etc/passwd/x corten-test/busybox:1
 export nothing
 export -o /nowhere/x done
 diff nothing
+commit nothing
+commit done UPPER
+commit done x@sha256:0000000000000000000000000000000000000000000000000000000000000000
+commit -c 'RUN x' done
+commit -c 'ENV' done
 """
 
 

@@ -16,8 +16,11 @@ import click
 
 from corten import errors
 from corten.cli.command import Command, Failure, operands
+from corten.cli.flags import Switch
+from corten.cli.images import split_tag
 from corten.cli.platforms import platform_query
 from corten.cli.session import Session, pass_session
+from corten.spec.reference import parse
 
 _CHUNK_BYTES = 1 << 20
 _MODE = 0o600
@@ -80,6 +83,36 @@ def diff(session: Session, /, operands: tuple[str, ...]) -> None:
     """Lists what a container changed."""
     for change in session.client.json("GET", f"/containers/{operands[0]}/changes") or ():
         print("CAD"[change["Kind"]], change["Path"])
+
+
+@click.command(
+    "commit",
+    cls=Command,
+    operands="[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+    at_least=1,
+    at_most=2,
+    help="Create a new image from a container's changes",
+)
+@click.option("-a", "--author", default="", help='Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")')
+@click.option("-c", "--change", multiple=True, help="Apply Dockerfile instruction to the created image")
+@click.option("-m", "--message", default="", help="Commit message")
+@click.option("-p", "--pause/--no-pause", default=True, cls=Switch, help="Pause container during commit")
+@operands()
+@pass_session
+def commit(
+    session: Session, /, operands: tuple[str, ...], author: str, change: tuple[str, ...], message: str, pause: bool
+) -> None:
+    """Makes an image of a container."""
+    repository, tag = ("", "")
+    if len(operands) > 1 and operands[1]:
+        if parse(operands[1]).is_canonical:
+            raise Failure("refusing to create a tag with a digest reference")
+        repository, tag = split_tag(operands[1])
+    query = {
+        **{"container": operands[0], "repo": repository, "tag": tag, "comment": message, "author": author},
+        **{"changes": list(change), "pause": "1" if pause else "0"},
+    }
+    print(session.client.json("POST", "/commit", query=query)["Id"])
 
 
 def _check_output(path: str, what: str) -> None:

@@ -23,6 +23,7 @@ _A = "corten.cli.archives"
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
     "attach": (_R, "attach"),
+    "commit": (_A, "commit"),
     "create": (_R, "create"),
     "diff": (_A, "diff"),
     "events": (_S, "events"),
@@ -60,22 +61,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # group → {verb in the group: the top-level verb, or its own (module, attribute)}
 GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
     "container": {
-        **{
-            verb: verb
-            for verb in (
-                "attach",
-                "create",
-                "diff",
-                "exec",
-                "export",
-                "kill",
-                "logs",
-                "pause",
-                "port",
-                "rename",
-                "restart",
-            )
-        },
+        **{verb: verb for verb in ("attach", "commit", "create", "diff", "exec", "export", "kill", "logs", "pause")},
+        **{verb: verb for verb in ("port", "rename", "restart")},
         **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "wait")},
         "ls": "ps",
         "list": "ps",
@@ -103,10 +90,10 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 # What Docker 28 has; without the plugins of its packages.
 UNSUPPORTED = frozenset(
     {
-        *("build", "builder", "checkpoint", "commit", "config", "context", "cp"),
+        *("build", "builder", "checkpoint", "config", "context", "cp"),
         *("manifest", "network", "node", "plugin", "push", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
-        *("container commit", "container cp", "container stats"),
+        *("container cp", "container stats"),
         *("container update", "image build", "image push"),
         *("system df", "system prune", "system dial-stdio"),
     }

@@ -1,4 +1,4 @@
-"""`--change` of `docker import`: a few Dockerfile instructions applied to a configuration.
+"""`--change` of `docker import` and `commit`: a few Dockerfile instructions applied to a configuration.
 
 Docker API ImageCreate, parameter `changes`.  One instruction per string; words and variables as in a Dockerfile, with
 the configuration's own environment.  Texts of refusals are dockerd's (26.1).
@@ -31,15 +31,38 @@ _TIMES = ("interval", "timeout", "start-period", "start-interval")
 
 def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     """The configuration after `changes`, in order; raises InvalidArgument."""
-    for line in changes:
-        if not line.strip() or line.lstrip().startswith("#"):
-            raise InvalidArgument("file with no instructions")
+    lines = [line for line in "\n".join(changes).split("\n") if line.strip() and not line.lstrip().startswith("#")]
+    if changes and not lines:
+        raise InvalidArgument("file with no instructions")
+    for line in lines:
         name, *rest = line.split(maxsplit=1)
         instruction = _INSTRUCTIONS.get(name.lower())
         if instruction is None:
             raise InvalidArgument(f"{name} is not a valid change command")
         config = msgspec.structs.replace(config, **instruction(config, "".join(rest).strip()))
     return config
+
+
+def merge(own: RunConfig, other: RunConfig) -> RunConfig:
+    """`own` with what it lacks from `other`, as dockerd's commit does it (moby daemon.merge)."""
+    change: _Change = {
+        name: getattr(own, name) or getattr(other, name)
+        for name in ("user", "working_dir", "stop_signal", "healthcheck", "shell")
+    }
+    for name in ("exposed_ports", "volumes"):
+        change[name] = {**(getattr(other, name) or {}), **(getattr(own, name) or {})} or None
+    change["labels"] = {**(other.labels or {}), **(own.labels or {})}
+    known = {item.partition("=")[0] for item in own.env or ()}
+    more = [item for item in other.env or () if item.partition("=")[0] not in known]
+    change["env"] = [*(own.env or ()), *more] or None
+    if own.stop_timeout is None:
+        change["stop_timeout"] = other.stop_timeout
+    if not own.entrypoint:
+        if not own.cmd:
+            change |= {"cmd": other.cmd, "args_escaped": other.args_escaped}
+        if own.entrypoint is None:
+            change["entrypoint"] = other.entrypoint
+    return msgspec.structs.replace(own, **change)
 
 
 def _expanded(config: RunConfig, text: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from corten.core import gc
 from corten.core.archive import LAYER_TYPES, host_platform
 from corten.core.changes import apply_changes
+from corten.core.commit import now
 from corten.core.images import Image, ImageStore
 from corten.core.layers import Layer, unpack
 from corten.core.leases import CONTENT, SNAPSHOT
@@ -96,9 +95,7 @@ def _media_type(images: ImageStore, digest: str) -> str:
 
 
 def _config(diff_id: str, run: RunConfig, message: str, platform: Platform) -> bytes:
-    nanoseconds = time.time_ns()
-    second = datetime.fromtimestamp(nanoseconds // 10**9, UTC)
-    created = f"{second:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 10**9:09d}Z"
+    created = now()
     comment = message or "Imported from -"
     return encode(
         ImageConfig(

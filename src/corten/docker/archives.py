@@ -10,6 +10,8 @@ from aiohttp import web
 from corten.docker.call import Call
 from corten.docker.streams import Begun
 from corten.errors import InvalidArgument
+from corten.spec.docker import ContainerConfig
+from corten.spec.docker_parse import parse_body
 from corten.spec.image import Platform
 
 
@@ -25,6 +27,23 @@ async def export(call: Call) -> web.StreamResponse:
 
 async def changes(call: Call) -> web.StreamResponse:
     return call.answer(await call.engine.container_changes(call.args[0]))
+
+
+async def commit(call: Call) -> web.StreamResponse:
+    """The body is a configuration that takes the place of the container's; usually there is none."""
+    query = call.query
+    body = (await call.json_bytes()).strip()
+    found = await call.engine.container_commit(
+        query.text("container"),
+        query.text("repo"),
+        query.text("tag"),
+        comment=query.text("comment"),
+        author=query.text("author"),
+        pause=query.flag("pause", default=True) if query.text("pause") else True,
+        changes=query.texts("changes"),
+        config=parse_body(body, ContainerConfig)[0] if body not in (b"", b"null") else None,
+    )
+    return call.answer(found, 201)
 
 
 def platform(call: Call, since: tuple[int, int]) -> Platform | None:

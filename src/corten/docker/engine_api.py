@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from corten.registry.credentials import AuthConfig, Credentials
 from corten.spec.docker import (
+    ContainerConfig,
     ContainerCreateRequest,
     ContainerUpdateRequest,
     ExecConfig,
@@ -139,6 +140,18 @@ class Engine(Protocol):
         """One sample, `precpu_stats` at zero; the door makes the stream."""
         ...
 
+    async def container_commit(
+        self,
+        ref: str,
+        repo: str,
+        tag: str,
+        *,
+        comment: str,
+        author: str,
+        pause: bool,
+        changes: Sequence[str],
+        config: ContainerConfig | None,
+    ) -> Json: ...
     async def container_changes(self, ref: str) -> list[Json] | None: ...
     def container_export(self, ref: str) -> AsyncIterator[bytes]: ...
 

@@ -19,6 +19,7 @@ from corten.core.content import ContentStore
 from corten.core.metadata import Database
 from corten.engine import events, filters, plan, stats, top
 from corten.engine.archives import Archives
+from corten.engine.commits import Commits
 from corten.engine.container import Container
 from corten.engine.effective import explain
 from corten.engine.execs import Execs
@@ -114,6 +115,7 @@ class Engine:
         self.image_save = archives.save
         self.container_export = archives.export
         self.container_changes = archives.changes
+        self.container_commit = self._lasting.verb(Commits(parts, self._life).commit)
 
     # Life
 

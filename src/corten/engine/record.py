@@ -92,6 +92,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     restart_count: int = 0
     stopped_by_user: bool = False
     verdict: str = ""
+    is_held: bool = False  # a commit froze it, and whoever finds it frozen for that reason alone thaws it
 
     @property
     def is_running(self) -> bool:

@@ -147,9 +147,25 @@ class Recovery:
         container.endpoint = self._parts.bridge.endpoint(container.id)
         self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})
+        await self._end_hold(container, task)
         if exited is not None:
             await self._finisher.finish(container, task, exit_of(exited))
         log.info("container %s adopted: %s", container.id, state)
+
+    async def _end_hold(self, container: Container, task: Task) -> None:
+        """What a commit froze goes on when the cortend of the commit is gone."""
+        state = container.record.state
+        if not state.is_held:
+            return
+        if state.status is Status.PAUSED and task.shim is not None:
+            try:
+                await task.shim.resume()
+            except CortenError as error:
+                log.warning("container %s stays paused after a commit: %s", container.id, error)
+                return
+            state = msgspec.structs.replace(state, status=Status.RUNNING)
+            log.info("container %s goes on: its commit was interrupted", container.id)
+        self._parts.save(container, container.record.with_state(status=state.status, is_held=False))
 
     def _placed(self, container: Container, record: Record) -> Record:
         """With its place in the network, when a kill came between the start of its process and the record of it.

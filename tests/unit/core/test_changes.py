@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from corten.core.changes import apply_changes
+from corten.core.changes import apply_changes, merge
 from corten.core.words import expand, split
 from corten.errors import InvalidArgument
 from corten.spec.image import Healthcheck, RunConfig
@@ -153,3 +153,27 @@ def test_what_no_dockerfile_says_is_refused(change: str, text: str) -> None:
 def test_a_command_of_any_depth_is_a_shells() -> None:
     text = "[" * 100_000
     assert apply_changes(RunConfig(), [f"CMD {text}"]).cmd == ["/bin/sh", "-c", text]
+
+
+def test_a_commit_keeps_what_its_own_configuration_does_not_say() -> None:
+    other = RunConfig(
+        user="u", env=["A=1", "B=2"], cmd=["c"], entrypoint=["e"], labels={"l": "1", "m": "2"}, volumes={"/v": {}},
+        working_dir="/w", stop_signal="INT", stop_timeout=3, shell=["sh"], healthcheck=Healthcheck(test=["NONE"]),
+        exposed_ports={"80/tcp": {}},
+    )  # fmt: skip
+    assert merge(RunConfig(), other) == other
+    assert merge(other, RunConfig()) == other
+    own = RunConfig(env=["B=3"], labels={"m": "3"}, entrypoint=["f"], exposed_ports={"53/udp": {}}, stop_timeout=0)
+    found = merge(own, other)
+    assert found.env == ["B=3", "A=1"]
+    assert found.labels == {"l": "1", "m": "3"}
+    assert (found.entrypoint, found.cmd, found.stop_timeout) == (["f"], None, 0)
+    assert set(found.exposed_ports or ()) == {"53/udp", "80/tcp"}
+    assert merge(RunConfig(cmd=["x"]), other).entrypoint == ["e"]
+    assert merge(RunConfig(entrypoint=[]), other).entrypoint == []
+
+
+def test_changes_may_come_in_one_text() -> None:
+    assert apply_changes(RunConfig(), ["ENV a=b\n\n# said\nCMD x"]).env == ["a=b"]
+    with pytest.raises(InvalidArgument, match="no instructions"):
+        apply_changes(RunConfig(), ["\n# nothing"])

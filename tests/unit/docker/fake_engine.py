@@ -342,6 +342,10 @@ class FakeEngine:
         count = len(self.calls)
         return {"read": f"t{count}", "cpu_stats": {"n": count}, "precpu_stats": {}}
 
+    async def container_commit(self, ref: str, repo: str, tag: str, **given: Any) -> Json:
+        self.calls.append(("commit", self.find(ref).name, repo, tag, given))
+        return {"Id": IMAGE_ID}
+
     async def container_changes(self, ref: str) -> list[Json] | None:
         return [{"Path": f"/{self.find(ref).name}", "Kind": 1}]
 

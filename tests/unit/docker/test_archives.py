@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -40,3 +41,25 @@ async def test_what_fails_on_the_way_cuts_the_stream(harness: Harness, client: C
     harness.engine.flood = b"x"
     with pytest.raises(ValueError, match="invalid literal"):  # the size of the next chunk never comes
         await client.ask("GET", "/images/busybox/get")
+
+
+async def test_commit_takes_its_parameters_and_perhaps_a_configuration(harness: Harness, client: Client) -> None:
+    created = await client.ask("POST", "/containers/create?name=box", {"Image": "busybox"})
+    assert created.status == 201
+    path = "/commit?container=box&repo=r/x&tag=t&comment=c&author=a&changes=ENV%20a=b&changes=CMD%20x"
+    answer = await client.ask("POST", path)
+    assert (answer.status, list(answer.json)) == (201, ["Id"])
+    given = {"comment": "c", "author": "a", "pause": True, "changes": ["ENV a=b", "CMD x"], "config": None}
+    assert harness.engine.calls[-1] == ("commit", "box", "r/x", "t", given)
+    answer = await client.ask("POST", "/commit?container=box&pause=0", {"Cmd": ["y"]})
+    asked: Any = harness.engine.calls[-1][4]
+    assert (asked["pause"], asked["config"].cmd) == (False, ["y"])
+    assert (await client.ask("POST", "/commit?container=nothing")).status == 404
+
+
+async def test_changes_and_export_are_of_a_container(client: Client) -> None:
+    await client.ask("POST", "/containers/create?name=box", {"Image": "busybox"})
+    assert (await client.ask("GET", "/containers/box/changes")).json == [{"Path": "/box", "Kind": 1}]
+    answer = await client.ask("GET", "/containers/box/export")
+    assert (answer.headers["content-type"], answer.body) == ("application/octet-stream", b"box")
+    assert (await client.ask("GET", "/containers/nothing/export")).status == 404
