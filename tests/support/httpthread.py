@@ -67,8 +67,15 @@ class _Server(ThreadingHTTPServer):
 class HttpThread:
     """Serves `handler` until the end of the with block; `handler.owner` is this object."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], *, netns: NetNs | None = None, tls: Pair | None = None):
-        listener = listen(netns)
+    def __init__(
+        self,
+        handler: type[BaseHTTPRequestHandler],
+        *,
+        netns: NetNs | None = None,
+        tls: Pair | None = None,
+        port: int = 0,
+    ) -> None:
+        listener = listen(netns, port)
         self.port: int = listener.getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"{'http' if tls is None else 'https'}://{self.host}"

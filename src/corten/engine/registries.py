@@ -97,5 +97,4 @@ def domain_of(server_address: str) -> str:
 
 
 def _of(settings: Settings) -> TransportSettings:
-    proxies: Any = settings.proxies
-    return TransportSettings(proxies=proxies, attempts=settings.max_download_attempts)
+    return TransportSettings(proxies=settings.proxies, attempts=settings.max_download_attempts)

@@ -20,7 +20,7 @@ from corten.registry.credentials import Credentials
 from corten.registry.documents import Place
 from corten.registry.download import Download, may_go_on
 from corten.registry.endpoint import Endpoint
-from corten.registry.errors import RegistryError
+from corten.registry.errors import RegistryError, refused_login
 from corten.registry.session import Call, Session
 from corten.registry.transport import Transport
 from corten.registry.upload import OpenAt, Upload, mounted
@@ -30,6 +30,7 @@ from corten.spec.reference import parse_digest
 T = TypeVar("T")
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_ANY_STATUS = frozenset(range(200, 600))
 
 
 class Purpose(Enum):
@@ -69,9 +70,11 @@ class Registry:
         """
 
         def prove(session: Session) -> str:
-            call = Call("GET", session.url(""), (), is_offline=True, attempts=1)
-            with session.call(call):
-                return session.auth.identity_token
+            call = Call("GET", session.url(""), (), expect=_ANY_STATUS, is_offline=True, attempts=1)
+            with session.call(call) as answer:
+                if answer.status == 200:
+                    return session.auth.identity_token
+                raise refused_login(f"{session.endpoint.url}/", answer.status)
 
         return self.anywhere(prove, self.candidates(Purpose.RESOLVE))
 

@@ -7,17 +7,19 @@ socket object over) nor urllib3 (which gives the connection back) can take it aw
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
 import ssl
 import threading
 from typing import Any
+from urllib.parse import unquote
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util import make_headers, parse_url
+from urllib3.util import parse_url
 
 from corten.registry.endpoint import Tls
 from corten.registry.errors import RegistryError
@@ -126,7 +128,8 @@ def manager_of(tls: Tls, proxy: str) -> urllib3.PoolManager:
 def _through(proxy: str, terms: dict[str, Any]) -> urllib3.ProxyManager:
     try:
         user = parse_url(proxy).auth
-        headers = make_headers(proxy_basic_auth=user) if user else None
+        basic = base64.b64encode(unquote(user or "").encode()).decode()
+        headers = {"Proxy-Authorization": f"Basic {basic}"} if user else None
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **terms)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise RegistryError(f"invalid proxy: {type(error).__name__}") from None  # its URL may hold a password

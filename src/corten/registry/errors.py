@@ -167,6 +167,13 @@ def error_of(status: int, body: bytes, *, bearer_error: tuple[str, str] = ("", "
     return _BY_STATUS.get(status, RegistryError)(text, status=status)
 
 
+def refused_login(url: str, status: int) -> RegistryError:
+    """What an answer to a login other than 200 is, in dockerd's words."""
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else ""
+    text = f"login attempt to {url} failed with status: {status} {phrase}".rstrip()
+    return _BY_STATUS.get(status, RegistryError)(text, status=status)
+
+
 def coded(code: str, status: int, message: str = "") -> RegistryError:
     """An error as the registry would have explained it: for answers without a body (HEAD)."""
     said = Said(code, message or CODES[code])

@@ -1,0 +1,219 @@
+"""Logging in to registries, beside dockerd 26.1: the same answers to the same credentials, by API and command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.api import Api
+from support import paths, peers, process
+from support.certificates import Authority
+from support.dockerd import DockerClient, Dockerd, client_environment
+from support.engine import CortenEngine
+from support.proxy import Proxy, Relay
+from support.registries import PASSWORD, USER, Registry
+from support.tokenserver import TokenServer
+
+ADDRESS = "10.99.0.1"  # of the namespace, and not loopback: nobody calls it insecure
+PROXY_USER = "me:p%3Aw"
+PROXY_PORT = 3128
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Both engines in one network namespace, with what they log in to."""
+
+    dockerd: Dockerd
+    engine: CortenEngine
+    basic: Registry
+    tls: Registry
+    tokens: Registry
+    proxy: Proxy
+
+    def servers(self) -> dict[str, str]:
+        """Names for addresses."""
+        return {
+            "open-port": "127.0.0.1:1",
+            "basic": self.basic.host,
+            "tls": self.tls.host,
+            "tokens": self.tokens.host,
+            "verified": f"{ADDRESS}:{self.tls.port}",
+            "proxied": f"reg.test:{self.basic.port}",
+            "proxied-tls": f"reg.test:{self.tls.port}",
+            "http": f"http://{self.basic.host}/v1/",
+            "space": "a b",
+        }
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("login")
+    file = folder / "dockerd.json"
+    file.write_text("{}")
+    proxy_url = f"http://{PROXY_USER}@127.0.0.1:{PROXY_PORT}"
+    proxies = ["--http-proxy", proxy_url, "--https-proxy", proxy_url, "--no-proxy", ADDRESS]
+    with ExitStack() as stack:
+        dockerd = stack.enter_context(Dockerd(args=["--bridge=none", "--config-file", str(file), *proxies]))
+        netns = dockerd.netns
+        netns.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"])
+        engine = stack.enter_context(CortenEngine(netns=netns, args=proxies))
+        basic = stack.enter_context(Registry(netns=netns, users={USER: PASSWORD}))
+        tls = stack.enter_context(Registry(netns=netns, tls=True, users={USER: PASSWORD}))
+        server = stack.enter_context(TokenServer(Authority(folder), {USER: PASSWORD}, netns=netns))
+        tokens = stack.enter_context(Registry(netns=netns, tokens=server))
+        proxy = stack.enter_context(Proxy(netns=netns, user="me:p:w", port=PROXY_PORT))
+        stack.enter_context(Relay(netns, ADDRESS, tls.port))
+        insecure = {"insecure-registries": [f"reg.test:{basic.port}", f"reg.test:{tls.port}"]}
+        reload(dockerd.pid, file, insecure)
+        reload(engine.pid, engine.config_file, insecure)
+        process.wait_for(lambda: all("reg.test" in one.docker("info").stdout for one in (dockerd, engine)), "reload")
+        yield Lab(dockerd, engine, basic, tls, tokens, proxy)
+
+
+def reload(pid: int, file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values))
+    os.kill(pid, signal.SIGHUP)
+
+
+CASES = [
+    ("basic", USER, PASSWORD),
+    ("basic", USER, "wrong"),
+    ("basic", USER, ""),
+    ("basic", "", ""),
+    ("http", USER, PASSWORD),
+    ("tls", USER, PASSWORD),
+    ("tokens", USER, PASSWORD),
+    ("tokens", USER, "wrong"),
+    ("tokens", "", ""),
+    ("proxied", USER, PASSWORD),
+    ("proxied", USER, "wrong"),
+    ("proxied-tls", USER, PASSWORD),
+    ("open-port", USER, PASSWORD),
+]
+
+
+@pytest.mark.parametrize(("server", "name", "password"), CASES, ids=[" ".join(case) for case in CASES])
+def test_the_api_answers_as_dockerd_does(lab: Lab, server: str, name: str, password: str) -> None:
+    body = {"username": name, "password": password, "serveraddress": lab.servers()[server]}
+    theirs, ours = (_auth(one, body) for one in (lab.dockerd, lab.engine))
+    assert ours == theirs
+
+
+def test_a_registry_that_speaks_tls_is_not_asked_without_when_it_refuses(lab: Lab) -> None:
+    body = {"username": USER, "password": "wrong", "serveraddress": lab.tls.host}
+    tried = f"login attempt to {{}}://{lab.tls.host}/v2/ failed with status: "
+    theirs, ours = (_auth(one, body)["failed"] for one in (lab.dockerd, lab.engine))
+    assert theirs == f"{tried.format('http')}400 Bad Request"  # sends the password once more, for all to read
+    assert ours == f"{tried.format('https')}401 Unauthorized"
+
+
+def test_a_certificate_of_nobody_known_is_refused(lab: Lab) -> None:
+    body = {"username": USER, "password": PASSWORD, "serveraddress": lab.servers()["verified"]}
+    theirs, ours = (_auth(one, body)["failed"] for one in (lab.dockerd, lab.engine))
+    start = f'Get "https://{lab.servers()["verified"]}/v2/": tls: failed to verify certificate: x509: certificate '
+    assert theirs == f"{start}is valid for 127.0.0.1, not {ADDRESS}"  # Go looks at the name first, OpenSSL at the chain
+    assert ours == f"{start}signed by unknown authority"
+
+
+def _auth(engine: DockerClient, body: Any) -> Any:
+    status, answer = Api(engine.socket, "1.45").call("POST", "/auth", body)
+    if answer.get("IdentityToken"):
+        answer["IdentityToken"] = "<token>"
+    return answer if status == 200 else {"failed": answer["message"]}
+
+
+def cli(program: Path, engine: DockerClient, folder: Path, *args: str, stdin: str = "") -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command line whose config.json is in `folder`."""
+    env = client_environment() | {"DOCKER_CONFIG": str(folder)}
+    argv = [str(program), "-H", engine.host, *args]
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=60, env=env)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("server", ["basic", "tokens"])
+def test_dockers_command_line_logs_in_to_both_engines_alike(lab: Lab, tmp_path: Path, server: str) -> None:
+    kept = []
+    for name, engine in (("dockerd", lab.dockerd), ("corten", lab.engine)):
+        folder = tmp_path / name
+        host = lab.servers()[server]
+        done = cli(peers.docker_cli(), engine, folder, "login", "-u", USER, "--password-stdin", host, stdin=PASSWORD)
+        assert done[:2] == (0, "Login Succeeded\n")
+        (entry,) = json.loads((folder / "config.json").read_text())["auths"].values()
+        kept.append(entry | ({"identitytoken": "<token>"} if "identitytoken" in entry else {}))
+        wrong = cli(peers.docker_cli(), engine, folder, "login", "-u", USER, "--password-stdin", host, stdin="wrong")
+        kept.append(wrong)
+    assert kept[:2] == kept[2:]
+
+
+@pytest.mark.parametrize("server", ["basic", "tokens"])
+def test_what_corten_keeps_is_what_docker_keeps(lab: Lab, tmp_path: Path, server: str) -> None:
+    host = lab.servers()[server]
+    words = ["login", "-u", USER, "--password-stdin", host]
+    kept = {}
+    for program in (peers.docker_cli(), paths.COMMANDS / "corten"):
+        folder = tmp_path / program.name
+        assert cli(program, lab.engine, folder, *words, stdin=f"{PASSWORD}\n")[:2] == (0, "Login Succeeded\n")
+        entry = json.loads((folder / "config.json").read_text())["auths"][host]
+        kept[program.name] = entry | ({"identitytoken": "<token>"} if "identitytoken" in entry else {})
+    docker, corten = kept.values()
+    assert corten == docker
+
+
+def test_each_command_line_takes_over_the_others_login(lab: Lab, tmp_path: Path) -> None:
+    docker, corten = peers.docker_cli(), paths.COMMANDS / "corten"
+    for first, second in ((docker, corten), (corten, docker)):
+        folder = tmp_path / first.name
+        words = ["login", "-u", USER, "--password-stdin", lab.basic.host]
+        assert cli(first, lab.engine, folder, *words, stdin=PASSWORD)[0] == 0
+        status, out, err = cli(second, lab.engine, folder, "login", lab.basic.host)
+        assert (status, out) == (0, "Login Succeeded\n"), err
+        gone = f"Removing login credentials for {lab.basic.host}\n"
+        assert cli(second, lab.engine, folder, "logout", lab.basic.host)[:2] == (0, gone)
+        assert json.loads((folder / "config.json").read_text())["auths"] == {}
+
+
+def test_a_wrong_password_is_told_and_nothing_kept(lab: Lab, tmp_path: Path) -> None:
+    words = ["login", "-u", USER, "--password-stdin", lab.basic.host]
+    status, out, err = cli(paths.COMMANDS / "corten", lab.engine, tmp_path, *words, stdin="wrong")
+    text = f"login attempt to http://{lab.basic.host}/v2/ failed with status: 401 Unauthorized"
+    assert (status, out, err) == (1, "", f"Error response from daemon: {text}\n")
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_logins_went_through_the_proxy_with_its_password(lab: Lab) -> None:
+    for server in ("proxied", "proxied-tls"):
+        body = {"username": USER, "password": PASSWORD, "serveraddress": lab.servers()[server]}
+        Api(lab.engine.socket).ok("POST", "/auth", body)
+        # of any login so far: connections are kept
+        assert f"CONNECT {lab.servers()[server]}" in lab.proxy.asked
+        plain = f"GET http://{lab.servers()[server]}/v2/"
+        assert (plain in lab.proxy.asked) == (server == "proxied")
+    before = len(lab.proxy.asked)
+    Api(lab.engine.socket).ok("POST", "/auth", body | {"serveraddress": lab.basic.host})
+    assert len(lab.proxy.asked) == before
+
+
+def test_a_server_of_hosts_toml_is_verified_with_its_own_authority(lab: Lab) -> None:
+    certs = lab.engine.folder / "certs.d"
+    body = {"username": USER, "password": PASSWORD, "serveraddress": "named.example"}
+    place = certs / "named.example"
+    place.mkdir(parents=True)
+    api = Api(lab.engine.socket)
+    (place / "hosts.toml").write_text(f'server = "{lab.tls.url}"\nskip_verify = false\n')
+    status, answer = api.call("POST", "/auth", body)
+    assert status >= 400
+    assert "certificate signed by unknown authority" in answer["message"]
+    (place / "hosts.toml").write_text(f'server = "{lab.tls.url}"\nskip_verify = false\nca = "{lab.tls.ca}"\n')
+    assert api.ok("POST", "/auth", body)["Status"] == "Login Succeeded"
+    (place / "hosts.toml").write_text("server = 5\n")
+    status, answer = api.call("POST", "/auth", body)
+    assert (status, answer["message"]) == (400, f"{place}/hosts.toml: server: not a string")
