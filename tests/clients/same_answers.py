@@ -37,14 +37,21 @@ images -a
 images --digests
 images --no-trunc
 images -q
-images --format json
 images --format raw
 images --format '{{.Nonsense}}'
-images --format 'table {{.ID}}\\t{{.CreatedAt}}\\t{{.Containers}}\\t{{.SharedSize}}'
+images --format 'table {{.ID}}\\t{{.CreatedAt}}\\t{{.SharedSize}}'
 images --format 'table {{.UniqueSize}}\\t{{.VirtualSize}}'
 images --filter dangling=true
 images --filter dangling=nonsense
 images --filter nonsense=1
+system df
+system df --format json
+system df --format '{{.Type}}: {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}'
+system df --format 'table {{.Type}}\\t{{.Reclaimable}}'
+system df x
+image inspect {image} --platform linux/amd64 -f '{{.Id}}'
+image inspect {image} --platform linux/arm64
+image inspect {image} -f '{{json .Descriptor}} {{.Manifests}}'
 history {image}
 history -q {image}
 history --no-trunc {image}
@@ -173,6 +180,12 @@ image prune -f
 container prune
 image prune
 image prune -a
+image prune x
+system prune
+system prune -a --volumes
+system prune --filter label=x --filter until=24h
+system prune --volumes --filter until=24h -f
+system prune --filter nonsense=1 -f
 rmi -f nope
 rmi nope nope2
 rmi
@@ -425,6 +438,8 @@ create --restart foo:x {image}
 DIFFERENT = {
     "images a b": "docker 28.2 prints `SRun`, a slip of its own",
     "images --tree": "not supported yet",
+    "images --format json": "containers are counted since API 1.51, which docker 28.2 does not speak",
+    "system df -v": "corten adds what the packed layers take",
     "info": "the client's own version",
     "version": "the client's own versions",
     "version --format json": "the client's own versions",

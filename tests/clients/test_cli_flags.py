@@ -32,12 +32,14 @@ VERBS: list[tuple[str, ...]] = [
     *((verb,) for verb in TOP),
     *(("container", verb) for verb in CONTAINER),
     *(("image", verb) for verb in IMAGES),
-    *(("system", verb) for verb in ("events", "info")),
+    *(("system", verb) for verb in ("df", "events", "info", "prune")),
 ]
 
 # (verb, flag) → why only one of the two shows it; "*" is every verb
 EXPLAINED = {
     ("*", "--help"): "docker takes it everywhere and lists it only for run and create",
+    ("image prune", "--unused-for"): "Corten's own: by last use",
+    ("image prune", "--dry-run"): "Corten's own: what would go",
     ("run", "--explain"): "Corten's own: the effective configuration and the plan, without a start",
 }
 
@@ -137,7 +139,7 @@ def test_flag_that_is_not_supported_says_so_and_makes_nothing(
         (("start", "--checkpoint", "c", "x"), "--checkpoint is not supported yet"),
         (("start", "--checkpoint-dir", "/c", "x"), "--checkpoint-dir is not supported yet"),
         (("images", "--tree"), "--tree is not supported yet"),
-        (("rmi", "--platform", "linux/amd64", IMAGE), "removing a platform of an image is not supported yet"),
+        (("rmi", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("load", "--platform", "linux/amd64", "-i", "/dev/null"), "loading a platform of an image is not supported"),
         (("image", "history", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("image", "inspect", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
@@ -166,5 +168,5 @@ def test_door_names_a_platform_that_it_cannot_give(shared_engine: CortenEngine) 
     """The real docker CLI gets the same refusals."""
     done = shared_engine.docker("history", "--platform", "linux/s390x", IMAGE)
     assert (done.returncode, "does not match the specified platform" in done.stderr) == (1, True)
-    done = shared_engine.docker("rmi", "--platform", "linux/amd64", IMAGE)
-    assert (done.returncode, "not supported yet" in done.stderr) == (1, True)
+    done = shared_engine.docker("rmi", "--platform", "linux/s390x", IMAGE)
+    assert (done.returncode, "does not match the specified platform" in done.stderr) == (1, True)

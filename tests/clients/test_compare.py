@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from docker.errors import DockerException
 
-from clients import api_description, checks_exec, checks_life, checks_lists, checks_py, checks_run, checks_wrong
+from clients import (
+    api_description,
+    checks_exec,
+    checks_images,
+    checks_life,
+    checks_lists,
+    checks_py,
+    checks_run,
+    checks_wrong,
+)
 from clients.compare import CHECKS, Check, Side, difference, peer_only
 from clients.normal import RULES, Normalizer
 from corten.docker.routes import SERVED
@@ -21,7 +30,8 @@ from support.dockerd import Dockerd
 from support.engine import CortenEngine
 from support.stripdoor import StripDoor
 
-MODULES = (checks_run, checks_life, checks_exec, checks_lists, checks_wrong, checks_py)  # each adds to CHECKS
+# each adds to CHECKS
+MODULES = (checks_run, checks_life, checks_exec, checks_lists, checks_images, checks_wrong, checks_py)
 FAILS = (LookupError, TypeError, ValueError, AttributeError, DockerException, TimeoutExpired, OSError)
 LEAST = 120  # checks that the issue asks for
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from corten import errors
-from corten.cli.command import Command, Failure, confirmed, daemon_error, operands
+from corten.cli.command import Command, Failure, daemon_error, operands
 from corten.cli.flags import Switch
 from corten.cli.moments import rfc3339
 from corten.cli.platforms import platform_query
@@ -64,7 +64,7 @@ def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None
     wanted = [*given["filter_"], *(f"reference={name}" for name in operands)]
     query = {"all": given["all_"], "digests": given["digests"], "filters": filters(wanted)}
     found = session.client.json("GET", "/images/json", query=query)
-    rows = [row for item in found for row in _rows(item, no_trunc=given["no_trunc"])]
+    rows = [row for item in found for row in image_rows(item, no_trunc=given["no_trunc"])]
     if given["quiet"] and not given["form"]:
         for image_id in dict.fromkeys(row["ID"] for row in rows):
             print(image_id)
@@ -74,15 +74,16 @@ def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None
     write_rows(rows, columns, form=form, headings=_HEADINGS, kind="formatter.imageContext")
 
 
-def _rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
+def image_rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
+    """One row a tag, or one without; all its values as Docker writes them."""
     common = {
         "ID": item["Id"] if no_trunc else item["Id"].removeprefix("sha256:")[:12],
         "CreatedSince": ago(item["Created"]),
         "CreatedAt": datetime.fromtimestamp(item["Created"]).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z"),
         "Size": human_size(item["Size"]),
         "Containers": _known(item.get("Containers", -1), str),
-        "SharedSize": _known(item.get("SharedSize", -1), human_size),
-        "UniqueSize": "N/A",
+        "SharedSize": _known(item.get("SharedSize", -1), lambda size: human_size(size, 4)),
+        "UniqueSize": _known(item.get("SharedSize", -1), lambda size: human_size(item["Size"] - size, 4)),
         "VirtualSize": human_size(item["Size"], 4),
         "Digest": next((d.partition("@")[2] for d in item.get("RepoDigests") or ()), "<none>"),
     }
@@ -261,21 +262,3 @@ def _print_progress(line: Mapping[str, Any]) -> None:
     elif line.get("status") and not line.get("progressDetail"):
         print(line["status"])
     sys.stdout.flush()
-
-
-@click.command("prune", cls=Command, operands="[OPTIONS]", at_most=0, help="Remove unused images")
-@click.option("-a", "--all", "all_", is_flag=True, help="Remove all unused images, not just dangling ones")
-@filter_flag("--filter")
-@click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
-@operands()
-@pass_session
-def prune(session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool) -> None:
-    """Removes unused images."""
-    what = "all images without at least one container associated to them" if all_ else "all dangling images"
-    if not force and not confirmed(f"This will remove {what}."):
-        return
-    wanted = [*filter_, *(["dangling=false"] if all_ else [])]
-    answer = session.client.json("POST", "/images/prune", query={"filters": filters(wanted)})
-    for item in answer.get("ImagesDeleted") or ():
-        print(f"deleted: {item['Deleted']}" if "Deleted" in item else f"untagged: {item['Untagged']}")
-    print(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0, 4)}")

@@ -18,6 +18,7 @@ from corten.cli.session import Session
 from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
+_D = "corten.cli.disk"
 _A = "corten.cli.archives"
 
 # verb → (module, attribute)
@@ -77,13 +78,13 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "load": "load",
         "ls": "images",
         "list": "images",
-        "prune": (_I, "prune"),
+        "prune": (_D, "image_prune"),
         "pull": "pull",
         "rm": "rmi",
         "save": "save",
         "tag": "tag",
     },
-    "system": {"events": "events", "info": "info"},
+    "system": {"df": (_D, "df"), "events": "events", "info": "info", "prune": (_D, "system_prune")},
 }
 
 
@@ -95,7 +96,7 @@ UNSUPPORTED = frozenset(
         *("stats", "swarm", "trust", "update", "volume"),
         *("container cp", "container stats"),
         *("container update", "image build", "image push"),
-        *("system df", "system prune", "system dial-stdio"),
+        *("system dial-stdio",),
     }
 )
 _HARMLESS = {"context": "default"}

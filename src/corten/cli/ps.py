@@ -75,7 +75,7 @@ def ps(
     wants_size = size or (bool(form) and re.search(r"\.Size\b|\{\{\s*json \.\s*\}\}", form) is not None)
     query = {"all": all_, "size": wants_size, "limit": limit if limit > 0 else None, "filters": filters(filter_)}
     found = session.client.json("GET", "/containers/json", query=query)
-    rows = [_row(item, no_trunc=no_trunc) for item in found]
+    rows = [container_row(item, no_trunc=no_trunc) for item in found]
     if quiet and not form:
         for row in rows:
             print(row["ID"])
@@ -86,7 +86,8 @@ def ps(
     write_rows(rows, columns, form=form, headings=_HEADINGS, kind="formatter.ContainerContext", failed="failed to")
 
 
-def _row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, Any]:
+def container_row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, Any]:
+    """The values of every column; functions are methods of templates."""
     command = item["Command"]
     names = [name.lstrip("/") for name in item["Names"]]
     mounts = [mount.get("Name") or mount.get("Source", "") for mount in item.get("Mounts", ())]

@@ -457,7 +457,7 @@ def new_tag(repo: str, tag: str) -> Reference:
     """The name `repo[:tag]` for an image of this engine.  Raises InvalidArgument in Docker's words."""
     name = parse(repo)
     if name.is_canonical:
-        raise InvalidArgument("refusing to create a tag with a digest reference")
+        raise InvalidArgument("cannot import digest reference")
     if tag:
         name = Reference(name.domain, name.path, parse_tag(tag))
     if name.familiar_name == "sha256":

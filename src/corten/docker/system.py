@@ -111,6 +111,30 @@ async def volume(call: Call) -> web.StreamResponse:
     raise NotFound(f"get {call.args[0]}: no such volume")
 
 
+# Nobody can make a network, a volume or a build cache yet, so none of them is unused; the filters are checked.
+
+
+async def networks_prune(call: Call) -> web.StreamResponse:
+    _check_filters(call, frozenset({"label", "label!", "until"}))
+    return call.answer({"NetworksDeleted": None})
+
+
+async def volumes_prune(call: Call) -> web.StreamResponse:
+    _check_filters(call, frozenset({"label", "label!", "all"}))
+    return call.answer({"VolumesDeleted": [], "SpaceReclaimed": 0})
+
+
+async def build_prune(call: Call) -> web.StreamResponse:
+    call.query.filters()
+    return call.answer({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+def _check_filters(call: Call, known: frozenset[str]) -> None:
+    for name in call.query.filters():
+        if name not in known:
+            raise InvalidArgument(f"invalid filter '{name}'")
+
+
 async def plugins(call: Call) -> web.StreamResponse:
     call.query.filters()
     return call.answer([])

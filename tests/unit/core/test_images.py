@@ -253,7 +253,7 @@ def test_tagging_moves_a_name(store: ImageStore, bus: EventBus) -> None:
     [
         ("Bad", "", "must be lowercase"),
         ("a", "b/c", "invalid tag format"),
-        (f"a@sha256:{'0' * 64}", "", "refusing to create a tag with a digest reference"),
+        (f"a@sha256:{'0' * 64}", "", "cannot import digest reference"),
         ("sha256", "x", "refusing to create an ambiguous tag using digest algorithm as name"),
     ],
 )
