@@ -74,7 +74,7 @@ def test_both_remove_the_same_and_say_so_in_the_same_words(engine: CortenEngine,
         code, out, err = end(begin(program, engine, command.replace("{kept}", kept[7:19]).split()))
         left = engine.docker("images", "-a", "--no-trunc", "--format", "{{.Repository}} {{.ID}}").stdout
         out = out.partition("\nPacked layers")[0].rstrip()  # corten's own line
-        found.append(((code, *(plain(text) for text in (out, err))), sorted(left.splitlines())))
+        found.append(((code, plain(out), plain(err)), sorted(left.splitlines())))
     assert found[0] == found[1]
 
 
