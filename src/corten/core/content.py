@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -126,7 +126,7 @@ class ContentStore:
         except FileNotFoundError:
             raise NotFound(f"content {digest}: not found") from None
 
-    def chunks(self, digest: str) -> Iterator[bytes]:
+    def chunks(self, digest: str) -> Generator[bytes, None, None]:
         """The blob piece by piece; raises NotFound when the first is asked for."""
         with self.open(digest) as file:
             yield from chunks_of(file)

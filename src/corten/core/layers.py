@@ -9,9 +9,9 @@ snapshots of them, named by chain id.  Nothing of a failed image stays.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,8 +48,8 @@ def layers_of(blobs: Sequence[str], diff_ids: Sequence[str]) -> list[Layer]:
 class Blobs(Protocol):
     """Where layers' blobs are read: the content store, or a pull for which some are still on their way."""
 
-    def chunks(self, digest: str, /) -> Iterator[bytes]:
-        """The blob piece by piece; each call begins at its start."""
+    def chunks(self, digest: str, /) -> Generator[bytes, None, None]:
+        """The blob piece by piece; each call begins at its start.  Closed by who stops before its end."""
         ...
 
 
@@ -184,9 +184,11 @@ def unpack_blob(layer: Layer, staged: Staged, content: Blobs, lower: LowerView |
     """Unpacks one blob into a staging directory and checks its diff id; raises as `unpack`, and NeedsLower."""
     root_fd = staged.open()
     try:
-        hashed = Hashed(decompressed(content.chunks(layer.blob), limits))
-        with Ahead(hashed) as ahead:
-            applied = apply_layer(ahead, root_fd, lower=lower, limits=limits)
+        # closed here: an error's traceback would keep the blob open, and on the disk, after it was removed
+        with closing(content.chunks(layer.blob)) as chunks:
+            hashed = Hashed(decompressed(chunks, limits))
+            with Ahead(hashed) as ahead:
+                applied = apply_layer(ahead, root_fd, lower=lower, limits=limits)
     finally:
         os.close(root_fd)
     if hashed.digest != layer.diff_id:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
 from corten.core.content import ContentStore
@@ -85,7 +85,7 @@ class Arrivals:
         self._lines = lines
         self._cancel = cancel
 
-    def chunks(self, digest: str, /) -> Iterator[bytes]:
+    def chunks(self, digest: str, /) -> Generator[bytes, None, None]:
         """The blob from its start, as it comes.  Raises what ended the pull, or another blob of it."""
         partial = self._partials.get(digest)
         source = self._content.chunks(digest) if partial is None else partial.chunks(self.check)
