@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +17,7 @@ from support import paths, process
 
 MIB = 1 << 20
 _OPTIONS = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-_BALLAST_CHUNK = 1 << 16
+_OVERHEAD = 1 << 20  # of a file that is nearly as large as the disk
 
 
 class LoopDisk:
@@ -43,11 +45,14 @@ class LoopDisk:
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def fill(self, leave: int = 0) -> None:
-        """Takes all the room there is but `leave` bytes, in a file that `empty` removes."""
+        """Takes all the room there is but about `leave` bytes, in a file that `empty` removes."""
         found = os.statvfs(self.path)
-        wanted = found.f_bavail * found.f_frsize - leave
+        wanted = found.f_bavail * found.f_frsize - leave - _OVERHEAD
         with self._ballast.open("ab", buffering=0) as file:
-            os.posix_fallocate(file.fileno(), 0, max(wanted, 1))
+            if wanted > 0:
+                os.posix_fallocate(file.fileno(), 0, wanted)
+            if not leave:
+                _write_to_the_end(file)
 
     def empty(self) -> None:
         """Gives the room back."""
@@ -69,3 +74,11 @@ class LoopDisk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _write_to_the_end(file: FileIO) -> None:
+    file.seek(0, os.SEEK_END)
+    for size in (1 << 16, 1 << 12):
+        with suppress(OSError):
+            while True:
+                file.write(bytes(size))
