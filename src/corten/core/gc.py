@@ -65,9 +65,13 @@ def discard(images: ImageStore, forgotten: Iterable[Forgotten]) -> None:
 
 
 def drop_blobs(images: ImageStore, digests: Iterable[str]) -> list[str]:
-    """Removes those of `digests` that no image refers to and no lease holds; what was removed."""
+    """Removes those of `digests` that no image refers to and no lease holds; what was removed.
+
+    Looked at besides: what names stood for that now stand for something else.
+    """
     with images.lock:
-        garbage = set(digests)
+        garbage = set(digests) | images.targets.left
+        images.targets.left.clear()
         for image in images.all():
             try:
                 garbage -= {image.id, image.manifest.digest, *images.layer_blobs(image)}

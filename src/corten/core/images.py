@@ -312,10 +312,11 @@ class ImageStore:
         """Points a name to an image; the id that it pointed to before, or ''.
 
         `target` is the manifest or index that the name stands for when that is not the image's own manifest: its blob
-        is here and on a lease.  What a name stood for before is the caller's to drop (`gc.drop_blobs`).  `is_tagged`
-        notes the time, as dockerd does for tag and import, and not for load.
+        is here and on a lease.  What the name stood for before goes with the next `gc.drop_blobs`.  `is_tagged` notes
+        the time, as dockerd does for tag and import, and not for load.
         """
         key = str(name.stored())
+        self.targets.leave(name)
         stands_for = (target.digest, target.media_type, target.size) if target else ("", "", 0)
         with self.database.durable() as tx:
             before = tx.execute("SELECT image FROM tags WHERE reference = ?", (key,)).fetchone()
@@ -327,6 +328,7 @@ class ImageStore:
 
     def unpoint(self, name: Reference) -> None:
         """Removes a name; raises NotFound."""
+        self.targets.leave(name)
         with self.database.transaction() as tx:
             if not tx.execute("DELETE FROM tags WHERE reference = ?", (str(name.stored()),)).rowcount:
                 raise NotFound(f"No such image: {name.tagged().familiar}")
@@ -444,6 +446,7 @@ class ImageStore:
 
     def _write_index(self) -> None:
         """index.json says what the tables say: a descriptor per name, one without a name for a dangling image."""
+        self.targets.changed()
         with self.lock:
             rows = self.database.query(
                 "SELECT media_type, manifest, manifest_size, reference, target_type, target, target_size FROM images"

@@ -181,9 +181,7 @@ def _untag_by_id(removing: _Removing, image: Image, force: bool, tell: Tell) -> 
 def _untag(removing: _Removing, image: Image, name: Reference, tell: Tell) -> None:
     targets = removing.images.targets
     if (target := targets.of(name)) is not None:
-        removing.blobs.add(target.descriptor.digest)
         with contextlib.suppress(CortenError):  # a damaged index: collect() finds what only it knew
-            removing.blobs.update(targets.blobs(target))
             removing.companions.update(dict.fromkeys(one.image_id for one in targets.variants(target.descriptor)))
     removing.images.unpoint(name)
     tell("untag", image.id, {"name": image.id})
@@ -265,7 +263,7 @@ def _drop(removing: _Removing) -> None:
         forgotten = drop_layers(removing.images, image.chain_ids)
         removing.forgotten.extend(forgotten)
         removing.done.extend(Removal(What.DELETED, one.key) for one in forgotten if one.key in image.chain_ids)
-    if removing.blobs:
+    if removing.blobs or removing.images.targets.left:
         drop_blobs(removing.images, removing.blobs)
     removing.deleted.clear()
     removing.blobs.clear()

@@ -14,6 +14,7 @@ is looked up and never a path, and one that comes twice is looked at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from corten.core.content import ContentStore
@@ -80,6 +81,10 @@ class Targets:
         self._read = read
         self._indexes: dict[str, Index] = {}
         self._configs: dict[str, str] = {}  # of a manifest
+        self._reached: dict[str, tuple[Reference, ...]] | None = None
+        self._changes = 0
+        self.left: set[str] = set()
+        """Blobs of what names stood for that now stand for something else; `gc.drop_blobs` looks at them again."""
 
     def all(self) -> Sequence[Target]:
         """Every name that has one."""
@@ -108,17 +113,27 @@ class Targets:
 
         A damaged index reaches nothing; whoever removes blobs is told of it (`blobs`).
         """
-        found: dict[str, tuple[Reference, ...]] = {}
-        for target in self.all():
-            if not target.is_index:
-                continue
-            try:
-                ids = {one.image_id for one in self.variants(target.descriptor)} - {"", target.image_id}
-            except CortenError:
-                continue
-            for image_id in ids:
-                found[image_id] = (*found.get(image_id, ()), target.reference)
+        if (known := self._reached) is not None:
+            return known
+        changes = self._changes
+        found = self._reach()
+        if changes == self._changes:
+            self._reached = found
         return found
+
+    def changed(self) -> None:
+        """Names or images are others than before."""
+        self._changes += 1
+        self._reached = None
+
+    def leave(self, reference: Reference) -> None:
+        """The name will stand for something else, or for nothing."""
+        target = self.of(reference)
+        if target is None:
+            return
+        self.left.add(target.descriptor.digest)
+        with suppress(CortenError):  # a damaged index: `gc.collect` finds what only it knew
+            self.left |= self.blobs(target)
 
     def blobs(self, target: Target) -> set[str]:
         """What a name keeps.  Raises CortenError when a document that says so is damaged."""
@@ -138,6 +153,19 @@ class Targets:
         return parse_manifest(self._read(digest))
 
     # -- inside
+
+    def _reach(self) -> dict[str, tuple[Reference, ...]]:
+        found: dict[str, tuple[Reference, ...]] = {}
+        for target in self.all():
+            if not target.is_index:
+                continue
+            try:
+                ids = {one.image_id for one in self.variants(target.descriptor)} - {"", target.image_id}
+            except CortenError:
+                continue
+            for image_id in ids:
+                found[image_id] = (*found.get(image_id, ()), target.reference)
+        return found
 
     def _walk(self, descriptor: Descriptor, seen: set[str], parents: tuple[str, ...]) -> Iterator[Variant]:
         if descriptor.digest in seen:

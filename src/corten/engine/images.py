@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from corten.core import archive, importer, rmi
+from corten.core import archive, gc, importer, rmi
 from corten.core.images import new_tag
 from corten.engine.parts import Parts
 from corten.engine.threads import in_own_thread
@@ -51,7 +51,13 @@ class Images:
 
     async def tag(self, ref: str, repo: str, tag: str) -> None:
         """Raises NotFound, InvalidArgument."""
-        await in_own_thread("tag", lambda: self._parts.images.tag(ref, repo, tag))
+        await in_own_thread("tag", lambda: self._tag(ref, repo, tag))
+
+    def _tag(self, ref: str, repo: str, tag: str) -> None:
+        images = self._parts.images
+        images.tag(ref, repo, tag)
+        if images.targets.left:
+            gc.drop_blobs(images, ())
 
     async def remove(self, ref: str, force: bool, noprune: bool, platforms: Sequence[Platform] = ()) -> list[Json]:
         """`[{"Untagged": …}, {"Deleted": …}]`; of some platforms, when they are given."""

@@ -231,7 +231,8 @@ class ImageViews:
 
 
 def _content_size(content: ContentStore) -> int:
-    return sum(blob.size for blob in content.blobs())
+    """Bytes of every blob, those that are on their way too."""
+    return sum(blob.size for blob in content.blobs()) + sum(content.partials.sizes().values())
 
 
 def run_config(run: RunConfig) -> Json:

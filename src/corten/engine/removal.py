@@ -86,6 +86,7 @@ class Removal:
         with parts.images.database.transaction():
             parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
             parts.containers.delete(container.id, durable=False)
+            parts.images.touch(container.record.image_id)  # it was used until now: who prunes by last use asks
         container.record = container.record.with_state(status=status)
         parts.roster.discard(container)
         self._streams.drop(container)

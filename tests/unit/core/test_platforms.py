@@ -207,3 +207,20 @@ def test_rmi_of_a_platform_refuses_what_is_used_or_has_another_name(store: Image
     assert store.get("test:1").id == amd.id
     remove_platforms(store, "test:1", [AMD64], [], force=True)
     assert [one.id for one in store.list()] == [arm.id]
+
+
+def test_what_a_name_stood_for_goes_when_it_stands_for_something_else(store: ImageStore) -> None:
+    amd, arm, index = two_platforms(store)
+    other = taken_in(store, t.archive(t.entry(b"other", data=b"o")), "amd64")
+    store.tag(other.id, "test", "1")
+    gc.drop_blobs(store, ())
+    assert not store.content.has(index.digest)
+    assert {image.id: image.is_dangling for image in store.list()} == {amd.id: True, arm.id: True, other.id: False}
+    assert store.content.has(arm.manifest.digest)
+
+
+def test_a_name_that_comes_back_in_the_same_change_keeps_its_index(store: ImageStore) -> None:
+    amd, arm, index = two_platforms(store)
+    store.point(NAME, arm.id, target=index)
+    assert gc.drop_blobs(store, ()) == []
+    assert (store.get("test:1").id, store.get(amd.id).reached_by) == (arm.id, (NAME,))

@@ -66,6 +66,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.told = threading.Event()
+        self.targets = SimpleNamespace(left=set())
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def wait(*_: object) -> None:
