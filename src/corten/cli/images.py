@@ -230,17 +230,18 @@ def import_(
     if len(operands) > 1:
         parse(operands[1])
     source = operands[0]
+    is_address = source.startswith(("http://", "https://"))
     repository, name = split_tag(operands[1]) if len(operands) > 1 else ("", "")
     query: dict[str, Any] = {
-        "fromSrc": "-",
+        "fromSrc": source if is_address else "-",
         "repo": repository,
         "tag": name,
         "message": message,
         "platform": platform,
     }
     if change:
-        query["changes"] = "\n".join(change)
-    with _opened(None if source == "-" else source) as file:
+        query["changes"] = list(change)
+    with contextlib.nullcontext() if is_address else _opened(None if source == "-" else source) as file:
         for line in session.client.stream("POST", "/images/create", query=query, body=file):
             _print_progress(line)
 

@@ -5,13 +5,16 @@
     manifest.json, index.json    the same since Docker 25, with OCI manifests to keep
     index.json                   OCI layout: manifests by digest; names in annotations
 
-The archive may be packed (gzip, zstd, bzip2, xz) and is read once, as a stream; memory stays bounded.
+A name that stands for an index of several platforms stands for it here too, with those of its platforms that the
+archive has; a nameless index gives the image for this machine.  The archive may be packed (gzip, zstd, bzip2, xz) and
+is read once, as a stream; memory stays bounded.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from corten.core import gc
@@ -21,7 +24,8 @@ from corten.core.leases import SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.members import Members
 from corten.core.streams import Compression, detect
-from corten.errors import InvalidArgument, NotFound
+from corten.core.targets import is_attestation
+from corten.errors import CortenError, InvalidArgument, NotFound
 from corten.spec.image import (
     ANNOTATION_CONTAINERD_NAME,
     ANNOTATION_REF_NAME,
@@ -34,15 +38,19 @@ from corten.spec.image import (
     OCI_MANIFEST,
     ArchiveEntry,
     Descriptor,
+    ImageConfig,
     Index,
     Manifest,
     Platform,
     chain_ids,
+    digest_of,
     encode,
     parse_archive_manifest,
     parse_config,
     parse_index,
     parse_manifest,
+    platform_text,
+    runs_on,
     select_platform,
 )
 from corten.spec.reference import Reference, parse
@@ -64,11 +72,34 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """An image of the archive: its manifest's bytes, the manifest, its names."""
+    """An image of the archive: its manifest's bytes, and the manifest."""
 
     data: bytes
     manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What names of the archive stand for: one image, or those of an index, the one that the names point to first."""
+
+    images: tuple[_Planned, ...]
     references: tuple[Reference, ...]
+    target: Descriptor | None = None
+    """The index, or a manifest that somebody else made."""
+    beside: tuple[str, ...] = ()
+    """Digests of blobs that the index has besides images: indexes and attestations."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The platform to load, or, when nobody asked for one, this machine's for what has no name."""
+
+    platform: Platform
+    is_explicit: bool
+
+    def admits(self, config: ImageConfig) -> bool:
+        """Whether an image of this configuration is loaded."""
+        return not self.is_explicit or runs_on(_platform_of(config), self.platform)
 
 
 def host_platform() -> Platform:
@@ -80,25 +111,29 @@ def host_platform() -> Platform:
 def load(
     chunks: Iterable[bytes], images: ImageStore, *, platform: Platform | None = None, limits: Limits = DEFAULT
 ) -> list[Loaded]:
-    """Takes in every image of an archive that runs on `platform` (this machine's).
+    """Takes in every image of an archive, or those for `platform` alone.
 
     Raises:
-        InvalidArgument: not an archive of images, damaged, hostile, or for other platforms.
-        NotFound: it refers to something that it does not hold.
+        InvalidArgument: not an archive of images, damaged, or hostile.
+        NotFound: it refers to something that it does not hold, or holds nothing for the platform.
         Unavailable: the disk is about to be full.
     """
     members = None
+    before: set[str] = set()
     try:
         with images.leases.held() as lease:
             members = Members(images.content, images.leases, lease.id)
             members.collect(chunks, limits)
             loaded: list[Loaded] = []
-            for planned in _plans(members, platform or host_platform(), limits):
-                loaded += _take_in(planned, members, images, lease.id, limits)
+            asked = _Asked(platform or host_platform(), platform is not None)
+            for group in _groups(members, asked):
+                loaded += _take_in(group, members, images, lease.id, limits, before)
+            if platform is not None and not loaded:
+                raise NotFound(f"archive holds no image for the requested platform ({platform_text(platform)})")
             return loaded
     finally:
         if members is not None:
-            gc.drop_blobs(images, members.ingested)
+            gc.drop_blobs(images, members.ingested | before)
 
 
 def messages(loaded: Sequence[Loaded]) -> list[str]:
@@ -117,19 +152,26 @@ def messages(loaded: Sequence[Loaded]) -> list[str]:
     return lines
 
 
-def _plans(members: Members, platform: Platform, limits: Limits) -> Iterator[_Planned]:
-    if "manifest.json" in members:
-        entries = parse_archive_manifest(members.document("manifest.json"))
-        kept = _kept_manifests(members)
-        _require_few(len(entries))
-        for entry in entries:
-            yield _docker_plan(entry, members, kept)
-    elif "index.json" in members:
-        index = parse_index(members.document("index.json"))
-        _require_few(len(index.manifests))
-        yield from _oci_plans(index, members, platform)
-    else:
-        raise InvalidArgument("archive holds no image: neither manifest.json nor index.json")
+def _groups(members: Members, asked: _Asked) -> Iterator[_Group]:
+    is_layout = "index.json" in members
+    index = parse_index(members.document("index.json")) if is_layout else Index(schema_version=2, manifests=[])
+    _require_few(len(index.manifests))
+    if "manifest.json" not in members:
+        if not is_layout:
+            raise InvalidArgument("archive holds no image: neither manifest.json nor index.json")
+        yield from _oci_groups(index.manifests, members, asked)
+        return
+    entries = parse_archive_manifest(members.document("manifest.json"))
+    _require_few(len(entries))
+    several = [one for one in index.manifests if one.media_type in INDEXES and _names(one)]
+    covered = {reference for one in several for reference in _names(one)}
+    yield from _oci_groups(several, members, asked)
+    kept = _kept_manifests(index, members)
+    for entry in entries:
+        references = tuple(_tagged(text) for text in entry.repo_tags or ())
+        left = tuple(reference for reference in references if reference not in covered)
+        if left or not references:
+            yield from _docker_group(entry, left, members, kept, asked)
 
 
 def _require_few(count: int) -> None:
@@ -140,24 +182,30 @@ def _require_few(count: int) -> None:
 # -- docker-archive
 
 
-def _docker_plan(entry: ArchiveEntry, members: Members, kept: dict[str, bytes]) -> _Planned:
+def _docker_group(
+    entry: ArchiveEntry, references: tuple[Reference, ...], members: Members, kept: dict[str, bytes], asked: _Asked
+) -> Iterator[_Group]:
     config_data = members.document(entry.config)
     config = parse_config(config_data)
     if len(entry.layers) != len(config.diff_ids):
         counts = f"expected {len(entry.layers)}, got {len(config.diff_ids)}"
         raise InvalidArgument(f"invalid manifest, layers length mismatch: {counts}")
+    if not asked.admits(config):
+        return
     config_blob = members.put(config_data)
-    references = tuple(_tagged(text) for text in entry.repo_tags or ())
     if config_blob.digest in kept:
         data = kept[config_blob.digest]
-        return _Planned(data, parse_manifest(data), references)
+        manifest = parse_manifest(data)
+        target = Descriptor(manifest.media_type or OCI_MANIFEST, digest_of(data), len(data))
+        yield _Group((_Planned(data, manifest),), references, target)
+        return
     manifest = Manifest(
         schema_version=2,
         media_type=OCI_MANIFEST,
         config=Descriptor(OCI_CONFIG, config_blob.digest, config_blob.size),
         layers=[_layer_descriptor(name, members) for name in entry.layers],
     )
-    return _Planned(encode(manifest), manifest, references)
+    yield _Group((_Planned(encode(manifest), manifest),), references)
 
 
 def _tagged(text: str) -> Reference:
@@ -182,12 +230,10 @@ def _layer_descriptor(name: str, members: Members) -> Descriptor:
     return Descriptor(LAYER_TYPES[compression], blob.digest, blob.size)
 
 
-def _kept_manifests(members: Members) -> dict[str, bytes]:
+def _kept_manifests(index: Index, members: Members) -> dict[str, bytes]:
     """Manifests that the archive holds besides manifest.json, by the digest of their configuration."""
-    if "index.json" not in members:
-        return {}
     kept = {}
-    for descriptor in parse_index(members.document("index.json")).manifests[:_IMAGES_MAX]:
+    for descriptor in index.manifests:
         if descriptor.media_type in MANIFESTS:
             data = members.document_by_digest(descriptor.digest)
             kept[parse_manifest(data).config.digest] = data
@@ -197,13 +243,67 @@ def _kept_manifests(members: Members) -> dict[str, bytes]:
 # -- OCI layout
 
 
-def _oci_plans(index: Index, members: Members, platform: Platform) -> Iterator[_Planned]:
-    for descriptor in index.manifests:
-        if descriptor.media_type not in MANIFESTS | INDEXES:
+def _oci_groups(descriptors: Iterable[Descriptor], members: Members, asked: _Asked) -> Iterator[_Group]:
+    for descriptor in descriptors:
+        references = _names(descriptor)
+        if descriptor.media_type in INDEXES and references:
+            yield from _index_group(descriptor, references, members, asked)
+        elif descriptor.media_type in MANIFESTS | INDEXES:
+            chosen = _resolve(descriptor, members, asked.platform, depth=0)
+            data = members.document_by_digest(chosen.digest)
+            manifest = parse_manifest(data)
+            if not asked.is_explicit or asked.admits(_config_of(manifest, members)):
+                target = Descriptor(manifest.media_type or chosen.media_type, chosen.digest, len(data))
+                yield _Group((_Planned(data, manifest),), references, target)
+
+
+def _platform_of(config: ImageConfig) -> Platform:
+    return Platform(config.architecture, config.os, config.variant)
+
+
+def _config_of(manifest: Manifest, members: Members) -> ImageConfig:
+    return parse_config(members.document_by_digest(manifest.config.digest))
+
+
+def _index_group(
+    top: Descriptor, references: tuple[Reference, ...], members: Members, asked: _Asked
+) -> Iterator[_Group]:
+    """All platforms of an index that the archive has."""
+    beside: dict[str, None] = {}
+    found: dict[str, Descriptor] = {}
+    for descriptor in _inside(top, members, beside, 0):
+        if members.has_blob(descriptor.digest):
+            found.setdefault(descriptor.digest, descriptor)
+    wanted, images = asked.platform, []
+    for digest, descriptor in found.items():
+        data = members.document_by_digest(digest)
+        manifest = parse_manifest(data)
+        if is_attestation(descriptor):
+            beside |= dict.fromkeys([digest, *(one.digest for one in (manifest.config, *manifest.layers))])
             continue
-        chosen = _resolve(descriptor, members, platform, depth=0)
-        data = members.document_by_digest(chosen.digest)
-        yield _Planned(data, parse_manifest(data), _names(descriptor))
+        offered = descriptor.platform or _platform_of(_config_of(manifest, members))
+        if not asked.is_explicit or runs_on(offered, wanted):
+            images.append((offered, _Planned(data, manifest)))
+    if images:
+        images.sort(key=lambda one: not runs_on(one[0], wanted))  # stable: this machine's first, then in order
+        target = Descriptor(top.media_type, top.digest, top.size)
+        yield _Group(tuple(image for _, image in images), references, target, tuple(beside))
+    elif not asked.is_explicit:
+        raise NotFound(f"no matching manifest for {platform_text(wanted)} in the manifest list entries")
+
+
+def _inside(descriptor: Descriptor, members: Members, beside: dict[str, None], depth: int) -> Iterator[Descriptor]:
+    """The manifests below an index, which is noted in `beside`.  One that comes again is not looked into again."""
+    if descriptor.media_type in MANIFESTS:
+        yield descriptor
+    elif descriptor.media_type in INDEXES and descriptor.digest not in beside and depth <= _INDEX_DEPTH:
+        if depth and not members.has_blob(descriptor.digest):
+            return
+        index = parse_index(members.document_by_digest(descriptor.digest))
+        beside[descriptor.digest] = None
+        _require_few(len(index.manifests))
+        for inner in index.manifests:
+            yield from _inside(inner, members, beside, depth + 1)
 
 
 def _resolve(descriptor: Descriptor, members: Members, platform: Platform, depth: int) -> Descriptor:
@@ -212,8 +312,7 @@ def _resolve(descriptor: Descriptor, members: Members, platform: Platform, depth
         return descriptor
     found = select_platform(parse_index(members.document_by_digest(descriptor.digest)), platform)
     if found is None or depth >= _INDEX_DEPTH:
-        wanted = f"{platform.os}/{platform.architecture}"
-        raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+        raise NotFound(f"no matching manifest for {platform_text(platform)} in the manifest list entries")
     return _resolve(found, members, platform, depth + 1)
 
 
@@ -229,7 +328,24 @@ def _names(descriptor: Descriptor) -> tuple[Reference, ...]:
 # -- taking in
 
 
-def _take_in(planned: _Planned, members: Members, images: ImageStore, lease_id: str, limits: Limits) -> list[Loaded]:
+def _take_in(
+    group: _Group, members: Members, images: ImageStore, lease_id: str, limits: Limits, before: set[str]
+) -> list[Loaded]:
+    """All of a group or nothing; blobs that a name meant before are added to `before`."""
+    prepared = [_prepare(planned, members, images, lease_id, limits) for planned in group.images]
+    for digest in group.beside:
+        members.known(digest)
+    with images.together() as tell:  # an image that is known may be on its way out
+        made = [images.add(config, manifest, size=size) for config, manifest, size in prepared]
+        for image in made:
+            tell("load", image.id, {"name": image.id})
+        return _name(made[0], group, images, before)
+
+
+def _prepare(
+    planned: _Planned, members: Members, images: ImageStore, lease_id: str, limits: Limits
+) -> tuple[str, Descriptor, int]:
+    """Digest of the configuration, manifest and size of an image whose blobs and layers are there now."""
     manifest = planned.manifest
     config_blob = members.known(manifest.config.digest)
     config = parse_config(images.content.read(config_blob.digest))
@@ -248,17 +364,18 @@ def _take_in(planned: _Planned, members: Members, images: ImageStore, lease_id: 
     manifest_blob = members.put(planned.data)
     size = sum(images.overlay.stat(chain_id).size for chain_id in chain)
     descriptor = Descriptor(manifest.media_type or OCI_MANIFEST, manifest_blob.digest, manifest_blob.size)
-    with images.together() as tell:  # an image that is known may be on its way out
-        image = images.add(config_blob.digest, descriptor, size=size)
-        tell("load", image.id, {"name": image.id})
-        return _name(image, planned.references, images)
+    return config_blob.digest, descriptor, size
 
 
-def _name(image: Image, references: Sequence[Reference], images: ImageStore) -> list[Loaded]:
-    if not references:
+def _name(image: Image, group: _Group, images: ImageStore, before: set[str]) -> list[Loaded]:
+    if not group.references:
         return [Loaded(image.id, None, "")]
+    target = None if group.target is None or group.target.digest == image.manifest.digest else group.target
     loaded = []
-    for reference in references:
-        before = images.point(reference, image.id)
-        loaded.append(Loaded(image.id, reference, before if before != image.id else ""))
+    for reference in group.references:
+        if (old := images.targets.of(reference)) is not None:
+            with suppress(CortenError):  # a damaged one keeps what it has until it is collected
+                before |= images.targets.blobs(old)
+        replaced = images.point(reference, image.id, target=target)
+        loaded.append(Loaded(image.id, reference, replaced if replaced != image.id else ""))
     return loaded

@@ -111,6 +111,10 @@ class Members:
             self.lease(digest)
             return Blob(Digest(digest), self._content.size(digest))
 
+    def has_blob(self, digest: str) -> bool:
+        """Whether the archive has something under this digest, as an OCI layout has it."""
+        return _blob_name(digest) in self
+
     def start(self, blob: Blob) -> bytes:
         """Its first bytes."""
         with self._content.open(blob.digest) as file:

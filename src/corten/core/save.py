@@ -1,7 +1,7 @@
 """`docker save`: images as an archive that is a docker-archive and an OCI layout in one, as Docker's since 25.
 
     blobs/sha256/…    configurations, manifests and layers as they are kept: packed as they came
-    index.json        every manifest under every name
+    index.json        what every name stands for: a manifest, or an index with those of its platforms that are here
     manifest.json     the docker-archive's table of contents; `repositories` for Dockers before 1.10
     oci-layout
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from corten.core.images import Image, ImageStore
 from corten.core.leases import CONTENT
 from corten.core.streams import CHUNK, chunks_of
+from corten.core.targets import Target
 from corten.core.tarheader import Entry, Kind
 from corten.core.tarwriter import END, header, padding
 from corten.errors import Internal, NotFound
@@ -32,9 +33,12 @@ from corten.spec.image import (
     ArchiveEntry,
     Descriptor,
     Index,
+    Manifest,
     Platform,
     annotated,
     encode,
+    platform_text,
+    runs_on,
 )
 from corten.spec.reference import Reference, parse_any
 
@@ -48,6 +52,8 @@ class Wanted:
 
     image: Image
     references: tuple[Reference, ...]
+    only: Descriptor | None = None
+    """Its manifest, when one platform of what the names stand for was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,30 @@ def resolve(images: ImageStore, names: Sequence[str], platform: Platform | None 
     """The images that a user means, in order, each once.
 
     A name without a tag means all its tags, an id means an image without a name, as with dockerd.
-    Raises InvalidArgument (no possible name), NotFound.
+    Raises InvalidArgument (no possible name), NotFound, also when there is nothing for the platform.
     """
     found: dict[str, Wanted] = {}
     for name in names:
         for image, reference in _meant(images, name):
-            _require_platform(image, name, platform)
-            known = found.get(image.id, Wanted(image, ())).references
-            fresh = (reference,) if reference is not None and reference not in known else ()
-            found[image.id] = Wanted(image, known + fresh)
+            wanted = (
+                _of_platform(images, Wanted(image, ()), reference, name, platform) if platform else Wanted(image, ())
+            )
+            known = found.get(wanted.image.id, wanted)
+            fresh = (reference,) if reference is not None and reference not in known.references else ()
+            found[wanted.image.id] = replace(known, references=known.references + fresh)
     return list(found.values())
+
+
+def _of_platform(
+    images: ImageStore, wanted: Wanted, reference: Reference | None, name: str, platform: Platform
+) -> Wanted:
+    """The image of what a name stands for that runs on the platform.  Raises NotFound."""
+    ref = reference.familiar if reference is not None else wanted.image.id
+    for variant, image in images.platforms(ref):
+        if image is not None and not image.damage and runs_on(image.platform, platform):
+            return Wanted(image, (), variant.descriptor)
+    shown = platform_text(platform)
+    raise NotFound(f"image with reference {name} was found but does not provide the specified platform ({shown})")
 
 
 def _meant(images: ImageStore, name: str) -> list[tuple[Image, Reference | None]]:
@@ -104,17 +124,6 @@ def _tagged(images: ImageStore, name: Reference) -> Sequence[tuple[Image, Refere
     return sorted(wanted, key=lambda pair: pair[1].tag)
 
 
-def _require_platform(image: Image, name: str, wanted: Platform | None) -> None:
-    config = image.config
-    if wanted is None:
-        return
-    is_same = (config.os, config.architecture) == (wanted.os, wanted.architecture)
-    if is_same and (not wanted.variant or wanted.variant == config.variant):
-        return
-    shown = "/".join(part for part in (wanted.os, wanted.architecture, wanted.variant) if part)
-    raise NotFound(f"image with reference {name} was found but does not provide the specified platform ({shown})")
-
-
 @contextmanager
 def saved(images: ImageStore, wanted: Sequence[Wanted]) -> Iterator[Iterator[bytes]]:
     """The archive as chunks; what it needs is kept until the `with` is left.
@@ -130,23 +139,24 @@ def saved(images: ImageStore, wanted: Sequence[Wanted]) -> Iterator[Iterator[byt
 def _files(images: ImageStore, wanted: Sequence[Wanted], lease_id: str) -> list[_File]:
     files: dict[str, _File] = {}
 
-    def keep(descriptor: Descriptor) -> None:
+    def keep(digest: str) -> None:
         with images.content.lock:
-            images.leases.add(lease_id, CONTENT, descriptor.digest)
-            path = _blob_path(descriptor.digest)
-            files[path] = _File(path, images.content.size(descriptor.digest))
+            images.leases.add(lease_id, CONTENT, digest)
+            path = _blob_path(digest)
+            files[path] = _File(path, images.content.size(digest))
 
     entries: list[ArchiveEntry] = []
     listed: list[Descriptor] = []
     repositories: dict[str, dict[str, str]] = {}
     for one in wanted:
-        manifest = images.manifest(one.image)
-        for descriptor in (one.image.manifest, manifest.config, *manifest.layers):
-            keep(descriptor)
+        targets = _targets(images, one)
+        manifest = _manifest(images, one, targets)
+        for digest in _needed(images, one, manifest, targets):
+            keep(digest)
         layers = [_blob_path(layer.digest) for layer in manifest.layers]
         names = [reference.familiar for reference in one.references]
         entries.append(ArchiveEntry(_blob_path(manifest.config.digest), layers, names or None))
-        listed += _listed(one)
+        listed += [_named(target) for target in targets] or [one.only or one.image.manifest]
         for reference in one.references if layers else ():
             repositories.setdefault(reference.familiar_name, {})[reference.tag] = layers[-1].removeprefix(_BLOBS)
     documents = {
@@ -160,14 +170,40 @@ def _files(images: ImageStore, wanted: Sequence[Wanted], lease_id: str) -> list[
     return [files[path] for path in sorted(files)]
 
 
-def _listed(one: Wanted) -> list[Descriptor]:
-    """What index.json says of an image: as Docker's, `ref.name` is the tag alone."""
-    if not one.references:
-        return [one.image.manifest]
+def _targets(images: ImageStore, one: Wanted) -> list[Target]:
+    """What each name stands for in the archive."""
+    own = one.only or one.image.manifest
+    known = [None if one.only else images.targets.of(reference) for reference in one.references]
     return [
-        annotated(one.image.manifest, {ANNOTATION_CONTAINERD_NAME: str(reference), ANNOTATION_REF_NAME: reference.tag})
-        for reference in one.references
+        target or Target(reference, one.image.id, own) for reference, target in zip(one.references, known, strict=True)
     ]
+
+
+def _manifest(images: ImageStore, one: Wanted, targets: Sequence[Target]) -> Manifest:
+    """The manifest whose layers manifest.json lists: the one that the first name means, of an index this image's."""
+    own = one.only or one.image.manifest
+    for target in targets[:1]:
+        for variant in images.targets.variants(target.descriptor):
+            if variant.image_id == one.image.id:
+                own = variant.descriptor
+    return images.targets.manifest(own.digest)
+
+
+def _needed(images: ImageStore, one: Wanted, manifest: Manifest, targets: Sequence[Target]) -> set[str]:
+    """Digests of all blobs that the names, and so the archive, have."""
+    needed = {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+    if not targets:
+        needed.add((one.only or one.image.manifest).digest)
+    for target in targets:
+        needed |= images.targets.blobs(target)
+    return needed
+
+
+def _named(target: Target) -> Descriptor:
+    """What index.json says of a name: as Docker's, `ref.name` is the tag alone."""
+    reference = target.reference
+    names = {ANNOTATION_CONTAINERD_NAME: str(reference), ANNOTATION_REF_NAME: reference.tag}
+    return annotated(target.descriptor, names)
 
 
 def _blob_path(digest: str) -> str:

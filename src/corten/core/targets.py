@@ -36,6 +36,11 @@ _DEPTH_MAX = 4
 _ATTESTATION = "vnd.docker.reference.type"
 
 
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Whether a manifest of an index says something of another and is no image, as buildkit marks them."""
+    return _ATTESTATION in (descriptor.annotations or {})
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A name that stands for more than its image's own manifest."""
@@ -66,7 +71,7 @@ class Variant:
     @property
     def is_attestation(self) -> bool:
         """Whether it says something of another manifest and is no image."""
-        return _ATTESTATION in (self.descriptor.annotations or {})
+        return is_attestation(self.descriptor)
 
 
 class Targets:

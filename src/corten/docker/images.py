@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from corten import errors
 from corten.docker.archives import parse_platform, platform
 from corten.docker.call import Call
 from corten.docker.streams import progress
@@ -59,10 +58,9 @@ async def prune(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     """The archive is read as it comes; what went wrong is the last line of the stream."""
-    if call.version >= (1, 48) and call.query.text("platform"):
-        raise errors.NotImplemented("loading a platform of an image is not supported yet: load all of it")
+    wanted = platform(call, (1, 48))
     quiet = call.query.flag("quiet", default=True)
-    return await progress(call, call.engine.image_load(call.body(), quiet), errors_in_stream=True)
+    return await progress(call, call.engine.image_load(call.body(), quiet, wanted), errors_in_stream=True)
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -70,17 +68,13 @@ async def create(call: Call) -> web.StreamResponse:
     query = call.query
     if query.text("fromImage"):
         return await _pull(call)
-    if query.text("fromSrc") not in ("", "-"):
-        raise errors.NotImplemented("importing an image from a URL is not supported yet: no registry client")
-    source = call.engine.image_import(
-        call.body(),
-        query.text("repo"),
-        query.text("tag"),
-        query.text("message"),
-        query.texts("changes"),
-        query.text("platform"),
+    made = (
+        *(query.text("repo"), query.text("tag"), query.text("message")),
+        *(query.texts("changes"), query.text("platform")),
     )
-    return await progress(call, source)
+    if query.text("fromSrc") not in ("", "-"):
+        return await progress(call, call.engine.image_import_url(query.text("fromSrc"), *made))
+    return await progress(call, call.engine.image_import(call.body(), *made))
 
 
 async def _pull(call: Call) -> web.StreamResponse:

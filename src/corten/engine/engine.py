@@ -42,6 +42,7 @@ from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
 from corten.engine.threads import in_own_thread
+from corten.engine.webimport import WebImport
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.shim.detach import parse_keys
@@ -105,6 +106,7 @@ class Engine:
         self.image_pull = Pulls(parts).pull
         self.image_load = images.load
         self.image_import = images.import_rootfs
+        self.image_import_url = WebImport(parts).import_url
         self.image_list = views.rows
         self.image_inspect = views.inspect
         self.image_history = views.history

@@ -27,9 +27,12 @@ class Images:
 
     # Taking in
 
-    async def load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]:
+    async def load(
+        self, body: AsyncIterator[bytes], quiet: bool, platform: Platform | None = None
+    ) -> AsyncIterator[Json]:
         """Lines of progress as Docker's; the last say what was loaded."""
-        loaded = await _in_thread_with(body, lambda chunks: archive.load(chunks, self._parts.images))
+        images = self._parts.images
+        loaded = await _in_thread_with(body, lambda chunks: archive.load(chunks, images, platform=platform))
         for line in archive.messages(loaded):
             yield {"stream": line}
 

@@ -405,7 +405,15 @@ class FakeEngine:
         if name == "broken":
             raise InvalidArgument("filesystem layer verification failed")
 
-    async def image_load(self, body: AsyncIterator[bytes], quiet: bool) -> AsyncIterator[Json]:
+    async def image_import_url(
+        self, url: str, repo: str, tag: str, message: str, changes: Sequence[str], platform: str
+    ) -> AsyncIterator[Json]:
+        self.calls.append(("import_url", url, repo, tag, message, list(changes), platform))
+        yield {"status": IMAGE_ID}
+
+    async def image_load(
+        self, body: AsyncIterator[bytes], quiet: bool, platform: Platform | None
+    ) -> AsyncIterator[Json]:
         digest = hashlib.sha256()
         async for piece in body:
             self.loaded += len(piece)
