@@ -38,10 +38,13 @@ class Watch:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self.is_tripped = False
+        self.is_ready = False
+        """Whether there was a connection, with TLS where that is wanted, over which HTTP could be spoken."""
 
-    def hold(self, fd: int) -> None:
+    def hold(self, fd: int, *, is_ready: bool) -> None:
         """Takes a descriptor of the connection, in place of an earlier one."""
         with self._lock:
+            self.is_ready = is_ready
             self._drop()
             self._socket = socket.socket(fileno=os.dup(fd))
             if self.is_tripped:
@@ -79,33 +82,33 @@ def watched(watch: Watch) -> Any:
         _local.watch = None
 
 
-def _hold(sock: socket.socket) -> None:
+def _hold(sock: socket.socket, *, is_ready: bool) -> None:
     watch = getattr(_local, "watch", None)
     if watch is not None:
-        watch.hold(sock.fileno())
+        watch.hold(sock.fileno(), is_ready=is_ready)
 
 
 class _Plain(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
-        _hold(sock)
+        _hold(sock, is_ready=True)
         return sock
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
-            _hold(self.sock)
+            _hold(self.sock, is_ready=True)
         super().request(*args, **kwargs)
 
 
 class _Secure(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
-        _hold(sock)
+        _hold(sock, is_ready=False)
         return sock
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
-            _hold(self.sock)
+            _hold(self.sock, is_ready=True)
         super().request(*args, **kwargs)
 
 
@@ -115,6 +118,11 @@ class _PlainPool(HTTPConnectionPool):
 
 class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _Secure
+
+    def _validate_conn(self, conn: Any) -> None:
+        """Connects before the request; without urllib3's warning where the user wants no verification."""
+        if conn.is_closed:
+            conn.connect()
 
 
 def manager_of(tls: Tls, proxy: str) -> urllib3.PoolManager:

@@ -78,7 +78,7 @@ class Download:
             except RegistryError as error:
                 attempt = 1 if self._position - before >= PROGRESS else attempt
                 wait = wait_before_next(error, attempt)
-                if wait is None or attempt >= self._attempts:
+                if wait is None or attempt >= self._attempts or place.session.is_hopeless(error):
                     raise
                 self._on_retry(wait)
                 self._cancel.wait(wait)

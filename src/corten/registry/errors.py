@@ -146,11 +146,11 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 def error_of(status: int, body: bytes, *, bearer_error: tuple[str, str] = ("", "")) -> RegistryError:
-    """The error that an answer of `status` (400 and above) with `body` is.
+    """The error that an answer of `status` with `body` is, which was not expected.
 
     `bearer_error` is (error, error_description) of a Bearer challenge, if the answer had one.
     """
-    if status >= 500:
+    if not 400 <= status < 500:
         said = _parse(status, body)
         phrase = HTTPStatus(status).phrase if status in HTTPStatus.__members__.values() else ""
         text = f"received unexpected HTTP status: {status} {phrase}".rstrip()
@@ -186,14 +186,15 @@ def pull_error(error: RegistryError, reference: Reference) -> CortenError:
 
     Source: moby distribution/errors.go, translatePullError.
     """
+    first = str(Said(error.code, error.message))  # of several it takes one
     match error.code:
         case "DENIED":
             may = "repository does not exist or may require 'docker login'"
-            return NotFound(f"pull access denied for {reference.familiar_name}, {may}: {error.text}")
+            return NotFound(f"pull access denied for {reference.familiar_name}, {may}: {first}")
         case "MANIFEST_UNKNOWN":
-            return NotFound(f"manifest for {reference.familiar} not found: {error.text}")
+            return NotFound(f"manifest for {reference.familiar} not found: {first}")
         case "NAME_UNKNOWN":
-            return NotFound(f"repository {reference.familiar_name} not found: {error.text}")
+            return NotFound(f"repository {reference.familiar_name} not found: {first}")
     return error
 
 

@@ -26,8 +26,8 @@ _X509_NO_ISSUER = {2, 18, 19, 20, 21}  # X509_verify_cert_error_string(3)
 _HTTP_TO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
 
 
-def words_of(error: BaseException, url: str) -> str:
-    """The sentence for a failed request of `url`, without the URL."""
+def words_of(error: BaseException, url: str, *, is_ready: bool = True) -> str:
+    """The sentence for a failed request of `url`, without the URL.  `is_ready`: the handshakes were over."""
     match error:
         case raised.ProxyError():
             return f"proxyconnect tcp: {words_of(error.original_error, url)}"
@@ -37,29 +37,37 @@ def words_of(error: BaseException, url: str) -> str:
             return f"dial tcp {_address(url)}: connect: {_system(error.__cause__)}"
         case raised.ConnectTimeoutError():
             return f"dial tcp {_address(url)}: i/o timeout"
+        case raised.ReadTimeoutError() | TimeoutError() if not is_ready:
+            return "net/http: TLS handshake timeout"
         case raised.ReadTimeoutError() | TimeoutError():
             return "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         case raised.SSLError() | raised.ProtocolError() if error.args and isinstance(error.args[-1], BaseException):
             return words_of(error.args[-1], url)
         case ssl.SSLError():
             return _tls(error, url)
-        case http.client.RemoteDisconnected():
-            return "EOF"
-        case http.client.IncompleteRead() | raised.IncompleteRead():
-            return "unexpected EOF"
-        case http.client.LineTooLong():
-            return "net/http: server response headers are too long; aborted"
-        case http.client.BadStatusLine():
-            return f"net/http: malformed HTTP response {cleaned(str(error)[:80])!r}"
+        case http.client.HTTPException():
+            return _http(error)
         case OSError():
             return _system(error)
     return cleaned(str(error)) or type(error).__name__
 
 
-def is_absent(error: BaseException) -> bool:
-    """Whether nobody was reached who could have spoken HTTP on these terms."""
-    kinds = (raised.NewConnectionError, raised.ConnectTimeoutError, raised.SSLError, raised.ProxyError)
-    return isinstance(error, kinds)
+def _http(error: http.client.HTTPException) -> str:
+    match error:
+        case http.client.RemoteDisconnected():
+            return "EOF"
+        case http.client.IncompleteRead():
+            return "unexpected EOF"
+        case http.client.LineTooLong():
+            return "net/http: server response headers are too long; aborted"
+        case http.client.BadStatusLine():
+            return f"net/http: malformed HTTP response {cleaned(str(error)[:80])!r}"
+    return cleaned(str(error)) or type(error).__name__
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether TLS ended it: an alert of the other side may come with the first answer (RFC 8446 §4.4.2.4)."""
+    return isinstance(error, raised.SSLError) and "ALERT" in str(getattr(error.args[0], "reason", ""))
 
 
 def _tls(error: ssl.SSLError, url: str) -> str:

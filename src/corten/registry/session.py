@@ -66,6 +66,11 @@ class Session:
         """The answer, with a status of `call.expect`; to be closed.  Raises RegistryError and its kinds, Cancelled."""
         return persistently(lambda: self._once(call), cancel=self._cancel, attempts=call.attempts)
 
+    def is_hopeless(self, error: RegistryError) -> bool:
+        """Whether waiting for it makes no sense: nobody is there, and nobody was, or others have the same."""
+        is_absent = isinstance(error, ConnectionFailed) and not error.was_connected
+        return is_absent and (self.endpoint.is_mirror or not self.has_spoken)
+
     def located(self, answer: Answer, location: str) -> str:
         """Where the registry says that an upload or the next page is.  Raises UntrustedContent.
 

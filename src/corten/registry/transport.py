@@ -23,7 +23,7 @@ from corten.registry.cancel import Cancel
 from corten.registry.connect import Watch, manager_of, watched
 from corten.registry.endpoint import Tls, origin_of
 from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
-from corten.registry.failures import is_absent, words_of
+from corten.registry.failures import is_refused, words_of
 from corten.registry.proxies import Proxies
 
 CHUNK = 256 << 10
@@ -49,7 +49,8 @@ class TransportSettings:
 
     user_agent: str = "docker/26.1.5 corten"
     proxies: Proxies = field(default_factory=Proxies, repr=False)
-    connect_timeout: float = 30.0
+    connect_timeout: float = 15.0
+    """For the connection, and again for TLS."""
     read_timeout: float = 60.0
     """The longest silence of a peer."""
     attempts: int = 5
@@ -249,8 +250,9 @@ class Transport:
             release()
             cancel.check()
             if isinstance(error, _FAILURES):
-                text = words_of(TimeoutError() if watch.is_tripped else error, request.url)
-                raise ConnectionFailed(text, was_connected=not is_absent(error)) from error
+                late = TimeoutError() if watch.is_tripped else error
+                text = words_of(late, request.url, is_ready=watch.is_ready)
+                raise ConnectionFailed(text, was_connected=watch.is_ready and not is_refused(error)) from error
             raise
         finally:
             deadline.cancel()

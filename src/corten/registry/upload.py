@@ -74,7 +74,7 @@ class Upload:
             except RegistryError as error:
                 attempt = 1 if self._arrived - before >= PROGRESS else attempt
                 wait = wait_before_next(error, attempt)
-                if wait is None or attempt >= attempts:
+                if wait is None or attempt >= attempts or self._place.session.is_hopeless(error):
                     self._forget()
                     raise
             on_retry(wait)
