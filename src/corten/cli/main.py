@@ -18,7 +18,7 @@ from corten.cli.session import Session
 from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
-_D = "corten.cli.disk"
+_D, _M = "corten.cli.disk", "corten.cli.imagemount"
 _A = "corten.cli.archives"
 
 # verb → (module, attribute)
@@ -76,6 +76,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "import": "import",
         "inspect": (_S, "inspect_image"),
         "load": "load",
+        "mount": (_M, "mount"),
         "ls": "images",
         "list": "images",
         "prune": (_D, "image_prune"),
@@ -83,6 +84,8 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "rm": "rmi",
         "save": "save",
         "tag": "tag",
+        "umount": (_M, "unmount"),
+        "unmount": (_M, "unmount"),
     },
     "system": {"df": (_D, "df"), "events": "events", "info": "info", "prune": (_D, "system_prune")},
 }

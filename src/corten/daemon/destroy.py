@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from corten.core import dataroot
+from corten.core import dataroot, imagemounts
 from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
 from corten.core.trees import remove_entry
@@ -50,6 +50,7 @@ def run(settings: Settings) -> int:
         stores = wiring.open_stores(settings)
         try:
             _end_cgroups(stores.root.engine_id, facts)
+            imagemounts.detach_all(stores.images)
             for entry in stores.journal.entries(CGROUP):
                 _remove_empty(entry.name, facts)
             stores.bridge.destroy()

@@ -22,7 +22,7 @@ def prepare(exec_root: str) -> None:
     for name, mode in ((TASKS, 0o711), (EMPTY, 0o700)):
         os.makedirs(f"{exec_root}/{name}", mode, exist_ok=True)
     tasks = os.path.realpath(f"{exec_root}/{TASKS}")
-    if tasks not in mount_points():
+    if tasks not in mount.mount_points():
         mount.mount(tasks, tasks, None, mount.MS_BIND)
     mount.mount("none", tasks, None, mount.MS_PRIVATE)
 
@@ -30,18 +30,6 @@ def prepare(exec_root: str) -> None:
 def remove(exec_root: str) -> None:
     """Unmount whatever is mounted at and below the tasks, innermost first; missing is fine."""
     tasks = os.path.realpath(f"{exec_root}/{TASKS}")
-    for point in reversed(mount_points()):
+    for point in reversed(mount.mount_points()):
         if point == tasks or point.startswith(f"{tasks}/"):
             mount.umount(point, mount.MNT_DETACH)
-
-
-def mount_points() -> list[str]:
-    """proc(5), mountinfo: in the order in which they were made."""
-    points = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            point = line.split()[4]
-            points.append(
-                point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-            )
-    return points

@@ -86,3 +86,21 @@ async def _pull(call: Call) -> web.StreamResponse:
         credentials = Credentials()
     source = call.engine.image_pull(query.text("fromImage"), query.text("tag"), platform, credentials)
     return await progress(call, source)
+
+
+# Corten's own: an image's files at a directory of the host.
+
+
+async def mount(call: Call) -> web.StreamResponse:
+    """`target` is a directory, empty for one that the engine makes."""
+    found = await call.engine.image_mount(call.args[0], call.query.text("target"), platform(call, (1, 40)))
+    return call.answer(found, 201)
+
+
+async def mounts(call: Call) -> web.StreamResponse:
+    return call.answer(await call.engine.image_mounts())
+
+
+async def unmount(call: Call) -> web.StreamResponse:
+    """`what`: a path, or an image."""
+    return call.answer(await call.engine.image_unmount(call.query.text("what")))

@@ -67,6 +67,9 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/volumes/prune", system.volumes_prune),
     ("POST", "/build/prune", system.build_prune),
     ("POST", "/images/{}/tag", images.tag),
+    ("POST", "/images/{}/corten/mount", images.mount),
+    ("GET", "/corten/mounts", images.mounts),
+    ("POST", "/corten/unmount", images.unmount),
     ("GET", "/images/get", archives.save),
     ("GET", "/images/{}/get", archives.save),
 )

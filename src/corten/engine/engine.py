@@ -25,6 +25,7 @@ from corten.engine.effective import explain
 from corten.engine.execs import Execs
 from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
+from corten.engine.imagemounts import ImageMounts
 from corten.engine.imageprune import ImagePrune
 from corten.engine.images import Images
 from corten.engine.imageviews import ImageViews
@@ -114,6 +115,8 @@ class Engine:
         self.image_tag = images.tag
         self.image_remove = images.remove
         self.image_prune = ImagePrune(parts, views).prune
+        mounts = ImageMounts(parts)
+        self.image_mount, self.image_mounts, self.image_unmount = mounts.mount, mounts.mounts, mounts.unmount
         self.image_save = archives.save
         self.container_export = archives.export
         self.container_changes = archives.changes

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corten.core import gc, recovery
+from corten.core import gc, imagemounts, recovery
 from corten.core.content import ContentStore
 from corten.core.journal import CONTAINER_DIR, TASK_DIR
 from corten.core.metadata import Database
@@ -293,6 +293,7 @@ class Recovery:
         parts = self._parts
         for key in recovery.repair(found, parts.images, parts.journal, containers_path=containers):
             log.warning("snapshot %s is lost", key)
+        imagemounts.drop_stale(parts.images)
         collected = gc.collect(parts.images)
         if collected.blobs or collected.snapshots:
             log.info("removed %d blobs and %d layers of nobody", len(collected.blobs), len(collected.snapshots))

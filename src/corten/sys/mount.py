@@ -45,6 +45,7 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 
 
 def fsopen(filesystem: str) -> int:
@@ -118,6 +119,18 @@ def umount(target: str, flags: int = 0) -> None:
     """`umount2(2)`."""
     if function("umount2")(os.fsencode(target), ctypes.c_int(flags)) != 0:
         fail(target)
+
+
+def mount_points() -> list[str]:
+    """proc(5), mountinfo: paths of this namespace's mounts, in the order in which they were made."""
+    points = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            point = line.split()[4]
+            points.append(
+                point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+            )
+    return points
 
 
 def detached_tmpfs() -> int:

@@ -478,6 +478,17 @@ class FakeEngine:
         self.calls.append(("login", config))
         return {"IdentityToken": "", "Status": "Login Succeeded"}
 
+    async def image_mount(self, ref: str, target: str, platform: Platform | None) -> Json:
+        self.calls.append(("mount", ref, target, platform))
+        return {"Id": "lease", "Image": IMAGE_ID, "Path": target}
+
+    async def image_mounts(self) -> list[Json]:
+        return []
+
+    async def image_unmount(self, wanted: str) -> list[Json]:
+        self.calls.append(("unmount", wanted))
+        return []
+
     async def network_list(self, filters: Filters) -> list[Json]:
         return [{"Name": "bridge"}]
 

@@ -10,6 +10,7 @@ import pytest
 
 from corten.docker import containers
 from corten.errors import Conflict, PermissionDenied, Unavailable
+from corten.spec.image import Platform
 from unit.docker.raw_client import Client, Harness, eventually
 
 CREATE = {"Image": "busybox", "Cmd": ["x"]}
@@ -479,3 +480,12 @@ async def test_closing_the_door_ends_its_connections(harness: Harness, client: C
     await client.rest()
     with pytest.raises(ConnectionRefusedError):
         await harness.connect()
+
+
+async def test_images_are_mounted_and_unmounted_by_name(harness: Harness, client: Client) -> None:
+    platform = '{"os":"linux","architecture":"arm64"}'
+    answer = await client.ask("POST", f"/images/a/b:1/corten/mount?target=/mnt&platform={platform}")
+    assert (answer.status, answer.json["Path"]) == (201, "/mnt")
+    assert (await client.ask("GET", "/corten/mounts")).json == []
+    assert (await client.ask("POST", "/corten/unmount?what=a/b:1")).status == 200
+    assert harness.engine.calls == [("mount", "a/b:1", "/mnt", Platform("arm64", "linux")), ("unmount", "a/b:1")]
