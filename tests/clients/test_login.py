@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from clients.api import Api
-from support import paths, peers, process
+from support import images, paths, peers, process, pullimages
 from support.certificates import Authority
+from support.console import in_terminal
 from support.dockerd import DockerClient, Dockerd, client_environment
 from support.engine import CortenEngine
 from support.proxy import Proxy, Relay
@@ -26,6 +27,7 @@ from support.tokenserver import TokenServer
 ADDRESS = "10.99.0.1"  # of the namespace, and not loopback: nobody calls it insecure
 PROXY_USER = "me:p%3Aw"
 PROXY_PORT = 3128
+TYPED = ("Password: ", f"{PASSWORD}\n")
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,27 @@ def test_each_command_line_takes_over_the_others_login(lab: Lab, tmp_path: Path)
         assert json.loads((folder / "config.json").read_text())["auths"] == {}
 
 
+@pytest.mark.parametrize("name", [[], ["-u", USER]])
+def test_a_terminal_is_asked_for_what_is_missing(lab: Lab, tmp_path: Path, name: list[str]) -> None:
+    shown = {}
+    for program in (peers.docker_cli(), paths.COMMANDS / "corten"):
+        env = client_environment() | {"DOCKER_CONFIG": str(tmp_path / program.name), "TERM": "dumb"}
+        argv = [str(program), "-H", lab.engine.host, "login", *name, lab.basic.host]
+        status, text = in_terminal(argv, env, typed=[*([] if name else [("Username: ", f"{USER}\n")]), TYPED])
+        assert status == 0, text
+        assert PASSWORD not in text
+        shown[program.name] = [line.rstrip() for line in text.splitlines() if "WARNING" not in line]
+    assert shown["corten"][: 2 - len(name) // 2] == shown["docker"][: 2 - len(name) // 2]
+    assert shown["corten"][-1] == shown["docker"][-1] == "Login Succeeded"
+    for words in (("\n",), (f"{USER}\n", "\n")):
+        prompts = [("Username: ", words[0]), *[("Password: ", word) for word in words[1:]]]
+        env = client_environment() | {"DOCKER_CONFIG": str(tmp_path / "none")}
+        argv = [str(paths.COMMANDS / "corten"), "-H", lab.engine.host, "login", lab.basic.host]
+        status, text = in_terminal(argv, env, typed=prompts)
+        missing = "Password Required" if words[1:] else "Non-null Username Required"
+        assert (status, text.splitlines()[-1]) == (1, f"Error: {missing}")
+
+
 def test_a_wrong_password_is_told_and_nothing_kept(lab: Lab, tmp_path: Path) -> None:
     words = ["login", "-u", USER, "--password-stdin", lab.basic.host]
     status, out, err = cli(paths.COMMANDS / "corten", lab.engine, tmp_path, *words, stdin="wrong")
@@ -200,6 +223,47 @@ def test_logins_went_through_the_proxy_with_its_password(lab: Lab) -> None:
     before = len(lab.proxy.asked)
     Api(lab.engine.socket).ok("POST", "/auth", body | {"serveraddress": lab.basic.host})
     assert len(lab.proxy.asked) == before
+
+
+@pytest.mark.parametrize("program", [peers.docker_cli(), paths.COMMANDS / "corten"], ids=lambda path: path.name)
+def test_an_identity_token_pulls_in_the_passwords_place(lab: Lab, tmp_path: Path, program: Path) -> None:
+    reference = pullimages.busybox().push(lab.tokens, "secret/stone", "1")
+    assert cli(program, lab.engine, tmp_path, "pull", reference)[0] == 1
+    words = ["login", "-u", USER, "--password-stdin", lab.tokens.host]
+    assert cli(program, lab.engine, tmp_path, *words, stdin=PASSWORD)[0] == 0
+    assert PASSWORD not in (tmp_path / "config.json").read_text()
+    status, _, err = cli(program, lab.engine, tmp_path, "pull", reference)
+    assert status == 0, err
+    assert cli(program, lab.engine, tmp_path, "rmi", reference)[0] == 0
+
+
+def test_info_says_proxies_user_and_registries_as_dockers(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": "c3VlOng="}}}))
+    shown = []
+    for program in (peers.docker_cli(), paths.COMMANDS / "corten"):
+        out = cli(program, lab.engine, tmp_path, "info")[1]
+        shown.append(out.partition("\n HTTP Proxy:")[2].rstrip().splitlines())
+    docker, corten = shown
+    assert docker[1:4] == [
+        f" HTTPS Proxy: http://xxxxx:xxxxx@127.0.0.1:{PROXY_PORT}",
+        f" No Proxy: {ADDRESS}",
+        " Username: sue",
+    ]
+    assert corten == docker
+
+
+def test_proxies_of_config_json_reach_containers_as_by_docker(lab: Lab, tmp_path: Path) -> None:
+    proxies = {"default": {"httpProxy": "http://p", "noProxy": "a,b"}, "tcp://other": {"ftpProxy": "ftp://f"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    lab.engine.docker("load", "-i", str(images.busybox()), check=True)
+    seen = []
+    for program in (peers.docker_cli(), paths.COMMANDS / "corten"):
+        words = ["run", "--rm", "-e", "no_proxy=mine", images.BUSYBOX_REF, "env"]
+        status, out, err = cli(program, lab.engine, tmp_path, *words)
+        assert status == 0, err
+        seen.append(sorted(line for line in out.splitlines() if "proxy" in line.lower()))
+    wanted = ["HTTP_PROXY=http://p", "NO_PROXY=a,b", "http_proxy=http://p", "no_proxy=mine"]
+    assert seen == [wanted, wanted]
 
 
 def test_a_server_of_hosts_toml_is_verified_with_its_own_authority(lab: Lab) -> None:

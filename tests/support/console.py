@@ -52,8 +52,14 @@ def read_until(fd: int, wanted: bytes) -> bytes:
     return data
 
 
-def in_terminal(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Exit code of a program in a terminal of ROWS and COLUMNS, and all that this shows."""
+def in_terminal(
+    argv: Sequence[str], env: Mapping[str, str] | None = None, *, typed: Sequence[tuple[str, str]] = ()
+) -> tuple[int, str]:
+    """Exit code of a program in a terminal of ROWS and COLUMNS, and all that this shows.
+
+    `typed` is (what is shown last, what is typed then), one after the other.
+    """
+    left = list(typed)
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
     child = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
@@ -65,6 +71,8 @@ def in_terminal(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tu
                 seen += os.read(master, 4096)
             except OSError:  # nobody has the other side any more
                 break
+            if left and seen.endswith(left[0][0].encode()):
+                os.write(master, left.pop(0)[1].encode())
         return child.wait(10), seen.decode()
     finally:
         child.kill()

@@ -89,8 +89,8 @@ def _fields(rows: Sequence[tuple[str, str]], indent: int) -> Iterator[str]:
         yield f"{' ' * indent}{name + ':':<{20 - indent}}{text}"
 
 
-def info_lines(info: Json) -> Iterator[str]:
-    """Client, then server."""
+def info_lines(info: Json, username: str) -> Iterator[str]:
+    """Client, then server; `username` is the user at docker.io."""
     client = info["ClientInfo"]
     yield "Client:"
     yield f" Version:    {client['Version']}"
@@ -101,7 +101,7 @@ def info_lines(info: Json) -> Iterator[str]:
     yield from _counts(info)
     yield from _parts(info)
     yield from _machine(info)
-    yield from _settings(info)
+    yield from _settings(info, username)
     yield ""
 
 
@@ -154,13 +154,21 @@ def _machine(info: Json) -> Iterator[str]:
         yield f" {title}: {info[field]}"
 
 
-def _settings(info: Json) -> Iterator[str]:
+def _settings(info: Json, username: str) -> Iterator[str]:
     yield f" Debug Mode: {_boolean(info['Debug'])}"
     if info["Debug"]:
         yield f"  File Descriptors: {info['NFd']}"
         yield f"  Goroutines: {info['NGoroutines']}"
         yield f"  System Time: {info['SystemTime']}"
         yield f"  EventsListeners: {info['NEventsListener']}"
+    for title, value in (
+        ("HTTP Proxy", info.get("HttpProxy")),
+        ("HTTPS Proxy", info.get("HttpsProxy")),
+        ("No Proxy", info.get("NoProxy")),
+        ("Username", username),
+    ):
+        if value:
+            yield f" {title}: {value}"
     if info.get("Labels"):
         yield " Labels:"
         yield from (f"  {label}" for label in info["Labels"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import os
 import shutil
@@ -25,6 +26,13 @@ INDEX_SERVER: Final = "https://index.docker.io/v1/"  # under which Docker keeps 
 FILE_NAME: Final = "config.json"
 _TOKEN_USER: Final = "<token>"  # a helper's user name that says: the secret is an identity token
 _NOT_FOUND: Final = "credentials not found in native keychain"
+_PROXIES: Final = {
+    "httpProxy": "HTTP_PROXY",
+    "httpsProxy": "HTTPS_PROXY",
+    "noProxy": "NO_PROXY",
+    "ftpProxy": "FTP_PROXY",
+    "allProxy": "ALL_PROXY",
+}
 _UNENCRYPTED: Final = """
 WARNING! Your credentials are stored unencrypted in '{}'.
 Configure a credential helper to remove this warning. See
@@ -65,6 +73,21 @@ class Config:
         except errors.CortenError as error:
             print(f"WARNING: no credentials for {server}: {error.text}", file=sys.stderr)
             return Login()
+
+    def username(self, server: str) -> str:
+        """The user's name at `server` as the file has it: no helper is asked."""
+        return self._of_file(server).username
+
+    def proxies(self, host: str) -> dict[str, str]:
+        """The variables that containers of an engine get, under both spellings (docs of docker, "Proxies")."""
+        known = self._values.get("proxies") or {}
+        chosen = known.get(host, known.get("default")) if isinstance(known, dict) else None
+        out: dict[str, str] = {}
+        for key, name in _PROXIES.items():
+            value = chosen.get(key) if isinstance(chosen, dict) else None
+            if isinstance(value, str) and value:
+                out |= {name: value, name.lower(): value}
+        return out
 
     def save(self, server: str, login: Login) -> None:
         """Keeps a user, with the helper for `server` where there is one.  Raises a CortenError when that fails."""
@@ -144,6 +167,12 @@ class Config:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise errors.PermissionDenied(f"open {error.filename or path}: {reason}") from error
+
+
+@functools.cache
+def config_of(folder: str) -> Config:
+    """The one of a folder: read, and told about, once."""
+    return Config(folder)
 
 
 def hostname(server: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from corten.cli.config import INDEX_SERVER, Config, Login
+from corten.cli.config import INDEX_SERVER, Login, config_of
 from corten.spec.reference import DEFAULT_DOMAIN, parse
 
 
@@ -20,7 +20,7 @@ def registry_auth(reference: str, folder: str) -> dict[str, str]:
     `folder` is where config.json lies (`Session.config_folder`).  Raises InvalidArgument for what is no name.
     """
     server = server_of(parse(reference).domain)
-    login = Config(folder).login(server)
+    login = config_of(folder).login(server)
     return {} if login.is_empty else {"X-Registry-Auth": encoded(login, server)}
 
 

@@ -9,7 +9,7 @@ import click
 
 from corten import errors
 from corten.cli.command import Command, Failure, daemon_error, operands
-from corten.cli.config import INDEX_SERVER, Config, Login, hostname
+from corten.cli.config import INDEX_SERVER, Config, Login, config_of, hostname
 from corten.cli.credentials import auth_config
 from corten.cli.session import Session, pass_session
 from corten.spec.reference import DEFAULT_DOMAIN
@@ -37,7 +37,7 @@ def login(
     """Proves who the user is, by the engine, and keeps that for pulls and pushes."""
     given = _given(username, password, password_stdin)
     server = _server(operands)
-    config = Config(session.config_folder)
+    config = config_of(session.config_folder)
     if not (given.username or given.password):
         kept = config.login(server)
         if kept.username and kept.password and _again(session, config, server, kept):
@@ -56,7 +56,7 @@ def logout(session: Session, /, operands: tuple[str, ...]) -> None:
     host = given if given == INDEX_SERVER else hostname(given)
     names = [given] if given == INDEX_SERVER else [given, host, f"http://{host}", f"https://{host}"]
     print(f"Removing login credentials for {host}")
-    config = Config(session.config_folder)
+    config = config_of(session.config_folder)
     failed = {}
     for name in names:
         try:

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from corten import errors
 from corten.cli import stream
 from corten.cli.command import Command, Failure, daemon_error, each, operands
+from corten.cli.config import config_of
 from corten.cli.flags import Switch, Value
 from corten.cli.options import create_flags, create_request, environment, refuse_windows
 from corten.cli.platforms import check_platform
@@ -141,9 +142,17 @@ def _pull(session: Session, image: Reference, given: Mapping[str, Any]) -> None:
     fetch(session, image.tagged(), platform=given["platform"] or "", quiet=given["quiet"], out=sys.stderr)
 
 
+def _with_proxies(session: Session, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line with the proxies of config.json that it does not name itself."""
+    named = {variable.partition("=")[0] for variable in given["env"]}
+    proxies = config_of(session.config_folder).proxies(session.host)
+    more = [f"{name}={value}" for name, value in proxies.items() if name not in named]
+    return {**given, "env": (*given["env"], *more)}
+
+
 @pass_session
 def _create_callback(session: Session, /, **given: Any) -> None:
-    body = _request("create", {**given, "detach": False})
+    body = _request("create", _with_proxies(session, {**given, "detach": False}))
     try:
         print(_create(session, body, given))
     except errors.CortenError as error:
@@ -152,7 +161,7 @@ def _create_callback(session: Session, /, **given: Any) -> None:
 
 @pass_session
 def _run_callback(session: Session, /, **given: Any) -> int:
-    body = _request("run", given)
+    body = _request("run", _with_proxies(session, given))
     client = session.client
     try:
         if given["explain"]:

@@ -11,6 +11,7 @@ import click
 
 from corten import errors
 from corten.cli.command import Command, Failure, daemon_error, operands
+from corten.cli.config import INDEX_SERVER, config_of
 from corten.cli.gostruct import Struct, typed
 from corten.cli.gotemplate import ParseError, Template
 from corten.cli.moments import rfc3339, unix_seconds
@@ -61,7 +62,8 @@ def info(session: Session, /, form: str, operands: tuple[str, ...]) -> None:
     if template is not None:
         _print_one(template, typed(answer, reason="can't evaluate field {} in type system.dockerInfo"), prefix="")
         return
-    print("\n".join(about.info_lines(answer)))
+    username = config_of(session.config_folder).username(INDEX_SERVER)
+    print("\n".join(about.info_lines(answer, username)))
     for warning in answer.get("Warnings") or ():
         print(warning, file=sys.stderr)
 

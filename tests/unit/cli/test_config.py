@@ -199,6 +199,15 @@ def test_the_desktops_keeper_is_chosen_where_nothing_is_kept_yet(
     assert values(tmp_path) == {"credsStore": "pass", "auths": {"r": {}}}
 
 
+def test_proxies_are_the_engines_own_or_the_default_ones(tmp_path: Path) -> None:
+    proxies = {"default": {"httpProxy": "http://p", "noProxy": ""}, "tcp://one": {"allProxy": "socks5://q", "x": 1}}
+    config = written(tmp_path, {"proxies": proxies})
+    assert config.proxies("unix:///s") == {"HTTP_PROXY": "http://p", "http_proxy": "http://p"}
+    assert config.proxies("tcp://one") == {"ALL_PROXY": "socks5://q", "all_proxy": "socks5://q"}
+    assert written(tmp_path, {"proxies": 5}).proxies("unix:///s") == {}
+    assert written(tmp_path, {"proxies": {"default": 5}}).proxies("unix:///s") == {}
+
+
 def test_a_secret_is_not_shown_by_repr() -> None:
     assert "secret" not in repr(Login("sue", "secret", "secret", "secret"))
 
