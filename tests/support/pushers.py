@@ -170,7 +170,7 @@ class PodmanClient(Pusher):
     def __init__(self, podman: Podman, netns: NetNs) -> None:
         self.podman, self.netns = podman, netns
         policy = podman.folder / ".config/containers/policy.json"
-        policy.parent.mkdir(parents=True)
+        policy.parent.mkdir(parents=True, exist_ok=True)
         policy.write_text(POLICY)
 
     def run(self, *words: str) -> str:

@@ -110,6 +110,32 @@ MEMBERS: tuple[Edit, ...] = (
     ("core/streams.py", "data, member = member.unused_data, None", 'data, member = b"", None\n                return'),
 )
 
+# What proves who the user is goes wherever a redirect leads (CVE-2020-15157) …
+REDIRECTED_SECRETS: tuple[Edit, ...] = (
+    ("registry/transport.py", "return replace(self, url=target, secrets={})", "return replace(self, url=target)"),
+)
+# … or where a registry says that an upload or the next page is …
+LOCATED_SECRETS: tuple[Edit, ...] = (
+    ("registry/session.py", "if origin_of(call.url) == self.endpoint.origin:", "if True:"),
+)
+# … to whoever asks at the end of a redirect …
+ASKED_ELSEWHERE: tuple[Edit, ...] = (
+    ("registry/session.py", "return origin_of(answer.url) == self.endpoint.origin and self", "return self"),
+)
+# … to mirrors …
+MIRRORED_SECRETS: tuple[Edit, ...] = (
+    ("registry/auth.py", "Credentials() if endpoint.is_mirror else credentials", "credentials"),
+)
+# … to token servers without TLS, and wherever those redirect.
+OPEN_REALMS: tuple[Edit, ...] = (
+    ("registry/auth.py", 'if scheme == "http" and not is_open and not', "if False and not"),
+)
+REDIRECTED_TOKENS: tuple[Edit, ...] = (
+    ("registry/auth.py", "urlencode(form).encode()), stays=True)", "urlencode(form).encode()))"),
+)
+# A manifest is believed to have the digest that a header gives it.
+MANIFEST_DIGESTS: tuple[Edit, ...] = (("registry/documents.py", "    verify(body, _parsed(digest))\n", ""),)
+
 # The launcher runs from its file (CVE-2019-5736).
 UNSEALED: tuple[Edit, ...] = (
     (
