@@ -185,6 +185,8 @@ PROTOCOL: dict[str, Lie] = {
     "a manifest of chunks without an end": on("manifests", endless_chunks),
     "a manifest that ends with the connection": on("manifests", endless_until_close),
     "a chunk size without an end": on("manifests", endless_chunk_line),
+    "trailers without an end": on("manifests", endless_trailers),
+    "trailers of a blob without an end": on("blobs", endless_trailers),
     "headers without an end": on("manifests", endless_headers, methods=BOTH),
     "a header without an end": on("manifests", endless_header, methods=BOTH),
     "a status line without an end": on("manifests", endless_status, methods=BOTH),

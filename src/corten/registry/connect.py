@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import os
 import socket
 import ssl
@@ -27,6 +28,10 @@ from corten.registry.errors import RegistryError
 POOLS = 16
 CONNECTIONS = 8
 """Kept per host: three downloads and five uploads by default."""
+
+_INTERIM_MAX = 16
+_TRAILERS_MAX = 100
+_LINE_MAX = 64 << 10
 
 _local = threading.local()
 
@@ -88,7 +93,30 @@ def _hold(sock: socket.socket, *, is_ready: bool) -> None:
         watch.hold(sock.fileno(), is_ready=is_ready)
 
 
+class _Response(http.client.HTTPResponse):
+    """http.client reads interim answers (100 Continue) and trailers for as long as they come: here they are counted."""
+
+    _heads = 0
+
+    def _read_status(self) -> Any:
+        self._heads += 1
+        if self._heads > _INTERIM_MAX:
+            raise http.client.HTTPException("net/http: too many 1xx informational responses")
+        return super()._read_status()  # type: ignore[misc]
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(_TRAILERS_MAX):
+            line = self.fp.readline(_LINE_MAX + 1)
+            if len(line) > _LINE_MAX:
+                raise http.client.LineTooLong("trailer line")
+            if line in (b"", b"\n", b"\r\n"):
+                return
+        raise http.client.HTTPException("net/http: too many trailers")
+
+
 class _Plain(HTTPConnection):
+    response_class = _Response
+
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
         _hold(sock, is_ready=True)
@@ -101,6 +129,8 @@ class _Plain(HTTPConnection):
 
 
 class _Secure(HTTPSConnection):
+    response_class = _Response
+
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
         _hold(sock, is_ready=False)

@@ -137,7 +137,9 @@ def test_a_token_server_may_not_redirect_credentials(
     assert not trap.state.seen
 
 
-@pytest.mark.parametrize("realm", ["", "ftp://x/token", "file:///etc/passwd", "//x", "http://", "http://[::1", "http://x:y/"])
+@pytest.mark.parametrize(
+    "realm", ["", "ftp://x/token", "file:///etc/passwd", "//x", "http://", "http://[::1", "http://x:y/"]
+)
 def test_a_realm_that_is_no_url_is_refused(realm: str, server: Server, connect: Connect) -> None:
     server.state.rules.append(token_at(realm))
     with pytest.raises(RegistryError, match="realm"):
