@@ -146,6 +146,12 @@ class Box:
         await self.client.ping()
         return self.descriptors()
 
+    async def until_descriptors(self, wanted: list[str]) -> None:
+        """Wait until they are what they were; else tells which are more and which are missing."""
+        with contextlib.suppress(AssertionError):
+            await until(lambda: self.descriptors() == wanted, "descriptors as before")
+        assert self.descriptors() == wanted
+
     def log(self) -> list[dict[str, str]]:
         """The records of the log."""
         return [json.loads(line) for line in self.log_path.read_bytes().splitlines()]

@@ -311,7 +311,7 @@ async def test_nothing_is_left_in_a_shim_by_a_thousand_short_execs(own_lab: Lab)
         await box.client.exec_start(f"e{number}", process, attach=None)
     for number in range(20):
         await (await box.exec(f"s{number}", "echo", "x")).read_all()
-    await until(lambda: box.descriptors() == before, "descriptors as before")
+    await box.until_descriptors(before)
     assert await box.client.pids() == [(await box.client.hello())["init_pid"]]
 
 

@@ -260,7 +260,7 @@ async def test_an_exec_that_loses_its_helper_is_an_error_and_leaves_no_process(l
     assert children(box.client.pid) == [init_of(box)]
     await talks(box)
     await (await box.exec("e2", "true")).read_all()
-    await until(lambda: box.descriptors() == fds, "descriptors as before")
+    await box.until_descriptors(fds)
 
 
 async def test_a_shim_that_dies_in_a_launch_leaves_no_launcher_and_no_process(lab: Lab) -> None:

@@ -45,23 +45,28 @@ class Terminal:
 
     Nothing blocks before `close`, so that signals are passed on: each way waits until what was read has been taken.
 
-    stdin   → _input  → master    no more is read once nobody has the terminal open
+    stdin   → _input  → master    no more is read once nobody has the terminal open; a file's waits for its echo
     master  → _output → stdout    goes nowhere once nobody takes it, so that the process is not held up for ever
     """
 
-    __slots__ = ("_before", "_input", "_input_open", "_master_open", "_output", "_output_taken", "_watched", "master")
+    __slots__ = (
+        *("_before", "_input", "_input_open", "_master_open", "_output", "_output_taken", "_typed", "_watched"),
+        "master",
+    )
 
     def __init__(self, master: int) -> None:
         self.master = master
         self._before: list[Any] | None = None
         self._input = self._output = b""
         self._input_open = self._master_open = self._output_taken = True
+        self._typed = False
         self._watched: dict[int, int] = {}
 
     def open(self, poll: select.poll) -> None:
         """Makes our terminal raw, if stdin is one, gives its size to the pty, and joins the poll."""
         posix.set_blocking(self.master, False)
-        if posix.isatty(STDIN_FD):
+        self._typed = posix.isatty(STDIN_FD)
+        if self._typed:
             self._before = termios.tcgetattr(STDIN_FD)
             termios.tcsetattr(STDIN_FD, termios.TCSANOW, raw(self._before))
             self.resize()
@@ -84,7 +89,7 @@ class Terminal:
             self._write_output(select.PIPE_BUF)  # which a pipe that is ready takes at once
         if STDIN_FD in ready and self._input_open:
             self._read_input()
-        if self._input:
+        if self._takes_input():
             self._write_input()
         self._watch(poll)
 
@@ -92,7 +97,7 @@ class Terminal:
         """Asks for what can be gone on with, and for nothing else: a hang-up that cannot be helped is no event."""
         reads = self._master_open and not self._output
         wanted = {
-            self.master: (select.POLLIN if reads else 0) | (select.POLLOUT if self._input else 0),
+            self.master: (select.POLLIN if reads else 0) | (select.POLLOUT if self._takes_input() else 0),
             STDIN_FD: select.POLLIN if self._input_open and not self._input else 0,
             STDOUT_FD: select.POLLOUT if self._output else 0,
         }
@@ -103,6 +108,10 @@ class Terminal:
                 else:
                     poll.unregister(fd)
         self._watched = wanted
+
+    def _takes_input(self) -> bool:
+        """Whether the terminal gets more now: not from a file while its echo waits; what somebody types always does."""
+        return bool(self._input) and (not self._output or self._typed)
 
     def _read_input(self) -> None:
         try:

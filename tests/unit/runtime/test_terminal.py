@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -17,16 +19,26 @@ from corten.sys import files
 PAGE_BYTES = 4096
 
 
-@contextmanager
-def stdout_on(out: int) -> Iterator[None]:
+def stdout_on(out: int) -> AbstractContextManager[None]:
     """Our stdout is a descriptor, which is closed here."""
-    before = os.dup(1)
-    os.dup2(out, 1)
-    os.close(out)
+    return replaced(1, out)
+
+
+def stdin_on(source: int) -> AbstractContextManager[None]:
+    """Our stdin is a descriptor, which is closed here."""
+    return replaced(0, source)
+
+
+@contextmanager
+def replaced(number: int, fd: int) -> Iterator[None]:
+    """A descriptor of ours is another, which is closed here."""
+    before = os.dup(number)
+    os.dup2(fd, number)
+    os.close(fd)
     try:
         yield
     finally:
-        os.dup2(before, 1)
+        os.dup2(before, number)
         os.close(before)
 
 
@@ -89,3 +101,42 @@ def test_all_that_is_left_is_passed_on_to_a_stdout_that_takes_little_at_a_time(t
         Terminal(terminal_with(tmp_path / "master", size)).close()
     thread.join()
     assert sum(taken) == size
+
+
+def test_what_a_file_gives_waits_until_its_echo_has_been_taken() -> None:
+    """The kernel drops echo that nobody fetches: 4096 bytes wait in N_TTY, 8192 in the pty."""
+    master, slave = os.openpty()
+    reader, out = os.pipe()
+    source, end = os.pipe()
+    fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
+    lines = b"".join(b"line %06d\n" % number for number in range(3000))
+    with os.fdopen(reader, "rb") as shown, os.fdopen(end, "wb") as file, stdin_on(source), stdout_on(out):
+        feeder = threading.Thread(target=give, args=(file, lines))
+        feeder.start()
+        program = threading.Thread(target=swallow, args=(slave, len(lines)))
+        program.start()
+        poll, terminal, taken = select.poll(), Terminal(master), b""
+        terminal.open(poll)
+        for turn in range(10_000):
+            terminal.copy(dict(poll.poll(1)), poll)
+            if turn % 50 == 49 and select.select([shown], [], [], 0)[0]:  # who takes it is slow
+                taken += os.read(shown.fileno(), 1 << 16)
+            if taken.count(b"\n") == 3000:
+                break
+        feeder.join(10)
+        program.join(10)
+        terminal.close()
+    assert taken.replace(b"\r\n", b"\n") == lines
+
+
+def give(file: BinaryIO, lines: bytes) -> None:
+    """Writes all, and closes it."""
+    file.write(lines)
+    file.close()
+
+
+def swallow(slave: int, size: int) -> None:
+    """Reads so many bytes from a terminal, and closes it."""
+    while size > 0:
+        size -= len(os.read(slave, 1 << 16))
+    os.close(slave)
