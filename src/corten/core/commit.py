@@ -6,6 +6,7 @@ The layer is kept as an uncompressed archive: its digest is its diff id, and fol
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from corten.core.layers import layers_of, unpack
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import LowerView
-from corten.errors import Conflict, NotFound, Unavailable
+from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from corten.spec.image import (
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
@@ -75,6 +76,7 @@ def commit(
 
             base = _base(request, images, lease.id)
             manifest = images.manifest(base)
+            _require_room(request, images, limits)
             blob = images.content.ingest(_watched(_layer(request, images, limits), images, check, limits), keep=keep)
             if not images.overlay.exists(request.container_id):
                 raise Conflict(f"container {request.container_id} was removed")
@@ -101,6 +103,17 @@ def _base(request: Request, images: ImageStore, lease_id: str) -> Image:
         for digest in (base.id, *images.layer_blobs(base)):
             images.leases.add(lease_id, CONTENT, digest)
         return base
+
+
+def _require_room(request: Request, images: ImageStore, limits: Limits) -> None:
+    """For the archive and for what is unpacked of it, holes and all: a sparse file must not fill the disk first."""
+    with images.overlay.layers(request.container_id) as (upper_fd, *_):
+        size = sum(node.status.st_size for node in layered.upper(upper_fd) if stat.S_ISREG(node.status.st_mode))
+    if size > limits.apparent:
+        raise InvalidArgument(f"files of the layer are larger than {limits.apparent} bytes")
+    space = os.statvfs(images.content.root)
+    if space.f_bavail * space.f_frsize - 2 * size < limits.disk_reserve:
+        raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes would be free")
 
 
 def _layer(request: Request, images: ImageStore, limits: Limits) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ is opened by descriptor (`openat2`, no links, no mount points), and what is read
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,9 @@ from corten.sys.openat2 import O_PATH, openat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC
+VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
+"""What says that a name is gone by now, or that something else has come in its way."""
+
 _REDIRECT, _METACOPY = "trusted.overlay.redirect", "trusted.overlay.metacopy"
 
 
@@ -46,7 +50,7 @@ class Node:
         return is_whiteout(self.status)
 
     def open(self) -> int:
-        """An O_PATH descriptor, the caller's.  Raises FileNotFoundError when it is gone by now."""
+        """An O_PATH descriptor, the caller's.  Raises OSError, of VANISHED when it is gone by now."""
         return openat2(self.layers[0], self.path, O_PATH | os.O_NOFOLLOW)
 
     def target(self) -> bytes:
@@ -120,8 +124,10 @@ def _children(path: bytes, layer_fds: tuple[int, ...], shows_whiteouts: bool) ->
     for layer_fd in layer_fds:
         try:
             fd = openat2(layer_fd, path or b".", _DIRECTORY)
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            if error.errno in VANISHED:
+                continue
+            raise
         try:
             _merge(fd, layer_fd, found)
         finally:
@@ -141,8 +147,10 @@ def _merge(fd: int, layer_fd: int, found: dict[bytes, _Merging]) -> None:
             try:
                 status = entry.stat(follow_symlinks=False)
                 is_opaque = stat.S_ISDIR(status.st_mode) and _is_opaque(fd, name)
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                if error.errno in VANISHED:
+                    continue
+                raise
             if known is None:
                 found[name] = _Merging(status, layer_fd, is_opaque)
             elif not stat.S_ISDIR(status.st_mode):

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from corten.core.layered import Node, check_here, reopen
+from corten.core.layered import VANISHED, Node, check_here, reopen
 from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import LowerView
 from corten.core.tarheader import Entry, Kind
@@ -92,8 +92,10 @@ class _Writer:
             return
         try:
             fd = node.open()
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        except OSError as error:
+            if error.errno in VANISHED:
+                return
+            raise
         try:
             status = os.fstat(fd)
             if stat.S_IFMT(status.st_mode) == stat.S_IFMT(node.status.st_mode):
