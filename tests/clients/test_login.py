@@ -281,3 +281,33 @@ def test_a_server_of_hosts_toml_is_verified_with_its_own_authority(lab: Lab) -> 
     (place / "hosts.toml").write_text("server = 5\n")
     status, answer = api.call("POST", "/auth", body)
     assert (status, answer["message"]) == (400, f"{place}/hosts.toml: server: not a string")
+
+
+HELPER = """#!/bin/sh
+echo "$1 $(cat)" | sed 's/": "/":"/g; s/", "/","/g' >> "$HELPER_LOG"
+test "$1" != get || { echo 'credentials not found in native keychain'; exit 1; }
+"""
+
+
+def test_a_helper_is_called_as_docker_calls_it(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "docker-credential-fake"
+    helper.write_text(HELPER)
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = []
+    for program in (peers.docker_cli(), paths.COMMANDS / "corten"):
+        folder, log = tmp_path / f"{program.name}.d", tmp_path / f"{program.name}.log"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"credHelpers": {lab.basic.host: "fake"}}))
+        env = client_environment() | {"DOCKER_CONFIG": str(folder), "HELPER_LOG": str(log)}
+        for words in (["login", "-u", USER, "-p", PASSWORD], ["pull"], ["logout"]):
+            what = f"{lab.basic.host}/quarry/stone" if words == ["pull"] else lab.basic.host
+            argv = [str(program), "-H", lab.engine.host, *words, what]
+            subprocess.run(argv, check=False, capture_output=True, timeout=60, env=env)
+        said.append([line.rstrip() for line in log.read_text().splitlines()])
+    docker, corten = said
+    assert docker[:2] == [
+        f'store {{"ServerURL":"{lab.basic.host}","Username":"{USER}","Secret":"{PASSWORD}"}}',
+        f"get {lab.basic.host}",
+    ]
+    assert corten == docker

@@ -12,10 +12,7 @@ import binascii
 import functools
 import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -95,7 +92,7 @@ class Config:
         helper = self._helper(server)
         if helper:
             _to_helper(helper, server, login)
-            self._put(server, {"identitytoken": ""} if login.identity_token else {})
+            self._put(server, {})
         elif self._put(server, _entry(login)) and login.password:
             print(_UNENCRYPTED.format(self.path), file=sys.stderr)
 
@@ -117,6 +114,8 @@ class Config:
         """The keeper of secrets of this desktop, where nothing is kept yet and its helper is there, as docker does."""
         if any(self._values.get(key) for key in ("auths", "credsStore", "credHelpers")):
             return
+        import shutil
+
         name = "pass" if shutil.which("pass") else "secretservice"
         if shutil.which(f"docker-credential-{name}"):
             self._values["credsStore"] = name
@@ -182,6 +181,8 @@ def hostname(server: str) -> str:
 
 
 def _replace(path: str, text: str) -> None:
+    import tempfile
+
     mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600
     fd, name = tempfile.mkstemp(prefix=f"{FILE_NAME}.", dir=os.path.dirname(path))
     try:
@@ -275,6 +276,8 @@ def _to_helper(helper: str, server: str, login: Login) -> None:
 
 def _call(helper: str, verb: str, text: str) -> str:
     """What the helper prints.  Raises NotFound when it knows nobody, Internal when it fails."""
+    import subprocess
+
     program = f"docker-credential-{helper}"
     if "/" in helper:
         raise errors.InvalidArgument(f"{helper!r} is not the name of a credential helper")

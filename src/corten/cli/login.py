@@ -141,9 +141,9 @@ def _hidden(prompt: str) -> str:
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    print(prompt, end="", flush=True)
-    termios.tcsetattr(fd, termios.TCSAFLUSH, silent)
+    termios.tcsetattr(fd, termios.TCSADRAIN, silent)  # before the prompt, whose answer may come at once
     try:
+        print(prompt, end="", flush=True)
         return sys.stdin.readline().strip()
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)

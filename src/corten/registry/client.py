@@ -134,7 +134,8 @@ class Repository:
         `want` is what an index or `resolve` promised: digest, size and media type must be those.  Raises
         UntrustedContent; UnsupportedManifest for schema 1 and what is no manifest.
         """
-        return self._anywhere(Purpose.PULL, lambda place: documents.fetch(place, reference, want=want))
+        purpose = Purpose.PULL if ":" in reference else Purpose.RESOLVE  # what a tag means, not every mirror may say
+        return self._anywhere(purpose, lambda place: documents.fetch(place, reference, want=want))
 
     @contextmanager
     def blob(
