@@ -40,6 +40,8 @@ from corten.spec.image import (
     parse_config,
     parse_index,
     parse_manifest,
+    platform_text,
+    runs_on,
     select_platform,
 )
 from corten.spec.progress import status
@@ -91,20 +93,37 @@ def pull(
 
     Raises:
         NotFound, RegistryError: in Docker's words; before the first `tell` when the registry does not have it.
+        NotFound: at the very end, when the only image of the name is for another platform.
         InvalidArgument: what came is damaged, hostile or not what it should be.
         Unavailable: the disk is about to be full.
         Cancelled: the user went away.
     """
-    is_newer = False
+    is_newer, images = False, []
     try:
         for one in _references(reference, repository):
-            is_newer |= _Pull(shared, one, repository, tell, cancel, platform).run()
+            image, is_new = _Pull(shared, one, repository, tell, cancel, platform).run()
+            is_newer |= is_new
+            images.append(image)
     except RegistryError as error:
         raise pull_error(error, reference) from error
     finally:
         cancel.cancel()  # whatever is still open has nobody to read it
     what = "Downloaded newer image" if is_newer else "Image is up to date"
     tell(status(f"Status: {what} for {reference.familiar}"))
+    is_one = bool(reference.tag or reference.digest)
+    labels = (images[0].config.run.labels if is_one else None) or {}
+    shared.images.publish("pull", reference.familiar, {**labels, "name": reference.familiar_name})
+    if platform is not None and is_one:
+        _check_platform(reference, images[0].platform, platform)
+
+
+def _check_platform(reference: Reference, actual: Platform, wanted: Platform) -> None:
+    """A name without an index was pulled whatever it is for; as with dockerd it stays, and that is told last."""
+    if not runs_on(actual, wanted):
+        raise NotFound(
+            f"image with reference {reference.familiar} was found but does not match the specified platform:"
+            f" wanted {platform_text(wanted)}, actual: {platform_text(actual)}"
+        )
 
 
 def _references(reference: Reference, repository: Repository) -> Sequence[Reference]:
@@ -133,22 +152,21 @@ class _Pull:
         self._cancel = cancel
         self._platform = platform
 
-    def run(self) -> bool:
-        """Whether the name leads to another image now."""
+    def run(self) -> tuple[Image, bool]:
+        """The image, and whether the name led to another one before."""
         reference = self._reference
         wanted = reference.digest or reference.tag
         target, body = self._repository.manifest(wanted)
-        self._tell(status(f"Pulling from {reference.familiar_name}", wanted))
+        subject = reference.familiar if reference.digest else reference.tag
+        self._tell({"status": f"Pulling from {reference.path}", "id": subject})
         found = self._complete(target, body)
         brought: set[str] = set()
         try:
             with self._images.leases.held() as lease:
-                is_newer = self._take_in(found, lease.id, brought)
+                return self._take_in(found, lease.id, brought)
         except BaseException:
             gc.drop_blobs(self._images, brought)
             raise
-        self._warn_of_platform(found.config)
-        return is_newer
 
     # -- documents
 
@@ -173,8 +191,7 @@ class _Pull:
         platform = self._platform or host_platform()
         found = select_platform(parse_index(body), platform)
         if found is None:
-            wanted = "/".join(part for part in (platform.os, platform.architecture, platform.variant) if part)
-            raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+            raise NotFound(f"no matching manifest for {platform_text(platform)} in the manifest list entries")
         return found
 
     def _configuration(self, descriptor: Descriptor) -> bytes:
@@ -188,24 +205,10 @@ class _Pull:
             raise InvalidArgument(f"image config verification failed for digest {descriptor.digest}")
         return data
 
-    def _warn_of_platform(self, config: ImageConfig) -> None:
-        """A single image for another platform is taken all the same, as dockerd does."""
-        wanted = self._platform
-        actual = Platform(config.architecture, config.os, config.variant)
-        if wanted is None or (wanted.os, wanted.architecture) == (actual.os, actual.architecture):
-            return
-        texts = ["/".join(part for part in (one.os, one.architecture, one.variant) if part) for one in (wanted, actual)]
-        self._tell(
-            status(
-                f"WARNING: image with reference {self._reference.familiar} was found but does not match the specified"
-                f" platform: wanted {texts[0]}, actual: {texts[1]}"
-            )
-        )
-
     # -- layers
 
-    def _take_in(self, found: _Found, lease_id: str, brought: set[str]) -> bool:
-        """Layers, blobs, documents, image and name; whether the name leads to another image now."""
+    def _take_in(self, found: _Found, lease_id: str, brought: set[str]) -> tuple[Image, bool]:
+        """Layers, blobs, documents, image and name."""
         images, layers = self._images, found.layers
         chain = chain_ids(found.config.diff_ids)
 
@@ -308,16 +311,14 @@ class _Pull:
 
     # -- the image and its name
 
-    def _record(self, found: _Found, chain: Sequence[str]) -> bool:
-        images, reference = self._images, self._reference
+    def _record(self, found: _Found, chain: Sequence[str]) -> tuple[Image, bool]:
+        images = self._images
         size = sum(images.overlay.stat(chain_id).size for chain_id in chain)
         self._tell(status(f"Digest: {found.target.digest}"))
-        with images.together() as tell:
+        with images.together():
             image = images.add(found.manifest.config.digest, found.manifest_descriptor, size=size)
             before = self._point(image, found.target)
-            labels = image.config.run.labels or {}
-            tell("pull", reference.familiar, {**labels, "name": reference.familiar_name})
-        return before != image.id
+        return image, before != image.id
 
     def _point(self, image: Image, target: Descriptor) -> str:
         """The name, and beside a tag the digest that it had at the registry; the id that the name led to before."""

@@ -90,7 +90,7 @@ def short(blob: Blob) -> str:
 def test_an_image_is_pulled_and_every_layer_told_of(lab: Lab) -> None:
     repository = FakeRepository(("1", ONE))
     told = lab.pull(repository)
-    assert told[0] == "1: Pulling from reg.example/test"
+    assert told[0] == "1: Pulling from test"
     assert [line for line in told if "Pulling fs" in line] == [
         f"{short(blob)}: Pulling fs layer" for blob in ONE.layers
     ]
@@ -119,7 +119,7 @@ def test_the_same_image_again_is_up_to_date_and_nothing_is_fetched(lab: Lab) -> 
     lab.pull(repository)
     repository.fetched.clear()
     assert lab.pull(repository) == [
-        "1: Pulling from reg.example/test",
+        "1: Pulling from test",
         f"Digest: {ONE.digest}",
         f"Status: Image is up to date for {NAME}",
     ]
@@ -240,17 +240,18 @@ def test_an_index_without_the_platform_is_refused(lab: Lab) -> None:
     assert not lab.left()
 
 
-def test_a_single_image_for_another_platform_is_taken_with_a_warning(lab: Lab) -> None:
-    told = lab.pull(FakeRepository(("1", ARM)), platform=Platform("amd64", "linux"))
+def test_a_single_image_for_another_platform_is_taken_and_complained_of(lab: Lab) -> None:
     wanted = "wanted linux/amd64, actual: linux/arm64"
-    text = f"WARNING: image with reference {NAME} was found but does not match the specified platform: {wanted}"
-    assert text in told
+    text = f"image with reference {NAME} was found but does not match the specified platform: {wanted}"
+    with pytest.raises(NotFound, match=f"^{text}$"):
+        lab.pull(FakeRepository(("1", ARM)), platform=Platform("amd64", "linux"))
+    assert lab.images.get(str(NAME)).id == ARM.config.digest
 
 
 def test_an_image_is_pulled_by_its_digest(lab: Lab) -> None:
     name = f"reg.example/test@{ONE.digest}"
     told = lab.pull(FakeRepository(("1", ONE)), name)
-    assert told[0] == f"{ONE.digest}: Pulling from reg.example/test"
+    assert told[0] == f"{name}: Pulling from test"
     assert told[-1] == f"Status: Downloaded newer image for {name}"
     assert lab.images.get(name).id == ONE.config.digest
 
@@ -259,11 +260,13 @@ def test_without_a_tag_all_tags_are_pulled(lab: Lab) -> None:
     repository = FakeRepository(("1", ONE), ("2", image([BASE])))
     told = lab.pull(repository, "reg.example/test")
     assert [line for line in told if "Pulling from" in line] == [
-        "1: Pulling from reg.example/test",
-        "2: Pulling from reg.example/test",
+        "1: Pulling from test",
+        "2: Pulling from test",
     ]
     assert told[-1] == "Status: Downloaded newer image for reg.example/test"
     assert len(lab.images.list()) == 2
+    with lab.bus.subscribe(since_ns=0) as events:
+        assert [event.id for event in events.drain()] == ["reg.example/test"]
 
 
 def together(*work: Callable[[], object]) -> list[threading.Thread]:
