@@ -29,6 +29,10 @@ from corten.sys.syncfs import syncfs
 PARALLEL = 2
 
 
+class WrongDiffId(InvalidArgument):
+    """What is in a blob is not what the image's configuration says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer of an image: its blob, and the digest of what is inside the blob."""
@@ -193,7 +197,7 @@ def unpack_blob(layer: Layer, staged: Staged, content: Blobs, lower: LowerView |
         os.close(root_fd)
     if hashed.digest != layer.diff_id:
         differs = f'expected "{layer.diff_id}", got "{hashed.digest}"'
-        raise InvalidArgument(f"invalid diffID for layer {layer.number}: {differs}")
+        raise WrongDiffId(f"invalid diffID for layer {layer.number}: {differs}")
     return applied
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from corten.core import gc
 from corten.core.archive import host_platform
 from corten.core.images import Image, ImageStore
-from corten.core.layers import Layer, layers_of, sync, unpacked
+from corten.core.layers import Layer, WrongDiffId, layers_of, sync, unpacked
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.partials import Partial
-from corten.errors import InvalidArgument, NotFound
+from corten.errors import Internal, InvalidArgument, NotFound
 from corten.registry.arrivals import Arrivals, Line, Tell
 from corten.registry.cancel import Cancel
 from corten.registry.client import Repository
@@ -47,6 +47,7 @@ from corten.spec.image import (
 from corten.spec.progress import status
 from corten.spec.reference import Digest, Reference
 
+_LOST_BLOB = "BLOB_UNKNOWN"
 _INDEX_DEPTH = 4
 _LAYERS_MAX = 1024
 _MISMATCH = "layers from manifest don't match image configuration"
@@ -105,7 +106,11 @@ def pull(
             is_newer |= is_new
             images.append(image)
     except RegistryError as error:
+        if error.code == _LOST_BLOB:
+            raise Internal("unknown blob") from error
         raise pull_error(error, reference) from error
+    except WrongDiffId as error:
+        raise InvalidArgument(_MISMATCH) from error
     finally:
         cancel.cancel()  # whatever is still open has nobody to read it
     what = "Downloaded newer image" if is_newer else "Image is up to date"
@@ -202,7 +207,8 @@ class _Pull:
         with self._repository.blob(descriptor) as chunks:
             data = b"".join(chunks)
         if digest_of(data) != descriptor.digest:
-            raise InvalidArgument(f"image config verification failed for digest {descriptor.digest}")
+            wrong = f"image config verification failed for digest {descriptor.digest}"
+            raise InvalidArgument(f"error pulling image configuration: {wrong}")
         return data
 
     # -- layers
@@ -321,10 +327,21 @@ class _Pull:
         return image, before != image.id
 
     def _point(self, image: Image, target: Descriptor) -> str:
-        """The name, and beside a tag the digest that it had at the registry; the id that the name led to before."""
+        """The name, and beside a tag the digest that it had at the registry; the id that the name led to before.
+
+        The digest of an index stays with the platform that came first, as in dockerd.
+        """
         stands_for = None if target.digest == image.manifest.digest else target
         reference = self._reference
         if reference.tag:
             pinned = Reference(reference.domain, reference.path, digest=target.digest)
-            self._images.point(pinned, image.id, target=stands_for)
+            if not self._is_known(pinned):
+                self._images.point(pinned, image.id, target=stands_for)
         return self._images.point(reference, image.id, target=stands_for)
+
+    def _is_known(self, reference: Reference) -> bool:
+        try:
+            self._images.find(str(reference))
+        except NotFound:
+            return False
+        return True
