@@ -1,9 +1,10 @@
 """Blobs on their way: files that are read while they grow, and that outlive failed pulls and a killed cortend.
 
-    content/partial/<boot id>/<hex>    what came so far of the blob sha256:<hex>, from its first byte on
+    content/partial/<boot id>/<hex>-<source>    what came so far of the blob sha256:<hex>, from its first byte on
 
-Nothing here is synced before the blob is whole: what another boot left may have holes, so it is thrown away.  What this
-boot left is hashed anew before anything is added to it.  One writer, any number of readers.
+A registry that lies spoils no other's blobs: each source, with the size that it says, has files of its own.  Nothing
+here is synced before the blob is whole: what another boot left may have holes, so it is thrown away.  What this boot
+left is hashed anew before anything is added to it.  One writer, any number of readers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import suppress
 
 from corten.core.limits import DEFAULT, Limits
 from corten.errors import InvalidArgument, Unavailable
-from corten.spec.reference import DIGEST_HEX_LENGTH, Digest, parse_digest
+from corten.spec.reference import Digest, parse_digest
 
 READ_BYTES = 256 << 10
 _KEPT_S = 24 * 3600  # who comes back to a pull does so on the same day
@@ -81,8 +82,7 @@ class Partial:
                 self._is_whole = True
                 self._condition.notify_all()
             return
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        self.remove()
         raise InvalidArgument(f"filesystem layer verification failed for digest {self.digest}")
 
     def fail(self, error: BaseException) -> None:
@@ -115,11 +115,15 @@ class Partial:
         """Returns when all of it is there and verified; raises as `chunks`."""
         self._wait(lambda: self._is_whole, check)
 
+    def remove(self) -> None:
+        """The file goes: the blob came another way."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
     def close(self) -> None:
         """Lets go of the file; one without content is removed."""
         if not os.fstat(self._fd).st_size and not self._is_whole:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
+            self.remove()
         os.close(self._fd)
 
     def _wait(self, is_ready: Callable[[], bool], check: Callable[[], None]) -> None:
@@ -160,17 +164,18 @@ class Partials:
                 shutil.rmtree(os.path.join(root, name), ignore_errors=True)
         self.prune(older_than_s=_KEPT_S)
 
-    def open(self, digest: str, size: int, limits: Limits = DEFAULT) -> Partial:
+    def open(self, digest: str, size: int, source: str, limits: Limits = DEFAULT) -> Partial:
         """The blob's file, made when there is none.  Nobody else may have it open: the caller keeps a table."""
-        return Partial(self._path(parse_digest(digest)), Digest(digest), size, limits)
+        return Partial(self._path(parse_digest(digest), f"{source} {size}"), Digest(digest), size, limits)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every blob that is on its way or was given up, by digest."""
-        found = {}
+        found: dict[str, int] = {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
+                digest = f"sha256:{_hex(entry.name)}"
                 with suppress(FileNotFoundError):
-                    found[f"sha256:{entry.name}"] = entry.stat().st_size
+                    found[digest] = found.get(digest, 0) + entry.stat().st_size
         return found
 
     def prune(self, used: Iterable[str] = (), *, older_than_s: float = 0) -> int:
@@ -181,16 +186,20 @@ class Partials:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    if entry.name not in kept and status.st_mtime <= oldest:
+                    if _hex(entry.name) not in kept and status.st_mtime <= oldest:
                         os.unlink(entry.path)
                         freed += status.st_size
         return freed
 
-    def _path(self, digest: Digest) -> str:
+    def _path(self, digest: Digest, source: str) -> str:
         algorithm, _, encoded = digest.partition(":")
-        if len(encoded) != DIGEST_HEX_LENGTH["sha256"]:
+        if algorithm != "sha256":
             raise InvalidArgument(f"content {digest}: digests of {algorithm} are not stored")
-        return os.path.join(self._folder, encoded)
+        return os.path.join(self._folder, f"{encoded}-{hashlib.sha256(source.encode()).hexdigest()[:16]}")
+
+
+def _hex(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _read_boot_id() -> str:

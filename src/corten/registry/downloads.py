@@ -1,10 +1,11 @@
-"""Blobs that are being fetched: each one once, however many pulls want it, so many at a time as the engine allows.
+"""Blobs that are being fetched: each one once, however many pulls want it, so many at a time of one registry.
 
     waiting ──► downloading ──► verifying ──► complete
                   │     ▲  └─────────┴──► failed      what came stays for the next pull (corten.core.partials)
                   ▼     │
                  retrying                             the client's: it goes on where the line broke
 
+Registries are told apart: one that lies of a blob, or drips it, is joined by no pull of another, nor takes its turn.
 The first pull that asks for a blob fetches it; when that one goes away, the next in the row goes on from the same byte.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from corten.spec.image import Descriptor
 
 Fetch = Callable[[int, Callable[[float], None]], AbstractContextManager[Iterator[bytes]]]
 """Opens a blob from a byte on; tells of the seconds until it tries again."""
+
+
+_Key = tuple[str, str, int]
 
 
 class Stage(Enum):
@@ -55,6 +59,7 @@ class _Ticket:
 
 @dataclass(eq=False, slots=True)
 class _Download:
+    key: _Key
     partial: Partial
     tickets: list[_Ticket] = field(default_factory=list)
     stage: Stage = Stage.WAITING
@@ -79,15 +84,18 @@ class Downloads:
         self._concurrent = concurrent
         self._limits = limits
         self._lock = threading.Lock()
-        self._known: dict[str, _Download] = {}
-        self._waiting: deque[_Download] = deque()
-        self._active = 0
+        self._known: dict[_Key, _Download] = {}
+        self._waiting: dict[str, deque[_Download]] = defaultdict(deque)  # by source
+        self._active: Counter[str] = Counter()
 
     @contextmanager
-    def joined(self, descriptor: Descriptor, fetch: Fetch, watch: Watch) -> Iterator[Partial | None]:
-        """The blob on its way, for as long as the context lasts; None when it is in the content store by now."""
+    def joined(self, source: str, descriptor: Descriptor, fetch: Fetch, watch: Watch) -> Iterator[Partial | None]:
+        """The blob on its way from the registry `source`, for as long as the context lasts.
+
+        None when it is in the content store by now.
+        """
         ticket = _Ticket(fetch, watch)
-        download = self._join(descriptor, ticket)
+        download = self._join(source, descriptor, ticket)
         if download is None:
             yield None
             return
@@ -99,23 +107,24 @@ class Downloads:
     def digests(self) -> set[str]:
         """What is on its way now."""
         with self._lock:
-            return set(self._known)
+            return {digest for _, digest, _ in self._known}
 
-    def _join(self, descriptor: Descriptor, ticket: _Ticket) -> _Download | None:
+    def _join(self, source: str, descriptor: Descriptor, ticket: _Ticket) -> _Download | None:
+        key = (source, descriptor.digest, descriptor.size)
         with self._lock:
-            download = self._known.get(descriptor.digest)
+            download = self._known.get(key)
             if download is None:
                 if self._content.has(descriptor.digest):  # here since the caller looked
                     return None
-                partial = self._content.partials.open(descriptor.digest, descriptor.size, self._limits)
-                download = self._known[descriptor.digest] = _Download(partial)
-                self._waiting.append(download)
+                partial = self._content.partials.open(descriptor.digest, descriptor.size, source, self._limits)
+                download = self._known[key] = _Download(key, partial)
+                self._waiting[source].append(download)
             with download.lock:
                 download.tickets.append(ticket)
-                if download not in self._waiting:
+                if download not in self._waiting[source]:
                     ticket.watch(download.stage, download.partial.have)
-            self._start_next()
-            if download in self._waiting:
+            self._start_next(source)
+            if download in self._waiting.get(source, ()):
                 ticket.watch(Stage.WAITING, 0)
             return download
 
@@ -126,8 +135,8 @@ class Downloads:
                 download.tickets.remove(ticket)
             if download.tickets:
                 return
-            if download in self._waiting:
-                self._waiting.remove(download)
+            if download in self._waiting.get(download.key[0], ()):
+                self._waiting[download.key[0]].remove(download)
                 download.is_running = False
             if not download.is_running:
                 self._end(download)
@@ -138,15 +147,18 @@ class Downloads:
         download.partial.close()
 
     def _forget(self, download: _Download) -> None:
-        if self._known.get(download.partial.digest) is download:
-            del self._known[download.partial.digest]
+        if self._known.get(download.key) is download:
+            del self._known[download.key]
 
-    def _start_next(self) -> None:
-        while self._waiting and self._active < max(1, self._concurrent()):
-            download = self._waiting.popleft()
+    def _start_next(self, source: str) -> None:
+        waiting = self._waiting[source]
+        while waiting and self._active[source] < max(1, self._concurrent()):
+            download = waiting.popleft()
             thread = threading.Thread(target=self._run, args=(download,), name="download", daemon=True)
-            self._active += 1
+            self._active[source] += 1
             thread.start()
+        if not waiting and not self._active[source]:
+            del self._waiting[source], self._active[source]
 
     # -- the thread of one download
 
@@ -154,11 +166,11 @@ class Downloads:
         while not self._is_over(download):
             pass
         with self._lock:
-            self._active -= 1
+            self._active[download.key[0]] -= 1
             download.is_running = False
             if not download.tickets:
                 self._end(download)
-            self._start_next()
+            self._start_next(download.key[0])
 
     def _is_over(self, download: _Download) -> bool:
         """Fetches.  False when nobody wanted it any more, and now somebody does."""
@@ -223,14 +235,14 @@ class Downloads:
 
 
 class Claims:
-    """Chain ids that somebody unpacks now: who wants one of them waits before he takes any, so nobody waits for two."""
+    """What somebody unpacks now: who wants one of the keys waits before he takes any, so nobody waits for two."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._taken: set[str] = set()
+        self._taken: set[tuple[str, str]] = set()
 
     @contextmanager
-    def held(self, keys: Iterable[str], cancel: Cancel) -> Iterator[None]:
+    def held(self, keys: Iterable[tuple[str, str]], cancel: Cancel) -> Iterator[None]:
         """All of `keys`, when nobody else has any of them.  Raises Cancelled."""
         wanted = set(keys)
         forget = cancel.on_cancel(self._wake)

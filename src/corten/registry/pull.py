@@ -268,7 +268,9 @@ class _Pull:
                 continue
             partial = None
             if not content.has(layer.blob):
-                joined = self._shared.downloads.joined(line.blob, self._fetch(line.blob), line.watch)
+                joined = self._shared.downloads.joined(
+                    self._reference.domain, line.blob, self._fetch(line.blob), line.watch
+                )
                 partial = stack.enter_context(joined)
             if partial is None:
                 line.is_present()
@@ -289,7 +291,7 @@ class _Pull:
             lines[layer.blob].complete()
 
         with (
-            self._shared.claims.held(missing, self._cancel),
+            self._shared.claims.held([(self._reference.domain, chain_id) for chain_id in missing], self._cancel),
             unpacked(
                 layers, arrivals, images.overlay, self._shared.limits, settled=settled, stop=self._cancel.cancel
             ) as adoptions,
@@ -310,6 +312,7 @@ class _Pull:
             with content.lock:
                 if content.has(digest):  # another pull was first
                     keep(Digest(digest))
+                    partial.remove()
                 else:
                     content.take(partial.path, digest, keep)
         if partials:

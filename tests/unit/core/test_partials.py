@@ -23,7 +23,7 @@ def partials(tmp_path: Path) -> Partials:
 
 
 def test_a_blob_is_read_while_it_grows(partials: Partials) -> None:
-    partial = partials.open(DIGEST, len(DATA))
+    partial = partials.open(DIGEST, len(DATA), "r")
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.extend(partial.chunks()))
     reader.start()
@@ -37,10 +37,10 @@ def test_a_blob_is_read_while_it_grows(partials: Partials) -> None:
 
 
 def test_what_an_earlier_attempt_left_is_taken_up(partials: Partials) -> None:
-    first = partials.open(DIGEST, len(DATA))
+    first = partials.open(DIGEST, len(DATA), "r")
     first.write(DATA[:70_000])
     first.close()
-    second = partials.open(DIGEST, len(DATA))
+    second = partials.open(DIGEST, len(DATA), "r")
     second.restore()
     assert second.have == 70_000
     second.write(DATA[70_000:])
@@ -50,17 +50,30 @@ def test_what_an_earlier_attempt_left_is_taken_up(partials: Partials) -> None:
 
 
 def test_a_file_that_is_longer_than_the_blob_is_begun_anew(partials: Partials) -> None:
-    first = partials.open(DIGEST, len(DATA))
-    first.write(DATA)
+    first = partials.open(DIGEST, 10, "r")
+    with open(first.path, "ab") as file:
+        file.write(DATA)
     first.close()
-    second = partials.open(DIGEST, 10)
+    second = partials.open(DIGEST, 10, "r")
     second.restore()
     assert second.have == 0
     second.close()
 
 
+def test_each_source_and_size_has_a_file_of_its_own(partials: Partials) -> None:
+    for source, size in (("liar", len(DATA)), ("honest", 9)):
+        partial = partials.open(DIGEST, size, source)
+        partial.write(b"nonsense")
+        partial.close()
+    partial = partials.open(DIGEST, len(DATA), "honest")
+    partial.restore()
+    assert partial.have == 0
+    partial.close()
+    assert partials.sizes() == {DIGEST: 16}
+
+
 def test_other_bytes_than_promised_are_refused_and_do_not_stay(partials: Partials) -> None:
-    partial = partials.open(DIGEST, len(DATA))
+    partial = partials.open(DIGEST, len(DATA), "r")
     partial.write(bytes(len(DATA)))
     with pytest.raises(InvalidArgument, match=f"^filesystem layer verification failed for digest {DIGEST}$"):
         partial.verify()
@@ -69,7 +82,7 @@ def test_other_bytes_than_promised_are_refused_and_do_not_stay(partials: Partial
 
 
 def test_more_bytes_than_promised_are_refused(partials: Partials) -> None:
-    partial = partials.open(DIGEST, 10)
+    partial = partials.open(DIGEST, 10, "r")
     with pytest.raises(InvalidArgument, match="has more than the 10 bytes"):
         partial.write(DATA)
     partial.close()
@@ -77,7 +90,7 @@ def test_more_bytes_than_promised_are_refused(partials: Partials) -> None:
 
 
 def test_a_reader_raises_what_the_writer_failed_with(partials: Partials) -> None:
-    partial = partials.open(DIGEST, len(DATA))
+    partial = partials.open(DIGEST, len(DATA), "r")
     partial.write(DATA[:10])
     partial.fail(Unavailable("line cut"))
     with pytest.raises(Unavailable, match="line cut"):
@@ -86,7 +99,7 @@ def test_a_reader_raises_what_the_writer_failed_with(partials: Partials) -> None
 
 
 def test_a_reader_that_waits_can_be_called_away(partials: Partials) -> None:
-    partial = partials.open(DIGEST, len(DATA))
+    partial = partials.open(DIGEST, len(DATA), "r")
     gone = threading.Event()
 
     def check() -> None:
@@ -112,7 +125,7 @@ def test_a_reader_that_waits_can_be_called_away(partials: Partials) -> None:
 
 
 def test_a_disk_that_is_about_to_be_full_is_left_alone(partials: Partials) -> None:
-    partial = partials.open(DIGEST, len(DATA), Limits(disk_reserve=1 << 62))
+    partial = partials.open(DIGEST, len(DATA), "r", Limits(disk_reserve=1 << 62))
     with pytest.raises(Unavailable, match="no space left for layers"):
         partial.write(DATA)
     partial.close()
@@ -120,7 +133,7 @@ def test_a_disk_that_is_about_to_be_full_is_left_alone(partials: Partials) -> No
 
 def test_what_another_boot_left_is_gone(tmp_path: Path) -> None:
     before = Partials(str(tmp_path), "before")
-    partial = before.open(DIGEST, len(DATA))
+    partial = before.open(DIGEST, len(DATA), "r")
     partial.write(DATA[:10])
     partial.close()
     assert Partials(str(tmp_path), "before").sizes() == {DIGEST: 10}
@@ -130,7 +143,7 @@ def test_what_another_boot_left_is_gone(tmp_path: Path) -> None:
 
 def test_what_is_old_goes_unless_it_is_used(partials: Partials, tmp_path: Path) -> None:
     for number in (1, 2):
-        partial = partials.open(f"sha256:{number:064}", 10)
+        partial = partials.open(f"sha256:{number:064}", 10, "r")
         partial.write(b"12345")
         partial.close()
     assert partials.prune(older_than_s=3600) == 0

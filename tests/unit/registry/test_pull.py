@@ -294,6 +294,25 @@ def test_two_pulls_of_the_same_layers_fetch_each_once(lab: Lab) -> None:
     assert len(lab.images.overlay.all()) == 3
 
 
+def test_a_registry_that_lies_of_a_layer_is_joined_by_nobody_of_another(lab: Lab) -> None:
+    liar, honest = FakeRepository(("1", ONE)), FakeRepository(("1", ONE))
+    liar.gate.clear()
+    refused: list[BaseException] = []
+
+    def pull_of_the_liar() -> None:
+        try:
+            lab.pull(liar, "liar.example/test:1")
+        except Cancelled as error:
+            refused.append(error)
+
+    (thread,) = together(pull_of_the_liar)
+    wait_for(lambda: len(liar.fetched) > 1)
+    assert lab.pull(honest)[-1] == f"Status: Downloaded newer image for {NAME}"
+    liar.registry.cancel.cancel()
+    thread.join(30)
+    assert refused
+
+
 def test_a_pull_goes_on_when_the_one_that_fetched_for_it_goes_away(lab: Lab) -> None:
     first, second = FakeRepository(("1", ONE)), FakeRepository(("1", ONE))
     first.gate.clear()
