@@ -138,7 +138,6 @@ def test_flag_that_is_not_supported_says_so_and_makes_nothing(
     [
         (("start", "--checkpoint", "c", "x"), "--checkpoint is not supported yet"),
         (("start", "--checkpoint-dir", "/c", "x"), "--checkpoint-dir is not supported yet"),
-        (("images", "--tree"), "--tree is not supported yet"),
         (("rmi", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("load", "--platform", "linux/s390x", "-i", str(images.busybox())), "no image for the requested platform"),
         (("image", "history", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),

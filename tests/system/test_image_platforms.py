@@ -58,8 +58,9 @@ def test_both_platforms_stand_under_one_name(engine: CortenEngine, image: pullim
     for one in row["Manifests"]:
         assert one["Size"]["Total"] == one["Size"]["Content"] + one["ImageData"]["Size"]["Unpacked"] > 0
     assert len(rows(engine, "?all=1")) == 2
-    tree = engine.docker("images", "--tree").stdout
-    assert (AMD64 in tree, ARM64 in tree) == (True, True)
+    for cli in (engine.docker, engine.corten):
+        tree = cli("images", "--tree").stdout
+        assert (f"├─ {AMD64} " in tree, f"└─ {ARM64} " in tree) == (True, True)
 
 
 def test_each_platform_can_be_asked_for(engine: CortenEngine, image: pullimages.Image, name: str) -> None:

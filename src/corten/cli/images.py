@@ -13,6 +13,7 @@ import click
 from corten import errors
 from corten.cli.command import Command, Failure, daemon_error, operands
 from corten.cli.flags import Switch
+from corten.cli.imagetree import write_tree
 from corten.cli.moments import rfc3339
 from corten.cli.platforms import platform_query
 from corten.cli.session import Session, pass_session
@@ -38,6 +39,7 @@ _RAW = (
     ("created_at", "CreatedAt"),
     ("virtual_size", "Size"),
 )
+_NOT_WITH_TREE = {"quiet": "quiet", "no_trunc": "no-trunc", "digests": "show-digest", "form": "format"}
 _HISTORY = (
     ("ID", "IMAGE"),
     ("CreatedSince", "CREATED"),
@@ -54,15 +56,19 @@ _HISTORY = (
 @click.option("--format", "form", default="", help="Format output using a custom template")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
-@click.option("--tree", is_flag=True, help="List multi-platform images as a tree (not supported yet)")
+@click.option("--tree", is_flag=True, help="List multi-platform images as a tree")
 @operands()
 @pass_session
 def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None:
     """Lists images."""
-    if given["tree"]:
-        raise Failure("--tree is not supported yet")
     wanted = [*given["filter_"], *(f"reference={name}" for name in operands)]
     query = {"all": given["all_"], "digests": given["digests"], "filters": filters(wanted)}
+    if given["tree"]:
+        for name, shown in _NOT_WITH_TREE.items():
+            if given[name]:
+                raise Failure(f"--{shown} is not yet supported with --tree")
+        write_tree(session.client.json("GET", "/images/json", query={**query, "manifests": True}))
+        return
     found = session.client.json("GET", "/images/json", query=query)
     rows = [row for item in found for row in image_rows(item, no_trunc=given["no_trunc"])]
     if given["quiet"] and not given["form"]:
