@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from support.certificates import Authority
 from support.console import in_terminal
 from support.dockerd import DockerClient, Dockerd, client_environment
 from support.engine import CortenEngine
+from support.httpthread import listen
 from support.proxy import Proxy, Relay
 from support.registries import PASSWORD, USER, Registry
 from support.tokenserver import TokenServer
@@ -311,3 +313,20 @@ def test_a_helper_is_called_as_docker_calls_it(lab: Lab, tmp_path: Path, monkeyp
         f"get {lab.basic.host}",
     ]
     assert corten == docker
+
+
+def test_a_client_that_goes_away_ends_its_login(lab: Lab) -> None:
+    body = {"username": USER, "password": PASSWORD, "serveraddress": ""}
+    with listen(lab.engine.netns) as silent:
+        silent.settimeout(20)
+        body["serveraddress"] = f"127.0.0.1:{silent.getsockname()[1]}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(lab.engine.socket))
+            data = json.dumps(body).encode()
+            lines = ["POST /auth HTTP/1.1", "Host: d", "Content-Type: application/json", f"Content-Length: {len(data)}"]
+            client.sendall("\r\n".join([*lines, "", ""]).encode() + data)
+            asked, _ = silent.accept()
+        with asked:
+            asked.settimeout(20)
+            while asked.recv(4096):
+                pass
