@@ -71,7 +71,7 @@ class Authorizer:
     def headers(self, scopes: Scopes) -> Mapping[str, str]:
         """What to send along, by what is known so far: perhaps nothing.  Raises as `learn`."""
         if self._credentials.registry_token:
-            return {"Authorization": f"Bearer {self._credentials.registry_token}"}
+            return {"Authorization": f"Bearer {_sendable(self._credentials.registry_token)}"}
         with self._lock:
             challenge = self._challenge
             if challenge is None:
@@ -117,11 +117,9 @@ class Authorizer:
         value = answer.token or answer.access_token or ""
         if not value:
             raise RegistryError("authorization server did not include a token in the response")
-        if len(value) > TOKEN_MAX or not value.isascii() or not value.isprintable():
-            raise UntrustedContent("authorization server gave a token that cannot be sent")
         self.identity_token = answer.refresh_token or ""
         life = min(max(answer.expires_in or _LIFE_MIN, _LIFE_MIN), _LIFE_MAX)
-        self._tokens[scopes] = _Token(value, time.monotonic() + life - _MARGIN)
+        self._tokens[scopes] = _Token(_sendable(value), time.monotonic() + life - _MARGIN)
         return value
 
     def _fetch(self, challenge: Challenge, scopes: Scopes, is_offline: bool) -> _TokenAnswer:
@@ -150,7 +148,7 @@ class Authorizer:
         if basic:
             query.append(("account", self._credentials.username))
         parts = urlsplit(realm)
-        url = urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), *query])))
+        url = urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query, keep_blank_values=True), *query])))
         return Request("GET", url, secrets={"Authorization": basic} if basic else {}, stays=bool(basic))
 
     def _refresh(self, realm: str, service: str, scopes: Scopes) -> Request:
@@ -185,10 +183,20 @@ class Authorizer:
         return tls if origin_of(realm) == self._endpoint.origin else Tls(tls.ca_files, (), tls.skip_verify)
 
 
-def scopes_of(answer: Answer) -> Scopes:
-    """What the registry says that a token must allow: the scopes of its Bearer challenge."""
+def widened(scopes: Scopes, answer: Answer) -> Scopes:
+    """`scopes` and those that the registry's Bearer challenge names, as far as they allow nothing else to be done."""
     challenge = _chosen(parse_challenges(answer.headers("WWW-Authenticate")))
-    return tuple(challenge.parameters.get("scope", "").split()[:SCOPES_MAX]) if challenge else ()
+    named = challenge.parameters.get("scope", "").split()[:SCOPES_MAX] if challenge else []
+    wanted = {action for scope in scopes for action in scope.rpartition(":")[2].split(",")}
+    more = (scope for scope in named if set(scope.rpartition(":")[2].split(",")) <= wanted)
+    return tuple(dict.fromkeys((*scopes, *more)))
+
+
+def _sendable(token: str) -> str:
+    """The token, if it can stand in a header.  Raises UntrustedContent, which does not show it."""
+    if len(token) > TOKEN_MAX or not token.isascii() or not token.isprintable():
+        raise UntrustedContent("a token cannot be sent: it is too long, or no text")
+    return token
 
 
 def _chosen(challenges: list[Challenge]) -> Challenge | None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import math
 import os
 import socket
 import ssl
 import threading
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,9 +31,12 @@ POOLS = 16
 CONNECTIONS = 8
 """Kept per host: three downloads and five uploads by default."""
 
-_INTERIM_MAX = 16
-_TRAILERS_MAX = 100
-_LINE_MAX = 64 << 10
+PRELIMINARY_MAX = 6
+"""Go's limit is five."""
+TRAILERS_MAX = 32
+TRAILER_MAX = 8 << 10
+TICK = 0.5
+_IDLE_TICKS = 20
 
 _local = threading.local()
 
@@ -43,6 +48,8 @@ class Watch:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self.is_tripped = False
+        self.deadline = math.inf
+        """The moment (time.monotonic) at which a Watchdog trips it."""
         self.is_ready = False
         """Whether there was a connection, with TLS where that is wanted, over which HTTP could be spoken."""
 
@@ -77,6 +84,46 @@ class Watch:
             self._socket = None
 
 
+class Watchdog:
+    """Trips watches whose deadline has passed: one thread for all, which is there while there is something to watch.
+
+    A timeout of a socket bounds the silence of a peer; only this bounds one that says a byte now and then.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watches: set[Watch] = set()
+        self._is_running = False
+
+    def guard(self, watch: Watch) -> None:
+        """Looks after it from now on."""
+        with self._lock:
+            self._watches.add(watch)
+            if not self._is_running:
+                threading.Thread(target=self._run, name="registry-watchdog", daemon=True).start()
+                self._is_running = True
+
+    def release(self, watch: Watch) -> None:
+        """Looks after it no more."""
+        with self._lock:
+            self._watches.discard(watch)
+
+    def _run(self) -> None:
+        idle = 0
+        while True:
+            time.sleep(TICK)
+            with self._lock:
+                watches = list(self._watches)
+                idle = 0 if watches else idle + 1
+                if idle >= _IDLE_TICKS:
+                    self._is_running = False
+                    return
+            now = time.monotonic()
+            for watch in watches:
+                if now > watch.deadline and not watch.is_tripped:
+                    watch.trip()
+
+
 @contextlib.contextmanager
 def watched(watch: Watch) -> Any:
     """While this lasts, connections of this thread are held by `watch`."""
@@ -93,29 +140,62 @@ def _hold(sock: socket.socket, *, is_ready: bool) -> None:
         watch.hold(sock.fileno(), is_ready=is_ready)
 
 
-class _Response(http.client.HTTPResponse):
-    """http.client reads interim answers (100 Continue) and trailers for as long as they come: here they are counted."""
+class _Head:
+    """Gives the lines of an answer's head, and knows the last one."""
 
-    _heads = 0
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.last = b""
+
+    def readline(self, limit: int) -> bytes:
+        """The next line; empty when the connection ended."""
+        self.last = self._file.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        """Closes the file: http.client does, when there is no head at all."""
+        self._file.close()
+
+
+class _Bounded(http.client.HTTPResponse):
+    """An answer whose head is whole, and whose preliminaries and trailers end.
+
+    http.client takes a head that breaks off for one that ends, and reads the others for as long as they come.
+    """
+
+    _preliminary = 0
+
+    def begin(self) -> None:
+        file: Any = self.fp
+        head = _Head(file)
+        self.fp: Any = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = file
+        if not head.last:
+            file.close()
+            raise http.client.RemoteDisconnected("the connection ended within the head of an answer")
 
     def _read_status(self) -> Any:
-        self._heads += 1
-        if self._heads > _INTERIM_MAX:
+        self._preliminary += 1
+        if self._preliminary > PRELIMINARY_MAX:
             raise http.client.HTTPException("net/http: too many 1xx informational responses")
-        return super()._read_status()  # type: ignore[misc]
+        return super()._read_status()  # type: ignore[misc] # private, and the same since Python 2
 
     def _read_and_discard_trailer(self) -> None:
-        for _ in range(_TRAILERS_MAX):
-            line = self.fp.readline(_LINE_MAX + 1)
-            if len(line) > _LINE_MAX:
-                raise http.client.LineTooLong("trailer line")
-            if line in (b"", b"\n", b"\r\n"):
+        for _ in range(TRAILERS_MAX):
+            line = self.fp.readline(TRAILER_MAX + 1)
+            if line in (b"\r\n", b"\n", b""):
                 return
-        raise http.client.HTTPException("net/http: too many trailers")
+            if len(line) > TRAILER_MAX:
+                break
+        raise http.client.HTTPException("net/http: trailers are too long")
 
 
 class _Plain(HTTPConnection):
-    response_class = _Response
+    response_class = _Bounded
 
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
@@ -129,7 +209,7 @@ class _Plain(HTTPConnection):
 
 
 class _Secure(HTTPSConnection):
-    response_class = _Response
+    response_class = _Bounded
 
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()

@@ -75,7 +75,7 @@ class _Typed(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "sc
 
 def resolve(place: Place, reference: str) -> Descriptor:
     """What a tag or digest stands for at one endpoint."""
-    with _ask(place, "HEAD", reference) as answer:
+    with place.session.call(_call(place, "HEAD", reference)) as answer:
         descriptor = _of_head(answer, reference) if answer.status == 200 else None
     return descriptor or fetch(place, reference, want=None)[0]  # GET tells why, or what HEAD did not
 
@@ -83,9 +83,8 @@ def resolve(place: Place, reference: str) -> Descriptor:
 def fetch(place: Place, reference: str, *, want: Descriptor | None) -> tuple[Descriptor, bytes]:
     """A manifest or index at one endpoint; all of it is checked."""
     limit = DOCUMENT_SIZE_MAX if want is None else min(want.size, DOCUMENT_SIZE_MAX)
-    with _ask(place, "GET", reference) as answer:
-        stated, digest = _type_of(answer), answer.header("Docker-Content-Digest")
-        body = answer.read(limit)
+    answer, body = place.session.document(_call(place, "GET", reference), limit)
+    stated, digest = _type_of(answer), answer.header("Docker-Content-Digest")
     asked = want.digest if want is not None else reference if ":" in reference else ""
     if asked:
         digest = asked
@@ -129,15 +128,14 @@ def verify(body: bytes, digest: str) -> None:
         raise UntrustedContent(f"manifest verification failed for digest {digest}")
 
 
-def _ask(place: Place, method: str, reference: str) -> Answer:
-    call = Call(
+def _call(place: Place, method: str, reference: str) -> Call:
+    return Call(
         method,
         place.url(f"manifests/{_checked(reference)}"),
         place.to_pull,
         expect=_UNEXPLAINED if method == "HEAD" else frozenset({200}),
         headers={"Accept": ACCEPTED},
     )
-    return place.session.call(call)
 
 
 def _checked(reference: str) -> str:

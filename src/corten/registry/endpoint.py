@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
+_ODD = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +55,21 @@ class Endpoint:
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of an http or https URL, lower case.  Raises ValueError for others."""
+    """(scheme, host, port) of an http or https URL without a user in it, lower case.
+
+    What may be sent is decided by this reading of the URL, and urllib3 connects by its own: one that the two read
+    differently (a backslash before an `@`) could take secrets elsewhere.  Raises ValueError for it and for all others.
+    """
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
-    if default is None or not parts.hostname:
-        raise ValueError(f"no http URL: {url}")
-    return parts.scheme, parts.hostname, default if parts.port is None else parts.port
+    if default is None or not parts.hostname or "@" in parts.netloc or not parts.netloc.isascii() or _ODD.search(url):
+        raise ValueError("no http URL")
+    port = default if parts.port is None else parts.port
+    try:
+        other = parse_url(url)
+    except LocationParseError:
+        raise ValueError("no http URL") from None
+    found = (other.scheme, (other.host or "").strip("[]").lower(), other.port or default)
+    if found != (parts.scheme, parts.hostname, port) or not port:
+        raise ValueError("no http URL")
+    return parts.scheme, parts.hostname, port

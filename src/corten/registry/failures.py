@@ -49,6 +49,8 @@ def words_of(error: BaseException, url: str, *, is_ready: bool = True) -> str:
             return _http(error)
         case OSError():
             return _system(error)
+        case ValueError() if "header" in str(error).lower():
+            return "net/http: invalid header field value"  # which may be a secret
     return cleaned(str(error)) or type(error).__name__
 
 

@@ -20,7 +20,9 @@ from corten.spec.reference import parse_digest, parse_tag
 
 PAGES_MAX = 1000
 TAGS_MAX = 1_000_000
-_LINK = re.compile(r'<([^<>]{1,8192})>\s*;[^,]*\brel="?next"?')
+REFERRERS_MAX = 100_000
+_LINK = re.compile(r"<([^<>]*)>([^<>]*)")  # linear on what a registry may send: nothing in it overlaps
+_IS_NEXT = re.compile(r';[ \t]*rel[ \t]*=[ \t]*"?next(?![^", \t;])', re.IGNORECASE)
 
 
 T = TypeVar("T")
@@ -35,9 +37,9 @@ def tags(place: Place) -> list[str]:
     found: dict[str, None] = {}
     url = place.url("tags/list")
     for _ in range(PAGES_MAX):
-        with place.session.call(Call("GET", url, place.to_pull)) as answer:
-            page = _decoded(answer, _Tags).tags or []
-            url = _next(place, answer)
+        answer, body = place.session.document(Call("GET", url, place.to_pull), DOCUMENT_SIZE_MAX)
+        page = _decoded(body, _Tags).tags or []
+        url = _next(place, answer)
         found |= dict.fromkeys(tag for tag in page if _is_tag(tag))
         if len(found) > TAGS_MAX:
             break
@@ -53,19 +55,23 @@ def referrers(place: Place, digest: str, *, artifact_type: str) -> list[Descript
     found: list[Descriptor] = []
     for _ in range(PAGES_MAX):
         try:
-            with place.session.call(Call("GET", url, place.to_pull)) as answer:
-                if answer.header("Content-Type").partition(";")[0].strip() != OCI_INDEX:
-                    found += _by_tag(place, digest)
-                    break
-                found += _decoded(answer, Index).manifests
-                url = _next(place, answer)
+            answer, body = place.session.document(Call("GET", url, place.to_pull), DOCUMENT_SIZE_MAX)
         except RegistryError as error:
             if error.status not in (400, 404, 405) or found:
                 raise
-            found += _by_tag(place, digest)
-            break
+            return _of_type(_by_tag(place, digest), artifact_type)
+        if answer.header("Content-Type").partition(";")[0].strip() != OCI_INDEX:
+            return _of_type(_by_tag(place, digest), artifact_type)
+        found += _decoded(body, Index).manifests
+        url = _next(place, answer)
+        if len(found) > REFERRERS_MAX:
+            raise UntrustedContent(f"{digest} has too many referrers")
         if not url:
             break
+    return _of_type(found, artifact_type)
+
+
+def _of_type(found: list[Descriptor], artifact_type: str) -> list[Descriptor]:
     for descriptor in found:
         check_descriptor(descriptor)
     return [each for each in found if not artifact_type or each.artifact_type == artifact_type]
@@ -82,10 +88,10 @@ def _by_tag(place: Place, digest: str) -> list[Descriptor]:
     return parse_index(body).manifests
 
 
-def _decoded(answer: Answer, shape: type[T]) -> T:
+def _decoded(body: bytes, shape: type[T]) -> T:
     """The answer as JSON.  Raises UntrustedContent."""
     try:
-        return msgspec.json.decode(answer.read(DOCUMENT_SIZE_MAX), type=shape)
+        return msgspec.json.decode(body, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UntrustedContent(f"the registry gave an invalid list: {error}") from None
 
@@ -100,5 +106,7 @@ def _is_tag(text: str) -> bool:
 
 def _next(place: Place, answer: Answer) -> str:
     """The URL of the next page, at the endpoint itself; "" on the last one (RFC 8288)."""
-    match = _LINK.search(answer.header("Link"))
-    return place.session.located(answer, match[1]) if match else ""
+    for match in _LINK.finditer(answer.header("Link")):
+        if _IS_NEXT.search(match[2]):
+            return place.session.located(answer, match[1])
+    return ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode, urljoin
 
 from corten.registry.attempts import DOCUMENT_ATTEMPTS, persistently, retry_after
-from corten.registry.auth import Authorizer, Scopes, bearer_error, scopes_of
+from corten.registry.auth import Authorizer, Scopes, bearer_error, widened
 from corten.registry.cancel import Cancel
 from corten.registry.credentials import Credentials
 from corten.registry.endpoint import Endpoint, origin_of
@@ -66,6 +66,15 @@ class Session:
         """The answer, with a status of `call.expect`; to be closed.  Raises RegistryError and its kinds, Cancelled."""
         return persistently(lambda: self._once(call), cancel=self._cancel, attempts=call.attempts)
 
+    def document(self, call: Call, limit: int) -> tuple[Answer, bytes]:
+        """The answer, read (at most `limit` bytes) and closed, and its body.  Raises as `call`; UntrustedContent."""
+
+        def whole() -> tuple[Answer, bytes]:
+            with self._once(call) as answer:
+                return answer, answer.read(limit)
+
+        return persistently(whole, cancel=self._cancel, attempts=call.attempts)
+
     def is_hopeless(self, error: RegistryError) -> bool:
         """Whether waiting for it makes no sense: nobody is there, and nobody was, or others have the same."""
         is_absent = isinstance(error, ConnectionFailed) and not error.was_connected
@@ -99,7 +108,7 @@ class Session:
             answer.close()
             answer = self._send(call, scopes)
             if answer.status == 401:
-                scopes = (*scopes, *(scope for scope in scopes_of(answer) if scope not in scopes))
+                scopes = widened(scopes, answer)
         if answer.status in call.expect:
             return answer
         with answer:

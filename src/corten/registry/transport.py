@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
+from urllib3.util import make_headers
 
+from corten.errors import InvalidArgument
 from corten.registry.cancel import Cancel
-from corten.registry.connect import Watch, manager_of, watched
+from corten.registry.connect import Watch, Watchdog, manager_of, watched
 from corten.registry.endpoint import Tls, origin_of
 from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
 from corten.registry.failures import is_refused, words_of
 from corten.registry.proxies import Proxies
 
 CHUNK = 256 << 10
-HEAD_SECONDS = 120.0
+HEAD_SECONDS = 60.0
 """From the end of the request to the end of the answer's head."""
+PIECE_SECONDS = 90.0
+"""For one read: what a peer that says a byte now and then may take."""
 DOCUMENT_SECONDS = 300.0
+_DRAIN_SECONDS = 2.0
 STORING_SECONDS = 900.0
 """The longest silence after a body was sent: a registry may move gigabytes before it answers."""
 REDIRECTS_MAX = 10
@@ -122,8 +128,10 @@ class Answer:
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes, never decoded, at most CHUNK bytes at once.  Raises ConnectionFailed, Cancelled."""
         while True:
+            self._watch.deadline = time.monotonic() + PIECE_SECONDS
             try:
                 chunk = self._response.read1(CHUNK, decode_content=False)
+                self._watch.deadline = math.inf
             except _FAILURES as error:
                 self._cancel.check()
                 raise ConnectionFailed(words_of(error, self.url), was_connected=True) from error
@@ -134,31 +142,35 @@ class Answer:
 
     def read(self, limit: int) -> bytes:
         """A document of at most `limit` bytes.  Raises UntrustedContent, ConnectionFailed, Cancelled."""
-        deadline = time.monotonic() + DOCUMENT_SECONDS
         data = bytearray()
-        for chunk in self.chunks():
+        for chunk in self._timely():
             data += chunk
             if len(data) > limit:
                 raise UntrustedContent(f"the answer of {_host_of(self.url)} is larger than {limit} bytes")
-            if time.monotonic() > deadline:
-                raise ConnectionFailed(
-                    "context deadline exceeded (Client.Timeout exceeded while reading body)", was_connected=True
-                )
         return bytes(data)
 
     def read_some(self, limit: int) -> bytes:
         """The beginning of a document: what explains an error, as far as it comes."""
         data = bytearray()
         with contextlib.suppress(ConnectionFailed):
-            for chunk in self.chunks():
+            for chunk in self._timely():
                 data += chunk[: limit - len(data)]
                 if len(data) >= limit:
                     break
         return bytes(data)
 
+    def _timely(self) -> Iterator[bytes]:
+        deadline = time.monotonic() + DOCUMENT_SECONDS
+        for chunk in self.chunks():
+            yield chunk
+            if time.monotonic() > deadline:
+                text = "context deadline exceeded (Client.Timeout exceeded while reading body)"
+                raise ConnectionFailed(text, was_connected=True)
+
     def close(self) -> None:
         """Gives the connection back when the answer was read to its end (or nearly), closes it otherwise."""
         try:
+            self._watch.deadline = time.monotonic() + _DRAIN_SECONDS
             left = self._response.length_remaining
             if left is not None and left <= _DRAIN_MAX and not self._watch.is_tripped:
                 self._response.drain_conn()  # also what has no body: http.client wants its end to be seen
@@ -191,6 +203,7 @@ class Transport:
         self._active = 0
         self._used = 0.0
         self._sweeper: threading.Timer | None = None
+        self._watchdog = Watchdog()
 
     def send(self, request: Request, *, tls: Tls, cancel: Cancel) -> Answer:
         """Sends `request` and follows redirects; any HTTP status is an answer.
@@ -213,8 +226,20 @@ class Transport:
         raise UntrustedContent(f"stopped after {REDIRECTS_MAX} redirects")
 
     def fetch(self, url: str, *, cancel: Cancel) -> Answer:
-        """A document of the web (`docker import URL`), with nothing but a user agent.  Raises as `send` does."""
-        return self.send(Request("GET", url), tls=Tls(), cancel=cancel)
+        """A document of the web (`docker import URL`), for the user in the URL, if any.
+
+        Raises as `send` does, and InvalidArgument for what is no such URL.
+        """
+        parts = urlsplit(url)
+        user, _, host = parts.netloc.rpartition("@")
+        bare = urlunsplit(parts._replace(netloc=host, fragment=""))
+        try:
+            origin_of(bare)
+        except ValueError:
+            raise InvalidArgument(f"invalid URL: {cleaned(bare)[:200]}") from None
+        secrets = make_headers(basic_auth=unquote(user)) if user else {}
+        named = {name.title(): value for name, value in secrets.items()}
+        return self.send(Request("GET", bare, secrets=named), tls=Tls(), cancel=cancel)
 
     def close(self) -> None:
         """Closes kept connections; those in use end by themselves.  Usable afterwards."""
@@ -231,39 +256,39 @@ class Transport:
         cancel.check()
         watch = Watch()
         forget = cancel.on_cancel(watch.trip)
-        deadline = threading.Timer(HEAD_SECONDS, watch.trip)
-        deadline.daemon = True
 
         def release() -> None:
+            self._watchdog.release(watch)
             forget()
             self._leave()
 
         self._enter()
         try:
             manager = self._manager(request.url, tls)
-            if request.body is None:
-                deadline.start()
+            self._watchdog.guard(watch)
             with watched(watch):
-                response = self._open(manager, request)
+                response = self._open(manager, request, watch)
+            watch.deadline = math.inf
         except BaseException as error:
             watch.close()
             release()
             cancel.check()
             if isinstance(error, _FAILURES):
                 late = TimeoutError() if watch.is_tripped else error
+                is_worth_more = watch.is_ready and not watch.is_tripped and not is_refused(error)
                 text = words_of(late, request.url, is_ready=watch.is_ready)
-                raise ConnectionFailed(text, was_connected=watch.is_ready and not is_refused(error)) from error
+                raise ConnectionFailed(text, was_connected=is_worth_more) from error
             raise
-        finally:
-            deadline.cancel()
         return Answer(response, request=request, watch=watch, release=release, cancel=cancel)
 
-    def _open(self, manager: urllib3.PoolManager, request: Request) -> Any:
+    def _open(self, manager: urllib3.PoolManager, request: Request, watch: Watch) -> Any:
         headers = {"User-Agent": self.settings.user_agent, "Accept-Encoding": "identity"}
         headers.update(request.headers)
         headers.update(request.secrets)
         body, silence = request.body, self.settings.read_timeout
-        if body is not None:
+        if body is None:
+            watch.deadline = time.monotonic() + self.settings.connect_timeout + HEAD_SECONDS
+        else:
             headers["Content-Length"] = str(body.size)
             silence = max(silence, STORING_SECONDS)
         return manager.urlopen(
@@ -271,7 +296,7 @@ class Transport:
             request.url,
             redirect=False,
             headers=headers,
-            body=body.open() if body is not None and body.size else None,
+            body=_sent(body, watch) if body is not None and body.size else None,
             retries=False,
             preload_content=False,
             decode_content=False,
@@ -313,6 +338,12 @@ class Transport:
                 self._sweep_later()
         if is_idle:
             self.close()
+
+
+def _sent(body: Body, watch: Watch) -> Iterator[bytes]:
+    """The body; when it is sent, the time for the answer begins."""
+    yield from body.open()
+    watch.deadline = time.monotonic() + STORING_SECONDS
 
 
 def _is_followed(method: str, status: int) -> bool:

@@ -202,6 +202,21 @@ def test_what_does_not_pass_is_not_waited_for(error: RegistryError) -> None:
     assert wait_before_next(error, 1) is None
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: " + OCI_MANIFEST.encode() + b"\r\nContent-Length: 43\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [0, 1, 9, 20, len(HEAD) - 25, len(HEAD) - 3, len(HEAD), len(HEAD) + 1, len(HEAD) + 42])
+def test_a_document_that_breaks_off_anywhere_is_asked_for_again(sent: int, server: Server, connect: Connect) -> None:
+    def cut(handler: Handler, seen: Seen) -> bool:
+        handler.wfile.write((HEAD + MANIFEST)[:sent])
+        return handler.cut()
+
+    server.state.add_manifest("a/b", "1", media_type=OCI_MANIFEST, body=MANIFEST)
+    server.state.rules.append(times(2, cut))
+    assert connect(server).manifest("1")[1] == MANIFEST
+    assert len(server.state.seen) == 3
+
+
 def test_nobody_at_home_is_told_at_once(transport: Transport, connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -340,7 +355,7 @@ def test_a_source_that_cannot_be_read_is_no_fault_of_the_registry(server: Server
 
     with pytest.raises(OSError, match="Input/output error"):
         connect(server).upload(blob_of(b"x" * 5000), damaged)
-    assert sum(seen.method == "PUT" for seen in server.state.seen) == 1
+    assert sum(seen.method == "PUT" for seen in server.state.seen) <= 1
 
 
 # Nobody waits any more.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from corten.registry import auth, documents
+from corten.registry import attempts, auth, documents
+from corten.registry import connect as connect_module
+from corten.registry import transport as transport_module
 from corten.registry.client import Repository
 from corten.registry.credentials import Credentials
 from corten.registry.documents import UnsupportedManifest
 from corten.registry.endpoint import Endpoint
-from corten.registry.errors import RegistryError, RegistryUnauthorized, UntrustedContent
+from corten.registry.errors import ConnectionFailed, RegistryError, RegistryUnauthorized, UntrustedContent
 from corten.spec.image import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Descriptor
 from support import registryserver
 from support.registryserver import Handler, Rule, Seen, Server, digest_of
@@ -313,6 +317,116 @@ def test_a_line_of_a_head_without_end_is_left(server: Server, connect: Connect) 
     server.state.rules.append(lambda handler, seen: handler.answer(200, X_Long="x" * 1_000_000))
     with pytest.raises(RegistryError, match="headers are too long"):
         connect(server).resolve("1")
+
+
+@pytest.mark.parametrize("end", [b"X-More: 1\r\n" * 100, b"x" * 100_000])
+def test_trailers_without_end_are_left(end: bytes, server: Server, connect: Connect) -> None:
+    def trailing(handler: Handler, seen: Seen) -> bool:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"1\r\nx\r\n0\r\n" + end)
+        time.sleep(0.3)
+        return handler.cut()
+
+    server.state.rules.append(trailing)
+    with pytest.raises(RegistryError, match="trailers are too long"):
+        connect(server).tags()
+
+
+def test_preliminary_answers_without_end_are_left(server: Server, connect: Connect) -> None:
+    def ever(handler: Handler, seen: Seen) -> bool:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        time.sleep(0.1)
+        return handler.cut()
+
+    server.state.rules.append(ever)
+    with pytest.raises(RegistryError, match="too many 1xx"):
+        connect(server).tags()
+
+
+def slowly(*, head: bool) -> Rule:
+    """An answer that comes byte by byte, for ever."""
+
+    def rule(handler: Handler, seen: Seen) -> bool:
+        start = b"HTTP/1.1 200 OK\r\n" + (b"" if head else b"Transfer-Encoding: chunked\r\n\r\n1;")
+        with contextlib.suppress(OSError):
+            handler.wfile.write(start)
+            for _ in range(500):
+                handler.wfile.write(b"x")
+                time.sleep(0.01)
+        return handler.cut()
+
+    return rule
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["head", "body"])
+def test_a_byte_now_and_then_is_not_listened_to_for_ever(
+    head: bool, server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "HEAD_SECONDS", -4.9)  # with 5 to connect
+    monkeypatch.setattr(transport_module, "PIECE_SECONDS", 0.1)
+    monkeypatch.setattr(connect_module, "TICK", 0.05)
+    monkeypatch.setattr(attempts, "DOCUMENT_ATTEMPTS", 1)
+    server.state.rules.append(slowly(head=head))
+    before = time.monotonic()
+    with pytest.raises(ConnectionFailed):
+        connect(server).manifest("1")
+    assert time.monotonic() - before < 4
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://{trap}\\@{here}/x",
+        "http://{here}@{trap}/x",
+        "http://{trap}#@{here}/x",
+        "http://{trap}?@{here}/x",
+        "http:\\\\{trap}\\{here}/x",
+        "http://{here}%40{trap}/x",
+        "http://{here}\t@{trap}/x",
+    ],
+)
+def test_no_spelling_of_a_redirect_takes_credentials_along(
+    target: str, server: Server, trap: Server, connect: Connect
+) -> None:
+    """Two readers of one URL may see two hosts in it: the one that decides and the one that connects."""
+    here, there = (f"127.0.0.1:{each.port}" for each in (server, trap))
+    location = target.replace("{here}", here).replace("{trap}", there)
+    away = redirects(lambda seen: location)
+    server.state.rules += [wants_basic, lambda handler, seen: "blobs" in seen.path and away(handler, seen)]
+    with pytest.raises(RegistryError):
+        read(connect(server, credentials=SOMEBODY), blob_of(b"layer"))
+
+
+def test_a_secret_that_cannot_be_sent_is_not_shown(server: Server, connect: Connect) -> None:
+    with pytest.raises(RegistryError) as caught:
+        connect(server, credentials=Credentials(registry_token="secret\r\nX-Other: 1")).resolve("1")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(RegistryError) as caught:
+        connect(Endpoint(server.url, headers=(("X-Key", "secret\r\nX-Other: 1"),))).resolve("1")
+    assert "secret" not in str(caught.value)
+    assert not server.state.seen
+
+
+def test_a_registry_cannot_ask_for_a_token_that_does_more(server: Server, connect: Connect) -> None:
+    asked = 'Bearer realm="{}/token",service="x",scope="repository:a/b:pull repository:a/b:push,delete registry:x:*"'
+    with registryserver.serving() as tokens:
+        tokens.state.rules.append(lambda handler, seen: handler.answer(200, b'{"token": "good"}'))
+        told = asked.format(tokens.url)
+        server.state.rules.append(lambda handler, seen: handler.refuse(401, "UNAUTHORIZED", WWW_Authenticate=told))
+        with pytest.raises(RegistryUnauthorized):
+            connect(server, credentials=SOMEBODY).tags()
+        scopes = {scope for seen in tokens.state.seen for scope in seen.query["scope"]}
+    assert scopes == {"repository:a/b:pull"}
+
+
+def test_a_long_list_of_links_costs_no_time(server: Server, connect: Connect) -> None:
+    links = "<a>;x=1 " * 7000
+    server.state.rules.append(lambda handler, seen: handler.answer(200, b'{"tags": ["a"]}', Link=links))
+    before = time.process_time()
+    assert connect(server).tags() == ["a"]
+    assert time.process_time() - before < 1
 
 
 def test_words_of_a_registry_reach_nobody_with_control_characters(server: Server, connect: Connect) -> None:
