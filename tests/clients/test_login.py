@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from clients.api import Api
@@ -170,6 +172,32 @@ def test_what_corten_keeps_is_what_docker_keeps(lab: Lab, tmp_path: Path, server
         kept[program.name] = entry | ({"identitytoken": "<token>"} if "identitytoken" in entry else {})
     docker, corten = kept.values()
     assert corten == docker
+
+
+def test_docker_py_logs_in_and_pulls(lab: Lab) -> None:
+    reference = pullimages.busybox().push(lab.basic, "py/stone", "1")
+    client = lab.engine.client()
+    try:
+        with pytest.raises(docker.errors.APIError, match="401 Unauthorized"):
+            client.login(USER, "wrong", registry=lab.basic.host)
+        with pytest.raises(docker.errors.APIError, match="no basic auth credentials"):
+            client.images.pull(reference)
+        assert client.login(USER, PASSWORD, registry=lab.basic.host)["Status"] == "Login Succeeded"
+        assert client.images.pull(reference).tags == [reference]  # by the login that docker-py remembers
+        client.images.remove(reference)
+    finally:
+        client.close()
+
+
+def test_no_secret_is_in_the_log(lab: Lab) -> None:
+    body = {"username": USER, "password": PASSWORD}
+    for server in ("basic", "tokens", "proxied"):
+        Api(lab.engine.socket).ok("POST", "/auth", body | {"serveraddress": lab.servers()[server]})
+    text = lab.engine.log.read_text()
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    proxy = base64.b64encode(b"me:p:w").decode()
+    assert "Reloaded configuration" in text
+    assert not [secret for secret in (PASSWORD, basic, proxy, PROXY_USER, "Bearer ") if secret in text]
 
 
 def test_each_command_line_takes_over_the_others_login(lab: Lab, tmp_path: Path) -> None:

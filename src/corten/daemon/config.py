@@ -58,6 +58,11 @@ RELOADABLE: Final = (
     "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
 )  # fmt: skip
 
+_IN_EVENTS: Final = (
+    "debug", "default-runtime", "insecure-registries", "labels", "max-concurrent-downloads", "max-concurrent-uploads",
+    "max-download-attempts", "registry-mirrors",
+)  # fmt: skip
+
 File = Mapping[str, Any]
 _U64: Final = (1 << 64) - 1
 
@@ -372,6 +377,13 @@ def reloaded(before: Settings, after: Settings) -> Settings:
     origins |= {key: value for key, value in after.origins.items() if key in RELOADABLE}
     values = {KEYS[key][0]: getattr(after, KEYS[key][0]) for key in RELOADABLE}
     return replace(before, origins=origins, node=after.node, **values)
+
+
+def event_attributes(made: Settings) -> dict[str, str]:
+    """What dockerd's event `reload` says of the settings that it takes over: texts, all else as JSON."""
+    values = {key: getattr(made, KEYS[key][0]) for key in _IN_EVENTS}
+    values |= {"live-restore": True, "runtimes": " ".join(name for name, one in made.runtimes.items() if one.path)}
+    return {key: one if isinstance(one, str) else msgspec.json.encode(one).decode() for key, one in values.items()}
 
 
 def shown(made: Settings) -> str:

@@ -157,7 +157,8 @@ class Daemon:
         _set_level(parts.settings)
         text = config.shown(parts.settings)
         log.info("Reloaded configuration: %s", text)
-        attributes = {"name": parts.machine.hostname, "configuration": text}
+        more = config.event_attributes(parts.settings)
+        attributes = {**more, "name": parts.machine.hostname, "configuration": text}
         parts.bus.publish(Event(type="daemon", action="reload", id=parts.engine_id, attributes=attributes))
 
 

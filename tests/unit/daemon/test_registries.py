@@ -147,5 +147,21 @@ def test_a_reload_takes_over_limits_and_mirrors_and_leaves_proxies() -> None:
     assert (found.max_concurrent_downloads, found.registry_mirrors, found.http_proxy) == (9, ("http://a/",), "")
 
 
+def test_the_event_of_a_reload_says_what_dockerds_does() -> None:
+    found = config.event_attributes(made({"registry-mirrors": ["http://a"], "labels": ["a=b"], "debug": True}))
+    assert found == {
+        "debug": "true",
+        "default-runtime": "corten",
+        "insecure-registries": "[]",
+        "labels": '["a=b"]',
+        "live-restore": "true",
+        "max-concurrent-downloads": "3",
+        "max-concurrent-uploads": "5",
+        "max-download-attempts": "5",
+        "registry-mirrors": '["http://a/"]',
+        "runtimes": "",
+    }
+
+
 def test_certificates_are_looked_for_beside_the_file_and_then_at_dockers_place() -> None:
     assert made({}).certs_dirs == ("/etc/corten/certs.d", "/etc/docker/certs.d")
