@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from corten.registry.client import Registry as Client
 from corten.registry.client import Repository
 from corten.registry.credentials import Credentials
 from corten.registry.endpoint import Endpoint, Tls
-from corten.registry.errors import ConnectionFailed, RegistryError, RegistryUnauthorized
+from corten.registry.errors import ConnectionFailed, RegistryError, RegistryUnauthorized, UntrustedContent
 from corten.registry.transport import Transport, TransportSettings
 from corten.spec.image import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, digest_of, encode
 from support.certificates import Authority
 from support.registries import PASSWORD, USER, Registry
+from support.registryserver import serving
 from support.tokenserver import TokenServer
 
 SOMEBODY = Credentials(USER, PASSWORD)
@@ -209,6 +211,50 @@ def test_a_certificate_of_ours_is_shown_where_it_is_wanted(transport: Transport)
         push_one(client(transport, registry, tls=shown).repository("a/b"))
         with pytest.raises(ConnectionFailed, match="remote error: tls: "):
             client(transport, registry).repository("a/b").resolve("1")
+
+
+def test_a_certificate_of_ours_is_not_shown_to_another_host(transport: Transport, tmp_path: Path) -> None:
+    with Registry(tls=True, client_certs=True) as other, serving(_server_context(other)) as server:
+        data = b"layer"
+        server.state.rules.append(
+            lambda handler, seen: handler.answer(307, Location=f"{other.url}/v2/a/b/blobs/{digest_of(data)}")
+        )
+        pair = other.client_pair()
+        shown = Tls((str(other.ca),), ((str(pair.cert), str(pair.key)),))
+        there = Client(transport, [Endpoint(server.url, tls=shown)], credentials=SOMEBODY, cancel=Cancel())
+        with pytest.raises(ConnectionFailed, match="remote error: tls: "):
+            received(there.repository("a/b"), blob_of(data))
+
+
+def _server_context(registry: Registry) -> ssl.SSLContext:
+    """A server that the clients of `registry` trust."""
+    assert registry.authority is not None
+    pair = registry.authority.issue("other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    return context
+
+
+def test_a_password_does_not_go_to_a_token_server_without_tls(transport: Transport, tmp_path: Path) -> None:
+    tokens = TokenServer(Authority(tmp_path), {USER: PASSWORD})
+    with tokens, Registry(tls=True, tokens=tokens) as registry:
+        with pytest.raises(UntrustedContent, match="refusing to send credentials to a token server without TLS"):
+            client(transport, registry).repository("some/where").resolve("1")
+        assert not tokens.asked
+        with pytest.raises(RegistryError):
+            client(transport, registry, Credentials()).repository("public/image").resolve("1")
+        assert tokens.asked[0].account == ""
+
+
+def test_a_token_server_is_asked_by_tls(transport: Transport, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tokens = TokenServer(authority, {USER: PASSWORD}, tls=authority.issue("token server"))
+    with tokens, Registry(tls=True, tokens=tokens) as registry:
+        trusted = Tls(ca_files=(str(registry.ca), str(authority.ca)))
+        manifest, _ = push_one(client(transport, registry, tls=trusted).repository("some/where"))
+        assert client(transport, registry, tls=trusted).repository("some/where").resolve("1") == manifest
+        with pytest.raises(ConnectionFailed, match="certificate signed by unknown authority"):
+            client(transport, registry).repository("some/where").resolve("1")
 
 
 def test_a_download_goes_on_after_the_registry_was_killed(transport: Transport) -> None:
