@@ -184,9 +184,18 @@ def redis() -> Image:
 
 
 def nginx() -> Image:
-    """Debian's nginx-light over busybox and its libraries: five layers; serves /var/www/html at port 80."""
+    """Debian's nginx-light over busybox and its libraries: six layers; serves /var/www/html at port 80."""
     config = {"Cmd": ["nginx", "-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT"}
-    return image(_of_packages("nginx", ("nginx-light", "nginx-common", "nginx")), {**config, "Env": [PATH]})
+    # what the packages' scripts would do
+    made = [
+        images.directory("run"),
+        images.Entry("etc/passwd", images.PASSWD + b"www-data:x:33:33::/var/www:/bin/false\n"),
+        images.Entry("etc/group", images.GROUP + b"www-data:x:33:\n"),
+        images.Entry("etc/nginx/conf.d/site.conf", b"server { listen 80; root /var/www/html; }\n"),
+        images.Entry("var/www/html/index.html", b"Welcome to nginx\n"),
+    ]
+    layers = [*_of_packages("nginx", ("nginx-light", "nginx-common", "nginx")), images.layer(made)]
+    return image(layers, {**config, "Env": [PATH]})
 
 
 def schema1(repository: str, tag: str) -> bytes:
