@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from support.certificates import Authority
 from support.console import in_terminal
 from support.dockerd import DockerClient, Dockerd, client_environment
 from support.engine import CortenEngine
-from support.httpthread import listen
+from support.httpthread import HttpThread, listen
+from support.netns import NetNs
 from support.proxy import Proxy, Relay
 from support.registries import PASSWORD, USER, Registry
 from support.tokenserver import TokenServer
@@ -128,6 +130,52 @@ def test_a_certificate_of_nobody_known_is_refused(lab: Lab) -> None:
     start = f'Get "https://{lab.servers()["verified"]}/v2/": tls: failed to verify certificate: x509: certificate '
     assert theirs == f"{start}is valid for 127.0.0.1, not {ADDRESS}"  # Go looks at the name first, OpenSSL at the chain
     assert ours == f"{start}signed by unknown authority"
+
+
+def test_an_identity_token_proves_who_the_user_is(lab: Lab) -> None:
+    body = {"username": USER, "password": PASSWORD, "serveraddress": lab.tokens.host}
+    for token in ("", "wrong"):
+        answers = []
+        for engine in (lab.dockerd, lab.engine):
+            got = token or Api(engine.socket, "1.45").ok("POST", "/auth", body)["IdentityToken"]
+            answers.append(_auth(engine, {"identitytoken": got, "serveraddress": lab.tokens.host}))
+        assert answers[0] == answers[1]
+        assert ("Status" in answers[0]) == (not token)
+
+
+ODD = {
+    "nothing": (404, {}),
+    "broken": (500, {}),
+    "busy": (503, {"Retry-After": "0"}),
+    "no-challenge": (401, {}),
+    "digest": (401, {"WWW-Authenticate": 'Digest realm="x"'}),
+    "bearer-without-realm": (401, {"WWW-Authenticate": "Bearer service=x"}),
+    "denied": (403, {}),
+    "empty": (204, {}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_registry_is_told_as_by_dockerd(lab: Lab, name: str) -> None:
+    status, headers = ODD[name]
+    with _server(lab.engine.netns, status, headers) as server:
+        body = {"username": USER, "password": PASSWORD, "serveraddress": server.host}
+        theirs, ours = (_auth(one, body) for one in (lab.dockerd, lab.engine))
+    assert ours == theirs
+
+
+def _server(netns: NetNs, status: int, headers: dict[str, str]) -> HttpThread:
+    class Odd(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(key, value)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return HttpThread(Odd, netns=netns)
 
 
 def _auth(engine: DockerClient, body: Any) -> Any:

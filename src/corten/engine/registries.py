@@ -75,7 +75,7 @@ class Registries:
         except asyncio.CancelledError:
             cancel.cancel()
             raise
-        return {"IdentityToken": token, "Status": "Login Succeeded"}
+        return {"IdentityToken": token or config.identitytoken or "", "Status": "Login Succeeded"}
 
     def close(self) -> None:
         """Closes kept connections."""
