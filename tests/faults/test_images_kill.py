@@ -7,28 +7,22 @@ for is asked for again, and in the end nothing is left of it.
 from __future__ import annotations
 
 import random
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import images, imagestate, killpoints, paths, peers, process
-from support.dockerd import client_environment
+from support import images, killpoints, paths, process
 from support.engine import CortenEngine
 from support.faultlife import named
-from support.killpoints import Trace
+from support.imagekills import CALLS, NAME, Request, at_call, campaign, clear, judge
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import wait_for
 from support.warmup import warm_up
 
-CALLS = ("rename", "renameat2", "fsync", "syncfs", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "pwrite64")
 GATE_CALLS, GATE_MOMENTS = 2, 1
 SLOW_CALLS, SLOW_MOMENTS = 60, 20
-CLIENT_TIMEOUT_S = 60
-NAME, OTHER = "corten-test/mine:1", "corten-test/mine:2"
+OTHER = "corten-test/mine:2"
 SIZE = 3 << 20
 
 
@@ -65,17 +59,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A docker command in which the kill comes, what goes before it, and which names may be there after it."""
-
-    words: tuple[str, ...]
-    before: tuple[tuple[str, ...], ...] = ()
-    names: frozenset[str] = frozenset({NAME})
-    nameless: int = 0
-    """At most so many images without a name may be there."""
-
-
 def requests(folder: Path) -> dict[str, Request]:
     """By name."""
     first, second = (("load", "-i", str(folder / f"{whose}.tar")) for whose in ("first", "second"))
@@ -88,112 +71,7 @@ def requests(folder: Path) -> dict[str, Request]:
     }
 
 
-def client(engine: CortenEngine, words: Sequence[str]) -> subprocess.Popen[bytes]:
-    """The docker CLI, running."""
-    argv = [str(peers.docker_cli()), "-H", engine.host, *words]
-    null = subprocess.DEVNULL
-    return subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, env=client_environment())
-
-
-def prepare(engine: CortenEngine, request: Request) -> None:
-    """What goes before it."""
-    for words in request.before:
-        engine.docker(*words, check=True)
-
-
-def clear(engine: CortenEngine) -> None:
-    """Nothing but busybox is left."""
-    for one in imagestate.listed(engine):
-        for name in one["RepoTags"] or [one["Id"]]:
-            if name != images.BUSYBOX_REF:
-                engine.docker("rmi", "-f", name)
-
-
-def judge(engine: CortenEngine, request: Request) -> None:
-    """The engine is up again: what is there is whole and runs."""
-    imagestate.judge(engine)
-    found = imagestate.tags(engine)
-    assert images.BUSYBOX_REF in found
-    assert found <= request.names | {images.BUSYBOX_REF}, found
-    nameless = [one["Id"] for one in imagestate.listed(engine) if not one["RepoTags"]]
-    assert len(nameless) <= request.nameless, nameless
-    for name in (*found, *nameless):
-        command = [] if name != images.BUSYBOX_REF else ["true"]
-        done = engine.docker("run", "--rm", "--network", "none", name, *command, check=True)
-        assert done.stdout in ("first", "second", ""), done.stdout
-    engine.docker(*request.words)  # it may have been carried out: then it is refused
-    imagestate.judge(engine)
-
-
-Kill = Callable[[CortenEngine, Request], bool]
-
-
-def at_call(point: tuple[str, int]) -> Kill:
-    """When any thread enters its n-th call of that name."""
-
-    def kill(engine: CortenEngine, request: Request) -> bool:
-        with Trace(engine.pid, calls=CALLS, kill=point, follow=True) as trace:
-            running = client(engine, request.words)
-            running.wait(CLIENT_TIMEOUT_S)
-            is_dead = running.returncode != 0 and not engine.answers()
-            trace.end(died=is_dead)
-        return is_dead
-
-    return kill
-
-
-def after(seconds: float) -> Kill:
-    """At a moment."""
-
-    def kill(engine: CortenEngine, request: Request) -> bool:
-        running = client(engine, request.words)
-        time.sleep(seconds)
-        engine.kill9()
-        running.wait(CLIENT_TIMEOUT_S)
-        return True
-
-    return kill
-
-
-def counted(engine: CortenEngine, request: Request) -> tuple[list[tuple[str, int]], float]:
-    """(name, number) of every call of an undisturbed request, and the seconds that one takes without a tracer."""
-    prepare(engine, request)
-    with Trace(engine.pid, calls=CALLS, follow=True) as trace:
-        assert client(engine, request.words).wait(CLIENT_TIMEOUT_S) == 0
-        calls = trace.end()
-    clear(engine)
-    prepare(engine, request)
-    started = time.monotonic()
-    assert client(engine, request.words).wait(CLIENT_TIMEOUT_S) == 0
-    spent = time.monotonic() - started
-    clear(engine)
-    return sorted({(call.name, call.number) for call in calls}), spent
-
-
-def campaign(engine: CortenEngine, name: str, request: Request, *, calls: int, moments: int) -> None:
-    """Kills at samples of both kinds."""
-    points, spent = counted(engine, request)
-    imagestate.judge(engine)
-    before = Snapshot.take(Subject.of(engine))
-    chance = random.Random(killpoints.seed())
-    kills: dict[str, Kill] = {f"{point[0]} {point[1]}": at_call(point) for point in killpoints.sample(points, calls)}
-    for _ in range(moments):
-        seconds = chance.uniform(0, spent)
-        kills[f"after {seconds:.3f} s"] = after(seconds)
-    hit = 0
-    for where, kill in kills.items():
-        with named(f"{name}: {where}"):
-            prepare(engine, request)
-            hit += kill(engine, request)
-            engine.kill9()
-            engine.start()
-            judge(engine, request)
-            clear(engine)
-            expect_none(before)
-    killpoints.report(f"images, {name}", hit, len(points))
-
-
-GATE_NAMES = ("load in place of another", "rmi", "image prune")
+GATE_NAMES = ("load in place of another", "rmi")
 NAMES = ("load", "load in place of another", "rmi", "rmi of one name of two", "image prune")
 
 
