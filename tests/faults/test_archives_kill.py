@@ -1,6 +1,6 @@
 """kill -9 of cortend while it commits, imports, loads an index and saves: the image is there whole, or not at all.
 
-As `test_images_kill`, whose campaign this is; and a container that a commit froze goes on under the next cortend.
+As `test_images_kill`, of the same campaign; and a container that a commit froze goes on under the next cortend.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from faults.test_images_kill import GATE_CALLS, GATE_MOMENTS, NAME, SLOW_CALLS, SLOW_MOMENTS, Request, campaign, client
+from faults.test_images_kill import GATE_CALLS, GATE_MOMENTS, SLOW_CALLS, SLOW_MOMENTS
 from support import images, imagestate, peers
 from support import tarballs as t
 from support.dockerd import client_environment
 from support.engine import CortenEngine
+from support.imagekills import NAME, Request, campaign, client
 from support.process import wait_for
 from support.warmup import warm_up
 
