@@ -41,6 +41,7 @@ class Partial:
         self._have = 0
         self._until_space_check = 0
         self._is_whole = False
+        self._is_spoiled = False
         self._error: BaseException | None = None
 
     @property
@@ -120,9 +121,13 @@ class Partial:
         with suppress(FileNotFoundError):
             os.unlink(self.path)
 
+    def spoil(self) -> None:
+        """What came is of no use to a later pull: the file goes when the last one lets go of it."""
+        self._is_spoiled = True
+
     def close(self) -> None:
-        """Lets go of the file; one without content is removed."""
-        if not os.fstat(self._fd).st_size and not self._is_whole:
+        """Lets go of the file; one without content, or with content that nobody can use, is removed."""
+        if self._is_spoiled or (not os.fstat(self._fd).st_size and not self._is_whole):
             self.remove()
         os.close(self._fd)
 

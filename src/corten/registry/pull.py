@@ -244,7 +244,13 @@ class _Pull:
             partials = self._begin(found, layers, lines, unpacked_here, stack)
             arrivals = Arrivals(self._images.content, partials, lines, self._cancel)
             stack.callback(self._cancel.on_cancel(arrivals.wake))
-            self._unpack(layers, arrivals, lines, missing)
+            try:
+                self._unpack(layers, arrivals, lines, missing)
+            except InvalidArgument as error:
+                if not isinstance(error, RegistryError):  # an image that no attempt will unpack: keep nothing of it
+                    for partial in partials.values():
+                        partial.spoil()
+                raise
             self._take(partials, keep)
 
     def _begin(

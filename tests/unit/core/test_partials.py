@@ -149,3 +149,13 @@ def test_what_is_old_goes_unless_it_is_used(partials: Partials, tmp_path: Path) 
     assert partials.prune(older_than_s=3600) == 0
     assert partials.prune([f"sha256:{1:064}"]) == 5
     assert partials.sizes() == {f"sha256:{1:064}": 5}
+
+
+def test_what_was_spoiled_goes_with_its_last_user(partials: Partials) -> None:
+    partial = partials.open(DIGEST, len(DATA), "r")
+    partial.write(DATA)
+    partial.verify()
+    partial.spoil()
+    assert partials.sizes() == {DIGEST: len(DATA)}
+    partial.close()
+    assert partials.sizes() == {}

@@ -153,7 +153,7 @@ def errors(*said: tuple[str, str]) -> bytes:
             404,
             b"404 page not found\n",
             RegistryNotFound,
-            'error parsing HTTP 404 response body: invalid character \'4\' looking for beginning of value: "404 page'
+            "error parsing HTTP 404 response body: invalid character '4' looking for beginning of value: \"404 page"
             ' not found\\n"',
         ),
         (
