@@ -23,11 +23,12 @@ from urllib3.util import make_headers
 
 from corten.errors import InvalidArgument
 from corten.registry.cancel import Cancel
-from corten.registry.connect import Watch, Watchdog, manager_of, watched
+from corten.registry.connect import manager_of
 from corten.registry.endpoint import Tls, origin_of
 from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
 from corten.registry.failures import is_refused, words_of
 from corten.registry.proxies import Proxies
+from corten.registry.watch import Watch, Watchdog, watched
 
 CHUNK = 256 << 10
 HEAD_SECONDS = 60.0

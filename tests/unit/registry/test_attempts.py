@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -13,70 +12,25 @@ import pytest
 
 from corten.registry import attempts, download
 from corten.registry.attempts import retry_after, wait_before_next
-from corten.registry.cancel import Cancel, Cancelled
-from corten.registry.client import Registry, Repository
-from corten.registry.credentials import Credentials
+from corten.registry.client import Repository
 from corten.registry.endpoint import Endpoint
 from corten.registry.errors import (
     ConnectionFailed,
-    RegistryDenied,
     RegistryError,
     RegistryNotFound,
     RegistryUnavailable,
     coded,
     error_of,
 )
-from corten.registry.transport import Transport, TransportSettings
+from corten.registry.transport import Transport
 from corten.registry.upload import PIECE
-from corten.spec.image import OCI_MANIFEST, Descriptor
+from corten.spec.image import OCI_MANIFEST
 from support import registryserver
-from support.registryserver import Handler, Rule, Seen, Server, digest_of
+from support.registryrules import blob_of, cut_after, received, source, times
+from support.registryserver import Handler, Seen, Server, digest_of
 
 Connect = Callable[..., Repository]
 MANIFEST = b'{"schemaVersion":2,"config":{},"layers":[]}'
-
-
-def blob_of(data: bytes) -> Descriptor:
-    return Descriptor(media_type="application/octet-stream", digest=digest_of(data), size=len(data))
-
-
-def source(data: bytes) -> Callable[[int], Iterator[bytes]]:
-    return lambda offset: (data[at : at + 65_537] for at in range(offset, len(data), 65_537))
-
-
-def received(there: Repository, descriptor: Descriptor, waits: list[float] | None = None) -> bytes:
-    told = waits if waits is not None else []
-    with there.blob(descriptor, on_retry=told.append) as chunks:
-        return b"".join(chunks)
-
-
-def cut_after(data: bytes, pieces: list[int]) -> Rule:
-    """Answers with so many bytes of what is asked for, then breaks the line, as often as there are pieces."""
-
-    def rule(handler: Handler, seen: Seen) -> bool:
-        if seen.method != "GET" or not pieces:
-            return False
-        start = int(seen.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(data) - start))
-        if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        handler.end_headers()
-        handler.wfile.write(data[start : start + pieces.pop(0)])
-        return handler.cut()
-
-    return rule
-
-
-def times(count: int, rule: Rule) -> Rule:
-    """The rule, for the first `count` requests."""
-    left = [count]
-
-    def limited(handler: Handler, seen: Seen) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and rule(handler, seen)
-
-    return limited
 
 
 def test_a_broken_download_goes_on_where_it_broke(server: Server, connect: Connect) -> None:
@@ -356,68 +310,3 @@ def test_a_source_that_cannot_be_read_is_no_fault_of_the_registry(server: Server
     with pytest.raises(OSError, match="Input/output error"):
         connect(server).upload(blob_of(b"x" * 5000), damaged)
     assert sum(seen.method == "PUT" for seen in server.state.seen) <= 1
-
-
-# Nobody waits any more.
-
-
-def stuck(handler: Handler, seen: Seen) -> bool:
-    """Says nothing."""
-    time.sleep(3)
-    return handler.cut()
-
-
-def test_a_request_that_is_given_up_ends_at_once(server: Server, connect: Connect) -> None:
-    server.state.rules.append(stuck)
-    cancel = Cancel()
-    there = connect(server, cancel=cancel)
-    threading.Timer(0.1, cancel.cancel).start()
-    before = time.monotonic()
-    with pytest.raises(Cancelled):
-        there.resolve("1")
-    assert time.monotonic() - before < 2
-
-
-def test_a_download_that_is_given_up_ends_at_once(server: Server, connect: Connect) -> None:
-    def half(handler: Handler, seen: Seen) -> bool:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "100000")
-        handler.end_headers()
-        handler.wfile.write(b"x" * 1000)
-        return stuck(handler, seen)
-
-    server.state.rules.append(half)
-    cancel = Cancel()
-    before = time.monotonic()
-    with connect(server, cancel=cancel).blob(blob_of(b"x" * 100_000)) as chunks:
-        assert next(chunks) == b"x" * 1000
-        threading.Timer(0.1, cancel.cancel).start()
-        with pytest.raises(Cancelled):
-            next(chunks)
-    assert time.monotonic() - before < 2
-
-
-def test_a_wait_that_is_given_up_ends_at_once(server: Server, connect: Connect) -> None:
-    server.state.rules.append(lambda handler, seen: handler.refuse(429, "TOOMANYREQUESTS", Retry_After="50"))
-    cancel = Cancel()
-    threading.Timer(0.1, cancel.cancel).start()
-    with pytest.raises(Cancelled):
-        connect(server, cancel=cancel).resolve("1")
-
-
-def test_an_answer_that_does_not_come_is_not_waited_for(server: Server) -> None:
-    server.state.rules.append(stuck)
-    transport = Transport(TransportSettings(connect_timeout=1, read_timeout=0.1))
-    registry = Registry(transport, [Endpoint(server.url)], credentials=Credentials(), cancel=Cancel())
-    with pytest.raises(ConnectionFailed, match="deadline exceeded"):
-        registry.repository("a/b").resolve("1")
-    transport.close()
-
-
-def test_a_refusal_of_one_thing_is_none_of_another(server: Server, connect: Connect) -> None:
-    server.state.add_manifest("a/b", "1", media_type=OCI_MANIFEST, body=MANIFEST)
-    server.state.rules.append(lambda handler, seen: "tags" in seen.path and handler.refuse(403, "DENIED"))
-    there = connect(server)
-    with pytest.raises(RegistryDenied):
-        there.tags()
-    assert there.resolve("1")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from corten.registry import attempts, auth, documents
-from corten.registry import connect as connect_module
 from corten.registry import transport as transport_module
+from corten.registry import watch as watch_module
 from corten.registry.client import Repository
 from corten.registry.credentials import Credentials
 from corten.registry.documents import UnsupportedManifest
@@ -352,7 +352,7 @@ def slowly(*, head: bool) -> Rule:
         start = b"HTTP/1.1 200 OK\r\n" + (b"" if head else b"Transfer-Encoding: chunked\r\n\r\n1;")
         with contextlib.suppress(OSError):
             handler.wfile.write(start)
-            for _ in range(500):
+            for _ in range(6000):
                 handler.wfile.write(b"x")
                 time.sleep(0.01)
         return handler.cut()
@@ -366,13 +366,13 @@ def test_a_byte_now_and_then_is_not_listened_to_for_ever(
 ) -> None:
     monkeypatch.setattr(transport_module, "HEAD_SECONDS", -4.9)  # with 5 to connect
     monkeypatch.setattr(transport_module, "PIECE_SECONDS", 0.1)
-    monkeypatch.setattr(connect_module, "TICK", 0.05)
+    monkeypatch.setattr(watch_module, "TICK", 0.05)
     monkeypatch.setattr(attempts, "DOCUMENT_ATTEMPTS", 1)
     server.state.rules.append(slowly(head=head))
     before = time.monotonic()
     with pytest.raises(ConnectionFailed):
         connect(server).manifest("1")
-    assert time.monotonic() - before < 4
+    assert time.monotonic() - before < 30
 
 
 @pytest.mark.parametrize(
