@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,10 @@ CHANGES = (
     " mv /usr/bin /usr/moved; echo 1 > /etc/hostname2; rm -f /.dockerenv; touch /tmp/.wh.x; mkdir /bin/awk;"
     f" mkdir -p /{'long/' * 40}x"
 )
+FLAGS = (
+    *("-e", "X=y", "-e", "PATH=/bin", "--label", "own=1", "-w", "/tmp", "--expose", "81", "--stop-signal", "INT"),
+    *("--stop-timeout", "3", "-t", "-i", "--domainname", "d.example"),
+)
 CONTAINERS = ("done", "live", "fresh")
 
 
@@ -39,7 +44,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dockerd, Co
             mounts = ("-v", f"{bound}:/vol", "-v", f"{bound}/inside:/etc/bound", "--tmpfs", "/tt")
             engine.docker("run", "--name", "done", *mounts, IMAGE, "sh", "-c", CHANGES, check=True)
             script = f"{CHANGES}; touch /tt/x; exec sleep 1000"
-            engine.docker("run", "-d", "--name", "live", *mounts, IMAGE, "sh", "-c", script, check=True)
+            engine.docker("run", "-d", "--name", "live", *mounts, *FLAGS, IMAGE, "sh", "-c", script, check=True)
             engine.docker("create", "--name", "fresh", IMAGE, "true", check=True)
         yield theirs, ours
 
@@ -177,6 +182,20 @@ def test_what_was_committed_runs_in_the_other(both: tuple[Dockerd, CortenEngine]
         shown.append((done.returncode, done.stdout, done.stderr))
     assert shown[0] == shown[1]
     assert shown[0][1].startswith("hi\n/home/user:\nnew\n")
+
+
+def test_events_come_in_the_same_order(both: tuple[Dockerd, CortenEngine]) -> None:
+    told = []
+    for engine in both:
+        since = str(time.time())
+        engine.docker("commit", "live", "committed/events:1", check=True)
+        engine.docker("save", "committed/events:1", check=True)
+        engine.docker("export", "live", check=True)
+        shown = engine.docker(
+            "events", "--since", since, "--until", str(time.time()), "--format", "{{.Type}} {{.Action}}", check=True
+        )
+        told.append([line for line in shown.stdout.splitlines() if "health" not in line and "exec" not in line])
+    assert told[1] == told[0]
 
 
 TEXTS = """\

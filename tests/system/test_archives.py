@@ -154,7 +154,7 @@ def test_events_tell_of_archives(engine: CortenEngine) -> None:
     form = "{{.Type}} {{.Action}}"
     told = engine.docker("events", "--since", since, "--until", until, "--format", form, check=True).stdout.splitlines()
     assert told == [
-        *("container pause", "image tag", "container unpause", "container commit"),
+        *("container pause", "image tag", "container commit", "container unpause"),
         *("container export", "image save"),
     ]
     engine.corten("rm", "-f", "box", check=True)

@@ -70,9 +70,9 @@ class Commits:
         )
         async with self._still(container, pause):
             image = await self._committed(request)
-        shown = reference.familiar if reference is not None else ""
-        attributes = {"comment": comment, "imageID": image.id, "imageRef": shown}
-        self._parts.bus.publish(container_event(container.record, "commit", **attributes))
+            shown = reference.familiar if reference is not None else ""
+            attributes = {"comment": comment, "imageID": image.id, "imageRef": shown}
+            self._parts.bus.publish(container_event(container.record, "commit", **attributes))
         return {"Id": image.id}
 
     async def _committed(self, request: core.Request) -> Image:
