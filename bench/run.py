@@ -125,7 +125,7 @@ def _report(rows: list[Row]) -> str:
 def _programs() -> list[str]:
     """Every binary that was measured, with the digest of its bytes; for Corten also of all of its source."""
     versions = peers.versions()
-    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6", "containerd-shim-1.6")
+    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6", "containerd-shim-1.6", "podman", "docker-registry")
     lines = [f"- {name} {versions.get(name, '?')}: sha256 {digest(peers.binary(name))}" for name in names]
     cli = peers.docker_cli()
     version = subprocess.run([cli, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
