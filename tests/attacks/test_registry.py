@@ -103,7 +103,9 @@ def test_the_honest_registry_is_believed(transport: Transport) -> None:
         pulled(repository(transport, server))
 
 
-@pytest.mark.parametrize("name", lies.PROTOCOL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one == "a negative length" else ()) for one in lies.PROTOCOL]
+)
 def test_a_lie_ends_in_an_error_soon_and_small(transport: Transport, name: str) -> None:
     begun = time.monotonic()
     with serving(lies.PROTOCOL[name]) as server, pytest.raises((CortenError, AssertionError)) as caught:
@@ -118,6 +120,7 @@ def test_a_lie_ends_in_an_error_soon_and_small(transport: Transport, name: str) 
     assert time.monotonic() - begun < 45, "it took too long"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["silence about the manifest", "silence about a blob"])
 def test_silence_is_not_listened_to_for_ever(transport: Transport, name: str) -> None:
     with serving(lies.SLOW[name]) as server, pytest.raises(CortenError, match=r"(?i)time|deadline"):

@@ -47,6 +47,7 @@ def test_redis_of_five_layers_answers(engine: CortenEngine, registry: Registry) 
     engine.docker("rmi", reference, check=True)
 
 
+@pytest.mark.slow
 def test_nginx_of_six_layers_serves_and_stops_by_its_own_signal(engine: CortenEngine, registry: Registry) -> None:
     reference = pullimages.nginx().push(registry, "debian/nginx", "1")
     engine.docker("run", "-d", "--name", "nginx", reference, check=True)
