@@ -159,3 +159,23 @@ def test_events_tell_of_archives(engine: CortenEngine) -> None:
     ]
     engine.corten("rm", "-f", "box", check=True)
     engine.corten("rmi", "made:1", check=True)
+
+
+def test_a_load_tells_how_far_its_layers_are_unless_it_is_quiet(engine: CortenEngine, tmp_path: Path) -> None:
+    layers = [images.layer([images.Entry("large", bytes([number]) * (3 << 20))]) for number in (1, 2)]
+    path = tmp_path / "large.tar"
+    path.write_bytes(images.docker_archive(["large:1"], layers, {}))
+    argv = ["curl", "-s", "--unix-socket", str(engine.socket), "-X", "POST", "-T", str(path)]
+    told = []
+    for quiet in (1, 0):
+        url = f"http://d/images/load?quiet={quiet}"
+        said = subprocess.run([*argv, url], capture_output=True, text=True, check=True).stdout
+        told.append([json.loads(line) for line in said.splitlines()])
+        engine.corten("rmi", "large:1", check=True)
+    assert told[0] == [{"stream": "Loaded image: large:1\n"}]
+    *bars, last = told[1]
+    assert last == told[0][0]
+    assert {one["status"] for one in bars} == {"Loading layer"}
+    ends = {one["id"]: one["progressDetail"] for one in bars}
+    sizes = {t.digest(layer)[7:19]: len(layer) for layer in layers}
+    assert ends == {name: {"current": size, "total": size} for name, size in sizes.items()}

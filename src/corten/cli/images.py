@@ -16,6 +16,7 @@ from corten.cli.flags import Switch
 from corten.cli.imagetree import write_tree
 from corten.cli.moments import rfc3339
 from corten.cli.platforms import platform_query
+from corten.cli.progress import show
 from corten.cli.session import Session, pass_session
 from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
@@ -209,12 +210,12 @@ def load(
     session: Session, /, operands: tuple[str, ...], input_: str | None, quiet: bool, platform: tuple[str, ...]
 ) -> None:
     """Loads images."""
-    query = {"quiet": quiet, "platform": [platform_query(text) for text in platform]}
+    is_shown = not quiet and sys.stdout.isatty()
+    query = {"quiet": "0" if is_shown else "1", "platform": [platform_query(text) for text in platform]}
     if input_ is None and sys.stdin.isatty():
         raise Failure("requested load from stdin, but stdin is empty")
     with _opened(input_) as file:
-        for line in session.client.stream("POST", "/images/load", query=query, body=file):
-            _print_progress(line)
+        show(session.client.stream("POST", "/images/load", query=query, body=file))
 
 
 @click.command(
@@ -248,8 +249,7 @@ def import_(
     if change:
         query["changes"] = list(change)
     with contextlib.nullcontext() if is_address else _opened(None if source == "-" else source) as file:
-        for line in session.client.stream("POST", "/images/create", query=query, body=file):
-            _print_progress(line)
+        show(session.client.stream("POST", "/images/create", query=query, body=file))
 
 
 def _opened(path: str | None) -> Any:
@@ -259,13 +259,3 @@ def _opened(path: str | None) -> Any:
         return open(path, "rb")
     except OSError as error:
         raise Failure(f"open {path}: {(error.strerror or '').lower()}") from None
-
-
-def _print_progress(line: Mapping[str, Any]) -> None:
-    if "error" in line:
-        raise Failure(str(line["error"]))
-    if "stream" in line:
-        sys.stdout.write(line["stream"])
-    elif line.get("status") and not line.get("progressDetail"):
-        print(line["status"])
-    sys.stdout.flush()

@@ -13,8 +13,8 @@ is read once, as a stream; memory stays bounded.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from corten.core import gc
@@ -56,6 +56,9 @@ from corten.spec.image import (
 from corten.spec.reference import Reference, parse
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+Tell = Callable[[str, int, int], None]
+"""Diff id of a layer, bytes of its blob that are unpacked, bytes in all; called from several threads."""
+
 _INDEX_DEPTH = 4
 _IMAGES_MAX = 1024
 
@@ -91,6 +94,18 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
+class _Taking:
+    """One load under way; `before` collects blobs that a name meant before."""
+
+    members: Members
+    images: ImageStore
+    lease_id: str
+    limits: Limits
+    before: set[str]
+    tell: Tell
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """The platform to load, or, when nobody asked for one, this machine's for what has no name."""
 
@@ -109,9 +124,14 @@ def host_platform() -> Platform:
 
 
 def load(
-    chunks: Iterable[bytes], images: ImageStore, *, platform: Platform | None = None, limits: Limits = DEFAULT
+    chunks: Iterable[bytes],
+    images: ImageStore,
+    *,
+    platform: Platform | None = None,
+    limits: Limits = DEFAULT,
+    tell: Tell = lambda *_: None,
 ) -> list[Loaded]:
-    """Takes in every image of an archive, or those for `platform` alone.
+    """Takes in every image of an archive, or those for `platform` alone; `tell` hears how layers are unpacked.
 
     Raises:
         InvalidArgument: not an archive of images, damaged, or hostile.
@@ -126,8 +146,9 @@ def load(
             members.collect(chunks, limits)
             loaded: list[Loaded] = []
             asked = _Asked(platform or host_platform(), platform is not None)
+            taking = _Taking(members, images, lease.id, limits, before, tell)
             for group in _groups(members, asked):
-                loaded += _take_in(group, members, images, lease.id, limits, before)
+                loaded += _take_in(group, taking)
             if platform is not None and not loaded:
                 raise NotFound(f"archive holds no image for the requested platform ({platform_text(platform)})")
             return loaded
@@ -328,25 +349,41 @@ def _names(descriptor: Descriptor) -> tuple[Reference, ...]:
 # -- taking in
 
 
-def _take_in(
-    group: _Group, members: Members, images: ImageStore, lease_id: str, limits: Limits, before: set[str]
-) -> list[Loaded]:
-    """All of a group or nothing; blobs that a name meant before are added to `before`."""
-    prepared = [_prepare(planned, members, images, lease_id, limits) for planned in group.images]
+class _Told:
+    """The blobs of a manifest's layers, whose reading is told of."""
+
+    def __init__(self, taking: _Taking, manifest: Manifest, config: ImageConfig) -> None:
+        self._taking = taking
+        pairs = zip(manifest.layers, config.diff_ids, strict=True)
+        self._layers = {layer.digest: (diff_id, layer.size) for layer, diff_id in pairs}
+
+    def chunks(self, digest: str) -> Generator[bytes, None, None]:
+        """The blob piece by piece."""
+        diff_id, size = self._layers[digest]
+        done = 0
+        with closing(self._taking.images.content.chunks(digest)) as chunks:
+            for chunk in chunks:
+                yield chunk
+                done += len(chunk)
+                self._taking.tell(diff_id, done, size)
+
+
+def _take_in(group: _Group, taking: _Taking) -> list[Loaded]:
+    """All of a group or nothing."""
+    images = taking.images
+    prepared = [_prepare(planned, taking) for planned in group.images]
     for digest in group.beside:
-        members.known(digest)
+        taking.members.known(digest)
     with images.together() as tell:  # an image that is known may be on its way out
         made = [images.add(config, manifest, size=size) for config, manifest, size in prepared]
         for image in made:
             tell("load", image.id, {"name": image.id})
-        return _name(made[0], group, images, before)
+        return _name(made[0], group, images, taking.before)
 
 
-def _prepare(
-    planned: _Planned, members: Members, images: ImageStore, lease_id: str, limits: Limits
-) -> tuple[str, Descriptor, int]:
+def _prepare(planned: _Planned, taking: _Taking) -> tuple[str, Descriptor, int]:
     """Digest of the configuration, manifest and size of an image whose blobs and layers are there now."""
-    manifest = planned.manifest
+    manifest, members, images = planned.manifest, taking.members, taking.images
     config_blob = members.known(manifest.config.digest)
     config = parse_config(images.content.read(config_blob.digest))
     if len(manifest.layers) != len(config.diff_ids):
@@ -358,9 +395,9 @@ def _prepare(
             raise InvalidArgument(f"content of {layer.digest} has {blob.size} bytes, not {layer.size}")
     with images.lock:
         for chain_id in chain_ids(config.diff_ids):
-            images.leases.add(lease_id, SNAPSHOT, chain_id)
+            images.leases.add(taking.lease_id, SNAPSHOT, chain_id)
     layers = layers_of([layer.digest for layer in manifest.layers], config.diff_ids)
-    chain = unpack(layers, images.content, images.overlay, limits)
+    chain = unpack(layers, _Told(taking, manifest, config), images.overlay, taking.limits)
     manifest_blob = members.put(planned.data)
     size = sum(images.overlay.stat(chain_id).size for chain_id in chain)
     descriptor = Descriptor(manifest.media_type or OCI_MANIFEST, manifest_blob.digest, manifest_blob.size)

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from corten.core import archive, gc, importer, rmi
-from corten.core.images import new_tag
+from corten.core.images import new_tag, short_id
 from corten.engine.parts import Parts
+from corten.engine.relay import Tell, relayed
 from corten.engine.threads import in_own_thread
 from corten.errors import Internal
+from corten.spec import progress
 from corten.spec.image import Platform
 
 Json = dict[str, Any]
@@ -31,10 +33,22 @@ class Images:
         self, body: AsyncIterator[bytes], quiet: bool, platform: Platform | None = None
     ) -> AsyncIterator[Json]:
         """Lines of progress as Docker's; the last say what was loaded."""
-        images = self._parts.images
-        loaded = await _in_thread_with(body, lambda chunks: archive.load(chunks, images, platform=platform))
-        for line in archive.messages(loaded):
-            yield {"stream": line}
+        source = _Chunks(body, asyncio.get_running_loop())
+
+        def work(tell: Tell) -> None:
+            def layer(diff_id: str, current: int, total: int) -> None:
+                if not quiet:
+                    tell(progress.moved("Loading layer", short_id(diff_id), current=current, total=total))
+
+            loaded = archive.load(iter(source), self._parts.images, platform=platform, tell=layer)
+            for line in archive.messages(loaded):
+                tell({"stream": line})
+
+        try:
+            async for message in relayed("archive", work, stop=source.close):
+                yield message
+        finally:
+            source.close()
 
     async def import_rootfs(
         self, body: AsyncIterator[bytes], repo: str, tag: str, message: str, changes: Sequence[str], platform: str
