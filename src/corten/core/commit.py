@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -77,7 +78,8 @@ def commit(
             base = _base(request, images, lease.id)
             manifest = images.manifest(base)
             _require_room(request, images, limits)
-            blob = images.content.ingest(_watched(_layer(request, images, limits), images, check, limits), keep=keep)
+            with closing(_layer(request, images, limits)) as chunks:
+                blob = images.content.ingest(_watched(chunks, images, check, limits), keep=keep)
             if not images.overlay.exists(request.container_id):
                 raise Conflict(f"container {request.container_id} was removed")
             is_empty = blob.digest == treetar.EMPTY_TAR
@@ -116,7 +118,7 @@ def _require_room(request: Request, images: ImageStore, limits: Limits) -> None:
         raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes would be free")
 
 
-def _layer(request: Request, images: ImageStore, limits: Limits) -> Iterator[bytes]:
+def _layer(request: Request, images: ImageStore, limits: Limits) -> Generator[bytes, None, None]:
     """The container's own layer, over those of its image: the init layer's files are no part of an image."""
     overlay = images.overlay
     parent = overlay.stat(request.container_id).parent

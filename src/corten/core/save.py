@@ -13,8 +13,8 @@ same bytes: entries in order of their names, of 1970, of root.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -133,7 +133,7 @@ def saved(images: ImageStore, wanted: Sequence[Wanted]) -> Iterator[Iterator[byt
     with ExitStack() as stack:
         lease = stack.enter_context(images.leases.held())
         files = _files(images, wanted, lease.id)
-        yield _chunks(images, files)
+        yield stack.enter_context(closing(_chunks(images, files)))
 
 
 def _files(images: ImageStore, wanted: Sequence[Wanted], lease_id: str) -> list[_File]:
@@ -210,7 +210,7 @@ def _blob_path(digest: str) -> str:
     return _BLOBS + digest.partition(":")[2]
 
 
-def _chunks(images: ImageStore, files: Sequence[_File]) -> Iterator[bytes]:
+def _chunks(images: ImageStore, files: Sequence[_File]) -> Generator[bytes, None, None]:
     yield _header(Kind.DIRECTORY, "blobs") + _header(Kind.DIRECTORY, _BLOBS.rstrip("/"))
     for file in files:
         yield _header(Kind.FILE, file.path, file.size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from corten.core.layered import VANISHED, Node, check_here, reopen
 from corten.core.limits import DEFAULT, Limits
@@ -37,7 +37,7 @@ _KINDS = {
 }
 
 
-def plain(nodes: Iterable[Node]) -> Iterator[bytes]:
+def plain(nodes: Iterable[Node]) -> Generator[bytes, None, None]:
     """The archive of `docker export`.  Raises OSError."""
     writer = _Writer(None)
     for node in nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 from corten.core import diff, layered, save, treetar
@@ -52,7 +52,8 @@ class Archives:
     def _exported(self, container_id: str) -> Iterator[Iterator[bytes]]:
         overlay = self._parts.snapshots
         with overlay.layers(container_id) as layer_fds:
-            yield treetar.plain(layered.merged(layer_fds))
+            with closing(treetar.plain(layered.merged(layer_fds))) as chunks:
+                yield chunks
             if not overlay.exists(container_id):
                 raise Conflict(f"container {container_id} was removed")
 

@@ -102,11 +102,15 @@ def test_the_platform_of_this_machine_is_chosen() -> None:
         return {"mediaType": spec.OCI_MANIFEST, "digest": DIGEST, "size": 1, "platform": platform}
 
     index = spec.parse_index(
-        json.dumps({"schemaVersion": 2, "manifests": [entry("arm64", "v8"), entry("amd64")]}).encode()
+        json.dumps(
+            {"schemaVersion": 2, "manifests": [entry("arm64", "v8"), entry("amd64"), entry("arm", "v7")]}
+        ).encode()
     )
     assert spec.select_platform(index, spec.Platform("amd64", "linux")) is index.manifests[1]
     assert spec.select_platform(index, spec.Platform("arm64", "linux")) is index.manifests[0]
-    assert spec.select_platform(index, spec.Platform("arm64", "linux", "v7")) is None
+    assert spec.select_platform(index, spec.Platform("aarch64", "linux", "v8")) is index.manifests[0]
+    assert spec.select_platform(index, spec.Platform("arm", "linux", "v7")) is index.manifests[2]
+    assert spec.select_platform(index, spec.Platform("arm", "linux", "v6")) is None
     assert spec.select_platform(index, spec.Platform("riscv64", "linux")) is None
 
 
