@@ -71,7 +71,7 @@ def test_verb_has_the_flags_of_dockers(verb: tuple[str, ...], used: set[tuple[st
     _seen.add(verb)
     unexplained = []
     for flag in theirs ^ ours:
-        rows = {("*", flag), (verb[-1] if verb else "", flag)} & set(EXPLAINED)
+        rows = {("*", flag), (verb[-1] if verb else "", flag), (" ".join(verb), flag)} & set(EXPLAINED)
         used |= rows
         if not rows:
             unexplained.append(("docker" if flag in theirs else "corten", flag))
