@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "port": (_C, "port"),
     "ps": ("corten.cli.ps", "ps"),
     "pull": ("corten.cli.pull", "pull"),
+    "push": ("corten.cli.push", "push"),
     "rename": (_C, "rename"),
     "restart": (_C, "restart"),
     "rm": (_C, "rm"),
@@ -81,6 +82,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "list": "images",
         "prune": (_D, "image_prune"),
         "pull": "pull",
+        "push": "push",
         "rm": "rmi",
         "save": "save",
         "tag": "tag",
@@ -95,10 +97,10 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "config", "context", "cp"),
-        *("manifest", "network", "node", "plugin", "push", "search", "secret", "service", "stack"),
+        *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust", "update", "volume"),
         *("container cp", "container stats"),
-        *("container update", "image build", "image push"),
+        *("container update", "image build"),
         *("system dial-stdio",),
     }
 )

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from corten import errors
-from corten.docker import archives, containers, images, system
+from corten.docker import archives, containers, images, registries, system
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -70,6 +70,8 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/images/{}/corten/mount", images.mount),
     ("GET", "/corten/mounts", images.mounts),
     ("POST", "/corten/unmount", images.unmount),
+    ("POST", "/images/{}/push", registries.push),
+    ("GET", "/distribution/{}/json", registries.distribution),
     ("GET", "/images/get", archives.save),
     ("GET", "/images/{}/get", archives.save),
 )
@@ -84,8 +86,6 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/containers/{}/checkpoints", "checkpoint create"),
     ("DELETE", "/containers/{}/checkpoints/{}", "checkpoint remove"),
     ("GET", "/images/search", "image search"),
-    ("POST", "/images/{}/push", "image push"),
-    ("GET", "/distribution/{}/json", "distribution inspect"),
     ("POST", "/build", "image build"),
     ("POST", "/build/cancel", "build cancel"),
     ("POST", "/session", "build session"),

@@ -36,6 +36,7 @@ from corten.engine.lifecycle import Lifecycle
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.parts import Parts
 from corten.engine.pulls import Pulls
+from corten.engine.pushes import Pushes
 from corten.engine.recovery import Recovery
 from corten.engine.removal import Removal
 from corten.engine.sharedmemory import SharedMemory
@@ -105,6 +106,7 @@ class Engine:
     def _serve_images(self, parts: Parts) -> None:
         images, views, archives = Images(parts), ImageViews(parts), Archives(parts)
         self.image_pull = Pulls(parts).pull
+        pushes = Pushes(parts)
         self.image_load = images.load
         self.image_import = images.import_rootfs
         self.image_import_url = WebImport(parts).import_url
@@ -117,6 +119,8 @@ class Engine:
         self.image_prune = ImagePrune(parts, views).prune
         mounts = ImageMounts(parts)
         self.image_mount, self.image_mounts, self.image_unmount = mounts.mount, mounts.mounts, mounts.unmount
+        self.image_push = pushes.push
+        self.distribution = pushes.distribution
         self.image_save = archives.save
         self.container_export = archives.export
         self.container_changes = archives.changes

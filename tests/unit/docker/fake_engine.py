@@ -21,6 +21,7 @@ from corten.errors import AlreadyExists, Conflict, Internal, InvalidArgument, No
 from corten.registry.credentials import AuthConfig, Credentials
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from corten.spec.image import Platform
+from corten.spec.reference import Reference
 
 IMAGE = "busybox:latest"
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -421,6 +422,18 @@ class FakeEngine:
         if not self.loaded:
             raise InvalidArgument("empty archive")
         yield {"stream": f"Loaded image: {digest.hexdigest()}\n"}
+
+    async def image_push(
+        self, name: Reference, credentials: Credentials, platform: Platform | None
+    ) -> AsyncIterator[Json]:
+        self.calls.append(("push", str(name), credentials, platform))
+        yield {"status": f"The push refers to repository [{name.name}]"}
+        if name.path != "library/busybox":
+            raise NotFound(f"An image does not exist locally with the tag: {name.familiar_name}")
+
+    async def distribution(self, ref: str, credentials: Credentials) -> Json:
+        self.calls.append(("distribution", ref, credentials))
+        return {"Descriptor": {"mediaType": "m", "digest": IMAGE_ID, "size": 5}, "Platforms": []}
 
     async def image_save(self, names: Sequence[str], platform: Platform | None) -> AsyncIterator[bytes]:
         self.calls.append(("save", list(names), platform))

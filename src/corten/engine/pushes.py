@@ -1,0 +1,87 @@
+"""`docker push`, and what a registry says of an image: on top of the registry's client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from corten.engine.parts import Parts
+from corten.engine.relay import Tell, relayed
+from corten.engine.threads import in_own_thread
+from corten.errors import Internal
+from corten.registry.cancel import Cancel
+from corten.registry.client import Repository
+from corten.registry.credentials import Credentials
+from corten.registry.describe import described
+from corten.registry.errors import RegistryUnavailable
+from corten.registry.hosts import Purpose
+from corten.registry.push import Push
+from corten.registry.slots import Slots
+from corten.registry.sources import BlobSources
+from corten.spec import progress
+from corten.spec.image import Platform
+from corten.spec.reference import Reference, parse_any
+
+Json = dict[str, Any]
+
+
+class Pushes:
+    """What one engine sends to registries, and asks them for its clients."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._sources = BlobSources(parts.images.database)
+        self._sources.sweep(parts.images.content)
+        self._slots = Slots(lambda: self._parts.settings.max_concurrent_uploads)
+
+    async def push(
+        self, name: Reference, credentials: Credentials, platform: Platform | None = None
+    ) -> AsyncIterator[Json]:
+        """ImagePush's messages.  A name without a tag stands for all tags of the repository."""
+        yield progress.status(f"The push refers to repository [{name.name}]")
+        cancel = Cancel()
+
+        def work(tell: Tell) -> None:
+            push = Push(
+                self._parts.images,
+                self._repository(name, Purpose.PUSH, credentials, cancel),
+                sources=self._sources,
+                slots=self._slots,
+                cancel=cancel,
+                tell=tell,
+            )
+            push.run(name, platform)
+
+        async for message in relayed("push", work, stop=cancel.cancel):
+            yield message
+
+    async def distribution(self, ref: str, credentials: Credentials) -> Json:
+        """DistributionInspect's answer.  Raises InvalidArgument; RegistryError and its kinds; Internal."""
+        name = parse_any(ref)
+        if not isinstance(name, Reference):
+            raise Internal("no manifest found for full image ID")
+        cancel = Cancel()
+
+        def work() -> Json:
+            source = self._repository(name, Purpose.PULL, credentials, cancel)
+            descriptor, platforms = described(source, name)
+            return {"Descriptor": msgspec.to_builtins(descriptor), "Platforms": [_shown(one) for one in platforms]}
+
+        try:
+            return await in_own_thread("distribution", work)
+        except RegistryUnavailable as error:  # dockerd answers 500
+            raise Internal(error.text) from error
+        finally:
+            cancel.cancel()
+
+    def _repository(self, name: Reference, purpose: Purpose, credentials: Credentials, cancel: Cancel) -> Repository:
+        registries = self._parts.registries
+        return registries.registry(name.domain, purpose, credentials=credentials, cancel=cancel).repository(name.path)
+
+
+def _shown(platform: Platform) -> Json:
+    """Go's ocispec.Platform: architecture and os always."""
+    out = {"architecture": platform.architecture, "os": platform.os}
+    return out | ({"variant": platform.variant} if platform.variant else {})
