@@ -106,12 +106,19 @@ def test_load_tag_and_rmi(door: DoorThread) -> None:
     assert door.docker("import", "-", "new:tag", stdin=b"tar").returncode == 0
 
 
+def test_push_shows_what_the_engine_tells_and_fails_with_its_error(door: DoorThread) -> None:
+    assert door.docker("push", "busybox:1").stdout == b"The push refers to repository [docker.io/library/busybox]\n"
+    done = door.docker("push", "reg.example/a/b:1")
+    assert (done.returncode, done.stderr) == (1, b"An image does not exist locally with the tag: reg.example/a/b\n")
+    names = [call[1] for call in door.harness.engine.calls if call[0] == "push"]
+    assert names == ["docker.io/library/busybox:1", "reg.example/a/b:1"]
+
+
 def test_what_is_not_supported_yet_says_so(door: DoorThread) -> None:
     for command, text in (
         (("network", "create", "n"), "network create is not supported yet"),
         (("volume", "create", "v"), "volume create is not supported yet"),
         (("swarm", "init"), "swarm init is not supported yet"),
-        (("push", "busybox"), "image push is not supported yet"),
     ):
         done = door.docker(*command)
         assert done.returncode != 0

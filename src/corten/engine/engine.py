@@ -47,6 +47,7 @@ from corten.engine.threads import in_own_thread
 from corten.engine.webimport import WebImport
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
+from corten.registry.sources import BlobSources
 from corten.shim.detach import parse_keys
 from corten.spec.docker import ContainerCreateRequest
 
@@ -105,8 +106,9 @@ class Engine:
 
     def _serve_images(self, parts: Parts) -> None:
         images, views, archives = Images(parts), ImageViews(parts), Archives(parts)
-        self.image_pull = Pulls(parts).pull
-        pushes = Pushes(parts)
+        sources = BlobSources(parts.images.database)
+        sources.sweep(parts.images.content)
+        pushes = Pushes(parts, sources)
         self.image_load = images.load
         self.image_import = images.import_rootfs
         self.image_import_url = WebImport(parts).import_url
@@ -119,6 +121,7 @@ class Engine:
         self.image_prune = ImagePrune(parts, views).prune
         mounts = ImageMounts(parts)
         self.image_mount, self.image_mounts, self.image_unmount = mounts.mount, mounts.mounts, mounts.unmount
+        self.image_pull = Pulls(parts, sources).pull
         self.image_push = pushes.push
         self.distribution = pushes.distribution
         self.image_save = archives.save

@@ -15,6 +15,7 @@ from corten.registry.downloads import Claims, Downloads
 from corten.registry.errors import RegistryError
 from corten.registry.hosts import Purpose
 from corten.registry.pull import Shared, pull
+from corten.registry.sources import BlobSources
 from corten.spec.platforms import parse_platform
 from corten.spec.reference import Reference, parse, parse_digest, parse_tag
 
@@ -26,8 +27,9 @@ _RESERVED = "scratch"
 class Pulls:
     """What one engine brings from registries.  Its pulls share what they fetch."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, sources: BlobSources) -> None:
         self._parts = parts
+        self._sources = sources
         downloads = Downloads(parts.images.content, concurrent=lambda: parts.settings.max_concurrent_downloads)
         self._shared = Shared(parts.images, downloads, Claims())
 
@@ -49,6 +51,7 @@ class Pulls:
                 )
                 repository = registry.repository(reference.path)
                 pull(self._shared, reference, repository, tell=tell, cancel=cancel, platform=wanted)
+                self._sources.note(reference, self._parts.images)
             except RegistryError as error:  # dockerd knows no better than 500 for what it has no words for
                 raise Internal(error.text) from error
 

@@ -10,12 +10,12 @@ import msgspec
 from corten.engine.parts import Parts
 from corten.engine.relay import Tell, relayed
 from corten.engine.threads import in_own_thread
-from corten.errors import Internal
+from corten.errors import CortenError, Internal
 from corten.registry.cancel import Cancel
 from corten.registry.client import Repository
 from corten.registry.credentials import Credentials
 from corten.registry.describe import described
-from corten.registry.errors import RegistryUnavailable
+from corten.registry.errors import NO_CREDENTIALS, RegistryError, RegistryUnauthorized, RegistryUnavailable
 from corten.registry.hosts import Purpose
 from corten.registry.push import Push
 from corten.registry.slots import Slots
@@ -30,10 +30,9 @@ Json = dict[str, Any]
 class Pushes:
     """What one engine sends to registries, and asks them for its clients."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, sources: BlobSources) -> None:
         self._parts = parts
-        self._sources = BlobSources(parts.images.database)
-        self._sources.sweep(parts.images.content)
+        self._sources = sources
         self._slots = Slots(lambda: self._parts.settings.max_concurrent_uploads)
 
     async def push(
@@ -44,6 +43,14 @@ class Pushes:
         cancel = Cancel()
 
         def work(tell: Tell) -> None:
+            try:
+                run(tell)
+            except RegistryError as error:
+                if error.text.endswith(NO_CREDENTIALS):  # dockerd leaves out at which URL
+                    raise RegistryUnauthorized(NO_CREDENTIALS) from error
+                raise
+
+        def run(tell: Tell) -> None:
             push = Push(
                 self._parts.images,
                 self._repository(name, Purpose.PUSH, credentials, cancel),
@@ -71,14 +78,20 @@ class Pushes:
 
         try:
             return await in_own_thread("distribution", work)
-        except RegistryUnavailable as error:  # dockerd answers 500
-            raise Internal(error.text) from error
+        except RegistryError as error:
+            raise _answered(error) from error
         finally:
             cancel.cancel()
 
     def _repository(self, name: Reference, purpose: Purpose, credentials: Credentials, cancel: Cancel) -> Repository:
         registries = self._parts.registries
         return registries.registry(name.domain, purpose, credentials=credentials, cancel=cancel).repository(name.path)
+
+
+def _answered(error: RegistryError) -> CortenError:
+    """dockerd knows no better than 500 when it was not the registry that refused."""
+    is_own = isinstance(error, RegistryUnavailable) or error.text.endswith(NO_CREDENTIALS)
+    return Internal(error.text) if is_own else error
 
 
 def _shown(platform: Platform) -> Json:

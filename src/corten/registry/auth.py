@@ -26,7 +26,7 @@ from corten.registry.cancel import Cancel
 from corten.registry.challenge import Challenge, parse_challenges
 from corten.registry.credentials import Credentials
 from corten.registry.endpoint import Endpoint, Tls, origin_of
-from corten.registry.errors import RegistryError, RegistryUnauthorized, UntrustedContent, error_of
+from corten.registry.errors import NO_CREDENTIALS, RegistryError, RegistryUnauthorized, UntrustedContent, error_of
 from corten.registry.transport import Answer, Request, Transport, body_of
 
 CLIENT_ID = "docker"
@@ -101,7 +101,7 @@ class Authorizer:
 
     def _learn_basic(self, challenge: Challenge, shown: str) -> bool:
         if not self._credentials.basic:
-            raise RegistryUnauthorized("no basic auth credentials", status=401)
+            raise RegistryUnauthorized(NO_CREDENTIALS, status=401)
         if shown == self._credentials.basic:
             return False
         with self._lock:

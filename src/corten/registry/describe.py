@@ -23,6 +23,7 @@ from corten.spec.reference import Reference
 class Source(Protocol):
     """What this needs of `registry.client.Repository`."""
 
+    def resolve(self, reference: str) -> Descriptor: ...
     def manifest(self, reference: str, *, want: Descriptor | None = None) -> tuple[Descriptor, bytes]: ...
     def blob(self, descriptor: Descriptor) -> AbstractContextManager[Iterator[bytes]]: ...
 
@@ -32,7 +33,8 @@ def described(source: Source, name: Reference) -> tuple[Descriptor, list[Platfor
 
     Raises RegistryError and its kinds; UntrustedContent when something is not what it should be.
     """
-    descriptor, body = source.manifest(name.digest or name.tagged().tag)
+    found = source.resolve(name.digest or name.tagged().tag)
+    descriptor, body = source.manifest(found.digest, want=found)
     if descriptor.media_type in INDEXES:
         return descriptor, [one.platform or Platform() for one in parse_index(body).manifests]
     config = parse_config(_document(source, parse_manifest(body).config))

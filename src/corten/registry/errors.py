@@ -35,6 +35,8 @@ TEXT_MAX = 2048
 """Characters of a stranger's message that reach a user or a log."""
 
 UNKNOWN = "UNKNOWN"
+NO_CREDENTIALS = "no basic auth credentials"
+"""What is said, behind the URL, to a user who is not logged in (distribution registry/client/auth)."""
 
 # Codes with the words that stand for a message when the registry sends none (distribution registry/api).
 CODES: dict[str, str] = {

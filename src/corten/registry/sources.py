@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from corten.core.content import ContentStore
+from corten.core.images import ImageStore
 from corten.core.metadata import Database
+from corten.errors import CortenError
 from corten.spec.reference import Reference
 
 CANDIDATES_MAX = 4
@@ -44,6 +47,13 @@ class BlobSources:
                 "INSERT OR REPLACE INTO blob_sources VALUES (?, ?, ?, ?)",
                 [(digest, name.domain, name.path, now_ns) for digest in digests],
             )
+
+    def note(self, name: Reference, images: ImageStore) -> None:
+        """Notes that the repository of `name`, which was pulled from, has the layers of its images here."""
+        for image in images.list():
+            if any(one.is_canonical and one.name == name.name for one in image.references):
+                with suppress(CortenError):  # a damaged manifest
+                    self.add(name, images.layer_blobs(image))
 
     def repositories(self, digest: str, name: Reference) -> Sequence[str]:
         """Paths of other repositories of the registry of `name` that had the blob, the latest first."""
