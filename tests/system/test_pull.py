@@ -245,3 +245,14 @@ def test_a_client_that_goes_away_ends_its_pull(engine: CortenEngine, registry: R
         connection.close()
         wait_for(lambda: not staged(engine))
     assert not engine.docker("images", "-aq", check=True).stdout
+
+
+def test_a_platform_of_an_index_that_is_here_is_run_without_asking_again(
+    engine: CortenEngine, registry: Registry
+) -> None:
+    reference = pullimages.two_platforms().push(registry, "a/two", "1")
+    for platform in ("linux/amd64", "linux/arm64"):
+        engine.corten("pull", "-q", "--platform", platform, reference, check=True)
+    registry.kill()
+    done = engine.docker("run", "--rm", "--platform", "linux/amd64", reference, "echo", "ran")
+    assert done.stdout == "ran\n"

@@ -14,6 +14,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.core import journal as kinds
+from corten.core.archive import host_platform
 from corten.core.images import Image
 from corten.core.init import init_layer
 from corten.engine import checks, effective, mountspec, names, oci
@@ -34,11 +35,11 @@ from corten.errors import (
     FailedPrecondition,
     Internal,
     InvalidArgument,
-    NotFound,
     NotModified,
     Unavailable,
 )
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
+from corten.spec.platforms import parse_platform
 
 Json = dict[str, Any]
 
@@ -97,8 +98,8 @@ class Lifecycle:
             raise InvalidArgument("no image specified")
         needed = [mount.source for mount in request.host_config.mounts or () if mountspec.needs_source(mount)]
         existing = {source for source in needed if await self._exists(source)}
-        image = parts.images.get(request.config.image)  # nothing is awaited from here on: an rmi finds it used
-        _check_platform(platform, image)
+        wanted = parse_platform(platform, host_platform()) if platform else None
+        image = parts.images.get(request.config.image, wanted)  # nothing is awaited from here on: an rmi finds it used
         decided, warnings = effective.decide(
             request,
             image.config.run,
@@ -435,16 +436,3 @@ async def _ended(waiter: Waiter, timeout_s: float | None) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _check_platform(platform: str, image: Image) -> None:
-    """`--platform`: the image's own is accepted."""
-    if not platform:
-        return
-    system, _, architecture = platform.partition("/")
-    config = image.config
-    wanted = (system, architecture.partition("/")[0])
-    if wanted[0] != config.os or (wanted[1] and wanted[1] != config.architecture):
-        was = f"{config.os}/{config.architecture}"
-        text = f"was found but does not match the specified platform: wanted {platform}, actual: {was}"
-        raise NotFound(f"image with reference {image.id} {text}")

@@ -254,16 +254,35 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[Digest, ...]:
 
 
 def select_platform(index: Index, wanted: Platform) -> Descriptor | None:
-    """The first manifest of `index` that runs on `wanted`, else the first that names no platform."""
-    unnamed = None
-    for descriptor in index.manifests:
-        if descriptor.media_type not in MANIFESTS and descriptor.media_type not in INDEXES:
-            continue
-        if descriptor.platform is None:
-            unnamed = unnamed or descriptor
-        elif runs_on(descriptor.platform, wanted):
-            return descriptor
-    return unnamed
+    """The manifest of `index` that runs best on `wanted`, else the first that names no platform."""
+    known = [one for one in index.manifests if one.media_type in MANIFESTS or one.media_type in INDEXES]
+    for accepted in _runnable(_exact(wanted)):
+        for descriptor in known:
+            if descriptor.platform is not None and _exact(descriptor.platform) == accepted:
+                return descriptor
+    return next((one for one in known if one.platform is None), None)
+
+
+def _exact(platform: Platform) -> Platform:
+    """Normalized, with the variant that `arm` alone means."""
+    found = normalized(platform)
+    return Platform("arm", found.os, "v7") if (found.architecture, found.variant) == ("arm", "") else found
+
+
+def _runnable(wanted: Platform) -> list[Platform]:
+    """What a normalized platform runs, best first (containerd platforms/compare.go, platformVector)."""
+    architecture, system = wanted.architecture, wanted.os
+    found = [wanted]
+    version = wanted.variant.removeprefix("v")
+    lower = int(version) - 1 if version.isdecimal() and len(version) < 3 else 0
+    if architecture == "amd64":
+        found += [normalized(Platform("amd64", system, f"v{number}")) for number in range(lower, 0, -1)]
+        found.append(Platform("386", system))
+    elif architecture == "arm":
+        found += [Platform("arm", system, f"v{number}") for number in range(lower, 4, -1)]
+    elif architecture == "arm64":
+        found += _runnable(Platform("arm", system, wanted.variant or "v8"))
+    return found
 
 
 def normalized(platform: Platform) -> Platform:

@@ -41,7 +41,7 @@ async def test_a_rename_that_comes_too_late_leaves_the_new_name_to_others(decide
 async def test_an_image_that_goes_while_a_bind_source_is_looked_at_makes_no_container() -> None:
     images = {"busybox"}
 
-    def get(name: str) -> object:
+    def get(name: str, platform: object) -> object:
         if name not in images:
             raise NotFound(f"No such image: {name}")
         return SimpleNamespace(id="i")

@@ -114,6 +114,31 @@ def test_the_platform_of_this_machine_is_chosen() -> None:
     assert spec.select_platform(index, spec.Platform("riscv64", "linux")) is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (("amd64", ""), ("amd64", "")),
+        (("amd64", "v3"), ("amd64", "v2")),
+        (("arm", ""), ("arm", "v7")),
+        (("arm", "v6"), ("arm", "v6")),
+        (("arm", "v5"), None),
+        (("arm64", ""), ("arm", "v7")),
+    ],
+)
+def test_the_best_variant_that_runs_is_chosen_as_containerd_does(
+    wanted: tuple[str, str], found: tuple[str, str] | None
+) -> None:
+    offered = [("386", ""), ("arm", "v6"), ("arm", "v7"), ("amd64", "v2"), ("amd64", "")]
+    manifests = [
+        spec.Descriptor(spec.OCI_MANIFEST, DIGEST, number, platform=spec.Platform(architecture, "linux", variant))
+        for number, (architecture, variant) in enumerate(offered)
+    ]
+    chosen = spec.select_platform(
+        spec.Index(schema_version=2, manifests=manifests), spec.Platform(wanted[0], "linux", wanted[1])
+    )
+    assert (offered[chosen.size] if chosen else None) == found
+
+
 def test_chain_ids_are_the_specifications() -> None:
     one, two = spec.digest_of(b"1"), spec.digest_of(b"2")
     assert spec.chain_ids([]) == ()
