@@ -159,6 +159,10 @@ class ContentStore:
         except FileNotFoundError:
             raise NotFound(f"content {digest}: not found") from None
 
+    def digests(self) -> frozenset[str]:
+        """Those of all blobs."""
+        return frozenset(f"{_ALGORITHM}:{name}" for name in os.listdir(self._blobs))
+
     def blobs(self) -> Iterator[Blob]:
         """Every blob, in no order."""
         with os.scandir(self._blobs) as entries:

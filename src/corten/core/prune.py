@@ -41,9 +41,9 @@ def candidates(
     partners = _partners(every)
     found = []
     for image in every:
-        is_kept = not partners[image.id].isdisjoint(used) or bool(image.reached_by)
-        is_between = not image.references and bool(images.children(image.id))
-        if not is_kept and not is_between and (is_all or image.is_dangling) and wanted(image):
+        is_used = not partners[image.id].isdisjoint(used)
+        is_between = not image.references and (bool(image.reached_by) or bool(images.children(image.id)))
+        if not is_used and not is_between and (is_all or image.is_dangling) and wanted(image):
             found.append(image)
     return found
 

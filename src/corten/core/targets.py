@@ -111,7 +111,7 @@ class Targets:
 
         Of an index inside that is not here its own descriptor is given.  Raises CortenError when a document is damaged.
         """
-        return list(self._walk(descriptor, set(), ()))
+        return list(self._walk(descriptor, set(), (), self._content.has))
 
     def reached(self) -> dict[str, tuple[Reference, ...]]:
         """Images by id, with the names whose index has them though they point to another image.
@@ -161,26 +161,30 @@ class Targets:
 
     def _reach(self) -> dict[str, tuple[Reference, ...]]:
         found: dict[str, tuple[Reference, ...]] = {}
-        for target in self.all():
-            if not target.is_index:
-                continue
+        indexes = [target for target in self.all() if target.is_index]
+        here = self._content.digests() if indexes else frozenset()  # one listing: an index has a dozen manifests
+        for target in indexes:
             try:
-                ids = {one.image_id for one in self.variants(target.descriptor)} - {"", target.image_id}
+                variants = list(self._walk(target.descriptor, set(), (), here.__contains__))
+                ids = {one.image_id for one in variants} - {"", target.image_id}
             except CortenError:
                 continue
             for image_id in ids:
                 found[image_id] = (*found.get(image_id, ()), target.reference)
         return found
 
-    def _walk(self, descriptor: Descriptor, seen: set[str], parents: tuple[str, ...]) -> Iterator[Variant]:
+    def _walk(
+        self, descriptor: Descriptor, seen: set[str], parents: tuple[str, ...], has: Callable[[str], bool]
+    ) -> Iterator[Variant]:
         if descriptor.digest in seen:
             return
         seen.add(descriptor.digest)
-        if descriptor.media_type in INDEXES and len(parents) <= _DEPTH_MAX and self._content.has(descriptor.digest):
+        if descriptor.media_type in INDEXES and len(parents) <= _DEPTH_MAX and has(descriptor.digest):
             for inner in self._index(descriptor.digest).manifests:
-                yield from self._walk(inner, seen, (*parents, descriptor.digest))
+                yield from self._walk(inner, seen, (*parents, descriptor.digest), has)
         elif descriptor.media_type in MANIFESTS | INDEXES:
-            image_id = self._config_of(descriptor.digest) if descriptor.media_type in MANIFESTS else ""
+            is_here = descriptor.media_type in MANIFESTS and has(descriptor.digest)
+            image_id = self._config_of(descriptor.digest) if is_here else ""
             yield Variant(descriptor, descriptor.platform or Platform(), image_id, parents)
 
     def _index(self, digest: str) -> Index:
@@ -189,8 +193,6 @@ class Targets:
         return self._indexes[digest]
 
     def _config_of(self, digest: str) -> str:
-        if not self._content.has(digest):
-            return ""
         if digest not in self._configs:
             self._configs[digest] = self.manifest(digest).config.digest
         return self._configs[digest]

@@ -44,13 +44,12 @@ class ImageViews:
     async def rows(self, all: bool, filters: Filters, shared_size: bool, manifests: bool) -> list[Json]:
         """Rows of `docker images`; of an image's names those that a `reference` filter asks for.
 
-        Images without a name that others are built on, or that an index of a name has, are listed with `all` only.
+        Images without a name that others are built on, or that an index of a name has, are listed with `all` only; with
+        `manifests` also those that have a digest for a name, for they stand below the tag.
         """
         check_keys(filters, _LIST_FILTERS)
         found = await sift(filters, lambda wanted: self._rows(wanted, all, shared_size), filters)
-        if manifests:
-            await in_own_thread("manifests", lambda: self._add_manifests(found))
-        return found
+        return await in_own_thread("manifests", lambda: self._with_manifests(found, all)) if manifests else found
 
     def _rows(self, filters: Filters, all: bool, shared_size: bool) -> list[Json]:
         patterns = _patterns(filters)
@@ -122,9 +121,11 @@ class ImageViews:
 
     # Manifests behind a name
 
-    def _add_manifests(self, rows: Sequence[Json]) -> None:
-        for row in rows:
-            row["Manifests"] = self._manifests(msgspec.convert(row["Descriptor"], Descriptor))
+    def _with_manifests(self, rows: Sequence[Json], all: bool) -> list[Json]:
+        reached = self._parts.images.targets.reached()
+        below = {image_id for image_id, names in reached.items() if any(name.tag for name in names)}
+        kept = [row for row in rows if all or row["RepoTags"] or row["Id"] not in below]
+        return [{**row, "Manifests": self._manifests(msgspec.convert(row["Descriptor"], Descriptor))} for row in kept]
 
     def _manifests(self, target: Descriptor) -> list[Json]:
         """ImageManifestSummary of each manifest.  None of them when a document is damaged."""

@@ -95,3 +95,19 @@ def test_the_last_use_is_the_latest_of_all_uses(store: ImageStore) -> None:
     assert prune.last_use_ns(image) == image.added_ns > 0
     store.touch(image.id)
     assert prune.last_use_ns(store.get("a:1")) > image.added_ns
+
+
+def test_two_images_of_one_index_with_a_name_each_go_both(store: ImageStore) -> None:
+    amd, arm = loaded(store, BASE, ONE), loaded(store, BASE, TWO, architecture="arm64")
+    manifests = [Descriptor(x.manifest.media_type, x.manifest.digest, x.manifest.size) for x in (amd, arm)]
+    blob = store.content.put(encode(Index(schema_version=2, manifests=manifests, media_type=OCI_INDEX)))
+    target = Descriptor(OCI_INDEX, blob.digest, blob.size)
+    store.point(parse("a:1"), amd.id, target=target)
+    store.point(parse(f"a@{blob.digest}"), arm.id, target=target)
+    assert chosen(store) == set()
+    assert chosen(store, amd, is_all=True) == chosen(store, arm, is_all=True) == set()
+    assert chosen(store, is_all=True) == {amd.id, arm.id}
+    store.unpoint(parse("a:1"))
+    assert chosen(store) == {arm.id}
+    remove_image(store, arm.id, [])
+    assert not store.all()
