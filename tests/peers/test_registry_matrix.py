@@ -5,6 +5,8 @@ docker CLI and docker-py before dockerd and before Corten, the corten CLI, podma
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,7 +84,7 @@ def split(reference: str) -> tuple[str, str]:
 def pairs() -> Iterator[object]:
     """All of them; the short run has each peer both ways with one way to Corten, and those ways among themselves."""
     everybody = (*PEERS, *OURS)
-    for pusher in PEERS:
+    for pusher in everybody:
         for puller in everybody:
             is_short = ({pusher, puller} & {SHORT} and {pusher, puller} & {*PEERS}) or pusher == puller in OURS
             yield pytest.param(pusher, puller, marks=() if is_short else pytest.mark.slow)
@@ -123,3 +125,26 @@ def test_every_form_of_an_image_is_pulled_with_its_own_digest(lab: Lab, form: st
         pytest.skip(f"{puller} knows no {form}")
     reference = FORMS[form]().push(lab.registry, f"forms/{form.lower().replace(' ', '-')}", "1")
     assert lab.clients[puller].pull(reference) == lab.stored(reference)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("client", shortly([*OURS, "skopeo"]))
+def test_what_was_pulled_is_pushed_with_the_same_digest(lab: Lab, form: str, client: str) -> None:
+    source = FORMS[form]().push(lab.registry, f"again/{form.lower().replace(' ', '-')}", "1")
+    target = f"{source.removesuffix(':1')}-{client.lower().replace(' ', '-')}:2"
+    digest = lab.clients[client].push_again(source, target)
+    assert digest == lab.registry.digest(*split(target))
+    assert lab.stored(target).config == lab.stored(source).config
+    if "index" not in form or client == "skopeo":
+        assert digest == lab.registry.digest(*split(source))
+
+
+@pytest.mark.parametrize("client", OURS)
+def test_a_file_is_the_same_on_the_other_side(lab: Lab, client: str) -> None:
+    reference = lab.pushed(client)
+    layer = lab.registry.get_manifest(*split(reference)).json()["layers"][-1]["digest"]
+    blob = lab.registry.request("GET", f"/v2/{split(reference)[0]}/blobs/{layer}").body
+    with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+        stream = archive.extractfile("whose")
+        assert stream is not None
+        assert stream.read() == client.encode()

@@ -20,6 +20,7 @@ TAG = "1"
 MIB = 1 << 20
 OTHER = images.digest(b"other")
 ESC = "\x1b]0;owned\x07\x1b[2J"
+HOSTILE_DENIAL = json.dumps({"errors": [{"code": "DENIED", "message": ESC + "x" * MIB}]}).encode()
 
 
 def honest() -> Image:
@@ -231,11 +232,7 @@ PROTOCOL: dict[str, Lie] = {
     "later, in a million years": on(EVERYTHING, status(429, {"Retry-After": "31536000000000"}), methods=BOTH),
     "later, nonsense": on(EVERYTHING, status(503, {"Retry-After": "-1e309 \x01 soon"}), methods=BOTH),
     "a failure for ever": on(EVERYTHING, status(500, {}, b"x" * MIB), methods=BOTH),
-    "an error with terminal commands": on(
-        EVERYTHING,
-        status(403, {}, json.dumps({"errors": [{"code": "DENIED", "message": ESC + "x" * MIB}]}).encode()),
-        methods=BOTH,
-    ),
+    "an error with terminal commands": on(EVERYTHING, status(403, {}, HOSTILE_DENIAL), methods=BOTH),
     "an error page with terminal commands": on(EVERYTHING, status(403, {}, (ESC * 100_000).encode()), methods=BOTH),
     "an error nested deep": on(EVERYTHING, status(400, {}, b'{"errors":' + b"[" * 1_000_000), methods=BOTH),
     "a challenge nobody knows": on(
