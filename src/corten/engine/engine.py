@@ -108,7 +108,7 @@ class Engine:
         images, views, archives = Images(parts), ImageViews(parts), Archives(parts)
         sources = BlobSources(parts.images.database)
         sources.sweep(parts.images.content)
-        pushes = Pushes(parts, sources)
+        pulls, pushes = Pulls(parts, sources), Pushes(parts, sources)
         self.image_load = images.load
         self.image_import = images.import_rootfs
         self.image_import_url = WebImport(parts).import_url
@@ -118,10 +118,10 @@ class Engine:
         self.image_usage = views.usage
         self.image_tag = images.tag
         self.image_remove = images.remove
-        self.image_prune = ImagePrune(parts, views).prune
+        self.image_prune = ImagePrune(parts, views, pulls.downloads).prune
         mounts = ImageMounts(parts)
         self.image_mount, self.image_mounts, self.image_unmount = mounts.mount, mounts.mounts, mounts.unmount
-        self.image_pull = Pulls(parts, sources).pull
+        self.image_pull = pulls.pull
         self.image_push = pushes.push
         self.distribution = pushes.distribution
         self.image_save = archives.save

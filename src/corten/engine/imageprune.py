@@ -15,6 +15,7 @@ from corten.engine.imageviews import ImageViews
 from corten.engine.parts import Parts
 from corten.engine.threads import in_own_thread
 from corten.errors import Conflict, InvalidArgument, NotFound
+from corten.registry.downloads import Downloads
 
 Json = dict[str, Any]
 
@@ -24,15 +25,17 @@ _FILTERS: Final = frozenset({"dangling", "label", "label!", "until", "unused-for
 class ImagePrune:
     """Removes images, one after the other; each goes whole or stays."""
 
-    def __init__(self, parts: Parts, views: ImageViews) -> None:
+    def __init__(self, parts: Parts, views: ImageViews, downloads: Downloads) -> None:
         self._parts = parts
         self._views = views
+        self._downloads = downloads
 
     async def prune(self, filters: Filters, dry_run: bool = False) -> Json:
         """Dangling images, or with `dangling=false` all that no container uses.
 
         `unused-for` (of Corten) asks of all of them for those that were last used that long ago.  SpaceReclaimed is
-        what their unpacked layers took, as with dockerd.  Raises InvalidArgument.
+        what their unpacked layers took, as with dockerd; without filters also what pulls that failed left, which goes
+        too.  Raises InvalidArgument.
         """
         check_keys(filters, _FILTERS)
         if len(filters.get("until", ())) > 1:
@@ -41,12 +44,14 @@ class ImagePrune:
 
     def _prune(self, filters: Filters, dry_run: bool) -> Json:
         leaving = self._candidates(filters)
+        is_narrowed = bool(set(filters) - {"dangling"})
         if dry_run:
             planned = prune.forecast(self._parts.images, leaving, self._used())
-            return _answer(planned.removals, planned.size)
+            return _answer(planned.removals, planned.size + (0 if is_narrowed else self._downloads.idle_size()))
         sizes = {one.key: one.size for one in self._parts.snapshots.all()}
         removed = [removal for image in leaving for removal in self._remove(image)]
         space = sum(sizes.get(one.subject, 0) for one in removed if one.what is What.DELETED)
+        space += 0 if is_narrowed else self._downloads.drop_idle()
         self._parts.bus.publish(Event(type="image", action="prune", id="", attributes={"reclaimed": str(space)}))
         return _answer(removed, space)
 

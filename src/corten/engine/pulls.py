@@ -30,8 +30,8 @@ class Pulls:
     def __init__(self, parts: Parts, sources: BlobSources) -> None:
         self._parts = parts
         self._sources = sources
-        downloads = Downloads(parts.images.content, concurrent=lambda: parts.settings.max_concurrent_downloads)
-        self._shared = Shared(parts.images, downloads, Claims())
+        self.downloads = Downloads(parts.images.content, concurrent=lambda: parts.settings.max_concurrent_downloads)
+        self._shared = Shared(parts.images, self.downloads, Claims())
 
     async def pull(self, name: str, tag: str, platform: str, credentials: Credentials) -> AsyncIterator[Json]:
         """ImageCreate's messages; `tag` may be a digest.  A name without a tag stands for all tags of the repository.

@@ -109,6 +109,16 @@ class Downloads:
         with self._lock:
             return {digest for _, digest, _ in self._known}
 
+    def idle_size(self) -> int:
+        """Bytes of what earlier pulls left and nobody fetches now."""
+        used = self.digests()
+        return sum(size for digest, size in self._content.partials.sizes().items() if digest not in used)
+
+    def drop_idle(self) -> int:
+        """Removes that; the bytes that it took."""
+        with self._lock:  # nobody begins meanwhile
+            return self._content.partials.prune({digest for _, digest, _ in self._known})
+
     def _join(self, source: str, descriptor: Descriptor, ticket: _Ticket) -> _Download | None:
         key = (source, descriptor.digest, descriptor.size)
         with self._lock:

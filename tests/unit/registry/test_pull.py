@@ -169,6 +169,26 @@ def test_what_came_before_a_line_was_cut_is_not_fetched_again_even_after_a_resta
     assert lab.images.get(str(NAME)).id == ONE.config.digest
 
 
+def test_what_a_failed_pull_left_can_be_dropped_but_not_what_is_on_its_way(lab: Lab) -> None:
+    repository = FakeRepository(("1", ONE))
+    repository.cuts[ONE.layers[1].digest] = 100_000
+    with pytest.raises(CortenError):
+        lab.pull(repository)
+    downloads = lab.shared.downloads
+    wait_for(lambda: not downloads.digests())
+    left = downloads.idle_size()
+    assert left > 100_000
+    repository.gate.clear()
+    (thread,) = together(lambda: lab.pull(repository))
+    wait_for(lambda: bool(downloads.digests()))
+    assert downloads.idle_size() < left
+    downloads.drop_idle()
+    repository.gate.set()
+    thread.join(30)
+    assert lab.images.get(str(NAME)).id == ONE.config.digest
+    assert not lab.images.content.partials.sizes()
+
+
 def test_a_layer_with_other_bytes_is_refused_and_leaves_nothing(lab: Lab) -> None:
     repository = FakeRepository(("1", ONE))
     liar = ONE.layers[1]
