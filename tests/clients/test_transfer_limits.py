@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     def do_POST(self) -> None:
-        self._answer(b"", "text/plain", 202, {"Location": f"{self.path}/1?x=y"})
+        self._answer(b"", "text/plain", 202, {"Location": f"{self.path.partition('?')[0]}1?x=y"})
 
     def do_PUT(self) -> None:
         digest = re.sub(r".*digest=", "", self.path).replace("%3A", ":")
@@ -129,6 +129,18 @@ def test_so_many_layers_come_at_once(engine: CortenEngine, registry: Counting, l
     assert registry.most <= limit
     assert registry.most >= min(limit, 2)
     assert set(registry.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("limit", [1, 3, LAYERS])
+def test_so_many_layers_go_at_once(engine: CortenEngine, registry: Counting, limit: int) -> None:
+    settings(engine, {"max-concurrent-uploads": limit})
+    engine.docker("pull", "-q", f"{registry.host}/a/b:1", check=True)
+    with Counting(registry.image, netns=engine.netns) as other:
+        engine.docker("tag", f"{registry.host}/a/b:1", f"{other.host}/a/c:1", check=True)
+        engine.docker("push", "-q", f"{other.host}/a/c:1", check=True)
+        engine.docker("rmi", f"{other.host}/a/c:1", check=True)
+        assert min(limit, 2) <= other.most <= limit
+        assert len(other.asked) >= LAYERS
 
 
 def test_the_limit_is_three_where_nothing_is_said(engine: CortenEngine, registry: Counting) -> None:
