@@ -229,3 +229,53 @@ def test_a_hosts_toml_that_cannot_be_used_is_told(lab: Lab) -> None:
     done = lab.engine.docker("pull", "-q", f"reg.example/{NAME}:{TAG}")
     text = f'Error response from daemon: {folder}/hosts.toml: host."x".fly: unknown key\n'
     assert (done.returncode, done.stderr) == (1, text)
+
+
+def test_a_push_needs_a_login_and_leaves_the_digest_as_it_is(lab: Lab) -> None:
+    folder = lab.engine.folder / "push"
+    reference = f"{lab.basic.host}/pushed/stone:1"
+    pulled(lab.engine, f"{lab.plain.host}/{NAME}:{TAG}")
+    lab.engine.docker("tag", f"{lab.plain.host}/{NAME}:{TAG}", reference, check=True)
+    done = lab.engine.corten("--config", str(folder), "push", reference)
+    assert (done.returncode, "no basic auth credentials" in done.stderr) == (1, True), done.stderr
+    words = ("login", "-u", USER, "--password-stdin", lab.basic.host)
+    lab.engine.corten("--config", str(folder), *words, stdin=PASSWORD, check=True)
+    lab.engine.corten("--config", str(folder), "push", reference, check=True)
+    assert lab.basic.digest("pushed/stone", "1") == pullimages.busybox().digest
+
+
+def test_a_push_to_docker_io_goes_to_no_mirror(lab: Lab) -> None:
+    pulled(lab.engine, f"{lab.plain.host}/{NAME}:{TAG}")
+    lab.engine.docker("tag", f"{lab.plain.host}/{NAME}:{TAG}", "quarry/mine:1", check=True)
+    lab.settings({"registry-mirrors": [lab.trap.url, lab.plain.url]})
+    done = lab.engine.docker("push", "quarry/mine:1")
+    assert done.returncode == 1
+    assert lab.trap.asked == []
+    assert lab.plain.request("GET", "/v2/quarry/mine/tags/list").status == 404
+
+
+def test_a_push_goes_where_hosts_toml_says(lab: Lab) -> None:
+    lab.hosts(
+        "reg.example",
+        f"""
+server = "{lab.plain.url}"
+[host."{lab.trap.url}"]
+  capabilities = ["pull", "resolve"]
+""",
+    )
+    pulled(lab.engine, f"{lab.plain.host}/{NAME}:{TAG}")
+    lab.engine.docker("tag", f"{lab.plain.host}/{NAME}:{TAG}", "reg.example/by/name:1", check=True)
+    lab.engine.docker("push", "-q", "reg.example/by/name:1", check=True)
+    assert lab.plain.digest("by/name", "1") == pullimages.busybox().digest
+    assert lab.trap.asked == []
+
+
+def test_a_push_goes_through_the_proxy(lab: Lab) -> None:
+    host = f"far.test:{lab.plain.port}"
+    lab.settings({"insecure-registries": [host]})
+    pulled(lab.engine, f"{lab.plain.host}/{NAME}:{TAG}")
+    lab.engine.docker("tag", f"{lab.plain.host}/{NAME}:{TAG}", f"{host}/far/stone:1", check=True)
+    before = len(lab.proxy.asked)
+    lab.engine.docker("push", "-q", f"{host}/far/stone:1", check=True)
+    assert f"PUT http://{host}/v2/far/stone/manifests/1" in lab.proxy.asked[before:]
+    assert lab.plain.digest("far/stone", "1") == pullimages.busybox().digest

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Counting(HttpThread):
-    """A registry with one image.  `most` blobs were on their way at once; `asked` counts requests by digest.
+    """A registry with one image.  `most` layers were on their way at once; `asked` counts requests by digest.
 
     What is in `broken` ends with the connection.
     """
@@ -85,19 +85,21 @@ class Counting(HttpThread):
         self.asked: Counter[str] = Counter()
         self.broken: set[str] = set()
         self._now = 0
+        self._layers = {layer.digest for layer in image.layers}
         self._lock = threading.Lock()
         super().__init__(_Handler, **settings)
 
     @contextlib.contextmanager
     def counted(self, digest: str) -> Iterator[None]:
-        """One blob, which takes a while."""
+        """One request for content, which takes a while."""
+        weight = int(digest in self._layers)
         with self._lock:
-            self._now += 1
+            self._now += weight
             self.most = max(self.most, self._now)
             self.asked[digest] += 1
         time.sleep(0.15)
         with self._lock:
-            self._now -= 1
+            self._now -= weight
         yield
 
 
