@@ -195,6 +195,35 @@ rmi nope nope2
 rmi
 tag a
 tag {image} x:bad:y
+save
+save nope
+save {image} nope:1
+save UPPER/x
+save -o /nope/x {image}
+save -o /dev/null {image}
+save -o /tmp {image}
+save --platform nonsense {image}
+save --platform linux/s390x {image}
+save {image}
+export
+export nope
+export -o /nope/x cli-done
+export -o /dev/null cli-done
+export cli-done
+export cli-done cli-box
+diff
+diff nope
+diff cli-done
+diff cli-box
+diff cli-done cli-box
+commit
+commit nope
+commit cli-done UPPER
+commit cli-done a:bad:b
+commit cli-done a@sha256:0000000000000000000000000000000000000000000000000000000000000000
+commit -c 'RUN x' cli-done
+commit -c 'ENV' cli-done
+commit cli-done a b
 load -i /nope
 load -i /etc/passwd
 load --platform nonsense -i /etc/passwd

@@ -76,8 +76,9 @@ def requests(folder: Path) -> dict[str, Request]:
         "commit": Request(("commit", "-c", 'CMD ["true"]', "box", NAME)),
         "commit in place of another": Request(("commit", "-c", 'CMD ["true"]', "box", NAME), (load,), nameless=2),
         "import": Request(("import", "-c", 'CMD ["/bin/true"]', str(folder / "rootfs.tar"), NAME)),
-        "load an index": Request(load),
-        "save": Request(("save", "-o", str(folder / "saved.tar"), NAME), (load,)),
+        # the image for the other platform has no name of its own, and is listed with -a
+        "load an index": Request(load, nameless=1),
+        "save": Request(("save", "-o", str(folder / "saved.tar"), NAME), (load,), nameless=1),
     }
 
 

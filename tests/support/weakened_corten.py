@@ -73,9 +73,9 @@ NUL: tuple[Edit, ...] = (
 FOREIGN_XATTRS: tuple[Edit, ...] = (
     (
         "core/unpack.py",
-        '_FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"security.ima", '
+        'FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"security.ima", '
         'b"security.evm")',
-        '_FOREIGN_XATTRS = (b"\\xff",)',
+        'FOREIGN_XATTRS = (b"\\xff",)',
     ),
 )
 # A blob is believed to be what its name says.

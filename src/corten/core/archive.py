@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from corten.core import gc
 from corten.core.images import Image, ImageStore
-from corten.core.layers import layers_of, unpack
+from corten.core.layers import Layer, layers_of, unpack
 from corten.core.leases import SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.members import Members
@@ -350,12 +350,12 @@ def _names(descriptor: Descriptor) -> tuple[Reference, ...]:
 
 
 class _Told:
-    """The blobs of a manifest's layers, whose reading is told of."""
+    """The blobs of layers, whose reading is told of."""
 
-    def __init__(self, taking: _Taking, manifest: Manifest, config: ImageConfig) -> None:
+    def __init__(self, taking: _Taking, layers: Sequence[Layer]) -> None:
         self._taking = taking
-        pairs = zip(manifest.layers, config.diff_ids, strict=True)
-        self._layers = {layer.digest: (diff_id, layer.size) for layer, diff_id in pairs}
+        size = taking.images.content.size
+        self._layers = {layer.blob: (layer.diff_id, size(layer.blob)) for layer in layers}
 
     def chunks(self, digest: str) -> Generator[bytes, None, None]:
         """The blob piece by piece."""
@@ -397,7 +397,7 @@ def _prepare(planned: _Planned, taking: _Taking) -> tuple[str, Descriptor, int]:
         for chain_id in chain_ids(config.diff_ids):
             images.leases.add(taking.lease_id, SNAPSHOT, chain_id)
     layers = layers_of([layer.digest for layer in manifest.layers], config.diff_ids)
-    chain = unpack(layers, _Told(taking, manifest, config), images.overlay, taking.limits)
+    chain = unpack(layers, _Told(taking, layers), images.overlay, taking.limits)
     manifest_blob = members.put(planned.data)
     size = sum(images.overlay.stat(chain_id).size for chain_id in chain)
     descriptor = Descriptor(manifest.media_type or OCI_MANIFEST, manifest_blob.digest, manifest_blob.size)
