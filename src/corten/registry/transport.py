@@ -12,7 +12,7 @@ import http.client
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -292,17 +292,22 @@ class Transport:
         else:
             headers["Content-Length"] = str(body.size)
             silence = max(silence, STORING_SECONDS)
-        return manager.urlopen(
-            request.method,
-            request.url,
-            redirect=False,
-            headers=headers,
-            body=_sent(body, watch) if body is not None and body.size else None,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-            timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=silence),
-        )
+        sent = _sent(body, watch) if body is not None and body.size else None
+        try:
+            return manager.urlopen(
+                request.method,
+                request.url,
+                redirect=False,
+                headers=headers,
+                body=sent,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=silence),
+            )
+        finally:
+            if sent is not None:
+                sent.close()  # an error's traceback would keep the blob open that it reads
 
     def _manager(self, url: str, tls: Tls) -> urllib3.PoolManager:
         proxy = self.settings.proxies.of(url)
@@ -341,7 +346,7 @@ class Transport:
             self.close()
 
 
-def _sent(body: Body, watch: Watch) -> Iterator[bytes]:
+def _sent(body: Body, watch: Watch) -> Generator[bytes, None, None]:
     """The body; when it is sent, the time for the answer begins."""
     yield from body.open()
     watch.deadline = time.monotonic() + STORING_SECONDS
