@@ -35,7 +35,7 @@ from support import images, paths, peers  # noqa: E402
 from support.dockerd import DockerClient, Dockerd  # noqa: E402
 from support.engine import CortenEngine  # noqa: E402
 
-PARTS = "runtimes,warm,layers,engines,resources,daemon"
+PARTS = "runtimes,warm,layers,engines,resources,daemon,images"
 COMMANDS = ("corten-runtime", "corten-shim", "cortend", "corten")
 LAUNCHER = paths.REPOSITORY / "build" / "launcher" / "corten-launch"
 
