@@ -53,6 +53,7 @@ class Registry:
     ) -> None:
         self.transport = transport
         self.cancel = cancel
+        self._is_direct = False
         self._sessions = [
             Session(transport, endpoint, credentials=credentials, cancel=cancel) for endpoint in _expanded(endpoints)
         ]
@@ -78,9 +79,23 @@ class Registry:
 
         return self.anywhere(prove, self.candidates(Purpose.RESOLVE))
 
+    def distrust_mirrors(self) -> bool:
+        """Asks mirrors no more; whether that makes a difference.
+
+        For who finds that what came has another digest: a blob is known to be wrong only when all of it is there, and
+        dockerd goes on to the next endpoint then as well.
+        """
+        mirrors = [session for session in self._sessions if session.endpoint.is_mirror and session.has_spoken]
+        if self._is_direct or not mirrors or len(mirrors) == len(self._sessions):
+            return False
+        self._is_direct = True
+        return True
+
     def candidates(self, purpose: Purpose) -> list[Session]:
         """The endpoints that may be used for it, in their order, those where nobody answered last."""
         able = [session for session in self._sessions if _may(session.endpoint, purpose)]
+        if self._is_direct:
+            able = [session for session in able if not session.endpoint.is_mirror]
         if not able:
             raise RegistryError(f"no endpoint of the registry is configured for {purpose.value}")
         return sorted(able, key=lambda session: session.is_down)

@@ -155,10 +155,27 @@ class _Pull:
         self._repository = repository
         self._tell = tell
         self._cancel = cancel
+        self._attempt = Cancel()
         self._platform = platform
 
     def run(self) -> tuple[Image, bool]:
         """The image, and whether the name led to another one before."""
+        try:
+            return self._once()
+        except InvalidArgument:  # a digest is known to be wrong when all has come: too late for the client to go on
+            if not self._repository.registry.distrust_mirrors():
+                raise
+        self._attempt = Cancel()  # the first one stopped what it had begun
+        return self._once()
+
+    def _once(self) -> tuple[Image, bool]:
+        forget = self._cancel.on_cancel(self._attempt.cancel)
+        try:
+            return self._bring()
+        finally:
+            forget()
+
+    def _bring(self) -> tuple[Image, bool]:
         reference = self._reference
         wanted = reference.digest or reference.tag
         target, body = self._repository.manifest(wanted)
@@ -242,8 +259,8 @@ class _Pull:
         unpacked_here = len(chain) - len(missing)
         with ExitStack() as stack:
             partials = self._begin(found, layers, lines, unpacked_here, stack)
-            arrivals = Arrivals(self._images.content, partials, lines, self._cancel)
-            stack.callback(self._cancel.on_cancel(arrivals.wake))
+            arrivals = Arrivals(self._images.content, partials, lines, self._attempt)
+            stack.callback(self._attempt.on_cancel(arrivals.wake))
             try:
                 self._unpack(layers, arrivals, lines, missing)
             except InvalidArgument as error:
@@ -297,9 +314,9 @@ class _Pull:
             lines[layer.blob].complete()
 
         with (
-            self._shared.claims.held([(self._reference.domain, chain_id) for chain_id in missing], self._cancel),
+            self._shared.claims.held([(self._reference.domain, chain_id) for chain_id in missing], self._attempt),
             unpacked(
-                layers, arrivals, images.overlay, self._shared.limits, settled=settled, stop=self._cancel.cancel
+                layers, arrivals, images.overlay, self._shared.limits, settled=settled, stop=self._attempt.cancel
             ) as adoptions,
         ):
             arrivals.wait()

@@ -1,0 +1,110 @@
+"""A pull through a mirror that is broken or lies ends as if there were no mirror."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.core import dataroot
+from corten.core.content import ContentStore
+from corten.core.events import EventBus
+from corten.core.images import ImageStore
+from corten.core.journal import Journal
+from corten.core.metadata import Database
+from corten.core.snapshots import Overlay
+from corten.errors import InvalidArgument
+from corten.registry.cancel import Cancel
+from corten.registry.client import Registry
+from corten.registry.credentials import Credentials
+from corten.registry.downloads import Claims, Downloads
+from corten.registry.endpoint import Endpoint
+from corten.registry.pull import Shared, pull
+from corten.registry.transport import Transport
+from corten.spec.reference import parse
+from support import registryserver
+from support import tarballs as t
+from support.pullimages import image
+from support.registryserver import Server
+
+IMAGE = image([t.archive(t.entry(f"file{n}".encode(), data=random.Random(n).randbytes(300_000))) for n in range(3)])
+NAME = parse("reg.example/test:1")
+
+
+def stocked(server: Server) -> Server:
+    """With the image as `test:1`."""
+    server.state.blobs.update({blob.digest: blob.data for blob in IMAGE.blobs})
+    server.state.add_manifest("test", "1", media_type=IMAGE.manifest.media_type, body=IMAGE.manifest.data)
+    return server
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Server, Server]]:
+    """A mirror and the registry itself."""
+    with registryserver.serving() as mirror, registryserver.serving() as upstream:
+        yield stocked(mirror), stocked(upstream)
+
+
+def pulled(folder: Path, *endpoints: Endpoint) -> tuple[ImageStore, list[dict[str, Any]]]:
+    folder.mkdir(exist_ok=True)
+    root = dataroot.open_data_root(str(folder / "data"))
+    database = Database(root.join("corten.db"))
+    content = ContentStore(root.join("content"))
+    overlay = Overlay(root.join("snapshots"), database, Journal(database))
+    images = ImageStore(database, content, overlay, EventBus().publish)
+    shared = Shared(images, Downloads(content, concurrent=lambda: 3), Claims())
+    transport, cancel, told = Transport(), Cancel(), list[dict[str, Any]]()
+    repository = Registry(transport, endpoints, credentials=Credentials(), cancel=cancel).repository("test")
+    pull(shared, NAME, repository, tell=told.append, cancel=cancel)
+    transport.close()
+    return images, told
+
+
+def wrong(server: Server, *, layer: int) -> None:
+    """One blob has other bytes, as many."""
+    digest = IMAGE.layers[layer].digest
+    server.state.blobs[digest] = bytes(byte ^ 1 for byte in server.state.blobs[digest])
+
+
+def test_a_mirror_is_asked_for_everything(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    mirror, upstream = servers
+    images, _ = pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
+    assert images.get(str(NAME)).id == IMAGE.config.digest
+    assert not upstream.state.seen
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_wrong_bytes_of_a_mirror_come_from_the_registry(
+    layer: int, servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    mirror, upstream = servers
+    wrong(mirror, layer=layer)
+    images, told = pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
+    assert images.get(str(NAME)).id == IMAGE.config.digest
+    assert told[-1]["status"] == f"Status: Downloaded newer image for {NAME}"
+    assert upstream.state.seen
+    assert not images.content.partials.sizes()
+    assert not images.leases.list()
+
+
+def test_a_configuration_that_a_mirror_has_changed_comes_from_the_registry(
+    servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    mirror, upstream = servers
+    digest = IMAGE.config.digest
+    mirror.state.blobs[digest] = mirror.state.blobs[digest].replace(b"linux", b"minix")
+    images, _ = pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
+    assert images.get(str(NAME)).id == IMAGE.config.digest
+
+
+def test_wrong_bytes_of_the_registry_itself_are_an_error(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    mirror, upstream = servers
+    for server in servers:
+        wrong(server, layer=1)
+    with pytest.raises(InvalidArgument, match="filesystem layer verification failed for digest"):
+        pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
+    with pytest.raises(InvalidArgument, match="filesystem layer verification failed for digest"):
+        pulled(tmp_path / "alone", Endpoint(upstream.url))
