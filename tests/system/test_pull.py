@@ -190,10 +190,11 @@ def test_an_engine_that_is_killed_takes_the_layer_up_where_it_was(engine: Corten
     with Tap(engine.netns, registry.port, SIZE // 2) as tap:
         reference = f"127.0.0.1:{tap.port}/a/b:1"
         thread = in_background(lambda: engine.docker("pull", reference))
-        wait_for(lambda: any(size > SIZE // 4 for size in partials(engine).values()))
+        layer = image.layers[-1].digest[7:]
+        wait_for(lambda: any(size > SIZE // 4 for name, size in partials(engine).items() if layer in name))
         engine.kill9()
         thread.join(30)
-        (left,) = [size for name, size in partials(engine).items() if image.layers[-1].digest[7:] in name]
+        (left,) = [size for name, size in partials(engine).items() if layer in name]
         tap.cut()
         engine.start()
         assert not engine.docker("images", "-aq", check=True).stdout

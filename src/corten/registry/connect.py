@@ -63,12 +63,18 @@ class _Bounded(http.client.HTTPResponse):
         self.fp: Any = head
         try:
             super().begin()
+        except http.client.BadStatusLine:
+            if head.last.endswith(b"\n"):
+                raise
+            raise http.client.RemoteDisconnected("the connection ended within the first line of an answer") from None
         finally:
             if self.fp is head:
                 self.fp = file
         if not head.last:
-            file.close()
             raise http.client.RemoteDisconnected("the connection ended within the head of an answer")
+        for length in self.headers.get_all("Content-Length") or ():
+            if not (length.isascii() and length.isdigit()):  # of a negative one http.client would read to the end
+                raise http.client.HTTPException(f"net/http: bad Content-Length {length[:40]!r}")
 
     def _read_status(self) -> Any:
         self._preliminary += 1

@@ -67,6 +67,13 @@ def _http(error: http.client.HTTPException) -> str:
     return cleaned(str(error)) or type(error).__name__
 
 
+def is_malformed(error: BaseException) -> bool:
+    """Whether something was said that is not HTTP, or more of it than anybody listens to: it will be again."""
+    said = error.args[-1] if isinstance(error, raised.ProtocolError) and error.args else error
+    is_broken = isinstance(said, http.client.RemoteDisconnected | http.client.IncompleteRead | OSError)
+    return isinstance(said, http.client.HTTPException) and not is_broken
+
+
 def is_refused(error: BaseException) -> bool:
     """Whether TLS ended it: an alert of the other side may come with the first answer (RFC 8446 §4.4.2.4)."""
     return isinstance(error, raised.SSLError) and "ALERT" in str(getattr(error.args[0], "reason", ""))

@@ -26,7 +26,7 @@ from corten.registry.cancel import Cancel
 from corten.registry.connect import manager_of
 from corten.registry.endpoint import Tls, origin_of
 from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
-from corten.registry.failures import is_refused, words_of
+from corten.registry.failures import is_malformed, is_refused, words_of
 from corten.registry.proxies import Proxies
 from corten.registry.watch import Watch, Watchdog, watched
 
@@ -135,6 +135,8 @@ class Answer:
                 self._watch.deadline = math.inf
             except _FAILURES as error:
                 self._cancel.check()
+                if is_malformed(error):
+                    raise UntrustedContent(words_of(error, self.url)) from error
                 raise ConnectionFailed(words_of(error, self.url), was_connected=True) from error
             self._cancel.check()
             if not chunk:
@@ -278,6 +280,8 @@ class Transport:
                 late = TimeoutError() if watch.is_tripped else error
                 is_worth_more = watch.is_ready and not watch.is_tripped and not is_refused(error)
                 text = words_of(late, request.url, is_ready=watch.is_ready)
+                if is_malformed(error):
+                    raise UntrustedContent(text) from error
                 raise ConnectionFailed(text, was_connected=is_worth_more) from error
             raise
         return Answer(response, request=request, watch=watch, release=release, cancel=cancel)

@@ -429,6 +429,22 @@ def test_a_long_list_of_links_costs_no_time(server: Server, connect: Connect) ->
     assert time.process_time() - before < 1
 
 
+@pytest.mark.parametrize("length", ["-1", "-99999999999999999999", "+5", "5_0", "0x5", "five", "5, 5", "5, 6", "٥"])
+def test_a_length_that_is_none_is_refused_at_once(length: str, server: Server, connect: Connect) -> None:
+    def says(handler: Handler, seen: Seen) -> bool:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+        handler.wfile.write(head.encode() + b"layer")
+        time.sleep(0.2)
+        return handler.cut()
+
+    server.state.rules.append(says)
+    with pytest.raises(UntrustedContent, match="bad Content-Length"):
+        read(connect(server), blob_of(b"layer"))
+    with pytest.raises(UntrustedContent, match="bad Content-Length"):
+        connect(server).manifest("1")
+    assert len(server.state.seen) == 2
+
+
 def test_words_of_a_registry_reach_nobody_with_control_characters(server: Server, connect: Connect) -> None:
     server.state.rules.append(lambda handler, seen: handler.refuse(403, "DENIED", "no\x1b[2J\r\n" + "x" * 100_000))
     with pytest.raises(RegistryError) as caught:
