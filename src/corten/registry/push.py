@@ -23,7 +23,13 @@ from corten.core.leases import CONTENT
 from corten.core.streams import chunks_of
 from corten.errors import InvalidArgument, NotFound
 from corten.registry.cancel import Cancel, Cancelled
-from corten.registry.errors import RegistryDenied, RegistryNotFound, RegistryUnauthorized
+from corten.registry.errors import (
+    ConnectionFailed,
+    RegistryDenied,
+    RegistryError,
+    RegistryNotFound,
+    RegistryUnauthorized,
+)
 from corten.registry.pushplan import Layer, Plan, plan
 from corten.registry.slots import Slots
 from corten.registry.sources import BlobSources
@@ -107,13 +113,30 @@ class Push:
             return False
 
     def _bring(self, decided: Plan, name: Reference) -> None:
+        configs = self._begin(decided)
         top_first = list(reversed(decided.layers))
-        for layer in top_first:
-            self._tell(progress.status("Preparing", layer.subject))
-        count = len(top_first) + len(decided.configs)
+        count = len(top_first) + len(configs)
         with ThreadPoolExecutor(max(1, min(_THREADS, count)), thread_name_prefix="push") as pool:
             layers = [pool.submit(self._bring_layer, layer, name) for layer in top_first]
-            self._together([*layers, *(pool.submit(self._bring_config, one) for one in decided.configs)])
+            self._together([*layers, *(pool.submit(self._bring_config, one) for one in configs)])
+
+    def _begin(self, decided: Plan) -> list[Descriptor]:
+        """Speaks to the registry for the first time, alone, so that one token serves all; configurations to send.
+
+        As with dockerd the client hears of the layers only when there is a registry.
+        """
+        missing, refusal = [], None
+        try:
+            missing = [one for one in decided.configs if not self._repository.has_blob(one)]
+        except ConnectionFailed:
+            raise
+        except RegistryError as error:
+            refusal = error
+        for layer in reversed(decided.layers):
+            self._tell(progress.status("Preparing", layer.subject))
+        if refusal is not None:
+            raise refusal
+        return missing
 
     def _together(self, futures: Sequence[Future[None]]) -> None:
         """Waits for all; the first failure ends the others, and is raised."""
@@ -128,8 +151,7 @@ class Push:
 
     def _bring_config(self, descriptor: Descriptor) -> None:
         self._cancel.check()
-        if not self._repository.has_blob(descriptor):
-            self._repository.upload(descriptor, self._opener(descriptor))
+        self._repository.upload(descriptor, self._opener(descriptor))
 
     def _bring_layer(self, layer: Layer, name: Reference) -> None:
         self._cancel.check()
