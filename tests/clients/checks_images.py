@@ -59,7 +59,8 @@ def printed(seen: Json) -> Json:
 @check("images/json with sizes that are shared", Query("shared-size", LIST))
 def shared_sizes(side: Side) -> Json:
     three(side)
-    return side.api("GET", LIST, **{"shared-size": "1"})
+    answer = side.api("GET", LIST, **{"shared-size": "1"})
+    return [answer["status"], sorted(answer["body"], key=lambda row: row["Id"])]
 
 
 @check("images --filter dangling beside names that moved", Query("filters.dangling", LIST))
