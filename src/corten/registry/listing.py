@@ -15,7 +15,7 @@ from corten.registry.documents import Place, fetch
 from corten.registry.errors import RegistryError, RegistryNotFound, UntrustedContent
 from corten.registry.session import Call
 from corten.registry.transport import Answer
-from corten.spec.image import DOCUMENT_SIZE_MAX, OCI_INDEX, Descriptor, Index, check_descriptor, parse_index
+from corten.spec.image import DOCUMENT_SIZE_MAX, OCI_INDEX, Descriptor, parse_index
 from corten.spec.reference import parse_digest, parse_tag
 
 PAGES_MAX = 1000
@@ -62,30 +62,36 @@ def referrers(place: Place, digest: str, *, artifact_type: str) -> list[Descript
             return _of_type(_by_tag(place, digest), artifact_type)
         if answer.header("Content-Type").partition(";")[0].strip() != OCI_INDEX:
             return _of_type(_by_tag(place, digest), artifact_type)
-        found += _decoded(body, Index).manifests
+        found += _index(body)
         url = _next(place, answer)
         if len(found) > REFERRERS_MAX:
-            raise UntrustedContent(f"{digest} has too many referrers")
-        if not url:
             break
-    return _of_type(found, artifact_type)
+        if not url:
+            return _of_type(found, artifact_type)
+    raise UntrustedContent(f"{digest} has too many referrers")
 
 
 def _of_type(found: list[Descriptor], artifact_type: str) -> list[Descriptor]:
-    for descriptor in found:
-        check_descriptor(descriptor)
+    """Those of the type: a registry may leave that to its client, and who says that it filtered may not have."""
     return [each for each in found if not artifact_type or each.artifact_type == artifact_type]
 
 
 def _by_tag(place: Place, digest: str) -> list[Descriptor]:
     """The index under the tag that is made of the digest, where a registry has no API for it."""
+    algorithm, _, encoded = digest.partition(":")
     try:
-        descriptor, body = fetch(place, digest.replace(":", "-", 1)[:128], want=None)
+        descriptor, body = fetch(place, f"{algorithm[:32]}-{encoded[:64]}", want=None)
     except RegistryNotFound:
         return []
-    if descriptor.media_type != OCI_INDEX:
-        return []
-    return parse_index(body).manifests
+    return _index(body) if descriptor.media_type == OCI_INDEX else []
+
+
+def _index(body: bytes) -> list[Descriptor]:
+    """The descriptors of an index.  Raises UntrustedContent."""
+    try:
+        return parse_index(body).manifests
+    except InvalidArgument as error:
+        raise UntrustedContent(f"the registry gave an invalid list: {error}") from None
 
 
 def _decoded(body: bytes, shape: type[T]) -> T:
