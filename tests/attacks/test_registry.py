@@ -103,9 +103,7 @@ def test_the_honest_registry_is_believed(transport: Transport) -> None:
         pulled(repository(transport, server))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow if one == "a negative length" else ()) for one in lies.PROTOCOL]
-)
+@pytest.mark.parametrize("name", lies.PROTOCOL)
 def test_a_lie_ends_in_an_error_soon_and_small(transport: Transport, name: str) -> None:
     begun = time.monotonic()
     with serving(lies.PROTOCOL[name]) as server, pytest.raises((CortenError, AssertionError)) as caught:

@@ -42,6 +42,7 @@ def engine() -> Iterator[CortenEngine]:
     """Which takes a line that breaks twice for a failure."""
     with CortenEngine(config={"max-download-attempts": 2}) as made:
         yield made
+        assert "Traceback" not in made.log.read_text(errors="replace"), made.log_tail()
 
 
 @pytest.fixture

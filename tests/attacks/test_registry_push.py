@@ -23,6 +23,7 @@ def engine() -> Iterator[CortenEngine]:
             made.docker("tag", reference, "mine:1", check=True)
             made.docker("rmi", reference, check=True)
         yield made
+        assert "Traceback" not in made.log.read_text(errors="replace"), made.log_tail()
 
 
 @pytest.fixture

@@ -148,3 +148,18 @@ def test_a_file_is_the_same_on_the_other_side(lab: Lab, client: str) -> None:
         stream = archive.extractfile("whose")
         assert stream is not None
         assert stream.read() == client.encode()
+
+
+@pytest.mark.parametrize("docker", [False, True], ids=["OCI", "Docker"])
+def test_an_index_whose_platforms_are_all_here_is_pushed_as_it_came(lab: Lab, docker: bool) -> None:
+    image = pullimages.two_platforms(docker=docker)
+    source = image.push(lab.registry, f"whole/{docker}".lower(), "1")
+    target = f"{lab.registry.host}/whole/pushed-{docker}:1".lower()
+    for child in image.children:
+        lab.engine.docker("pull", "--platform", f"linux/{child.architecture}", source, check=True)
+    lab.engine.docker("tag", source, target, check=True)
+    lab.engine.docker("push", target, check=True)
+    lab.engine.docker("rmi", source, target, check=True)
+    assert lab.registry.digest(*split(target)) == image.digest
+    for name in ("skopeo", "docker CLI and dockerd", "podman"):
+        assert lab.clients[name].pull(target) == lab.stored(source)
