@@ -18,7 +18,8 @@ CHUNK = 4096
 
 
 class FakeRepository(Repository):
-    """Manifests by tag and digest, blobs by digest; `fetched` lists the blobs asked for, with their offsets.
+    """Manifests by tag and digest, blobs by digest; `fetched` lists the blobs asked for, with their offsets,
+    `documents` the manifests.
 
     A blob whose digest is in `cuts` breaks off after so many bytes, once; one in `lies` has those bytes instead.  While
     `gate` is not set nothing comes after the first chunk of a larger blob.
@@ -30,6 +31,7 @@ class FakeRepository(Repository):
         self.blobs: dict[str, bytes] = {}
         self.cuts: dict[str, int] = {}
         self.lies: dict[str, bytes] = {}
+        self.documents: list[str] = []
         self.fetched: list[tuple[str, int]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -48,8 +50,15 @@ class FakeRepository(Repository):
         for child in image.children:
             self.put(child.digest, child)
 
+    def resolve(self, reference: str) -> Descriptor:
+        """As the client's."""
+        if reference not in self.manifests:
+            raise coded("MANIFEST_UNKNOWN", 404)
+        return self.manifests[reference][0]
+
     def manifest(self, reference: str, *, want: Descriptor | None = None) -> tuple[Descriptor, bytes]:
         """As the client's, unchecked."""
+        self.documents.append(reference)
         if reference not in self.manifests:
             raise coded("MANIFEST_UNKNOWN", 404)
         return self.manifests[reference]

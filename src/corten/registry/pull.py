@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from corten.core import gc
@@ -23,7 +23,7 @@ from corten.core.layers import Layer, WrongDiffId, layers_of, sync, unpacked
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.limits import DEFAULT, Limits
 from corten.core.partials import Partial
-from corten.errors import Internal, InvalidArgument, NotFound
+from corten.errors import CortenError, Internal, InvalidArgument, NotFound
 from corten.registry.arrivals import Arrivals, Line, Tell
 from corten.registry.cancel import Cancel
 from corten.registry.client import Repository
@@ -178,7 +178,8 @@ class _Pull:
     def _bring(self) -> tuple[Image, bool]:
         reference = self._reference
         wanted = reference.digest or reference.tag
-        target, body = self._repository.manifest(wanted)
+        target = self._repository.resolve(wanted)
+        body = self._document(target)
         subject = reference.familiar if reference.digest else reference.tag
         self._tell({"status": f"Pulling from {reference.path}", "id": subject})
         found = self._complete(target, body)
@@ -193,13 +194,14 @@ class _Pull:
     # -- documents
 
     def _complete(self, target: Descriptor, body: bytes) -> _Found:
+        """The documents behind a name: an index leads to the manifest for the platform."""
         descriptor, documents = target, [body]
         while descriptor.media_type in INDEXES:
             if len(documents) > _INDEX_DEPTH:
                 raise InvalidArgument("image index in an image index, too deep")
             chosen = self._chosen(documents[-1])
-            descriptor, body = self._repository.manifest(chosen.digest, want=chosen)
-            documents.append(body)
+            descriptor = chosen
+            documents.append(self._document(chosen))
         manifest = parse_manifest(documents[-1])
         data = self._configuration(manifest.config)
         config = parse_config(data)
@@ -208,6 +210,14 @@ class _Pull:
         if config.os not in ("", "linux"):
             raise InvalidArgument(f'image operating system "{config.os[:64]}" cannot be used on this platform')
         return _Found(target, descriptor, manifest, config, (*documents, data))
+
+    def _document(self, descriptor: Descriptor) -> bytes:
+        """A manifest or index: one that is here and whole need not come, and counts for no limit of the registry's."""
+        content = self._images.content
+        if content.has(descriptor.digest):
+            with suppress(CortenError, OSError):
+                return content.read(descriptor.digest)
+        return self._repository.manifest(descriptor.digest, want=descriptor)[1]
 
     def _chosen(self, body: bytes) -> Descriptor:
         platform = self._platform or host_platform()

@@ -118,12 +118,13 @@ def test_the_same_image_again_is_up_to_date_and_nothing_is_fetched(lab: Lab) -> 
     repository = FakeRepository(("1", ONE))
     lab.pull(repository)
     repository.fetched.clear()
+    repository.documents.clear()
     assert lab.pull(repository) == [
         "1: Pulling from test",
         f"Digest: {ONE.digest}",
         f"Status: Image is up to date for {NAME}",
     ]
-    assert not repository.fetched
+    assert not [*repository.fetched, *repository.documents]
 
 
 def test_layers_that_are_here_are_not_fetched_again(lab: Lab) -> None:
