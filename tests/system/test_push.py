@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import images
+from support import images, pullimages
 from support.engine import CortenEngine
 from support.registries import PASSWORD, USER, Registry
 
@@ -127,3 +127,34 @@ def test_event_of_a_push_names_the_tag(engine: CortenEngine, registry: Registry)
     words = ["events", "--since", since, "--until", until, "--filter", "event=push", "--format", "{{json .Actor}}"]
     actors = [json.loads(line) for line in engine.docker(*words, check=True).stdout.splitlines()]
     assert {"ID": name, "Attributes": {"name": name.rpartition(":")[0]}} in actors
+
+
+def test_index_that_was_pulled_for_one_platform_stays_whole_where_the_rest_is(
+    engine: CortenEngine, registry: Registry
+) -> None:
+    both = pullimages.two_platforms()
+    reference = both.push(registry, "two/here", "1")
+    engine.docker("pull", "-q", reference, check=True)
+    near, far = f"{registry.host}/two/here:2", f"{registry.host}/two/there:1"
+    for name in (near, far):
+        engine.docker("tag", reference, name, check=True)
+    assert _digest(engine.docker("push", near, check=True).stdout) == both.digest == registry.digest("two/here", "2")
+    done = engine.corten("push", far, check=True)
+    assert registry.digest("two/there", "1") == both.children[0].digest == _digest(done.stdout)
+    assert f"{both.digest} -> {both.children[0].digest}" in done.stderr
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_what_was_pulled_is_pushed_with_every_bit_as_it_came(
+    engine: CortenEngine, registry: Registry, compression: str
+) -> None:
+    image = pullimages.several(3, compression=compression)
+    reference = image.push(registry, f"came/{compression}", "1")
+    engine.docker("pull", "-q", reference, check=True)
+    with Registry(netns=engine.netns) as other:
+        name = f"{other.host}/goes/{compression}:1"
+        engine.docker("tag", reference, name, check=True)
+        engine.docker("push", "-q", name, check=True)
+        assert other.get_manifest(f"goes/{compression}", "1").body == image.manifest.data
+        for blob in image.blobs:
+            assert other.request("GET", f"/v2/goes/{compression}/blobs/{blob.digest}").body == blob.data
