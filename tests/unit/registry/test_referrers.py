@@ -44,8 +44,8 @@ def index(*found: Descriptor, **more: Any) -> bytes:
 
 def api(body: bytes, content_type: str = OCI_INDEX, **headers: str) -> Rule:
     """Has the API, and always this answer."""
-    return lambda handler, seen: "/referrers/" in seen.path and handler.answer(
-        200, body, Content_Type=content_type, **headers
+    return lambda handler, seen: (
+        "/referrers/" in seen.path and handler.answer(200, body, Content_Type=content_type, **headers)
     )
 
 
