@@ -165,8 +165,14 @@ class Downloads:
         while waiting and self._active[source] < max(1, self._concurrent()):
             download = waiting.popleft()
             thread = threading.Thread(target=self._run, args=(download,), name="download", daemon=True)
-            self._active[source] += 1
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has none
+                download.is_running = False
+                self._forget(download)
+                download.partial.fail(Unavailable(f"no thread for a download: {error}"))
+            else:
+                self._active[source] += 1
         if not waiting and not self._active[source]:
             del self._waiting[source], self._active[source]
 

@@ -20,11 +20,11 @@ from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.metadata import Database
 from corten.core.snapshots import Overlay
-from corten.errors import CortenError, Internal, InvalidArgument, NotFound
+from corten.errors import CortenError, Internal, InvalidArgument, NotFound, Unavailable
 from corten.registry.cancel import Cancel, Cancelled
 from corten.registry.downloads import Claims, Downloads
 from corten.registry.pull import Shared, pull
-from corten.spec.image import Platform
+from corten.spec.image import Descriptor, Platform
 from corten.spec.reference import parse
 from support import tarballs as t
 from support.fakerepository import FakeRepository
@@ -383,6 +383,25 @@ def test_no_more_blobs_come_at_once_than_allowed(lab: Lab) -> None:
     told = lab.pull(repository)
     assert [line for line in told if line.endswith("Waiting")]
     assert [digest for digest, _ in repository.fetched[1:]] == [blob.digest for blob in ONE.layers]
+
+
+def test_a_download_for_which_the_system_has_no_thread_fails_and_holds_up_no_other(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    repository = FakeRepository(("1", ONE))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        blob = Descriptor(ONE.layers[0].media_type, ONE.layers[0].digest, len(ONE.layers[0].data))
+        fetch = lambda offset, on_retry: repository.blob(blob, offset)  # noqa: E731
+        with lab.shared.downloads.joined("reg.example", blob, fetch, lambda stage, number: None) as partial:
+            assert partial is not None
+            with pytest.raises(Unavailable, match="no thread for a download"):
+                partial.wait()
+    assert not lab.shared.downloads.digests()
+    lab.pull(repository)
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
