@@ -88,6 +88,6 @@ def _bar(message: Mapping[str, Any], columns: int) -> str:
 
 def _columns(out: TextIO) -> int:
     try:
-        return os.get_terminal_size(out.fileno()).columns
+        return os.get_terminal_size(out.fileno()).columns or WIDE
     except (OSError, ValueError):
         return WIDE
