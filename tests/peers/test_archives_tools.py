@@ -110,8 +110,17 @@ def test_skopeo_reads_the_archive_in_both_forms(made: Made, skopeo: Skopeo) -> N
     assert json.loads(skopeo.run("inspect", f"oci-archive:{made.archive}:1"))["Digest"] == made.manifest
 
 
-@pytest.mark.parametrize("source", ["docker-archive", "oci-archive"])
-@pytest.mark.parametrize("target", ["docker-archive", "oci-archive", "oci"])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("docker-archive", "docker-archive"),
+        ("oci-archive", "oci"),
+        pytest.param("docker-archive", "oci", marks=pytest.mark.slow),
+        pytest.param("docker-archive", "oci-archive", marks=pytest.mark.slow),
+        pytest.param("oci-archive", "docker-archive", marks=pytest.mark.slow),
+        pytest.param("oci-archive", "oci-archive", marks=pytest.mark.slow),
+    ],
+)
 def test_what_skopeo_carries_from_here_comes_back_the_same(
     engine: CortenEngine, made: Made, skopeo: Skopeo, source: str, target: str
 ) -> None:
