@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -71,18 +71,19 @@ def images(session: Session, /, operands: tuple[str, ...], **given: Any) -> None
         write_tree(session.client.json("GET", "/images/json", query={**query, "manifests": True}))
         return
     found = session.client.json("GET", "/images/json", query=query)
-    rows = [row for item in found for row in image_rows(item, no_trunc=given["no_trunc"])]
+    with_digests = given["digests"] or ".Digest" in given["form"]
+    rows = [row for item in found for row in image_rows(item, no_trunc=given["no_trunc"], digests=with_digests)]
     if given["quiet"] and not given["form"]:
-        for image_id in dict.fromkeys(row["ID"] for row in rows):
-            print(image_id)
+        for row in rows:
+            print(row["ID"])
         return
     columns = (*_COLUMNS[:2], ("Digest", "DIGEST"), *_COLUMNS[2:]) if given["digests"] else _COLUMNS
     form = raw_template(_RAW) if given["form"] == "raw" else given["form"]
     write_rows(rows, columns, form=form, headings=_HEADINGS, kind="formatter.imageContext")
 
 
-def image_rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str]]:
-    """One row a tag, or one without; all its values as Docker writes them."""
+def image_rows(item: Mapping[str, Any], *, no_trunc: bool, digests: bool = False) -> list[dict[str, str]]:
+    """One row a tag, or one without, or with `digests` one for each of them; all its values as Docker writes them."""
     common = {
         "ID": item["Id"] if no_trunc else item["Id"].removeprefix("sha256:")[:12],
         "CreatedSince": ago(item["Created"]),
@@ -92,13 +93,25 @@ def image_rows(item: Mapping[str, Any], *, no_trunc: bool) -> list[dict[str, str
         "SharedSize": _known(item.get("SharedSize", -1), lambda size: human_size(size, 4)),
         "UniqueSize": _known(item.get("SharedSize", -1), lambda size: human_size(item["Size"] - size, 4)),
         "VirtualSize": human_size(item["Size"], 4),
-        "Digest": next((d.partition("@")[2] for d in item.get("RepoDigests") or ()), "<none>"),
     }
-    rows = []
-    for tag in item.get("RepoTags") or ["<none>:<none>"]:
-        repository, _, name = tag.rpartition(":")
-        rows.append({**common, "Repository": repository, "Tag": name})
-    return rows
+    names = _names(item.get("RepoTags") or (), item.get("RepoDigests") or (), digests=digests)
+    return [{**common, "Repository": name, "Tag": tag, "Digest": digest} for name, tag, digest in names]
+
+
+def _names(tags: Iterable[str], pinned: Iterable[str], *, digests: bool) -> list[tuple[str, str, str]]:
+    """(repository, tag, digest) of every row: digests stand beside the tags of their repository, else alone."""
+    known: dict[str, list[str]] = {}
+    for name in pinned:
+        repository, _, digest = name.partition("@")
+        known.setdefault(repository, []).append(digest)
+    rows, tagged = [], set()
+    for name in tags:
+        repository, _, tag = name.rpartition(":")
+        tagged.add(repository)
+        rows += [(repository, tag, digest) for digest in (digests and known.get(repository)) or ["<none>"]]
+    for repository in sorted(known.keys() - tagged):
+        rows += [(repository, "<none>", digest) for digest in (known[repository] if digests else ["<none>"])]
+    return rows or [("<none>", "<none>", "<none>")]
 
 
 def _known(number: int, shown: Callable[[int], str]) -> str:

@@ -1,0 +1,42 @@
+"""Rows of `corten images`: which names, tags and digests of an image stand in which row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from corten.cli.images import image_rows
+
+ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+
+
+def rows(tags: list[str], pinned: list[str], *, digests: bool) -> list[tuple[str, str, str]]:
+    item: dict[str, Any] = {
+        "Id": f"sha256:{'a' * 64}",
+        "Created": 0,
+        "Size": 1,
+        "RepoTags": tags,
+        "RepoDigests": pinned,
+    }
+    found = image_rows(item, no_trunc=False, digests=digests)
+    return [(row["Repository"], row["Tag"], row["Digest"]) for row in found]
+
+
+# docker CLI 28.2, cli/command/formatter/image.go (imageWrite), read and compared by hand
+@pytest.mark.parametrize(
+    ("tags", "pinned", "digests", "wanted"),
+    [
+        ([], [], True, [("<none>", "<none>", "<none>")]),
+        (["a:1", "b:1"], [f"b@{ONE}"], True, [("a", "1", "<none>"), ("b", "1", ONE)]),
+        (["a:1"], [f"a@{ONE}", f"a@{TWO}"], True, [("a", "1", ONE), ("a", "1", TWO)]),
+        (["a:1"], [f"a@{ONE}", f"a@{TWO}"], False, [("a", "1", "<none>")]),
+        ([], [f"a@{ONE}"], False, [("a", "<none>", "<none>")]),
+        ([], [f"a@{ONE}"], True, [("a", "<none>", ONE)]),
+        (["h:5000/a:1"], [f"h:5000/b@{ONE}"], True, [("h:5000/a", "1", "<none>"), ("h:5000/b", "<none>", ONE)]),
+    ],
+)
+def test_a_digest_stands_beside_the_tags_of_its_repository(
+    tags: list[str], pinned: list[str], digests: bool, wanted: list[tuple[str, str, str]]
+) -> None:
+    assert rows(tags, pinned, digests=digests) == wanted
