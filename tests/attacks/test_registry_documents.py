@@ -40,13 +40,13 @@ def damaged(document: Any, chance: random.Random) -> Any:
             continue
         kind = chance.random()
         if kind < 0.6:
-            parent[key] = chance.choice(VALUES)
+            parent[key] = copy.deepcopy(chance.choice(VALUES))
         elif kind < 0.8:
             del parent[key]
         elif isinstance(parent, list):
-            parent.append(parent[key])
+            parent.append(copy.deepcopy(parent[key]))
         else:
-            parent[chance.choice(KEYS)] = chance.choice(VALUES)
+            parent[chance.choice(KEYS)] = copy.deepcopy(chance.choice(VALUES))
     return document
 
 

@@ -212,7 +212,7 @@ class ImageViews:
         return [
             {
                 "Comment": line.comment,
-                "Created": (times.from_rfc3339(line.created) if line.created else 0) // times.SECOND_NS,
+                "Created": _time_ns(line.created) // times.SECOND_NS,
                 "CreatedBy": line.created_by,
                 "Id": line.id,
                 "Size": line.size,
@@ -246,10 +246,13 @@ def run_config(run: RunConfig) -> Json:
 
 def created_ns(image: Image) -> int:
     """When it was made, 0 when it does not say."""
-    if not image.config.created:
-        return 0
+    return _time_ns(image.config.created)
+
+
+def _time_ns(text: str | None) -> int:
+    """A stranger's time; 0 for none, and for what is none."""
     try:
-        return times.from_rfc3339(image.config.created)
+        return times.from_rfc3339(text) if text else 0
     except InvalidArgument:
         return 0
 
