@@ -61,6 +61,7 @@ Tell = Callable[[str, int, int], None]
 
 _INDEX_DEPTH = 4
 _IMAGES_MAX = 1024
+_NO_DIGEST = "refusing to create a tag with a digest reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,8 @@ def _tagged(text: str) -> Reference:
     reference = parse(text)
     if not reference.tag:
         raise InvalidArgument(f'invalid tag "{text}"')
+    if reference.is_canonical:
+        raise InvalidArgument(_NO_DIGEST)
     return reference
 
 
@@ -338,12 +341,18 @@ def _resolve(descriptor: Descriptor, members: Members, platform: Platform, depth
 
 
 def _names(descriptor: Descriptor) -> tuple[Reference, ...]:
-    """The name in a descriptor's annotations.  `ref.name` alone is often only a tag, which names nothing."""
+    """The name in a descriptor's annotations.  `ref.name` alone is often only a tag, which names nothing.
+
+    Raises InvalidArgument for one with a digest that is not the descriptor's: whoever asks for that would get this.
+    """
     annotations = descriptor.annotations or {}
     text = annotations.get(ANNOTATION_CONTAINERD_NAME) or annotations.get(ANNOTATION_REF_NAME, "")
     if ":" not in text and "/" not in text:
         return ()
-    return (parse(text).tagged(),)
+    reference = parse(text).tagged()
+    if reference.is_canonical and reference.digest != descriptor.digest:
+        raise InvalidArgument(_NO_DIGEST)
+    return (reference,)
 
 
 # -- taking in

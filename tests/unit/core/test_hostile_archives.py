@@ -15,6 +15,7 @@ from support import tarballs as t
 LAYER = t.archive(t.entry(b"x", data=b"x"))
 CONFIG = t.image_config([LAYER])
 OCI_INDEX, OCI_MANIFEST = (f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest"))
+OCI_CONFIG, OCI_LAYER = (f"application/vnd.oci.image.{kind}" for kind in ("config.v1+json", "layer.v1.tar"))
 
 
 def docker(entry: object, *parts: bytes) -> bytes:
@@ -38,6 +39,11 @@ def layout(*manifests: object, blobs: tuple[bytes, ...] = ()) -> bytes:
 
 def descriptor(data: bytes, kind: str = OCI_MANIFEST, **fields: object) -> dict[str, object]:
     return {"mediaType": kind, "digest": t.digest(data), "size": len(data)} | fields
+
+
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "config": descriptor(CONFIG, OCI_CONFIG), "layers": [descriptor(LAYER, OCI_LAYER)]}
+).encode()
 
 
 def itself() -> bytes:
@@ -71,6 +77,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "more images than anybody has": lambda: docker([image()] * 1025),
     "more layers than the configuration": lambda: docker([image(Layers=["l.tar"] * 100_000)]),
     "a name with a digest alone": lambda: docker([image(RepoTags=["test@sha256:" + "0" * 64])]),
+    "a name with tag and digest": lambda: docker([image(RepoTags=["test:1@sha256:" + "0" * 64])]),
+    "a digest for a name that is another's": lambda: layout(
+        descriptor(MANIFEST, annotations={"io.containerd.image.name": "test@sha256:" + "0" * 64}),
+        blobs=(MANIFEST, CONFIG, LAYER),
+    ),
     "a name that is a path": lambda: docker([image(RepoTags=["../../etc:1"])]),
     "a name that is empty": lambda: docker([image(RepoTags=[""])]),
     "a name with a line feed": lambda: docker([image(RepoTags=["test:1\nLoaded image: other:1"])]),
@@ -109,3 +120,10 @@ def test_names_in_odd_spellings_are_the_same_member(store: ImageStore) -> None:
     parts = (t.entry(b"/a/../c2.json", data=CONFIG), t.entry(b"./b//l2.tar", data=LAYER))
     archive.load([docker([image(Config="./c2.json", Layers=["b/./l2.tar"])], *parts)], store)
     assert store.get("test:1").config.run.cmd == ["sh"]
+
+
+def test_a_name_with_its_own_digest_is_taken(store: ImageStore) -> None:
+    name = f"test@{t.digest(MANIFEST)}"
+    named = descriptor(MANIFEST, annotations={"io.containerd.image.name": name})
+    archive.load([layout(named, blobs=(MANIFEST, CONFIG, LAYER))], store)
+    assert store.get(name).repo_digests == [name]
