@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corten.core import journal as j
 from corten.core.content import ContentStore
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
-from corten.core.layers import Layer, layers_of, unpack_blob
+from corten.core.layers import Layer, layers_of, sync, unpack_blob
 from corten.core.limits import DEFAULT, Limits
 from corten.core.metadata import Database
 from corten.core.snapshots import STAGING, Overlay
@@ -81,8 +81,8 @@ def repair(
 ) -> list[str]:
     """Throws leftovers of the disk away and brings lost layers back from their blobs; keys of what stays lost.
 
-    The trash is the caller's to empty: that takes as long as the disk does.  A lost snapshot that nothing stands on is
-    forgotten.  Task directories are left to the engine.
+    The trash is the caller's to empty: that takes as long as the disk does.  A lost snapshot that nothing whole stands
+    on is forgotten.  Task directories are left to the engine.
     """
     overlay = images.overlay
     for parent, names in (
@@ -98,18 +98,26 @@ def repair(
     return _restore(leftovers.lost_snapshots, images, limits)
 
 
-def _restore(lost: Iterable[str], images: ImageStore, limits: Limits) -> list[str]:
+def _restore(lost: Sequence[str], images: ImageStore, limits: Limits) -> list[str]:
     """Unpacks lost layers again, parents first; what cannot be, and nothing stands on, is forgotten."""
     blobs = _layers_by_chain(images)
+    missing = [key for key in lost if key not in blobs or not _is_restored(key, blobs[key], images, limits)]
     still_lost = []
-    for key in lost:
-        if key in blobs and _restore_layer(key, blobs[key], images, limits):
-            continue
+    for key in reversed(missing):
         if images.overlay.children(key):
             still_lost.append(key)
         else:
             images.overlay.remove(key)
-    return still_lost
+    return still_lost[::-1]
+
+
+def _is_restored(key: str, layer: Layer, images: ImageStore, limits: Limits) -> bool:
+    """Whether it is there again: one that is damaged, or whose parent stays lost, keeps no other from it."""
+    try:
+        return _restore_layer(key, layer, images, limits)
+    except (CortenError, OSError) as error:
+        log.warning("snapshot %s cannot be unpacked again: %s", key, error)
+        return False
 
 
 def _layers_by_chain(images: ImageStore) -> dict[str, Layer]:
@@ -131,6 +139,7 @@ def _restore_layer(key: str, layer: Layer, images: ImageStore, limits: Limits) -
         return False
     with overlay.stage() as staged, overlay.below(overlay.stat(key).parent) as lower:
         unpack_blob(layer, staged, images.content, lower, limits)
+        sync(overlay.root)
         overlay.put_back(staged, key)
     return True
 

@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from corten.core import archive
+import pytest
+
+from corten.core import archive, recovery
 from corten.core.containers import ContainerRecord, ContainerStore
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
@@ -91,7 +93,39 @@ def test_a_lost_snapshot_that_cannot_come_back_is_forgotten_or_reported(
     shutil.rmtree(Path(store.overlay.fs_path(store.overlay.stat("base").id)).parent)
     assert repair(found(store, tmp_path), store, journal) == ["base"]
     shutil.rmtree(Path(store.overlay.fs_path(store.overlay.stat("c").id)).parent)
-    assert repair(found(store, tmp_path), store, journal) == ["base"]
-    assert not store.overlay.exists("c")
     assert repair(found(store, tmp_path), store, journal) == []
     assert store.overlay.all() == []
+
+
+def lose(store: ImageStore, *chain_ids: str) -> None:
+    for chain_id in chain_ids:
+        shutil.rmtree(Path(store.overlay.fs_path(store.overlay.stat(chain_id).id)).parent)
+
+
+def test_a_layer_that_cannot_come_back_keeps_no_other_from_it(
+    store: ImageStore, journal: Journal, tmp_path: Path
+) -> None:
+    archive.load([t.docker_archive([ONE, TWO])], store)
+    archive.load([t.docker_archive([TWO], tags=("other:1",))], store)
+    image, other = store.get("test:1"), store.get("other:1")
+    blob = store.layer_blobs(image)[0]
+    Path(store.content.root, "blobs", *blob.split(":")).write_bytes(b"damaged")
+    lose(store, *image.chain_ids, *other.chain_ids)
+    assert repair(found(store, tmp_path), store, journal) == []
+    assert [one.key for one in store.overlay.all()] == [other.chain]
+    assert os.listdir(store.overlay.fs_path(store.overlay.stat(other.chain).id)) == ["f2"]
+    archive.load([t.docker_archive([ONE, TWO])], store)
+    assert all(store.overlay.exists(key) for key in image.chain_ids)
+    assert found(store, tmp_path).is_clean
+
+
+def test_a_layer_that_came_back_is_on_the_disk_before_it_has_its_place(
+    store: ImageStore, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.load([t.docker_archive([ONE])], store)
+    lose(store, *store.get("test:1").chain_ids)
+    done: list[str] = []
+    monkeypatch.setattr(recovery, "sync", lambda path: done.append(f"sync {path}"))
+    monkeypatch.setattr(store.overlay, "put_back", lambda *_: done.append("put back"))
+    assert repair(found(store, tmp_path), store, journal) == []
+    assert done == [f"sync {store.overlay.root}", "put back"]
