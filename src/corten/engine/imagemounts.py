@@ -7,6 +7,7 @@ are made for mounts are the superuser's alone.
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any, Final
 
 from corten.core import imagemounts
@@ -30,6 +31,7 @@ class ImageMounts:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._lock = threading.Lock()  # a mount that has its lease and is not there yet looks like one that is stale
 
     async def mount(self, ref: str, target: str, platform: Platform | None) -> Json:
         """Mounts at `target`, or at a directory of the engine's own when that is empty.
@@ -49,9 +51,16 @@ class ImageMounts:
     def _mount(self, ref: str, target: str, platform: Platform | None) -> Json:
         images = self._parts.images
         image = images.get(ref, platform)
-        path = target or self._directory(image.id)
+        with self._lock:
+            one = self._mounted(image.id, target)
+        images.touch(one.image_id)
+        return _shown(one)
+
+    def _mounted(self, image_id: str, target: str) -> ImageMount:
+        images = self._parts.images
+        path = target or self._directory(image_id)
         try:
-            one = imagemounts.begin(images, image.id, path, is_own=not target)
+            one = imagemounts.begin(images, image_id, path, is_own=not target)
         except CortenError:
             if not target:
                 os.rmdir(path)
@@ -61,8 +70,7 @@ class ImageMounts:
         except BaseException:
             imagemounts.forget(images, one)
             raise
-        images.touch(one.image_id)
-        return _shown(one)
+        return one
 
     def _directory(self, image_id: str) -> str:
         folder = os.path.join(self._parts.settings.exec_root, FOLDER)
@@ -93,13 +101,15 @@ class ImageMounts:
             os.close(fd)
 
     def _list(self) -> list[Json]:
-        imagemounts.drop_stale(self._parts.images)
-        return [_shown(one) for one in imagemounts.listed(self._parts.images)]
+        with self._lock:
+            imagemounts.drop_stale(self._parts.images)
+            return [_shown(one) for one in imagemounts.listed(self._parts.images)]
 
     def _unmount(self, wanted: str) -> list[Json]:
-        found = imagemounts.find(self._parts.images, wanted)
-        for one in found:
-            imagemounts.end(self._parts.images, one)
+        with self._lock:
+            found = imagemounts.find(self._parts.images, wanted)
+            for one in found:
+                imagemounts.end(self._parts.images, one)
         return [_shown(one) for one in found]
 
 
