@@ -298,6 +298,14 @@ def test_a_hard_links_entry_leaves_capabilities_alone(store: ImageStore) -> None
     assert os.getxattr(layer / "h", "security.capability") == capability
 
 
+def test_a_hard_link_to_a_file_below_has_its_capabilities(store: ImageStore) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    base = t.archive(t.pax({b"SCHILY.xattr.security.capability": capability}), t.entry(b"f", mode=0o755))
+    key = put_layers(store, base, t.archive(t.hard_link(b"h", b"f", mode=0o755)))
+    layer = Path(store.overlay.fs_path(store.overlay.stat(key).id))
+    assert os.getxattr(layer / "h", "security.capability") == capability
+
+
 def test_a_damaged_layer_beside_one_that_still_unpacks_is_refused_and_leaves_nothing(store: ImageStore) -> None:
     many = t.archive(*(t.entry(b"d%d/%d" % (number % 50, number)) for number in range(4000)))
     layers = [

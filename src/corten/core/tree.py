@@ -238,6 +238,8 @@ class LayerTree:
 def copy_attributes(found: Found, fd: int) -> None:
     """Gives the directory or file `fd` the owner, mode, times and attributes of `found` (containerd: copy-up)."""
     status = found.status
+    os.fchown(fd, status.st_uid, status.st_gid)  # first: it takes capabilities and set-id bits away
+    os.fchmod(fd, stat.S_IMODE(status.st_mode))
     source = found.open(os.O_RDONLY)
     try:
         for name in os.listxattr(source):
