@@ -149,6 +149,27 @@ UPPER: dict[str, tuple[tuple[bytes, ...], dict[str, str]]] = {
         (t.directory(b"lib"), t.entry(b"lib/foo")),
         {**BASE_SHOWN, "lib": "drwxr-xr-x 0:0", "lib/foo": "-rw-r--r-- 0:0 "},
     ),
+    "a directory in place of a link below that led to a file": (
+        (t.entry(b"lib/foo", data=b"1"), t.directory(b"lib"), t.entry(b"lib/bar", data=b"2")),
+        {
+            **BASE_SHOWN,
+            **{"usr/lib/foo": "-rw-r--r-- 0:0 1", "lib": "drwxr-xr-x 0:0", "lib/bar": "-rw-r--r-- 0:0 2"},
+        },
+    ),
+    "another link in place of one below that led to a file": (
+        (t.entry(b"lib/foo", data=b"1"), t.symlink(b"lib", b"usr"), t.entry(b"lib/bar", data=b"2")),
+        {
+            **BASE_SHOWN,
+            **{"usr/lib/foo": "-rw-r--r-- 0:0 1", "lib": "lrwxrwxrwx 0:0 usr", "usr/bar": "-rw-r--r-- 0:0 2"},
+        },
+    ),
+    "a whiteout of a link below that led to a file": (
+        (t.entry(b"lib/foo", data=b"1"), t.entry(b".wh.lib"), t.entry(b"lib/bar", data=b"2")),
+        {
+            **BASE_SHOWN,
+            **{"usr/lib/foo": "-rw-r--r-- 0:0 1", "lib": "drwxr-xr-x 0:0", "lib/bar": "-rw-r--r-- 0:0 2"},
+        },
+    ),
     "a hard link to a file below": (
         (t.hard_link(b"usr/hl", b"plain", uid=9, gid=8, mode=0o4755),),
         {**BASE_SHOWN, "usr/hl": "-rwsr-xr-x 9:8 plain"},

@@ -74,6 +74,10 @@ class LayerTree:
         self._names: dict[bytes, Place] = {}
         self.implied: dict[bytes, None] = {}
         """Directories made for want of an entry, while the layers below were unknown; in order of making."""
+        self.guessed: dict[bytes, None] = {}
+        """All that ever were in `implied`: what went through them depends on their not being links below."""
+        self.followed: set[bytes] = set()
+        """Links of the layers below that names led through."""
         self.borrowed: dict[bytes, Found] = {}
         """Directories made for want of an entry, which are to look as below.  Not at once: in a directory with the
         set-group-id bit new files would get its group."""
@@ -100,6 +104,12 @@ class LayerTree:
     def forget_links(self) -> None:
         """A link was removed: names that led through it must be looked up again."""
         self._names = dict(self._open)
+
+    def covers(self, path: bytes) -> None:
+        """From now on this layer has something of its own at `path`, or hides it."""
+        if path in self.followed:
+            self.followed.discard(path)
+            self.forget_links()
 
     def has_entry(self, path: bytes) -> None:
         """The archive says itself what the directory `path` looks like."""
@@ -144,6 +154,9 @@ class LayerTree:
         if self.lower is not None and self.lower.is_empty:
             return
         os.setxattr(place.fd, OPAQUE_XATTR, b"y")
+        if self.followed:
+            self.followed.clear()
+            self.forget_links()
         self.opaque.add(place.path)
 
     def below(self, path: bytes) -> Found | None:
@@ -216,12 +229,13 @@ class LayerTree:
         path = place.child(name)
         found = self.below(path)
         if found is not None and found.is_symlink:
+            self.followed.add(path)
             return found.target()
         made = self._make(place, name)
         if found is not None and found.is_directory:
             self.borrowed[path] = found
-        elif self.lower is None:
-            self.implied[path] = None
+        elif self.lower is None and not self.is_hidden(path):
+            self.implied[path] = self.guessed[path] = None
         return made
 
     def _make(self, place: Place, name: bytes) -> Place:
@@ -247,8 +261,6 @@ def copy_attributes(found: Found, fd: int) -> None:
                 os.setxattr(fd, name, os.getxattr(source, name))
     finally:
         os.close(source)
-    os.fchown(fd, status.st_uid, status.st_gid)
-    os.fchmod(fd, stat.S_IMODE(status.st_mode))
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 

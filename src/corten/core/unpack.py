@@ -56,6 +56,8 @@ class Applied:
     entries: int
     implied: tuple[bytes, ...] = ()
     """Directories without an entry, to be settled; parents first."""
+    guessed: tuple[bytes, ...] = ()
+    """Those, and others that had none at first: each would have been gone through had it been a link below."""
     whiteouts: tuple[bytes, ...] = ()
     """Paths of whiteouts, to be settled."""
     opaque: frozenset[bytes] = frozenset()
@@ -88,14 +90,16 @@ def settle(applied: Applied, root_fd: int, lower: LowerView, limits: Limits = DE
     """Completes a layer that was unpacked before the layers below were known.
 
     Raises:
-        NeedsLower: a directory that the archive left out is a link below.
+        NeedsLower: a directory that the archive left out, until its entry came or to the end, is a link below.
     """
     with LayerTree(root_fd, lower, limits) as tree:
         tree.opaque.update(applied.opaque)
-        for path in applied.implied:
-            found = tree.below(path)
+        for path in applied.guessed:
+            found = lower.find(path)
             if found is not None and found.is_symlink:
-                raise NeedsLower(path.decode("utf-8", "backslashreplace"))
+                raise NeedsLower(_shown(path))
+        for path in applied.implied:
+            found = lower.find(path)
             if found is not None and found.is_directory:
                 _settle_directory(tree, path, found)
         _drop_idle_whiteouts(tree, applied.whiteouts)
@@ -148,6 +152,8 @@ class _Writer:
         if b".wh..wh." in name and self._is_metadata(name):
             return
         place, base = self._tree.split(name)
+        if self._tree.followed:
+            self._tree.covers(place.child(base.removeprefix(WHITEOUT_PREFIX)))
         if base.startswith(WHITEOUT_PREFIX):
             self._whiteout(place, base)
         elif base:
@@ -396,6 +402,7 @@ class _Writer:
             self._size,
             self._entries,
             tuple(tree.implied),
+            tuple(tree.guessed),
             tuple(self._whiteouts),
             frozenset(tree.opaque),
             tuple(self._ignored),
