@@ -125,9 +125,12 @@ class Partial:
         """What came is of no use to a later pull: the file goes when the last one lets go of it."""
         self._is_spoiled = True
 
-    def close(self) -> None:
-        """Lets go of the file; one without content, or with content that nobody can use, is removed."""
-        if self._is_spoiled or (not os.fstat(self._fd).st_size and not self._is_whole):
+    def close(self, *, is_last: bool = True) -> None:
+        """Lets go of the file; one without content, or with content that nobody can use, is removed.
+
+        Unless it is not `is_last`: then somebody has opened the file anew.
+        """
+        if is_last and (self._is_spoiled or (not os.fstat(self._fd).st_size and not self._is_whole)):
             self.remove()
         os.close(self._fd)
 

@@ -152,9 +152,9 @@ class Downloads:
                 self._end(download)
 
     def _end(self, download: _Download) -> None:
-        """Nobody has it any more."""
+        """Nobody has it any more; the file may be that of another try by now, begun after this one had failed."""
         self._forget(download)
-        download.partial.close()
+        download.partial.close(is_last=download.key not in self._known)
 
     def _forget(self, download: _Download) -> None:
         if self._known.get(download.key) is download:
