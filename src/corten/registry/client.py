@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import Enum
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from corten.errors import InvalidArgument
 from corten.registry import documents, listing
@@ -238,7 +237,7 @@ def _is_tls(session: Session) -> bool:
 
 
 def _host_of(session: Session) -> str:
-    return urlsplit(session.endpoint.url).netloc.lower()
+    return session.endpoint.url.split("/", 3)[2].lower()
 
 
 def _may(endpoint: Endpoint, purpose: Purpose) -> bool:

@@ -9,6 +9,7 @@ import errno
 import http.client
 import ipaddress
 import os
+import re
 import socket
 import ssl
 
@@ -24,6 +25,8 @@ _VERIFY = {
 }
 _X509_NO_ISSUER = {2, 18, 19, 20, 21}  # X509_verify_cert_error_string(3)
 _HTTP_TO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
+
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]+))?")
 
 
 def words_of(error: BaseException, url: str, *, is_ready: bool = True) -> str:
@@ -65,6 +68,12 @@ def _http(error: http.client.HTTPException) -> str:
         case http.client.BadStatusLine():
             return f"net/http: malformed HTTP response {cleaned(str(error)[:80])!r}"
     return cleaned(str(error)) or type(error).__name__
+
+
+def without_address(url: str) -> str:
+    """The sentence for the URL of a name that Docker takes and nobody can connect to: `localhost:99999`, `[:::]`."""
+    host, port = _AUTHORITY.findall(url.split("/", 3)[2])[0]
+    return f"dial tcp: address {port}: invalid port" if port else f"dial tcp: lookup {host.strip('[]')}: no such host"
 
 
 def is_malformed(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from corten.registry.errors import (
     coded,
     error_of,
 )
+from corten.registry.failures import without_address
 from corten.registry.transport import LOCATION_MAX, Answer, Body, Request, Transport
 
 ERROR_BODY_MAX = 64 << 10
@@ -87,11 +88,11 @@ class Session:
         """
         if not location or len(location) > LOCATION_MAX:
             raise UntrustedContent("the registry gave no usable location")
-        target = urljoin(answer.url, location)
         try:
+            target = urljoin(answer.url, location)
             here, there = self.endpoint.origin, origin_of(target)
         except ValueError:
-            raise UntrustedContent(f"the registry gave no usable location: {cleaned(target)[:200]!r}") from None
+            raise UntrustedContent(f"the registry gave no usable location: {cleaned(location)[:200]!r}") from None
         if here[0] == "https" and there[0] == "http":
             if here[1] != there[1]:
                 raise UntrustedContent("refusing a location without TLS")
@@ -118,7 +119,7 @@ class Session:
         secrets: dict[str, str] = {}
         tls = replace(self.endpoint.tls, client_certs=())
         try:
-            if origin_of(call.url) == self.endpoint.origin:
+            if self._is_own(call.url):
                 secrets = {**dict(self.endpoint.headers), **self.auth.headers(scopes)}
                 tls = self.endpoint.tls
             request = Request(call.method, call.url, call.headers, secrets, body=call.body)
@@ -129,6 +130,13 @@ class Session:
         self.has_spoken = True
         self.is_down = False
         return answer
+
+    def _is_own(self, url: str) -> bool:
+        """Whether it is at the endpoint.  Raises ConnectionFailed for a name that no connection can be made to."""
+        try:
+            return origin_of(url) == self.endpoint.origin
+        except ValueError:
+            raise ConnectionFailed(without_address(url)) from None
 
     def _learn(self, call: Call, answer: Answer, scopes: Scopes) -> bool:
         """Only the endpoint itself may ask who the user is: not where it redirected to."""

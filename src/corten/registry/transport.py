@@ -90,11 +90,11 @@ class Request:
 
     def towards(self, location: str) -> Request:
         """The request that a redirect to `location` asks for.  Raises UntrustedContent when that is not followed."""
-        target = urljoin(self.url, location)
         try:
+            target = urljoin(self.url, location)
             here, there = origin_of(self.url), origin_of(target)
         except ValueError:
-            raise UntrustedContent(f"refusing to follow a redirect to {cleaned(target)[:200]!r}") from None
+            raise UntrustedContent(f"refusing to follow a redirect to {cleaned(location)[:200]!r}") from None
         if here[0] == "https" and there[0] == "http":
             raise UntrustedContent(f"refusing to follow a redirect from https to http: {_host_of(target)}")
         if here == there:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from corten.errors import InvalidArgument
 from corten.registry import listing
 from corten.registry.client import Repository
-from corten.registry.errors import RegistryNotFound, UntrustedContent, pull_error
+from corten.registry.endpoint import Endpoint
+from corten.registry.errors import ConnectionFailed, RegistryNotFound, UntrustedContent, pull_error
 from corten.spec import reference
 from corten.spec.image import DOCKER_MANIFEST, OCI_MANIFEST, Descriptor
+from corten.spec.reference import parse
 from support.registryserver import Handler, Seen, Server, digest_of
 
 Connect = Callable[..., Repository]
@@ -149,3 +152,23 @@ def test_a_reference_that_would_lead_elsewhere_is_refused(name: str, server: Ser
     with pytest.raises(InvalidArgument):
         connect(server).resolve(name)
     assert not server.state.seen
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("localhost:99999", "dial tcp: address 99999: invalid port"),
+        ("[::1]:70000", "dial tcp: address 70000: invalid port"),
+        ("[:::]", "dial tcp: lookup :::: no such host"),
+    ],
+)
+def test_a_name_without_an_address_is_a_registry_where_nobody_is(name: str, text: str, connect: Connect) -> None:
+    assert parse(f"{name}/a/b").domain == name
+    with pytest.raises(ConnectionFailed, match=re.escape(f'Get "https://{name}/v2/": {text}')):
+        connect(Endpoint(f"https://{name}/v2")).resolve("1")
+
+
+def test_a_next_page_that_is_nowhere_is_refused(server: Server, connect: Connect) -> None:
+    server.state.rules.append(lambda handler, seen: handler.answer(200, b'{"tags": ["1"]}', Link='<//[>; rel="next"'))
+    with pytest.raises(UntrustedContent, match="usable location"):
+        connect(server).tags()

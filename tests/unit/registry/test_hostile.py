@@ -180,7 +180,7 @@ def test_redirects_in_a_circle_end(server: Server, connect: Connect) -> None:
     assert len(server.state.seen) == 11
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "gopher://x", "http://", "javascript:1"])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "gopher://x", "http://", "javascript:1", "//["])
 def test_a_redirect_to_something_else_than_http_is_refused(target: str, server: Server, connect: Connect) -> None:
     server.state.rules.append(redirects(lambda seen: target))
     with pytest.raises(RegistryError):
@@ -465,7 +465,7 @@ def test_an_upload_that_leads_to_another_host_takes_no_credentials_along(
     assert trap.state.blobs
 
 
-@pytest.mark.parametrize("location", ["", "file:///x", "x" * 20_000])
+@pytest.mark.parametrize("location", ["", "file:///x", "x" * 20_000, "//[", "http://["])
 def test_an_upload_without_a_usable_location_fails(location: str, server: Server, connect: Connect) -> None:
     server.state.rules.append(lambda handler, seen: handler.answer(202, Location=location))
     with pytest.raises(RegistryError, match="usable location"):
