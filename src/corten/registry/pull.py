@@ -228,7 +228,8 @@ class _Pull:
 
     def _configuration(self, descriptor: Descriptor) -> bytes:
         if self._images.content.has(descriptor.digest):
-            return self._images.content.read(descriptor.digest)
+            with suppress(CortenError, OSError):  # a damaged one comes again
+                return self._images.content.read(descriptor.digest)
         if descriptor.size > self._shared.limits.document:
             raise InvalidArgument(f"image configuration larger than {self._shared.limits.document} bytes")
         with self._repository.blob(descriptor) as chunks:

@@ -127,6 +127,16 @@ def test_the_same_image_again_is_up_to_date_and_nothing_is_fetched(lab: Lab) -> 
     assert not [*repository.fetched, *repository.documents]
 
 
+@pytest.mark.parametrize("document", [ONE.config.digest, ONE.digest])
+def test_a_document_that_the_disk_has_damaged_comes_again(lab: Lab, document: str) -> None:
+    repository = FakeRepository(("1", ONE))
+    lab.pull(repository)
+    whole = lab.images.content.read(document)
+    Path(lab.images.content.root, "blobs", *document.split(":")).write_bytes(b"{")
+    lab.pull(repository)
+    assert lab.images.content.read(document) == whole
+
+
 def test_layers_that_are_here_are_not_fetched_again(lab: Lab) -> None:
     lab.pull(FakeRepository(("1", image([BASE, MIDDLE]))))
     repository = FakeRepository(("2", ONE))
