@@ -196,6 +196,24 @@ def test_what_goes_wrong_with_tls_is_told_in_dockers_words(transport: Transport,
         assert wrong == "" or "x509: certificate is not valid for" in wrong or "manifest unknown" in wrong
 
 
+def test_an_authority_that_is_corrected_is_believed_at_once(transport: Transport, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    theirs, other = [Authority(folder) for folder in _folders(tmp_path, "theirs", "other")]
+    with serving(_context_of(theirs)) as server:
+        ca.write_bytes(other.ca.read_bytes())
+        endpoint = Endpoint(server.url, tls=Tls((str(ca),)))
+        assert "certificate signed by unknown authority" in failure(transport, endpoint)
+        ca.write_bytes(theirs.ca.read_bytes())
+        assert "manifest unknown" in failure(transport, endpoint)
+
+
+def _folders(root: Path, *names: str) -> list[Path]:
+    places = [root / name for name in names]
+    for place in places:
+        place.mkdir()
+    return places
+
+
 def test_an_insecure_registry_is_asked_without_tls_when_it_speaks_none(transport: Transport) -> None:
     with Registry() as registry:
         endpoint = Endpoint(f"https://{registry.host}/v2", tls=Tls(skip_verify=True), plain_http_fallback=True)
@@ -229,7 +247,12 @@ def test_a_certificate_of_ours_is_not_shown_to_another_host(transport: Transport
 def _server_context(registry: Registry) -> ssl.SSLContext:
     """A server that the clients of `registry` trust."""
     assert registry.authority is not None
-    pair = registry.authority.issue("other")
+    return _context_of(registry.authority)
+
+
+def _context_of(authority: Authority) -> ssl.SSLContext:
+    """A server that shows a certificate of `authority`."""
+    pair = authority.issue("other")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
     return context

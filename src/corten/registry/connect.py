@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import os
 import socket
 import ssl
 from typing import Any
@@ -30,6 +31,9 @@ PRELIMINARY_MAX = 6
 """Go's limit is five."""
 TRAILERS_MAX = 32
 TRAILER_MAX = 8 << 10
+
+FilesState = tuple[tuple[int, ...], ...]
+"""Of each file what stat(2) says of it; empty for one that is not there."""
 
 
 class _Head:
@@ -163,6 +167,19 @@ def context_of(tls: Tls) -> ssl.SSLContext:
     for certificate, key in reversed(tls.client_certs):  # the last one of a kind of key is shown
         _load(certificate, lambda cert=certificate, key=key: context.load_cert_chain(cert, key, _no_password))
     return context
+
+
+def state_of(tls: Tls) -> FilesState:
+    """What tells whether the files of `tls` are still those that they were: who writes one anew changes it."""
+    return tuple(_state(path) for path in (*tls.ca_files, *(path for pair in tls.client_certs for path in pair)))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _load(path: str, load: Any) -> None:

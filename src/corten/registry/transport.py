@@ -23,7 +23,7 @@ from urllib3.util import make_headers
 
 from corten.errors import InvalidArgument
 from corten.registry.cancel import Cancel
-from corten.registry.connect import manager_of
+from corten.registry.connect import FilesState, manager_of, state_of
 from corten.registry.endpoint import Tls, origin_of
 from corten.registry.errors import ConnectionFailed, UntrustedContent, cleaned
 from corten.registry.failures import is_malformed, is_refused, words_of
@@ -62,6 +62,14 @@ class TransportSettings:
     """The longest silence of a peer."""
     attempts: int = 5
     """How often a blob is asked for without a byte coming (`max-download-attempts`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Connections, and the state in which the files were whose certificates they use."""
+
+    manager: urllib3.PoolManager
+    state: FilesState
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +210,7 @@ class Transport:
     def __init__(self, settings: TransportSettings = TransportSettings()) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._managers: dict[tuple[Tls, str], urllib3.PoolManager] = {}
+        self._managers: dict[tuple[Tls, str], _Kept] = {}
         self._active = 0
         self._used = 0.0
         self._sweeper: threading.Timer | None = None
@@ -247,7 +255,7 @@ class Transport:
     def close(self) -> None:
         """Closes kept connections; those in use end by themselves.  Usable afterwards."""
         with self._lock:
-            managers = list(self._managers.values())
+            managers = [kept.manager for kept in self._managers.values()]
             self._managers.clear()
             if self._sweeper is not None:
                 self._sweeper.cancel()
@@ -314,14 +322,16 @@ class Transport:
                 sent.close()  # an error's traceback would keep the blob open that it reads
 
     def _manager(self, url: str, tls: Tls) -> urllib3.PoolManager:
-        proxy = self.settings.proxies.of(url)
+        terms, state = (tls, self.settings.proxies.of(url)), state_of(tls)
         with self._lock:
-            manager = self._managers.get((tls, proxy))
-        if manager is None:
-            made = manager_of(tls, proxy)  # reads files: not under the lock
+            kept = self._managers.get(terms)
+        if kept is None or kept.state != state:  # who uses the one before keeps it to his end
+            made = _Kept(manager_of(*terms), state)  # reads files: not under the lock
             with self._lock:
-                manager = self._managers.setdefault((tls, proxy), made)
-        return manager
+                others = self._managers.get(terms)
+                kept = made if others is None or others.state != state else others
+                self._managers[terms] = kept
+        return kept.manager
 
     def _enter(self) -> None:
         with self._lock:

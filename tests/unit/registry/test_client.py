@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import urllib3
 
 from corten.errors import InvalidArgument
+from corten.registry import connect as connect_module
 from corten.registry import listing
+from corten.registry import transport as transport_module
 from corten.registry.client import Repository
-from corten.registry.endpoint import Endpoint
+from corten.registry.endpoint import Endpoint, Tls
 from corten.registry.errors import ConnectionFailed, RegistryNotFound, UntrustedContent, pull_error
 from corten.spec import reference
 from corten.spec.image import DOCKER_MANIFEST, OCI_MANIFEST, Descriptor
@@ -172,3 +176,22 @@ def test_a_next_page_that_is_nowhere_is_refused(server: Server, connect: Connect
     server.state.rules.append(lambda handler, seen: handler.answer(200, b'{"tags": ["1"]}', Link='<//[>; rel="next"'))
     with pytest.raises(UntrustedContent, match="usable location"):
         connect(server).tags()
+
+
+def test_a_certificate_that_is_written_anew_is_read_anew(
+    server: Server, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.state.add_manifest("a/b", "1", media_type=OCI_MANIFEST, body=MANIFEST)
+    read, ca = list[bytes](), tmp_path / "ca.crt"
+
+    def manager(tls: Tls, proxy: str) -> urllib3.PoolManager:
+        read.append(Path(tls.ca_files[0]).read_bytes())
+        return connect_module.manager_of(Tls(), proxy)
+
+    monkeypatch.setattr(transport_module, "manager_of", manager)
+    there = connect(Endpoint(server.url, tls=Tls((str(ca),))))
+    for content in (b"first", b"first", b"second", b"second"):
+        if not ca.exists() or ca.read_bytes() != content:
+            ca.write_bytes(content)
+        there.resolve("1")
+    assert read == [b"first", b"second"]
