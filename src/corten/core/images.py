@@ -101,20 +101,6 @@ class Image:
         return all(reference.is_canonical for reference in (*self.references, *self.reached_by))
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryLine:
-    """One line of `docker history`."""
-
-    id: str
-    """The image's for the newest line, else `<missing>`."""
-    created: str
-    """As the configuration says it (RFC 3339), '' when it does not."""
-    created_by: str
-    size: int
-    comment: str
-    tags: tuple[str, ...]
-
-
 class ImageStore:
     """The images of one engine.  Thread-safe.
 
@@ -225,21 +211,6 @@ class ImageStore:
     def manifest(self, image: Image) -> Manifest:
         """Its manifest.  Raises CortenError when it is damaged."""
         return parse_manifest(self._document(image.manifest.digest))
-
-    def history(self, image: Image) -> Sequence[HistoryLine]:
-        """Its lines, newest first."""
-        sizes = {one.key: one.size for one in self.overlay.all()}
-        chain = iter(image.chain_ids)
-        lines: list[HistoryLine] = []
-        for entry in image.config.history or ():
-            size = 0 if entry.empty_layer else sizes.get(next(chain, ""), 0)
-            lines.append(HistoryLine("<missing>", entry.created or "", entry.created_by, size, entry.comment, ()))
-        if not lines:
-            return ()
-        *older, top = lines
-        tags = tuple(image.repo_tags)
-        newest = HistoryLine(image.id, top.created, top.created_by, top.size, top.comment, tags)
-        return [newest, *reversed(older)]
 
     def layer_blobs(self, image: Image) -> Sequence[str]:
         """Digests of its layers' blobs, bottom first.  Raises CortenError when its manifest is damaged."""

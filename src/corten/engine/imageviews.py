@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from corten.core.content import ContentStore
+from corten.core.history import history
 from corten.core.images import Image
 from corten.core.snapshots import Kind
 from corten.core.targets import Variant
@@ -218,7 +219,7 @@ class ImageViews:
                 "Size": line.size,
                 "Tags": list(line.tags) or None,
             }
-            for line in images.history(images.get(ref, platform))
+            for line in history(images, images.get(ref, platform))
         ]
 
     # The disk

@@ -14,6 +14,7 @@ import zstandard
 
 from corten.core import archive, gc
 from corten.core.events import EventBus
+from corten.core.history import history
 from corten.core.images import Image, ImageStore
 from corten.core.leases import CONTENT
 from corten.core.limits import DEFAULT
@@ -270,7 +271,7 @@ def test_history_is_newest_first_with_the_sizes_of_layers(store: ImageStore) -> 
         {"created_by": "add two", "comment": "c"},
     ]
     image = loaded(store, ONE, TWO, history=lines)
-    assert [(line.id, line.created_by, line.size, line.tags) for line in store.history(image)] == [
+    assert [(line.id, line.created_by, line.size, line.tags) for line in history(store, image)] == [
         (image.id, "add two", 2, ("test:1",)),
         ("<missing>", "env", 0, ()),
         ("<missing>", "add one", 1, ()),
