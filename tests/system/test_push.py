@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from support import images, pullimages
+from support import images, pullimages, tarballs
 from support.engine import CortenEngine
+from support.pushers import Skopeo
 from support.registries import PASSWORD, USER, Registry
 
 LAYERS = ["8874212ea119", "98ab4490514f"]  # of images.BUSYBOX_REF, top first
@@ -158,3 +161,51 @@ def test_what_was_pulled_is_pushed_with_every_bit_as_it_came(
         assert other.get_manifest(f"goes/{compression}", "1").body == image.manifest.data
         for blob in image.blobs:
             assert other.request("GET", f"/v2/goes/{compression}/blobs/{blob.digest}").body == blob.data
+
+
+def test_image_that_was_composed_here_is_pushed_with_packed_layers(
+    engine: CortenEngine, registry: Registry, tmp_path: Path
+) -> None:
+    name = f"{registry.host}/packed/one:1"
+    layers = [*images.busybox_layers(), images.layer([images.Entry("own", b"packed" * 1000)])]
+    (tmp_path / "archive").write_bytes(images.docker_archive([name], layers, {"Cmd": ["sh"]}))
+    engine.docker("load", "-i", str(tmp_path / "archive"), check=True)
+    first = engine.docker("push", name, check=True).stdout
+    manifest = registry.get_manifest("packed/one", "1").json()
+    assert {one["mediaType"] for one in manifest["layers"]} == {"application/vnd.oci.image.layer.v1.tar+gzip"}
+    blobs = [registry.request("GET", f"/v2/packed/one/blobs/{one['digest']}").body for one in manifest["layers"]]
+    assert [gzip.decompress(one) for one in blobs] == layers
+    again = engine.corten("push", name, check=True).stdout
+    assert again.count("Layer already exists") == 3
+    assert _digest(again) == _digest(first)
+    assert _digest(first) in engine.docker("images", "--digests", f"{registry.host}/packed/one", check=True).stdout
+    inspected = json.loads(engine.docker("inspect", name, check=True).stdout)[0]
+    with contextlib.closing(Skopeo(engine.netns)) as skopeo:
+        seen = skopeo.pull(name)
+    assert (seen.digest, seen.config) == (_digest(first), inspected["Id"])
+    assert list(seen.diff_ids) == inspected["RootFS"]["Layers"]
+    engine.docker("rmi", name, check=True)
+    engine.docker("pull", name, check=True)
+    assert json.loads(engine.docker("inspect", name, check=True).stdout)[0]["Id"] == inspected["Id"]
+
+
+def test_commit_is_pushed_packed_over_the_layers_of_its_image(engine: CortenEngine, registry: Registry) -> None:
+    name = f"{registry.host}/packed/commit:1"
+    engine.docker("run", "--name", "changed", "--network", "none", images.BUSYBOX_REF, "touch", "/new", check=True)
+    engine.docker("commit", "changed", name, check=True)
+    engine.docker("rm", "changed", check=True)
+    engine.docker("push", "-q", name, check=True)
+    manifest = registry.get_manifest("packed/commit", "1").json()
+    assert [one["mediaType"].rpartition(".")[2] for one in manifest["layers"]] == ["tar+gzip"] * 3
+    engine.docker("rmi", name, check=True)
+    engine.docker("run", "--rm", "--network", "none", name, "test", "-e", "/new", check=True)
+
+
+def test_oci_layout_with_plain_layers_is_pushed_as_it_came(
+    engine: CortenEngine, registry: Registry, tmp_path: Path
+) -> None:
+    name, layers = f"{registry.host}/packed/layout:1", [images.layer([images.Entry("plain", b"plain" * 1000)])]
+    (tmp_path / "layout").write_bytes(tarballs.oci_archive(layers, name))
+    engine.docker("load", "-i", str(tmp_path / "layout"), check=True)
+    engine.docker("push", "-q", name, check=True)
+    assert registry.get_manifest("packed/layout", "1").body == tarballs.oci_manifest(layers)

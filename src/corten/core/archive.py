@@ -80,6 +80,8 @@ class _Planned:
 
     data: bytes
     manifest: Manifest
+    is_composed: bool = False
+    """Whether the manifest is not the archive's but was made here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,7 @@ def _docker_group(
         config=Descriptor(OCI_CONFIG, config_blob.digest, config_blob.size),
         layers=[_layer_descriptor(name, members) for name in entry.layers],
     )
-    yield _Group((_Planned(encode(manifest), manifest),), references)
+    yield _Group((_Planned(encode(manifest), manifest, is_composed=True),), references)
 
 
 def _tagged(text: str) -> Reference:
@@ -384,7 +386,10 @@ def _take_in(group: _Group, taking: _Taking) -> list[Loaded]:
     for digest in group.beside:
         taking.members.known(digest)
     with images.together() as tell:  # an image that is known may be on its way out
-        made = [images.add(config, manifest, size=size) for config, manifest, size in prepared]
+        made = [
+            images.add(config, manifest, size=size, is_composed=planned.is_composed)
+            for planned, (config, manifest, size) in zip(group.images, prepared, strict=True)
+        ]
         for image in made:
             tell("load", image.id, {"name": image.id})
         return _name(made[0], group, images, taking.before)

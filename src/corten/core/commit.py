@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from corten.core.gc import INIT_PREFIX
 from corten.core.images import Image, ImageStore
 from corten.core.layers import layers_of, unpack
 from corten.core.leases import CONTENT, SNAPSHOT
-from corten.core.limits import DEFAULT, Limits
+from corten.core.limits import DEFAULT, Limits, watched
 from corten.core.lower import LowerView
 from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from corten.spec.image import (
@@ -42,7 +42,6 @@ from corten.spec.image import (
 from corten.spec.reference import Reference
 
 _OCI_TYPES = {DOCKER_LAYER: OCI_LAYER, DOCKER_LAYER_GZIP: OCI_LAYER_GZIP}
-_SPACE_EVERY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def commit(
             manifest = images.manifest(base)
             _require_room(request, images, limits)
             with closing(_layer(request, images, limits)) as chunks:
-                blob = images.content.ingest(_watched(chunks, images, check, limits), keep=keep)
+                blob = images.content.ingest(watched(chunks, images.content.root, check, limits), keep=keep)
             if not images.overlay.exists(request.container_id):
                 raise Conflict(f"container {request.container_id} was removed")
             is_empty = blob.digest == treetar.EMPTY_TAR
@@ -125,20 +124,6 @@ def _layer(request: Request, images: ImageStore, limits: Limits) -> Generator[by
     with overlay.layers(request.container_id) as (upper_fd, *lower_fds):
         below = lower_fds[1:] if parent.startswith(INIT_PREFIX) else lower_fds
         yield from treetar.layer(layered.upper(upper_fd), LowerView(below), limits)
-
-
-def _watched(chunks: Iterable[bytes], images: ImageStore, check: Callable[[], None], limits: Limits) -> Iterator[bytes]:
-    """The chunks, while there is room for them and somebody wants them."""
-    until_look = 0
-    for chunk in chunks:
-        until_look -= len(chunk)
-        if until_look < 0:
-            until_look = _SPACE_EVERY
-            check()
-            space = os.statvfs(images.content.root)
-            if space.f_bavail * space.f_frsize < limits.disk_reserve:
-                raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes are free")
-        yield chunk
 
 
 def _unpacked(
@@ -187,7 +172,7 @@ def _manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
 
 def _recorded(request: Request, images: ImageStore, config: str, manifest: Descriptor, size: int) -> Image:
     with images.together() as tell:
-        image = images.add(config, manifest, size=size, parent=request.image_id)
+        image = images.add(config, manifest, size=size, parent=request.image_id, is_composed=True)
         if request.reference is not None:
             images.point(request.reference, image.id, is_tagged=True)
             tell("tag", image.id, {**(request.run.labels or {}), "name": request.reference.tagged().familiar})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ Tell = Callable[[str, str, Mapping[str, str]], None]
 # What a read says of a blob that is bad; any other error of the system (no descriptors, no memory) says nothing of it.
 _DAMAGE = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EBADMSG, errno.EILSEQ, errno.EISDIR})
 
-_COLUMNS = "id, manifest, media_type, manifest_size, chain, size, parent, added_ns, tagged_ns, used_ns"
+_COLUMNS = "id, manifest, media_type, manifest_size, chain, size, parent, added_ns, tagged_ns, used_ns, composed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class Image:
     """Why its configuration cannot be read."""
     reached_by: tuple[Reference, ...] = ()
     """Names that point to another image and stand for an index that has this one."""
+    is_composed: bool = False
+    """Whether its manifest was made here, and nobody was promised its digest."""
 
     @property
     def platform(self) -> Platform:
@@ -242,27 +245,43 @@ class ImageStore:
             for event in events:
                 self._publish(event)
 
-    def add(self, config_digest: str, manifest: Descriptor, *, size: int, parent: str = "") -> Image:
-        """Records an image whose blobs and snapshots are there; one that is known keeps what it has of it whole."""
+    def add(
+        self, config_digest: str, manifest: Descriptor, *, size: int, parent: str = "", is_composed: bool = False
+    ) -> Image:
+        """Records an image whose blobs and snapshots are there; one that is known keeps what it has of it whole.
+
+        `is_composed` says that the manifest was made here; it is so no more when somebody else brings the same one.
+        """
         config = parse_config(self.content.read(config_digest))
         chain = chain_ids(config.diff_ids)
         row = (
             *(config_digest, manifest.digest, manifest.media_type, manifest.size),
-            *(chain[-1] if chain else "", size, parent, time.time_ns()),
+            *(chain[-1] if chain else "", size, parent, time.time_ns(), is_composed),
         )
         with self.database.durable() as tx:
             tx.execute(
-                "INSERT OR IGNORE INTO images (id, manifest, media_type, manifest_size, chain, size, parent, added_ns)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO images (id, manifest, media_type, manifest_size, chain, size, parent, added_ns,"
+                " composed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             kept = tx.execute("SELECT manifest FROM images WHERE id = ?", (config_digest,)).fetchone()[0]
             if kept != manifest.digest and not self._can_read(kept):
-                change = (manifest.digest, manifest.media_type, manifest.size, config_digest)
-                tx.execute("UPDATE images SET manifest = ?, media_type = ?, manifest_size = ? WHERE id = ?", change)
+                self._change_manifest(tx, kept, manifest, is_composed=is_composed)
+            elif kept == manifest.digest and not is_composed:
+                tx.execute("UPDATE images SET composed = 0 WHERE id = ?", (config_digest,))
         self._told -= {config_digest, manifest.digest}
         self._write_index()
         return self._select("id = ?", (config_digest,))[0]
+
+    def recompose(self, before: str, after: Descriptor) -> None:
+        """The image whose manifest was composed here as `before` has another of the same configuration from now on.
+
+        Its blobs are here and on a lease; those of the other one go with `gc.drop_blobs`.
+        """
+        with self.lock, self.database.durable() as tx:
+            if tx.execute("SELECT 1 FROM images WHERE manifest = ? AND composed = 1", (before,)).fetchone():
+                self._change_manifest(tx, before, after, is_composed=True)
+        self._write_index()
 
     def tag(self, ref: str, repo: str, tag: str = "") -> Reference:
         """Points the name `repo[:tag]` to the image `ref`, wherever it pointed before; the name.
@@ -363,6 +382,7 @@ class ImageStore:
             chain_ids=self._chain_below(row[4]) if damage else chain_ids(config.diff_ids),
             damage=damage,
             reached_by=reached_by,
+            is_composed=bool(row[10]),
         )
 
     def _with_image(self, variant: Variant) -> tuple[Variant, Image | None]:
@@ -378,6 +398,13 @@ class ImageStore:
         raise NotFound(
             f"image with reference {ref} was found but does not match the specified platform:"
             f" wanted {platform_text(platform)}, actual: {platform_text(other.platform)}"
+        )
+
+    @staticmethod
+    def _change_manifest(tx: sqlite3.Connection, before: str, after: Descriptor, *, is_composed: bool) -> None:
+        tx.execute(
+            "UPDATE images SET manifest = ?, media_type = ?, manifest_size = ?, composed = ? WHERE manifest = ?",
+            (after.digest, after.media_type, after.size, is_composed, before),
         )
 
     def _can_read(self, digest: str) -> bool:

@@ -68,7 +68,8 @@ def import_rootfs(
             stored = images.content.put(encode(manifest), keep)
             descriptor = Descriptor(OCI_MANIFEST, stored.digest, stored.size)
             with images.together() as tell:
-                image = images.add(config.digest, descriptor, size=images.overlay.stat(chain).size)
+                size = images.overlay.stat(chain).size
+                image = images.add(config.digest, descriptor, size=size, is_composed=True)
                 if reference is not None:
                     images.point(reference, image.id, is_tagged=True)
                     tell("tag", image.id, {**(run.labels or {}), "name": reference.tagged().familiar})

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from corten.errors import Unavailable
+
+_SPACE_EVERY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +41,20 @@ class Limits:
 
 
 DEFAULT = Limits()
+
+
+def watched(chunks: Iterable[bytes], root: str, check: Callable[[], None], limits: Limits) -> Iterator[bytes]:
+    """The chunks, while there is room for them on the filesystem of `root` and somebody wants them.
+
+    Raises Unavailable, and what `check` raises.
+    """
+    until_look = 0
+    for chunk in chunks:
+        until_look -= len(chunk)
+        if until_look < 0:
+            until_look = _SPACE_EVERY
+            check()
+            space = os.statvfs(root)
+            if space.f_bavail * space.f_frsize < limits.disk_reserve:
+                raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes are free")
+        yield chunk

@@ -94,6 +94,10 @@ CORE_SCHEMA: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tags ADD COLUMN target_type TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE tags ADD COLUMN target_size INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # 1: the manifest was made here and nobody else brought it; images of before may have been pushed as they are
+        "ALTER TABLE images ADD COLUMN composed INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -132,8 +132,18 @@ def saved(images: ImageStore, wanted: Sequence[Wanted]) -> Iterator[Iterator[byt
     """
     with ExitStack() as stack:
         lease = stack.enter_context(images.leases.held())
-        files = _files(images, wanted, lease.id)
+        with images.lock:
+            files = _files(images, [_now(images, one) for one in wanted], lease.id)
         yield stack.enter_context(closing(_chunks(images, files)))
+
+
+def _now(images: ImageStore, one: Wanted) -> Wanted:
+    """The same with the manifest that the image has now: a push may have packed its layers since it was found."""
+    image = images.find_id(one.image.id) or one.image
+    if image.manifest == one.image.manifest:
+        return one
+    is_own = one.only is not None and one.only.digest == one.image.manifest.digest
+    return replace(one, image=image, only=image.manifest if is_own else one.only)
 
 
 def _files(images: ImageStore, wanted: Sequence[Wanted], lease_id: str) -> list[_File]:

@@ -17,6 +17,7 @@ from corten.registry.credentials import Credentials
 from corten.registry.describe import described
 from corten.registry.errors import NO_CREDENTIALS, RegistryError, RegistryUnauthorized, RegistryUnavailable
 from corten.registry.hosts import Purpose
+from corten.registry.packing import Packer
 from corten.registry.push import Push
 from corten.registry.slots import Slots
 from corten.registry.sources import BlobSources
@@ -33,6 +34,8 @@ class Pushes:
     def __init__(self, parts: Parts, sources: BlobSources) -> None:
         self._parts = parts
         self._sources = sources
+        self._packer = Packer(parts.images)
+        self._packer.sweep()
         self._slots = Slots(lambda: self._parts.settings.max_concurrent_uploads)
 
     async def push(
@@ -55,6 +58,7 @@ class Pushes:
                 self._parts.images,
                 self._repository(name, Purpose.PUSH, credentials, cancel),
                 sources=self._sources,
+                packer=self._packer,
                 slots=self._slots,
                 cancel=cancel,
                 tell=tell,

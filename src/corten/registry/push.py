@@ -1,12 +1,16 @@
 """A push: blobs side by side, then manifests, then the tag (distribution-spec, "Push").
 
     for each blob, top layer first       client reads
+    it is to be packed                   Preparing, with a bar
     the registry has it                  Layer already exists
     another repository there has it      Mounted from <repository>
     else it is sent                      Waiting, Pushing, Pushed
 
 A blob is sent only when the registry says that it is not there; a tag moves only when all of its blobs and manifests
 are there.  What a killed engine leaves is at most an upload that the registry throws away.
+
+An image that Corten composed with plain layers gets the manifest with packed ones (`packing`) when all of it is at the
+registry; until then it is what it was.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from corten.core import gc
 from corten.core.images import ImageStore
 from corten.core.leases import CONTENT
 from corten.core.streams import chunks_of
@@ -30,11 +35,12 @@ from corten.registry.errors import (
     RegistryNotFound,
     RegistryUnauthorized,
 )
+from corten.registry.packing import Keep, Packer
 from corten.registry.pushplan import Layer, Plan, plan
 from corten.registry.slots import Slots
 from corten.registry.sources import BlobSources
 from corten.spec import progress
-from corten.spec.image import Descriptor, Platform
+from corten.spec.image import Descriptor, Platform, encode, parse_manifest
 from corten.spec.reference import Reference
 
 Json = dict[str, Any]
@@ -67,11 +73,20 @@ class Push:
     """One request: tags of one repository.  `run` in a thread of its own."""
 
     def __init__(
-        self, images: ImageStore, repository: Target, *, sources: BlobSources, slots: Slots, cancel: Cancel, tell: Tell
+        self,
+        images: ImageStore,
+        repository: Target,
+        *,
+        sources: BlobSources,
+        packer: Packer,
+        slots: Slots,
+        cancel: Cancel,
+        tell: Tell,
     ) -> None:
         self._images = images
         self._repository = repository
         self._sources = sources
+        self._packer = packer
         self._slots = slots
         self._cancel = cancel
         self._tell = tell
@@ -87,17 +102,52 @@ class Push:
         self._images.publish("push", familiar, {"name": name.familiar_name})
 
     def _push(self, name: Reference, platform: Platform | None) -> None:
-        with self._images.leases.held() as lease:
+        touched: set[str] = set()
+        try:
+            with self._images.leases.held() as lease:
+
+                def keep(digest: str) -> None:
+                    self._images.leases.add(lease.id, CONTENT, digest)
+                    touched.add(digest)
+
+                decided = self._decide(name, platform, lease.id)
+                touched.update(decided.to_replace)
+                pushed = self._with_packed(decided, self._bring(decided, name, keep), keep)
+                self._finish(pushed, name)
+                self._note(name, decided.target, pushed.target)
+        finally:
+            if touched:
+                gc.drop_blobs(self._images, touched)
+        self._say_pushed(name, pushed)
+
+    def _decide(self, name: Reference, platform: Platform | None, lease_id: str) -> Plan:
+        """What to push, and from here on nobody removes it."""
+        try:
             decided = plan(self._images, name, platform, self._has_manifest)
-            self._keep(decided, lease.id)
-            self._bring(decided, name)
-            for one in (*decided.documents, decided.target):
-                self._cancel.check()
-                reference = name.tag if one is decided.target else one.digest
-                self._repository.put_manifest(reference, one, body=self._images.content.read(one.digest))
-            self._sources.add(name, [one.digest for one in decided.blobs])
-            self._note_digest(name, decided)
-        self._say_pushed(name, decided)
+            self._keep(decided, lease_id)
+        except NotFound:  # perhaps another push of the image ended in between, and it has another manifest now
+            decided = plan(self._images, name, platform, self._has_manifest)
+            self._keep(decided, lease_id)
+        return decided
+
+    def _finish(self, pushed: Plan, name: Reference) -> None:
+        """Manifests, and the tag at last, when the blobs are there."""
+        for one in (*pushed.documents, pushed.target):
+            self._cancel.check()
+            reference = name.tag if one is pushed.target else one.digest
+            self._repository.put_manifest(reference, one, body=self._images.content.read(one.digest))
+        self._sources.add(name, [one.digest for one in pushed.blobs])
+
+    def _with_packed(self, decided: Plan, layers: Sequence[Layer], keep: Keep) -> Plan:
+        """What is pushed when these layers were sent: with the manifest of those that were packed."""
+        if not decided.to_replace:
+            return decided
+        sent = {one.descriptor.digest: other.descriptor for one, other in zip(decided.layers, layers, strict=True)}
+        content = self._images.content
+        manifest = parse_manifest(content.read(decided.target.digest))
+        packed = [sent[layer.digest] for layer in manifest.layers]
+        blob = content.put(encode(msgspec.structs.replace(manifest, layers=packed)), keep)
+        return decided.with_layers(layers, Descriptor(decided.target.media_type, blob.digest, blob.size))
 
     def _keep(self, decided: Plan, lease_id: str) -> None:
         """From here on nobody removes what is pushed.  Raises NotFound when somebody just did."""
@@ -112,13 +162,15 @@ class Push:
         except RegistryNotFound:
             return False
 
-    def _bring(self, decided: Plan, name: Reference) -> None:
+    def _bring(self, decided: Plan, name: Reference, keep: Keep) -> Sequence[Layer]:
+        """Brings configurations and layers; the layers as they were sent, base first."""
         configs = self._begin(decided)
         top_first = list(reversed(decided.layers))
         count = len(top_first) + len(configs)
         with ThreadPoolExecutor(max(1, min(_THREADS, count)), thread_name_prefix="push") as pool:
-            layers = [pool.submit(self._bring_layer, layer, name) for layer in top_first]
+            layers = [pool.submit(self._bring_layer, layer, name, keep) for layer in top_first]
             self._together([*layers, *(pool.submit(self._bring_config, one) for one in configs)])
+        return [one.result() for one in reversed(layers)]
 
     def _begin(self, decided: Plan) -> list[Descriptor]:
         """Speaks to the registry for the first time, alone, so that one token serves all; configurations to send.
@@ -138,7 +190,7 @@ class Push:
             raise refusal
         return missing
 
-    def _together(self, futures: Sequence[Future[None]]) -> None:
+    def _together(self, futures: Sequence[Future[Any]]) -> None:
         """Waits for all; the first failure ends the others, and is raised."""
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         failed = [error for one in done if (error := one.exception()) is not None]
@@ -153,18 +205,29 @@ class Push:
         self._cancel.check()
         self._repository.upload(descriptor, self._opener(descriptor))
 
-    def _bring_layer(self, layer: Layer, name: Reference) -> None:
+    def _bring_layer(self, layer: Layer, name: Reference, keep: Keep) -> Layer:
+        """Brings one; as it was sent."""
         self._cancel.check()
         if layer.is_foreign:
             self._tell(progress.status("Skipped foreign layer", layer.subject))
-            return
+            return layer
         with self._slots.held(self._cancel, waiting=lambda: self._tell(progress.status("Waiting", layer.subject))):
+            if layer.is_to_pack:
+                layer = self._packed(layer, keep)
             if self._repository.has_blob(layer.descriptor):
                 self._tell(progress.status("Layer already exists", layer.subject))
             elif other := self._mounted_from(layer.descriptor, name):
                 self._tell(progress.status(f"Mounted from {other}", layer.subject))
             else:
                 self._send(layer)
+        return layer
+
+    def _packed(self, layer: Layer, keep: Keep) -> Layer:
+        def packed(current: int) -> None:
+            self._tell(progress.moved("Preparing", layer.subject, current=current, total=layer.descriptor.size))
+
+        descriptor = self._packer.packed(layer.descriptor, keep, cancel=self._cancel, progress=packed)
+        return Layer(descriptor, layer.subject)
 
     def _mounted_from(self, descriptor: Descriptor, name: Reference) -> str:
         """The repository that the registry took the blob over from; '' when from none."""
@@ -198,11 +261,13 @@ class Push:
 
         return open_at
 
-    def _note_digest(self, name: Reference, decided: Plan) -> None:
-        """`docker images --digests` shows what the name is at the registry."""
-        images, target = self._images, decided.target
+    def _note(self, name: Reference, decided: Descriptor, target: Descriptor) -> None:
+        """An image that was packed is what was sent from now on; `docker images --digests` shows what the name is."""
+        images = self._images
         pinned = Reference(name.domain, name.path, digest=target.digest)
-        with images.lock, suppress(NotFound):  # the name may be gone by now
+        with images.together(), suppress(NotFound):  # the name may be gone by now
+            if target.digest != decided.digest:
+                images.recompose(decided.digest, target)
             image = images.find(name.familiar)
             if images.target(name.familiar).digest == target.digest:
                 images.point(pinned, image.id, target=None if target.digest == image.manifest.digest else target)

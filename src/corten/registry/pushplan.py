@@ -2,6 +2,7 @@
 
     the name stands for                  pushed
     a manifest                           it
+    a manifest that was made here        one with its plain layers packed (`packing`)
     an index, all of it here             the index
     an index, the rest at the registry   the index
     an index, one platform here          that platform's manifest, and the client is told so
@@ -14,7 +15,7 @@ index that was pulled for one platform makes the tag lose all others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corten.core.images import ImageStore
 from corten.core.targets import Variant
@@ -22,6 +23,7 @@ from corten.errors import Conflict, CortenError, NotFound
 from corten.spec.image import (
     INDEXES,
     OCI_INDEX,
+    OCI_LAYER,
     Descriptor,
     Manifest,
     Platform,
@@ -40,6 +42,8 @@ class Layer:
 
     descriptor: Descriptor
     subject: str
+    is_to_pack: bool = False
+    """Whether it is sent as gzip: a plain archive of an image that was composed here."""
 
     @property
     def is_foreign(self) -> bool:
@@ -66,6 +70,16 @@ class Plan:
         """All that is neither manifest nor index."""
         return (*self.configs, *(layer.descriptor for layer in self.layers if not layer.is_foreign))
 
+    @property
+    def to_replace(self) -> tuple[str, ...]:
+        """Digests that the image needs no more when its layers are packed: its manifest and plain layers; or none."""
+        plain = [layer.descriptor.digest for layer in self.layers if layer.is_to_pack]
+        return (self.target.digest, *plain) if plain else ()
+
+    def with_layers(self, layers: Sequence[Layer], target: Descriptor) -> Plan:
+        """The plan with other layers in the same places, and the manifest that has them."""
+        return replace(self, layers=tuple(layers), target=target)
+
 
 def plan(
     images: ImageStore, name: Reference, platform: Platform | None, is_there: Callable[[Descriptor], bool]
@@ -74,14 +88,28 @@ def plan(
 
     Raises NotFound, Conflict in Docker's words; CortenError when a document is damaged.
     """
-    target = images.target(name.familiar)
+    with images.lock:  # the end of another push changes both
+        target, own = images.target(name.familiar), images.find(name.familiar)
+    is_ours = own.is_composed and own.manifest.digest == target.digest
     if platform is not None:
         image = images.get(name.familiar, platform)
         chosen = next((v.descriptor for v, one in images.platforms(name.familiar) if one and one.id == image.id), None)
-        return _of_manifests(images, chosen or image.manifest, [chosen or image.manifest])
-    if target.media_type not in INDEXES:
-        return _of_manifests(images, target, [target])
-    return _of_index(images, target, is_there)
+        target = chosen or image.manifest
+    elif target.media_type in INDEXES:
+        return _of_index(images, target, is_there)
+    decided = _of_manifests(images, target, [target])
+    return _packing(images, decided) if is_ours else decided
+
+
+def _packing(images: ImageStore, decided: Plan) -> Plan:
+    """The plan for a manifest that was made here: its plain layers, those that are their own diff ids, are packed."""
+    (config,) = decided.configs
+    diff_ids = set(parse_config(images.content.read(config.digest)).diff_ids)
+    layers = [
+        replace(layer, is_to_pack=layer.descriptor.media_type == OCI_LAYER and layer.descriptor.digest in diff_ids)
+        for layer in decided.layers
+    ]
+    return decided.with_layers(layers, decided.target)
 
 
 def _of_index(images: ImageStore, index: Descriptor, is_there: Callable[[Descriptor], bool]) -> Plan:

@@ -76,6 +76,7 @@ def test_a_container_becomes_an_image_over_its_own(store: ImageStore, base: Imag
     with bus.subscribe(since_ns=0) as events:
         assert [event.action for event in events.drain()][-1] == "tag"
     assert not store.leases.list()
+    assert image.is_composed
 
 
 def test_the_same_files_are_the_same_layer(store: ImageStore, base: Image) -> None:

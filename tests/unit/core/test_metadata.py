@@ -35,7 +35,7 @@ def fail(database: Database, key: str) -> None:
 
 def test_the_database_is_private_and_has_a_schema_version(database: Database) -> None:
     assert stat.S_IMODE(os.stat(database.path).st_mode) == 0o600
-    assert database.meta("schema:core") == "2"
+    assert database.meta("schema:core") == "3"
     assert database.query("PRAGMA journal_mode") == [("wal",)]
 
 

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from corten.core.limits import DEFAULT, Limits
-from corten.core.streams import CHUNK, Ahead, Compression, Hashed, IterReader, chunks_of, decompressed, detect
+from corten.core.streams import CHUNK, Ahead, Compression, Hashed, IterReader, chunks_of, decompressed, detect, gzipped
 from corten.errors import InvalidArgument
 from support.tarballs import chunked
 
@@ -127,3 +127,12 @@ def test_reading_ahead_stops_with_its_reader() -> None:
     with Ahead(endless()) as ahead:
         assert next(iter(ahead)) == b"x"
     assert threading.active_count() == before
+
+
+def test_what_is_packed_as_gzip_has_no_time_and_no_name_and_comes_in_pieces() -> None:
+    data = [noise * 3000 for noise in (b"a", b"bc", bytes(range(256)))] * 300
+    pieces = list(gzipped(data))
+    assert gzip.decompress(b"".join(pieces)) == b"".join(data)
+    assert pieces[0][:10] == b"\x1f\x8b\x08" + bytes(6) + b"\xff", "gzip, deflate, no flags, no time, unknown system"
+    assert len(pieces) > 2
+    assert gzip.decompress(b"".join(gzipped([]))) == b""

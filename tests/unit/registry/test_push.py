@@ -3,126 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corten.core import dataroot
-from corten.core.content import ContentStore
-from corten.core.images import ImageStore
-from corten.core.journal import Journal
-from corten.core.metadata import Database
-from corten.core.snapshots import Overlay
 from corten.errors import Conflict, InvalidArgument, NotFound
-from corten.registry.cancel import Cancel, Cancelled
-from corten.registry.downloads import Claims, Downloads
+from corten.registry.cancel import Cancelled
 from corten.registry.errors import ConnectionFailed, RegistryDenied, RegistryError, coded
-from corten.registry.pull import Shared, pull
-from corten.registry.push import Push
-from corten.registry.slots import Slots
-from corten.registry.sources import BlobSources
-from corten.spec.image import Descriptor, Platform, digest_of
+from corten.spec.image import Descriptor, Platform
 from corten.spec.reference import parse
-from support.fakerepository import FakeRepository
 from support.pullimages import Blob, Image, index, of_blobs, several
+from support.pushlab import NAME, FakeTarget, Lab, statuses
 
 THREE = several(3)
-NAME = parse("reg.example/test:1")
-
-
-class FakeTarget:
-    """A repository that takes what it is given; `shared` are the blobs of others that it may take over."""
-
-    def __init__(self, shared: dict[str, set[str]] | None = None) -> None:
-        self.path = "test"
-        self.shared = shared or {}
-        self.blobs: dict[str, bytes] = {}
-        self.manifests: dict[str, bytes] = {}
-        self.refuses: RegistryError | None = None
-        self.on_upload: Callable[[Descriptor], None] = lambda _: None
-        self.order: list[str] = []
-
-    def resolve(self, reference: str) -> Descriptor:
-        if reference not in self.manifests:
-            raise coded("MANIFEST_UNKNOWN", 404)
-        return Descriptor("m", digest_of(self.manifests[reference]), len(self.manifests[reference]))
-
-    def has_blob(self, descriptor: Descriptor) -> bool:
-        if self.refuses is not None:
-            raise self.refuses
-        return descriptor.digest in self.blobs
-
-    def mount(self, digest: str, *, from_repository: str) -> bool:
-        if digest not in self.shared.get(from_repository, ()):
-            return False
-        self.blobs[digest] = b"mounted"
-        return True
-
-    def upload(
-        self,
-        descriptor: Descriptor,
-        open_at: Callable[[int], Iterator[bytes]],
-        *,
-        progress: Callable[[int], None] = lambda _: None,
-        on_retry: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        self.on_upload(descriptor)
-        data = b"".join(open_at(0))
-        assert digest_of(data) == descriptor.digest
-        assert b"".join(open_at(7)) == data[7:], "an upload that goes on begins elsewhere"
-        progress(len(data))
-        self.blobs[descriptor.digest] = data
-        self.order.append(descriptor.digest)
-
-    def put_manifest(self, reference: str, descriptor: Descriptor, *, body: bytes) -> None:
-        self.manifests[reference] = self.manifests[descriptor.digest] = body
-        self.order.append(reference)
-
-
-class Lab:
-    """An image store with what was pulled into it, and what a push told."""
-
-    def __init__(self, folder: Path) -> None:
-        root = dataroot.open_data_root(str(folder / "data"))
-        self.database = Database(root.join("corten.db"))
-        content = ContentStore(root.join("content"))
-        overlay = Overlay(root.join("snapshots"), self.database, Journal(self.database))
-        self.events: list[Any] = []
-        self.images = ImageStore(self.database, content, overlay, self.events.append)
-        self.sources = BlobSources(self.database)
-        self.shared = Shared(self.images, Downloads(content, concurrent=lambda: 3), Claims())
-        self.cancel = Cancel()
-
-    def have(self, image: Image, name: str = str(NAME), platform: Platform | None = None) -> None:
-        repository = FakeRepository((parse(name).tag, image))
-        pull(self.shared, parse(name), repository, tell=lambda _: None, cancel=Cancel(), platform=platform)
-
-    def push(
-        self, target: FakeTarget, name: str = str(NAME), *, platform: Platform | None = None, slots: int = 5
-    ) -> list[dict[str, Any]]:
-        told: list[dict[str, Any]] = []
-        push = Push(
-            self.images,
-            target,
-            sources=self.sources,
-            slots=Slots(lambda: slots),
-            cancel=self.cancel,
-            tell=told.append,
-        )
-        push.run(parse(name), platform)
-        return told
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
-
-
-def statuses(told: list[dict[str, Any]]) -> dict[str, str]:
-    """The last that was said of each layer."""
-    return {one["id"]: one["status"] for one in told if one.get("id")}
 
 
 def test_blobs_go_first_then_the_manifest_and_it_is_the_same(lab: Lab) -> None:
@@ -227,9 +126,9 @@ def test_client_hears_of_layers_when_there_is_a_registry(lab: Lab, refusal: Regi
     lab.have(THREE)
     target, told = FakeTarget(), list[Any]()
     target.refuses = refusal
-    push = Push(lab.images, target, sources=lab.sources, slots=Slots(lambda: 5), cancel=lab.cancel, tell=told.append)
+    lab.on_told = told.append
     with pytest.raises(type(refusal)):
-        push.run(NAME)
+        lab.push(target)
     assert [one["status"] for one in told] == ["Preparing"] * heard
 
 
