@@ -101,7 +101,7 @@ def _base(request: Request, images: ImageStore, lease_id: str) -> Image:
             raise NotFound(f"No such image: {request.image_id}")
         for chain_id in base.chain_ids:
             images.leases.add(lease_id, SNAPSHOT, chain_id)
-        for digest in (base.id, *images.layer_blobs(base)):
+        for digest in (base.id, base.manifest.digest, *images.layer_blobs(base)):
             images.leases.add(lease_id, CONTENT, digest)
         return base
 

@@ -15,6 +15,7 @@ from corten.core.commit import Request, commit
 from corten.core.events import EventBus
 from corten.core.images import Image, ImageStore
 from corten.core.init import init_layer
+from corten.core.leases import CONTENT
 from corten.core.limits import DEFAULT
 from corten.core.rmi import remove_image
 from corten.core.treetar import EMPTY_TAR
@@ -54,6 +55,13 @@ def asked(image: Image, **given: object) -> Request:
 def top(store: ImageStore, image: Image) -> list[str]:
     with tarfile.open(fileobj=io.BytesIO(store.content.read(store.layer_blobs(image)[-1]))) as opened:
         return opened.getnames()
+
+
+def test_what_the_image_of_the_container_has_is_kept_meanwhile(store: ImageStore, base: Image) -> None:
+    container(store, base)
+    kept: list[set[str]] = []
+    commit(asked(base), store, check=lambda: kept.append(store.leases.items(CONTENT)))
+    assert {base.id, base.manifest.digest, *store.layer_blobs(base)} <= kept[0]
 
 
 def test_a_container_becomes_an_image_over_its_own(store: ImageStore, base: Image, bus: EventBus) -> None:
