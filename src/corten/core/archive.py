@@ -211,9 +211,7 @@ def _docker_group(
 ) -> Iterator[_Group]:
     config_data = members.document(entry.config)
     config = parse_config(config_data)
-    if len(entry.layers) != len(config.diff_ids):
-        counts = f"expected {len(entry.layers)}, got {len(config.diff_ids)}"
-        raise InvalidArgument(f"invalid manifest, layers length mismatch: {counts}")
+    _require_layers(len(entry.layers), config)
     if not asked.admits(config):
         return
     config_blob = members.put(config_data)
@@ -230,6 +228,13 @@ def _docker_group(
         layers=[_layer_descriptor(name, members) for name in entry.layers],
     )
     yield _Group((_Planned(encode(manifest), manifest, is_composed=True),), references)
+
+
+def _require_layers(count: int, config: ImageConfig) -> None:
+    if count != len(config.diff_ids):
+        raise InvalidArgument(f"invalid manifest, layers length mismatch: expected {count}, got {len(config.diff_ids)}")
+    if count > DEFAULT.layers:
+        raise InvalidArgument(f"image has more than {DEFAULT.layers} layers")
 
 
 def _tagged(text: str) -> Reference:
@@ -312,7 +317,7 @@ def _index_group(
             images.append((offered, _Planned(data, manifest)))
     if images:
         images.sort(key=lambda one: not runs_on(one[0], wanted))  # stable: this machine's first, then in order
-        target = Descriptor(top.media_type, top.digest, top.size)
+        target = Descriptor(top.media_type, top.digest, len(members.document_by_digest(top.digest)))
         yield _Group(tuple(image for _, image in images), references, target, tuple(beside))
     elif not asked.is_explicit:
         raise NotFound(f"no matching manifest for {platform_text(wanted)} in the manifest list entries")
@@ -400,9 +405,7 @@ def _prepare(planned: _Planned, taking: _Taking) -> tuple[str, Descriptor, int]:
     manifest, members, images = planned.manifest, taking.members, taking.images
     config_blob = members.known(manifest.config.digest)
     config = parse_config(images.content.read(config_blob.digest))
-    if len(manifest.layers) != len(config.diff_ids):
-        counts = f"expected {len(manifest.layers)}, got {len(config.diff_ids)}"
-        raise InvalidArgument(f"invalid manifest, layers length mismatch: {counts}")
+    _require_layers(len(manifest.layers), config)
     for layer in manifest.layers:
         blob = members.known(layer.digest)
         if blob.size != layer.size:

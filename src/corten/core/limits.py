@@ -38,6 +38,8 @@ class Limits:
     """Symbolic links followed for one path, as the kernel counts them."""
     document: int = 8 << 20
     """A manifest, index or configuration."""
+    layers: int = 1024
+    """Of one image; overlayfs takes fewer.  The work for an image grows with the square of them."""
 
 
 DEFAULT = Limits()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from corten.core.content import Blob, ContentStore
 from corten.core.leases import CONTENT, Leases
-from corten.core.limits import Limits
+from corten.core.limits import DEFAULT, Limits
 from corten.core.streams import decompressed
 from corten.core.tarheader import Kind
 from corten.core.tarreader import TarReader
@@ -22,6 +22,7 @@ from corten.spec.reference import Digest, parse_digest
 
 _SMALL = 1 << 20
 _SMALL_SUM = 64 << 20
+_NAMES_SUM = 64 << 20
 _ENTRIES_MAX = 1 << 16  # each may become a synced file; `docker save` of 500 images has fewer
 
 
@@ -34,6 +35,7 @@ class Members:
         self._lease_id = lease_id
         self._small: dict[bytes, bytes] = {}
         self._small_sum = 0
+        self._names_sum = 0
         self._large: dict[bytes, Blob] = {}
         self._links: dict[bytes, bytes] = {}
         self.ingested: set[str] = set()
@@ -44,6 +46,9 @@ class Members:
         reader = TarReader(decompressed(chunks, limits), limits)
         for entry in reader:
             path = b"/".join(components(entry.name))
+            self._names_sum += len(path) + len(entry.link)
+            if self._names_sum > _NAMES_SUM:
+                raise InvalidArgument(f"names in the archive take more than {_NAMES_SUM} bytes")
             if entry.kind is Kind.SYMLINK:
                 self._links[path] = _joined(path, entry.link)
             elif entry.kind is Kind.HARD_LINK:
@@ -129,11 +134,11 @@ class Members:
 
     def _resolved(self, name: str) -> bytes:
         path = b"/".join(components(name.encode()))
-        for _ in range(len(self._links) + 1):
+        for _ in range(DEFAULT.links + 1):
             if path not in self._links:
                 return path
             path = self._links[path]
-        raise InvalidArgument(f"{name}: links in the archive go round in a circle")
+        raise InvalidArgument(f"{name}: too many levels of links in the archive")
 
 
 def _blob_name(digest: str) -> str:

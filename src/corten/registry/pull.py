@@ -49,7 +49,6 @@ from corten.spec.reference import Digest, Reference
 
 _LOST_BLOB = "BLOB_UNKNOWN"
 _INDEX_DEPTH = 4
-_LAYERS_MAX = 1024
 _MISMATCH = "layers from manifest don't match image configuration"
 
 
@@ -205,7 +204,8 @@ class _Pull:
         manifest = parse_manifest(documents[-1])
         data = self._configuration(manifest.config)
         config = parse_config(data)
-        if len(manifest.layers) != len(config.diff_ids) or len(manifest.layers) > _LAYERS_MAX:
+        count = len(manifest.layers)
+        if count != len(config.diff_ids) or count > self._shared.limits.layers:
             raise InvalidArgument(_MISMATCH)
         if config.os not in ("", "linux"):
             raise InvalidArgument(f'image operating system "{config.os[:64]}" cannot be used on this platform')

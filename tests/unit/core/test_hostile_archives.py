@@ -75,6 +75,18 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a manifest that is no list": lambda: docker({"Config": "c.json"}),
     "a manifest with numbers": lambda: docker([image(Layers=[1])]),
     "more images than anybody has": lambda: docker([image()] * 1025),
+    "more layers than anybody has": lambda: t.archive(
+        *(t.entry(b"c.json", data=t.image_config([LAYER] * 1025)), t.entry(b"l.tar", data=LAYER)),
+        t.entry(b"manifest.json", data=json.dumps([image(Layers=["l.tar"] * 1025)]).encode()),
+    ),
+    "a chain of links": lambda: docker(
+        [image(Layers=["0"])],
+        *(t.symlink(b"%d" % number, b"%d" % (number + 1)) for number in range(41)),
+        t.symlink(b"41", b"l.tar"),
+    ),
+    "names of more than 64 MiB": lambda: docker(
+        [image()], *(t.pax({b"linkpath": b"x" * 4095}) + t.symlink(b"%d" % number, b"") for number in range(16500))
+    ),
     "more layers than the configuration": lambda: docker([image(Layers=["l.tar"] * 100_000)]),
     "a name with a digest alone": lambda: docker([image(RepoTags=["test@sha256:" + "0" * 64])]),
     "a name with tag and digest": lambda: docker([image(RepoTags=["test:1@sha256:" + "0" * 64])]),
@@ -107,6 +119,13 @@ def test_an_archive_that_lies_is_refused_and_nothing_stays(store: ImageStore, ho
     assert "root:" not in told.value.text
     assert not [*store.all(), *store.content.blobs(), *store.overlay.all(), *store.leases.list()]
     assert not [*store.content.ingests(), *store.overlay.staged_directories(), *store.overlay.directories()]
+
+
+def test_the_size_of_an_index_is_its_own(store: ImageStore) -> None:
+    index = json.dumps({"schemaVersion": 2, "manifests": [descriptor(MANIFEST)]}).encode()
+    top = descriptor(index, OCI_INDEX, size=1 << 40, annotations={"io.containerd.image.name": "test:1"})
+    archive.load([layout(top, blobs=(index, MANIFEST, CONFIG, LAYER))], store)
+    assert store.target("test:1").size == len(index)
 
 
 def test_of_two_manifests_the_last_rules_as_in_an_unpacked_archive(store: ImageStore) -> None:
