@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_an_archive_of_many_small_files_is_refused(shared_engine: CortenEngine) 
 def test_twin_without_the_bound_every_file_is_taken_in() -> None:
     with weakened_corten.build(*MEMBERS) as weak:
         (members,) = weak.modules("corten.core.members")
-        kept = members.Members(None, None, "")
+        kept = members.Members(SimpleNamespace(root="/"), None, "")
         kept.collect([many_members()], DEFAULT)
         assert "s69999" in kept
 

@@ -8,6 +8,7 @@ from corten.core import gc
 from corten.core.archive import LAYER_TYPES, host_platform
 from corten.core.changes import apply_changes
 from corten.core.commit import now
+from corten.core.content import with_room
 from corten.core.images import Image, ImageStore
 from corten.core.layers import Layer, unpack
 from corten.core.leases import CONTENT, SNAPSHOT
@@ -53,7 +54,7 @@ def import_rootfs(
                 images.leases.add(lease.id, CONTENT, digest)
                 ingested.add(digest)
 
-            blob = images.content.ingest(chunks, keep=keep)
+            blob = images.content.ingest(with_room(chunks, images.content.root, limits), keep=keep)
             diff_id = _diff_id(images, blob.digest, limits)
             with images.lock:
                 images.leases.add(lease.id, SNAPSHOT, chain_ids([diff_id])[0])

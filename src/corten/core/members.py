@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from corten.core.content import Blob, ContentStore
+from corten.core.content import Blob, ContentStore, with_room
 from corten.core.leases import CONTENT, Leases
 from corten.core.limits import DEFAULT, Limits
 from corten.core.streams import decompressed
@@ -41,9 +41,12 @@ class Members:
         self.ingested: set[str] = set()
 
     def collect(self, chunks: Iterable[bytes], limits: Limits) -> None:
-        """Reads the whole archive, compressed or not.  Raises InvalidArgument; OSError of the disk."""
+        """Reads the whole archive, compressed or not.
+
+        Raises InvalidArgument; Unavailable (the disk is about to be full); OSError of the disk.
+        """
         limits = replace(limits, entries=min(limits.entries, _ENTRIES_MAX))
-        reader = TarReader(decompressed(chunks, limits), limits)
+        reader = TarReader(with_room(decompressed(chunks, limits), self._content.root, limits), limits)
         for entry in reader:
             path = b"/".join(components(entry.name))
             self._names_sum += len(path) + len(entry.link)

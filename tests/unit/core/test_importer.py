@@ -6,13 +6,17 @@ import gzip
 import json
 import os
 import sqlite3
+from collections.abc import Callable
+from itertools import chain
 
 import pytest
 
+from corten.core import archive, content
 from corten.core.events import EventBus
 from corten.core.images import ImageStore
 from corten.core.importer import import_rootfs
-from corten.errors import InvalidArgument
+from corten.core.limits import Limits
+from corten.errors import InvalidArgument, Unavailable
 from corten.spec.image import OCI_LAYER, OCI_LAYER_GZIP
 from corten.spec.reference import parse
 from support import tarballs as t
@@ -58,6 +62,19 @@ def test_what_is_no_archive_leaves_nothing(store: ImageStore, data: bytes) -> No
     with pytest.raises(InvalidArgument):
         import_rootfs([data], store)
     assert not [*store.list(), *store.content.blobs(), *store.overlay.all(), *store.leases.list()]
+
+
+@pytest.mark.parametrize("take", [import_rootfs, archive.load])
+def test_an_archive_does_not_fill_the_disk_for_everybody(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, take: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(content, "_SPACE_EVERY", 1 << 20)
+    taken = []
+    endless = (taken.append(number) or bytes(1 << 20) for number in range(64))  # type: ignore[func-returns-value]
+    with pytest.raises(Unavailable, match="no space left for layers"):
+        take(chain([t.header(b"large", size=1 << 26)], endless), store, limits=Limits(disk_reserve=1 << 60))
+    assert len(taken) < 8
+    assert not [*store.list(), *store.content.blobs(), *store.content.ingests(), *store.leases.list()]
 
 
 def test_changes_are_looked_at_before_the_archive_is_read(store: ImageStore) -> None:
