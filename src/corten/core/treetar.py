@@ -53,7 +53,7 @@ def layer(nodes: Iterable[Node], lower: LowerView, limits: Limits = DEFAULT) -> 
     writer = _Writer(limits)
     for node in nodes:
         name = node.path.rpartition(b"/")[2]
-        if name.startswith(WHITEOUT_PREFIX):
+        if b"/" + WHITEOUT_PREFIX in b"/" + node.path:  # what is in such a directory goes with it
             continue
         if node.is_whiteout:
             if lower.find(node.path) is not None:

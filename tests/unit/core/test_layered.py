@@ -115,9 +115,9 @@ def test_a_whiteout_hides_and_one_over_nothing_is_left_out(tmp_path: Path, opene
 
 
 def test_a_name_that_would_be_a_whiteout_is_no_part_of_a_layer_but_of_an_export(tmp_path: Path, opened: Open) -> None:
-    (fd,) = opened(tree(tmp_path / "1", {".wh.etc": "x", "d/.wh..wh..opq": "x", "a": "x"}))
+    (fd,) = opened(tree(tmp_path / "1", {".wh.etc": "x", "d/.wh..wh..opq": "x", "a": "x", ".wh.d/x": "x"}))
     assert list(members(layer(fd))) == ["a", "d"]
-    assert len(members(b"".join(treetar.plain(layered.merged([fd]))))) == 4
+    assert len(members(b"".join(treetar.plain(layered.merged([fd]))))) == 6
 
 
 FILES = {
