@@ -18,7 +18,7 @@ from corten.spec.image import Platform
 async def save(call: Call) -> web.StreamResponse:
     """One image by its path, several by `names`."""
     names = list(call.args) or call.query.texts("names")
-    return await _archive(call, call.engine.image_save(names, platform(call, (1, 48))), "application/x-tar")
+    return await _archive(call, call.engine.image_save(names, only_platform(call, (1, 48))), "application/x-tar")
 
 
 async def export(call: Call) -> web.StreamResponse:
@@ -50,6 +50,13 @@ def platform(call: Call, since: tuple[int, int]) -> Platform | None:
     """`platform`, the API's JSON object, which older versions do not have; the first of several."""
     text = call.query.text("platform")
     return parse_platform(text) if text and call.version >= since else None
+
+
+def only_platform(call: Call, since: tuple[int, int]) -> Platform | None:
+    """As `platform`; raises InvalidArgument for several, as dockerd, for the others would not come along."""
+    if call.version >= since and len(call.query.texts("platform")) > 1:
+        raise InvalidArgument("multiple platform parameters not supported")
+    return platform(call, since)
 
 
 def parse_platform(text: str) -> Platform:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from corten.docker.archives import parse_platform, platform
+from corten.docker.archives import only_platform, parse_platform, platform
 from corten.docker.call import Call
 from corten.docker.streams import progress
 from corten.docker.versions import IMAGE_INSPECT_RULES, IMAGE_LIST_RULES, adapt_answer
@@ -58,7 +58,7 @@ async def prune(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     """The archive is read as it comes; what went wrong is the last line of the stream."""
-    wanted = platform(call, (1, 48))
+    wanted = only_platform(call, (1, 48))
     quiet = call.query.flag("quiet", default=True)
     return await progress(call, call.engine.image_load(call.body(), quiet, wanted), errors_in_stream=True)
 

@@ -35,6 +35,9 @@ async def test_the_platform_is_an_object_and_older_versions_have_none(harness: H
     for wrong, text in (("{", "failed to parse platform"), ('{"os":"linux"}', "both OS and Architecture")):
         answer = await client.ask("GET", f"/v1.48/images/get?names=busybox&platform={quote(wrong)}")
         assert (answer.status, answer.message[: len(text)]) == (400, text)
+    for method, path in (("GET", "/v1.48/images/get?names=busybox"), ("POST", "/v1.48/images/load?quiet=1")):
+        answer = await client.ask(method, f"{path}&platform={given}&platform={given}")
+        assert (answer.status, answer.message) == (400, "multiple platform parameters not supported")
 
 
 async def test_what_fails_on_the_way_cuts_the_stream(harness: Harness, client: Client) -> None:
