@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from corten.core.images import ImageStore
 from corten.core.leases import CONTENT, SNAPSHOT
 from corten.core.snapshots import Forgotten, Kind, Snapshot
-from corten.errors import CortenError
+from corten.errors import CortenError, FailedPrecondition
 
 log = logging.getLogger("corten.core")
 
@@ -112,10 +113,9 @@ def drop_layers(images: ImageStore, chain_ids: Sequence[str]) -> list[Forgotten]
         for chain_id in reversed(chain_ids):
             if chain_id in needed or not images.overlay.exists(chain_id):
                 break
-            layers = _forget_layer(images, chain_id)
-            if not layers:
+            forgotten += _forget_layer(images, chain_id)
+            if images.overlay.exists(chain_id):
                 break
-            forgotten += layers
         return forgotten
 
 
@@ -130,7 +130,16 @@ def _forget_layer(images: ImageStore, chain_id: str) -> list[Forgotten]:
     idle = [child for child in children if _is_init(child) and not overlay.children(child.key)]
     if len(idle) != len(children):
         return []
-    return [*(overlay.forget(child.key) for child in idle), overlay.forget(chain_id)]
+    return _forget(images, [*(child.key for child in idle), chain_id])
+
+
+def _forget(images: ImageStore, keys: Iterable[str]) -> list[Forgotten]:
+    """Ends these, down to the first on which a container was made since somebody looked."""
+    forgotten: list[Forgotten] = []
+    with suppress(FailedPrecondition):
+        for key in keys:
+            forgotten.append(images.overlay.forget(key))
+    return forgotten
 
 
 def _is_init(snapshot: Snapshot) -> bool:
@@ -140,11 +149,11 @@ def _is_init(snapshot: Snapshot) -> bool:
 def _drop_snapshots(images: ImageStore) -> list[Forgotten]:
     """Ends committed snapshots that nothing needs, children before parents; for `discard`."""
     needed = _needed_chains(images)
-    forgotten = []
+    forgotten: list[Forgotten] = []
     for snapshot in reversed(images.overlay.all()):
         if snapshot.kind is not Kind.COMMITTED or snapshot.key in needed or images.overlay.children(snapshot.key):
             continue
         if _is_init(snapshot) and snapshot.parent in needed:
             continue
-        forgotten.append(images.overlay.forget(snapshot.key))
+        forgotten += _forget(images, [snapshot.key])
     return forgotten

@@ -11,10 +11,11 @@ import pytest
 from corten.core import archive, gc
 from corten.core.content import ContentStore
 from corten.core.images import ImageStore
+from corten.core.init import init_layer
 from corten.core.journal import Journal
 from corten.core.metadata import Database
 from corten.core.rmi import remove_image
-from corten.core.snapshots import Overlay
+from corten.core.snapshots import Overlay, Snapshot
 from corten.errors import CortenError, NotFound
 from support import tarballs as t
 
@@ -130,3 +131,27 @@ def test_nobody_waits_for_the_files_of_an_image_that_is_removed(
     assert [image.repo_tags for image in store.list()] == [["test:1", "while:it-goes"]]
     assert len(disk.directories()) == len(disk.all()) == 1
     assert journal.entries() == []
+
+
+def test_a_container_that_is_made_while_its_image_goes_keeps_the_layers(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.load([t.docker_archive([t.archive(t.entry(b"f"))])], store)
+    image = store.get("test:1")
+    init = init_layer(store.overlay, image.chain)
+    children = store.overlay.children
+
+    def looked(key: str) -> list[Snapshot]:
+        found = children(key)
+        if key == init and not found:
+            store.overlay.prepare("made-meanwhile", init)
+        return found
+
+    monkeypatch.setattr(store.overlay, "children", looked)
+    done = remove_image(store, "test:1", [])
+    assert [one.subject for one in done] == ["test:1", image.id]
+    assert [one.key for one in store.overlay.all()] == [image.chain, init, "made-meanwhile"]
+    monkeypatch.undo()
+    store.overlay.remove("made-meanwhile")
+    gc.drop_orphans(store, image.id)
+    assert store.overlay.all() == []
