@@ -34,14 +34,24 @@ def last_use_ns(image: Image) -> int:
 
 
 def candidates(
-    images: ImageStore, used: Collection[str], wanted: Callable[[Image], bool], *, is_all: bool
+    images: ImageStore,
+    used: Collection[str],
+    wanted: Callable[[Image], bool],
+    *,
+    is_all: bool,
+    unused_since_ns: int | None = None,
 ) -> Sequence[Image]:
-    """Images to remove; `used` are ids of containers' images."""
+    """Images to remove; `used` are ids of containers' images.
+
+    With `unused_since_ns` those that nobody used from then on, nor another one that would go with them.
+    """
     every = images.list()
     partners = _partners(every)
+    recent = {image.id for image in every if unused_since_ns is not None and last_use_ns(image) >= unused_since_ns}
+    nameless = {image.id for image in every if not image.references}
     found = []
     for image in every:
-        is_used = not partners[image.id].isdisjoint(used)
+        is_used = image.id in recent or not partners[image.id].isdisjoint({*used, *(recent & nameless)})
         is_between = not image.references and (bool(image.reached_by) or bool(images.children(image.id)))
         if not is_used and not is_between and (is_all or image.is_dangling) and wanted(image):
             found.append(image)

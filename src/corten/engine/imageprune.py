@@ -59,12 +59,8 @@ class ImagePrune:
         ages = [times.parse_age_ns(text) for text in filters.get("unused-for", ())]
         is_all = flags("dangling", filters) is False or (bool(ages) and "dangling" not in filters)
         wanted = self._views.wanted({key: filters[key] for key in ("label", "label!", "until") if key in filters})
-        before_ns = times.now_ns() - max(ages, default=0)
-
-        def is_wanted(image: Image) -> bool:
-            return wanted(image) and (not ages or prune.last_use_ns(image) < before_ns)
-
-        return prune.candidates(self._parts.images, self._used(), is_wanted, is_all=is_all)
+        since_ns = times.now_ns() - max(ages) if ages else None
+        return prune.candidates(self._parts.images, self._used(), wanted, is_all=is_all, unused_since_ns=since_ns)
 
     def _used(self) -> set[str]:
         return {one.record.image_id for one in self._parts.roster}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from corten.core import archive, prune
@@ -52,6 +54,26 @@ def test_an_index_goes_as_a_whole_or_not_at_all(store: ImageStore) -> None:
     done = remove_image(store, "a:1", [])
     assert sorted(map(repr, planned.removals)) == sorted(map(repr, done))
     assert not store.all()
+
+
+def test_an_index_is_used_when_any_of_its_images_is(store: ImageStore) -> None:
+    amd, arm = loaded(store, BASE, ONE), loaded(store, BASE, TWO, architecture="arm64")
+    manifests = [Descriptor(x.manifest.media_type, x.manifest.digest, x.manifest.size) for x in (amd, arm)]
+    blob = store.content.put(encode(Index(schema_version=2, manifests=manifests, media_type=OCI_INDEX)))
+    store.point(parse("a:1"), amd.id, target=Descriptor(OCI_INDEX, blob.digest, blob.size))
+    moment = time.time_ns()
+
+    def unused() -> set[str]:
+        found = prune.candidates(store, (), everything, is_all=True, unused_since_ns=moment)
+        return {image.id for image in found}
+
+    assert unused() == {amd.id}
+    store.touch(arm.id)
+    assert unused() == set()
+    store.point(parse("b:1"), arm.id)
+    assert unused() == {amd.id}, "it stays for its own name"
+    store.touch(amd.id)
+    assert unused() == set()
 
 
 @pytest.mark.parametrize("names", [("a:1",), ("a:1", "b:2")])
