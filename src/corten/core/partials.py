@@ -40,6 +40,7 @@ class Partial:
         self._condition = threading.Condition()
         self._have = 0
         self._until_space_check = 0
+        self._is_restored = False
         self._is_whole = False
         self._is_spoiled = False
         self._error: BaseException | None = None
@@ -54,12 +55,18 @@ class Partial:
         """What `fail` was given."""
         return self._error
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether bytes of an earlier attempt are in it, and nobody knows yet that it has the right ones."""
+        return self._is_restored and not self._is_whole
+
     def restore(self, check: Callable[[], None] = lambda: None) -> None:
         """Takes up what an earlier attempt left, byte by byte into the hash; `check` may raise between pieces."""
         left = os.fstat(self._fd).st_size
         if left > self.size:
             os.ftruncate(self._fd, 0)
             return
+        self._is_restored = left > 0
         while self._have < left:
             check()
             self._grow(os.pread(self._fd, READ_BYTES, self._have))

@@ -48,6 +48,8 @@ from corten.spec.progress import status
 from corten.spec.reference import Digest, Reference
 
 _LOST_BLOB = "BLOB_UNKNOWN"
+_ANEW = " anew"
+"""Behind a registry's name: the source of a second attempt, in which nothing of the first one is."""
 _INDEX_DEPTH = 4
 _MISMATCH = "layers from manifest don't match image configuration"
 
@@ -155,6 +157,8 @@ class _Pull:
         self._tell = tell
         self._cancel = cancel
         self._attempt = Cancel()
+        self._source = reference.domain
+        self._is_doubtful = False
         self._platform = platform
 
     def run(self) -> tuple[Image, bool]:
@@ -162,9 +166,10 @@ class _Pull:
         try:
             return self._once()
         except InvalidArgument:  # a digest is known to be wrong when all has come: too late for the client to go on
-            if not self._repository.registry.distrust_mirrors():
+            if not (self._repository.registry.distrust_mirrors() or self._is_doubtful):
                 raise
         self._attempt = Cancel()  # the first one stopped what it had begun
+        self._source += _ANEW
         return self._once()
 
     def _once(self) -> tuple[Image, bool]:
@@ -277,6 +282,7 @@ class _Pull:
             except InvalidArgument as error:
                 if not isinstance(error, RegistryError):  # an image that no attempt will unpack: keep nothing of it
                     for partial in partials.values():
+                        self._is_doubtful |= partial.is_doubtful
                         partial.spoil()
                 raise
             self._take(partials, keep)
@@ -302,9 +308,7 @@ class _Pull:
                 continue
             partial = None
             if not content.has(layer.blob):
-                joined = self._shared.downloads.joined(
-                    self._reference.domain, line.blob, self._fetch(line.blob), line.watch
-                )
+                joined = self._shared.downloads.joined(self._source, line.blob, self._fetch(line.blob), line.watch)
                 partial = stack.enter_context(joined)
             if partial is None:
                 line.is_present()

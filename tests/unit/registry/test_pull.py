@@ -180,6 +180,20 @@ def test_what_came_before_a_line_was_cut_is_not_fetched_again_even_after_a_resta
     assert lab.images.get(str(NAME)).id == ONE.config.digest
 
 
+@pytest.mark.parametrize("where", [0, 90_000])
+def test_wrong_bytes_that_an_earlier_attempt_left_come_anew(lab: Lab, where: int) -> None:
+    repository, layer = FakeRepository(("1", ONE)), ONE.layers[1]
+    repository.cuts[layer.digest] = 100_000
+    repository.lies[layer.digest] = layer.data[:where] + noise(9, len(layer.data))[where:]
+    with pytest.raises(CortenError):
+        lab.pull(repository)
+    wait_for(lambda: not lab.shared.downloads.digests())
+    repository.lies.clear()
+    lab.pull(repository)
+    assert lab.images.get(str(NAME)).id == ONE.config.digest
+    wait_for(lambda: not lab.images.content.partials.sizes())
+
+
 def test_what_a_failed_pull_left_can_be_dropped_but_not_what_is_on_its_way(lab: Lab) -> None:
     repository = FakeRepository(("1", ONE))
     repository.cuts[ONE.layers[1].digest] = 100_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from corten.spec.reference import parse
 from support import registryserver
 from support import tarballs as t
 from support.pullimages import image
-from support.registryserver import Server
+from support.registryserver import Handler, Seen, Server
 
 IMAGE = image([t.archive(t.entry(f"file{n}".encode(), data=random.Random(n).randbytes(300_000))) for n in range(3)])
 NAME = parse("reg.example/test:1")
@@ -88,6 +90,34 @@ def test_wrong_bytes_of_a_mirror_come_from_the_registry(
     assert upstream.state.seen
     assert not images.content.partials.sizes()
     assert not images.leases.list()
+
+
+def test_wrong_bytes_that_still_come_from_a_mirror_are_taken_no_more(
+    servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """The layer is found to be wrong while it comes: the second attempt takes nothing of what is still coming."""
+    mirror, upstream = servers
+    layer = IMAGE.layers[1]
+    bad = bytes(byte ^ 1 for byte in layer.data)
+
+    def drips(handler: Handler, seen: Seen) -> bool:
+        if not seen.path.endswith(layer.digest):
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(bad)))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for at in range(0, len(bad), 1000):
+                handler.wfile.write(bad[at : at + 1000])
+                if not upstream.state.seen:
+                    time.sleep(0.01)
+                elif at % 10_000 == 0:
+                    time.sleep(0.05)
+        return handler.cut()
+
+    mirror.state.rules.append(drips)
+    images, _ = pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
+    assert images.get(str(NAME)).id == IMAGE.config.digest
 
 
 def test_a_configuration_that_a_mirror_has_changed_comes_from_the_registry(
