@@ -185,9 +185,7 @@ class _Writer:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
-        self._until_space_check -= entry.size + 4096
-        if self._until_space_check < 0:
-            self._check_space(place)
+        self._take_room(entry.size + 4096, place)
 
     def _create(self, place: Place, base: bytes) -> int:
         try:
@@ -309,14 +307,15 @@ class _Writer:
             _chmod_node(place, base, stat.S_IMODE(mode))
         self._size += found.status.st_size
 
-    @staticmethod
-    def _copy_up_file(found: Found, place: Place, base: bytes) -> None:
+    def _copy_up_file(self, found: Found, place: Place, base: bytes) -> None:
         source_fd = found.open(os.O_RDONLY)
         try:
             fd = os.open(base, _CREATE, 0o600, dir_fd=place.fd)
             try:
-                while os.copy_file_range(source_fd, fd, _COPY_BYTES):
-                    pass
+                os.ftruncate(fd, found.status.st_size)
+                for start, length in _stored(source_fd, found.status.st_size):
+                    self._take_room(length, place)
+                    _copy_range(source_fd, fd, start, start + length)
                 copy_attributes(found, fd)
             finally:
                 os.close(fd)
@@ -380,7 +379,10 @@ class _Writer:
                     raise
                 self._ignored.append(f"{_shown(entry.name)}: {_shown(name)}")
 
-    def _check_space(self, place: Place) -> None:
+    def _take_room(self, size: int, place: Place) -> None:
+        self._until_space_check -= size
+        if self._until_space_check >= 0:
+            return
         self._until_space_check = _SPACE_EVERY
         space = os.fstatvfs(place.fd)
         if space.f_bavail * space.f_frsize < self._limits.disk_reserve:
@@ -423,6 +425,26 @@ def _write_all(fd: int, piece: memoryview) -> None:
     written = os.write(fd, piece)
     while written < len(piece):
         written += os.write(fd, piece[written:])
+
+
+def _stored(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of what a file has, in pieces, without its holes: those may be larger than any disk."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        for offset in range(start, end, _COPY_BYTES):
+            yield offset, min(_COPY_BYTES, end - offset)
+
+
+def _copy_range(source_fd: int, fd: int, start: int, end: int) -> None:
+    while start < end and (copied := os.copy_file_range(source_fd, fd, end - start, start, start)):
+        start += copied
 
 
 def _chmod_node(place: Place, base: bytes, mode: int) -> None:

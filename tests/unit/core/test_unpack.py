@@ -264,3 +264,34 @@ def test_a_sparse_file_of_negative_size_is_refused(root: Path) -> None:
     block[148:156] = b"%06o\0 " % sum(block)
     with pytest.raises(InvalidArgument, match="invalid sparse map"):
         unpack(root, bytes(block))
+
+
+def linked(root: Path, lower: Path, limits: Limits = DEFAULT) -> Applied:
+    """A layer of one hard link to a file of the layer below."""
+    fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (root, lower)]
+    try:
+        data = t.archive(t.hard_link(b"h", b"f"))
+        return apply_layer([data], fds[0], lower=LowerView(fds[1:]), limits=limits)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_holes_of_a_file_below_stay_holes_in_a_link_to_it(root: Path, tmp_path: Path) -> None:
+    lower = tmp_path / "lower"
+    lower.mkdir()
+    with open(lower / "f", "wb") as file:
+        os.pwrite(file.fileno(), b"start", 0)
+        os.pwrite(file.fileno(), b"middle", 9 << 20)
+        os.ftruncate(file.fileno(), 32 << 20)
+    linked(root, lower)
+    assert (root / "h").read_bytes() == (lower / "f").read_bytes()
+    assert (root / "h").stat().st_blocks <= (lower / "f").stat().st_blocks
+
+
+def test_a_link_to_a_file_below_does_not_fill_the_disk(root: Path, tmp_path: Path) -> None:
+    lower = tmp_path / "lower"
+    lower.mkdir()
+    (lower / "f").write_bytes(b"x" * (65 << 20))
+    with pytest.raises(Unavailable, match="no space left for layers"):
+        linked(root, lower, Limits(disk_reserve=1 << 60))
