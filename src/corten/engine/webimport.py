@@ -14,6 +14,7 @@ from corten.engine.relay import Tell, relayed
 from corten.errors import Internal, InvalidArgument
 from corten.registry.cancel import Cancel
 from corten.registry.errors import RegistryError
+from corten.registry.proxies import masked
 from corten.registry.transport import Answer
 from corten.spec import progress
 from corten.spec.platforms import parse_platform
@@ -24,7 +25,7 @@ _EXPLANATION_BYTES: Final = 1024
 
 
 class WebImport:
-    """Imports of one engine from the web.  No credentials go anywhere."""
+    """Imports of one engine from the web, for the user in the URL, if any, who is shown to nobody else."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -38,19 +39,19 @@ class WebImport:
         """
         reference = new_tag(repo, tag) if repo else None
         wanted = parse_platform(platform, host_platform()) if platform else None
-        address = _address(url)
-        cancel = Cancel()
+        address, cancel = _address(url), Cancel()
+        shown = masked(address)  # a comment goes where the image goes
 
         def work(tell: Tell) -> None:
             try:
                 with self._parts.registries.transport.fetch(address, cancel=cancel) as answer:
-                    _require_success(answer, address)
-                    tell(progress.status(f"Downloading from {address}"))
+                    _require_success(answer, shown)
+                    tell(progress.status(f"Downloading from {shown}"))
                     image = importer.import_rootfs(
                         _counted(answer, tell),
                         self._parts.images,
                         reference=reference,
-                        message=message or f"Imported from {url}",
+                        message=message or f"Imported from {masked(url)}",
                         changes=changes,
                         platform=wanted,
                     )
@@ -75,10 +76,10 @@ def _address(url: str) -> str:
     return address
 
 
-def _require_success(answer: Answer, address: str) -> None:
+def _require_success(answer: Answer, shown: str) -> None:
     if answer.status >= 400:
         said = answer.read_some(_EXPLANATION_BYTES).decode(errors="replace").strip()
-        raise Internal(f"failed to GET {address} with status {answer.status}: {said}")
+        raise Internal(f"failed to GET {shown} with status {answer.status}: {said}")
 
 
 def _counted(answer: Answer, tell: Tell) -> Iterator[bytes]:
