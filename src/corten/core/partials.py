@@ -142,8 +142,8 @@ class Partial:
         os.close(self._fd)
 
     def _wait(self, is_ready: Callable[[], bool], check: Callable[[], None]) -> None:
-        check()
-        with self._condition:
+        with self._condition:  # before the check: a `wake` after it finds somebody who waits
+            check()
             while not is_ready():
                 if self._error is not None:
                     raise self._error

@@ -124,6 +124,42 @@ def test_a_reader_that_waits_can_be_called_away(partials: Partials) -> None:
     partial.close()
 
 
+def test_who_is_called_away_just_before_he_waits_does_not_wait(partials: Partials) -> None:
+    partial = partials.open(DIGEST, len(DATA), "r")
+    has_looked, gone, is_called = threading.Event(), threading.Event(), threading.Event()
+
+    def check() -> None:
+        if gone.is_set():
+            raise KeyError("gone")
+        has_looked.set()
+        is_called.wait(0.2)  # he is called now, if that is possible
+
+    def call() -> None:
+        has_looked.wait()
+        gone.set()
+        partial.wake()
+        is_called.set()
+
+    failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            partial.wait(check)
+        except KeyError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=call), threading.Thread(target=read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    was_away = bool(failed)
+    partial.wake()
+    threads[1].join()
+    assert was_away
+    partial.close()
+
+
 def test_a_disk_that_is_about_to_be_full_is_left_alone(partials: Partials) -> None:
     partial = partials.open(DIGEST, len(DATA), "r", Limits(disk_reserve=1 << 62))
     with pytest.raises(Unavailable, match="no space left for layers"):
