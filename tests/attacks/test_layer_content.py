@@ -52,6 +52,15 @@ def _many_entries() -> bytes:
     return gzip.compress(t.archive(*(t.entry(b"f%d" % number) for number in range(5_000))), 1)
 
 
+def _long_names() -> bytes:
+    return gzip.compress(t.archive(*(t.gnu_long(b"./" * 2000 + b"f%d" % n) + t.entry(b"f") for n in range(300))), 1)
+
+
+def _long_attributes() -> bytes:
+    records = {b"SCHILY.xattr.nobody.%d" % number: b"x" * 4000 for number in range(10)}
+    return gzip.compress(t.archive(*(t.pax(records) + t.directory(b"d%d" % number) for number in range(50))), 1)
+
+
 def _huge_pax_header() -> bytes:
     return gzip.compress(t.archive(t.pax({b"comment": bytes(32 << 20)}), t.entry(b"f")), 1)
 
@@ -83,6 +92,13 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Limits, str, Callable[[Path], bool]]
         Limits(entries=1000),
         "more than 1000 entries",
         lambda p: len(os.listdir(p)) == 5_000,
+    ),
+    "long names": (_long_names, Limits(names=1 << 20), "names and attributes", lambda p: len(os.listdir(p)) == 300),
+    "long attributes": (
+        _long_attributes,
+        Limits(names=1 << 20),
+        "names and attributes",
+        lambda p: len(os.listdir(p)) == 50,
     ),
     "huge pax header": (_huge_pax_header, DEFAULT, "larger than 1048576 bytes", lambda p: (p / "f").exists()),
     "huge GNU name": (_long_name, DEFAULT, "larger than 1048576 bytes", lambda p: False),

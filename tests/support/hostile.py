@@ -20,7 +20,14 @@ from support import tarballs as t
 from support.weakened import Edit
 
 UNLIMITED = Limits(
-    entries=1 << 60, path=1 << 30, header=1 << 40, apparent=1 << 62, ratio=1 << 60, xattrs=1 << 30, disk_reserve=0
+    entries=1 << 60,
+    path=1 << 30,
+    names=1 << 60,
+    header=1 << 40,
+    apparent=1 << 62,
+    ratio=1 << 60,
+    xattrs=1 << 30,
+    disk_reserve=0,
 )
 
 

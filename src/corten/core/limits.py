@@ -21,6 +21,8 @@ class Limits:
     """A whole path or link target: PATH_MAX."""
     name: int = 255
     """One component: NAME_MAX."""
+    names: int = 256 << 20
+    """Names, link targets and extended attributes of all entries: much of them is kept to the end of a layer."""
     header: int = 1 << 20
     """The body of one extended header (PAX record set, GNU long name, sparse map)."""
     xattrs: int = 256

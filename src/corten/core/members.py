@@ -35,7 +35,6 @@ class Members:
         self._lease_id = lease_id
         self._small: dict[bytes, bytes] = {}
         self._small_sum = 0
-        self._names_sum = 0
         self._large: dict[bytes, Blob] = {}
         self._links: dict[bytes, bytes] = {}
         self.ingested: set[str] = set()
@@ -45,13 +44,11 @@ class Members:
 
         Raises InvalidArgument; Unavailable (the disk is about to be full); OSError of the disk.
         """
-        limits = replace(limits, entries=min(limits.entries, _ENTRIES_MAX))
+        names = min(limits.names, _NAMES_SUM)
+        limits = replace(limits, entries=min(limits.entries, _ENTRIES_MAX), names=names)
         reader = TarReader(with_room(decompressed(chunks, limits), self._content.root, limits), limits)
         for entry in reader:
             path = b"/".join(components(entry.name))
-            self._names_sum += len(path) + len(entry.link)
-            if self._names_sum > _NAMES_SUM:
-                raise InvalidArgument(f"names in the archive take more than {_NAMES_SUM} bytes")
             if entry.kind is Kind.SYMLINK:
                 self._links[path] = _joined(path, entry.link)
             elif entry.kind is Kind.HARD_LINK:

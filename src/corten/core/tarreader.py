@@ -73,6 +73,7 @@ class TarReader:
         self._limits = limits
         self._headers = 0
         self._apparent = 0
+        self._names = 0
         self._left = 0  # bytes of the current entry's data that were not read yet
         self._padding = 0
 
@@ -175,7 +176,7 @@ class TarReader:
         size, segments = stored, None
         if kind is Kind.FILE and (header.flag == tarheader.FLAG_GNU_SPARSE or records):
             size, segments, name = self._sparse(header, records, stored, name)
-        self._check(name, link, size)
+        self._check(name, link, size, xattrs)
         return Entry(
             kind,
             name,
@@ -201,10 +202,13 @@ class TarReader:
             link = records[b"linkpath"][-1] or link
         return name, link
 
-    def _check(self, name: bytes, link: bytes, size: int) -> None:
+    def _check(self, name: bytes, link: bytes, size: int, xattrs: tuple[tuple[bytes, bytes], ...]) -> None:
         limits = self._limits
         if len(name) >= limits.path or len(link) >= limits.path:
             raise InvalidArgument(f"tar archive has a path of more than {limits.path - 1} bytes")
+        self._names += len(name) + len(link) + sum(len(key) + len(value) for key, value in xattrs)
+        if self._names > limits.names:
+            raise InvalidArgument(f"names and attributes in the tar archive take more than {limits.names} bytes")
         self._apparent += size
         if self._apparent > limits.apparent:
             raise InvalidArgument(f"files of the tar archive are larger than {limits.apparent} bytes")
