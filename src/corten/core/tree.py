@@ -24,6 +24,7 @@ from corten.sys.openat2 import STRICT, openat2
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OPEN_MAX = 192
+_NAMES_MAX = 4096
 IMPLIED_MODE = 0o755
 
 
@@ -134,6 +135,8 @@ class LayerTree:
         place = self._names.get(name)
         if place is None:
             place = self._walk(components(name))
+            if len(self._names) >= _NAMES_MAX:  # a directory has any number of spellings
+                self._names = dict(self._open)
             self._names[name] = place
         return place
 
@@ -167,7 +170,13 @@ class LayerTree:
 
     def is_hidden(self, path: bytes) -> bool:
         """Whether a directory above `path` is opaque in this layer."""
-        return bool(self.opaque) and any(path.startswith(hidden + b"/") if hidden else True for hidden in self.opaque)
+        if not self.opaque:
+            return False
+        while path:
+            path = path.rpartition(b"/")[0]
+            if path in self.opaque:
+                return True
+        return False
 
     def _walk(self, parts: Sequence[bytes]) -> Place:
         place, todo, links = self._root, list(reversed(parts)), 0

@@ -38,6 +38,7 @@ _COPY_BYTES = 1 << 20
 # EMLINK: more links than an inode has room for; ENOENT: the link replaces the directory that its target lies in
 _REFUSED_LINKS = (errno.EISDIR, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOENT)
 _SPACE_EVERY = 64 << 20
+_IGNORED_SHOWN = 64
 
 FOREIGN_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"security.selinux", b"security.ima", b"security.evm")
 """Attributes that only this host may set: overlayfs would take them for its own, labels are the host's."""
@@ -62,7 +63,7 @@ class Applied:
     """Paths of whiteouts, to be settled."""
     opaque: frozenset[bytes] = frozenset()
     ignored_xattrs: tuple[str, ...] = ()
-    """Attributes that the filesystem did not take, as `path: name`."""
+    """Attributes that the filesystem did not take, as `path: name`; the first of them."""
 
 
 def apply_layer(chunks: Iterable[bytes], root_fd: int, *, lower: LowerView | None, limits: Limits = DEFAULT) -> Applied:
@@ -377,7 +378,8 @@ class _Writer:
                 # as with Docker: what the filesystem does not have, an image does not need
                 if error.errno not in (errno.ENOTSUP, errno.EPERM):
                     raise
-                self._ignored.append(f"{_shown(entry.name)}: {_shown(name)}")
+                if len(self._ignored) < _IGNORED_SHOWN:
+                    self._ignored.append(f"{_shown(entry.name)}: {_shown(name)}")
 
     def _take_room(self, size: int, place: Place) -> None:
         self._until_space_check -= size

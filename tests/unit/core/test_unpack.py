@@ -11,7 +11,7 @@ import pytest
 
 from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import LowerView
-from corten.core.tree import components
+from corten.core.tree import LayerTree, components
 from corten.core.unpack import Applied, apply_layer
 from corten.errors import InvalidArgument, Unavailable
 from support import tarballs as t
@@ -295,3 +295,31 @@ def test_a_link_to_a_file_below_does_not_fill_the_disk(root: Path, tmp_path: Pat
     (lower / "f").write_bytes(b"x" * (65 << 20))
     with pytest.raises(Unavailable, match="no space left for layers"):
         linked(root, lower, Limits(disk_reserve=1 << 60))
+
+
+def test_attributes_that_nobody_took_are_told_to_a_number(root: Path) -> None:
+    applied = unpack(root, *(t.pax({b"SCHILY.xattr.nobody.x": b"1"}) + t.entry(b"f%d" % n) for n in range(200)))
+    assert applied.ignored_xattrs[:2] == ("f0: nobody.x", "f1: nobody.x")
+    assert len(applied.ignored_xattrs) == 64
+
+
+class Unlisted(set[bytes]):
+    """A set that is asked and never gone through: it may be as large as the layer."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("listed")
+
+
+def test_a_tree_is_as_quick_and_as_small_with_many_names(root: Path) -> None:
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with LayerTree(fd, None, DEFAULT) as tree:
+            assert {tree.directory(b"d/" + b"./" * number).path for number in range(9000)} == {b"d"}
+            assert len(tree._names) <= 4096
+            tree.opaque = Unlisted([b"a/b", b"c"])
+            found = {path: tree.is_hidden(path) for path in (b"a", b"a/b", b"a/b/c/d", b"a/bc", b"c/x", b"d")}
+            assert [path for path, is_hidden in found.items() if is_hidden] == [b"a/b/c/d", b"c/x"]
+            tree.opaque = Unlisted([b""])
+            assert tree.is_hidden(b"x")
+    finally:
+        os.close(fd)
