@@ -92,10 +92,20 @@ def fetch(place: Place, reference: str, *, want: Descriptor | None) -> tuple[Des
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
     verify(body, _parsed(digest))
     descriptor = Descriptor(media_type=_agreed_type(body, stated), digest=digest, size=len(body))
-    if want is not None and (want.size, want.media_type) != (descriptor.size, descriptor.media_type):
-        what = f"{descriptor.media_type} of {descriptor.size} bytes, not {want.media_type} of {want.size}"
-        raise UntrustedContent(f"manifest {digest} is {what}")
+    if want is not None:
+        _require(descriptor, want)
     return descriptor, body
+
+
+def check(body: bytes, want: Descriptor) -> None:
+    """Raises UntrustedContent unless `body`, which has the digest of `want`, is what else `want` says of it."""
+    _require(Descriptor(_agreed_type(body, want.media_type), want.digest, len(body)), want)
+
+
+def _require(found: Descriptor, want: Descriptor) -> None:
+    if (want.size, want.media_type) != (found.size, found.media_type):
+        what = f"{found.media_type} of {found.size} bytes, not {want.media_type} of {want.size}"
+        raise UntrustedContent(f"manifest {found.digest} is {what}")
 
 
 def store(place: Place, reference: str, *, descriptor: Descriptor, body: bytes) -> None:

@@ -27,6 +27,7 @@ from corten.errors import CortenError, Internal, InvalidArgument, NotFound
 from corten.registry.arrivals import Arrivals, Line, Tell
 from corten.registry.cancel import Cancel
 from corten.registry.client import Repository
+from corten.registry.documents import check
 from corten.registry.downloads import Claims, Downloads, Fetch
 from corten.registry.errors import RegistryError, pull_error
 from corten.spec.image import (
@@ -221,7 +222,9 @@ class _Pull:
         content = self._images.content
         if content.has(descriptor.digest):
             with suppress(CortenError, OSError):
-                return content.read(descriptor.digest)
+                data = content.read(descriptor.digest)
+                check(data, descriptor)  # the registry's word may go into the store
+                return data
         return self._repository.manifest(descriptor.digest, want=descriptor)[1]
 
     def _chosen(self, body: bytes) -> Descriptor:

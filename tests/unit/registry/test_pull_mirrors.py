@@ -29,7 +29,7 @@ from corten.registry.transport import Transport
 from corten.spec.reference import parse
 from support import registryserver
 from support import tarballs as t
-from support.pullimages import image
+from support.pullimages import image, index
 from support.registryserver import Handler, Seen, Server
 
 IMAGE = image([t.archive(t.entry(f"file{n}".encode(), data=random.Random(n).randbytes(300_000))) for n in range(3)])
@@ -50,19 +50,27 @@ def servers() -> Iterator[tuple[Server, Server]]:
         yield stocked(mirror), stocked(upstream)
 
 
-def pulled(folder: Path, *endpoints: Endpoint) -> tuple[ImageStore, list[dict[str, Any]]]:
+def store_in(folder: Path) -> ImageStore:
     folder.mkdir(exist_ok=True)
     root = dataroot.open_data_root(str(folder / "data"))
     database = Database(root.join("corten.db"))
-    content = ContentStore(root.join("content"))
     overlay = Overlay(root.join("snapshots"), database, Journal(database))
-    images = ImageStore(database, content, overlay, EventBus().publish)
-    shared = Shared(images, Downloads(content, concurrent=lambda: 3), Claims())
+    return ImageStore(database, ContentStore(root.join("content")), overlay, EventBus().publish)
+
+
+def pulled(folder: Path, *endpoints: Endpoint) -> tuple[ImageStore, list[dict[str, Any]]]:
+    images = store_in(folder)
+    return images, told_of(images, *endpoints)
+
+
+def told_of(images: ImageStore, *endpoints: Endpoint) -> list[dict[str, Any]]:
+    """What a pull tells."""
+    shared = Shared(images, Downloads(images.content, concurrent=lambda: 3), Claims())
     transport, cancel, told = Transport(), Cancel(), list[dict[str, Any]]()
     repository = Registry(transport, endpoints, credentials=Credentials(), cancel=cancel).repository("test")
     pull(shared, NAME, repository, tell=told.append, cancel=cancel)
     transport.close()
-    return images, told
+    return told
 
 
 def wrong(server: Server, *, layer: int) -> None:
@@ -140,3 +148,21 @@ def test_wrong_bytes_of_the_registry_itself_are_an_error(servers: tuple[Server, 
         pulled(tmp_path, Endpoint(mirror.url, is_mirror=True), Endpoint(upstream.url))
     with pytest.raises(InvalidArgument, match=refused):
         pulled(tmp_path / "alone", Endpoint(upstream.url))
+
+
+def test_what_a_head_says_of_an_index_that_is_here_is_checked(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    _, registry = servers
+    both = index([IMAGE, image([], architecture="arm64")])
+    kind, body = both.manifest.media_type, both.manifest.data
+    registry.state.add_manifest("test", "1", media_type=kind, body=body)
+    images = store_in(tmp_path)
+    told_of(images, Endpoint(registry.url))
+
+    def lies(handler: Handler, seen: Seen) -> bool:
+        small = {"Content_Length": "5", "Content_Type": kind, "Docker_Content_Digest": both.digest}
+        return seen.method == "HEAD" and handler.answer(200, b"", **small)
+
+    registry.state.rules.append(lies)
+    with pytest.raises(InvalidArgument, match="larger than 5 bytes"):
+        told_of(images, Endpoint(registry.url))
+    assert images.target(str(NAME)).size == len(body)
