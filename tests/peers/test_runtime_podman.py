@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import images, paths, peers, sameness
+from support import images, paths, peers, process, sameness
 from support.compatibility import compare
 from support.podman import Podman
 
@@ -124,6 +124,13 @@ def test_podman_run_gives_what_it_gives_with_runc(podman: Podman, name: str) -> 
         found.append((done.returncode, normal(done.stdout), normal(done.stderr)))
     assert found[0] == found[1]
     assert found[0][0] == FAILING_RUNS.get(name, 0), found[0]
+
+
+@pytest.mark.parametrize("runtime", ["runc", CORTEN])
+def test_a_container_that_ended_is_cleaned_up_behind(podman: Podman, runtime: str) -> None:
+    """conmon starts podman for that."""
+    id = podman(runtime, "run", "-d", "--rm", *podman.own_cgroup, IMAGE, "true", check=True).stdout.strip()
+    process.wait_for(lambda: id not in podman(runtime, "ps", "-aq", "--no-trunc").stdout, "cleanup by podman")
 
 
 def test_a_container_of_podman_lives_as_it_does_with_runc(podman: Podman) -> None:

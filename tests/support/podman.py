@@ -15,13 +15,22 @@ CONFIGURATION = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
-conmon_path = ["{root}/usr/bin/conmon"]
+conmon_path = ["{tree.root}/usr/bin/conmon"]
+conmon_env_vars = ["PATH={path}", "LD_LIBRARY_PATH={tree.libraries}"]
 runtime_supports_json = ["corten-runtime", "runc", "crun"]
 runtime_supports_nocgroup = ["corten-runtime", "crun"]
 [engine.runtimes]
 corten-runtime = ["{corten}"]
 """
+# conmon starts podman to clean up behind a container, with these variables alone: where that fails, podman waits for
+# it for 20 s after every run
+CONMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
+
+
+def configuration(tree: peers.Tree) -> str:
+    """containers.conf, with both runtimes."""
+    return CONFIGURATION.format(tree=tree, corten=paths.COMMANDS / "corten-runtime", path=CONMON_PATH)
 
 
 class Podman:
@@ -32,9 +41,7 @@ class Podman:
         self._root = root or self.folder / "root"
         self._tree = peers.tree("bookworm")
         self._configuration = self.folder / "containers.conf"
-        self._configuration.write_text(
-            CONFIGURATION.format(root=self._tree.root, corten=paths.COMMANDS / "corten-runtime")
-        )
+        self._configuration.write_text(configuration(self._tree))
         policy = self.folder / ".config/containers/policy.json"
         policy.parent.mkdir(parents=True)
         policy.write_text(POLICY)

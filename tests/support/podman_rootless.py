@@ -10,7 +10,7 @@ import subprocess
 from types import TracebackType
 
 from support import images, paths, peers, process, rootless
-from support.podman import CONFIGURATION, POLICY
+from support.podman import POLICY, configuration
 
 
 class RootlessPodman:
@@ -21,8 +21,7 @@ class RootlessPodman:
         self._tree = peers.tree("bookworm")
         self._helpers = rootless.helpers(self.folder / "helpers")
         rootless.give_ids(self._helpers)
-        configuration = CONFIGURATION.format(root=self._tree.root, corten=paths.COMMANDS / "corten-runtime")
-        (self.folder / "containers.conf").write_text(configuration)
+        (self.folder / "containers.conf").write_text(configuration(self._tree))
         (self.folder / "policy.json").write_text(POLICY)
         (self.folder / "image.tar").write_bytes(images.busybox().read_bytes())
         for path in (self.folder, *self.folder.iterdir()):
