@@ -249,6 +249,22 @@ def test_exec_into_a_paused_container_spawns_nothing(corten: Runtime, folder: Pa
     corten("exec", "c", "true", check=True)
 
 
+def test_exec_that_ignores_the_pause_freezes_with_the_container_and_goes_on_with_it(
+    corten: Runtime, folder: Path
+) -> None:
+    bundle = runtimes.sleeper(folder)
+    corten.detached("run", "-d", "-b", str(bundle.path), "c")
+    corten("pause", "c", check=True)
+    argv = corten.argv("exec", "--ignore-paused", "c", "echo", "thawed")
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as exec_:
+        process.wait_for(lambda: len(bundle.cgroup("freezer", "cgroup.procs").split()) > 1, "process of the exec")
+        assert corten.state("c")["status"] == "paused"
+        assert exec_.poll() is None
+        corten("resume", "c", check=True)
+        assert exec_.communicate(timeout=20)[0] == "thawed\n"
+        assert exec_.returncode == 0
+
+
 def test_an_exec_belongs_to_the_cgroups_of_the_container(corten: Runtime, folder: Path) -> None:
     bundle = runtimes.sleeper(folder)
     corten.detached("run", "-d", "-b", str(bundle.path), "c")
