@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -101,6 +103,36 @@ def test_a_prune_by_last_use_leaves_what_was_used_since(engine: CortenEngine) ->
     late = end(begin(program, engine, ["image", "prune", "-f", "--unused-for", "0s"]))
     assert "untagged: kept:1" in late[1]
     assert engine.docker("images", "--format", "{{.Repository}}").stdout.split() == ["used"]
+
+
+def grow_older(engine: CortenEngine, ref: str, days: int) -> None:
+    """As if an image had been loaded, named and used so long before; while the engine does not run."""
+    columns = ", ".join(f"{name} = {name} - :ns * ({name} > 0)" for name in ("added_ns", "tagged_ns", "used_ns"))
+    found = "SELECT image FROM tags WHERE reference LIKE :ref"
+    with closing(sqlite3.connect(engine.data_root / "corten.db")) as database, database:
+        changed = database.execute(
+            f"UPDATE images SET {columns} WHERE id IN ({found})", {"ns": days * 86_400 * 10**9, "ref": f"%/{ref}"}
+        )
+        assert changed.rowcount == 1
+
+
+def test_a_prune_by_last_use_counts_days_from_the_last_container(engine: CortenEngine) -> None:
+    populate(engine)
+    load(engine, "young:1", b"young" * 103)
+    engine.stop()
+    for ref, days in (("kept:1", 31), ("moved:1", 31), ("used:1", 31), ("young:1", 29)):
+        grow_older(engine, ref, days)
+    engine.start()
+    engine.docker("create", "--name", "short", "moved:1", check=True)
+    engine.docker("rm", "short", check=True)
+    program = paths.COMMANDS / "corten"
+    words = ["image", "prune", "--unused-for", "30d"]
+    planned = end(begin(program, engine, [*words, "--dry-run"]))
+    done = end(begin(program, engine, [*words, "-f"]))
+    for answer in (planned, done):
+        assert [line for line in answer[1].splitlines() if line.startswith("untagged")] == ["untagged: kept:1"]
+    left = engine.docker("images", "-a", "--format", "{{.Repository}}").stdout.split()
+    assert sorted(left) == ["<none>", "moved", "used", "young"]
 
 
 def test_what_df_says_is_what_the_layers_take_on_the_disk(engine: CortenEngine) -> None:
