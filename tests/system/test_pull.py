@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 import pytest
 
@@ -220,19 +222,70 @@ def test_a_registry_that_comes_back_is_asked_for_the_rest(engine: CortenEngine, 
         assert tap.requests
 
 
+def pull_by_api(engine: CortenEngine, reference: str, told: list[dict[str, Any]]) -> None:
+    """Appends every message of a pull to `told` as it comes."""
+    name, _, tag = reference.rpartition(":")
+    connection = http.client.HTTPConnection("engine", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(engine.socket))
+    connection.request("POST", f"/images/create?fromImage={name}&tag={tag}")
+    told.extend(map(json.loads, connection.getresponse()))
+    connection.close()
+
+
+def is_bar_of(layer: pullimages.Blob, message: dict[str, Any]) -> bool:
+    """Whether it says how much of a layer is here."""
+    return (message["status"], message.get("id")) == ("Downloading", layer.digest[7:19])
+
+
 def test_what_two_clients_want_is_fetched_once(engine: CortenEngine, registry: Registry) -> None:
     image = large()
     image.push(registry, "a/b", "1", "2")
     with Tap(engine.netns, registry.port, SIZE // 2) as tap:
-        names = [f"127.0.0.1:{tap.port}/a/b:{tag}" for tag in (1, 2)]
-        threads = [in_background(partial(engine.docker, "pull", name, check=True)) for name in names]
-        assert tap.is_reached.wait(30)
+        told: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        threads = [
+            in_background(partial(pull_by_api, engine, f"127.0.0.1:{tap.port}/a/b:{tag}", told[tag - 1]))
+            for tag in (1, 2)
+        ]
+        wait_for(lambda: all(any(is_bar_of(image.layers[-1], one) for one in some) for some in told))
         tap.is_open.set()
         for thread in threads:
             thread.join(60)
+    assert all("Downloaded newer image" in some[-1]["status"] for some in told)
     asked = [line for line in registry.log_tail(200).splitlines() if "GET /v2/a/b/blobs/" in line]
     assert len([line for line in asked if image.layers[-1].digest in line]) == 1
     assert len(engine.docker("images", "-q", check=True).stdout.split()) == 2
+
+
+def arriving(engine: CortenEngine) -> dict[str, int]:
+    """Bytes of the files of layers on their way, by name."""
+    found = (engine.data_root / "snapshots" / "staging").glob("*/fs/*")
+    return {path.name: path.stat().st_size for path in found if path.is_file()}
+
+
+def test_layers_are_unpacked_together_while_they_arrive_and_the_bars_move(
+    engine: CortenEngine, registry: Registry
+) -> None:
+    names = ("one", "two")
+    layers = [images.layer([images.Entry(name, pullimages.noise(n, SIZE))]) for n, name in enumerate(names, 20)]
+    image = pullimages.image([*images.busybox_layers(), *layers])
+    image.push(registry, "a/b", "1")
+    with Tap(engine.netns, registry.port, SIZE // 2) as tap:
+        reference, told = f"127.0.0.1:{tap.port}/a/b:1", list[dict[str, Any]]()
+        thread = in_background(partial(pull_by_api, engine, reference, told))
+        wait_for(lambda: all(arriving(engine).get(name, 0) > SIZE // 4 for name in names))
+        assert not tap.is_open.is_set()
+        assert max(arriving(engine).values()) < SIZE
+        tap.is_open.set()
+        thread.join(60)
+    for blob in image.layers[-2:]:
+        bars = [one["progressDetail"] for one in told if is_bar_of(blob, one)]
+        counts = [bar["current"] for bar in bars]
+        assert {bar["total"] for bar in bars} == {len(blob.data)}
+        assert counts == sorted(counts)
+        assert any(0 < count < len(blob.data) for count in counts)
+    done = engine.docker("run", "--rm", reference, "wc", "-c", "/one", "/two")
+    assert done.stdout.split()[:4:2] == [str(SIZE)] * 2
 
 
 def test_a_client_that_goes_away_ends_its_pull(engine: CortenEngine, registry: Registry) -> None:
