@@ -120,6 +120,26 @@ def test_retry_after_is_waited_for(server: Server, connect: Connect) -> None:
     assert time.monotonic() - before >= 1
 
 
+def test_retry_after_is_waited_for_by_downloads_and_uploads_too(server: Server, connect: Connect) -> None:
+    def busy(handler: Handler, seen: Seen) -> bool:
+        return handler.refuse(429, "TOOMANYREQUESTS", Retry_After="1")
+
+    def no_put(handler: Handler, seen: Seen) -> bool:
+        return seen.method == "PUT" and not told and busy(handler, seen)
+
+    data, told = os.urandom(100_000), list[float]()
+    server.state.rules.append(no_put)
+    connect(server).upload(blob_of(data), source(data), on_retry=told.append)
+    assert server.state.blobs[digest_of(data)] == data
+    assert told == [1.0]
+    server.state.rules[:] = [times(1, busy)]
+    waits: list[float] = []
+    before = time.monotonic()
+    assert received(connect(server), blob_of(data), waits) == data
+    assert waits == [1.0]
+    assert time.monotonic() - before >= 1
+
+
 def test_nobody_waits_for_hours(server: Server, connect: Connect) -> None:
     server.state.rules.append(lambda handler, seen: handler.refuse(429, "TOOMANYREQUESTS", Retry_After="86400"))
     with pytest.raises(RegistryUnavailable, match="too many requests"):
