@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
     config = terminalreporter.config
     counts = {kind: len(reports) for kind, reports in terminalreporter.stats.items()}
-    terminalreporter.section("seconds of each folder in order, and of the slowest files")
+    terminalreporter.section("seconds of each folder in order, of the slowest files and tests")
     reports = [one for some in terminalreporter.stats.values() for one in some if hasattr(one, "duration")]
     reports.sort(key=lambda report: report.start)
     for line in testrun.times((report.nodeid, report.duration) for report in reports):

@@ -1,6 +1,6 @@
 """What a run was, in one line for docs/test-runs.md: date, commit, command, seed, counts, duration, machine.
 
-And where its time went: the seconds of each folder and of the slowest files.
+And where its time went: the seconds of each folder, of the slowest files, and of the tests that took long.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from support.killpoints import SEED_VARIABLE
 COMMAND_VARIABLE = "CORTEN_TEST_COMMAND"  # set by the Makefile: the target's name
 COUNTED = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 UNTOLD = ("-p", "no:cacheprovider")
-SLOWEST = 10  # files
+SLOWEST = 10  # files, and tests
+LONG_S = 20.0  # what a test may take in the gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,28 @@ def this_run(args: Sequence[str], counts: Mapping[str, int], spent_s: float) -> 
 
 
 def times(spent: Iterable[tuple[str, float]]) -> list[str]:
-    """The seconds of each folder below tests/ in their order, then of the slowest files.
+    """The seconds of each folder below tests/ in their order, then of the slowest files, then of tests beyond LONG_S.
 
     `spent`: node ids from tests/ on in the order of the run, with the seconds of set-up, call or tear-down.
     """
     folders: dict[str, float] = {}
     files: dict[str, float] = {}
+    tests: dict[str, float] = {}
     for node, seconds in spent:
-        file = node.partition("::")[0].removeprefix("tests/")
+        name = node.removeprefix("tests/")
+        file = name.partition("::")[0]
         folder = file.partition("/")[0]
         folders[folder] = folders.get(folder, 0) + seconds
         files[file] = files.get(file, 0) + seconds
+        tests[name] = tests.get(name, 0) + seconds
     order = ", ".join(f"{folder} {seconds:.0f}" for folder, seconds in folders.items()) or "nothing ran"
-    slowest = sorted(files.items(), key=lambda item: -item[1])[:SLOWEST]
-    return [order, *(f"{seconds:6.0f}  {file}" for file, seconds in slowest)]
+    long = {name: seconds for name, seconds in tests.items() if seconds > LONG_S}
+    return [order, *_slowest(files), *_slowest(long)]
+
+
+def _slowest(spent: Mapping[str, float]) -> list[str]:
+    slowest = sorted(spent.items(), key=lambda item: -item[1])[:SLOWEST]
+    return [f"{seconds:6.0f}  {name}" for name, seconds in slowest]
 
 
 def commit() -> str:

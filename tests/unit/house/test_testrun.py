@@ -46,13 +46,14 @@ def test_the_table_of_the_page_has_the_columns_of_the_line() -> None:
     assert {row.count(" | ") for row in rows if row.startswith("|")} == {columns}
 
 
-def test_folders_stand_in_the_order_of_the_run_and_the_ten_slowest_files_below() -> None:
+def test_folders_stand_in_the_order_of_the_run_and_the_slowest_files_and_tests_below() -> None:
     files = [(f"tests/system/test_{number}.py::test_it[a::b]", 10.0 + number) for number in range(11)]
     spent = [("tests/unit/core/test_a.py::test_b", 0.5), *files, ("tests/unit/core/test_a.py::test_c", 30.2)]
     lines = testrun.times(spent)
     assert lines[0] == "unit 31, system 165"
     assert lines[1:3] == ["    31  unit/core/test_a.py", "    20  system/test_10.py"]
-    assert len(lines) == 1 + 10
+    assert lines[11] == "    30  unit/core/test_a.py::test_c"
+    assert len(lines) == 1 + 10 + 1
     assert not any("test_1.py" in line for line in lines)
 
 
