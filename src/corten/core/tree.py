@@ -117,18 +117,33 @@ class LayerTree:
         self.implied.pop(path, None)
         self.borrowed.pop(path, None)
 
-    def forget_below(self, path: bytes) -> None:
-        """The directory `path` was removed with everything in it.
+    def below_here(self, path: bytes) -> list[bytes]:
+        """What this layer has at the directory `path` and below it."""
+        found, pending = [], [path]
+        while pending:
+            directory = pending.pop()
+            found.append(directory)
+            fd = self.open_directory(directory)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        known = pending if entry.is_dir(follow_symlinks=False) else found
+                        known.append(directory + b"/" + os.fsencode(entry.name))
+            finally:
+                os.close(fd)
+        return found
+
+    def forget_below(self, path: bytes, gone: Sequence[bytes]) -> None:
+        """The directory `path` was removed with everything in it, which is `gone`.
 
         Only what lay in it is closed: who removed it still works in the directory above.
         """
         for known in [known for known in self._open if is_within(known, path)]:
             os.close(self._open.pop(known).fd)
         self._names = dict(self._open)
-        for known in (*self.implied, *self.borrowed):
-            if is_within(known, path):
-                self.has_entry(known)
-        self.opaque = {known for known in self.opaque if not is_within(known, path)}
+        for known in gone:
+            self.has_entry(known)
+        self.opaque.difference_update(gone)
 
     def directory(self, name: bytes) -> Place:
         """The directory that `name` (of an archive, or a plain path) means, made when missing."""

@@ -15,14 +15,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from corten.core.limits import DEFAULT, Limits
 from corten.core.lower import Found, LowerView, is_whiteout
 from corten.core.tarheader import Entry, Kind
 from corten.core.tarreader import TarReader
-from corten.core.tree import LayerTree, Place, copy_attributes, is_within
+from corten.core.tree import LayerTree, Place, copy_attributes
 from corten.core.trees import remove_entry
 from corten.errors import InvalidArgument, Unavailable
 from corten.sys.openat2 import O_PATH, openat2
@@ -355,18 +355,20 @@ class _Writer:
         if status.st_nlink == 1 and (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             self._size -= status.st_size
         if stat.S_ISDIR(status.st_mode):
+            gone = self._tree.below_here(path)
             self._size -= remove_entry(place.fd, base)
-            self._forget_below(path)
+            self._forget_below(path, gone)
         else:
             os.unlink(base, dir_fd=place.fd)
             if stat.S_ISLNK(status.st_mode):
                 self._tree.forget_links()
 
-    def _forget_below(self, path: bytes) -> None:
-        self._tree.forget_below(path)
-        for known in (self._directories, self._whiteouts):
-            for gone in [key for key in known if is_within(key, path)]:
-                del known[gone]
+    def _forget_below(self, path: bytes, gone: Sequence[bytes]) -> None:
+        """Not by going through all that is known: a layer may remove a directory as often as it makes one."""
+        self._tree.forget_below(path, gone)
+        for known in gone:
+            self._directories.pop(known, None)
+            self._whiteouts.pop(known, None)
 
     def _set_xattrs(self, target: int | bytes, entry: Entry) -> None:
         for name, value in entry.xattrs:

@@ -323,3 +323,24 @@ def test_a_tree_is_as_quick_and_as_small_with_many_names(root: Path) -> None:
             assert tree.is_hidden(b"x")
     finally:
         os.close(fd)
+
+
+def test_a_replaced_directory_takes_what_was_known_of_it_along_and_no_more_is_looked_at(root: Path) -> None:
+    parts = [t.directory(b"kept%d" % n, 0o700) for n in range(3)]
+    parts += [t.directory(b"x", 0o700), t.directory(b"x/y", 0o700), t.entry(b"x/y/z/f"), t.directory(b"xy", 0o711)]
+    parts += [t.entry(b"x"), t.directory(b"x", 0o750), t.entry(b"x/y/f")]
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        applied = apply_layer([t.archive(*parts)], fd, lower=None)
+        with LayerTree(fd, None, DEFAULT) as tree:
+            assert sorted(tree.below_here(b"x")) == [b"x", b"x/y", b"x/y/f"]
+            tree.opaque = Unlisted([b"x/y", b"kept0"])
+            tree.forget_below(b"x", [b"x", b"x/y"])
+            assert b"kept0" in tree.opaque
+            assert len(tree.opaque) == 1
+    finally:
+        os.close(fd)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (root / "x", root / "x/y", root / "xy")}
+    assert modes == {"x": 0o750, "y": 0o755, "xy": 0o711}
+    assert not applied.implied
+    assert applied.opaque == {b"x"}
