@@ -249,7 +249,7 @@ def test_exec_into_a_paused_container_spawns_nothing(corten: Runtime, folder: Pa
     corten("exec", "c", "true", check=True)
 
 
-def test_exec_that_ignores_the_pause_freezes_with_the_container_and_goes_on_with_it(
+def test_exec_that_ignores_a_pause_freezes_with_the_container_and_goes_on_with_it(
     corten: Runtime, folder: Path
 ) -> None:
     bundle = runtimes.sleeper(folder)
@@ -263,6 +263,18 @@ def test_exec_that_ignores_the_pause_freezes_with_the_container_and_goes_on_with
         corten("resume", "c", check=True)
         assert exec_.communicate(timeout=20)[0] == "thawed\n"
         assert exec_.returncode == 0
+
+
+@pytest.mark.slow  # half a minute
+def test_exec_that_ignores_a_pause_which_lasts_is_told_and_leaves_nothing(corten: Runtime, folder: Path) -> None:
+    bundle = runtimes.sleeper(folder)
+    corten.detached("run", "-d", "-b", str(bundle.path), "c")
+    corten("pause", "c", check=True)
+    done = corten("exec", "--ignore-paused", "c", "echo", "thawed")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "the process was not executed in time" in done.stderr
+    corten("resume", "c", check=True)
+    assert bundle.cgroup("freezer", "cgroup.procs").split() == [str(corten.state("c")["pid"])]
 
 
 def test_an_exec_belongs_to_the_cgroups_of_the_container(corten: Runtime, folder: Path) -> None:
