@@ -61,6 +61,10 @@ CASES: dict[str, str] = {
     "no platform": "fromImage=H/a/b&tag=1&platform=foo",
     "too much of a platform": "fromImage=H/a/b&tag=1&platform=a/b/c/d",
     "nobody at the port": "fromImage=127.0.0.1:1/x&tag=1",
+    "no port": "fromImage=127.0.0.1:99999/x&tag=1",
+    "port 0": "fromImage=127.0.0.1:0/x&tag=1",
+    "port of a name": "fromImage=reg.invalid:99999/x&tag=1",
+    "no address": "fromImage=[:::]/x&tag=1",
 }
 
 

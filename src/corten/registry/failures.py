@@ -73,6 +73,8 @@ def _http(error: http.client.HTTPException) -> str:
 def without_address(url: str) -> str:
     """The sentence for the URL of a name that Docker takes and nobody can connect to: `localhost:99999`, `[:::]`."""
     host, port = _AUTHORITY.findall(url.split("/", 3)[2])[0]
+    if port and not int(port[:6]):
+        return f"dial tcp {host}:{port}: connect: connection refused"
     return f"dial tcp: address {port}: invalid port" if port else f"dial tcp: lookup {host.strip('[]')}: no such host"
 
 

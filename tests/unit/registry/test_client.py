@@ -163,6 +163,7 @@ def test_a_reference_that_would_lead_elsewhere_is_refused(name: str, server: Ser
     [
         ("localhost:99999", "dial tcp: address 99999: invalid port"),
         ("[::1]:70000", "dial tcp: address 70000: invalid port"),
+        ("127.0.0.1:0", "dial tcp 127.0.0.1:0: connect: connection refused"),
         ("[:::]", "dial tcp: lookup :::: no such host"),
     ],
 )
