@@ -17,7 +17,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from support import images
+from support import images, pullimages
 from support.dockerd import DockerClient, Dockerd
 from support.engine import CortenEngine
 from support.registries import PASSWORD, USER, Registry
@@ -58,8 +58,34 @@ CASES: dict[str, tuple[str, str, Mapping[str, str]]] = {
     "distribution with wrong credentials": ("GET", "/distribution/K/a/b:1/json", WRONG),
     "distribution of nobody": ("GET", "/distribution/127.0.0.1:1/a:1/json", {}),
     "distribution of no name": ("GET", "/distribution/H/A:1/json", {}),
+    "distribution of an index": ("GET", "/distribution/H/a/platforms:1/json", {}),
+    "distribution of a platform with a version": ("GET", "/distribution/H/a/version:1/json", {}),
+    "distribution of no platform": ("GET", "/distribution/H/a/nowhere:1/json", {}),
     "distribution of an id": ("GET", f"/distribution/{'a' * 64}/json", {}),
 }
+
+
+def fill(registry: Registry) -> None:
+    """What only other tools push: platforms with all that can be said of one, and with nothing.
+
+    Docker manifests: of an OCI one dockerd 26.1 tells no platform, where Corten does.
+    """
+    words = {
+        "architecture": "arm64",
+        "variant": "v8",
+        "os": "windows",
+        "os.version": "10.0.1",
+        "os.features": ["win32k"],
+    }
+    for name, platform in (("version", words), ("nowhere", {"architecture": "", "os": ""})):
+        config = json.dumps({**platform, "rootfs": {"type": "layers", "diff_ids": []}}).encode()
+        made = pullimages.of_blobs(pullimages.Blob("application/vnd.docker.container.image.v1+json", config), [])
+        made.push(registry, f"a/{name}", "1")
+    made.push(registry, "a/platforms")
+    document = json.loads(pullimages.index([made]).manifest.data)
+    document["manifests"][0]["platform"] = words
+    document["manifests"].append({**document["manifests"][0], "platform": {"architecture": "amd64", "os": "linux"}})
+    registry.put_manifest("a/platforms", "1", document["mediaType"], json.dumps(document).encode())
 
 
 class Side:
@@ -129,6 +155,7 @@ def sides() -> Iterator[tuple[Side, Side]]:
         for one in (dockerd, engine):
             plain = stack.enter_context(Registry(netns=one.netns))
             closed = stack.enter_context(Registry(netns=one.netns, users={USER: PASSWORD}))
+            fill(plain)
             made.append(Side(one, plain, closed))
         yield made[0], made[1]
 

@@ -14,7 +14,7 @@ from corten.errors import CortenError, Internal
 from corten.registry.cancel import Cancel
 from corten.registry.client import Repository
 from corten.registry.credentials import Credentials
-from corten.registry.describe import described
+from corten.registry.describe import FullPlatform, described
 from corten.registry.errors import NO_CREDENTIALS, RegistryError, RegistryUnauthorized, RegistryUnavailable
 from corten.registry.hosts import Purpose
 from corten.registry.packing import Packer
@@ -78,7 +78,8 @@ class Pushes:
         def work() -> Json:
             source = self._repository(name, Purpose.PULL, credentials, cancel)
             descriptor, platforms = described(source, name)
-            return {"Descriptor": msgspec.to_builtins(descriptor), "Platforms": [_shown(one) for one in platforms]}
+            shown = [_shown(one) for one in platforms] or None
+            return {"Descriptor": msgspec.to_builtins(descriptor), "Platforms": shown}
 
         try:
             return await in_own_thread("distribution", work)
@@ -98,7 +99,7 @@ def _answered(error: RegistryError) -> CortenError:
     return Internal(error.text) if is_own else error
 
 
-def _shown(platform: Platform) -> Json:
+def _shown(platform: FullPlatform) -> Json:
     """Go's ocispec.Platform: architecture and os always."""
-    out = {"architecture": platform.architecture, "os": platform.os}
-    return out | ({"variant": platform.variant} if platform.variant else {})
+    found = msgspec.to_builtins(platform)
+    return {key: value for key, value in found.items() if value or key in ("architecture", "os")}
