@@ -20,7 +20,7 @@ from corten.cli.progress import show
 from corten.cli.session import Session, pass_session
 from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
-from corten.spec.reference import parse
+from corten.spec.reference import parse, parse_any
 
 _COLUMNS = (
     ("Repository", "REPOSITORY"),
@@ -173,12 +173,20 @@ def history(
 def tag(session: Session, /, operands: tuple[str, ...]) -> None:
     """Names an image."""
     source, target = operands
-    try:
-        parse(target)
-    except errors.InvalidArgument as error:
-        raise Failure(f'Error parsing reference: "{target}" is not a valid repository/tag: {error.text}') from None
-    repository, name = split_tag(target)
+    repository, name = tag_names(source, target)
     session.client.json("POST", f"/images/{source}/tag", query={"repo": repository, "tag": name})
+
+
+def tag_names(source: str, target: str) -> tuple[str, str]:
+    """Repository and tag of `target`.  Raises Failure in docker's words for names that cannot be."""
+    for given, check in ((source, parse_any), (target, parse)):
+        try:
+            check(given)
+        except errors.InvalidArgument as error:
+            raise Failure(f'Error parsing reference: "{given}" is not a valid repository/tag: {error.text}') from None
+    if parse(target).is_canonical:
+        raise Failure("refusing to create a tag with a digest reference")
+    return split_tag(target)
 
 
 def split_tag(reference: str) -> tuple[str, str]:

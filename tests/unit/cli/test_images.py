@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from corten.cli.images import image_rows
+from corten.cli.command import Failure
+from corten.cli.images import image_rows, tag_names
 
 ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
 
@@ -40,3 +41,24 @@ def test_a_digest_stands_beside_the_tags_of_its_repository(
     tags: list[str], pinned: list[str], digests: bool, wanted: list[tuple[str, str, str]]
 ) -> None:
     assert rows(tags, pinned, digests=digests) == wanted
+
+
+# docker CLI 28.2, client/image_tag.go
+@pytest.mark.parametrize(
+    ("source", "target", "text"),
+    [
+        ("UPPER", "a", 'Error parsing reference: "UPPER" is not a valid repository/tag: invalid reference format'),
+        ("a", "a:", 'Error parsing reference: "a:" is not a valid repository/tag: invalid reference format'),
+        ("a", f"b@{ONE}", "refusing to create a tag with a digest reference"),
+        ("a", f"b:1@{ONE}", "refusing to create a tag with a digest reference"),
+    ],
+)
+def test_a_name_that_cannot_be_given_is_refused_before_anybody_is_asked(source: str, target: str, text: str) -> None:
+    with pytest.raises(Failure) as told:
+        tag_names(source, target)
+    assert told.value.message.startswith(text)
+
+
+def test_an_image_is_named_by_anything_that_it_is_known_by() -> None:
+    for source in ("a", "a:1", f"a@{ONE}", ONE, "1" * 64, "1" * 12):
+        assert tag_names(source, "h:5000/b:2") == ("h:5000/b", "2")
