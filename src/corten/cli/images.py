@@ -15,7 +15,7 @@ from corten.cli.command import Command, Failure, daemon_error, operands
 from corten.cli.flags import Switch
 from corten.cli.imagetree import write_tree
 from corten.cli.moments import rfc3339
-from corten.cli.platforms import platform_query
+from corten.cli.platforms import platform_queries, platform_query
 from corten.cli.progress import show
 from corten.cli.session import Session, pass_session
 from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
@@ -204,7 +204,7 @@ def split_tag(reference: str) -> tuple[str, str]:
 @pass_session
 def rmi(session: Session, /, operands: tuple[str, ...], force: bool, no_prune: bool, platform: tuple[str, ...]) -> None:
     """Removes images."""
-    query = {"force": force, "noprune": no_prune, "platforms": [platform_query(text) for text in platform]}
+    query = {"force": force, "noprune": no_prune, "platforms": platform_queries(platform)}
     failed = []
     for name in operands:
         try:
@@ -224,15 +224,13 @@ def rmi(session: Session, /, operands: tuple[str, ...], force: bool, no_prune: b
 @click.command("load", cls=Command, operands="[OPTIONS]", at_most=0, help="Load an image from a tar archive or STDIN")
 @click.option("-i", "--input", "input_", help="Read from tar archive file, instead of STDIN")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress the load output")
-@click.option("--platform", multiple=True, help="Load only the given platform(s)")
+@click.option("--platform", default="", help="Load only the given platform variant")
 @operands()
 @pass_session
-def load(
-    session: Session, /, operands: tuple[str, ...], input_: str | None, quiet: bool, platform: tuple[str, ...]
-) -> None:
+def load(session: Session, /, operands: tuple[str, ...], input_: str | None, quiet: bool, platform: str) -> None:
     """Loads images."""
     is_shown = not quiet and sys.stdout.isatty()
-    query = {"quiet": "0" if is_shown else "1", "platform": [platform_query(text) for text in platform]}
+    query = {"quiet": "0" if is_shown else "1", "platform": platform_query(platform)}
     if input_ is None and sys.stdin.isatty():
         raise Failure("requested load from stdin, but stdin is empty")
     with _opened(input_) as file:

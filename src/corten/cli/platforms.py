@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from corten.errors import InvalidArgument
 
@@ -19,6 +20,11 @@ def check_platform(text: str, prefix: str) -> dict[str, str]:
         raise InvalidArgument(f"{prefix}{shown}{error.text}") from None
     fields = {"os": found.os, "architecture": found.architecture, "variant": found.variant}
     return {name: value for name, value in fields.items() if value}
+
+
+def platform_queries(given: Iterable[str]) -> list[str]:
+    """Of a flag that may be given several times, and each time with several, as `platform_query`."""
+    return [platform_query(text) for texts in given for text in texts.split(",")]
 
 
 def platform_query(text: str) -> str:

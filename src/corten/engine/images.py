@@ -14,6 +14,7 @@ from corten.engine.threads import in_own_thread
 from corten.errors import Internal
 from corten.spec import progress
 from corten.spec.image import Platform
+from corten.spec.platforms import parse_platform
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Images:
     ) -> AsyncIterator[Json]:
         """The last line is the new image's id."""
         reference = new_tag(repo, tag) if repo else None
-        wanted = _platform(platform)
+        wanted = parse_platform(platform, archive.host_platform()) if platform else None
         image = await _in_thread_with(
             body,
             lambda chunks: importer.import_rootfs(
@@ -91,14 +92,6 @@ class Images:
 
     def _uses(self) -> list[rmi.Use]:
         return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
-
-
-def _platform(text: str) -> Platform | None:
-    if not text:
-        return None
-    system, _, rest = text.partition("/")
-    architecture, _, variant = rest.partition("/")
-    return Platform(architecture=architecture or archive.host_platform().architecture, os=system, variant=variant)
 
 
 async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from corten.cli.command import Failure
 from corten.cli.images import image_rows, tag_names
+from corten.cli.platforms import platform_queries
 
 ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
 
@@ -41,6 +43,14 @@ def test_a_digest_stands_beside_the_tags_of_its_repository(
     tags: list[str], pinned: list[str], digests: bool, wanted: list[tuple[str, str, str]]
 ) -> None:
     assert rows(tags, pinned, digests=digests) == wanted
+
+
+# docker CLI 28.2, cli/command/image/remove.go: a pflag.StringSlice
+def test_platforms_to_remove_come_one_by_one_or_with_commas() -> None:
+    given = ("linux/amd64,linux/arm64", "linux/s390x")
+    names = ("amd64", "arm64", "s390x")
+    assert platform_queries(given) == [json.dumps({"os": "linux", "architecture": name}) for name in names]
+    assert platform_queries(()) == []
 
 
 # docker CLI 28.2, client/image_tag.go

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from corten.core import dataroot
+from corten.core.content import ContentStore
+from corten.core.images import ImageStore
+from corten.core.journal import Journal
+from corten.core.metadata import Database
+from corten.core.snapshots import Overlay
 from corten.engine import defaults, effective, oci
 from corten.engine.effective import Effective
 from corten.engine.host import Host
@@ -72,3 +79,14 @@ def spec(decide: Decide, machine: Host) -> Callable[..., Json]:
         return made
 
     return run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ImageStore]:
+    """A store of images in a temporary folder."""
+    root = dataroot.open_data_root(str(tmp_path / "data"))
+    database = Database(root.join("corten.db"))
+    overlay = Overlay(root.join("snapshots"), database, Journal(database))
+    yield ImageStore(database, ContentStore(root.join("content")), overlay)
+    database.close()
+    root.close()

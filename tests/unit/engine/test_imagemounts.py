@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from corten.core import archive, dataroot, imagemounts
-from corten.core.content import ContentStore
+from corten.core import archive, imagemounts
 from corten.core.imagemounts import ImageMount
 from corten.core.images import ImageStore
-from corten.core.journal import Journal
-from corten.core.metadata import Database
-from corten.core.snapshots import Overlay
 from corten.engine.imagemounts import ImageMounts
 from corten.engine.parts import Parts
 from corten.sys import mount
 from support import tarballs as t
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ImageStore]:
-    root = dataroot.open_data_root(str(tmp_path / "data"))
-    database = Database(root.join("corten.db"))
-    overlay = Overlay(root.join("snapshots"), database, Journal(database))
-    yield ImageStore(database, ContentStore(root.join("content")), overlay)
-    database.close()
-    root.close()
 
 
 def test_a_list_leaves_a_mount_alone_that_is_being_made(

@@ -7,11 +7,16 @@ import errno
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from corten.core.images import ImageStore
 from corten.engine.images import Images, _in_thread_with
-from corten.errors import Internal
+from corten.engine.parts import Parts
+from corten.errors import Internal, InvalidArgument
+from corten.spec.image import platform_text
+from support import tarballs as t
 
 
 async def pieces() -> AsyncIterator[bytes]:
@@ -83,3 +88,15 @@ async def test_a_tag_that_waits_for_the_disk_holds_up_neither_the_loop_nor_the_p
     assert await asyncio.wait_for(asyncio.to_thread(lambda: "served"), 10) == "served"
     store.told.set()
     await asyncio.gather(*tags)
+
+
+@pytest.mark.parametrize(("given", "made"), [("arm64", "linux/arm64"), ("linux/AMD64", "linux/amd64")])
+async def test_an_imports_platform_is_read_as_everywhere(store: ImageStore, given: str, made: str) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield t.archive(t.entry(b"f"))
+
+    engine = Images(cast(Parts, SimpleNamespace(images=store)))
+    (line,) = [line async for line in engine.import_rootfs(body(), "new", "", "", (), given)]
+    assert platform_text(store.get(line["status"]).platform) == made
+    with pytest.raises(InvalidArgument, match="invalid component"):
+        _ = [line async for line in engine.import_rootfs(body(), "new", "", "", (), "linux/a b")]
