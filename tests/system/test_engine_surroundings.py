@@ -88,3 +88,25 @@ def test_every_capability_is_the_bounding_set_of_the_engine(shared_engine: Corte
                 *words, "grep", "-E", "Cap(Prm|Eff|Bnd)", "/proc/self/status", check=True
             ).stdout
             assert {line.split()[1] for line in seen.splitlines()} == {bounding}, (runtime, options)
+
+
+FEW_FILES = ("sh", "-c", 'ulimit -Sn 1024 && exec "$0" "$@"')
+
+
+def test_cortend_takes_all_files_that_it_may_open_and_containers_get_what_it_was_given(
+    make_engine: Callable[..., CortenEngine],
+) -> None:
+    """Under the built-in runtime: runc is a Go program, and raises its limit itself."""
+    engine = make_engine()
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    engine.stop()
+    engine.start(FEW_FILES)
+    (row,) = [line for line in Path(f"/proc/{engine.pid}/limits").read_text().splitlines() if "open files" in line]
+    soft, hard = row.split()[3:5]
+    assert soft == hard != "1024"
+    look = ("sh", "-c", "ulimit -Sn; ulimit -Hn")
+    ran = engine.docker("run", "--rm", IMAGE, *look, check=True).stdout
+    engine.docker("run", "-d", "--name", "box", IMAGE, "sleep", "100", check=True)
+    entered = engine.docker("exec", "box", *look, check=True).stdout
+    engine.docker("rm", "-f", "box", check=True)
+    assert ran.split() == entered.split() == ["1024", hard]

@@ -308,9 +308,11 @@ class Zygote:
     row that is killed (by the kernel, for memory?) at its start, before it has done anything.
     """
 
-    def __init__(self, program: str, exec_root: str, *, debug: bool = False) -> None:
-        """`program`: path of corten-shim."""
+    def __init__(self, program: str, exec_root: str, *, open_files: int = -1, debug: bool = False) -> None:
+        """`program`: path of corten-shim; `open_files`: the soft limit that shims and containers get, not below 0."""
         self._argv = [program, "--zygote", "--exec-root", exec_root, *(["--debug"] if debug else [])]
+        if open_files >= 0:
+            self._argv.append(f"--open-files={open_files}")
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()

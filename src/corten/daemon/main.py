@@ -20,6 +20,7 @@ from corten.engine.engine import Engine
 from corten.engine.parts import Parts
 from corten.engine.settings import Settings
 from corten.errors import CortenError, InvalidArgument
+from corten.sys import openfiles
 
 log = logging.getLogger("corten.daemon")
 
@@ -83,11 +84,13 @@ class Daemon:
         self._config_path, self._node_path = files
         self._settings = settings
         self._flags = flags
+        self._open_files = -1  # the limit that was ours and is our children's
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT.  Containers go on."""
         os.umask(0o022)
+        self._open_files = openfiles.take_all()
         pool = leaving.set_up_pool()
         stores = wiring.open_stores(self._settings)
         try:
@@ -99,7 +102,7 @@ class Daemon:
         await leaving.leave(stores, pool)
 
     async def _serve(self, stores: wiring.Stores) -> None:
-        parts = wiring.make_parts(self._settings, stores, self._program)
+        parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [_listen(self._settings, host) for host in self._settings.hosts]
         engine = Engine(parts, stores.database, stores.content, stores.facts)

@@ -84,10 +84,11 @@ def open_stores(settings: Settings) -> Stores:
     )
 
 
-def make_parts(settings: Settings, stores: Stores, program: str) -> Parts:
-    """The engine's parts; `program` is cortend's own path, beside which corten-shim lies."""
+def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: int = -1) -> Parts:
+    """The engine's parts; `program` is cortend's own path, with corten-shim beside it; `open_files` as for Zygote."""
     execroot.prepare(settings.exec_root)
-    zygote = Zygote(find_program(program, SHIM_PROGRAM), settings.exec_root, debug=settings.debug)
+    shim = find_program(program, SHIM_PROGRAM)
+    zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug)
     stores.bridge.ensure()
     engine_id = stores.root.engine_id
     created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())

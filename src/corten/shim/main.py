@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-_USAGE = "usage: corten-shim --zygote --control-fd N --exec-root DIR [--debug]"
+_USAGE = "usage: corten-shim --zygote --control-fd N --exec-root DIR [--open-files N] [--debug]"
 
 
 def main(argv: list[str]) -> int:
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
         name, equals, value = word.partition("=")
         if name in ("--zygote", "--debug"):
             options[name] = "yes"
-        elif name in ("--control-fd", "--exec-root"):
+        elif name in ("--control-fd", "--exec-root", "--open-files"):
             options[name] = value if equals else next(words, "")
         else:
             return _refuse(f"unknown argument {word!r}")
@@ -23,6 +23,10 @@ def main(argv: list[str]) -> int:
         return _refuse("it needs --zygote and --control-fd")
     if not options.get("--exec-root"):
         return _refuse("it needs --exec-root")
+    if options.get("--open-files", "").isdigit():
+        from corten.sys import openfiles
+
+        openfiles.give_back(int(options["--open-files"]))
     from corten.shim import zygote
 
     return zygote.run(int(options["--control-fd"]), options["--exec-root"])
