@@ -48,6 +48,9 @@ OTHERWISE: dict[str, dict[str, str | None]] = {
         "a parent that is left out looks as below": None,  # 0755 root
         "a parent that is a link below is followed": None,  # the link is hidden
         "a whiteout through a link below": None,  # likewise
+        "a directory in place of a link below that led to a file": None,  # likewise
+        "another link in place of one below that led to a file": REFUSED_MISSING,
+        "a whiteout of a link below that led to a file": REFUSED_EXISTS,
         "a hard link to a file below": REFUSED_MISSING,
         "a hard link's entry changes the file below": REFUSED_MISSING,
         "a hard link through a link below": REFUSED_MISSING,
