@@ -116,7 +116,7 @@ REDIRECTED_SECRETS: tuple[Edit, ...] = (
 )
 # … or where a registry says that an upload or the next page is …
 LOCATED_SECRETS: tuple[Edit, ...] = (
-    ("registry/session.py", "if origin_of(call.url) == self.endpoint.origin:", "if True:"),
+    ("registry/session.py", "if self._is_own(call.url):", "if True:"),
 )
 # … to whoever asks at the end of a redirect …
 ASKED_ELSEWHERE: tuple[Edit, ...] = (
