@@ -90,6 +90,9 @@ def push(engine: CortenEngine, line: CuttingProxy, registry: Registry) -> str:
 def cuts(engine: CortenEngine, line: CuttingProxy, registry: Registry, rounds: int) -> None:
     """Pushes over a line that breaks twice, each at other bytes, into new repositories."""
     chance, size = random.Random(killpoints.seed()), LAYERS * LAYER_BYTES
+    whole = f"{registry.host}/{REPOSITORY}:whole"  # the first push packs the layers, and the image has others then
+    for words in (("tag", NAME, whole), ("push", "-q", whole), ("rmi", whole)):
+        engine.docker(*words, timeout=TIMEOUT_S, check=True)
     before = Snapshot.take(Subject.of(engine))
     for number in range(rounds):
         marks = [chance.randrange(size) for _ in range(2)]
