@@ -296,6 +296,8 @@ def tags_of(images: ImageStore, name: Reference) -> list[Reference]:
     if not every:
         raise NotFound(f"An image does not exist locally with the tag: {name.familiar_name}")
     tagged = sorted((one for one in every if not one.is_canonical), key=lambda one: one.tag)
+    if not name.tag and not tagged:
+        raise NotFound(f"no tags to push for {name.familiar_name}")
     if not name.tag:
         return tagged
     if name not in tagged:

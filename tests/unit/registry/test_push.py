@@ -142,6 +142,9 @@ def test_names_that_cannot_be_pushed_are_refused_in_docker_s_words(lab: Lab) -> 
             lab.push(FakeTarget(), name)
     with pytest.raises(InvalidArgument, match="cannot push a digest reference"):
         lab.push(FakeTarget(), f"reg.example/test@{THREE.digest}")
+    lab.images.unpoint(NAME)
+    with pytest.raises(NotFound, match=r"no tags to push for reg\.example/test"):
+        lab.push(FakeTarget(), "reg.example/test")
 
 
 def test_all_tags_are_pushed_and_the_event_names_the_repository(lab: Lab) -> None:
