@@ -29,6 +29,7 @@ class Line:
         self._tell = tell
         self._next_s = 0.0
         self._is_here = False
+        self._is_begun = False
 
     def already_exists(self) -> None:
         """It is here, unpacked."""
@@ -36,6 +37,7 @@ class Line:
 
     def begin(self) -> None:
         """It is part of the pull."""
+        self._is_begun = True
         self.say("Pulling fs layer")
 
     def is_present(self) -> None:
@@ -60,8 +62,14 @@ class Line:
 
     def complete(self) -> None:
         """It got its place."""
+        self._is_begun = False
         self._tell(progress.moved("Extracting", self._id, current=self.blob.size, total=self.blob.size))
         self.say("Pull complete")
+
+    def end(self) -> None:
+        """All have their places; another pull may have given it its own."""
+        if self._is_begun:
+            self.complete()
 
     def say(self, text: str) -> None:
         """A message without numbers."""

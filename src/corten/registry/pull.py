@@ -341,6 +341,8 @@ class _Pull:
             if adoptions or not arrivals.is_empty:
                 self._sync()
             images.overlay.adopt(adoptions)
+        for line in lines.values():
+            line.end()
 
     def _sync(self) -> None:
         roots = (self._images.content.root, self._images.overlay.root)

@@ -334,6 +334,10 @@ def test_two_pulls_of_the_same_layers_fetch_each_once(lab: Lab) -> None:
         thread.join(30)
     fetched = [digest for one in repositories for digest, _ in one.fetched if digest != ONE.config.digest]
     assert sorted(fetched) == sorted(blob.digest for blob in ONE.layers)
+    for one in told:
+        assert sorted(line for line in one if "Pull complete" in line) == sorted(
+            f"{short(blob)}: Pull complete" for blob in ONE.layers
+        )
     assert len(told) == 2
     assert lab.images.get(str(NAME)).id == ONE.config.digest
     assert len(lab.images.overlay.all()) == 3
