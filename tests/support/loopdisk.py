@@ -6,6 +6,7 @@ minutes: whoever unpacks after a large removal pays for it.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from contextlib import suppress
@@ -49,8 +50,7 @@ class LoopDisk:
         found = os.statvfs(self.path)
         wanted = found.f_bavail * found.f_frsize - leave - _OVERHEAD
         with self._ballast.open("ab", buffering=0) as file:
-            if wanted > 0:
-                os.posix_fallocate(file.fileno(), 0, wanted)
+            _allocate(file, wanted)
             if not leave:
                 _write_to_the_end(file)
 
@@ -74,6 +74,19 @@ class LoopDisk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _allocate(file: FileIO, wanted: int) -> None:
+    """`wanted` bytes, or what others leave of them, who write what they wrote before or go on writing meanwhile."""
+    while wanted > 0:
+        try:
+            os.posix_fallocate(file.fileno(), 0, wanted)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            wanted -= MIB
+        else:
+            return
 
 
 def _write_to_the_end(file: FileIO) -> None:
