@@ -115,9 +115,7 @@ REDIRECTED_SECRETS: tuple[Edit, ...] = (
     ("registry/transport.py", "return replace(self, url=target, secrets={})", "return replace(self, url=target)"),
 )
 # … or where a registry says that an upload or the next page is …
-LOCATED_SECRETS: tuple[Edit, ...] = (
-    ("registry/session.py", "if self._is_own(call.url):", "if True:"),
-)
+LOCATED_SECRETS: tuple[Edit, ...] = (("registry/session.py", "if self._is_own(call.url):", "if True:"),)
 # … to whoever asks at the end of a redirect …
 ASKED_ELSEWHERE: tuple[Edit, ...] = (
     ("registry/session.py", "return origin_of(answer.url) == self.endpoint.origin and self", "return self"),

@@ -9,6 +9,7 @@ snapshots of them, named by chain id.  Nothing of a failed image stays.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -57,6 +58,9 @@ class Blobs(Protocol):
         ...
 
 
+Failed = Callable[[BaseException], object]
+"""Told of what ends the unpacking, at once."""
+
 Settled = Callable[[Layer], object]
 """Told of every layer that got its place, bottom first."""
 
@@ -90,7 +94,8 @@ def unpacked(
 ) -> Iterator[list[Adoption]]:
     """Every layer that is no snapshot yet, in staging, for the caller to sync and adopt; what he does not take goes.
 
-    `stop` is called when it fails, before it waits for its threads: `content` should give them no more to wait for.
+    `stop` is called when it fails, perhaps in a thread and more than once, before anybody waits for a thread: `content`
+    should give them no more to wait for.  What is raised is what failed first, and not what came of `stop`.
 
     Raises as `unpack`.
     """
@@ -103,12 +108,20 @@ def unpacked(
         staged = [stack.enter_context(overlay.stage()) for _ in missing]
         pool = stack.enter_context(ThreadPoolExecutor(PARALLEL, thread_name_prefix="unpack"))
         stack.callback(pool.shutdown, cancel_futures=True)
-        stack.push(_Stop(stop).__exit__)
+        failure = stack.enter_context(_Failure(stop))
         jobs = [
-            (layer, place, pool.submit(_first_try, layer, place, content, overlay, base, number == 0, limits))
+            (
+                layer,
+                place,
+                pool.submit(_first_try, layer, place, content, overlay, base, number == 0, limits, failure.tell),
+            )
             for number, (layer, place) in enumerate(zip(missing, staged, strict=True))
         ]
-        done = _settled(jobs, content, overlay, base, stack, limits, settled)
+        try:
+            done = _settled(jobs, content, overlay, base, stack, limits, settled)
+        except Exception as error:
+            failure.tell(error)
+            raise failure.first or error from None
         parents = [base, *chain[present:]]
         yield [
             Adoption(place, chain[present + number], parents[number], Usage(applied.size, applied.entries))
@@ -116,15 +129,25 @@ def unpacked(
         ]
 
 
-class _Stop:
-    """Calls when its context is left by an error."""
+class _Failure:
+    """Calls `stop` for every error that it is told, or that its context is left by, and keeps the first."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         self._stop = stop
+        self._lock = threading.Lock()
+        self.first: BaseException | None = None
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._stop()
+    def __enter__(self) -> _Failure:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        if error is not None:
+            self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        with self._lock:
+            self.first = self.first or error
+        self._stop()
 
 
 def _present(chain: Sequence[Digest], overlay: Overlay) -> int:
@@ -139,14 +162,21 @@ _Job = tuple[Layer, Staged, "Future[Applied | None]"]
 
 
 def _first_try(
-    layer: Layer, staged: Staged, content: Blobs, overlay: Overlay, base: str, is_lowest: bool, limits: Limits
+    layer: Layer,
+    staged: Staged,
+    content: Blobs,
+    overlay: Overlay,
+    base: str,
+    is_lowest: bool,
+    limits: Limits,
+    failed: Failed,
 ) -> Applied | None:
     """Unpacks; the lowest missing layer knows what is below it.  None when it cannot be done without knowing."""
     if is_lowest:
         with overlay.below(base) as lower:
-            return unpack_blob(layer, staged, content, lower, limits)
+            return unpack_blob(layer, staged, content, lower, limits, failed=failed)
     try:
-        return unpack_blob(layer, staged, content, None, limits)
+        return unpack_blob(layer, staged, content, None, limits, failed=failed)
     except NeedsLower:
         return None
 
@@ -184,15 +214,32 @@ def _settle(applied: Applied, staged: Staged, lower: LowerView, limits: Limits) 
         os.close(root_fd)
 
 
-def unpack_blob(layer: Layer, staged: Staged, content: Blobs, lower: LowerView | None, limits: Limits) -> Applied:
-    """Unpacks one blob into a staging directory and checks its diff id; raises as `unpack`, and NeedsLower."""
+def unpack_blob(
+    layer: Layer,
+    staged: Staged,
+    content: Blobs,
+    lower: LowerView | None,
+    limits: Limits,
+    *,
+    failed: Failed = lambda _: None,
+) -> Applied:
+    """Unpacks one blob into a staging directory and checks its diff id; raises as `unpack`, and NeedsLower.
+
+    `failed` is told of an error before the thread that reads the blob is waited for: it may be waiting for more.
+    """
     root_fd = staged.open()
     try:
         # closed here: an error's traceback would keep the blob open, and on the disk, after it was removed
         with closing(content.chunks(layer.blob)) as chunks:
             hashed = Hashed(decompressed(chunks, limits))
             with Ahead(hashed) as ahead:
-                applied = apply_layer(ahead, root_fd, lower=lower, limits=limits)
+                try:
+                    applied = apply_layer(ahead, root_fd, lower=lower, limits=limits)
+                except NeedsLower:
+                    raise
+                except BaseException as error:
+                    failed(error)
+                    raise
     finally:
         os.close(root_fd)
     if hashed.digest != layer.diff_id:

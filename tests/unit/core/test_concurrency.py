@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,11 @@ from corten.core.content import ContentStore
 from corten.core.images import ImageStore
 from corten.core.init import init_layer
 from corten.core.journal import Journal
+from corten.core.layers import Layer, unpacked
 from corten.core.metadata import Database
 from corten.core.rmi import remove_image
 from corten.core.snapshots import Overlay, Snapshot
-from corten.errors import CortenError, NotFound
+from corten.errors import CortenError, InvalidArgument, NotFound
 from support import tarballs as t
 
 LAYERS = [t.archive(t.directory(b"d"), t.entry(b"d/%d" % n, data=b"x" * 3000 * n)) for n in range(1, 5)]
@@ -155,3 +156,23 @@ def test_a_container_that_is_made_while_its_image_goes_keeps_the_layers(
     store.overlay.remove("made-meanwhile")
     gc.drop_orphans(store, image.id)
     assert store.overlay.all() == []
+
+
+def test_an_unpacking_that_fails_waits_for_no_more_of_any_layer(store: ImageStore) -> None:
+    stopped = threading.Event()
+    waits: list[bool] = []
+
+    class Arriving:
+        """A layer that is no archive and one of which nothing has come, both on their way."""
+
+        def chunks(self, digest: str, /) -> Generator[bytes, None, None]:
+            if digest == "bad":
+                yield b"garbage" * 1000
+            waits.append(stopped.wait(5))
+            raise LookupError("given up")
+
+    layers = [Layer("late", t.digest(b"late")), Layer("bad", t.digest(b"bad"), 1)]
+    with pytest.raises(InvalidArgument), unpacked(layers, Arriving(), store.overlay, stop=stopped.set):
+        pass
+    assert waits == [True, True]
+    assert not store.overlay.staged_directories()
