@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,9 @@ def cuts(engine: CortenEngine, line: CuttingProxy, registry: Registry, rounds: i
             engine.docker("rmi", other, check=True)
             imagestate.judge(engine)
             expect_none(before, allowed=(*ALLOWED, IDLE))
+        registry.kill()  # and it forgets: the next round would have the layers mounted from this one's repository
+        shutil.rmtree(registry.storage)
+        registry.start()
 
 
 def test_a_push_over_a_line_that_is_cut_at_random_bytes_succeeds(
