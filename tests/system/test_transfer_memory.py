@@ -8,7 +8,7 @@ from support import images, pullimages
 from support.engine import CortenEngine
 from support.registries import Registry
 
-LAYER_BYTES = 96 << 20
+LAYER_BYTES = 80 << 20
 MOST = 150 << 20
 
 
