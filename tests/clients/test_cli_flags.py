@@ -40,6 +40,7 @@ EXPLAINED = {
     ("*", "--help"): "docker takes it everywhere and lists it only for run and create",
     ("image prune", "--unused-for"): "Corten's own: by last use",
     ("image prune", "--dry-run"): "Corten's own: what would go",
+    ("*", "--health-on-failure"): "Corten's own: what is done to an unhealthy container",
     ("run", "--explain"): "Corten's own: the effective configuration and the plan, without a start",
 }
 

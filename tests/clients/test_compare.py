@@ -14,6 +14,7 @@ from docker.errors import DockerException
 from clients import (
     api_description,
     checks_exec,
+    checks_health,
     checks_images,
     checks_life,
     checks_lists,
@@ -31,7 +32,7 @@ from support.engine import CortenEngine
 from support.stripdoor import StripDoor
 
 # each adds to CHECKS
-MODULES = (checks_run, checks_life, checks_exec, checks_lists, checks_images, checks_wrong, checks_py)
+MODULES = (checks_run, checks_life, checks_health, checks_exec, checks_lists, checks_images, checks_wrong, checks_py)
 FAILS = (LookupError, TypeError, ValueError, AttributeError, DockerException, TimeoutExpired, OSError)
 LEAST = 120  # checks that the issue asks for
 

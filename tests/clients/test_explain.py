@@ -65,6 +65,7 @@ GIVEN: dict[str, tuple[str, set[str] | None]] = {
     "--group-add": ("7", {H + "GroupAdd"}),
     "--health-cmd": ("true", {C + "Healthcheck.Test"}),
     "--health-interval": ("1s", {C + "Healthcheck.Interval"}),
+    "--health-on-failure": ("kill", {C + "Labels"}),
     "--health-retries": ("1", {C + "Healthcheck.Retries"}),
     "--health-start-interval": ("1s", {C + "Healthcheck.StartInterval"}),
     "--health-start-period": ("1s", {C + "Healthcheck.StartPeriod"}),

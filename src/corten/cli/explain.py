@@ -29,6 +29,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "env_file": ("Config.Env",),
     "expose": ("Config.ExposedPorts",),
     "gpus": ("HostConfig.DeviceRequests",),
+    "health_on_failure": ("Config.Labels",),
     "hostname": ("Config.Hostname",),
     "interactive": ("Config.AttachStdin", "Config.OpenStdin", "Config.StdinOnce"),
     "ip": ("EndpointsConfig",),

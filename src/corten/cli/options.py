@@ -20,6 +20,7 @@ from corten.cli.mounts import parse_mount, parse_volume
 from corten.cli.ports import parse_exposed, parse_ports
 from corten.cli.units import parse_bytes, parse_duration_ns, parse_swap
 from corten.cli.values import CHECKS, LISTS
+from corten.spec.words import HEALTH_ACTION_LABEL
 
 # (flags, kind, help): kind is bool, str, int, uint, uint16, list, mounts, or one of corten.cli.values
 FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -62,6 +63,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--group-add",), "list", "Add additional groups to join"),
     (("--health-cmd",), "str", "Command to run to check health"),
     (("--health-interval",), "duration", "Time between running the check"),
+    (("--health-on-failure",), "str", "What is done to an unhealthy container (none, kill, stop, restart)"),
     (("--health-retries",), "int", "Consecutive failures needed to report unhealthy"),
     (("--health-start-interval",), "duration", "Time between running the check during the start period"),
     (("--health-start-period",), "duration", "Start period before health-retries countdown"),
@@ -226,7 +228,7 @@ def _config(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dic
         "StdinOnce": foreground and stdin,
         "Env": environment(given["env"], given["env_file"]),
         "WorkingDir": given["workdir"] or "",
-        "Labels": _labels(given["label"], given["label_file"]),
+        "Labels": _labels(given["label"], given["label_file"]) | _health_action(given),
     }
     _put(config, "Cmd", list(command))
     _put(config, "StopSignal", given["stop_signal"])
@@ -236,6 +238,12 @@ def _config(given: Mapping[str, Any], image: str, command: Sequence[str]) -> dic
         config["Entrypoint"] = [given["entrypoint"]]
     _put(config, "Healthcheck", _health(given))
     return config
+
+
+def _health_action(given: Mapping[str, Any]) -> dict[str, str]:
+    """A label, so that the docker CLI and compose can say it too."""
+    action = given["health_on_failure"]
+    return {HEALTH_ACTION_LABEL: action} if action is not None else {}
 
 
 def _health(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class CreateRequest:
     rootfs        the snapshotter's mounts: [{"type", "source", "options"}], empty for `root.path` of the bundle
     runtime_path  '' for the built-in runtime
     console_size  (rows, columns), None to leave it
+    health        the check that the shim does, as docs/shim.md has it; empty for none
     """
 
     rootfs: Sequence[Mapping[str, Any]] = ()
@@ -72,6 +73,7 @@ class CreateRequest:
     runtime_path: str = ""
     runtime_args: Sequence[str] = ()
     default_pids_limit: int = 500
+    health: Mapping[str, Any] = field(default_factory=dict)
 
     def to_message(self) -> Message:
         """The fields of the op `create`."""
@@ -89,6 +91,7 @@ class CreateRequest:
             },
             "runtime": {"path": self.runtime_path, "args": list(self.runtime_args)},
             "default_pids_limit": self.default_pids_limit,
+            **({"health": dict(self.health)} if self.health else {}),
         }
 
 

@@ -25,12 +25,6 @@ Refused = Callable[[Any], bool]
 
 UNSUPPORTED: Final[dict[str, Refused | None]] = {
     "Volumes": None,
-    "Healthcheck.Test": lambda test: test[0] != "NONE",
-    "Healthcheck.Interval": None,
-    "Healthcheck.Timeout": None,
-    "Healthcheck.StartPeriod": None,
-    "Healthcheck.StartInterval": None,
-    "Healthcheck.Retries": None,
     "ArgsEscaped": None,
     "NetworkDisabled": None,
     "HostConfig.VolumeDriver": None,

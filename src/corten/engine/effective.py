@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.engine import checks, defaults, mountspec, security
+from corten.engine import checks, defaults, healthcheck, mountspec, security
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.security import Security
@@ -151,6 +151,8 @@ def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> 
         change["exposed_ports"] = {**image.exposed_ports, **config.exposed_ports}
     if not config.volumes:
         change["volumes"] = None
+    change["healthcheck"], health_fields = healthcheck.merged(config.healthcheck, image.healthcheck)
+    origins.update({f"Config.Healthcheck.{field}": IMAGE for field in health_fields})
     change["env"] = _merged_env(config.env, image.env, origins)
     change["labels"] = {**(image.labels or {}), **(config.labels or {})}
     if image.labels:
@@ -300,6 +302,7 @@ def _check(
     config: ContainerConfig, host: HostConfig, request: ContainerCreateRequest, settings: Settings, machine: Host
 ) -> None:
     checks.check_config(config)
+    healthcheck.check(config)
     if config.stop_signal:
         parse_signal(config.stop_signal)
     checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
@@ -380,14 +383,10 @@ def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> tuple[
 
 def _image_warnings(config: ContainerConfig, image: RunConfig) -> list[str]:
     """What the image asks for and nobody does yet: not an error, or half of the world's images would not run."""
-    out = [
+    return [
         f"the image's volume {path} is not supported yet: {path} is part of the container's own layer"
         for path in image.volumes or ()
     ]
-    wants_health = image.healthcheck is not None and (image.healthcheck.test or ["NONE"])[0] != "NONE"
-    if wants_health and config.healthcheck is None:
-        out.append("the image's health check is not supported yet: it does not run")
-    return out
 
 
 def explain(effective: Effective) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from corten.engine.effective import explain
 from corten.engine.execs import Execs
 from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
+from corten.engine.health import Healths
 from corten.engine.imagemounts import ImageMounts
 from corten.engine.imageprune import ImagePrune
 from corten.engine.images import Images
@@ -75,9 +76,11 @@ class Engine:
         finisher.remove = removal.remove_soon
         removal.kill_to_end = life.kill_to_end
         self._execs = execs = Execs(parts)
+        self._healths = healths = Healths(parts, execs)
         finisher.exec_exited = execs.exited
+        finisher.health_told = healths.told
         finisher.container_ended = execs.container_ended
-        self._recovery = Recovery(parts, finisher, execs, watch, database=database, content=content)
+        self._recovery = Recovery(parts, finisher, execs, healths, watch, database=database, content=content)
         info = Info(parts)
         self._lasting = Lasting()
         lasting = self._lasting.verb
@@ -152,6 +155,7 @@ class Engine:
         for container in self._parts.roster:
             if container.task is not None and container.task.shim is not None:
                 container.task.shim.close()
+                self._healths.keep(container)
 
     # Looking
 

@@ -27,6 +27,7 @@ from corten.engine.parts import Parts
 from corten.engine.record import Status
 from corten.engine.start import CONFIG_NAME
 from corten.engine.streams import ClientStream, check_size
+from corten.engine.times import from_rfc3339
 from corten.engine.users import Accounts, read_accounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound
 from corten.shim.detach import parse_keys
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 
 _HEADER: Final = struct.Struct(">BxxxI")
 _STDOUT: Final = 1
+_KILLED: Final = 137
 _MAX_FINISHED: Final = 1024  # older ones are forgotten
 
 
@@ -176,6 +178,34 @@ class Execs:
         one.code = int(message["status"])
         self._end(one)
         self._tell(one, "exec_die", exitCode=str(one.code))
+
+    def probe(self, container: Container, exec_id: str, cmd: list[str]) -> None:
+        """The shim begins an exec of a health check."""
+        config = ExecConfig(cmd=cmd, attach_stdout=True, attach_stderr=True)
+        one = self._all[exec_id] = Exec(exec_id, container, config)
+        one.state = ExecState.RUNNING
+        container.exec_ids.append(exec_id)
+        for action in ("exec_create", "exec_start"):
+            self._tell(one, f"{action}: {_words(config)}")
+
+    def probe_failed(self, exec_id: str) -> None:
+        """It could not be launched."""
+        one = self._all.get(exec_id)
+        if one is not None:
+            one.code = launcherrors.CANNOT_INVOKE
+            self._end(one)
+
+    def replay_probe(self, container: Container, entry: Json, cmd: list[str]) -> None:
+        """The events of a probe that nobody heard of, with its own times."""
+        words, start_ns = _words(ExecConfig(cmd=cmd)), from_rfc3339(str(entry["start"]))
+        rows: list[tuple[str, int, dict[str, str]]]
+        rows = [(f"exec_create: {words}", start_ns, {}), (f"exec_start: {words}", start_ns, {})]
+        if not entry.get("failed"):
+            code = _KILLED if entry.get("timed_out") else int(entry["status"])
+            rows.append(("exec_die", from_rfc3339(str(entry["end"])), {"exitCode": str(code)}))
+        for action, time_ns, more in rows:
+            event = container_event(container.record, action.rstrip("\n"), execID=str(entry["exec_id"]), **more)
+            self._parts.bus.publish(msgspec.structs.replace(event, time_ns=time_ns))
 
     def _end(self, one: Exec) -> None:
         """It is over, unless it was with its container already; the last ones stay for ExecInspect."""

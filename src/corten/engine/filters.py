@@ -165,7 +165,7 @@ class ListQuery:
         if codes and (state.exit_code not in codes or state.status is not Status.EXITED):
             return False
         health = self._filters.get("health", ())
-        if health and "none" not in health:
+        if health and (state.health.status if state.health is not None else "none") not in health:
             return False
         return flags("is-task", self._filters) is not True
 
@@ -215,7 +215,11 @@ def status_text(record: Record, now_ns: int) -> str:
     state = record.state
     if state.is_running:
         up = f"Up {times.human(now_ns - state.started_ns)}"
-        return f"{up} (Paused)" if state.status is Status.PAUSED else up
+        if state.status is Status.PAUSED:
+            return f"{up} (Paused)"
+        if state.health is None:
+            return up
+        return f"{up} ({'health: starting' if state.health.status == 'starting' else state.health.status})"
     ended = times.human(now_ns - state.finished_ns)
     match state.status:
         case Status.RESTARTING:

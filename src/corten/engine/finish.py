@@ -46,6 +46,7 @@ class Exit(msgspec.Struct, frozen=True):
     oom_killed: bool = False
     verdict: str = ""
     started_ns: int = 0
+    health_action: str = ""  # that brought it about
 
 
 def exit_of(message: dict[str, Any]) -> Exit:
@@ -55,6 +56,7 @@ def exit_of(message: dict[str, Any]) -> Exit:
         at_ns=times.from_rfc3339(message["at"]),
         oom_killed=bool(message["oom_killed"]),
         verdict=str(message.get("reason", "")),
+        health_action=str(message.get("health_action", "")),
     )
 
 
@@ -70,6 +72,7 @@ class Finisher:
         self.remove: Callable[[Container], None]
         self.exec_exited: Callable[[Container, dict[str, Any]], None]
         self.container_ended: Callable[[Container], None]
+        self.health_told: Callable[[Container, dict[str, Any]], None]
 
     # What shims tell
 
@@ -80,6 +83,8 @@ class Finisher:
                 self._parts.run_later(self.finish(container, task, exit_of(message)))
             case "exec-exit":
                 self.exec_exited(container, message)
+            case "health" | "health-probe" | "health-action":
+                self.health_told(container, message)
             case "oom":
                 self._parts.bus.publish(container_event(container.record, "oom"))
             case "detach" if not message.get("exec_id"):
@@ -143,6 +148,7 @@ class Finisher:
         return None
 
     def _exited(self, container: Container, how: Exit, restart_delay_s: float | None) -> Record:
+        health = container.record.state.health
         record = container.record.with_state(
             status=advance(container.record.state.status, Move.EXIT),
             pid=0,
@@ -152,7 +158,10 @@ class Finisher:
             finished_ns=how.at_ns,
             verdict=how.verdict,
             error=how.verdict,
+            health=health.ended() if health is not None else None,
         )
+        if how.health_action == "stop":
+            record = record.with_state(stopped_by_user=True)
         if restart_delay_s is not None:
             record = record.with_state(
                 status=advance(record.state.status, Move.AWAIT_RESTART), restart_count=record.state.restart_count + 1
@@ -197,10 +206,10 @@ class Finisher:
         """Seconds until the policy's next start; None when there is none."""
         policy = container.record.effective.host.restart_policy
         container.backoff.count(how.code)
-        if container.is_stopping or container.record.state.stopped_by_user:
+        if container.is_stopping or container.record.state.stopped_by_user or how.health_action == "stop":
             return None
         wanted = should_restart(policy, how.code, failures=container.backoff.failures, stopped_by_user=False)
-        if not wanted:
+        if not wanted and how.health_action != "restart":
             return None
         ran_s = (how.at_ns - container.record.state.started_ns) / times.SECOND_NS
         return container.backoff.next_delay(ran_s)

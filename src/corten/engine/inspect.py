@@ -10,7 +10,7 @@ from corten.engine.container import Container
 from corten.engine.effective import node_object
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
-from corten.engine.record import Record, Status
+from corten.engine.record import Health, Record, Status
 from corten.engine.times import rfc3339
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_port
@@ -92,6 +92,19 @@ def state(record: Record) -> Json:
         "Error": now.error,
         "StartedAt": rfc3339(now.started_ns),
         "FinishedAt": rfc3339(now.finished_ns),
+        **({"Health": health(now.health)} if now.health is not None else {}),
+    }
+
+
+def health(now: Health) -> Json:
+    """`State.Health`."""
+    return {
+        "Status": now.status,
+        "FailingStreak": now.failing_streak,
+        "Log": [
+            {"Start": entry.start, "End": entry.end, "ExitCode": entry.exit_code, "Output": entry.output}
+            for entry in now.log
+        ],
     }
 
 

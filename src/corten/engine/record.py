@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from corten.engine import healthcheck
 from corten.engine.effective import Effective
 from corten.errors import FailedPrecondition
 
@@ -74,6 +75,31 @@ def advance(status: Status, move: Move) -> Status:
     return after
 
 
+class HealthEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One probe; times in RFC 3339, exit code -1 for one that was killed or could not be launched."""
+
+    start: str
+    end: str
+    exit_code: int
+    output: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a container's health (`starting`, `healthy`, `unhealthy`), with its last probes.
+
+    `told` is the shim's number of the last change of status that an event was published for.
+    """
+
+    status: str = "starting"
+    failing_streak: int = 0
+    log: list[HealthEntry] = []
+    told: int = 0
+
+    def ended(self) -> Health:
+        """At an exit: what does not run is not healthy (dockerd's State.Health says the same)."""
+        return msgspec.structs.replace(self, status="unhealthy")
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What changes while a container lives.  Times are Unix ns.
 
@@ -92,6 +118,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     restart_count: int = 0
     stopped_by_user: bool = False
     verdict: str = ""
+    health: Health | None = None  # of one with a check that was started
     is_held: bool = False  # a commit froze it, and whoever finds it frozen for that reason alone thaws it
 
     @property
@@ -141,6 +168,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         host = self.effective.host
         modes = (host.network_mode, host.pid_mode, host.ipc_mode)
         return frozenset(mode.partition(":")[2] for mode in modes if mode.startswith("container:"))
+
+    def fresh_health(self) -> Health | None:
+        """At a start: the log of earlier runs stays, as dockerd keeps it.  None for a container without a check."""
+        if healthcheck.command(self.effective.config) is None:
+            return None
+        return Health(log=self.state.health.log if self.state.health is not None else [])
 
     def with_state(self, **changes: Any) -> Record:
         """The same with another state."""

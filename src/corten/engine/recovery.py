@@ -29,6 +29,7 @@ from corten.engine import times
 from corten.engine.container import Container
 from corten.engine.execs import Execs
 from corten.engine.finish import Finisher, exit_of
+from corten.engine.health import Healths
 from corten.engine.parts import Parts
 from corten.engine.record import Place, Record, Status, decode
 from corten.engine.restart import should_restart
@@ -52,6 +53,7 @@ class Recovery:
         parts: Parts,
         finisher: Finisher,
         execs: Execs,
+        healths: Healths,
         watch: ShimWatch,
         *,
         database: Database,
@@ -60,6 +62,7 @@ class Recovery:
         self._parts = parts
         self._finisher = finisher
         self._execs = execs
+        self._healths = healths
         self._watch = watch
         watch.adopt = self._adopt
         self._database = database
@@ -145,6 +148,9 @@ class Recovery:
             return
         container.task = task
         container.endpoint = self._parts.bridge.endpoint(container.id)
+        if not container.is_running:  # a kill came between its start and the record of it
+            container.record = container.record.with_state(health=container.record.fresh_health())
+        self._healths.adopt(container, status.get("health"))
         self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})
         await self._end_hold(container, task)

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, LogRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import devices, hostfiles, launcherrors, oci, sources
+from corten.engine import devices, healthcheck, hostfiles, launcherrors, oci, sources
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
@@ -47,6 +47,7 @@ from corten.engine.users import User
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
 from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
+from corten.spec.docker import ExecConfig
 from corten.spec.units import parse_size
 
 CONFIG_NAME: Final = "config.json"
@@ -75,6 +76,7 @@ class Run:
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
         self.task: Task | None = None
+        self.health: dict[str, Any] = {}  # the check as the shim is told of it
         self.fork: asyncio.Task[ShimClient] | None = None
         self.started: dict[str, Any] = {}
 
@@ -283,9 +285,10 @@ class Starter:
 
     async def _write_bundle(self, run: Run, undo: AsyncExitStack) -> None:
         assert run.task is not None
-        text = oci.config_json(run.effective, self._surroundings(run, run.task))
+        config = oci.config(run.effective, self._surroundings(run, run.task))
+        run.health = _health(run, config["process"])
         with open(f"{run.task.directory}/{CONFIG_NAME}", "wb") as file:
-            file.write(text)
+            file.write(msgspec.json.encode(config))
 
     def _surroundings(self, run: Run, task: Task) -> Surroundings:
         parts, host = self._parts, run.effective.host
@@ -331,6 +334,7 @@ class Starter:
             runtime_path=runtime.path,
             runtime_args=runtime.args,
             default_pids_limit=run.effective.pids_limit,
+            health=run.health,
         )
         try:
             await run.shim.create(request, hold=run.held)
@@ -359,6 +363,7 @@ class Starter:
             verdict="",
             oom_killed=False,
             started_ns=from_rfc3339(run.started["started_at"]) or time.time_ns(),
+            health=container.record.fresh_health(),
         )
         place = Place(
             network=network,
@@ -376,6 +381,15 @@ class Starter:
                 )
             )
         parts.bus.publish(container_event(container.record, "start"))
+
+
+def _health(run: Run, process: dict[str, Any]) -> dict[str, Any]:
+    """Its check, whose probes are execs as the container's own user; {} without one."""
+    config = run.effective.config
+    command = healthcheck.command(config)
+    if command is None:
+        return {}
+    return healthcheck.settings(config, oci.exec_process(process, config, ExecConfig(cmd=command), run.user))
 
 
 def check_startable(container: Container) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
 from corten.runtime.cgroups import Cgroup
-from corten.shim.loop import Readable, Sleep
+from corten.shim.loop import Loop, Readable, Sleep
 
 _T = TypeVar("_T")
 Steps = Generator[Readable | Sleep, bool, _T]
@@ -91,6 +91,9 @@ class Backend(Protocol):
 
     def update(self, resources: dict[str, Any]) -> Steps[None]:
         """New limits; an OCI resources object."""
+
+    def stand_by(self, loop: Loop) -> None:
+        """There will be execs also when cortend is away; until `delete`."""
 
     def delete(self, *, force: bool) -> Steps[None]:
         """Remove what `create` made, the cgroup last; a second call does nothing."""

@@ -18,9 +18,10 @@ from corten.runtime.cgroups import Cgroup, CgroupPaths
 from corten.shim import protocol
 from corten.shim.backend import Launched, Phases, Steps, Streams
 from corten.shim.calling import Call, HelperLost
-from corten.shim.loop import Readable
+from corten.shim.loop import Loop, Readable
 from corten.shim.protocol import Message
 from corten.shim.rootfs import RootMount
+from corten.shim.stay import Stay
 from corten.sys import files
 from corten.sys.pidfd import reap
 
@@ -35,7 +36,7 @@ class BuiltinRuntime:
     """`Backend` by helper."""
 
     __slots__ = (
-        "_calls", "_cgroup", "_creation", "_fields", "_helper_directory", "_known", "_terminal", "_trace_fd",
+        "_calls", "_cgroup", "_creation", "_fields", "_helper_directory", "_known", "_stay", "_terminal", "_trace_fd",
         "_tracing", "rootfs_fd",
     )  # fmt: skip
 
@@ -59,6 +60,7 @@ class BuiltinRuntime:
         if rootfs is not None:
             fields["rootfs"] = {"type": rootfs.type, "source": rootfs.source, "options": rootfs.options}
         self._fields = protocol.encode(fields)  # bytes: names kept in a dict would keep their pages
+        self._stay: Stay | None = None
         self._terminal = False
         self._cgroup: Cgroup | None = None
         self._creation: Call | None = None  # from `create` to `start`: the helper knows the plan
@@ -117,7 +119,14 @@ class BuiltinRuntime:
     def update(self, resources: dict[str, Any]) -> Steps[None]:
         yield from self._call_once("update", {"resources": resources})
 
+    def stand_by(self, loop: Loop) -> None:
+        if self._stay is None:
+            self._stay = Stay(self._helper_directory, loop)
+
     def delete(self, *, force: bool) -> Steps[None]:
+        if self._stay is not None:
+            self._stay.close()
+            self._stay = None
         if self._creation is not None:
             self._creation.close()
             self._creation = None

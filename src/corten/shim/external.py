@@ -19,7 +19,7 @@ from corten.launch.facts import HostFacts
 from corten.runtime import fast
 from corten.runtime.cgroups import Cgroup, CgroupPaths
 from corten.shim.backend import Launched, Phases, Steps, Streams
-from corten.shim.loop import Readable
+from corten.shim.loop import Loop, Readable
 from corten.shim.rootfs import RootMount, make_detached
 from corten.shim.stdio import receive_master
 from corten.sys import files, mount, pidfd, prctl
@@ -105,6 +105,9 @@ class ExternalRuntime:
             yield from self._run(["update", "--resources", path, self._id])
         finally:
             _unlink(path)
+
+    def stand_by(self, loop: Loop) -> None:
+        """The runtime's program is always there."""
 
     def delete(self, *, force: bool) -> Steps[None]:
         with contextlib.suppress(NotFound):  # `create` failed and left nothing, or a delete before

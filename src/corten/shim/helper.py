@@ -11,10 +11,14 @@ tenth of the time that a freshly forked one spends on its first touch of every p
       exec    {id, dir, process} [+ console]                      → {pid} + pidfd
       delete, pause, resume, update   {id, dir, …}                → {}
       ping    {}                                              → {}
+      stay    {}                                              → {}; the session's last op: it is kept open
 
 The helper remembers nothing that a shim could not ask of another one: state.json and the kernel are the memory.  It is
 forked from the zygote, which listens for it and makes a new one when it dies.  A session's end means that its result is
 not wanted: what is under way is killed and undone.
+
+When the zygote is gone the helper ends, unless shims have asked it to stay: they have health checks to do.  Then it
+ends with the last of them, or when another zygote's helper has taken its place at the socket's path.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
 _BREATH_S = 0.05
 _PIPE_BYTES = 65536
+_WIDOW_S = 1.0  # between looks for another helper, without a zygote
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
 
 
@@ -89,6 +94,7 @@ class Session:
         self._verbs = verbs or VERBS
         launcher = remote.RemoteLauncher(host.launcher, self._caller)
         parent = remote.ShimParent(self._caller)
+        self.is_stay = False
         self.is_over = False  # after `start`: the shim waits for the end to know that the trace is there
         self.host = Host(host.facts, host.seccomp_cache, launcher=launcher, parent=parent)
         self._waiting: Waiting | None = None
@@ -263,6 +269,15 @@ class Session:
         """Sessions are served."""
         return {}, []
 
+    def stay(self, request: Request) -> Answer:
+        """The helper stays as long as the session is open."""
+        self.is_over = self.is_stay = True
+        return {}, []
+
+    def detach(self) -> socket.socket:
+        """The connection, the caller's from now on."""
+        return self._socket
+
 
 VERBS: dict[str, Verb] = {
     "create": Session.create,
@@ -273,6 +288,7 @@ VERBS: dict[str, Verb] = {
     "resume": Session.resume,
     "update": Session.update,
     "ping": Session.ping,
+    "stay": Session.stay,
 }
 
 
@@ -325,12 +341,24 @@ def _create_options(request: Request, rootfs_fd: int) -> container.CreateOptions
     )
 
 
-class Helper:
-    """Accepts sessions until the zygote is gone, then until none is at work."""
+def _inode(path: str) -> int:
+    """0 where there is nothing."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return 0
 
-    def __init__(self, listener: socket.socket, host: Host, signs: int) -> None:
-        """The listener is the zygote's as well; `signs` of life are written for it."""
+
+class Helper:
+    """Accepts sessions until the zygote is gone and nobody wants it to stay, then until none is at work."""
+
+    def __init__(self, listener: socket.socket, host: Host, signs: int, exec_root: str) -> None:
+        """The listener is the zygote's as well, and lies in `exec_root`; `signs` of life are written for it."""
         self._listener = listener
+        self._path = f"{exec_root}/{protocol.HELPER_SOCKET}"
+        self._inode = _inode(self._path)
+        self._epoll = select.epoll()
+        self._stays: dict[int, socket.socket] = {}
         self._signs = signs
         self._has_accepted = False
         self._host = host
@@ -341,17 +369,31 @@ class Helper:
 
     def run(self, life_fd: int) -> None:
         """`life_fd` ends with the zygote."""
-        poll = select.poll()
-        poll.register(self._listener.fileno(), select.POLLIN)
-        poll.register(life_fd, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if life_fd in ready:
-                break
-            self._accept()
+        for fd in (self._listener.fileno(), life_fd):
+            self._epoll.register(fd, select.EPOLLIN)
+        has_zygote = True
+        while has_zygote or self._is_wanted():
+            for fd, _ in self._epoll.poll(-1 if has_zygote else _WIDOW_S):
+                if fd == life_fd:
+                    has_zygote = False
+                    self._epoll.unregister(life_fd)
+                elif fd == self._listener.fileno():
+                    self._accept()
+                else:
+                    self._end_stay(fd)
+        for fd in list(self._stays):
+            self._end_stay(fd)
         self._listener.close()  # who waits to be accepted hears at once that it has to look for another helper
         while self._at_work:
             os.read(self._done, _PIPE_BYTES)
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody's checks need it, and nobody else listens where it does."""
+        return bool(self._stays) and _inode(self._path) == self._inode
+
+    def _end_stay(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self._stays.pop(fd).close()
 
     def _accept(self) -> None:
         try:
@@ -387,7 +429,12 @@ class Helper:
         except Exception as error:  # the thread's outermost loop
             complain(error)
         finally:
-            session.close()
+            if session.is_stay:
+                sock = session.detach()
+                self._stays[sock.fileno()] = sock
+                self._epoll.register(sock.fileno(), 0)  # its end is told unasked
+            else:
+                session.close()
 
     def _count(self, change: int) -> None:
         with self._lock:

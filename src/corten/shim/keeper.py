@@ -51,7 +51,6 @@ class Keeper:
         self.listener = protocol.bind_listener(exec_root, protocol.HELPER_SOCKET, _BACKLOG)
         self.pid = 0
         self._exec_root = exec_root
-        self._inode = os.stat(f"{exec_root}/{protocol.HELPER_SOCKET}").st_ino
         self._epoll = epoll
         self._reason_fd = -1
         self._words = b""  # of its pipe
@@ -109,13 +108,6 @@ class Keeper:
         if self._reason_fd >= 0:
             os.close(self._reason_fd)
             self._reason_fd = -1
-
-    def unlink(self) -> None:
-        """Remove the socket's file, unless it is that of another zygote."""
-        path = f"{self._exec_root}/{protocol.HELPER_SOCKET}"
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == self._inode:
-                os.unlink(path)
 
     # The end of one
 

@@ -20,12 +20,15 @@ SIGKILL = 9
 class Process:
     """States: created → running → exited.  Owns the pidfd."""
 
-    __slots__ = ("_pidfd", "exit_status", "exited_at", "id", "pid", "signal", "started_at", "state", "stdio")
+    __slots__ = (
+        "_pidfd", "exit_status", "exited_at", "id", "is_probe", "pid", "signal", "started_at", "state", "stdio",
+    )  # fmt: skip
 
     def __init__(self, id: str, stdio: Stdio) -> None:
         """`id` is '' for the init."""
         self.id = id
         self.stdio = stdio
+        self.is_probe = False  # of a health check
         self.pid = 0
         self.state = CREATED
         self.exit_status = 0

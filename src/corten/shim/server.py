@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from corten.errors import CortenError, Internal, InvalidArgument
@@ -138,13 +139,18 @@ class Server:
         self._answerer = answerer
         self._connections: list[Connection] = []
         self._listener: socket.socket | None = None
-        self._waiting: deque[tuple[Connection, Request]] = deque()
+        self._waiting: deque[tuple[Connection, Request] | Callable[[], Steps[None]]] = deque()
         self._busy = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a request that changes the container is under way."""
         return self._busy
+
+    def in_turn(self, work: Callable[[], Steps[None]]) -> None:
+        """Have the shim's own work done among the requests that run one after the other."""
+        self._waiting.append(work)
+        self._next()
 
     def listen(self, directory: str) -> int:
         """Listen in `directory`; the inode of the socket's file, which appears when the shim can be connected to."""
@@ -207,15 +213,20 @@ class Server:
 
     def _next(self) -> None:
         while not self._busy and self._waiting:
-            connection, request = self._waiting.popleft()
+            turn = self._waiting.popleft()
+            if not isinstance(turn, tuple):
+                self._busy = True
+                self._loop.start(self._alone(turn()))
+                return
+            connection, request = turn
             if self._answerer.is_beside(request.op):
                 self._loop.start(self._run(connection, request))
             else:
                 self._busy = True
-                self._loop.start(self._run_alone(connection, request))
+                self._loop.start(self._alone(self._run(connection, request)))
 
-    def _run_alone(self, connection: Connection, request: Request) -> Steps[None]:
-        yield from self._run(connection, request)
+    def _alone(self, work: Steps[None]) -> Steps[None]:
+        yield from work
         self._busy = False
         self._loop.call_later(0, self._next)
 

@@ -21,6 +21,7 @@ from corten.shim.backend import Backend, Steps
 from corten.shim.builtin import BuiltinRuntime
 from corten.shim.complain import complain
 from corten.shim.external import ExternalRuntime
+from corten.shim.health import Settings
 from corten.shim.jsonlog import encode_attributes
 from corten.shim.logfile import LogFile
 from corten.shim.loop import Loop
@@ -123,6 +124,8 @@ class Shim:
 
     def _create(self, request: Request) -> Steps[Message]:
         """The container, up to its waiting init."""
+        if request.object("health"):
+            self._task.watch_health(Settings(request.nested("health")), self._in_turn)
         log = self._open_log(request.nested("log"))
         self._keep(request)
         init = yield from self._task.create(
@@ -133,6 +136,13 @@ class Shim:
             log=log,
         )
         return {"pid": init.pid}
+
+    def _in_turn(self, work: Callable[[], Steps[None]]) -> None:
+        """A launch of the shim's own: at once where an exec may be under way beside all else."""
+        if self._task.execs_beside:
+            self._loop.start(work())
+        else:
+            self._server.in_turn(work)
 
     def _backend(self, request: Request) -> Backend:
         rootfs = _root_mount(request.objects("rootfs"))

@@ -16,6 +16,7 @@ import struct
 import termios
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from corten.errors import Unavailable
 from corten.shim.client import HIGH_WATER_BYTES, READ_BYTES, STDERR, STDOUT, AttachOptions, Client
@@ -28,6 +29,16 @@ STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _SINK_BYTES = 64 * 1024
 _TERMINAL_RETRY_S = 0.2
 _DRAIN_BYTES = 4 * 1024 * 1024  # per stream, at exit: a pipe holds 64 KiB, at most 1 MiB when the process enlarged it
+
+
+class Output(Protocol):
+    """Where a process's output is kept."""
+
+    def write(self, stream: int, data: bytes) -> None:
+        """What one read(2) gave."""
+
+    def end(self, stream: int) -> None:
+        """The stream is over."""
 
 
 class Log:
@@ -233,7 +244,7 @@ class Stdio:
     )  # fmt: skip
 
     def __init__(
-        self, loop: Loop, *, tty: bool, log: Log | None, on_detach: Callable[[], None], connections: set[Client]
+        self, loop: Loop, *, tty: bool, log: Output | None, on_detach: Callable[[], None], connections: set[Client]
     ) -> None:
         """`connections` holds every open client of the shim, also those that only wait to be flushed."""
         self.tty = tty

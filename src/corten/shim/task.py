@@ -30,11 +30,12 @@ from corten.runtime.cgroups import Counters
 from corten.shim.backend import Backend, Phases, Steps, Streams
 from corten.shim.client import AttachOptions, Client
 from corten.shim.complain import complain
+from corten.shim.health import Capture, Health, Settings
 from corten.shim.loop import READ, Loop, Readable, Sleep
 from corten.shim.oom import OomWatch
 from corten.shim.process import EXITED, Process, is_pid_namespace_init
 from corten.shim.protocol import Message
-from corten.shim.stdio import Log, Stdio, receive_master
+from corten.shim.stdio import Log, Output, Stdio, receive_master
 from corten.sys import files
 
 EXIT_RECORD = "exit"
@@ -62,7 +63,7 @@ class Task:
 
     __slots__ = (
         "_backend", "_emit", "_log", "_loop", "_oom", "_oom_kills_told", "_owns_pid_namespace", "connections",
-        "created_at", "directory", "execs", "exit_record", "init", "phases", "state",
+        "created_at", "directory", "execs", "exit_record", "health", "init", "phases", "state",
     )  # fmt: skip
 
     def __init__(self, directory: str, loop: Loop, emit: Emit) -> None:
@@ -73,6 +74,7 @@ class Task:
         self.connections: set[Client] = set()
         self.execs: dict[str, Process] = {}
         self.init: Process | None = None
+        self.health: Health | None = None
         self.created_at = ""
         self._loop = loop
         self._emit = emit
@@ -122,6 +124,9 @@ class Task:
             self._enter("running")
         finally:
             self._loop.add(init.pidfd, READ, lambda events: self._init_died())
+        if self.health is not None:
+            self._runtime().stand_by(self._loop)
+            self.health.begin()
         self._watch_oom()
         self._loop.call_later(0, self._write_trace)
         return init
@@ -135,12 +140,13 @@ class Task:
         stdin: bool,
         size: tuple[int, int] | None,
         client: tuple[int, AttachOptions] | None,
+        log: Output | None = None,
     ) -> Steps[Process]:
         """Run one more process, attached to `client` (a connection, taken here) from its first byte."""
         self._require("running")
         if exec_id in self.execs:
             raise AlreadyExists(f"exec {exec_id} already exists")
-        child = self._new_process(exec_id, tty=tty, log=None)
+        child = self._new_process(exec_id, tty=tty, log=log)
         self.execs[exec_id] = child
         backend = self._runtime()
         try:
@@ -157,15 +163,29 @@ class Task:
         self._loop.add(child.pidfd, READ, lambda events: self._exec_died(child))
         return child
 
+    def watch_health(self, settings: Settings, in_turn: Callable[[Callable[[], Steps[None]]], None]) -> None:
+        """Check it from its start on."""
+        self.health = Health(settings, self._loop, self, emit=self._emit, in_turn=in_turn)
+
+    def probe(self, exec_id: str, process: dict[str, Any], capture: Capture) -> Steps[Process]:
+        """An exec of a health check."""
+        child = yield from self.exec(exec_id, process, tty=False, stdin=False, size=None, client=None, log=capture)
+        child.is_probe = True
+        return child
+
     def pause(self) -> Steps[None]:
         self._require("running")
         yield from self._runtime().pause()
         self._enter("paused")
+        if self.health is not None:
+            self.health.rest()
 
     def resume(self) -> Steps[None]:
         self._require("paused")
         yield from self._runtime().resume()
         self._enter("running")
+        if self.health is not None:
+            self.health.begin()
 
     def update(self, resources: dict[str, Any]) -> Steps[None]:
         self._require("created", "running", "paused")
@@ -277,11 +297,12 @@ class Task:
             "exit": self.exit_record,
             "execs": {exec_id: process.to_obj() for exec_id, process in self.execs.items()},
             "phases": self.phases.to_obj(),
+            "health": self.health.to_obj() if self.health is not None else None,
         }
 
     # Launching
 
-    def _new_process(self, id: str, *, tty: bool, log: Log | None) -> Process:
+    def _new_process(self, id: str, *, tty: bool, log: Output | None) -> Process:
         def detached() -> None:
             self._emit({"event": "detach", "exec_id": id})
 
@@ -339,6 +360,10 @@ class Task:
         process.stdio.drain()
         self._emit({"event": "exec-exit", "exec_id": process.id, **process.to_obj()})
         process.stdio.finish_soon(_EXEC_STREAM_TIMEOUT_S)
+        if process.is_probe:
+            del self.execs[process.id]
+            if self.health is not None:
+                self.health.probed(process)
         self._forget_old_execs()
 
     def _forget_old_execs(self) -> None:
@@ -350,6 +375,8 @@ class Task:
         init = self._init()
         self._loop.remove(init.pidfd)
         init.reap()
+        if self.health is not None:
+            self.health.end()
         self._loop.start(self._finish(init))
 
     def _finish(self, init: Process) -> Steps[None]:
@@ -368,6 +395,8 @@ class Task:
             complain(error)
         self._out_of_memory(counters.oom_kills)
         self.exit_record = exit_record(init, counters)
+        if self.health is not None and self.health.reason:
+            self.exit_record |= {"reason": self.health.reason, "health_action": self.health.action}
         try:
             files.replace(f"{self.directory}/{EXIT_RECORD}", fast.dump_bytes(self.exit_record))
         except OSError as error:

@@ -23,7 +23,9 @@ ROUNDS = 12  # CPython 3.11 specializes a function after 8 calls
 _GUARDED = ["nosuid", "noexec", "nodev"]
 
 
-def run(listener: socket.socket, life_fd: int, reason: int, facts: HostFacts, rehearsal: Rehearsal | None) -> None:
+def run(
+    listener: socket.socket, life_fd: int, reason: int, facts: HostFacts, rehearsal: Rehearsal | None, *, exec_root: str
+) -> None:
     """The life of a helper in a process just forked from the zygote; a later one has no rehearsal.
 
     `reason`: its pipe to the zygote (corten.shim.keeper).
@@ -33,7 +35,7 @@ def run(listener: socket.socket, life_fd: int, reason: int, facts: HostFacts, re
         Stage(rehearsal.directory, rehearsal.listener, host).run(rehearsal.over_fd)
         rehearsal.close()
     play(host)
-    Helper(listener, host, reason).run(life_fd)
+    Helper(listener, host, reason, exec_root).run(life_fd)
 
 
 def play(host: Host) -> None:

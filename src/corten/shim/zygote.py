@@ -76,8 +76,7 @@ class Zygote:
             if self._keeper.is_due:
                 self.start_helper()
             if self._control.fileno() in ready and not self._serve():
-                self._keeper.unlink()
-                return
+                return  # the helper may stay, and be found
 
     def start_helper(self, rehearsal: Rehearsal | None = None) -> None:
         """Fork the helper; its imports and its play take place in it."""
@@ -102,7 +101,7 @@ class Zygote:
                 rehearsal.leave()
             from corten.shim import warmup
 
-            warmup.run(self._keeper.listener, self._life_read, reason, self.facts, rehearsal)
+            warmup.run(self._keeper.listener, self._life_read, reason, self.facts, rehearsal, exec_root=self._exec_root)
             status = 0
         except Exception:  # the child's outermost loop
             confess(reason, traceback.format_exc())

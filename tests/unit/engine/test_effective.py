@@ -199,7 +199,6 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
         ({"HostConfig": {"Binds": ["name:/x"]}}, "HostConfig.Binds"),
         ({"HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x"}]}}, "HostConfig.Mounts"),
         ({"Volumes": {"/x": {}}}, "Volumes"),
-        ({"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck.Test"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
             "NetworkingConfig.EndpointsConfig.bridge.DriverOpts",

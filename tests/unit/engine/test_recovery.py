@@ -35,7 +35,7 @@ def recovery(roster: Roster, finisher: Finisher) -> Recovery:
         roster=roster, loop=asyncio.get_running_loop(), journal=SimpleNamespace(entries=lambda kind: ())
     )
     unused: Any = SimpleNamespace()
-    return Recovery(parts, finisher, unused, unused, database=unused, content=unused)  # type: ignore[arg-type]
+    return Recovery(parts, finisher, unused, unused, unused, database=unused, content=unused)  # type: ignore[arg-type]
 
 
 def add(roster: Roster, decide: Decide, name: str, policy: str = "always", joins: str = "bridge") -> Container:

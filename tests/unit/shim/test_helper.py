@@ -43,7 +43,7 @@ class Scene:
         self._reason = os.open("/dev/null", os.O_WRONLY)
         self._life, self._zygote = os.pipe()
         listener = protocol.bind_listener(self.folder, protocol.HELPER_SOCKET)
-        self.helper = Helper(listener, Host(launcher=NoLauncher()), self._reason)
+        self.helper = Helper(listener, Host(launcher=NoLauncher()), self._reason, self.folder)
         self._listener = listener
         self.thread = threading.Thread(target=self.helper.run, args=(self._life,))
         self.thread.start()
@@ -169,3 +169,26 @@ def test_a_helper_whose_zygote_is_gone_ends_its_work_and_keeps_no_other_caller_w
         assert protocol.receive(sock)[0] == b'{"ok":{}}'
         scene.thread.join(TIMEOUT_S)
         assert not scene.thread.is_alive()
+
+
+def test_a_helper_stays_for_those_who_asked_and_ends_with_the_last(tmp_path: Path) -> None:
+    with playing(tmp_path) as scene:
+        with scene.connect() as first, scene.connect() as second:
+            for sock in (first, second):
+                assert ask(sock, "stay") == b'{"ok":{}}'
+            scene.end_zygote()
+            first.close()
+            with scene.connect() as sock:
+                assert ask(sock, "ping") == b'{"ok":{}}'
+        scene.thread.join(TIMEOUT_S)
+        assert not scene.thread.is_alive()
+
+
+def test_a_helper_that_stays_ends_when_another_has_taken_its_place(tmp_path: Path) -> None:
+    with playing(tmp_path) as scene, scene.connect() as sock:
+        assert ask(sock, "stay") == b'{"ok":{}}'
+        scene.end_zygote()
+        with protocol.bind_listener(scene.folder, protocol.HELPER_SOCKET):
+            scene.thread.join(TIMEOUT_S)
+        assert not scene.thread.is_alive()
+        assert protocol.receive(sock)[0] == b"", "who stays looks for the other"

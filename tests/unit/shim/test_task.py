@@ -64,6 +64,9 @@ class Sleeper:
     def exec(self, exec_id: str, process: dict[str, Any], streams: Streams) -> Steps[Launched]:
         return (yield from self.create(streams, Phases()))
 
+    def stand_by(self, loop: Loop) -> None:
+        pass
+
     def signal_all(self, signum: int) -> Steps[None]:
         if self._refuses == "signal_all":
             raise OSError(errno.ENODEV, "no such device")

@@ -1,0 +1,66 @@
+"""A shim's wish that the helper stays when cortend and its zygote are gone: its health checks go on.
+
+One connection to the helper, kept open (op `stay`).  When it ends, because the helper died or a new one has come in its
+place, the shim asks the next one.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from corten.shim import protocol
+from corten.shim.loop import Loop, Timer
+from corten.shim.protocol import HELPER_SOCKET
+
+_PAUSE_S = 0.5
+_PAUSE_LIMIT_S = 10.0  # an exec looks for a helper by itself: this one is for the next end of a cortend
+
+
+class Stay:
+    """Owns the connection.  Life: made (and connected, or trying) → `close`."""
+
+    __slots__ = ("_directory", "_loop", "_pause_s", "_socket", "_timer")
+
+    def __init__(self, directory: str, loop: Loop) -> None:
+        """`directory`: where the helper's socket lies."""
+        self._directory = directory
+        self._loop = loop
+        self._pause_s = _PAUSE_S
+        self._timer: Timer | None = None
+        self._socket: socket.socket | None = None
+        self._ask()
+
+    def close(self) -> None:
+        """The wish is over; a second call does nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hang_up()
+
+    def _ask(self) -> None:
+        try:
+            sock = protocol.connect(self._directory, HELPER_SOCKET)
+        except OSError:
+            self._try_again()
+            return
+        self._socket = sock
+        self._loop.add(sock.fileno(), 0, lambda events: self._ended())  # its answer need not be read
+        try:
+            protocol.send(sock, protocol.encode({"op": "stay"}))
+        except OSError:
+            self._ended()
+        else:
+            self._pause_s = _PAUSE_S
+
+    def _ended(self) -> None:
+        self._hang_up()
+        self._try_again()
+
+    def _try_again(self) -> None:
+        self._timer = self._loop.call_later(self._pause_s, self._ask)
+        self._pause_s = min(2 * self._pause_s, _PAUSE_LIMIT_S)
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._loop.remove(self._socket.fileno())
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,111 @@
+"""Health checks of a whole engine: they go on without cortend, and what is done about an unhealthy container."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from support import images, peers
+from support.engine import CortenEngine
+
+IMAGE = images.BUSYBOX_REF
+FAST = ("--health-interval", "200ms", "--health-retries", "1")
+
+
+def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(engine.docker("inspect", name, check=True).stdout)[0]
+    return found
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def run(engine: CortenEngine, name: str, check: str, script: str, *options: str) -> None:
+    """Starts a container with a check."""
+    arguments = ("run", "-d", "--name", name, "--health-cmd", check, *FAST, *options, IMAGE, "sh", "-c", script)
+    done = engine.corten(*arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def health(engine: CortenEngine, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = inspect(engine, name)["State"]["Health"]
+    return found
+
+
+def status(engine: CortenEngine, name: str) -> str:
+    found: str = health(engine, name)["Status"]
+    return found
+
+
+def actions(engine: CortenEngine, name: str) -> list[str]:
+    """Actions of a container's events."""
+    arguments = ("--since", "600s", "--until", "0s", "--filter", f"container={inspect(engine, name)['Id']}")
+    return engine.docker("events", *arguments, "--format", "{{.Action}}", check=True).stdout.splitlines()
+
+
+def test_checks_and_what_follows_from_them_go_on_without_cortend(make_engine: Callable[..., CortenEngine]) -> None:
+    engine = make_engine(config={"runtimes": {"runc": {"path": str(peers.binary("runc"))}}})
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    check = "test -e /marker && echo there"
+    for runtime in ("corten", "runc"):
+        late = "sleep 2; touch /marker; exec sleep 600"
+        run(engine, runtime, check, late, "--runtime", runtime)
+    run(engine, "brief", "true", "exec sleep 2")
+    ill, trap = "(sleep 2; touch /bad) &", "trap 'exit 7' USR1; while true; do sleep 0.1; done"
+    for action, policy in (("kill", "no"), ("stop", "unless-stopped")):
+        options = ("--health-on-failure", action, "--restart", policy, "--stop-signal", "USR1")
+        run(engine, action, "test ! -e /bad", f"{ill} {trap}", *options)
+    for runtime in ("corten", "runc"):
+        until(lambda: status(engine, runtime) == "unhealthy", runtime)  # noqa: B023  # called at once
+    engine.kill9()
+    time.sleep(4)
+    engine.start()
+    for runtime in ("corten", "runc"):
+        until(lambda: "health_status: healthy" in actions(engine, runtime), "the replay")  # noqa: B023  # as above
+        found = health(engine, runtime)
+        assert (found["Status"], found["FailingStreak"], found["Log"][-1]["Output"]) == ("healthy", 0, "there\n")
+        seen = actions(engine, runtime)
+        assert "health_status: unhealthy" not in seen, "told before"
+        assert {f"exec_create: /bin/sh -c {check}", f"exec_start: /bin/sh -c {check}", "exec_die"} <= set(seen)
+    assert engine.docker("ps", check=True).stdout.count("(healthy)") == 2
+    state = inspect(engine, "brief")["State"]
+    assert (state["Status"], state["Health"]["Status"]) == ("exited", "unhealthy")
+    for action, code in (("kill", 137), ("stop", 7)):
+        state = inspect(engine, action)["State"]
+        assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", code, "unhealthy")
+
+
+def test_nothing_is_checked_while_a_container_is_paused(shared_engine: CortenEngine) -> None:
+    run(shared_engine, "box", "true", "exec sleep 600")
+    until(lambda: status(shared_engine, "box") == "healthy", "healthy")
+    shared_engine.docker("pause", "box", check=True)
+    before = health(shared_engine, "box")["Log"][-1]
+    time.sleep(1)
+    assert health(shared_engine, "box")["Log"][-1] == before
+    shared_engine.docker("unpause", "box", check=True)
+    until(lambda: health(shared_engine, "box")["Log"][-1] != before, "the next probe")
+    shared_engine.docker("rm", "-f", "box", check=True)
+
+
+def test_an_unhealthy_container_is_restarted_when_asked(shared_engine: CortenEngine) -> None:
+    script = "test -e /once && touch /ok; touch /once; exec sleep 600"
+    run(shared_engine, "box", "test -e /ok", script, "--health-on-failure", "restart", "--stop-timeout", "1")
+    until(lambda: inspect(shared_engine, "box")["RestartCount"] == 1, "a restart")
+    until(lambda: status(shared_engine, "box") == "healthy", "healthy after the restart")
+    until(lambda: "health_status: healthy" in actions(shared_engine, "box"), "the last event")
+    seen = actions(shared_engine, "box")
+    order = [seen.index(action) for action in ("health_status: unhealthy", "kill", "die", "health_status: healthy")]
+    assert order == sorted(order), seen
+    shared_engine.docker("rm", "-f", "box", check=True)
+
+
+def test_an_unknown_action_is_refused(shared_engine: CortenEngine) -> None:
+    refused = shared_engine.corten("create", "--health-on-failure", "reboot", IMAGE, "true")
+    assert refused.returncode != 0
+    assert "unknown action 'reboot'" in refused.stderr
