@@ -115,9 +115,16 @@ def test_policies_hold_over_a_restart_of_the_daemon(engine: CortenEngine) -> Non
     for policy in ("always", "unless-stopped"):
         engine.docker("run", "-d", "--name", policy, "--restart", policy, IMAGE, "sleep", "100", check=True)
         engine.docker("stop", "-t", "0", policy, check=True)
+    engine.docker("run", "-d", "--name", "tried", "--restart", "on-failure:1", IMAGE, "false", check=True)
+    until(lambda: state(engine, "tried")["Status"] == "exited", "the end of its restarts")
     engine.restart()
     until(lambda: state(engine, "always")["Running"], "a container that always runs")
     assert not state(engine, "unless-stopped")["Running"]
+    assert inspect(engine, "tried")["RestartCount"] == 1
+    pid = state(engine, "always")["Pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: state(engine, "always")["Pid"] not in (0, pid), "another start: the stop counts no more")
+    assert (state(engine, "tried")["Status"], inspect(engine, "tried")["RestartCount"]) == ("exited", 1)
 
 
 def test_a_deleted_journal_does_not_hide_leftovers(engine: CortenEngine) -> None:

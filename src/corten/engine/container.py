@@ -59,7 +59,7 @@ class Container:
         self.is_stopping = False
         self.is_unresponsive = False  # its shim
         self.keeps_record = False  # a restart of a --rm container
-        self.backoff = Backoff()
+        self.backoff = Backoff(record.state.restart_delay_s)
         self._loop = loop
         # weak: a wait is over when nobody has it any more, as that of a client that went away
         self._waiters: dict[str, WeakKeyDictionary[Waiter, None]] = {

@@ -164,7 +164,9 @@ class Finisher:
             record = record.with_state(stopped_by_user=True)
         if restart_delay_s is not None:
             record = record.with_state(
-                status=advance(record.state.status, Move.AWAIT_RESTART), restart_count=record.state.restart_count + 1
+                status=advance(record.state.status, Move.AWAIT_RESTART),
+                restart_count=record.state.restart_count + 1,
+                restart_delay_s=restart_delay_s,
             )
         return replace(record, place=record.place.left())
 
@@ -205,10 +207,10 @@ class Finisher:
     def _restart_delay(self, container: Container, how: Exit) -> float | None:
         """Seconds until the policy's next start; None when there is none."""
         policy = container.record.effective.host.restart_policy
-        container.backoff.count(how.code)
         if container.is_stopping or container.record.state.stopped_by_user or how.health_action == "stop":
             return None
-        wanted = should_restart(policy, how.code, failures=container.backoff.failures, stopped_by_user=False)
+        restarts = container.record.state.restart_count
+        wanted = should_restart(policy, how.code, restarts=restarts, stopped_by_user=False)
         if not wanted and how.health_action != "restart":
             return None
         ran_s = (how.at_ns - container.record.state.started_ns) / times.SECOND_NS
@@ -218,6 +220,17 @@ class Finisher:
         if self.restarts_wait:
             return
         container.restart_timer = self._parts.loop.call_later(delay_s, self._restart_now, container)
+
+    def wait_out(self, container: Container) -> bool:
+        """Whether the delay before its next start is not over yet; it goes on, whoever began it."""
+        state = container.record.state
+        if state.status is not Status.RESTARTING or container.restart_timer is not None:
+            return False
+        left_s = state.restart_delay_s - (times.now_ns() - state.finished_ns) / times.SECOND_NS
+        if not 0 < left_s <= state.restart_delay_s:  # over, or the clock was set
+            return False
+        self._schedule(container, left_s)
+        return True
 
     def _restart_now(self, container: Container) -> None:
         container.restart_timer = None

@@ -187,7 +187,7 @@ class Lifecycle:
         container.is_stopping = False
         state = container.record.state
         if state.stopped_by_user or state.restart_count:
-            container.record = container.record.with_state(stopped_by_user=False, restart_count=0)
+            container.record = container.record.with_state(stopped_by_user=False, restart_count=0, restart_delay_s=0.0)
         try:
             await self._starter.start(container)
         except NotModified:

@@ -116,6 +116,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0
+    restart_delay_s: float = 0.0  # of the last restart
     stopped_by_user: bool = False
     verdict: str = ""
     health: Health | None = None  # of one with a check that was started

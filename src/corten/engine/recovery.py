@@ -327,7 +327,7 @@ class Recovery:
         gate = asyncio.Semaphore(_CONCURRENT)
         starts: list[tuple[Container, asyncio.Task[None]]] = []
         for container in self._parts.roster:
-            if _is_wanted(container):
+            if _is_wanted(container) and not self._finisher.wait_out(container):
                 owners = container.record.joined
                 before = [task for other, task in starts if owners & {other.id, other.name}] if owners else []
                 starts.append((container, self._parts.loop.create_task(self._start_after(before, container, gate))))
@@ -341,6 +341,8 @@ class Recovery:
         async with gate, container.lock:
             if not _is_wanted(container):  # any more
                 return
+            if container.record.state.stopped_by_user:  # `always`: by now it counts no more
+                container.record = container.record.with_state(stopped_by_user=False)
             try:
                 await self._finisher.start_again(container)
             except CortenError as error:
@@ -354,7 +356,9 @@ def _is_wanted(container: Container) -> bool:
     if state.status not in (Status.EXITED, Status.RESTARTING) or container.restart_timer is not None:
         return False
     policy = container.record.effective.host.restart_policy
-    wanted = should_restart(policy, state.exit_code, failures=0, stopped_by_user=state.stopped_by_user)
+    wanted = should_restart(
+        policy, state.exit_code, restarts=state.restart_count, stopped_by_user=state.stopped_by_user
+    )
     return wanted or state.status is Status.RESTARTING
 
 

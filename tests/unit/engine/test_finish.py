@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from corten.core.events import Event
+from corten.engine import times
 from corten.engine.container import Container, Roster
 from corten.engine.effective import Effective
 from corten.engine.finish import Exit, Finisher
@@ -130,3 +131,26 @@ async def test_what_joins_a_container_that_waits_for_its_next_start_waits_too(
     assert (guest.restart_timer is not None) is is_tried_again
     if guest.restart_timer is not None:
         guest.restart_timer.cancel()
+
+
+async def test_the_rest_of_a_delay_is_waited_for_whoever_began_it(decide: Callable[..., Effective]) -> None:
+    loop = asyncio.get_running_loop()
+    now_ns = times.now_ns()
+    finisher = Finisher(Parts(loop), SimpleNamespace())  # type: ignore[arg-type]
+
+    def container(ended_s_ago: float, delay_s: float) -> Container:
+        ended_ns = now_ns - int(ended_s_ago * times.SECOND_NS)
+        state = State(status=Status.RESTARTING, finished_ns=ended_ns, restart_delay_s=delay_s)
+        record = Record(
+            id=ID, name="n", image_id="i", image_ref="r", created_ns=1, effective=decide(), state=state, place=BRIDGE
+        )
+        return Container(record, loop)
+
+    waiting = container(1, 60)
+    assert finisher.wait_out(waiting)
+    assert waiting.restart_timer is not None
+    assert 50 < waiting.restart_timer.when() - loop.time() <= 59
+    waiting.restart_timer.cancel()
+    assert waiting.backoff.next_delay(0.0) == 60.0, "and the next one is no shorter"
+    for ended_s_ago, delay_s in ((2, 1.0), (-100, 1.0), (0, 0.0)):
+        assert not finisher.wait_out(container(ended_s_ago, delay_s))

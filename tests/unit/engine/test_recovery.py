@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from msgspec.structs import replace
+
 from corten.engine.container import Container, Roster
 from corten.engine.record import Record, State, Status
 from corten.engine.recovery import Recovery
@@ -28,6 +30,9 @@ class Finisher:
         if container.name == self.slow:
             await self.answer.wait()
         self.running.append(container.name)
+
+    def wait_out(self, container: Container) -> bool:
+        return container.record.state.restart_delay_s > 0
 
 
 def recovery(roster: Roster, finisher: Finisher) -> Recovery:
@@ -78,3 +83,27 @@ async def test_what_a_client_does_before_its_turn_counts(decide: Decide) -> None
         container.record = container.record.with_state(status=Status.RUNNING)
     await asyncio.wait_for(work, 10)
     assert finisher.began == []
+
+
+async def test_a_delay_that_is_not_over_is_waited_out(decide: Decide) -> None:
+    roster, finisher = Roster(), Finisher(slow="")
+    for name, delay_s in (("a", 0.0), ("b", 50.0)):
+        container = add(roster, decide, name)
+        container.record = container.record.with_state(status=Status.RESTARTING, restart_delay_s=delay_s)
+    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 10)
+    assert finisher.began == ["a"]
+
+
+async def test_retries_that_are_used_up_stay_so_and_a_stop_of_always_counts_no_more(decide: Decide) -> None:
+    roster, finisher = Roster(), Finisher(slow="")
+    tried = add(roster, decide, "a", policy="on-failure")
+    policy = replace(tried.record.effective.host.restart_policy, maximum_retry_count=2)
+    effective = tried.record.effective
+    host = replace(effective.host, restart_policy=policy)
+    tried.record = replace(tried.record, effective=replace(effective, host=host))
+    tried.record = tried.record.with_state(exit_code=1, restart_count=2)
+    stopped = add(roster, decide, "b")
+    stopped.record = stopped.record.with_state(stopped_by_user=True)
+    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 10)
+    assert finisher.began == ["b"]
+    assert not stopped.record.state.stopped_by_user

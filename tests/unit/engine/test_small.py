@@ -55,7 +55,7 @@ def policy(name: str, count: int = 0) -> RestartPolicy:
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "code", "failures", "by_user", "again"),
+    ("name", "count", "code", "restarts", "by_user", "again"),
     [
         ("no", 0, 1, 1, False, False),
         ("always", 0, 0, 0, True, True),
@@ -63,12 +63,12 @@ def policy(name: str, count: int = 0) -> RestartPolicy:
         ("unless-stopped", 0, 0, 0, True, False),
         ("on-failure", 0, 0, 0, False, False),
         ("on-failure", 0, 1, 50, False, True),
-        ("on-failure", 2, 1, 2, False, True),
-        ("on-failure", 2, 1, 3, False, False),
+        ("on-failure", 2, 1, 1, False, True),
+        ("on-failure", 2, 1, 2, False, False),
     ],
 )
-def test_restart_policies(name: str, count: int, code: int, failures: int, by_user: bool, again: bool) -> None:
-    assert should_restart(policy(name, count), code, failures=failures, stopped_by_user=by_user) is again
+def test_restart_policies(name: str, count: int, code: int, restarts: int, by_user: bool, again: bool) -> None:
+    assert should_restart(policy(name, count), code, restarts=restarts, stopped_by_user=by_user) is again
 
 
 def test_the_delay_doubles_to_a_minute_and_a_long_run_resets_it() -> None:
