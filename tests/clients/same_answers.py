@@ -144,6 +144,12 @@ attach cli-done
 attach nope
 attach cli-paused
 attach
+update cli-box
+update -m 64m --memory-swap -1 cli-box nope
+update --restart on-failure:x cli-box
+update --cpus x cli-box
+update -m x cli-box
+update
 pause cli-paused
 pause cli-done
 pause nope

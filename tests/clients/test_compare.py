@@ -20,6 +20,7 @@ from clients import (
     checks_lists,
     checks_py,
     checks_run,
+    checks_update,
     checks_wrong,
 )
 from clients.compare import CHECKS, Check, Side, difference, peer_only
@@ -32,7 +33,17 @@ from support.engine import CortenEngine
 from support.stripdoor import StripDoor
 
 # each adds to CHECKS
-MODULES = (checks_run, checks_life, checks_health, checks_exec, checks_lists, checks_images, checks_wrong, checks_py)
+MODULES = (
+    checks_run,
+    checks_life,
+    checks_health,
+    checks_update,
+    checks_exec,
+    checks_lists,
+    checks_images,
+    checks_wrong,
+    checks_py,
+)
 FAILS = (LookupError, TypeError, ValueError, AttributeError, DockerException, TimeoutExpired, OSError)
 LEAST = 120  # checks that the issue asks for
 

@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": (_C, "top"),
     "trace": ("corten.cli.trace", "trace"),
     "unpause": (_C, "unpause"),
+    "update": ("corten.cli.update", "update"),
     "version": (_S, "version"),
     "wait": (_C, "wait"),
 }
@@ -65,7 +66,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
     "container": {
         **{verb: verb for verb in ("attach", "commit", "create", "diff", "exec", "export", "kill", "logs", "pause")},
         **{verb: verb for verb in ("port", "rename", "restart")},
-        **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "wait")},
+        **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "update", "wait")},
         "ls": "ps",
         "list": "ps",
         "ps": "ps",
@@ -98,9 +99,9 @@ UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "config", "context", "cp"),
         *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
-        *("stats", "swarm", "trust", "update", "volume"),
+        *("stats", "swarm", "trust", "volume"),
         *("container cp", "container stats"),
-        *("container update", "image build"),
+        *("image build",),
         *("system dial-stdio",),
     }
 )

@@ -143,10 +143,11 @@ _WINDOWS = ("cpu_count", "cpu_percent", "io_maxbandwidth", "io_maxiops")
 
 def create_flags(extra: Sequence[tuple[tuple[str, ...], str, str]] = ()) -> list[click.Option]:
     """click's options for `create`, and `run` with its extra ones."""
-    return [_option(names, kind, text) for names, kind, text in (*FLAGS, *extra)]
+    return [make_option(names, kind, text) for names, kind, text in (*FLAGS, *extra)]
 
 
-def _option(names: tuple[str, ...], kind: str, text: str) -> click.Option:
+def make_option(names: tuple[str, ...], kind: str, text: str) -> click.Option:
+    """click's option of a row of a table such as `FLAGS`."""
     if names == ("--network", "--net"):
         return OldName([*names, "network"], help=text, multiple=True)
     settings = dict(_CLICK_KINDS[kind])

@@ -108,6 +108,8 @@ async def remove(call: Call) -> web.StreamResponse:
 
 async def update(call: Call) -> web.StreamResponse:
     request = await call.json(ContainerUpdateRequest)
+    if call.version >= (1, 42) and request.kernel_memory:
+        request = replace(request, kernel_memory=0)
     return call.answer(await call.engine.container_update(call.args[0], request))
 
 

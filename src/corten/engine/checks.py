@@ -50,15 +50,9 @@ UNSUPPORTED: Final[dict[str, Refused | None]] = {
     "HostConfig.IOMaximumIOps": None,
 }
 ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "IPAMConfig.LinkLocalIPs"})
-_UPDATABLE: Final = frozenset(
-    {
-        "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus",
-        "CpusetMems", "PidsLimit", "RestartPolicy.Name", "RestartPolicy.MaximumRetryCount",
-    }
-)  # fmt: skip
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
 _MAC: Final = re.compile(r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
-_POLICIES: Final = frozenset({"", "no", "always", "on-failure", "unless-stopped"})
+_POLICIES: Final = frozenset({"no", "always", "on-failure", "unless-stopped"})
 _LOG_OPTIONS: Final = frozenset(
     {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
 )
@@ -92,7 +86,7 @@ def _unsupported(path: str) -> InvalidArgument:
 def refuse_update(body: msgspec.Struct) -> None:
     """The same for ContainerUpdate."""
     for path, _ in nonzero_fields(body):
-        if path not in _UPDATABLE:
+        if f"HostConfig.{path}" in UNSUPPORTED:
             raise _unsupported(path)
 
 
@@ -109,7 +103,9 @@ def check_config(config: ContainerConfig) -> None:
 
 def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
     """HostConfig.RestartPolicy."""
-    if auto_remove and policy.name not in ("", "no"):
+    if not policy.name:  # that of clients before 25.0: whatever stands beside it
+        return
+    if auto_remove and policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     if policy.name not in _POLICIES:
         raise InvalidArgument(
@@ -170,9 +166,9 @@ def _check_container_network(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"conflicting options: {text}")
 
 
-def check_resources(resources: Resources, machine: Host) -> None:
-    """HostConfig's limits, in dockerd's order and words."""
-    _check_memory(resources)
+def check_resources(resources: Resources, machine: Host, *, is_update: bool = False) -> None:
+    """HostConfig's limits, in dockerd's order and words; of an update what is given, or what comes of it."""
+    _check_memory(resources, is_update)
     _check_cpu(resources, machine)
     for text, online, what, title in (
         (resources.cpuset_cpus, machine.cpus, "cpuset cpus", "CPUs"),
@@ -181,7 +177,7 @@ def check_resources(resources: Resources, machine: Host) -> None:
         _check_set(text, online, what, title)
 
 
-def _check_memory(limits: Resources) -> None:
+def _check_memory(limits: Resources, is_update: bool) -> None:
     rules = (
         (limits.memory and limits.memory < defaults.MIN_MEMORY, "Minimum memory limit allowed is 6MB"),
         (
@@ -189,7 +185,7 @@ def _check_memory(limits: Resources) -> None:
             "Minimum memoryswap limit should be larger than memory limit, see usage",
         ),
         (
-            limits.memory == 0 and limits.memory_swap > 0,
+            limits.memory == 0 and limits.memory_swap > 0 and not is_update,
             "You should always set the Memory limit when using Memoryswap limit, see usage",
         ),
         (

@@ -17,9 +17,9 @@ from corten.core import journal as kinds
 from corten.core.archive import host_platform
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import checks, effective, mountspec, names, oci
+from corten.engine import effective, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
-from corten.engine.effective import UPDATE, Effective, Origins
+from corten.engine.effective import Effective
 from corten.engine.events import container_event
 from corten.engine.finish import Finisher
 from corten.engine.parts import Parts, row
@@ -29,6 +29,7 @@ from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
 from corten.engine.tasks import Task
+from corten.engine.update import updated
 from corten.errors import (
     Conflict,
     CortenError,
@@ -38,7 +39,7 @@ from corten.errors import (
     NotModified,
     Unavailable,
 )
-from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest
 from corten.spec.platforms import parse_platform
 
 Json = dict[str, Any]
@@ -382,44 +383,22 @@ class Lifecycle:
 
     async def update(self, ref: str, request: ContainerUpdateRequest) -> Json:
         """New limits and restart policy, for the record and for what runs."""
-        checks.refuse_update(request)
         container = self.find(ref)
         async with container.lock:
-            before = container.record.effective
-            host = updated_host(before.host, request)
-            checks.check_resources(host, self._parts.machine)
-            checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
-            limit, origins = updated_pids_limit(before, request)
-            changed = replace(before, host=host, pids_limit=limit, origins=origins)
-            if container.is_running:
-                await container.require_running().update(oci.resources(changed))
-            self._parts.save(container, replace(container.record, effective=changed))
+            try:
+                await self._update(container, request)
+            except (Conflict, Internal) as error:
+                raise type(error)(f"Cannot update container {container.id}: {error}") from error
         self._parts.bus.publish(container_event(container.record, "update"))
         return {"Warnings": None}
 
-
-_UPDATED: Final = (
-    "memory", "memory_swap", "memory_reservation", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "cpuset_cpus",
-    "cpuset_mems", "pids_limit",
-)  # fmt: skip
-
-
-def updated_host(host: HostConfig, request: ContainerUpdateRequest) -> HostConfig:
-    """HostConfig with what an update gives; a zero value changes nothing."""
-    change = {name: getattr(request, name) for name in _UPDATED if getattr(request, name)}
-    if request.restart_policy.name:
-        change["restart_policy"] = request.restart_policy
-    if "memory" in change and "memory_swap" not in change and host.memory_swap == host.memory * 2:
-        change["memory_swap"] = change["memory"] * 2
-    return replace(host, **change)
-
-
-def updated_pids_limit(before: Effective, request: ContainerUpdateRequest) -> tuple[int, Origins]:
-    """-1 for none; absent and 0 change nothing.  With the origins of all values."""
-    if not request.pids_limit:
-        return before.pids_limit, before.origins
-    origins = {**before.origins, "HostConfig.PidsLimit": UPDATE}
-    return (request.pids_limit if request.pids_limit > 0 else -1), origins
+    async def _update(self, container: Container, request: ContainerUpdateRequest) -> None:
+        if container.record.state.status in (Status.REMOVING, Status.DEAD):
+            raise Conflict('container is marked for removal and cannot be "update"')
+        changed = updated(container.record.effective, request, self._parts.machine)
+        if container.is_running:
+            await container.require_running().update(oci.resources(changed))
+        self._parts.save(container, replace(container.record, effective=changed))
 
 
 def _signal_init(container: Container, number: int) -> None:

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from corten.engine import effective
 from corten.engine.effective import Effective, explain, node_object
 from corten.engine.host import Host
-from corten.engine.lifecycle import updated_pids_limit
 from corten.engine.settings import Settings
+from corten.engine.update import updated
 from corten.runtime.effective import Node
 from corten.spec.docker import ContainerUpdateRequest, Ulimit
 from corten.spec.docker_parse import parse_create
@@ -125,18 +125,16 @@ def test_inspect_has_the_limit_of_daemon_json_alone(decide: Decide) -> None:
 
 
 def test_inspect_is_dockers_where_the_node_said_nothing(
-    decide: Decide, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    decide: Decide, machine: Host, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     made = replace(decide(HostConfig={"PidsLimit": 3}), node={})
     assert node_object(made) == {}
-    limit, origins = updated_pids_limit(made, ContainerUpdateRequest(pids_limit=4))
-    assert node_object(replace(made, pids_limit=limit, origins=origins)) == {}
+    assert node_object(updated(made, ContainerUpdateRequest(pids_limit=4), machine)) == {}
 
 
-def test_an_updated_limit_is_not_the_nodes_any_more(decide: Decide) -> None:
+def test_an_updated_limit_is_not_the_nodes_any_more(decide: Decide, machine: Host) -> None:
     made = decide()
-    limit, origins = updated_pids_limit(made, ContainerUpdateRequest(pids_limit=4))
-    shown = node_object(replace(made, pids_limit=limit, origins=origins))
+    shown = node_object(updated(made, ContainerUpdateRequest(pids_limit=4), machine))
     assert shown["Corten"]["pidsLimit"] == {"value": 4, "origin": "update"}
 
 
