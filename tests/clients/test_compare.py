@@ -13,6 +13,7 @@ from docker.errors import DockerException
 
 from clients import (
     api_description,
+    checks_ends,
     checks_exec,
     checks_health,
     checks_images,
@@ -38,6 +39,7 @@ MODULES = (
     checks_life,
     checks_health,
     checks_update,
+    checks_ends,
     checks_exec,
     checks_lists,
     checks_images,

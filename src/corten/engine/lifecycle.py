@@ -252,9 +252,11 @@ class Lifecycle:
                 await self._bury_hung(container, task)
             else:
                 _signal_init(container, number)
+        self._parts.bus.publish(container_event(container.record, "kill", signal=str(number)))
         if container.record.state.status is Status.PAUSED and number in (SIGKILL, _SIGTERM):
             await self._thaw(container)
-        self._parts.bus.publish(container_event(container.record, "kill", signal=str(number)))
+            if number != SIGKILL:  # as dockerd tells it
+                self._parts.bus.publish(container_event(container.record, "unpause"))
 
     async def _bury_hung(self, container: Container, task: Task) -> None:
         """End a shim that does not answer.  Its connection's end is its exit; without one it is told here."""
