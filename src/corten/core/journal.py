@@ -29,6 +29,7 @@ log = logging.getLogger("corten.core")
 SNAPSHOT_DIR = "snapshot-dir"
 STAGING_DIR = "staging-dir"
 CONTAINER_DIR = "container-dir"
+VOLUME_DIR = "volume-dir"
 TASK_DIR = "task-dir"
 CONTENT_INGEST = "content-ingest"
 CGROUP = "cgroup"
@@ -37,7 +38,7 @@ LINK = "link"
 ADDRESS = "address"
 NFT_ELEMENT = "nft-element"
 
-DISK_KINDS = frozenset({SNAPSHOT_DIR, STAGING_DIR, CONTAINER_DIR, CONTENT_INGEST})
+DISK_KINDS = frozenset({SNAPSHOT_DIR, STAGING_DIR, CONTAINER_DIR, VOLUME_DIR, CONTENT_INGEST})
 """Kinds that outlive the machine; all others are gone after a reboot."""
 
 

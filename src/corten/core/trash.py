@@ -43,7 +43,10 @@ class Trash:
 
     def throw(self, parent: str, name: str) -> None:
         """Ends the tree `name` in the directory `parent`, now or, while this is held, later; absent is fine."""
-        taken = self.take(parent, name)
+        self.end(self.take(parent, name))
+
+    def end(self, taken: str) -> None:
+        """Removes what `take` took, now or, while this is held, later."""
         if taken and not self._is_held:
             self._remove(taken)
 

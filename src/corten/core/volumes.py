@@ -1,0 +1,200 @@
+"""Volumes on disk: one row and one directory each.
+
+    volumes/<name>/_data    what containers see; Docker's path and modes (0701 above, 0755)
+    volumes/<name>/.new     what is copied up from an image, until it takes the place of the empty `_data`
+
+The directory is announced in the journal, made, and then recorded; a removal deletes the row and announces what it
+will throw away.  So after a crash an announced directory without a row is a leftover.  A directory that nobody
+announced and no row names is somebody's data all the same (the database was lost, or an older copy of it is back): it
+becomes a volume again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from corten.core.dataroot import sync_directory
+from corten.core.journal import VOLUME_DIR, Journal
+from corten.core.metadata import Database
+from corten.core.trash import Trash
+from corten.errors import InvalidArgument
+
+log = logging.getLogger("corten.core")
+
+_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+DATA: Final = "_data"
+STAGED: Final = ".new"
+DIRECTORY_MODE: Final = 0o701
+DATA_MODE: Final = 0o755
+
+SCHEMA: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE volumes (
+            name TEXT PRIMARY KEY,
+            labels TEXT NOT NULL,
+            options TEXT NOT NULL,              -- of the local driver: type, device, o
+            created_ns INTEGER NOT NULL
+        ) STRICT""",
+    ),
+)
+_COLUMNS: Final = "name, labels, options, created_ns"
+
+
+def is_name(name: str) -> bool:
+    """Whether a volume may be called that: one component of a path, never hidden."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """One row.  `options` are the driver's; `labels` is None when none were given, as Docker prints it."""
+
+    name: str
+    labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    created_ns: int = 0
+
+
+class VolumeStore:
+    """The volumes below `path`.  Thread-safe."""
+
+    def __init__(self, path: str, database: Database, journal: Journal, trash: Trash) -> None:
+        self.path = path
+        self._database = database
+        self._journal = journal
+        self._trash = trash
+        database.migrate("volumes", SCHEMA)
+
+    def directory(self, name: str) -> str:
+        """Of one volume."""
+        return os.path.join(self.path, name)
+
+    def mountpoint(self, name: str) -> str:
+        """What is bound into containers."""
+        return os.path.join(self.path, name, DATA)
+
+    def all(self) -> list[Volume]:
+        """All, by name."""
+        return [_volume(row) for row in self._database.query(f"SELECT {_COLUMNS} FROM volumes ORDER BY name")]
+
+    def get(self, name: str) -> Volume | None:
+        """By its name."""
+        rows = self._database.query(f"SELECT {_COLUMNS} FROM volumes WHERE name = ?", (name,))
+        return _volume(rows[0]) if rows else None
+
+    def create(
+        self, name: str, *, labels: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None
+    ) -> Volume:
+        """A new one; the name is free.  Raises InvalidArgument for none, Unavailable, OSError."""
+        if not is_name(name):
+            raise InvalidArgument(f"{name!r} is no name of a volume")
+        volume = Volume(
+            name=name,
+            labels=None if labels is None else dict(labels),
+            options=None if options is None else dict(options),
+            created_ns=time.time_ns(),
+        )
+        entry = self._journal.begin(VOLUME_DIR, name)
+        try:
+            self._make(name)
+            with self._database.transaction():
+                self._insert(volume)
+                self._journal.done(entry)
+        except BaseException:
+            with suppress(OSError):
+                self._trash.take(self.path, name)
+                self._journal.done(entry)
+            raise
+        return volume
+
+    def _insert(self, volume: Volume) -> None:
+        with self._database.transaction() as tx:
+            tx.execute(f"INSERT INTO volumes ({_COLUMNS}) VALUES (?, ?, ?, ?)", _row(volume))
+
+    def _make(self, name: str) -> None:
+        """Modes in spite of the umask; what is there already stays as it is."""
+        for path, mode in ((self.directory(name), DIRECTORY_MODE), (self.mountpoint(name), DATA_MODE)):
+            with suppress(FileExistsError):
+                os.mkdir(path, mode)
+                os.chmod(path, mode)
+
+    def remove(self, name: str) -> str:
+        """Forgets a volume and takes its directory away: its name is free; what to give to `discard`.
+
+        Raises Unavailable when the database cannot be written: nothing has changed then.  Until the next sync the end
+        of the machine may bring it back, empty.
+        """
+        with self._database.transaction() as tx:
+            entry = self._journal.begin(VOLUME_DIR, name)
+            tx.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        taken = self._trash.take(self.path, name)
+        self._journal.done(entry)
+        return taken
+
+    def discard(self, taken: str) -> None:
+        """Ends what `remove` took away; as long as the disk takes.  An error leaves it to the next start."""
+        self._trash.end(taken)
+
+    # What an image puts into a new volume
+
+    def stage(self, name: str) -> str:
+        """An empty directory beside the data; what a copy before this one left is gone."""
+        self._trash.take(self.directory(name), STAGED)
+        path = os.path.join(self.directory(name), STAGED)
+        os.mkdir(path, DATA_MODE)
+        return path
+
+    def adopt_staged(self, name: str) -> None:
+        """Puts it in the place of the data, which is empty and bound nowhere.  Raises OSError (ENOTEMPTY)."""
+        os.rename(os.path.join(self.directory(name), STAGED), self.mountpoint(name))
+        sync_directory(self.directory(name))
+
+    def discard_staged(self, name: str) -> None:
+        """Of a copy that failed."""
+        with suppress(FileNotFoundError):
+            self._trash.take(self.directory(name), STAGED)
+
+    # After a crash
+
+    def repair(self) -> list[str]:
+        """Rows and directories made to agree; a sentence for each that did not.  No user is there yet."""
+        rows = {volume.name for volume in self.all()}
+        said = []
+        for entry in self._journal.entries(VOLUME_DIR):
+            if entry.name not in rows:
+                said.append(f"volume directory {entry.name}: no record: removed")
+                self._trash.take(self.path, entry.name)
+            self._journal.done(entry.id)
+        for name in sorted(os.listdir(self.path)):
+            if name in rows:
+                self.discard_staged(name)
+            elif is_name(name) and os.path.isdir(self.mountpoint(name)):
+                said.append(f"volume directory {name}: nobody announced it: it is a volume again")
+                self._insert(Volume(name=name, created_ns=os.stat(self.mountpoint(name)).st_mtime_ns))
+        for name in sorted(rows):
+            if not os.path.isdir(self.mountpoint(name)):
+                said.append(f"volume {name}: its directory is gone: it is empty now")
+                self._make(name)
+        return said
+
+
+def _row(volume: Volume) -> tuple[str, str, str, int]:
+    encoded = (msgspec.json.encode(value).decode() for value in (volume.labels, volume.options))
+    return (volume.name, *encoded, volume.created_ns)  # type: ignore[return-value]
+
+
+def _volume(row: tuple[str, str, str, int]) -> Volume:
+    name, labels, options, created_ns = row
+    return Volume(
+        name=name,
+        labels=msgspec.json.decode(labels, type=dict[str, str] | None),
+        options=msgspec.json.decode(options, type=dict[str, str] | None),
+        created_ns=created_ns,
+    )
