@@ -117,8 +117,7 @@ REFUSED = [
     ("--link-local-ip=169.254.1.1", "LinkLocalIPs"),
     ("--storage-opt=size=1g", "StorageOpt is not supported yet"),
     ("--use-api-socket", "--use-api-socket is not supported yet"),
-    ("--volume-driver=x", "VolumeDriver is not supported yet"),
-    ("--volumes-from=x", "VolumesFrom is not supported yet"),
+    ("--volumes-from=x", "No such container: x"),
 ]
 
 

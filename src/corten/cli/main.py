@@ -19,7 +19,7 @@ from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
 _D, _M = "corten.cli.disk", "corten.cli.imagemount"
-_A = "corten.cli.archives"
+_A, _V = "corten.cli.archives", "corten.cli.volumes"
 
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -90,6 +90,16 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "umount": (_M, "unmount"),
         "unmount": (_M, "unmount"),
     },
+    "volume": {
+        "create": (_V, "create"),
+        "inspect": (_S, "inspect_volume"),
+        "list": (_V, "ls"),
+        "ls": (_V, "ls"),
+        "prune": (_V, "prune"),
+        "remove": (_V, "rm"),
+        "rm": (_V, "rm"),
+        "update": (_V, "update"),
+    },
     "system": {"df": (_D, "df"), "events": "events", "info": "info", "prune": (_D, "system_prune")},
 }
 
@@ -99,7 +109,7 @@ UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "config", "context", "cp"),
         *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
-        *("stats", "swarm", "trust", "volume"),
+        *("stats", "swarm", "trust"),
         *("container cp", "container stats"),
         *("image build",),
         *("system dial-stdio",),

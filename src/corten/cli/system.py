@@ -216,6 +216,7 @@ def _command_with_flags(name: str, callback: Callable[..., Any], help_: str, fla
             "inspect": "[OPTIONS] NAME|ID [NAME|ID...]",
             "container inspect": "[OPTIONS] CONTAINER [CONTAINER...]",
             "image inspect": "[OPTIONS] IMAGE [IMAGE...]",
+            "volume inspect": "[OPTIONS] VOLUME [VOLUME...]",
         }[name],
         at_least=1,
         help=help_,
@@ -238,6 +239,11 @@ inspect_container = _inspect_command(
     ("container",),
     "Display detailed information on one or more containers",
     _size_flag(),
+)
+inspect_volume = _inspect_command(
+    "volume inspect",
+    ("volume",),
+    "Display detailed information on one or more volumes",
 )
 inspect_image = _inspect_command(
     "image inspect",
