@@ -136,7 +136,13 @@ seen(
     expect="other image",
     why="config.json names no image",
 )
-refused("Volumes", {"/data": {}})
+seen(
+    "Volumes",
+    {"/data": {}},
+    config=(lambda spec: [one["type"] for one in spec["mounts"] if one["destination"] == "/data"], ["bind"]),
+    script="grep -c ' /data ' /proc/self/mountinfo",
+    expect="1",
+)
 seen("WorkingDir", "/var/tmp", config=("process/cwd", "/var/tmp"), script="pwd", expect="/var/tmp")
 seen(
     "Entrypoint",

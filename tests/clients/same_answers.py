@@ -491,7 +491,6 @@ DIFFERENT = {
     "exec --detach-keys zz cli-box true": "corten names the key, and makes no exec",
     "run --rm --detach-keys zz {image} true": "docker says `unable to upgrade to tcp, received 400`",
     "run --rm -p nonsense=80,target=80 {image} true": "docker takes a key that it does not know in silence",
-    "run --rm -v /data {image} true": "volumes are not supported yet: the two ask for one in different fields",
     "run --rm -p ::1:80:80 {image} true": "corten says how to write an IPv6 address",
     "run --rm --security-opt seccomp=/etc/passwd {image} true": "the JSON reader's own words",
     "run --rm --use-api-socket {image} true": "not supported yet",

@@ -31,6 +31,7 @@ from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
+from corten.sys import mount
 
 log = logging.getLogger("corten.daemon")
 
@@ -56,6 +57,7 @@ def run(settings: Settings) -> int:
             stores.bridge.destroy()
         finally:
             stores.close()
+        _unmount_below(f"{settings.data_root}/volumes")
     execroot.remove(settings.exec_root)
     for host in settings.hosts:
         listeners.unlink(host)
@@ -212,6 +214,14 @@ def _end_cgroups(engine_id: str, facts: HostFacts) -> None:
         cgroup.kill_all()
         cgroup.remove()
     Cgroup(parent).remove()
+
+
+def _unmount_below(path: str) -> None:
+    """What volumes had mounted: not ours to remove."""
+    root = os.path.realpath(path) + "/"
+    for point in reversed(mount.mount_points()):
+        if point.startswith(root):
+            mount.umount(point, mount.MNT_DETACH)
 
 
 def _remove_tree(path: str) -> None:

@@ -18,6 +18,7 @@ from corten.core.journal import Journal
 from corten.core.metadata import Database
 from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
+from corten.core.volumes import VolumeStore
 from corten.daemon import execroot
 from corten.engine import host
 from corten.engine.container import Roster
@@ -48,6 +49,7 @@ class Stores:
     journal: Journal
     content: ContentStore
     snapshots: Overlay
+    volumes: VolumeStore
     bus: EventBus
     images: ImageStore
     facts: HostFacts
@@ -76,6 +78,7 @@ def open_stores(settings: Settings) -> Stores:
         journal=journal,
         content=content,
         snapshots=snapshots,
+        volumes=VolumeStore(root.join("volumes"), database, journal, snapshots.trash),
         bus=bus,
         images=ImageStore(database, content, snapshots, bus.publish),
         facts=hostfacts.gather(),
@@ -102,6 +105,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         containers=ContainerStore(stores.database),
         images=stores.images,
         snapshots=stores.snapshots,
+        volumes=stores.volumes,
         journal=stores.journal,
         bus=stores.bus,
         tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root, cgroup_parent=cgroup_parent(engine_id)),

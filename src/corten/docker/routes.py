@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from corten import errors
-from corten.docker import archives, containers, images, registries, system
+from corten.docker import archives, containers, images, registries, system, volumes
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -28,8 +28,11 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/networks", system.networks),
     ("GET", "/networks/", system.networks),
     ("GET", "/networks/{}", system.network),
-    ("GET", "/volumes", system.volumes),
-    ("GET", "/volumes/{}", system.volume),
+    ("GET", "/volumes", volumes.list_all),
+    ("GET", "/volumes/{}", volumes.inspect),
+    ("POST", "/volumes/create", volumes.create),
+    ("PUT", "/volumes/{}", volumes.update),
+    ("DELETE", "/volumes/{}", volumes.remove),
     ("GET", "/plugins", system.plugins),
     ("GET", "/containers/json", containers.list_all),
     ("GET", "/containers/{}/json", containers.inspect),
@@ -64,7 +67,7 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/images/load", images.load),
     ("POST", "/images/prune", images.prune),
     ("POST", "/networks/prune", system.networks_prune),
-    ("POST", "/volumes/prune", system.volumes_prune),
+    ("POST", "/volumes/prune", volumes.prune),
     ("POST", "/build/prune", system.build_prune),
     ("POST", "/images/{}/tag", images.tag),
     ("POST", "/images/{}/corten/mount", images.mount),
@@ -94,9 +97,6 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/networks/{}/connect", "network connect"),
     ("POST", "/networks/{}/disconnect", "network disconnect"),
     ("DELETE", "/networks/{}", "network remove"),
-    ("POST", "/volumes/create", "volume create"),
-    ("PUT", "/volumes/{}", "volume update"),
-    ("DELETE", "/volumes/{}", "volume remove"),
     ("GET", "/plugins/privileges", "plugin privileges"),
     ("GET", "/plugins/{}/json", "plugin inspect"),
     ("POST", "/plugins/pull", "plugin install"),

@@ -16,7 +16,7 @@ from corten.docker.versions import (
     NETWORK_RULES,
     adapt_answer,
 )
-from corten.errors import CortenError, InvalidArgument, NotFound
+from corten.errors import CortenError, InvalidArgument
 from corten.registry.credentials import AuthConfig
 
 # The builder that `docker build` should use: 1 until there is a BuildKit behind `POST /grpc` and `/session`.
@@ -63,7 +63,7 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 async def disk_usage(call: Call) -> web.StreamResponse:
-    """`GET /system/df`: what images and containers take; volumes and build cache do not exist yet."""
+    """`GET /system/df`: what images, containers and volumes take; a build cache does not exist yet."""
     kinds = call.query.texts("type") if call.version >= (1, 42) else []
     for kind in kinds:
         if kind not in _KINDS:
@@ -78,7 +78,7 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         containers = await call.engine.container_list(True, 0, True, {})
         usage["Containers"] = [adapt_answer(item, LIST_RULES, call.version) for item in containers]
     if not kinds or "volume" in kinds:
-        usage["Volumes"] = []
+        usage["Volumes"] = await call.engine.volume_usage()
     if not kinds or "build-cache" in kinds:
         usage["BuildCache"] = []
     return call.answer(adapt_answer(usage, DISK_USAGE_RULES, call.version))
@@ -102,26 +102,12 @@ async def network(call: Call) -> web.StreamResponse:
     return call.answer(adapt_answer(await call.engine.network_inspect(call.args[0]), NETWORK_RULES, call.version))
 
 
-async def volumes(call: Call) -> web.StreamResponse:
-    call.query.filters()
-    return call.answer({"Volumes": [], "Warnings": None})
-
-
-async def volume(call: Call) -> web.StreamResponse:
-    raise NotFound(f"get {call.args[0]}: no such volume")
-
-
-# Nobody can make a network, a volume or a build cache yet, so none of them is unused; the filters are checked.
+# Nobody can make a network or a build cache yet, so none of them is unused; the filters are checked.
 
 
 async def networks_prune(call: Call) -> web.StreamResponse:
     _check_filters(call, frozenset({"label", "label!", "until"}))
     return call.answer({"NetworksDeleted": None})
-
-
-async def volumes_prune(call: Call) -> web.StreamResponse:
-    _check_filters(call, frozenset({"label", "label!", "all"}))
-    return call.answer({"VolumesDeleted": [], "SpaceReclaimed": 0})
 
 
 async def build_prune(call: Call) -> web.StreamResponse:

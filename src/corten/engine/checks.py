@@ -24,11 +24,8 @@ from corten.spec.docker_json import nonzero_fields
 Refused = Callable[[Any], bool]
 
 UNSUPPORTED: Final[dict[str, Refused | None]] = {
-    "Volumes": None,
     "ArgsEscaped": None,
     "NetworkDisabled": None,
-    "HostConfig.VolumeDriver": None,
-    "HostConfig.VolumesFrom": None,
     "HostConfig.Cgroup": None,
     "HostConfig.Links": None,
     "HostConfig.StorageOpt": None,

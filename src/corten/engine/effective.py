@@ -84,11 +84,12 @@ def decide(
     container_id: str,
     resolve: Mapping[str, str] | None = None,
     exists: Callable[[str], bool] = os.path.exists,
+    borrowed: Sequence[MountPoint] = (),
 ) -> tuple[Effective, list[str]]:
     """The effective configuration and dockerd's warnings.
 
     `resolve` maps the names in `container:NAME` modes to full ids (unknown ones stay as they are, start fails).
-    `exists` is asked for the sources of `--mount` binds.
+    `exists` is asked for the sources of `--mount` binds; `borrowed` are the mounts that --volumes-from names.
     Raises InvalidArgument (Internal where dockerd answers 500) with Docker's texts, or naming a field that is
     not supported yet.
     """
@@ -102,7 +103,6 @@ def decide(
     _check(config, host, request, settings, machine)
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
-    warnings += _image_warnings(request.config, image)
     secure = security.parse_security_opt(host.security_opt or (), privileged=host.privileged)
     node = _node(request.host_config, secure, settings, machine)
     host = _with_masks(host, node, origins)
@@ -115,7 +115,9 @@ def decide(
         endpoint=_endpoint(request),
         other_networks=_other_networks(request, host),
         argv=command_line(config),
-        mounts=mountspec.parse_all(host, exists),
+        mounts=mountspec.over_data_root(
+            mountspec.parse_all(host, exists, volumes=config.volumes or (), borrowed=borrowed), settings.data_root
+        ),
         capabilities=security.capabilities(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
         ),
@@ -149,7 +151,11 @@ def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> 
     if config.exposed_ports and image.exposed_ports:
         origins["Config.ExposedPorts"] = _both(FLAG, IMAGE, set(image.exposed_ports) - set(config.exposed_ports))
         change["exposed_ports"] = {**image.exposed_ports, **config.exposed_ports}
-    if not config.volumes:
+    take("volumes", "Volumes", image.volumes)
+    if config.volumes and image.volumes:
+        origins["Config.Volumes"] = _both(FLAG, IMAGE, set(image.volumes) - set(config.volumes))
+        change["volumes"] = {**image.volumes, **config.volumes}
+    if not config.volumes and not image.volumes:
         change["volumes"] = None
     change["healthcheck"], health_fields = healthcheck.merged(config.healthcheck, image.healthcheck)
     origins.update({f"Config.Healthcheck.{field}": IMAGE for field in health_fields})
@@ -379,14 +385,6 @@ def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
 def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> tuple[str, ...]:
     names = request.networking_config.endpoints_config or {}
     return tuple(name for name in names if name not in (host.network_mode, "default"))
-
-
-def _image_warnings(config: ContainerConfig, image: RunConfig) -> list[str]:
-    """What the image asks for and nobody does yet: not an error, or half of the world's images would not run."""
-    return [
-        f"the image's volume {path} is not supported yet: {path} is part of the container's own layer"
-        for path in image.volumes or ()
-    ]
 
 
 def explain(effective: Effective) -> list[dict[str, Any]]:

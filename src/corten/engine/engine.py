@@ -21,6 +21,7 @@ from corten.engine import events, filters, plan, stats, top
 from corten.engine.archives import Archives
 from corten.engine.commits import Commits
 from corten.engine.container import Container
+from corten.engine.copyups import CopyUps
 from corten.engine.effective import explain
 from corten.engine.execs import Execs
 from corten.engine.filters import Filters, ListQuery, sift
@@ -45,6 +46,8 @@ from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
 from corten.engine.threads import in_own_thread
+from corten.engine.volumemounts import VolumeMounts
+from corten.engine.volumes import Volumes
 from corten.engine.webimport import WebImport
 from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
@@ -106,6 +109,21 @@ class Engine:
         self.exec_resize = execs.resize
         self.exec_inspect = execs.inspect
         self._serve_images(parts)
+        self._serve_volumes(parts, starter, finisher, removal)
+
+    def _serve_volumes(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal) -> None:
+        volumes, mounts = Volumes(parts), VolumeMounts(parts)
+        self._life.volumes, self._life.copy_ups = volumes, CopyUps(parts, mounts)
+        self._recovery.volume_mounts = starter.volume_mounts = mounts
+        removal.drop_volumes = volumes.drop_anonymous
+        finisher.tell_volumes, finisher.release_volumes = mounts.tell_unmount, mounts.release
+        self.volume_create = volumes.create
+        self.volume_list = volumes.rows
+        self.volume_inspect = volumes.inspect
+        self.volume_remove = volumes.remove
+        self.volume_update = volumes.update
+        self.volume_prune = volumes.prune
+        self.volume_usage = volumes.usage
 
     def _serve_images(self, parts: Parts) -> None:
         images, views, archives = Images(parts), ImageViews(parts), Archives(parts)

@@ -33,6 +33,11 @@ def network_event(network_id: str, action: str, *, name: str, kind: str, contain
     return Event(type="network", action=action, id=network_id, attributes=attributes)
 
 
+def volume_event(name: str, action: str, **attributes: str) -> Event:
+    """A volume comes, goes, or a container begins or ends to use it."""
+    return Event(type="volume", action=action, id=name, attributes=attributes)
+
+
 def to_json(event: Event) -> Json:
     """Docker's shape; containers and images have the fields of before 1.22 as well."""
     out: Json = {}

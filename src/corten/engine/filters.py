@@ -207,7 +207,9 @@ class ListQuery:
         if networks and not self._is_in(record, networks):
             return False
         points = record.effective.mounts
-        return not volumes or any(value in (point.source, point.target) for point in points for value in volumes)
+        return not volumes or any(
+            value in (point.name or point.source, point.target) for point in points for value in volumes
+        )
 
 
 def status_text(record: Record, now_ns: int) -> str:

@@ -73,6 +73,8 @@ class Finisher:
         self.exec_exited: Callable[[Container, dict[str, Any]], None]
         self.container_ended: Callable[[Container], None]
         self.health_told: Callable[[Container, dict[str, Any]], None]
+        self.tell_volumes: Callable[[Container], None] = _nobody  # of the end
+        self.release_volumes: Callable[[Container], Awaitable[None]]
 
     # What shims tell
 
@@ -139,6 +141,7 @@ class Finisher:
             container.task = None
             self.container_ended(container)
             self._tell_network(container, network)
+            self.tell_volumes(container)
             self._tell(container, how)
             container.cleanup = self._parts.run_later(self._clean_up(container, task))
             if restart_delay_s is not None:
@@ -287,6 +290,7 @@ class Finisher:
             await self._keep_trace(container, task)
             self._shared_memory.release(task)
             await self._parts.tasks.end(task)
+            await self.release_volumes(container)
         finally:
             container.cleanup = None
 
@@ -310,3 +314,7 @@ class Finisher:
             return  # the container was removed with its run
         except OSError as error:
             log.warning("container %s: the trace of its start is not kept: %s", container.id, error)
+
+
+def _nobody(container: Container) -> None:
+    """Where nobody asked to hear of ends."""

@@ -110,10 +110,13 @@ def health(now: Health) -> Json:
 
 def mount_point(point: MountPoint) -> Json:
     """One of `Mounts`."""
+    is_volume = point.kind == "volume"
     return {
         "Type": point.kind,
+        **({"Name": point.name} if is_volume else {}),
         "Source": point.source,
         "Destination": point.target,
+        **({"Driver": point.driver} if is_volume else {}),
         "Mode": point.mode,
         "RW": not point.read_only,
         "Propagation": point.propagation,

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -19,9 +20,11 @@ from corten.core.images import Image
 from corten.core.init import init_layer
 from corten.engine import effective, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
+from corten.engine.copyups import CopyUps
 from corten.engine.effective import Effective
 from corten.engine.events import container_event
 from corten.engine.finish import Finisher
+from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts, row
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.removal import Removal
@@ -30,6 +33,7 @@ from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
 from corten.engine.tasks import Task
 from corten.engine.update import updated
+from corten.engine.volumes import Volumes
 from corten.errors import (
     Conflict,
     CortenError,
@@ -39,7 +43,7 @@ from corten.errors import (
     NotModified,
     Unavailable,
 )
-from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
 from corten.spec.platforms import parse_platform
 
 Json = dict[str, Any]
@@ -61,6 +65,8 @@ class Lifecycle:
         self._finisher = finisher
         self._watch = watch
         self._removal = removal
+        self.volumes: Volumes  # given by the engine
+        self.copy_ups: CopyUps
 
     def find(self, ref: str) -> Container:
         """By id, name or prefix.  Raises NotFound."""
@@ -74,22 +80,42 @@ class Lifecycle:
         name = self._reserve(name, container_id)
         try:
             image, decided, warnings = await self._decide(request, container_id, platform)
+            points, new = self.volumes.make_for(decided.mounts)
             record = Record(
                 id=container_id,
                 name=name,
                 image_id=image.id,
                 image_ref=request.config.image,
                 created_ns=time.time_ns(),
-                effective=decided,
+                effective=replace(decided, mounts=points),
                 cgroup=oci.cgroup_path(decided.host, self._parts.cgroup_parent, container_id),
+                is_unfinished=any(point.copies for point in points),
             )
-            self._make(record, image)
+            try:
+                container = self._make(record, image)
+            except BaseException:
+                self.volumes.unmake(new)
+                raise
         except BaseException:
             self._parts.roster.release_name(name, container_id)
             raise
-        if not decided.host.auto_remove:
+        if record.is_unfinished:
+            await self._fill_volumes(container, new)
+        self._parts.bus.publish(container_event(record, "create"))
+        if new or not decided.host.auto_remove:
             await asyncio.to_thread(self._parts.sync)
         return {"Id": container_id, "Warnings": warnings}
+
+    async def _fill_volumes(self, container: Container, new: Sequence[str]) -> None:
+        """What the image has where the volumes are; nobody can start it meanwhile.  Without that it is not made."""
+        async with container.lock:
+            try:
+                await self.copy_ups.fill(container)
+                self._parts.save(container, replace(container.record, is_unfinished=False))
+            except BaseException:
+                self._removal.remove_soon(container)
+                self.volumes.unmake(new)
+                raise
 
     async def _decide(
         self, request: ContainerCreateRequest, container_id: str, platform: str
@@ -109,8 +135,21 @@ class Lifecycle:
             container_id=container_id,
             resolve=self._named_containers(request),
             exists=existing.__contains__,
+            borrowed=self._borrowed(request.host_config),
         )
         return image, decided, warnings
+
+    def _borrowed(self, host: HostConfig) -> list[MountPoint]:
+        """The mounts that --volumes-from names.  Not NotFound: the CLI would take it for the image's and pull."""
+        points: list[MountPoint] = []
+        for text in host.volumes_from or ():
+            ref, read_only = mountspec.parse_volumes_from(text)
+            try:
+                other = self.find(ref)
+            except CortenError as error:
+                raise InvalidArgument(error.text) from error
+            points += mountspec.borrow(other.record.effective.mounts, read_only=read_only)
+        return points
 
     async def _exists(self, source: str) -> bool:
         look = functools.partial(os.path.exists, source)
@@ -141,7 +180,7 @@ class Lifecycle:
         roster.reserve_name(bare, container_id)
         return bare
 
-    def _make(self, record: Record, image: Image) -> None:
+    def _make(self, record: Record, image: Image) -> Container:
         """Directories first, each announced, then the record.
 
         A --rm container's is not synced: after the machine's end it would be removed anyway (`recovery`).
@@ -159,15 +198,16 @@ class Lifecycle:
         except BaseException:
             self._removal.discard_unmade(record.id, image.id)
             raise
-        parts.roster.add(Container(record, parts.loop))
-        parts.bus.publish(container_event(record, "create"))
+        container = Container(record, parts.loop)
+        parts.roster.add(container)
+        return container
 
     async def explain(self, request: ContainerCreateRequest, name: str) -> tuple[Image, Effective]:
         """What `create` would decide; nothing is made."""
         if name and self._parts.roster.is_taken(name.removeprefix("/")):
             self._parts.roster.reserve_name(name.removeprefix("/"), "")
         image, decided, _ = await self._decide(request, secrets.token_hex(32), "")
-        return image, decided
+        return image, replace(decided, mounts=self.volumes.placed(decided.mounts))
 
     # Starting and stopping
 

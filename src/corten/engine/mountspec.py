@@ -1,6 +1,7 @@
-"""Binds, mounts and tmpfs of a container: from Docker's three notations to one value.
+"""Binds, volumes, mounts and tmpfs of a container: from Docker's notations to one value.
 
-`-v SOURCE:TARGET[:MODE]` (HostConfig.Binds), `--mount` (HostConfig.Mounts) and `--tmpfs` (HostConfig.Tmpfs).
+`-v SOURCE:TARGET[:MODE]` (HostConfig.Binds), `--mount` (HostConfig.Mounts), `--tmpfs` (HostConfig.Tmpfs),
+`-v TARGET` and VOLUME of an image (Config.Volumes), `--volumes-from` (HostConfig.VolumesFrom).
 Texts and kinds of errors are dockerd's, also where it answers 500 for what is the client's mistake (Binds).
 """
 
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable
-from typing import Final, Literal
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
-from corten.engine.names import NAME_CHARS, NAME_PATTERN
+from corten.core.volumes import is_name
+from corten.engine.names import NAME_CHARS
 from corten.errors import CortenError, Internal, InvalidArgument
-from corten.spec.docker import HostConfig, Mount, TmpfsOptions
+from corten.spec.docker import DriverConfig, HostConfig, Mount, TmpfsOptions, VolumeOptions
 
-Kind = Literal["bind", "tmpfs"]
+Kind = Literal["bind", "volume", "tmpfs"]
 Exists = Callable[[str], bool]
 
 PROPAGATION: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
@@ -29,6 +32,8 @@ _MODE_GROUPS: Final = (
     frozenset({"nocopy"}),
     frozenset({"consistent", "cached", "delegated"}),
 )
+LOCAL: Final = "local"  # the one volume driver
+_READ_ONLY_ANONYMOUS: Final = "must not set ReadOnly mode when using anonymous volumes"
 _TMPFS_OPTIONS: Final = frozenset({"exec", "noexec"})
 _SIZE_SUFFIXES: Final = ((30, "g"), (20, "m"), (10, "k"))
 # moby/sys/mount: what may stand in the options of a tmpfs, beside flags
@@ -45,7 +50,8 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One mount that the user asked for.
 
     `mode` is the text after the second colon of a bind, as inspect shows it; `data` are a tmpfs's options.
-    `explicit_propagation` tells a chosen `rprivate` from the default.
+    `explicit_propagation` tells a chosen `rprivate` from the default.  Of a volume `source` is where its data lie,
+    known when it is made; `name` is given to an anonymous one here.
     """
 
     kind: Kind
@@ -61,14 +67,29 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     read_only_force_recursive: bool = False
     create_source: bool = False
     from_tmpfs_map: bool = False  # from --tmpfs: inspect's Mounts does not list it
+    name: str = ""
+    driver: str = ""
+    is_anonymous: bool = False  # goes with its last container
+    copies: bool = False  # what the image has at `target`, into an empty volume
+    subpath: str = ""
+    labels: dict[str, str] | None = None
+    driver_options: dict[str, str] | None = None
 
 
-def parse_all(host: HostConfig, exists: Exists = os.path.exists) -> tuple[MountPoint, ...]:
+def parse_all(
+    host: HostConfig,
+    exists: Exists = os.path.exists,
+    *,
+    volumes: Iterable[str] = (),
+    borrowed: Iterable[MountPoint] = (),
+) -> tuple[MountPoint, ...]:
     """Every mount of a request, sorted by depth of its target as they are made.
 
+    `volumes`: Config.Volumes, which yield to everything else on their targets; `borrowed`: of --volumes-from, which
+    yield to Binds and Mounts.
     Raises InvalidArgument or Internal in dockerd's words; of two mounts on one target: `Duplicate mount point`.
     """
-    points = [parse_bind(raw) for raw in host.binds or ()]
+    points = [parse_bind(raw, host.volume_driver) for raw in host.binds or ()]
     _refuse_duplicates(points)
     points += [parse_mount(mount, exists) for mount in host.mounts or ()]
     _refuse_duplicates(points)
@@ -78,7 +99,77 @@ def parse_all(host: HostConfig, exists: Exists = os.path.exists) -> tuple[MountP
         if point.target in taken:
             raise InvalidArgument(f"Duplicate mount point: {point.target}")
         points.append(point)
+    for point in (*_last_of_each(borrowed), *(_anonymous(target, host.volume_driver) for target in volumes)):
+        if all(point.target != one.target for one in points):
+            points.append(point)
     return tuple(sorted(points, key=lambda point: point.target.rstrip("/").count("/")))
+
+
+def over_data_root(points: Iterable[MountPoint], data_root: str) -> tuple[MountPoint, ...]:
+    """Binds that show the engine's own data get `rslave`: a mount there that ends does so in the container too.
+
+    Raises InvalidArgument for another propagation that was asked for.
+    """
+    return tuple(_slave(point, data_root) if _shows(point, data_root) else point for point in points)
+
+
+def _shows(point: MountPoint, data_root: str) -> bool:
+    return point.kind == "bind" and (point.source.startswith(data_root) or data_root.startswith(point.source))
+
+
+def _slave(point: MountPoint, data_root: str) -> MountPoint:
+    if not point.explicit_propagation:
+        return msgspec.structs.replace(point, propagation="rslave")
+    if point.propagation in ("rslave", "rshared"):
+        return point
+    raise InvalidArgument(
+        'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the '
+        f'daemon root, daemon root: "{data_root}", bind mount source: "{point.source}", '
+        f'propagation: "{point.propagation}"'
+    )
+
+
+def _last_of_each(points: Iterable[MountPoint]) -> Iterable[MountPoint]:
+    return {point.target: point for point in points}.values()
+
+
+def _anonymous(target: str, driver: str) -> MountPoint:
+    """One of Config.Volumes."""
+    clean = posixpath.normpath(f"/{target.lstrip('/')}")
+    if clean == "/":
+        raise InvalidArgument(f"invalid volume specification: '{target}': destination can't be '/'")
+    return _volume("", clean, driver, copies=True)
+
+
+def _volume(name: str, target: str, driver: str, **more: Any) -> MountPoint:
+    return MountPoint(
+        kind="volume",
+        name=name or secrets.token_hex(32),
+        is_anonymous=not name,
+        target=posixpath.normpath(target),
+        driver=driver or LOCAL,
+        **more,
+    )
+
+
+def parse_volumes_from(text: str) -> tuple[str, bool]:
+    """`CONTAINER[:ro|rw|z|Z]`: the container, and whether its mounts are read-only.  Raises InvalidArgument."""
+    if not text:
+        raise InvalidArgument("volumes-from specification cannot be an empty string")
+    ref, _, mode = text.partition(":")
+    words = mode.split(",") if mode else []
+    if not _is_mode(mode) or any(word in PROPAGATION or word in ("nocopy", "copy") for word in words):
+        raise InvalidArgument(f"invalid mode: {mode}")
+    return ref, "ro" in words
+
+
+def borrow(points: Iterable[MountPoint], *, read_only: bool) -> list[MountPoint]:
+    """The mounts of another container as --volumes-from takes them over: nothing is copied up again."""
+    return [
+        msgspec.structs.replace(point, read_only=point.read_only or read_only, copies=False, mode="")
+        for point in points
+        if not point.from_tmpfs_map
+    ]
 
 
 def _refuse_duplicates(points: Iterable[MountPoint]) -> None:
@@ -89,8 +180,8 @@ def _refuse_duplicates(points: Iterable[MountPoint]) -> None:
         seen.add(point.target)
 
 
-def parse_bind(raw: str) -> MountPoint:
-    """`SOURCE:TARGET[:MODE]`; a source that is a name is a volume, which is refused by name."""
+def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
+    """`SOURCE:TARGET[:MODE]`, `NAME:TARGET[:MODE]` or `TARGET`."""
     parts = raw.split(":")
     if not parts[0] or len(parts) > 3 or (len(parts) == 2 and _is_mode(parts[1])):
         raise Internal(f"invalid volume specification: '{raw}'")
@@ -98,17 +189,17 @@ def parse_bind(raw: str) -> MountPoint:
     if not _is_mode(mode):
         raise Internal(f"invalid mode: {mode}")
     source, target = (parts[0], parts[1]) if len(parts) > 1 else ("", parts[0])
-    kind = "bind" if source.startswith("/") else "volume"
+    options = mode.split(",")
+    is_bind = source.startswith("/")
     try:
-        _check_target(kind, target)
+        _check_target("bind" if is_bind else "volume", target)
+        _check_bind_words("bind" if is_bind else "volume", options, has_source=bool(source))
     except CortenError as error:
         raise Internal(f"invalid volume specification: '{raw}': {error}") from error
-    if kind == "volume":
-        _refuse_volume(source, f"HostConfig.Binds: {raw!r}")
-    options = mode.split(",")
-    if "nocopy" in options:
-        error_text = 'invalid mount config for type "bind": field VolumeOptions must not be specified'
-        raise Internal(f"invalid volume specification: '{raw}': {error_text}")
+    if not is_bind:
+        check_name(source)
+        copies = "nocopy" not in options
+        return _volume(source, target, volume_driver, mode=mode or "z", read_only="ro" in options, copies=copies)
     chosen = next((option for option in options if option in PROPAGATION), "")
     return MountPoint(
         kind="bind",
@@ -122,6 +213,16 @@ def parse_bind(raw: str) -> MountPoint:
     )
 
 
+def _check_bind_words(kind: str, options: Sequence[str], *, has_source: bool) -> None:
+    """What a mode says must be of its kind."""
+    if kind == "bind" and "nocopy" in options:
+        raise _config_error(kind, "field VolumeOptions must not be specified")
+    if kind == "volume" and PROPAGATION.intersection(options):
+        raise _config_error(kind, "field BindOptions must not be specified")
+    if kind == "volume" and "ro" in options and not has_source:
+        raise _config_error(kind, _READ_ONLY_ANONYMOUS)
+
+
 def _is_mode(mode: str) -> bool:
     if not mode:
         return True
@@ -130,13 +231,17 @@ def _is_mode(mode: str) -> bool:
     return known and all(sum(option in group for option in options) <= 1 for group in _MODE_GROUPS)
 
 
-def _refuse_volume(name: str, field: str) -> None:
-    if name and not NAME_PATTERN.match(name):
+def check_name(name: str) -> None:
+    """Raises InvalidArgument for a volume's name that is none; "" is an anonymous one's."""
+    if len(name) == 1:
+        raise InvalidArgument(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if name and not is_name(name):
         raise InvalidArgument(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only "{NAME_CHARS}"'
             " are allowed. If you intended to pass a host directory, use absolute path"
         )
-    raise InvalidArgument(f"{field}: volumes are not supported yet")
 
 
 def _config_error(kind: str, text: str) -> InvalidArgument:
@@ -161,7 +266,7 @@ def parse_mount(mount: Mount, exists: Exists = os.path.exists) -> MountPoint:
         case "tmpfs":
             return _tmpfs_mount(mount)
         case "volume":
-            _refuse_volume(mount.source, "HostConfig.Mounts")
+            return _volume_mount(mount)
         case "image" | "cluster" | "npipe":
             raise InvalidArgument(f"HostConfig.Mounts: mounts of type {mount.type} are not supported yet")
     raise _config_error(mount.type, "mount type unknown")
@@ -205,6 +310,35 @@ def _bind_mount(mount: Mount, exists: Exists) -> MountPoint:
         read_only_force_recursive=bool(options and options.read_only_force_recursive),
         create_source=options is not None and options.create_mountpoint,
     )
+
+
+def _volume_mount(mount: Mount) -> MountPoint:
+    _refuse_options(mount, "BindOptions", "ImageOptions", "TmpfsOptions")
+    if mount.read_only and not mount.source:
+        raise _config_error("volume", _READ_ONLY_ANONYMOUS)
+    options = mount.volume_options or VolumeOptions()
+    if options.subpath and not mount.source:
+        raise _config_error("volume", "must not set Subpath when using anonymous volumes")
+    if options.subpath and not is_local(options.subpath):
+        raise _config_error("volume", "subpath must be a relative path within the volume")
+    check_name(mount.source)
+    driver = options.driver_config or DriverConfig()
+    return _volume(
+        mount.source,
+        mount.target,
+        driver.name,
+        mode="z",
+        read_only=mount.read_only,
+        copies=not options.no_copy,
+        subpath=options.subpath,
+        labels=options.labels,
+        driver_options=driver.options,
+    )
+
+
+def is_local(path: str) -> bool:
+    """Go's filepath.IsLocal: relative, not empty, and `..` does not lead out of it."""
+    return bool(path) and not path.startswith("/") and posixpath.normpath(path).partition("/")[0] != ".."
 
 
 def _tmpfs_mount(mount: Mount) -> MountPoint:

@@ -13,6 +13,7 @@ from corten.core.events import Event, EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.snapshots import Overlay
+from corten.core.volumes import VolumeStore
 from corten.engine.container import Container, Roster
 from corten.engine.host import Host
 from corten.engine.inspect import Paths
@@ -43,6 +44,7 @@ class Parts:
     containers: ContainerStore
     images: ImageStore
     snapshots: Overlay
+    volumes: VolumeStore
     journal: Journal
     bus: EventBus
     tasks: Tasks

@@ -157,6 +157,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     place: Place = Place()
     cgroup: str = ""
     platform: str = "linux"
+    is_unfinished: bool = False  # its volumes are being filled: nobody was told of it yet
 
     @property
     def labels(self) -> dict[str, str]:

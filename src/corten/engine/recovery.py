@@ -37,6 +37,7 @@ from corten.engine.sharedmemory import release
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.tasks import Task
 from corten.engine.threads import in_own_thread
+from corten.engine.volumemounts import VolumeMounts
 from corten.errors import CortenError, NotFound, Unavailable
 from corten.shim.protocol import NETNS_FD
 
@@ -65,6 +66,7 @@ class Recovery:
         self._healths = healths
         self._watch = watch
         watch.adopt = self._adopt
+        self.volume_mounts: VolumeMounts  # given by the engine
         self._database = database
         self._content = content
         self._unreadable: set[str] = set()  # ids of records that this release cannot read: all of theirs is left alone
@@ -79,6 +81,7 @@ class Recovery:
         self._parts.snapshots.trash.hold()
         self._finisher.restarts_wait = True
         self._load_records()
+        self.volume_mounts.know_holders()
         await self._adopt_all()
         self._restore_network()
         await self._remove_transient()
@@ -265,9 +268,10 @@ class Recovery:
             self._remove_cgroup(f"{self._parts.cgroup_parent}/{name}")
 
     async def _remove_transient(self) -> None:
-        """--rm containers that do not run: their end came while nobody was here."""
+        """--rm containers that do not run, whose end came while nobody was here; and those that were never made."""
         for container in self._parts.roster:
-            if container.record.effective.host.auto_remove and not container.is_running:
+            is_transient = container.record.effective.host.auto_remove or container.record.is_unfinished
+            if is_transient and not container.is_running:
                 async with container.lock:
                     self._finisher.remove(container)
 
@@ -294,6 +298,9 @@ class Recovery:
         except (CortenError, OSError) as error:  # no reason to leave the containers alone
             log.warning("images are neither repaired nor cleaned up: %s", error)
         parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
+        self.volume_mounts.unmount_unheld()
+        for line in parts.volumes.repair():
+            log.warning("%s", line)
 
     def _repair_images(self, found: recovery.Leftovers, containers: str) -> None:
         parts = self._parts

@@ -40,6 +40,7 @@ class Removal:
         self._parts = parts
         self._streams = streams
         self.kill_to_end: Callable[[Container, Waiter], Awaitable[None]]  # given by the life cycle
+        self.drop_volumes: Callable[[Container], None]  # its anonymous ones; given by the engine
 
     async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
         """Raises Conflict while it runs, unless forced."""
@@ -54,7 +55,7 @@ class Removal:
             async with container.lock:
                 is_done = not _is_active(container)  # a start that had the lock first has made it run
                 if is_done and container.id in self._parts.roster:
-                    self.remove_now(container)
+                    self.remove_now(container, volumes=volumes)
         if container.removal is not None:
             await asyncio.gather(asyncio.to_thread(self._parts.sync), asyncio.shield(container.removal))
 
@@ -73,9 +74,10 @@ class Removal:
         waiter = container.wait("next-exit")
         await self.kill_to_end(container, waiter)
 
-    def remove_now(self, container: Container) -> None:
+    def remove_now(self, container: Container, *, volumes: bool = False) -> None:
         """The record goes at once, the disk's part follows in the background; the caller holds the lock.
 
+        With `volumes` its anonymous ones go with it.
         Nothing is synced here: `remove` does that, and a --rm container is removed again at the next start.  Raises
         Unavailable when the database cannot be written; nothing has changed then.
         """
@@ -90,6 +92,8 @@ class Removal:
         container.record = container.record.with_state(status=status)
         parts.roster.discard(container)
         self._streams.drop(container)
+        if volumes:
+            self.drop_volumes(container)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
         parts.publish_after_waiters(container_event(container.record, "destroy"))
@@ -97,7 +101,7 @@ class Removal:
     def remove_soon(self, container: Container) -> None:
         """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock."""
         try:
-            self.remove_now(container)
+            self.remove_now(container, volumes=True)
         except Unavailable as error:
             again = functools.partial(self._try_again, container)
             self._parts.retries.later(f"container {container.id} cannot be removed", error, again)

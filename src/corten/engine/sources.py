@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from corten.engine.mountspec import MountPoint
 from corten.errors import Internal, InvalidArgument
 
@@ -18,19 +20,23 @@ class _MountPlace(NamedTuple):
     optional: tuple[str, ...]
 
 
-def prepare(points: Iterable[MountPoint]) -> None:
-    """Make missing sources of `-v` as directories (0755, as dockerd), and check the propagation of all.
+def prepare(point: MountPoint) -> MountPoint:
+    """Make the missing source of a `-v` as a directory (0755, as dockerd), and check the propagation.
 
+    The bind as it can be: `rslave` that nobody asked for yields where the mount is not shared.
     Raises InvalidArgument for a `--mount` whose source has gone, Internal for an impossible propagation.
     """
-    binds = [point for point in points if point.kind == "bind"]
-    for point in binds:
-        if not os.path.lexists(point.source):
-            _make(point)
-    if any(point.propagation in _SHARED | _SLAVE for point in binds):
-        table = _mount_table()
-        for point in binds:
-            _check_propagation(point, table)
+    if not os.path.lexists(point.source):
+        _make(point)
+    if point.propagation not in _SHARED | _SLAVE:
+        return point
+    try:
+        _check_propagation(point, _mount_table())
+    except Internal:
+        if point.explicit_propagation:
+            raise
+        return replace(point, propagation="rprivate")
+    return point
 
 
 def _make(point: MountPoint) -> None:

@@ -4,6 +4,7 @@ look      user, devices, namespaces of other containers; nothing is made
 task      journal, directory; the zygote begins to fork the shim
 network   namespace, veth, address; published ports
 files     hostname, hosts, resolv.conf
+volumes   there, mounted when they have to be; subpaths bound where nobody swaps names
 shim      the fork is waited for
 bundle    config.json
 create    the shim makes overlay, cgroup and container; its init waits
@@ -20,7 +21,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,7 @@ from corten.engine.streams import Streams
 from corten.engine.tasks import Task
 from corten.engine.times import from_rfc3339
 from corten.engine.users import User
+from corten.engine.volumemounts import VolumeMounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
 from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
@@ -79,6 +81,7 @@ class Run:
         self.health: dict[str, Any] = {}  # the check as the shim is told of it
         self.fork: asyncio.Task[ShimClient] | None = None
         self.started: dict[str, Any] = {}
+        self.subpaths = ExitStack()
 
     @property
     def shim(self) -> ShimClient:
@@ -102,12 +105,14 @@ class Starter:
         self._shared_memory = shared_memory
         self._events = events
         self._lost = lost
+        self.volume_mounts: VolumeMounts  # given by the engine
         self._accounts = AccountBook(f"{parts.settings.exec_root}/empty")
         self._steps: tuple[tuple[str, Step], ...] = (
             ("look", self._look),
             ("task", self._begin_task),
             ("network", self._join_network),
             ("files", self._write_files),
+            ("volumes", self._place_volumes),
             ("shim", self._await_shim),
             ("bundle", self._write_bundle),
             ("create", self._create),
@@ -170,10 +175,12 @@ class Starter:
 
     async def _look_at_host(self, run: Run) -> None:
         """Makes and checks bind sources; the devices of `--device` and their rules.  Path by path: see `looks`."""
-        looks = self._parts.host_looks
+        looks, points = self._parts.host_looks, []
         for point in run.effective.mounts:
-            if point.kind == "bind":
-                await looks.look("bind source", point.source, functools.partial(sources.prepare, (point,)))
+            prepare = functools.partial(sources.prepare, point)
+            is_bind = point.kind == "bind"
+            points.append(await looks.look("bind source", point.source, prepare) if is_bind else point)
+        run.effective = replace(run.effective, mounts=tuple(points))
         for mapping in run.effective.host.devices or ():
             look = functools.partial(devices.mapped, mapping)
             nodes, rules = await looks.look("device", os.path.normpath(mapping.path_on_host), look)
@@ -279,6 +286,15 @@ class Starter:
             gateway=str(self._parts.bridge.bridge.address.ip),
         )
 
+    async def _place_volumes(self, run: Run, undo: AsyncExitStack) -> None:
+        if not run.effective.mounts:
+            return
+        points = await self.volume_mounts.acquire(run.container, run.effective.mounts)
+        undo.push_async_callback(self.volume_mounts.release, run.container)
+        undo.callback(run.subpaths.close)
+        points = await self.volume_mounts.bind_subpaths(points, run.subpaths)
+        run.effective = replace(run.effective, mounts=tuple(points))
+
     async def _await_shim(self, run: Run, undo: AsyncExitStack) -> None:
         assert run.fork is not None
         await run.fork
@@ -340,6 +356,7 @@ class Starter:
             await run.shim.create(request, hold=run.held)
         except CortenError as error:
             raise launcherrors.start_error(error)[0] from error
+        run.subpaths.close()  # it has its own binds of them
 
     async def _attach(self, run: Run, undo: AsyncExitStack) -> None:
         await self._streams.hand_over(run.container, run.shim)
@@ -380,6 +397,7 @@ class Starter:
                     parts.networks.ids[network], "connect", name=network, kind=kind, container_id=container.id
                 )
             )
+        self.volume_mounts.tell_mount(container)
         parts.bus.publish(container_event(container.record, "start"))
 
 

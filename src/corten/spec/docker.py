@@ -41,6 +41,7 @@ __all__ = [
     "ThrottleDevice",
     "TmpfsOptions",
     "Ulimit",
+    "VolumeCreateRequest",
     "VolumeOptions",
     "WeightDevice",
 ]
@@ -349,6 +350,16 @@ class ContainerUpdateRequest(Resources, frozen=True):
     """`POST /containers/{id}/update`."""
 
     restart_policy: RestartPolicy = RestartPolicy()
+
+
+class VolumeCreateRequest(_Value, frozen=True):
+    """`POST /volumes/create`."""
+
+    name: str = ""
+    driver: str = ""
+    driver_opts: StringMap = None
+    labels: StringMap = None
+    cluster_volume_spec: dict[str, Any] | None = None
 
 
 class ExecConfig(_Value, frozen=True):

@@ -26,6 +26,7 @@ from corten.spec.docker import (
     ExecStartConfig,
     HostConfig,
     NetworkingConfig,
+    VolumeCreateRequest,
 )
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -38,6 +39,7 @@ GO_NAMES: dict[type, str] = {
     ContainerUpdateRequest: "UpdateConfig",
     ExecConfig: "ExecOptions",
     ExecStartConfig: "ExecStartOptions",
+    VolumeCreateRequest: "CreateOptions",
 }
 # strslice.StrSlice: a string stands for a list of one.
 STRING_OR_LIST = frozenset({"Cmd", "Entrypoint", "Shell", "CapAdd", "CapDrop"})

@@ -20,6 +20,7 @@ from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json,
 from corten.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, NotModified
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from unit.docker.fake_images import IMAGE, IMAGE_ID, FakeImages
+from unit.docker.fake_volumes import FakeVolumes
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -149,10 +150,11 @@ class LogOf:
             await asyncio.sleep(0.005)
 
 
-class FakeEngine(FakeImages):
+class FakeEngine(FakeImages, FakeVolumes):
     """Implements `corten.docker.engine_api.Engine`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.boxes: dict[str, Box] = {}
         self.execs: dict[str, Exec] = {}
         self.calls: list[tuple[Any, ...]] = []

@@ -192,13 +192,9 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"HostConfig": {"VolumesFrom": ["x"]}}, "HostConfig.VolumesFrom"),
         ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links"),
         ({"HostConfig": {"StorageOpt": {"size": "1G"}}}, "HostConfig.StorageOpt"),
         ({"HostConfig": {"BlkioWeight": 500}}, "HostConfig.BlkioWeight"),
-        ({"HostConfig": {"Binds": ["name:/x"]}}, "HostConfig.Binds"),
-        ({"HostConfig": {"Mounts": [{"Type": "volume", "Target": "/x"}]}}, "HostConfig.Mounts"),
-        ({"Volumes": {"/x": {}}}, "Volumes"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
             "NetworkingConfig.EndpointsConfig.bridge.DriverOpts",
@@ -212,16 +208,18 @@ def test_what_is_not_supported_yet_is_refused_by_name(decide: Decide, body: dict
     assert "not supported yet" in caught.value.text
 
 
-def test_volumes_of_an_image_are_a_warning(machine: Host, settings: Settings) -> None:
-    from corten.engine import effective
-    from corten.spec.docker_parse import parse_create
-
-    request = parse_create(b'{"Image": "x", "Cmd": ["true"]}')
-    image = RunConfig(volumes={"/data": {}})
-    _, warnings = effective.decide(request, image, settings, machine, container_id=ID)
-    assert warnings == [
-        "the image's volume /data is not supported yet: /data is part of the container's own layer",
-    ]
+def test_volumes_of_an_image_are_anonymous_ones_of_the_container(decide: Decide) -> None:
+    image = RunConfig(volumes={"/data": {}, "/both": {}})
+    made = decide(image, Volumes={"/both": {}, "/own": {}})
+    assert sorted(made.config.volumes or ()) == ["/both", "/data", "/own"]
+    assert made.origins["Config.Volumes"] == "flag, image"
+    assert {(point.target, point.is_anonymous, point.copies) for point in made.mounts} == {
+        ("/both", True, True),
+        ("/data", True, True),
+        ("/own", True, True),
+    }
+    taken = decide(image, HostConfig={"Binds": ["/tmp:/data", "name:/both"]})
+    assert [(point.target, point.kind) for point in taken.mounts] == [("/data", "bind"), ("/both", "volume")]
 
 
 def test_names_of_joined_containers_become_ids(machine: Host, settings: Settings) -> None:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from corten.engine.mountspec import parse_all, parse_bind, parse_mount, parse_tmpfs, tmpfs_options
+from corten.engine.mountspec import (
+    borrow,
+    is_local,
+    parse_all,
+    parse_bind,
+    parse_mount,
+    parse_tmpfs,
+    parse_volumes_from,
+    tmpfs_options,
+)
 from corten.errors import CortenError, Internal, InvalidArgument
-from corten.spec.docker import BindOptions, HostConfig, Mount, TmpfsOptions
+from corten.spec.docker import BindOptions, DriverConfig, HostConfig, Mount, TmpfsOptions, VolumeOptions
 
 
 def test_a_bind_has_source_target_and_mode() -> None:
@@ -14,6 +23,58 @@ def test_a_bind_has_source_target_and_mode() -> None:
     assert (point.source, point.target, point.read_only) == ("/tmp", "/x", True)
     assert (point.propagation, point.explicit_propagation, point.mode) == ("rslave", True, "ro,rslave")
     assert parse_bind("/tmp:/x").propagation == "rprivate"
+
+
+def test_a_name_is_a_volume() -> None:
+    point = parse_bind("data:/x/:ro")
+    assert (point.kind, point.name, point.target, point.read_only, point.mode) == ("volume", "data", "/x", True, "ro")
+    assert (point.copies, point.is_anonymous, point.driver) == (True, False, "local")
+    assert not parse_bind("data:/x:nocopy").copies
+    assert parse_bind("data:/x").mode == "z"
+    assert parse_bind("data:/x", "other").driver == "other"
+
+
+def test_a_target_alone_is_an_anonymous_volume() -> None:
+    first, second = parse_bind("/x"), parse_bind("/x")
+    assert first.is_anonymous
+    assert first.name != second.name
+    assert len(first.name) == 64
+
+
+def test_a_mount_of_a_volume_has_all_its_options() -> None:
+    options = VolumeOptions(
+        no_copy=True, labels={"a": "b"}, subpath="s/t", driver_config=DriverConfig(options={"type": "tmpfs"})
+    )
+    point = parse_mount(Mount(type="volume", source="data", target="/x", read_only=True, volume_options=options))
+    assert (point.name, point.copies, point.subpath, point.labels) == ("data", False, "s/t", {"a": "b"})
+    assert (point.driver, point.driver_options, point.read_only) == ("local", {"type": "tmpfs"}, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("a/b", True), ("a/../b", True), (".", True), ("", False), ("/a", False), ("..", False), ("a/../../b", False)],
+)
+def test_a_subpath_stays_below(path: str, expected: bool) -> None:
+    assert is_local(path) is expected
+
+
+def test_volumes_from_yield_to_binds_and_are_not_copied_up_again() -> None:
+    lent = parse_all(HostConfig(binds=["data:/d", "/tmp:/t"], tmpfs={"/q": ""}), volumes=["/anonymous"])
+    borrowed = borrow(lent, read_only=True)
+    points = parse_all(HostConfig(binds=["own:/d"]), borrowed=borrowed, volumes=["/anonymous", "/t"])
+    assert {(point.target, point.name or point.source, point.read_only, point.copies) for point in points} == {
+        ("/d", "own", False, True),
+        ("/t", "/tmp", True, False),
+        ("/anonymous", next(one.name for one in lent if one.is_anonymous), True, False),
+    }
+
+
+def test_modes_of_volumes_from() -> None:
+    assert parse_volumes_from("a") == ("a", False)
+    assert parse_volumes_from("a:ro,z") == ("a", True)
+    for text in ("a:nope", "a:rshared", "a:nocopy"):
+        with pytest.raises(InvalidArgument, match=f"^invalid mode: {text[2:]}$"):
+            parse_volumes_from(text)
 
 
 WRONG_BINDS: list[tuple[str, type[CortenError], str]] = [
@@ -32,6 +93,17 @@ WRONG_BINDS: list[tuple[str, type[CortenError], str]] = [
         Internal,
         "invalid volume specification: '/a:/': invalid mount config for type \"bind\": invalid specification: "
         "destination can't be '/'",
+    ),
+    (
+        "v:/b:shared",
+        Internal,
+        "invalid volume specification: 'v:/b:shared': invalid mount config for type \"volume\": field BindOptions must "
+        "not be specified",
+    ),
+    (
+        "v:/b",
+        InvalidArgument,
+        "create v: volume name is too short, names should be at least two alphanumeric characters",
     ),
     (
         "./a:/b",
@@ -57,6 +129,14 @@ WRONG_MOUNTS: list[tuple[Mount, str]] = [
         'invalid mount config for type "bind": bind source path does not exist: /nonexistent',
     ),
     (Mount(type="foo", source="/tmp", target="/x"), 'invalid mount config for type "foo": mount type unknown'),
+    (
+        Mount(type="volume", target="/x", read_only=True),
+        'invalid mount config for type "volume": must not set ReadOnly mode when using anonymous volumes',
+    ),
+    (
+        Mount(type="volume", source="ab", target="/x", volume_options=VolumeOptions(subpath="../x")),
+        'invalid mount config for type "volume": subpath must be a relative path within the volume',
+    ),
     (
         Mount(type="tmpfs", source="/tmp", target="/x"),
         'invalid mount config for type "tmpfs": field Source must not be specified',

@@ -1,0 +1,278 @@
+"""`docker volume`: create, list, inspect, remove, prune; and what containers do with volumes when they come and go.
+
+A volume is in use as long as a container, running or not, has it among its mounts: nothing counts, the containers are
+asked.  What is decided here happens in the event loop without a pause, so no container takes a volume that goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from corten.core import trees
+from corten.core.events import Event
+from corten.core.volumes import Volume
+from corten.engine import filters, localdriver, mountspec
+from corten.engine.container import Container
+from corten.engine.events import volume_event
+from corten.engine.filters import Filters, labels_match, sift
+from corten.engine.mountspec import LOCAL, MountPoint
+from corten.engine.parts import Parts
+from corten.engine.patterns import Regexps
+from corten.engine.threads import in_own_thread
+from corten.engine.times import SECOND_NS, rfc3339
+from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, Unavailable
+
+Json = dict[str, Any]
+
+log = logging.getLogger("corten.engine")
+
+ANONYMOUS_LABEL: Final = "com.docker.volume.anonymous"
+_LIST_FILTERS: Final = frozenset({"dangling", "driver", "label", "name"})
+_PRUNE_FILTERS: Final = frozenset({"label", "label!", "all"})
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Volumes:
+    """The volumes of one engine."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._store = parts.volumes
+
+    # The API
+
+    async def create(
+        self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> Json:
+        """VolumeCreate; one that is there already is the answer, whatever else was asked for.
+
+        Raises InvalidArgument, NotFound (the driver).
+        """
+        if not name:
+            name, labels = secrets.token_hex(32), {**(labels or {}), ANONYMOUS_LABEL: ""}
+        volume = self._make(name, driver, options, labels)
+        await asyncio.to_thread(self._parts.sync)
+        return self._shown(volume)
+
+    def _make(
+        self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
+    ) -> Volume:
+        if driver not in ("", LOCAL):
+            raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
+        mountspec.check_name(name)
+        known = self._store.get(name)
+        if known is not None:
+            return known
+        try:
+            localdriver.check_options(options)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"create {name}: {error.text}") from error
+        try:
+            volume = self._store.create(name, labels=labels, options=options or None)
+        except OSError as error:
+            reason = f"mkdir {self._store.directory(name)}: {(error.strerror or '').lower()}"
+            raise Internal(f"create {name}: error while creating volume root path '{reason}'") from error
+        self._parts.bus.publish(volume_event(name, "create", driver=LOCAL))
+        return volume
+
+    async def rows(self, wanted: Filters) -> Json:
+        """VolumeList."""
+        filters.check_keys(wanted, _LIST_FILTERS)
+        dangling = filters.flags("dangling", wanted)
+        names = Regexps("name", wanted.get("name", ()))
+        in_use = self._in_use()
+        drivers = wanted.get("driver", ())
+
+        def matching(volumes: Sequence[Volume]) -> list[Volume]:
+            return [
+                one
+                for one in volumes
+                if (dangling is None or dangling == (one.name not in in_use))
+                and (not drivers or LOCAL in drivers)
+                and labels_match(one.labels or {}, wanted.get("label", ()))
+                and names.match(one.name)
+            ]
+
+        found = await sift(wanted, matching, self._store.all())
+        return {"Volumes": [self._shown(one) for one in found], "Warnings": None}
+
+    async def inspect(self, name: str) -> Json:
+        """VolumeInspect.  Raises NotFound."""
+        return self._shown(self._get(name))
+
+    def _get(self, name: str) -> Volume:
+        found = self._store.get(name)
+        if found is None:
+            raise NotFound(f"get {name}: no such volume")
+        return found
+
+    def _shown(self, volume: Volume) -> Json:
+        return {
+            "CreatedAt": rfc3339(volume.created_ns // SECOND_NS * SECOND_NS),
+            "Driver": LOCAL,
+            "Labels": _sorted(volume.labels),
+            "Mountpoint": self._store.mountpoint(volume.name),
+            "Name": volume.name,
+            "Options": _sorted(volume.options),
+            "Scope": "local",
+        }
+
+    async def remove(self, name: str, force: bool) -> None:
+        """VolumeDelete.  Raises NotFound unless forced, Conflict while a container has it."""
+        if self._store.get(name) is None:
+            if force:
+                return
+            raise NotFound(f"get {name}: no such volume")
+        users = self.users(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(one.id for one in users)}]")
+        taken = self._forget(name)
+        await asyncio.to_thread(self._parts.sync)
+        await self._discard(taken)
+
+    def _forget(self, name: str, publish: Callable[[Event], None] | None = None) -> str:
+        mountpoint = self._store.mountpoint(name)
+        if localdriver.is_mounted(mountpoint):
+            localdriver.unmount_volume(mountpoint)
+        taken = self._store.remove(name)
+        (publish or self._parts.bus.publish)(volume_event(name, "destroy", driver=LOCAL))
+        return taken
+
+    async def _discard(self, taken: str) -> None:
+        try:
+            await in_own_thread("discard", functools.partial(self._store.discard, taken))
+        except OSError as error:
+            log.warning("files of a removed volume are left to the next start: %s", error)
+
+    async def update(self, name: str) -> None:
+        """VolumeUpdate: of cluster volumes alone."""
+        raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
+
+    async def prune(self, wanted: Filters) -> Json:
+        """VolumePrune: those that no container has; anonymous ones unless `all`."""
+        filters.check_keys(wanted, _PRUNE_FILTERS)
+        everything = filters.flags("all", wanted)
+        removed, space = [], 0
+        for volume in self._store.all():
+            if not self._is_prunable(volume, wanted, everything=bool(everything)):
+                continue
+            size = await self._size(volume)
+            if self.users(volume.name) or self._store.get(volume.name) is None:
+                continue
+            taken = self._forget(volume.name)
+            removed.append(volume.name)
+            space += max(0, size)
+            await self._discard(taken)
+        await asyncio.to_thread(self._parts.sync)
+        self._parts.bus.publish(volume_event("", "prune", reclaimed=str(space)))
+        return {"VolumesDeleted": removed or None, "SpaceReclaimed": space}
+
+    def _is_prunable(self, volume: Volume, wanted: Filters, *, everything: bool) -> bool:
+        labels, unwanted = volume.labels or {}, wanted.get("label!", ())
+        return (
+            not volume.options  # what lies elsewhere is not pruned, as with dockerd
+            and (everything or ANONYMOUS_LABEL in labels)
+            and labels_match(labels, wanted.get("label", ()))
+            and not (unwanted and labels_match(labels, unwanted))
+            and not self.users(volume.name)
+        )
+
+    async def usage(self) -> list[Json]:
+        """The volumes of `system df`: each with its size and how many containers have it.
+
+        Those with options, which lie elsewhere, are left out as dockerd does.
+        """
+        counts = self._in_use()
+        return [
+            self._shown(one) | {"UsageData": {"Size": await self._size(one), "RefCount": counts.get(one.name, 0)}}
+            for one in self._store.all()
+            if not one.options
+        ]
+
+    async def _size(self, volume: Volume) -> int:
+        """Bytes of its files."""
+        return await in_own_thread("usage", functools.partial(_usage, self._store.mountpoint(volume.name)))
+
+    # Containers
+
+    def users(self, name: str) -> list[Container]:
+        """The containers that have it among their mounts."""
+        return [one for one in self._parts.roster if any(name == point.name for point in one.record.effective.mounts)]
+
+    def _in_use(self) -> dict[str, int]:
+        """Names, and by how many containers they are used."""
+        found: dict[str, int] = {}
+        for one in self._parts.roster:
+            for name in {point.name for point in one.record.effective.mounts if point.kind == "volume"}:
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def placed(self, points: Iterable[MountPoint]) -> tuple[MountPoint, ...]:
+        """With the places of their volumes, whether they are there or not."""
+        return tuple(
+            replace(point, source=self._store.mountpoint(point.name)) if point.kind == "volume" else point
+            for point in points
+        )
+
+    def make_for(self, points: Iterable[MountPoint]) -> tuple[tuple[MountPoint, ...], list[str]]:
+        """Mounts of a container that is being made: its volumes exist and their places are known.
+
+        And the names of those that are new, which `unmake` removes again.  Does not pause: the container must be known
+        before anything else happens.  Raises what `create` does; nothing new is left then.
+        """
+        done: list[MountPoint] = []
+        new: list[str] = []
+        try:
+            for point in points:
+                done.append(self._made(point, new) if point.kind == "volume" else point)
+        except BaseException:
+            self.unmake(new)
+            raise
+        return tuple(done), new
+
+    def _made(self, point: MountPoint, new: list[str]) -> MountPoint:
+        labels = {**(point.labels or {}), ANONYMOUS_LABEL: ""} if point.is_anonymous else point.labels
+        if self._store.get(point.name) is None:
+            self._make(point.name, point.driver, point.driver_options, labels)
+            new.append(point.name)
+        elif point.driver != LOCAL:
+            raise NotFound(f'get {point.name}: plugin "{point.driver}" not found')
+        return replace(point, source=self._store.mountpoint(point.name), labels=None, driver_options=None)
+
+    def unmake(self, names: Iterable[str]) -> None:
+        """Removes volumes of a container that was not made."""
+        for name in names:
+            if not self.users(name):
+                self._parts.run_later(self._discard(self._forget(name)))
+
+    def drop_anonymous(self, container: Container) -> None:
+        """What goes with a container: its anonymous volumes, unless another has them too.  It is off the roster."""
+        for point in container.record.effective.mounts:
+            if not point.is_anonymous or self._store.get(point.name) is None or self.users(point.name):
+                continue
+            try:
+                taken = self._forget(point.name, self._parts.publish_after_waiters)
+                self._parts.run_later(self._discard(taken))
+            except (CortenError, OSError) as error:
+                log.warning("anonymous volume %s of container %s is left: %s", point.name, container.id, error)
+
+
+def _sorted(values: dict[str, str] | None) -> dict[str, str] | None:
+    """As Go prints a map."""
+    return None if values is None else dict(sorted(values.items()))
+
+
+def _usage(path: str) -> int:
+    fd = os.open(path, _DIRECTORY)
+    try:
+        return trees.usage(fd).size
+    finally:
+        os.close(fd)
