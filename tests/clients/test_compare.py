@@ -22,6 +22,7 @@ from clients import (
     checks_py,
     checks_run,
     checks_update,
+    checks_volumes,
     checks_wrong,
 )
 from clients.compare import CHECKS, Check, Side, difference, peer_only
@@ -43,6 +44,7 @@ MODULES = (
     checks_exec,
     checks_lists,
     checks_images,
+    checks_volumes,
     checks_wrong,
     checks_py,
 )
