@@ -18,6 +18,8 @@ BEYOND = {
     "ContainerUpdateRequest": {"KernelMemory"},
     "Mount": {"ClusterOptions"},
     "ExecConfig": {"Detach"},
+    "BindOptions": {"IdMap"},  # Corten's own
+    "VolumeOptions": {"IdMap"},
 }
 # In older descriptions, and gone from 1.51.
 GONE = {"KernelMemory", "Capabilities"}

@@ -264,3 +264,21 @@ def test_corten_volume_says_what_docker_volume_says(node: CortenEngine) -> None:
         ours, theirs = node.corten("volume", *words), node.docker("volume", *words)
         assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr), words
     assert node.corten("volume", "rm", "one", "two", check=True).stdout == "one\ntwo\n"
+
+
+def test_owners_of_binds_and_volumes_are_mapped(node: CortenEngine, tmp_path: Path) -> None:
+    """Corten's own: `idmap`."""
+    (tmp_path / "f").write_text("x")
+    os.chown(tmp_path / "f", 1000, 1001)
+    os.chown(tmp_path, 1000, 1001)
+    option = f"type=bind,src={tmp_path},dst=/x,idmap=uids=1000-0-1;gids=1001-0-1"
+    done = node.corten("run", "--rm", "--mount", option, IMAGE, "sh", "-c", "stat -c '%u %g' /x/f; touch /x/made")
+    assert (done.returncode, done.stdout) == (0, "0 0\n"), done.stderr
+    made = os.stat(tmp_path / "made")
+    assert (made.st_uid, made.st_gid) == (1000, 1001)
+    run(node, "-v", "owned:/v", IMAGE, "sh", "-c", "touch /v/f; chown 7:7 /v /v/f")
+    option = "type=volume,src=owned,dst=/v,idmap=uids=7-0-1"
+    done = node.corten("run", "--rm", "--mount", option, IMAGE, "stat", "-c", "%u %g", "/v/f")
+    assert done.stdout == "0 0\n", done.stderr
+    done = node.corten("run", "--rm", "--mount", "type=bind,src=/tmp,dst=/x,idmap=uids=1-2", IMAGE, "true")
+    assert "invalid idmap: 'uids=1-2'" in done.stderr

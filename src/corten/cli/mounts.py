@@ -48,6 +48,11 @@ def parse_mount(text: str) -> dict[str, Any]:
 
 def _check(mount: dict[str, Any]) -> None:
     kind = mount["Type"]
+    id_map = mount.pop(_ID_MAP, "")
+    if id_map and kind not in ("bind", "volume"):
+        _refuse(f"idmap is of binds and volumes, not of mount type '{kind}'")
+    if id_map:
+        mount.setdefault(f"{kind.title()}Options", {})[_ID_MAP] = id_map
     if not kind:
         _refuse("type is required")
     if not mount.get("Target"):
@@ -108,6 +113,14 @@ def _recursive(mount: dict[str, Any], value: str) -> None:
     mount.setdefault("BindOptions", {}).update(_RECURSION[value])
 
 
+def _id_map(mount: dict[str, Any], value: str) -> None:
+    """Corten's own: `idmap=uids=DISK-SEEN-COUNT[#…][;gids=…]`, of a bind or a volume."""
+    mount[_ID_MAP] = value
+
+
+_ID_MAP = "IdMap"
+
+
 def _volume_label(mount: dict[str, Any], value: str) -> None:
     name, _, text = value.partition("=")
     mount.setdefault("VolumeOptions", {}).setdefault("Labels", {})[name] = text
@@ -138,6 +151,7 @@ _FIELDS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "bind-propagation": _nested("BindOptions", "Propagation", str),
     "bind-recursive": _recursive,
     "bind-nonrecursive": _nested("BindOptions", "NonRecursive", BOOLEANS.__getitem__),
+    "idmap": _id_map,
     "volume-nocopy": _nested("VolumeOptions", "NoCopy", BOOLEANS.__getitem__),
     "volume-driver": _driver("Name"),
     "volume-opt": _driver("Options"),

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from corten.core.volumes import is_name
+from corten.engine import idmapspec
 from corten.engine.names import NAME_CHARS
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.spec.docker import DriverConfig, HostConfig, Mount, TmpfsOptions, VolumeOptions
@@ -74,6 +75,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     subpath: str = ""
     labels: dict[str, str] | None = None
     driver_options: dict[str, str] | None = None
+    id_map: str = ""  # idmapspec
 
 
 def parse_all(
@@ -296,6 +298,8 @@ def _bind_mount(mount: Mount, exists: Exists) -> MountPoint:
         raise _config_error("bind", f"invalid mount path: '{mount.source}' mount path must be absolute")
     if needs_source(mount) and not exists(mount.source):
         raise _config_error("bind", f"bind source path does not exist: {mount.source}")
+    if options is not None and options.id_map:
+        idmapspec.check(options.id_map)
     if options is not None and options.read_only_force_recursive and not mount.read_only:
         raise _config_error("bind", "mount source must be read-only to force recursive read-only")
     return MountPoint(
@@ -309,6 +313,7 @@ def _bind_mount(mount: Mount, exists: Exists) -> MountPoint:
         read_only_non_recursive=bool(options and options.read_only_non_recursive),
         read_only_force_recursive=bool(options and options.read_only_force_recursive),
         create_source=options is not None and options.create_mountpoint,
+        id_map=options.id_map if options else "",
     )
 
 
@@ -322,6 +327,8 @@ def _volume_mount(mount: Mount) -> MountPoint:
     if options.subpath and not is_local(options.subpath):
         raise _config_error("volume", "subpath must be a relative path within the volume")
     check_name(mount.source)
+    if options.id_map:
+        idmapspec.check(options.id_map)
     driver = options.driver_config or DriverConfig()
     return _volume(
         mount.source,
@@ -333,6 +340,7 @@ def _volume_mount(mount: Mount) -> MountPoint:
         subpath=options.subpath,
         labels=options.labels,
         driver_options=driver.options,
+        id_map=options.id_map,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corten.engine import defaults, devices, mountspec, seccomp, security
+from corten.engine import defaults, devices, idmapspec, mountspec, seccomp, security
 from corten.engine.effective import Effective, limits
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
@@ -232,7 +232,11 @@ def _bind(point: MountPoint) -> Json:
         options.append("ro" if point.read_only_non_recursive else "rro")
     if point.propagation:
         options.append(point.propagation)
-    return {"destination": point.target, "type": "bind", "source": point.source, "options": options}
+    mount: Json = {"destination": point.target, "type": "bind", "source": point.source, "options": options}
+    if point.id_map:
+        options.append("idmap" if point.non_recursive else "ridmap")
+        mount |= idmapspec.mappings(point.id_map)
+    return mount
 
 
 # linux

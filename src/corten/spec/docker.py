@@ -184,6 +184,7 @@ class BindOptions(_Value, frozen=True):
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
     read_only_force_recursive: bool = False
+    id_map: str = ""  # Corten's own: engine.idmapspec
 
 
 class DriverConfig(_Value, frozen=True):
@@ -196,6 +197,7 @@ class VolumeOptions(_Value, frozen=True):
     labels: StringMap = None
     subpath: str = ""
     driver_config: DriverConfig | None = None
+    id_map: str = ""
 
 
 class ImageOptions(_Value, frozen=True):
