@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import images
+from support import images, peers
 from support.engine import CortenEngine
 
 IMAGE = images.BUSYBOX_REF
@@ -21,7 +21,7 @@ DATA = "with-data:1"
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[CortenEngine]:
-    with CortenEngine() as engine:
+    with CortenEngine(config={"runtimes": {"runc": {"path": str(peers.binary("runc"))}}}) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         load_data(engine)
         yield engine
@@ -162,6 +162,7 @@ def test_subpaths(node: CortenEngine) -> None:
     node.docker("run", "-d", "--name", "again", *mount("a/b"), IMAGE, "sleep", "100", check=True)
     node.docker("restart", "-t", "0", "again", check=True)
     assert node.docker("exec", "again", "cat", "/x/f", check=True).stdout == "in\n"
+    assert run(node, "--runtime", "runc", *mount("a/b"), "-v", "subs:/v", IMAGE, "cat", "/x/f", "/v/in/f") == "in\nin\n"
     assert list((node.exec_root / "tasks/subpaths").iterdir()) == []
 
 
