@@ -58,6 +58,8 @@ RULES = (
 
 
 FOLDER = Rule("text of the engine's own folder", "<folder>", "each engine has its own")
+ROTATED = {"compress": "true", "max-file": "5", "max-size": "20m"}
+ROTATION = Rule("*.LogConfig.Config of ours alone", "{}", "Corten rotates logs by default, and says so")
 EMPTIED = Rule("item of a list that a rule above emptied", "", "masked paths of Docker 28 count as no item")
 CLOCK = Rule("*.Created as a number since 2025", "<time>", "the clock; image times stay")
 
@@ -82,6 +84,9 @@ class Normalizer:
         if isinstance(value, int) and value > LONG_AGO and place[-1:] == ("Created",):
             self.hits[CLOCK] += 1
             return CLOCK.stands
+        if value == ROTATED and place[-2:] == ("LogConfig", "Config"):
+            self.hits[ROTATION] += 1
+            return {}
         if isinstance(value, dict):
             return {self._text(key, folder): self._value(item, (*place, key), folder) for key, item in value.items()}
         if isinstance(value, list):
@@ -103,7 +108,7 @@ class Normalizer:
 
     def report(self) -> list[str]:
         """One line per rule, in the order in which they are applied: hits, field, reason."""
-        rules = [*self.fields, CLOCK, FOLDER, *self.texts, EMPTIED]
+        rules = [*self.fields, CLOCK, ROTATION, FOLDER, *self.texts, EMPTIED]
         return [f"{self.hits[rule]:6}  {rule.where:48} {rule.reason}" for rule in rules]
 
 

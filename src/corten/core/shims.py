@@ -45,7 +45,10 @@ _ZYGOTE_PAUSE_LIMIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class LogRequest:
-    """Where output is kept.  `max_size` in bytes, -1 for no limit; `attributes` are the labels and env of log-opts."""
+    """Where output is kept.  `max_size` in bytes, -1 for no limit; `attributes` are the labels and env of log-opts.
+
+    `courier`: where it is sent besides, in the words of corten.shim.courier; None for nowhere.
+    """
 
     path: str = ""
     driver: str = "json-file"
@@ -53,6 +56,7 @@ class LogRequest:
     max_files: int = 1
     compress: bool = False
     attributes: Mapping[str, str] = field(default_factory=dict)
+    courier: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class CreateRequest:
                 "driver": log.driver,
                 "opts": {"max-size": log.max_size, "max-file": log.max_files, "compress": log.compress},
                 "attrs": dict(log.attributes),
+                **({"courier": dict(log.courier)} if log.courier is not None else {}),
             },
             "runtime": {"path": self.runtime_path, "args": list(self.runtime_args)},
             "default_pids_limit": self.default_pids_limit,

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.daemon import registries
-from corten.engine.checks import check_log
+from corten.engine import logoptions
 from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
 from corten.errors import CortenError, InvalidArgument
@@ -365,7 +365,7 @@ def _check_labels(made: Settings) -> None:
 # What is checked when all values are known; the key says whose fault it is.
 _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "default-runtime": _check_default_runtime,
-    "log-driver": lambda made: check_log(made.log_driver, made.log_opts),
+    "log-driver": lambda made: logoptions.check(made.log_driver, made.log_opts),
     "hosts": _check_hosts,
     "labels": _check_labels,
 }

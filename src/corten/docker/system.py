@@ -76,6 +76,10 @@ async def disk_usage(call: Call) -> web.StreamResponse:
             adapt_answer(image, IMAGE_LIST_RULES, call.version)["Containers"] = count
     if not kinds or "container" in kinds:
         containers = await call.engine.container_list(True, 0, True, {})
+        logs = await call.engine.log_usage()
+        for row in containers:  # clients add SizeRw up: what a log takes is the container's, too
+            row["SizeLog"] = logs.get(row["Id"], 0)
+            row["SizeRw"] = row.get("SizeRw", 0) + row["SizeLog"]
         usage["Containers"] = [adapt_answer(item, LIST_RULES, call.version) for item in containers]
     if not kinds or "volume" in kinds:
         usage["Volumes"] = await call.engine.volume_usage()

@@ -50,13 +50,6 @@ ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "I
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
 _MAC: Final = re.compile(r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 _POLICIES: Final = frozenset({"no", "always", "on-failure", "unless-stopped"})
-_LOG_OPTIONS: Final = frozenset(
-    {"max-file", "max-size", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"}
-)
-# Drivers that dockerd has: known, and not ours yet.
-_LOG_DRIVERS: Final = frozenset(
-    {"awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "local", "splunk", "syslog"}
-)
 
 
 def refuse_unsupported(request: ContainerCreateRequest) -> None:
@@ -269,19 +262,6 @@ def check_host(host: HostConfig) -> None:
 def _check_dns(address: str) -> None:
     if not is_address(address):
         raise InvalidArgument(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP')
-
-
-def check_log(driver: str, options: dict[str, str]) -> None:
-    """HostConfig.LogConfig: json-file and none are ours."""
-    if driver in _LOG_DRIVERS:
-        raise InvalidArgument(f"HostConfig.LogConfig: log driver {driver} is not supported yet")
-    if driver not in ("json-file", "none"):
-        raise InvalidArgument(f'error looking up logging plugin {driver}: plugin "{driver}" not found')
-    for key in options:
-        if driver == "json-file" and key not in _LOG_OPTIONS:
-            raise InvalidArgument(f"unknown log opt '{key}' for json-file log driver")
-        if key in ("compress", "max-buffer-size", "mode", "tag", "labels-regex", "env-regex"):
-            raise InvalidArgument(f"HostConfig.LogConfig: log opt {key} is not supported yet")
 
 
 def check_network(request: ContainerCreateRequest) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.engine import checks, defaults, healthcheck, mountspec, security
+from corten.engine import checks, defaults, healthcheck, logoptions, mountspec, security
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.security import Security
@@ -254,15 +254,24 @@ def _cgroupns_mode(host: HostConfig, machine: Host) -> str:
 
 
 def _log_config(given: LogConfig, settings: Settings, origins: Origins) -> LogConfig:
-    """The node's driver when none is named; the node's options go with the node's driver."""
-    if given.type and given.type != settings.log_driver:
-        return replace(given, config=given.config or {})
-    if not given.type:
+    """The node's driver when none is named; the node's options go with the node's driver, and to others what is of all.
+
+    json-file without a word about rotation gets ours.
+    """
+    driver = given.type or settings.log_driver
+    own, node = given.config or {}, settings.log_opts
+    if driver != settings.log_driver:
+        node = {key: value for key, value in node.items() if key in logoptions.CACHE}
+    elif not given.type:
         origins["HostConfig.LogConfig.Type"] = settings.origin("log-driver")
-    node, more = settings.origin("log-opts"), set(settings.log_opts) - set(given.config or {})
-    if more:
-        origins["HostConfig.LogConfig.Config"] = _both(FLAG, node, more) if given.config else node
-    return LogConfig(type=settings.log_driver, config={**settings.log_opts, **(given.config or {})})
+    merged = {**node, **own}
+    ours = {} if driver != "json-file" or logoptions.ROTATION & set(merged) else logoptions.DEFAULT_ROTATION
+    parts = [FLAG] if own else []
+    parts += [settings.origin("log-opts")] if set(node) - set(own) else []
+    parts += [BUILT_IN] if ours else []
+    if parts:
+        origins["HostConfig.LogConfig.Config"] = ", ".join(parts)
+    return LogConfig(type=driver, config={**merged, **ours})
 
 
 def _oom_warnings(host: HostConfig, machine: Host, change: dict[str, Any]) -> list[str]:
@@ -315,7 +324,7 @@ def _check(
     checks.check_resources(host, machine)
     checks.check_host(host)
     checks.check_runtime(host.runtime, settings)
-    checks.check_log(host.log_config.type, host.log_config.config or {})
+    logoptions.check(host.log_config.type, host.log_config.config or {})
     checks.check_network(request)
     port_bindings(config, replace(host, network_mode="bridge"))
 

@@ -17,7 +17,7 @@ import msgspec
 
 from corten.core.content import ContentStore
 from corten.core.metadata import Database
-from corten.engine import events, filters, plan, stats, top
+from corten.engine import events, filters, logfiles, plan, stats, top
 from corten.engine.archives import Archives
 from corten.engine.commits import Commits
 from corten.engine.container import Container
@@ -279,9 +279,14 @@ class Engine:
         sample = await container.require_running().stats() if container.is_running else None
         return stats.sample(container, sample, self._parts.machine)
 
+    async def log_usage(self) -> dict[str, int]:
+        """Bytes on disk of each container's log, rotated files and all."""
+        places = {one.id: place.path for one in self._parts.roster if (place := self._parts.log_place(one)) is not None}
+        return await asyncio.to_thread(lambda: {id: logfiles.size_of(path) for id, path in places.items()})
+
     def container_logs(self, ref: str, options: LogOptions) -> LogStream:
         """`docker logs`."""
-        return LogStream(lambda: self._life.find(ref), lambda one: self._parts.paths(one).log, options)
+        return LogStream(lambda: self._life.find(ref), self._parts.log_place, options)
 
     # Streams
 
@@ -293,7 +298,7 @@ class Engine:
     async def container_attach(self, ref: str, options: AttachOptions, stream: ClientStream) -> None:
         """Hand the client over, now or at the start."""
         container = self._life.find(ref)
-        await self._streams.attach(container, options, stream, self._parts.paths(container.id).log)
+        await self._streams.attach(container, options, stream, self._parts.log_place(container))
         self._parts.bus.publish(events.container_event(container.record, "attach"))
 
     async def container_resize(self, ref: str, rows: int, cols: int) -> None:

@@ -28,7 +28,6 @@ from corten.engine.sharedmemory import SharedMemory
 from corten.engine.start import port_name
 from corten.engine.tasks import Task
 from corten.errors import CortenError, Unavailable
-from corten.shim.logfile import mend
 from corten.shim.task import read_exit_record
 
 log = logging.getLogger("corten.engine")
@@ -109,7 +108,8 @@ class Finisher:
     def verdict(self, container: Container, task: Task) -> Exit:
         """How a container ended whose shim cannot say: by its exit record, else `shim lost`.  Mends its log."""
         recorded = read_exit_record(task.directory)
-        mend(self._parts.paths(container.id).log)
+        if (place := self._parts.log_place(container)) is not None:
+            place.mend(place.path)
         if recorded is not None:
             return exit_of(recorded)
         return Exit(LOST_EXIT_CODE, times.now_ns(), verdict=SHIM_LOST)

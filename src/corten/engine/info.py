@@ -8,6 +8,7 @@ import time
 from typing import Any, Final
 
 from corten import __version__
+from corten.engine import logoptions
 from corten.engine.inspect import DRIVER
 from corten.engine.parts import Parts
 from corten.engine.record import Status
@@ -68,7 +69,7 @@ class Info:
                 "Volume": [],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
-                "Log": ["json-file", "none"],
+                "Log": list(logoptions.DRIVERS),
             },
             **self._kernel(),
             **self._daemon(),

@@ -12,6 +12,7 @@ from corten.engine.effective import Effective
 from corten.errors import CortenError, Internal, InvalidArgument
 
 CREATE_PREFIX: Final = "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+LOGGING_FAILED: Final = "failed to initialize logging driver"
 EXEC_PREFIX: Final = "OCI runtime exec failed: "
 FAILED_START: Final = 128
 CANNOT_INVOKE: Final = 126
@@ -25,6 +26,9 @@ _MOUNT_HINT: Final = (
 
 def start_error(error: CortenError) -> tuple[CortenError, int]:
     """The error for the client and the container's exit code, for what a runtime said at create or start."""
+    if error.text.startswith(LOGGING_FAILED):  # dockerd's own, before it asks a runtime
+        text = f"failed to create task for container: {error.text}"
+        return Internal(text), exit_code(text)
     text = f"{CREATE_PREFIX}{error.text}: unknown"
     code = exit_code(text)
     if "not a directory" in text:

@@ -11,7 +11,9 @@ from typing import Final, Protocol
 from corten import errors
 from corten.engine import times
 from corten.engine.container import Container, Waiter
-from corten.engine.logread import Formatter, Query, Reader
+from corten.engine.logconfig import LogPlace
+from corten.engine.logfiles import Reader
+from corten.engine.logread import Formatter, Query
 from corten.errors import Internal
 from corten.sys.inotify import Watch
 
@@ -43,36 +45,39 @@ class LogOptions(Protocol):
 class LogStream:
     """Life: `open`, then iterate once."""
 
-    def __init__(self, find: Callable[[], Container], path_of: Callable[[str], str], options: LogOptions) -> None:
+    def __init__(
+        self, find: Callable[[], Container], place_of: Callable[[Container], LogPlace | None], options: LogOptions
+    ) -> None:
         self._find = find
-        self._path_of = path_of
+        self._place_of = place_of
         self._options = options
         self._container: Container | None = None
+        self._place: LogPlace | None = None
         self._query = Query()
         self.tty = False
 
     async def open(self) -> None:
         """Check the container and the options."""
         container = self._find()
-        driver = container.record.effective.host.log_config.type
-        if driver != "json-file":
+        self._place = self._place_of(container)
+        if self._place is None:
             raise errors.NotImplemented("configured logging driver does not support reading")
         self._query = parse_query(self._options)
         self.tty = container.record.effective.config.tty
         self._container = container
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        container = self._container
+        container, place = self._container, self._place
         assert container is not None
-        path = self._path_of(container.id)
-        reader = Reader(path, self._query.tail)
+        assert place is not None
+        reader = await asyncio.to_thread(Reader, place.path, place.format, self._query.tail)
         growth: _Growth | None = None
         try:
-            formatter = Formatter(self._query, raw=self.tty)
+            formatter = Formatter(self._query, raw=self.tty, format=place.format)
             if self._options.follow and container.is_running:
-                growth = _Growth(path, container.wait("next-exit"))
+                growth = _Growth(place.path, container.wait("next-exit"), reader.look)
             while not formatter.is_past_until:
-                block = reader.read()
+                block = await asyncio.to_thread(reader.read) if reader.is_slow else reader.read()
                 if out := formatter.format(block) if block else b"":
                     yield out
                 if not block and (growth is None or not await growth.wait()):
@@ -85,9 +90,10 @@ class LogStream:
 
 
 class _Growth:
-    """Waits for a log to grow, until its container ends."""
+    """Waits for a log to grow, until its container ends; `look` is called at each change, whoever waits for what."""
 
-    def __init__(self, path: str, end: Waiter) -> None:
+    def __init__(self, path: str, end: Waiter, look: Callable[[], None]) -> None:
+        self._look = look
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.ensure_future(end.result())
         self._changed = asyncio.Event()
@@ -102,6 +108,7 @@ class _Growth:
         assert self._watch is not None
         self._watch.drain()
         self._changed.set()
+        self._look()
 
     async def wait(self) -> bool:
         """True when there may be more; False once the container had ended before the last look."""

@@ -14,9 +14,11 @@ from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
+from corten.engine import logconfig
 from corten.engine.container import Container, Roster
 from corten.engine.host import Host
 from corten.engine.inspect import Paths
+from corten.engine.logconfig import LogPlace
 from corten.engine.looks import Looks
 from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
@@ -73,6 +75,10 @@ class Parts:
     def paths(self, container_id: str) -> Paths:
         """Where a container's files are."""
         return Paths(self.settings.data_root, container_id)
+
+    def log_place(self, container: Container) -> LogPlace | None:
+        """Where a container's log can be read; None where it is not kept."""
+        return logconfig.place(container.record.effective, self.paths(container.id).directory, container.id)
 
     def save(self, container: Container, record: Record) -> None:
         """Make a container's new record the true one: on disk, then in memory."""

@@ -27,9 +27,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.core.shims import CreateRequest, LogRequest, ShimClient
+from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import devices, healthcheck, hostfiles, launcherrors, oci, sources
+from corten.engine import devices, healthcheck, hostfiles, launcherrors, logconfig, oci, sources
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
@@ -50,7 +50,6 @@ from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotF
 from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
 from corten.spec.docker import ExecConfig
-from corten.spec.units import parse_size
 
 CONFIG_NAME: Final = "config.json"
 ROOTFS_NAME: Final = "rootfs"
@@ -340,13 +339,13 @@ class Starter:
 
     async def _create(self, run: Run, undo: AsyncExitStack) -> None:
         parts, config, host, runtime = self._parts, run.effective.config, run.effective.host, run.runtime
-        size = host.console_size
+        size, directory = host.console_size, parts.paths(run.container.id).directory
         request = CreateRequest(
             rootfs=[msgspec.to_builtins(mount) for mount in run.mounts],
             terminal=config.tty,
             stdin_open=config.open_stdin,
             console_size=size if any(size) else None,
-            log=log_request(run.effective, parts.paths(run.container.id).log),
+            log=logconfig.request(run.effective, logconfig.identity(run.container.record), directory),
             runtime_path=runtime.path,
             runtime_args=runtime.args,
             default_pids_limit=run.effective.pids_limit,
@@ -421,57 +420,6 @@ def check_startable(container: Container) -> None:
             raise Conflict("container is marked for removal and cannot be started")
         case _:
             return
-
-
-def log_request(effective: Effective, path: str) -> LogRequest:
-    """Where the output goes, from HostConfig.LogConfig.  Raises Internal for a size that is none (500 in dockerd)."""
-    log = effective.host.log_config
-    if log.type != "json-file":
-        return LogRequest(driver="none")
-    options = log.config or {}
-    return LogRequest(
-        path=path,
-        max_size=log_size(options.get("max-size", "")),
-        max_files=log_files(options.get("max-file", "")),
-        compress=options.get("compress", "") == "true",
-        attributes=log_attributes(effective, options),
-    )
-
-
-_LOG_FAILED: Final = "failed to create task for container: failed to initialize logging driver"
-
-
-def log_size(text: str) -> int:
-    """`10m` in bytes, -1 when absent; k is 1000 here (moby jsonfilelog.go: units.FromHumanSize)."""
-    if not text:
-        return -1
-    try:
-        size = parse_size(text, 1000)
-    except ValueError:
-        raise Internal(f"{_LOG_FAILED}: invalid size: '{text}'") from None
-    if not size:
-        raise Internal(f"{_LOG_FAILED}: max-size must be a positive number")
-    return size
-
-
-def log_files(text: str) -> int:
-    """`max-file`, 1 when absent."""
-    if not text:
-        return 1
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        why = "value out of range" if text.isdigit() else "invalid syntax"
-        raise Internal(f'{_LOG_FAILED}: strconv.Atoi: parsing "{text}": {why}')
-    if int(text) < 1:
-        raise Internal(f"{_LOG_FAILED}: max-file cannot be less than 1")
-    return int(text)
-
-
-def log_attributes(effective: Effective, options: dict[str, str]) -> dict[str, str]:
-    """The labels and variables that log-opts `labels` and `env` name."""
-    labels = effective.config.labels or {}
-    out = {key: labels[key] for key in options.get("labels", "").split(",") if key in labels}
-    environment = dict(item.partition("=")[::2] for item in effective.config.env or ())
-    return out | {key: environment[key] for key in options.get("env", "").split(",") if key in environment}
 
 
 def port_name(publication: Publication) -> str:

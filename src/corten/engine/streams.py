@@ -18,7 +18,9 @@ from typing import Final, Protocol
 
 from corten.core.shims import Attach, ShimClient
 from corten.engine.container import Container
-from corten.engine.logread import Formatter, Query, Reader
+from corten.engine.logconfig import LogPlace
+from corten.engine.logfiles import Reader
+from corten.engine.logread import Formatter, Query
 from corten.engine.record import Status
 from corten.errors import Conflict, CortenError, InvalidArgument
 
@@ -86,11 +88,13 @@ class Streams:
             raise Conflict(f"container {container.id} is restarting, wait until the container is running")
         return container.record.effective.config.tty
 
-    async def attach(self, container: Container, options: AttachOptions, stream: ClientStream, log_path: str) -> None:
+    async def attach(
+        self, container: Container, options: AttachOptions, stream: ClientStream, log: LogPlace | None
+    ) -> None:
         """Hand the client to the shim now, or hold it until the start.  With `logs`, what was so far comes first."""
         attach = self._request(container, options, stream)
         stream.write_head()
-        if options.logs and not await self._replay(container, options, stream, log_path):
+        if options.logs and log is not None and not await self._replay(container, options, stream, log):
             stream.close()
             return
         if not options.stream:
@@ -107,13 +111,13 @@ class Streams:
         except OSError:
             _forget(container, held)
 
-    async def _replay(self, container: Container, options: AttachOptions, stream: ClientStream, log_path: str) -> bool:
+    async def _replay(self, container: Container, options: AttachOptions, stream: ClientStream, log: LogPlace) -> bool:
         """Write the log so far through a descriptor of its own; the stream stays the door's.  False: it is to go."""
         query = Query(stdout=options.stdout, stderr=options.stderr)
-        formatter = Formatter(query, raw=container.record.effective.config.tty)
+        formatter = Formatter(query, raw=container.record.effective.config.tty, format=log.format)
         client = socket.socket(fileno=os.dup(stream.fileno()))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, _write_log, client, log_path, formatter, self._ended)
+        return await loop.run_in_executor(self._pool, _write_log, client, log, formatter, self._ended)
 
     def _request(self, container: Container, options: AttachOptions, stream: ClientStream) -> Attach:
         config = container.record.effective.config
@@ -140,9 +144,9 @@ class Streams:
             one.stream.close()
 
 
-def _write_log(client: socket.socket, path: str, formatter: Formatter, ended: threading.Event) -> bool:
+def _write_log(client: socket.socket, log: LogPlace, formatter: Formatter, ended: threading.Event) -> bool:
     """Write all there is to a socket that does not block, which is closed; blocks.  False when the client is to go."""
-    reader = Reader(path)
+    reader = Reader(log.path, log.format)
     try:
         while block := reader.read():
             data = memoryview(formatter.format(block))

@@ -49,9 +49,14 @@ class Capture:
 
     __slots__ = ("data", "is_cut")
 
+    is_full = False  # what exceeds it is cut: nobody waits
+
     def __init__(self) -> None:
         self.data = b""
         self.is_cut = False
+
+    def when_there_is_room(self, call: Callable[[], None]) -> None:
+        """There always is."""
 
     def write(self, stream: int, data: bytes) -> None:
         """More of it."""

@@ -5,7 +5,11 @@ cut a large write between two pages, so that a file can end in a torn record: `m
 every reopening and by the engine when a shim was lost.
 
 Rotation is dockerd's (`max-size`, `max-file`): a file that has reached `max-size` becomes `.1` before the next record
-is written, so that a file may be longer than the limit by one record; `max-file` counts the current one.
+is written, so that a file may be longer than the limit by one record; `max-file` counts the current one.  Rotated files
+are compressed in the background (`packer`); only the shim renames, so that a reader who lists, opens and looks again
+(`engine/logfiles.py`) finds every record once.
+
+What a record is, the `Framing` says: a line of JSON here, a length and a message in `locallog`.
 """
 
 from __future__ import annotations
@@ -14,9 +18,12 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 
 from corten.shim.complain import complain
 from corten.shim.jsonlog import rfc3339_nano
+from corten.shim.loop import Loop
+from corten.shim.packer import Packer
 
 _MODE = 0o640
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -25,25 +32,56 @@ _HEAD = b'{"log":"'
 _NO_LIMIT = -1
 
 
+class Framing:
+    """Where records end.
+
+    cut    (records, room) → the end of the first record that ends at `room` bytes or later, else the end of all
+    whole  (records, written) → the end of the last record that ends at `written` bytes or before
+    mend   (path) → completes a torn last record of a file; how many bytes it had
+    """
+
+    __slots__ = ("cut", "mend", "whole")
+
+    def __init__(
+        self, cut: Callable[[bytes, int], int], whole: Callable[[bytes, int], int], mend: Callable[[str], int]
+    ) -> None:
+        self.cut = cut
+        self.whole = whole
+        self.mend = mend
+
+
 class LogFile:
-    """One container's json-file log, open for appending.
+    """One container's log, open for appending.
 
     `size` is in bytes; `dropped` counts records' bytes that the disk did not take.
     """
 
-    __slots__ = ("_fd", "_limit", "compress", "dropped", "max_files", "max_size", "path", "size")
+    __slots__ = ("_fd", "_framing", "_limit", "_packer", "dropped", "max_files", "max_size", "path", "size")
 
-    def __init__(self, path: str, *, max_size: int = _NO_LIMIT, max_files: int = 1, compress: bool = False) -> None:
-        """`max_size` in bytes, -1 for no limit.  Raises OSError when the file cannot be opened."""
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_size: int = _NO_LIMIT,
+        max_files: int = 1,
+        compress: bool = False,
+        framing: Framing | None = None,
+        loop: Loop | None = None,
+    ) -> None:
+        """`max_size` in bytes, -1 for no limit; lines of JSON without `framing`.  Raises OSError when it does not open.
+
+        `loop`: where the end of a compression is waited for; without one the next rotation looks.
+        """
         self.path = path
         self.max_size = max_size
         self._limit = max_size  # above `max_size` after a rotation that failed
         self.max_files = max_files
-        self.compress = compress
         self.dropped = 0
-        mend(path)
+        self._framing = framing or JSON_LINES
+        self._framing.mend(path)
         self._fd = os.open(path, _OPEN, _MODE)
         self.size = os.fstat(self._fd).st_size
+        self._packer = Packer(path, max_files, loop) if compress and max_files > 1 and max_size > 0 else None
 
     def append(self, records: bytes) -> None:
         """Write whole records, rotating between them where the limit says so."""
@@ -53,13 +91,20 @@ class LogFile:
         while records:
             if self.size >= self._limit:
                 self._rotate()
-            cut = records.find(b"\n", max(0, self._limit - self.size - 1)) + 1 or len(records)
+            cut = self._framing.cut(records, self._limit - self.size)
             self._write(records[:cut])
             records = records[cut:]
 
     def close(self) -> None:
         """Close the descriptor; `append` must not be called any more."""
         os.close(self._fd)
+        if self._packer is not None:
+            self._packer.close()
+
+    def settle(self) -> None:
+        """Without a loop: take over what was compressed meanwhile."""
+        if self._packer is not None:
+            self._packer.settle()
 
     def _write(self, records: bytes) -> None:
         try:
@@ -69,7 +114,7 @@ class LogFile:
         if written == len(records):
             self.size += written
             return
-        whole = records.rfind(b"\n", 0, written) + 1
+        whole = self._framing.whole(records, written)
         self.size += whole
         self.dropped += len(records) - whole
         if whole != written:
@@ -87,8 +132,9 @@ class LogFile:
         self._fd = new
         self.size = 0
         self._limit = self.max_size
-        if self.compress and self.max_files > 1:
-            compress_in_background(self.path + ".1")
+        if self._packer is not None:
+            self._packer.settle()
+            self._packer.begin()
 
     def _open_new(self) -> int:
         """The new file's descriptor, the old files shifted; nothing is shifted when there can be no new file."""
@@ -104,44 +150,19 @@ class LogFile:
         return new
 
     def _shift(self) -> None:
-        for number in range(self.max_files - 1, 0, -1):
-            source = f"{self.path}.{number - 1}" if number > 1 else self.path
-            for extension in (".gz", "") if number > 1 else ("",):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(source + extension, f"{self.path}.{number}{extension}")
-
-
-def compress_in_background(path: str) -> None:
-    """Replace `path` by `path.gz` in a child at low priority, so that the container's output never waits for it.
-
-    The child is a grandchild: nobody has to reap it.  Until it ends, readers find the plain file.
-    """
-    try:
-        child = os.fork()
-    except OSError as error:  # no process left: the file stays plain, which every reader takes
-        complain(error)
-        return
-    if child:
-        os.waitpid(child, 0)
-        return
-    status = 1
-    try:
-        if os.fork() == 0:
-            os.nice(19)
-            _compress(path)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _compress(path: str) -> None:
-    import gzip
-    import shutil
-
-    with open(path, "rb") as plain, gzip.open(path + ".gz.tmp", "wb") as packed:
-        shutil.copyfileobj(plain, packed, 1 << 20)
-    os.rename(path + ".gz.tmp", path + ".gz")
-    os.unlink(path)
+        """From the oldest on, plain and packed: a place that nothing moves to is empty afterwards, not what it was."""
+        for number in range(self.max_files - 1, 1, -1):
+            for extension in ("", ".gz"):
+                target = f"{self.path}.{number}{extension}"
+                try:
+                    os.replace(f"{self.path}.{number - 1}{extension}", target)
+                except FileNotFoundError:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(target)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}.1.gz")  # the only other place is the first: it was not moved
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+            os.replace(self.path, f"{self.path}.1")
 
 
 def mend(path: str) -> int:
@@ -182,3 +203,14 @@ def complete(torn: bytes, moment_ns: int) -> bytes:
     text = text.decode("utf-8", "ignore").encode()  # a sequence cut in its middle
     moment = time.time_ns() if moment_ns <= 0 else moment_ns
     return b'%s%s","stream":"%s","time":"%s"}\n' % (_HEAD, text, stream, rfc3339_nano(moment)) if text else b""
+
+
+def _cut(records: bytes, room: int) -> int:
+    return records.find(b"\n", max(0, room - 1)) + 1 or len(records)
+
+
+def _whole(records: bytes, written: int) -> int:
+    return records.rfind(b"\n", 0, written) + 1
+
+
+JSON_LINES = Framing(_cut, _whole, mend)

@@ -68,7 +68,7 @@ def _play_life(stage: str, facts: HostFacts) -> bool:
     with ours:
         player.serve(theirs)
         for op, fields, has_client in _SCRIPT:
-            log = {"log": {"path": f"{stage}/log", "attrs": {"a": "b"}}} if op == "create" else {}
+            log = {"log": {"path": f"{stage}/log", "attrs": {"a": "b"}, "opts": _ROTATION}} if op == "create" else {}
             if goes_on or op == "shutdown":
                 answer = _play_request(player, ours, op, fields | log, has_client)
                 goes_on = goes_on and ("error" not in answer or op == _UNKNOWN)
@@ -80,6 +80,7 @@ def _play_life(stage: str, facts: HostFacts) -> bool:
 
 
 _UNKNOWN = "no such op"
+_ROTATION = {"max-size": 20_000_000, "max-file": 5, "compress": True}
 _ATTACH = {
     "stdin": True,
     "stdout": True,

@@ -22,8 +22,7 @@ from corten.shim.builtin import BuiltinRuntime
 from corten.shim.complain import complain
 from corten.shim.external import ExternalRuntime
 from corten.shim.health import Settings
-from corten.shim.jsonlog import encode_attributes
-from corten.shim.logfile import LogFile
+from corten.shim.log import open_log
 from corten.shim.loop import Loop
 from corten.shim.orphans import OrphanReaper
 from corten.shim.protocol import NETNS_FD, Message
@@ -31,7 +30,6 @@ from corten.shim.request import Request, attach_options
 from corten.shim.rest import Rest
 from corten.shim.rootfs import RootMount
 from corten.shim.server import Server
-from corten.shim.stdio import Log
 from corten.shim.task import TRACE, Task
 from corten.sys import files, prctl
 
@@ -126,8 +124,8 @@ class Shim:
         """The container, up to its waiting init."""
         if request.object("health"):
             self._task.watch_health(Settings(request.nested("health")), self._in_turn)
-        log = self._open_log(request.nested("log"))
         self._keep(request)
+        log = yield from open_log(request.nested("log"), self._loop, self._task.connections)
         init = yield from self._task.create(
             self._backend(request),
             tty=request.boolean("terminal"),
@@ -156,23 +154,6 @@ class Shim:
         self._reap_children()
         args = runtime.strings("args")
         return ExternalRuntime(self._directory, self._id, path, args, rootfs=rootfs, facts=self._facts)
-
-    def _open_log(self, request: Request) -> Log | None:
-        path = request.string("path")
-        driver = request.string("driver", "json-file" if path else "none")
-        if driver == "none":
-            return None
-        if driver != "json-file" or not path:
-            raise InvalidArgument(f"log: unknown driver {driver!r}" if path else "log: path is missing")
-        options = request.nested("opts")
-        file = LogFile(
-            path,
-            max_size=options.integer("max-size", -1),
-            max_files=options.integer("max-file", 1),
-            compress=options.boolean("compress"),
-        )
-        attributes = request.object("attrs")
-        return Log(file, encode_attributes({str(k): str(v) for k, v in attributes.items()}) if attributes else b"")
 
     def _start(self, request: Request) -> Steps[Message]:
         init = yield from self._task.start()

@@ -14,18 +14,14 @@ import os
 import socket
 import struct
 import termios
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from corten.errors import Unavailable
 from corten.shim.client import HIGH_WATER_BYTES, READ_BYTES, STDERR, STDOUT, AttachOptions, Client
-from corten.shim.jsonlog import RecordEncoder
-from corten.shim.logfile import LogFile
 from corten.shim.loop import READ, WRITE, Loop, Timer
 from corten.shim.protocol import close_all, receive_fds
 
-STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 _SINK_BYTES = 64 * 1024
 _TERMINAL_RETRY_S = 0.2
 _DRAIN_BYTES = 4 * 1024 * 1024  # per stream, at exit: a pipe holds 64 KiB, at most 1 MiB when the process enlarged it
@@ -34,31 +30,18 @@ _DRAIN_BYTES = 4 * 1024 * 1024  # per stream, at exit: a pipe holds 64 KiB, at m
 class Output(Protocol):
     """Where a process's output is kept."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the process has to wait."""
+
+    def when_there_is_room(self, call: Callable[[], None]) -> None:
+        """`call` whenever it is full no more."""
+
     def write(self, stream: int, data: bytes) -> None:
         """What one read(2) gave."""
 
     def end(self, stream: int) -> None:
         """The stream is over."""
-
-
-class Log:
-    """Where a process's output is kept: a file and one encoder per stream."""
-
-    __slots__ = ("encoders", "file")
-
-    def __init__(self, file: LogFile, attributes: bytes) -> None:
-        self.file = file
-        self.encoders = {stream: RecordEncoder(name, attributes) for stream, name in STREAM_NAMES.items()}
-
-    def write(self, stream: int, data: bytes) -> None:
-        records = self.encoders[stream].feed(data, time.time_ns())
-        if records:
-            self.file.append(records)
-
-    def end(self, stream: int) -> None:
-        records = self.encoders[stream].finish(time.time_ns())
-        if records:
-            self.file.append(records)
 
 
 class Source:
@@ -244,9 +227,11 @@ class Stdio:
     )  # fmt: skip
 
     def __init__(
-        self, loop: Loop, *, tty: bool, log: Output | None, on_detach: Callable[[], None], connections: set[Client]
+        self, loop: Loop, *, tty: bool, log: Output | None, on_detach: Callable[[], None], connections: set[object]
     ) -> None:
         """`connections` holds every open client of the shim, also those that only wait to be flushed."""
+        if log is not None:
+            log.when_there_is_room(self.client_drained)
         self.tty = tty
         self._connections = connections
         self._loop = loop
@@ -394,8 +379,13 @@ class Stdio:
 
     def client_drained(self) -> None:
         """Some client took output: go on reading if none is above its mark."""
-        if self._paused and all(client.pending < HIGH_WATER_BYTES for client in self._clients):
+        if self._paused and not self._is_full():
             self._pause(False)
+
+    def _is_full(self) -> bool:
+        return (self._log is not None and self._log.is_full) or any(
+            client.pending >= HIGH_WATER_BYTES for client in self._clients
+        )
 
     def _room(self) -> None:
         self._throttle(False)
@@ -410,8 +400,11 @@ class Stdio:
             source.pause(on)
 
     def _output(self, stream: int, data: bytes) -> None:
-        if self._log is not None:
-            self._log.write(stream, data)
+        log = self._log
+        if log is not None:
+            log.write(stream, data)
+            if log.is_full and not self._paused:
+                self._pause(True)
         for client in list(self._clients):
             client.send(stream, data)
             if client.pending >= HIGH_WATER_BYTES and not self._paused:

@@ -28,14 +28,15 @@ from corten.errors import AlreadyExists, CortenError, FailedPrecondition, Intern
 from corten.runtime import fast
 from corten.runtime.cgroups import Counters
 from corten.shim.backend import Backend, Phases, Steps, Streams
-from corten.shim.client import AttachOptions, Client
+from corten.shim.client import AttachOptions
 from corten.shim.complain import complain
 from corten.shim.health import Capture, Health, Settings
+from corten.shim.log import Log
 from corten.shim.loop import READ, Loop, Readable, Sleep
 from corten.shim.oom import OomWatch
 from corten.shim.process import EXITED, Process, is_pid_namespace_init
 from corten.shim.protocol import Message
-from corten.shim.stdio import Log, Output, Stdio, receive_master
+from corten.shim.stdio import Output, Stdio, receive_master
 from corten.sys import files
 
 EXIT_RECORD = "exit"
@@ -71,7 +72,7 @@ class Task:
         self.state = "new"
         self.phases = Phases()
         self.exit_record: Message | None = None
-        self.connections: set[Client] = set()
+        self.connections: set[object] = set()
         self.execs: dict[str, Process] = {}
         self.init: Process | None = None
         self.health: Health | None = None
@@ -431,7 +432,7 @@ class Task:
 
     def _close_log(self) -> None:
         if self._log is not None:
-            self._log.file.close()
+            self._log.close()
             self._log = None
 
     # States

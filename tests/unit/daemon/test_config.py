@@ -87,7 +87,7 @@ def test_a_flag_and_a_key_for_the_same_are_refused() -> None:
             {"default-ulimits": {"core": {"Soft": -1, "Hard": 5}}},
             "default-ulimits.core: soft limit must not exceed hard limit",
         ),
-        ({"log-driver": "syslog"}, "HostConfig.LogConfig: log driver syslog is not supported yet"),
+        ({"log-driver": "splunk"}, "HostConfig.LogConfig: log driver splunk is not supported yet"),
         ({"log-opts": {"foo": "x"}}, "unknown log opt 'foo' for json-file log driver"),
     ],
 )

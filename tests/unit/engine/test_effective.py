@@ -77,7 +77,10 @@ def test_defaults_of_the_host_configuration_are_dockers(decide: Decide) -> None:
     assert host["CgroupnsMode"] == "host"
     assert host["NetworkMode"] == "bridge"
     assert host["RestartPolicy"] == {"Name": "no", "MaximumRetryCount": 0}
-    assert host["LogConfig"] == {"Type": "json-file", "Config": {}}
+    assert host["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "20m", "max-file": "5", "compress": "true"},  # dockerd's is {}: no rotation
+    }
     assert host["OomKillDisable"] is False
     assert len(host["MaskedPaths"]) == 12
 

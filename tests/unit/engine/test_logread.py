@@ -6,10 +6,14 @@ import gzip
 import itertools
 import os
 import struct
+import time
 from pathlib import Path
 
-from corten.engine.logread import Formatter, Query, Reader, decode, fixed_time, rotated_files
+from corten.engine.logfiles import Reader, rotated_files
+from corten.engine.logformats import JSON_LINES, LENGTH_PREFIXED
+from corten.engine.logread import Formatter, Query, fixed_time
 from corten.engine.times import from_rfc3339
+from corten.shim.locallog import FRAMING, LocalEncoder
 from corten.shim.logfile import LogFile
 
 
@@ -19,7 +23,7 @@ def line(text: str, second: int = 0, stream: str = "stdout", **extra: str) -> st
 
 
 def read(path: Path, query: Query, *, raw: bool = True) -> bytes:
-    reader, formatter, out = Reader(str(path), query.tail), Formatter(query, raw=raw), b""
+    reader, formatter, out = Reader(str(path), JSON_LINES, query.tail), Formatter(query, raw=raw), b""
     while not formatter.is_past_until and (block := reader.read()):
         out += formatter.format(block)
     reader.close()
@@ -85,7 +89,7 @@ def test_a_line_that_is_no_record_is_left_out(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
     path = log(tmp_path, line("a"), '{"log":"half')
-    reader = Reader(str(path))
+    reader = Reader(str(path), JSON_LINES)
     assert reader.read() == line("a").encode()
     assert reader.read() == b""
     with path.open("a") as file:
@@ -96,7 +100,7 @@ def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
 
 def test_rotation_while_reading_loses_nothing(tmp_path: Path) -> None:
     path = log(tmp_path, line("a"))
-    reader = Reader(str(path))
+    reader = Reader(str(path), JSON_LINES)
     assert b'"a\\n"' in reader.read()
     with path.open("a") as file:
         file.write(line("b"))
@@ -116,7 +120,7 @@ def test_many_lines_come_whole(tmp_path: Path) -> None:
 
 
 def numbered(blocks: list[bytes]) -> list[int]:
-    return [int(record.log) for block in blocks for record in decode(block)]
+    return [int(record.log) for block in blocks for record in JSON_LINES.decode(block)]
 
 
 def test_files_that_are_rotated_while_an_older_one_is_read_come_once(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_files_that_are_rotated_while_an_older_one_is_read_come_once(tmp_path: P
     log_file = LogFile(path, max_size=50 * len(line("0000")), max_files=9)
     for number in range(200):
         log_file.append(line(f"{number:04}").encode())
-    reader = Reader(path)
+    reader = Reader(path, JSON_LINES)
     blocks = [reader.read()]
     for number in range(200, 300):
         log_file.append(line(f"{number:04}").encode())
@@ -146,7 +150,7 @@ def test_what_is_written_between_the_last_look_and_the_rotation_is_read(tmp_path
                 log_file.append(line(f"{next(numbers):04}").encode())
             return super()._find_newer()
 
-    numbers, reader = itertools.count(1), Racing(path)
+    numbers, reader = itertools.count(1), Racing(path, JSON_LINES)
     blocks = []
     while block := reader.read():
         blocks.append(block)
@@ -161,7 +165,116 @@ def test_a_reader_closes_all_its_files(tmp_path: Path) -> None:
         (tmp_path / f"x.log.{number}").write_text(line("b"))
     before = len(os.listdir("/proc/self/fd"))
     for tail in (-1, 0, 2):
-        reader = Reader(str(path), tail)
+        reader = Reader(str(path), JSON_LINES, tail)
         reader.read()
         reader.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_is_packed_behind_a_reader_is_not_read_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=10 * len(line("0000")), max_files=9, compress=True)
+    for number in range(15):
+        log_file.append(line(f"{number:04}").encode())
+    reader = Reader(path, JSON_LINES)
+    blocks = list(iter(reader.read, b""))
+    for number in range(15, 45):
+        log_file.append(line(f"{number:04}").encode())
+    deadline = time.monotonic() + 20
+    while len([name for name in os.listdir(tmp_path) if name.endswith(".gz")]) < 4:
+        assert time.monotonic() < deadline
+        log_file.settle()
+        time.sleep(0.01)
+    blocks += list(iter(reader.read, b""))
+    reader.close()
+    log_file.close()
+    assert numbered(blocks) == list(range(45))
+
+
+def test_what_a_slow_reader_has_open_survives_its_rotation(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=10 * len(line("0000")), max_files=2)
+    log_file.append(line("0000").encode())
+    reader = Reader(path, JSON_LINES)
+    blocks = [reader.read()]
+    for number in range(1, 100):
+        log_file.append(line(f"{number:04}").encode())
+        if number % 10 == 5:
+            blocks.append(reader.read())
+    blocks += list(iter(reader.read, b""))
+    reader.close()
+    log_file.close()
+    assert numbered(blocks) == list(range(100))
+
+
+def test_a_reader_in_the_middle_of_a_rotation_misses_no_file(tmp_path: Path) -> None:
+    """`.1` has moved on and the current file has not: there is a gap for a moment."""
+    path = log(tmp_path, line("c"))
+    (tmp_path / "x.log.2").write_text(line("b"))
+    (tmp_path / "x.log.10").write_text(line("a"))
+    assert read(path, Query()) == b"a\nb\nc\n"
+
+
+def test_a_log_is_read_whole_while_it_is_written_rotated_and_packed(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.log")
+    count = 20_000
+    child = os.fork()
+    if not child:
+        try:
+            log_file = LogFile(path, max_size=20_000, max_files=4, compress=True)
+            for number in range(0, count, 20):
+                log_file.append("".join(line(f"{one:06}") for one in range(number, number + 20)).encode())
+                log_file.settle()
+                time.sleep(0.0002)
+        finally:
+            os._exit(0)
+    blocks: list[bytes] = []
+    while not os.path.exists(path):
+        time.sleep(0.001)
+    reader = Reader(path, JSON_LINES)
+    deadline = time.monotonic() + 60
+    seen = 0
+    while seen < count:
+        assert time.monotonic() < deadline
+        if block := reader.read():
+            blocks.append(block)
+            seen += block.count(b"\n")
+    reader.close()
+    os.waitpid(child, 0)
+    assert numbered(blocks) == list(range(count))
+
+
+def local_log(tmp_path: Path, count: int, max_size: int) -> str:
+    path, encoder = str(tmp_path / "c.log"), LocalEncoder("stdout")
+    log_file = LogFile(path, max_size=max_size, max_files=5, framing=FRAMING)
+    for number in range(count):
+        log_file.append(encoder.feed(b"%04d\xff\n" % number, at(1)))
+    log_file.close()
+    return path
+
+
+def test_a_local_log_is_read_over_all_its_files_with_its_bytes(tmp_path: Path) -> None:
+    path = local_log(tmp_path, 300, 3000)
+    with gzip.open(f"{path}.2.gz", "wb") as file:
+        file.write(Path(f"{path}.2").read_bytes())
+    os.unlink(f"{path}.2")
+    for tail in (-1, 0, 1, 5, 150, 250, 1000):
+        reader, formatter, out = (
+            Reader(path, LENGTH_PREFIXED, tail),
+            Formatter(Query(), raw=True, format=LENGTH_PREFIXED),
+            b"",
+        )
+        while block := reader.read():
+            out += formatter.format(block)
+        reader.close()
+        expected = range(300) if tail < 0 else range(max(0, 300 - tail), 300)
+        assert out == b"".join(b"%04d\xff\n" % number for number in expected), tail
+
+
+def test_a_torn_end_of_a_local_log_does_not_count(tmp_path: Path) -> None:
+    path = local_log(tmp_path, 10, -1)
+    with open(path, "ab") as file:
+        file.write(b"\0\0\0\x20half")
+    reader = Reader(path, LENGTH_PREFIXED, 2)
+    assert [record.log for record in LENGTH_PREFIXED.decode(reader.read())] == ["0008\udcff\n", "0009\udcff\n"]
+    reader.close()

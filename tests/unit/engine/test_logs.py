@@ -7,8 +7,11 @@ from pathlib import Path
 
 from corten.docker.engine_api import LogOptions
 from corten.engine.container import Container
+from corten.engine.logconfig import LogPlace
+from corten.engine.logformats import JSON_LINES
 from corten.engine.logs import LogStream
 from corten.engine.record import Record
+from corten.shim.logfile import mend
 
 from .conftest import Decide
 
@@ -21,7 +24,7 @@ async def test_a_long_log_that_no_filter_lets_through_holds_up_nobody(decide: De
     record = Record(id="a" * 64, name="x", image_id="i", image_ref="i", created_ns=1, effective=decide())
     container = Container(record, asyncio.get_running_loop())
     options = LogOptions(stdout=True, since="1893456000")  # 2030
-    stream = LogStream(lambda: container, lambda _: str(path), options)
+    stream = LogStream(lambda: container, lambda _: LogPlace(str(path), JSON_LINES, mend), options)
     await stream.open()
     turns, is_over = 0, False
 

@@ -1,4 +1,4 @@
-"""Small tables: signals, names, restart policies, error texts, ps, devices, log options."""
+"""Small tables: signals, names, restart policies, error texts, ps, devices."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from corten.engine import devices, launcherrors, names
 from corten.engine.host import parse_list
 from corten.engine.restart import Backoff, should_restart
 from corten.engine.signals import parse_signal
-from corten.engine.start import log_attributes, log_files, log_size
 from corten.engine.top import parse
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.spec.docker import DeviceMapping, RestartPolicy
-
-from .conftest import Decide
 
 
 @pytest.mark.parametrize(
@@ -127,39 +124,6 @@ def test_device_rules_have_wildcards() -> None:
     assert devices.cgroup_rules(["c 13:* rwm"]) == [{"allow": True, "type": "c", "access": "rwm", "major": 13}]
     with pytest.raises(Internal, match=r"^invalid device cgroup rule format: 'foo'$"):
         devices.cgroup_rules(["foo"])
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("", -1), ("10", 10), ("10k", 10_000), ("1MiB", 10**6), ("1.5g", 15 * 10**8)]
-)
-def test_sizes_of_logs(text: str, size: int) -> None:
-    assert log_size(text) == size
-
-
-def test_wrong_log_options_fail_the_start_in_dockers_words() -> None:
-    with pytest.raises(Internal, match=r"failed to initialize logging driver: invalid size: 'x'$"):
-        log_size("x")
-    with pytest.raises(Internal, match=r"failed to initialize logging driver: max-size must be a positive number$"):
-        log_size("0")
-    with pytest.raises(Internal, match="max-file cannot be less than 1"):
-        log_files("0")
-
-
-def test_log_attributes_are_those_that_are_named(decide: Decide) -> None:
-    made = decide(Labels={"a": "1", "b": "2"}, Env=["X=3", "Y=4"])
-    assert log_attributes(made, {"labels": "a,nope", "env": "Y"}) == {"a": "1", "Y": "4"}
-
-
-@pytest.mark.parametrize("text", ["inf", "nan", "1e5", "1_0k", "-1k", "k", "1ib"])
-def test_a_size_that_only_python_knows_is_refused(text: str) -> None:
-    with pytest.raises(Internal, match=f"failed to initialize logging driver: invalid size: '{text}'$"):
-        log_size(text)
-
-
-@pytest.mark.parametrize(("text", "why"), [("9" * 30, "value out of range"), ("x", "invalid syntax")])
-def test_a_number_of_log_files_is_a_number(text: str, why: str) -> None:
-    with pytest.raises(Internal, match=f'strconv.Atoi: parsing "{text}": {why}$'):
-        log_files(text)
 
 
 def test_processors_that_nobody_has_are_not_counted() -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from corten.engine import streams
+from corten.engine.logconfig import LogPlace
+from corten.engine.logformats import JSON_LINES
 from corten.engine.logread import Formatter, Query
+from corten.shim.logfile import mend
 
 LINE = b'{"log":"%s\\n","stream":"stdout","time":"2026-01-02T03:04:05.000000006Z"}\n'
 
@@ -25,7 +28,8 @@ def write(client: socket.socket, log: str, *, ended: bool = False) -> bool:
     flag = threading.Event()
     if ended:
         flag.set()
-    return streams._write_log(client, log, Formatter(Query(stdout=True, stderr=True), raw=True), flag)
+    place = LogPlace(log, JSON_LINES, mend)
+    return streams._write_log(client, place, Formatter(Query(stdout=True, stderr=True), raw=True), flag)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

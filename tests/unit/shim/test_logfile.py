@@ -90,7 +90,7 @@ def test_without_a_process_for_compression_the_file_stays_plain(
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("corten.shim.logfile.os.fork", refuse)
+    monkeypatch.setattr("corten.shim.packer.os.fork", refuse)
     log = LogFile(str(tmp_path / "log"), max_size=len(RECORD), max_files=2, compress=True)
     log.append(RECORD * 2)
     log.close()
@@ -103,18 +103,19 @@ def test_rotated_files_are_compressed_in_the_background(tmp_path: Path) -> None:
     log = LogFile(str(path), max_size=len(RECORD), max_files=3, compress=True)
     for number in range(4):
         log.append(RECORD.replace(b"a", b"%d" % number))
-        wait_until_compressed(tmp_path)
+        wait_until_compressed(log, tmp_path)
     log.close()
     assert gzip.decompress((tmp_path / "log.1.gz").read_bytes()) == RECORD.replace(b"a", b"2")
     assert gzip.decompress((tmp_path / "log.2.gz").read_bytes()) == RECORD.replace(b"a", b"1")
     assert not (tmp_path / "log.3.gz").exists()
 
 
-def wait_until_compressed(folder: Path) -> None:
+def wait_until_compressed(log: LogFile, folder: Path) -> None:
     deadline = time.monotonic() + 10
     while any(not entry.name.endswith(".gz") and entry.name != "log" for entry in folder.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+        log.settle()
 
 
 def test_a_full_disk_costs_records_but_never_tears_one(tmp_path: Path) -> None:

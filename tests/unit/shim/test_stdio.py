@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from corten.errors import Unavailable
-from corten.shim.client import HIGH_WATER_BYTES, AttachOptions, Client
+from corten.shim.client import HIGH_WATER_BYTES, AttachOptions
 from corten.shim.detach import DEFAULT_KEYS
+from corten.shim.log import Log
 from corten.shim.logfile import LogFile
 from corten.shim.loop import Loop
-from corten.shim.stdio import Log, Stdio
+from corten.shim.stdio import Stdio
 
 OUT_FRAME = b"\x01\x00\x00\x00\x00\x00\x00\x02hi"
 ERR_FRAME = b"\x02\x00\x00\x00\x00\x00\x00\x03bad"
@@ -28,7 +29,7 @@ class Bench:
 
     def __init__(self, log: Log | None = None, *, tty: bool = False) -> None:
         self.loop = Loop()
-        self.connections: set[Client] = set()
+        self.connections: set[object] = set()
         self.detached = 0
         self.peers: list[socket.socket] = []
         self.stdio = Stdio(self.loop, tty=tty, log=log, on_detach=self.count, connections=self.connections)

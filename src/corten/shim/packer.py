@@ -1,0 +1,172 @@
+"""Compression of rotated log files, in a child at low priority, so that output never waits for it.
+
+    rotation ──► begin: the newest plain file is opened, a child writes PATH.packing ──► settle: PATH.n → PATH.n.gz
+
+The child renames nothing: it takes seconds, and meanwhile the log may be rotated again and again.  The shim finds the
+file that was packed by its inode, wherever rotation has put it.  The packed file's header names that inode (the field
+FNAME of RFC 1952), so that a reader who holds the plain file open knows it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from corten.shim.complain import complain
+from corten.shim.loop import READ, Loop
+from corten.sys import files
+
+_DONE = b"1"
+_OOM_SCORE_ADJ = "500"  # the log can do without; shims cannot
+
+
+class Packer:
+    """Packs `path`.1 … `path`.(max_files - 1), one at a time, the newest first.
+
+    With a loop the next one follows by itself; without, `settle` must be called.
+    """
+
+    __slots__ = ("_done", "_inode", "_loop", "_max_files", "_path", "_temporary")
+
+    def __init__(self, path: str, max_files: int, loop: Loop | None) -> None:
+        self._path = path
+        self._max_files = max_files
+        self._loop = loop
+        self._done = -1  # the pipe on which a child says that it is done
+        self._inode = 0
+        self._temporary = f"{path}.packing"
+        if files.exists(self._temporary):  # of a shim that was killed
+            os.unlink(self._temporary)
+        if files.exists(f"{path}.1"):  # what an earlier shim left
+            self.begin()
+
+    def begin(self) -> None:
+        """Pack the newest plain file, if there is one and no other is being packed."""
+        if self._done >= 0:
+            return
+        for number in range(1, self._max_files):
+            with contextlib.suppress(FileNotFoundError):
+                source = os.open(f"{self._path}.{number}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    self._inode = os.fstat(source).st_ino
+                    self._fork(source)
+                except OSError as error:  # no process left: the file stays plain, which every reader takes
+                    complain(error)
+                finally:
+                    os.close(source)
+                return
+
+    def settle(self) -> None:
+        """Put the packed file in the place of the plain one, if a child is done."""
+        if self._done < 0:
+            return
+        os.set_blocking(self._done, False)
+        try:
+            said = os.read(self._done, 1)
+        except BlockingIOError:
+            return
+        self._forget()
+        try:
+            self._install(is_whole=said == _DONE)
+        except OSError as error:
+            complain(error)
+            return
+        if said == _DONE:
+            self.begin()
+
+    def close(self) -> None:
+        """No more is packed; a child that is at work ends by itself, and what it made is removed by the next shim."""
+        if self._done >= 0:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._loop is not None:
+            self._loop.remove(self._done)
+        os.close(self._done)
+        self._done = -1
+
+    def _install(self, *, is_whole: bool) -> None:
+        for number in range(1, self._max_files):
+            plain = f"{self._path}.{number}"
+            if is_whole and _inode(plain) == self._inode:
+                os.replace(self._temporary, f"{plain}.gz")
+                os.unlink(plain)
+                return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    def _fork(self, source: int) -> None:
+        """A grandchild: nobody has to reap it."""
+        done, say = os.pipe()
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(done)
+            os.close(say)
+            raise
+        if not child:
+            _leave(self._temporary, source, say)
+        os.close(say)
+        os.waitpid(child, 0)
+        self._done = done
+        if self._loop is not None:
+            self._loop.add(done, READ, lambda events: self.settle())
+
+
+def _leave(target: str, source: int, say: int) -> None:
+    """In the child; does not return."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        if os.fork() == 0:
+            keep_only(source, say)
+            os.nice(19)
+            be_killable()
+            _pack(source, target)
+            try:
+                os.write(say, _DONE)
+            except BrokenPipeError:  # the container has ended: the next one packs the file
+                os.unlink(target)
+        status = 0
+    except FileNotFoundError:
+        status = 0  # the container was removed, and its log with it
+    except Exception as error:  # the child's outermost loop
+        complain(error)
+    finally:
+        os._exit(status)
+
+
+def keep_only(*kept: int) -> None:
+    """Close every descriptor but standard error and these: a client's connection must end when the shim says so."""
+    last = 2
+    for fd in sorted(kept):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def be_killable() -> None:
+    """The first to go when memory ends."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(_OOM_SCORE_ADJ)
+
+
+def _pack(source: int, target: str) -> None:
+    import gzip
+    import shutil
+
+    status = os.fstat(source)
+    with (
+        open(source, "rb", closefd=False) as plain,
+        open(target, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, status.st_mode & 0o777)) as file,
+        gzip.GzipFile(str(status.st_ino), "wb", 6, file, mtime=status.st_mtime) as packed,
+    ):
+        shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return -1

@@ -1,0 +1,320 @@
+"""Logs of a whole engine: rotation under load, every driver, and who may hold up a container."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import images
+from support.dockerd import Dockerd
+from support.engine import CortenEngine
+
+IMAGE = images.BUSYBOX_REF
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[CortenEngine]:
+    with CortenEngine() as made:
+        made.docker("load", "-i", str(images.busybox()), check=True)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def no_containers(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "engine" in request.fixturenames:
+        running: CortenEngine = request.getfixturevalue("engine")
+        if names := running.docker("ps", "-aq", check=True).stdout.split():
+            running.docker("rm", "-f", *names, check=True)
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(engine.docker("inspect", name, check=True).stdout)[0]
+    return found
+
+
+def files_of(engine: CortenEngine, name: str) -> list[str]:
+    folder = engine.data_root / "containers" / inspect(engine, name)["Id"]
+    return sorted(path.name.partition("-json.log")[2] for path in folder.glob("*-json.log*"))
+
+
+def numbers(text: str) -> list[int]:
+    return [int(line) for line in text.splitlines()]
+
+
+# Rotation
+
+
+def test_a_follower_gets_every_line_once_while_the_log_is_rotated_and_packed(engine: CortenEngine) -> None:
+    """Two followers, one of them slow; a pace that any machine keeps, and some twenty rotations."""
+    script = "i=0; while [ $i -lt 60 ]; do seq $((i*1000)) $((i*1000+999)); i=$((i+1)); sleep 0.05; done"
+    rotation = ("--log-opt", "max-size=200k", "--log-opt", "max-file=4", "--log-opt", "compress=true")
+    engine.docker("run", "-d", "--name", "box", *rotation, IMAGE, "sh", "-c", f"{script}; sleep 3", check=True)
+    followers = [follow(engine, "box"), follow(engine, "box")]
+    slow: list[bytes] = []
+    assert followers[1].stdout is not None
+    while piece := followers[1].stdout.read(1 << 12):
+        slow.append(piece)
+        time.sleep(0.01)
+    out, _ = followers[0].communicate(timeout=60)
+    assert followers[1].wait(10) == 0
+    for seen in (out, b"".join(slow)):
+        assert numbers(seen.decode()) == list(range(60_000))
+    slow_follower = followers[1].stdout
+    slow_follower.close()
+    kept = numbers(engine.docker("logs", "box", check=True).stdout)
+    assert kept == list(range(kept[0], 60_000))
+    assert files_of(engine, "box") == ["", ".1.gz", ".2.gz", ".3.gz"]
+
+
+def follow(engine: CortenEngine, name: str) -> subprocess.Popen[bytes]:
+    command = [*engine.netns.enter, "docker", "-H", engine.host, "logs", "-f", name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
+
+def test_tails_and_bounds_reach_into_packed_files(engine: CortenEngine) -> None:
+    rotation = ("--log-opt", "max-size=20k", "--log-opt", "max-file=5", "--log-opt", "compress=true")
+    script = "seq 1 500; sleep 1.5; seq 501 1000"
+    engine.docker("run", "-d", "--name", "box", *rotation, "--label", "a=b", "--log-opt", "labels=a", IMAGE, "sh", "-c",
+                  f"{script}; sleep 60", check=True)  # fmt: skip
+    until(lambda: engine.docker("logs", "--tail", "1", "box").stdout == "1000\n", "all lines")
+    until(lambda: all(not name or name.endswith(".gz") for name in files_of(engine, "box")), "packed")
+    assert len(files_of(engine, "box")) > 2
+    stamped = engine.docker("logs", "-t", "box", check=True).stdout.splitlines()
+    assert [int(line.split()[1]) for line in stamped] == list(range(1, 1001))
+    middle = stamped[500].split()[0]
+    assert numbers(engine.docker("logs", "--tail", "900", "box", check=True).stdout) == list(range(101, 1001))
+    assert numbers(engine.docker("logs", "--since", middle, "box", check=True).stdout) == list(range(501, 1001))
+    before = stamped[499].split()[0]
+    assert numbers(engine.docker("logs", "--until", before, "box", check=True).stdout) == list(range(1, 501))
+    assert engine.docker("logs", "--details", "--tail", "1", "box", check=True).stdout == "a=b 1000\n"
+
+
+def test_a_log_is_rotated_by_default_and_inspect_says_so(engine: CortenEngine) -> None:
+    script = f"yes {'x' * 99} | head -n 200000; touch /tmp/done; sleep 60"
+    engine.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", script, check=True)
+    config = {"max-size": "20m", "max-file": "5", "compress": "true"}
+    assert inspect(engine, "box")["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": config}
+    until(lambda: files_of(engine, "box") == ["", ".1.gz"], "a packed file")
+    assert len(engine.docker("logs", "box", check=True).stdout.splitlines()) == 200_000
+
+
+def test_a_full_log_counts_in_df(engine: CortenEngine) -> None:
+    before = df(engine)
+    engine.docker("run", "--name", "box", IMAGE, "sh", "-c", f"yes {'x' * 99} | head -n 50000", check=True)
+    grown = df(engine) - before
+    assert 6_000_000 <= grown <= 12_000_000
+    (row,) = [one for one in usage(engine)["Containers"] if one["Names"] == ["/box"]]
+    assert row["SizeLog"] <= row["SizeRw"]
+    assert row["SizeLog"] >= 6_000_000
+
+
+def usage(engine: CortenEngine) -> dict[str, Any]:
+    command = ["curl", "-s", "--unix-socket", str(engine.socket), "http://d/v1.44/system/df?type=container"]
+    found: dict[str, Any] = json.loads(subprocess.check_output(command))
+    return found
+
+
+def df(engine: CortenEngine) -> int:
+    return sum(one.get("SizeRw", 0) for one in usage(engine)["Containers"] or ())
+
+
+# Drivers
+
+
+def test_local_is_read_and_rotated(engine: CortenEngine) -> None:
+    script = r"seq 1 5000; sleep 2; printf 'raw \377 end'; echo err >&2"
+    engine.docker("run", "-d", "--name", "box", "--log-driver", "local", "--log-opt", "max-size=50k", IMAGE, "sh", "-c",
+                  script, check=True)  # fmt: skip
+    folder = engine.data_root / "containers" / inspect(engine, "box")["Id"] / "local-logs"
+    until((folder / "container.log.1.gz").exists, "a packed file")
+    engine.docker("wait", "box", check=True)
+    raw = subprocess.run([*engine.netns.enter, "docker", "-H", engine.host, "logs", "box"], capture_output=True,
+                         check=True)  # fmt: skip
+    lines = raw.stdout.splitlines()
+    assert lines[:-1] == [b"%d" % number for number in range(1, 5001)]
+    assert lines[-1] == b"raw \xff end"
+    assert raw.stderr == b"err\n"
+    assert engine.docker("logs", "--tail", "2", "box", check=True).stdout.startswith("raw ")
+    assert inspect(engine, "box")["LogPath"] == ""
+
+
+def test_dockerd_reads_the_local_log_that_we_write(engine: CortenEngine, dockerd: Dockerd) -> None:
+    script = "seq 1 100; head -c 40000 /dev/zero | tr '\\0' x; echo; printf end; echo bad >&2"
+    for side in (engine, dockerd):
+        side.docker("run", "--name", "ours", "--log-driver", "local", IMAGE, "sh", "-c", script, check=True)
+    ids = [json.loads(side.docker("inspect", "ours", check=True).stdout)[0]["Id"] for side in (engine, dockerd)]
+    source = engine.data_root / "containers" / ids[0] / "local-logs/container.log"
+    target = dockerd.folder / "data/containers" / ids[1] / "local-logs/container.log"
+    expected = engine.docker("logs", "ours", check=True)
+    theirs = dockerd.docker("logs", "ours", check=True)
+    assert (expected.stdout, expected.stderr) == (theirs.stdout, theirs.stderr)
+    target.write_bytes(source.read_bytes())
+    read = dockerd.docker("logs", "ours", check=True)
+    dockerd.docker("rm", "ours", check=True)
+    assert (read.stdout, read.stderr) == (expected.stdout, expected.stderr)
+
+
+class Collector:
+    """A syslog daemon on a unix socket."""
+
+    def __init__(self, folder: Path, kind: int = socket.SOCK_DGRAM) -> None:
+        self.path = folder / "collector"
+        self.lines: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, kind)
+        self._socket.bind(str(self.path))
+        self._socket.settimeout(0.1)
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._is_over:
+            try:
+                self.lines.append(self._socket.recv(1 << 20).decode())
+            except TimeoutError:
+                continue
+
+    def close(self) -> None:
+        self._is_over = True
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    made = Collector(tmp_path)
+    yield made
+    made.close()
+
+
+def syslog(collector: Collector, *more: str) -> tuple[str, ...]:
+    address = f"syslog-address=unixgram://{collector.path}"
+    return ("--log-driver", "syslog", "--log-opt", address, "--log-opt", "tag={{.Name}}/{{.ID}}", *more)
+
+
+def test_syslog_is_sent_and_can_be_read(engine: CortenEngine, collector: Collector) -> None:
+    script = "seq 1 200; echo bad >&2; printf last"
+    engine.docker("run", "--name", "box", *syslog(collector), IMAGE, "sh", "-c", script, check=True)
+    ident = inspect(engine, "box")["Id"][:12]
+    until(lambda: len(collector.lines) == 202, "all lines")
+    bodies = [line.partition("]: ")[2] for line in collector.lines if line.startswith("<30>")]
+    assert bodies == [*(f"{number}\n" for number in range(1, 201)), "last\n"]
+    assert re.match(rf"<27>.* box/{ident}\[\d+\]: bad\n", next(x for x in collector.lines if x.startswith("<27>")))
+    read = engine.docker("logs", "box", check=True)
+    assert (numbers(read.stdout.removesuffix("last")), read.stderr) == (list(range(1, 201)), "bad\n")
+
+
+def test_with_the_cache_disabled_nothing_can_be_read(engine: CortenEngine, collector: Collector) -> None:
+    options = syslog(collector, "--log-opt", "cache-disabled=true")
+    engine.docker("run", "--name", "box", *options, IMAGE, "echo", "x", check=True)
+    until(lambda: len(collector.lines) == 1, "the line")
+    done = engine.docker("logs", "box")
+    assert done.returncode == 1
+    assert "configured logging driver does not support reading" in done.stderr
+
+
+def test_a_server_that_is_not_there_fails_the_start_in_dockers_words(engine: CortenEngine) -> None:
+    done = engine.docker("run", "--name", "box", "--log-driver", "syslog", "--log-opt",
+                         "syslog-address=tcp://127.0.0.1:1", IMAGE, "true")  # fmt: skip
+    assert done.returncode in (125, 127, 128)
+    why = "failed to create task for container: failed to initialize logging driver: dial tcp 127.0.0.1:1: connect: "
+    assert why + "connection refused" in done.stderr
+    assert inspect(engine, "box")["State"]["Status"] == "created"
+
+
+def stuck(folder: Path) -> tuple[socket.socket, str]:
+    """A server that takes a connection and reads nothing."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(str(folder / "stuck"))
+    server.listen()
+    server.settimeout(20)
+    return server, f"syslog-address=unix://{folder}/stuck"
+
+
+def test_a_server_that_does_not_read_holds_up_a_container_that_is_to_wait(engine: CortenEngine, tmp_path: Path) -> None:
+    server, address = stuck(tmp_path)
+    script = f"yes {'x' * 99} | head -n 30000; echo done > /tmp/done"
+    with server:
+        engine.docker("run", "-d", "--name", "box", "--log-driver", "syslog", "--log-opt", address, IMAGE, "sh", "-c",
+                      script, check=True)  # fmt: skip
+        connection, _ = server.accept()
+        time.sleep(1)
+        assert inspect(engine, "box")["State"]["Running"]
+        size = 0
+        connection.settimeout(20)
+        while data := connection.recv(1 << 20):
+            size += data.count(b"\n")
+        assert size == 30_000
+        connection.close()
+    assert engine.docker("wait", "box", check=True).stdout == "0\n"
+
+
+def test_a_server_that_does_not_read_holds_up_nobody_who_is_not_to_wait(engine: CortenEngine, tmp_path: Path) -> None:
+    server, address = stuck(tmp_path)
+    with server:
+        mode = ("--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=64k")
+        done = engine.docker("run", "-d", "--name", "box", "--log-driver", "syslog", "--log-opt", address, *mode, IMAGE,
+                             "sh", "-c", f"yes {'x' * 99} | head -n 100000", check=True, timeout=60)  # fmt: skip
+        assert done.returncode == 0
+        assert engine.docker("wait", "box", check=True).stdout == "0\n"
+        assert len(engine.docker("logs", "box", check=True).stdout.splitlines()) == 100_000
+        engine.docker("rm", "box", check=True)
+
+
+def test_a_log_goes_on_without_cortend(engine: CortenEngine, collector: Collector) -> None:
+    script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.01; done"
+    rotation = ("--log-opt", "max-size=5k", "--log-opt", "max-file=9", "--log-opt", "compress=true")
+    engine.docker("run", "-d", "--name", "box", *rotation, IMAGE, "sh", "-c", script, check=True)
+    engine.docker("run", "-d", "--name", "far", *syslog(collector), IMAGE, "sh", "-c", script, check=True)
+    engine.kill9()
+    time.sleep(1)
+    engine.start()
+    assert engine.docker("wait", "box", "far", check=True).stdout == "0\n0\n"
+    assert numbers(engine.docker("logs", "box", check=True).stdout) == list(range(400))
+    assert numbers(engine.docker("logs", "far", check=True).stdout) == list(range(400))
+    until(lambda: len(collector.lines) == 400, "all lines")
+    assert [int(line.partition("]: ")[2]) for line in collector.lines] == list(range(400))
+
+
+def test_info_names_the_drivers(engine: CortenEngine) -> None:
+    info = json.loads(engine.docker("info", "--format", "{{json .}}", check=True).stdout)
+    assert info["Plugins"]["Log"] == ["fluentd", "gelf", "journald", "json-file", "local", "none", "syslog"]
+    assert info["LoggingDriver"] == "json-file"
+
+
+def test_a_container_with_a_courier_leaves_no_process(engine: CortenEngine, collector: Collector) -> None:
+    engine.docker("run", "-d", "--name", "box", *syslog(collector), IMAGE, "sleep", "60", check=True)
+    ident = inspect(engine, "box")["Id"]
+    assert len(shims(ident)) == 2
+    engine.docker("rm", "-f", "box", check=True)
+    until(lambda: not shims(ident), "end of the courier")
+
+
+def shims(ident: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if ident.encode() in words and b"corten-shim" in words:
+            found.append(folder.name)
+    return [pid for pid in found if pid != str(os.getpid())]

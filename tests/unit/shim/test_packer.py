@@ -1,0 +1,144 @@
+"""Compression of rotated files, while they go on being rotated."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from corten.shim import packer
+from corten.shim.logfile import LogFile
+from corten.shim.loop import Loop
+
+
+def record(number: int) -> bytes:
+    return b'{"log":"%06d\\n","stream":"stdout","time":"2026-01-02T03:04:05.5Z"}\n' % number
+
+
+SIZE = len(record(0))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of the log's files by number: plain, or unpacked."""
+    found = {}
+    for path in folder.iterdir():
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        found[path.name] = data
+    return found
+
+
+def wait(condition: object, log: LogFile, loop: Loop | None = None) -> None:
+    deadline = time.monotonic() + 20
+    assert callable(condition)
+    while not condition():
+        assert time.monotonic() < deadline
+        if loop is not None:
+            loop.turn(0.05)
+        else:
+            time.sleep(0.01)
+            log.settle()
+
+
+def test_a_file_that_is_rotated_while_it_is_packed_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = tmp_path.parent / f"{tmp_path.name}-go"
+    true_pack = packer._pack
+
+    def slowly(source: int, target: str) -> None:
+        while not go.exists():
+            time.sleep(0.005)
+        true_pack(source, target)
+
+    monkeypatch.setattr(packer, "_pack", slowly)
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=5, compress=True)
+    for number in range(4):  # the first file is being packed, and moves on twice
+        log.append(record(number))
+    go.touch()
+    wait(lambda: sum(path.suffix == ".gz" for path in tmp_path.iterdir()) == 3, log)
+    log.close()
+    go.unlink()
+    names = ("log.3.gz", "log.2.gz", "log.1.gz", "log")
+    assert contents(tmp_path) == {name: record(number) for number, name in enumerate(names)}
+
+
+def test_a_file_that_is_gone_when_it_is_packed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path.parent / f"{tmp_path.name}-go"
+    true_pack = packer._pack
+
+    def slowly(source: int, target: str) -> None:
+        while not go.exists():
+            time.sleep(0.005)
+        true_pack(source, target)
+
+    monkeypatch.setattr(packer, "_pack", slowly)
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=2, compress=True)
+    for number in range(5):
+        log.append(record(number))
+    go.touch()
+    wait(lambda: (tmp_path / "log.1.gz").exists() and not (tmp_path / "log.1").exists(), log)
+    log.close()
+    go.unlink()
+    assert contents(tmp_path) == {"log": record(4), "log.1.gz": record(3)}
+
+
+def test_old_packed_files_make_room_for_plain_ones(tmp_path: Path) -> None:
+    """A place that has nothing to take over is empty afterwards: else its old file would hide or be hidden."""
+    (tmp_path / "log.1.gz").write_bytes(gzip.compress(record(1)))
+    (tmp_path / "log.2.gz").write_bytes(gzip.compress(record(0)))
+    (tmp_path / "log").write_bytes(record(2))
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3)
+    log.append(record(3))
+    log.append(record(4))
+    log.close()
+    assert contents(tmp_path) == {"log": record(4), "log.1": record(3), "log.2": record(2)}
+
+
+def test_with_a_loop_all_files_are_packed_in_time(tmp_path: Path) -> None:
+    loop = Loop()
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=6, compress=True, loop=loop)
+    log.append(b"".join(map(record, range(9))))
+    wait(
+        lambda: {path.name for path in tmp_path.iterdir()} == {"log", *(f"log.{n}.gz" for n in range(1, 6))}, log, loop
+    )
+    log.close()
+    found = contents(tmp_path)
+    assert b"".join(found[name] for name in sorted(found, reverse=True)[:5]) == b"".join(map(record, range(3, 8)))
+
+
+def test_a_packed_file_names_the_inode_that_it_had(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=2, compress=True)
+    log.append(record(0))
+    inode = (tmp_path / "log").stat().st_ino
+    log.append(record(1))
+    wait((tmp_path / "log.1.gz").exists, log)
+    log.close()
+    assert (tmp_path / "log.1.gz").read_bytes()[10:].startswith(str(inode).encode() + b"\0")
+
+
+def test_what_a_killed_shim_left_is_packed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "log.packing").write_bytes(b"half")
+    (tmp_path / "log.1").write_bytes(record(0))
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
+    wait(lambda: (tmp_path / "log.1.gz").exists() and not (tmp_path / "log.1").exists(), log)
+    log.close()
+    assert contents(tmp_path) == {"log": b"", "log.1.gz": record(0)}
+
+
+def test_a_packing_child_holds_no_descriptor_of_its_shim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = tmp_path.parent / f"{tmp_path.name}-seen"
+
+    def look(source: int, target: str) -> None:
+        seen.write_text(str(len(os.listdir("/proc/self/fd"))))
+        raise OSError("no more")
+
+    monkeypatch.setattr(packer, "_pack", look)
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=2, compress=True)
+    log.append(record(0) + record(1))
+    wait(lambda: seen.exists() and seen.read_text() != "", log)
+    log.close()
+    assert int(seen.read_text()) <= 6  # 0 to 2, the file, the pipe, the look
+    seen.unlink()
