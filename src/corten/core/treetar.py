@@ -27,7 +27,7 @@ EMPTY_TAR = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3
 """Digest of an archive without entries, which dockerd does not count as a layer."""
 
 _CHUNK = 1 << 20
-_KINDS = {
+KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
     stat.S_IFLNK: Kind.SYMLINK,
@@ -87,7 +87,7 @@ class _Writer:
 
     def write(self, node: Node) -> Iterator[bytes]:
         """What the archive has of a file; nothing of one that has vanished or become another since it was listed."""
-        kind = _KINDS.get(stat.S_IFMT(node.status.st_mode))
+        kind = KINDS.get(stat.S_IFMT(node.status.st_mode))
         if kind is None:
             return
         try:
@@ -128,7 +128,7 @@ class _Writer:
         )
         yield header(entry)
         if size:
-            yield from _content(fd, size)
+            yield from content(fd, size)
             yield padding(size)
 
     def _count(self, size: int) -> None:
@@ -143,7 +143,7 @@ class _Writer:
             raise InvalidArgument(f"files of the layer are larger than {limits.apparent} bytes")
 
 
-def _content(fd: int, size: int) -> Iterator[bytes]:
+def content(fd: int, size: int) -> Iterator[bytes]:
     """Exactly `size` bytes: of a file that grows meanwhile no more, of one that shrinks zeros."""
     source = reopen(fd)
     try:

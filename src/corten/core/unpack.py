@@ -174,10 +174,10 @@ class _Writer:
         try:
             if entry.segments is None:
                 for piece in self._reader.data():
-                    _write_all(fd, piece)
+                    write_all(fd, piece)
             else:
                 os.ftruncate(fd, entry.size)
-                _write_segments(fd, entry.segments, self._reader.data())
+                write_segments(fd, entry.segments, self._reader.data())
             self._size += entry.size
             if entry.uid or entry.gid:  # new files are root's: no directory has its set-id bit yet
                 os.fchown(fd, entry.uid, entry.gid)
@@ -425,7 +425,8 @@ class _Writer:
             os.close(fd)
 
 
-def _write_all(fd: int, piece: memoryview) -> None:
+def write_all(fd: int, piece: memoryview) -> None:
+    """All of a piece."""
     written = os.write(fd, piece)
     while written < len(piece):
         written += os.write(fd, piece[written:])
@@ -460,7 +461,7 @@ def _chmod_node(place: Place, base: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def _write_segments(fd: int, segments: Iterable[tuple[int, int]], pieces: Iterator[memoryview]) -> None:
+def write_segments(fd: int, segments: Iterable[tuple[int, int]], pieces: Iterator[memoryview]) -> None:
     """Writes stored pieces to where a sparse file has them."""
     rest = memoryview(b"")
     for start, length in segments:

@@ -100,9 +100,11 @@ class Call:
         body = error_body(text)
         return web.Response(status=status, body=body, headers=self.headers, content_type="application/json")
 
-    async def stream(self, content_type: str = "application/json") -> web.StreamResponse:
+    async def stream(
+        self, content_type: str = "application/json", headers: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
         """A streamed answer whose head is sent at once."""
-        response = web.StreamResponse(headers={**self.headers, "Content-Type": content_type})
+        response = web.StreamResponse(headers={**self.headers, **(headers or {}), "Content-Type": content_type})
         if self.request.version >= (1, 1):
             response.enable_chunked_encoding()
         self.is_started = True

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from corten import errors
-from corten.docker import archives, containers, images, registries, system, volumes
+from corten.docker import archives, containers, copy, images, registries, system, volumes
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -40,6 +40,9 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/containers/{}/logs", containers.logs),
     ("GET", "/containers/{}/stats", containers.stats),
     ("GET", "/containers/{}/export", archives.export),
+    ("HEAD", "/containers/{}/archive", copy.stat),
+    ("GET", "/containers/{}/archive", copy.archive),
+    ("PUT", "/containers/{}/archive", copy.extract),
     ("POST", "/commit", archives.commit),
     ("GET", "/containers/{}/changes", archives.changes),
     ("GET", "/containers/{}/corten/trace", containers.trace),
@@ -81,9 +84,6 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
 
 # What dockerd serves and Corten does not yet: (method, path, the operation in words).
 UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
-    ("HEAD", "/containers/{}/archive", "container copy"),
-    ("GET", "/containers/{}/archive", "container copy"),
-    ("PUT", "/containers/{}/archive", "container copy"),
     ("GET", "/containers/{}/attach/ws", "container attach over a websocket"),
     ("GET", "/containers/{}/checkpoints", "checkpoint list"),
     ("POST", "/containers/{}/checkpoints", "checkpoint create"),

@@ -21,6 +21,7 @@ from corten.engine import events, filters, logfiles, plan, stats, top
 from corten.engine.archives import Archives
 from corten.engine.commits import Commits
 from corten.engine.container import Container
+from corten.engine.copies import Copies
 from corten.engine.copyups import CopyUps
 from corten.engine.effective import explain
 from corten.engine.execs import Execs
@@ -148,6 +149,9 @@ class Engine:
         self.image_save = archives.save
         self.container_export = archives.export
         self.container_changes = archives.changes
+        copies = Copies(parts)
+        self.container_path_stat, self.container_archive = copies.stat, copies.archive
+        self.container_extract = copies.extract
         self.container_commit = self._lasting.verb(Commits(parts, self._life).commit)
 
     # Life

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from corten.core import archive, gc, importer, rmi
 from corten.core.images import new_tag, short_id
+from corten.engine.inflow import Chunks, in_thread_with
 from corten.engine.parts import Parts
 from corten.engine.relay import Tell, relayed
 from corten.engine.threads import in_own_thread
-from corten.errors import Internal
 from corten.spec import progress
 from corten.spec.image import Platform
 from corten.spec.platforms import parse_platform
 
 Json = dict[str, Any]
-T = TypeVar("T")
-
-_CHUNK_BYTES: Final = 1 << 20
 
 
 class Images:
@@ -34,7 +31,7 @@ class Images:
         self, body: AsyncIterator[bytes], quiet: bool, platform: Platform | None = None
     ) -> AsyncIterator[Json]:
         """Lines of progress as Docker's; the last say what was loaded."""
-        source = _Chunks(body, asyncio.get_running_loop())
+        source = Chunks(body, asyncio.get_running_loop())
 
         def work(tell: Tell) -> None:
             def layer(diff_id: str, current: int, total: int) -> None:
@@ -57,7 +54,7 @@ class Images:
         """The last line is the new image's id."""
         reference = new_tag(repo, tag) if repo else None
         wanted = parse_platform(platform, archive.host_platform()) if platform else None
-        image = await _in_thread_with(
+        image = await in_thread_with(
             body,
             lambda chunks: importer.import_rootfs(
                 chunks, self._parts.images, reference=reference, message=message, changes=changes, platform=wanted
@@ -92,52 +89,3 @@ class Images:
 
     def _uses(self) -> list[rmi.Use]:
         return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
-
-
-async def _in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]) -> T:
-    """Run `work` in a thread over the chunks of a request's body.  Its errors are raised, the disk's as Internal.
-
-    The thread is its own: a client that sends slowly, or stops, holds up nobody else.
-    """
-    loop = asyncio.get_running_loop()
-    source = _Chunks(body, loop)
-    try:
-        return await in_own_thread("archive", lambda: work(iter(source)))
-    except ConnectionError:  # the client's
-        raise
-    except OSError as error:
-        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
-    finally:
-        source.close()
-
-
-class _Chunks:
-    """The body as a blocking iterator for one thread: pieces of at least a MiB, so that hops are few."""
-
-    def __init__(self, body: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        self._body = body
-        self._loop = loop
-        self._closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Raises ConnectionAbortedError once it was closed: half an archive must not look like a whole one."""
-        while True:
-            chunk = b"" if self._closed else asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-            if self._closed:
-                raise ConnectionAbortedError("the client went away")
-            if not chunk:
-                return
-            yield chunk
-
-    async def _next(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for piece in self._body:
-            parts.append(piece)
-            size += len(piece)
-            if size >= _CHUNK_BYTES:
-                break
-        return b"".join(parts)
-
-    def close(self) -> None:
-        self._closed = True

@@ -26,6 +26,7 @@ from corten.engine.registries import Registries
 from corten.engine.retry import Retries
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
+from corten.engine.views import Views
 from corten.errors import Unavailable
 from corten.network.bridge import BridgeDriver
 
@@ -54,6 +55,7 @@ class Parts:
     networks: Networks
     retries: Retries
     registries: Registries = field(init=False)
+    views: Views = field(init=False)
     init_binary: str = ""
     started_ns: int = 0
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
@@ -62,6 +64,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.registries = Registries(lambda: self.settings)
+        self.views = Views(self)
 
     @property
     def cgroup_parent(self) -> str:

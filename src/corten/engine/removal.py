@@ -147,6 +147,7 @@ class Removal:
         """The disk's part of a removal: after its task is gone, its layer and its directory."""
         if cleanup is not None:
             await asyncio.wait([cleanup])
+        await self._parts.views.leave(container.id, f"container {container.id} was removed", patience_s=0)
         await self._discard(container.id, container.record.image_id)
 
     async def _discard(self, container_id: str, image_id: str) -> None:

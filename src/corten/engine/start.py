@@ -129,6 +129,7 @@ class Starter:
         check_startable(container)
         if container.cleanup is not None:
             await asyncio.wait([container.cleanup])
+        await self._parts.views.leave(container.id, f"container {container.id} is being started")
         run = Run(container)
         try:
             async with AsyncExitStack() as undo:

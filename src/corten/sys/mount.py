@@ -85,8 +85,8 @@ def messages(context_fd: int) -> list[str]:
 
 
 def open_tree(path: str, *, dir_fd: int = AT_FDCWD, recursive: bool = False) -> int:
-    """A detached copy of the mount at `path` (OPEN_TREE_CLONE)."""
-    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    """A detached copy of the mount at `path` (OPEN_TREE_CLONE); of `dir_fd` itself for an empty one."""
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
     return syscall(_OPEN_TREE, dir_fd, os.fsencode(path), flags)
 
 
@@ -95,10 +95,19 @@ def move_mount(mount_fd: int, target: str) -> None:
     syscall(_MOVE_MOUNT, mount_fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH)
 
 
-def mount_setattr(mount_fd: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0) -> None:
-    """Change the attributes of the mount that the descriptor refers to (not below it)."""
+def move_mount_onto(mount_fd: int, target_fd: int) -> None:
+    """Attach a detached mount on what `target_fd` is open on."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    syscall(_MOVE_MOUNT, mount_fd, b"", target_fd, b"", flags)
+
+
+def mount_setattr(
+    mount_fd: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, recursive: bool = False
+) -> None:
+    """Change the attributes of the mount that the descriptor refers to; not below it unless `recursive`."""
     attributes = struct.pack("=4Q", attr_set, attr_clr, propagation, 0)
-    syscall(_MOUNT_SETATTR, mount_fd, b"", AT_EMPTY_PATH, attributes, len(attributes))
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    syscall(_MOUNT_SETATTR, mount_fd, b"", flags, attributes, len(attributes))
 
 
 def mount(source: str, target: str, filesystem: str | None, flags: int, data: str | None = None) -> None:

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json, LogOptions
 from corten.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, NotModified
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
@@ -352,6 +354,23 @@ class FakeEngine(FakeImages, FakeVolumes):
 
     async def container_export(self, ref: str) -> AsyncIterator[bytes]:
         yield self.find(ref).name.encode()
+
+    async def container_path_stat(self, ref: str, path: str) -> Json:
+        if path == "/nope":
+            raise NotFound(f"Could not find the file {path} in container {ref}")
+        return {"name": path, "size": len(self.find(ref).name), "mode": 420, "mtime": "", "linkTarget": ""}
+
+    async def container_archive(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        yield msgspec.json.encode(await self.container_path_stat(ref, path))
+        yield b"archive of "
+        yield path.encode()
+
+    async def container_extract(
+        self, ref: str, path: str, body: AsyncIterator[bytes], *, keeps_kinds: bool, copies_owner: bool
+    ) -> None:
+        await self.container_path_stat(ref, path)
+        data = b"".join([piece async for piece in body])
+        self.calls.append(("extract", ref, path, data, keeps_kinds, copies_owner))
 
     # exec
 

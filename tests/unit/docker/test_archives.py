@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 from urllib.parse import quote
@@ -58,6 +59,32 @@ async def test_commit_takes_its_parameters_and_perhaps_a_configuration(harness: 
     asked: Any = harness.engine.calls[-1][4]
     assert (asked["pause"], asked["config"].cmd) == (False, ["y"])
     assert (await client.ask("POST", "/commit?container=nothing")).status == 404
+
+
+async def test_files_are_told_of_read_and_written(harness: Harness, client: Client) -> None:
+    created = await client.ask("POST", "/containers/create?name=box", {"Image": "busybox"})
+    assert created.status == 201
+    told = {"name": "/a b", "size": 3, "mode": 420, "mtime": "", "linkTarget": ""}
+    header = "x-docker-container-path-stat"
+    answer = await client.ask("HEAD", "/containers/box/archive?path=/a%20b")
+    assert (answer.status, json.loads(base64.b64decode(answer.headers[header])), answer.body) == (200, told, b"")
+    answer = await client.ask("GET", "/containers/box/archive?path=/a%20b")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-tar")
+    assert (json.loads(base64.b64decode(answer.headers[header])), answer.body) == (told, b"archive of /a b")
+    path = "/containers/box/archive?path=/d&noOverwriteDirNonDir=true&copyUIDGID=1"
+    assert (await client.ask("PUT", path, b"an archive")).status == 200
+    assert harness.engine.calls[-1] == ("extract", "box", "/d", b"an archive", True, True)
+
+
+async def test_files_that_are_not_there_are_ordinary_errors(client: Client) -> None:
+    assert (await client.ask("POST", "/containers/create?name=box", {"Image": "busybox"})).status == 201
+    for method in ("GET", "PUT"):
+        answer = await client.ask(method, "/containers/box/archive?path=/nope")
+        assert (answer.status, answer.message) == (404, "Could not find the file /nope in container box")
+        for query in ("", "?path=", "?path=%00"):
+            assert (await client.ask(method, f"/containers/box/archive{query}")).status == 400
+    assert (await client.ask("HEAD", "/containers/box/archive?path=/nope")).status == 404
+    assert (await client.ask("GET", "/containers/nothing/archive?path=/d")).status == 404
 
 
 async def test_changes_and_export_are_of_a_container(client: Client) -> None:

@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 
 from corten.core.images import ImageStore
-from corten.engine.images import Images, _in_thread_with
+from corten.engine.images import Images
+from corten.engine.inflow import in_thread_with
 from corten.engine.parts import Parts
 from corten.errors import Internal, InvalidArgument
 from corten.spec.image import platform_text
@@ -40,7 +41,7 @@ async def test_half_a_body_is_no_whole_one_when_the_client_goes() -> None:
         except ConnectionError:
             seen.append("cut")
 
-    task = asyncio.ensure_future(_in_thread_with(body(), work))
+    task = asyncio.ensure_future(in_thread_with(body(), work))
     await reading.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -55,7 +56,7 @@ async def test_a_full_disk_is_told_in_a_sentence() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "ingest/1")
 
     with pytest.raises(Internal, match=r"ingest/1: No space left on device"):
-        await _in_thread_with(pieces(), work)
+        await in_thread_with(pieces(), work)
 
 
 async def test_a_client_that_has_gone_stays_the_doors_business() -> None:
@@ -63,7 +64,7 @@ async def test_a_client_that_has_gone_stays_the_doors_business() -> None:
         raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError):
-        await _in_thread_with(pieces(), work)
+        await in_thread_with(pieces(), work)
 
 
 class Waiting:

@@ -21,6 +21,7 @@ from corten.engine.parts import row
 from corten.engine.record import Record, State, Status
 from corten.engine.removal import Removal
 from corten.engine.retry import Retries
+from corten.engine.views import Views
 from corten.errors import Unavailable
 
 from .conftest import ID, Decide
@@ -50,6 +51,7 @@ class Parts:
         self.roster = Roster()
         self.directory = root / "container"
         self.retries = Retries(self.database.probe, first_delay_s=0.05)
+        self.views = Views(self)  # type: ignore[arg-type]
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -1,0 +1,227 @@
+"""The files of containers as trees of mounts, for as long as somebody copies (`rootview`).
+
+A container that does not run has one tree for all who copy, because its layers must not be mounted twice with the same
+upper directory; for the same reason a start waits for them.  Who takes too long is cut off: no client keeps a container
+from starting.  A tree belongs to the threads that use it, and ends with the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from corten.engine.container import Container
+from corten.engine.rootview import Graft, Live, of_running, of_stopped
+from corten.engine.threads import NoThread, in_own_thread
+from corten.errors import Conflict, Internal
+from corten.launch.spawn import Launcher
+from corten.shim.rootfs import RootMount, make_detached
+
+if TYPE_CHECKING:
+    from corten.engine.parts import Parts
+
+log = logging.getLogger("corten.engine")
+
+PATIENCE_S: Final = 10.0  # of a start, for who copies
+_CUT_S: Final = 5.0  # until who was cut off is gone
+_POLL_S: Final = 0.02
+
+
+class View:
+    """One tree.  `with view:` in the thread that uses it, after a `hold` for that thread."""
+
+    def __init__(self, container_id: str, fd: int, ended: Callable[[View], None]) -> None:
+        self.container_id = container_id
+        self.fd = fd
+        self._ended = ended
+        self._users = 1
+        self._lock = threading.Lock()
+        self._cut = ""
+        self._on_cut: list[Callable[[], object]] = []
+
+    def hold(self) -> bool:
+        """One more user, who releases it; False when it has ended."""
+        with self._lock:
+            self._users += 1 if self._users else 0
+            return bool(self._users)
+
+    def release(self) -> None:
+        """One user less; the last closes the tree."""
+        with self._lock:
+            self._users -= 1
+            is_last = not self._users
+        if is_last:
+            os.close(self.fd)
+            self._ended(self)
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @contextmanager
+    def cutting(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Have `callback` run, in the event loop, when the use of it is to end before the `with` does."""
+        self._on_cut.append(callback)
+        try:
+            yield
+        finally:
+            self._on_cut.remove(callback)
+
+    def cut(self, why: str) -> None:
+        """End the use of it."""
+        self._cut = why
+        for callback in list(self._on_cut):
+            callback()
+
+    def check(self) -> None:
+        """Raises Conflict when it was cut."""
+        if self._cut:
+            raise Conflict(self._cut)
+
+
+class Views:
+    """All trees of an engine.  Everything but the use of a view runs in the engine's event loop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._launcher: Launcher | None = None
+        self._views: dict[str, set[View]] = {}
+        self._stopped: dict[str, View] = {}
+
+    async def open(self, container: Container) -> View:
+        """A tree of the container's files, with one user.  Raises Conflict, Unavailable, Internal."""
+        while True:
+            if _is_running(container):
+                try:
+                    return await self._running(container)
+                except Conflict:
+                    if _is_running(container):
+                        raise
+                continue
+            async with container.lock:
+                if not _is_running(container):
+                    return await self._of_stopped(container)
+
+    async def leave(self, container_id: str, why: str, *, patience_s: float = PATIENCE_S) -> None:
+        """Wait until nobody copies from or to a container; who takes too long is cut off, and told `why`."""
+        for limit_s in (patience_s, _CUT_S):
+            deadline = self._parts.loop.time() + limit_s
+            while self._views.get(container_id):
+                if self._parts.loop.time() > deadline:
+                    break
+                await asyncio.sleep(_POLL_S)
+            for view in list(self._views.get(container_id, ())):
+                view.cut(why)
+        if self._views.get(container_id):
+            log.warning("container %s: a file system in the way of a copy does not respond", container_id)
+
+    # Making
+
+    async def _running(self, container: Container) -> View:
+        shim = container.require_running()
+        live = Live(container.record.state.pid, shim.pid, await shim.rootfs())
+        launcher = self._launcher = self._launcher or Launcher()
+        grafts, read_only = self._grafts(container), container.record.effective.host.readonly_rootfs
+
+        def work() -> int:
+            try:
+                return of_running(live, grafts, self._scratch, launcher, read_only=read_only)
+            finally:
+                os.close(live.root_fd)
+
+        try:
+            return self._note(container, await _made(work))
+        except NoThread:
+            os.close(live.root_fd)
+            raise
+
+    async def _of_stopped(self, container: Container) -> View:
+        """The caller holds the container's lock."""
+        known = self._stopped.get(container.id)
+        if known is not None and known.hold():
+            return known
+        if container.cleanup is not None:
+            await asyncio.wait([container.cleanup])
+        if container.id not in self._parts.roster:
+            raise Conflict(f"container {container.id} was removed")
+        grafts, read_only = self._grafts(container), container.record.effective.host.readonly_rootfs
+        described = self._parts.snapshots.mounts(container.id)[0]
+        root = RootMount(described.type, described.source, list(described.options))
+
+        def work() -> int:
+            root_fd = make_detached(root, self._scratch)
+            try:
+                return of_stopped(root_fd, grafts, self._scratch, read_only=read_only)
+            finally:
+                os.close(root_fd)
+
+        view = self._stopped[container.id] = self._note(container, await _made(work))
+        return view
+
+    def _note(self, container: Container, fd: int) -> View:
+        loop = self._parts.loop
+
+        def ended(view: View) -> None:
+            loop.call_soon_threadsafe(self._ended, view)
+
+        view = View(container.id, fd, ended)
+        self._views.setdefault(container.id, set()).add(view)
+        return view
+
+    def _ended(self, view: View) -> None:
+        found = self._views.get(view.container_id, set())
+        found.discard(view)
+        if not found:
+            self._views.pop(view.container_id, None)
+        if self._stopped.get(view.container_id) is view:
+            del self._stopped[view.container_id]
+
+    @property
+    def _scratch(self) -> str:
+        return f"{self._parts.settings.exec_root}/empty"
+
+    def _grafts(self, container: Container) -> Sequence[Graft]:
+        """The mounts that the container was made with, and the engine's own files once they are there."""
+        host = container.record.effective.host
+        grafts = {}
+        paths = self._parts.paths(host.network_mode.partition("container:")[2] or container.id)
+        for target, source in (
+            ("/etc/resolv.conf", paths.resolv_conf),
+            ("/etc/hostname", paths.hostname),
+            ("/etc/hosts", paths.hosts),
+        ):
+            if os.path.exists(source):
+                grafts[target] = Graft(target, source, read_only=host.readonly_rootfs)
+        for point in container.record.effective.mounts:
+            if point.kind == "tmpfs":
+                grafts[point.target] = Graft(point.target, read_only=point.read_only)
+                continue
+            grafts[point.target] = Graft(
+                point.target,
+                point.source,
+                read_only=point.read_only,
+                is_shallow=point.non_recursive,
+                is_shallow_read_only=point.read_only_non_recursive,
+            )
+        return list(grafts.values())
+
+
+async def _made(work: Callable[[], int]) -> int:
+    """The descriptor of a tree, made in a thread that ends with it."""
+    try:
+        return await in_own_thread("view", work, late=os.close)
+    except NoThread:
+        raise
+    except OSError as error:
+        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
+
+
+def _is_running(container: Container) -> bool:
+    return container.is_running  # asked again after each wait
