@@ -20,11 +20,11 @@ CORTEN = str(paths.COMMANDS / "corten")
 TOP = (
     *("attach", "create", "events", "exec", "history", "images", "import", "info", "inspect", "kill", "load", "logs"),
     *("pause", "port", "ps", "rename", "restart", "rm", "rmi", "run", "start", "stop", "tag", "top", "unpause"),
-    *("update", "version", "wait"),
+    *("cp", "update", "version", "wait"),
 )
 CONTAINER = (
     *("attach", "create", "exec", "inspect", "kill", "logs", "ls", "pause", "port", "prune", "rename", "restart", "rm"),
-    *("run", "start", "stop", "top", "unpause", "update", "wait"),
+    *("run", "start", "stop", "top", "unpause", "update", "wait", "cp"),
 )
 IMAGES = ("history", "import", "inspect", "load", "ls", "prune", "rm", "tag")
 VERBS: list[tuple[str, ...]] = [

@@ -37,6 +37,14 @@ LINKS: tuple[Edit, ...] = (
         'struct.pack("=QQQ", (flags | os.O_CLOEXEC) & ~os.O_NOFOLLOW, mode, 0)',
     ),
 )
+# The same for the paths of `cp` alone.
+COPIED: tuple[Edit, ...] = (
+    (
+        "core/inside.py",
+        "openat2(self.fd, name, _NAME, resolve=ENTER)",
+        "os.open(name, O_PATH | os.O_CLOEXEC, dir_fd=self.fd)",
+    ),
+)
 # A link is looked for before the directory is opened, and not while it is: the gap that a race needs.
 LOOKED_FOR: tuple[Edit, ...] = (
     *LINKS,

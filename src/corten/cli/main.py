@@ -25,6 +25,7 @@ _A, _V = "corten.cli.archives", "corten.cli.volumes"
 COMMANDS: dict[str, tuple[str, str]] = {
     "attach": (_R, "attach"),
     "commit": (_A, "commit"),
+    "cp": ("corten.cli.cp", "cp"),
     "create": (_R, "create"),
     "diff": (_A, "diff"),
     "events": (_S, "events"),
@@ -65,7 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
     "container": {
         **{verb: verb for verb in ("attach", "commit", "create", "diff", "exec", "export", "kill", "logs", "pause")},
-        **{verb: verb for verb in ("port", "rename", "restart")},
+        **{verb: verb for verb in ("cp", "port", "rename", "restart")},
         **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "update", "wait")},
         "ls": "ps",
         "list": "ps",
@@ -107,11 +108,11 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 # What Docker 28 has; without the plugins of its packages.
 UNSUPPORTED = frozenset(
     {
-        *("build", "builder", "checkpoint", "config", "context", "cp"),
+        *("build", "builder", "checkpoint", "config", "context"),
         *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
         *("stats", "swarm", "trust"),
-        *("container cp", "container stats"),
-        *("image build",),
+        "container stats",
+        "image build",
         *("system dial-stdio",),
     }
 )
