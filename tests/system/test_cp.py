@@ -124,6 +124,30 @@ def test_a_file_that_was_replaced_on_the_host_is_the_new_one(box: CortenEngine, 
     assert read(box, "/etc/bound") == b""
 
 
+def test_volumes_are_copied_from_and_to_whether_a_container_runs_or_not(box: CortenEngine) -> None:
+    """A named one, a subpath of it, one of the image's kind, one that its driver mounts."""
+    box.docker("volume", "create", "data", check=True)
+    box.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m", "small", check=True)
+    box.docker("run", "--rm", "-v", "data:/v", IMAGE, "mkdir", "-p", "/v/sub", check=True)
+    sub = "type=volume,src=data,dst=/sub,volume-subpath=sub"
+    options = ("-v", "data:/v", "--mount", sub, "-v", "/anonymous", "-v", "small:/small", "-v", "data:/ro:ro")
+    box.docker("create", "--name", "box", *options, IMAGE, "sleep", "1000", check=True)
+    for number in range(2):
+        for path in ("/v", "/sub", "/anonymous", "/small"):
+            data = t.archive(t.entry(b"one", data=f"{number}{path}".encode()))
+            assert call(box.socket, "PUT", "box", path, body=data).status == 200
+            if path != "/small" or number:
+                assert read(box, f"{path}/one") == f"{number}{path}".encode()
+        assert read(box, "/ro/sub/one") == f"{number}/sub".encode()
+        assert call(box.socket, "PUT", "box", "/ro", body=ONE).message == "mounted volume is marked read-only"
+        if not number:
+            box.docker("start", "box", check=True)
+    inside = box.docker("exec", "box", "cat", "/v/one", "/v/sub/one", "/anonymous/one", "/small/one", check=True)
+    assert inside.stdout == "1/v1/sub1/anonymous1/small"
+    box.docker("rm", "-f", "-v", "box", check=True)
+    assert box.docker("volume", "rm", "data", "small", check=True).stdout.split() == ["data", "small"]
+
+
 def test_copies_of_one_container_go_on_beside_each_other(box: CortenEngine) -> None:
     """Stopped: all of them on one mount."""
     box.docker("create", "--name", "box", IMAGE, "true", check=True)

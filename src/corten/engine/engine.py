@@ -115,7 +115,7 @@ class Engine:
     def _serve_volumes(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal) -> None:
         volumes, mounts = Volumes(parts), VolumeMounts(parts)
         self._life.volumes, self._life.copy_ups = volumes, CopyUps(parts, mounts)
-        self._recovery.volume_mounts = starter.volume_mounts = mounts
+        self._recovery.volume_mounts = starter.volume_mounts = parts.views.volume_mounts = mounts
         removal.drop_volumes = volumes.drop_anonymous
         finisher.tell_volumes, finisher.release_volumes = mounts.tell_unmount, mounts.release
         self.volume_create = volumes.create

@@ -25,7 +25,13 @@ from corten.errors import Conflict, CortenError, Internal, Unavailable
 from corten.launch.spawn import Launcher
 from corten.sys import mount
 from corten.sys.namespace import CLONE_NEWNS, unshare
-from corten.sys.openat2 import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from corten.sys.openat2 import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+)
 
 _TMPFS = "tmpfs"
 
@@ -36,6 +42,10 @@ class Graft:
 
     target: str
     source: str = ""
+    subpath: str = ""
+    """Of the source, looked up beneath it."""
+    is_mapped: bool = False
+    """With other owners than on the host: while the container runs its own mount is copied."""
     read_only: bool = False
     is_shallow: bool = False
     """Without what is mounted below the source."""
@@ -107,11 +117,26 @@ def _look(live: Live, grafts: Sequence[Graft], stack: ExitStack) -> _Found:
 
 def _is_same(graft: Graft, found: _Found) -> bool:
     """Whether the container has at the destination what the host has at the source."""
-    if not graft.source or graft.target not in found.fds:
+    if not graft.source or graft.is_mapped or graft.target not in found.fds:
         return False
     with suppress(OSError):
-        return os.path.samestat(os.stat(graft.source), os.fstat(found.fds[graft.target]))
+        source_fd = _source(graft)
+        try:
+            return os.path.samestat(os.fstat(source_fd), os.fstat(found.fds[graft.target]))
+        finally:
+            os.close(source_fd)
     return False
+
+
+def _source(graft: Graft) -> int:
+    """An O_PATH descriptor of what is mounted, the caller's."""
+    fd = os.open(graft.source, os.O_PATH | os.O_CLOEXEC)
+    if not graft.subpath:
+        return fd
+    try:
+        return openat2(fd, os.fsencode(graft.subpath), os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+    finally:
+        os.close(fd)
 
 
 def _needs_copy(graft: Graft, found: _Found) -> bool:
@@ -190,6 +215,8 @@ def _replaced(graft: Graft) -> int:
 
     -1 when a link is on the way: the container may have made it, in a volume where the source was.
     """
+    if graft.subpath:
+        return -1
     try:
         fd = openat2(mount.AT_FDCWD, os.fsencode(graft.source), os.O_PATH, resolve=RESOLVE_NO_SYMLINKS)
     except OSError:
@@ -202,7 +229,11 @@ def _replaced(graft: Graft) -> int:
 
 def _opened(graft: Graft) -> int:
     try:
-        return _guarded(graft, mount.open_tree(graft.source, recursive=not graft.is_shallow))
+        source_fd = _source(graft)
+        try:
+            return _guarded(graft, mount.open_tree("", dir_fd=source_fd, recursive=not graft.is_shallow))
+        finally:
+            os.close(source_fd)
     except OSError as error:
         raise Internal(f"mount {graft.source}: {(error.strerror or '').lower()}") from error
 

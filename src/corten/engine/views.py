@@ -24,6 +24,7 @@ from corten.shim.rootfs import RootMount, make_detached
 
 if TYPE_CHECKING:
     from corten.engine.parts import Parts
+    from corten.engine.volumemounts import VolumeMounts
 
 log = logging.getLogger("corten.engine")
 
@@ -38,6 +39,7 @@ class View:
     def __init__(self, container_id: str, fd: int, ended: Callable[[View], None]) -> None:
         self.container_id = container_id
         self.fd = fd
+        self.at_end: Callable[[], object] = lambda: None
         self._ended = ended
         self._users = 1
         self._lock = threading.Lock()
@@ -91,6 +93,7 @@ class Views:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.volume_mounts: VolumeMounts  # given by the engine
         self._launcher: Launcher | None = None
         self._views: dict[str, set[View]] = {}
         self._stopped: dict[str, View] = {}
@@ -155,6 +158,9 @@ class Views:
         described = self._parts.snapshots.mounts(container.id)[0]
         root = RootMount(described.type, described.source, list(described.options))
 
+        holder = f"copies of {container.id}"
+        await self.volume_mounts.acquire(container, (), holder=holder)
+
         def work() -> int:
             root_fd = make_detached(root, self._scratch)
             try:
@@ -162,7 +168,12 @@ class Views:
             finally:
                 os.close(root_fd)
 
-        view = self._stopped[container.id] = self._note(container, await _made(work))
+        try:
+            view = self._stopped[container.id] = self._note(container, await _made(work))
+        except BaseException:
+            await self.volume_mounts.release(container, holder=holder)
+            raise
+        view.at_end = lambda: self._parts.run_later(self.volume_mounts.release(container, holder=holder))
         return view
 
     def _note(self, container: Container, fd: int) -> View:
@@ -182,6 +193,7 @@ class Views:
             self._views.pop(view.container_id, None)
         if self._stopped.get(view.container_id) is view:
             del self._stopped[view.container_id]
+        view.at_end()
 
     @property
     def _scratch(self) -> str:
@@ -205,7 +217,9 @@ class Views:
                 continue
             grafts[point.target] = Graft(
                 point.target,
-                point.source,
+                self._parts.volumes.mountpoint(point.name) if point.kind == "volume" else point.source,
+                subpath=point.subpath,
+                is_mapped=bool(point.id_map),
                 read_only=point.read_only,
                 is_shallow=point.non_recursive,
                 is_shallow_read_only=point.read_only_non_recursive,

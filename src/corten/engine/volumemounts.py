@@ -55,29 +55,31 @@ class VolumeMounts:
 
     # A start and its end
 
-    async def acquire(self, container: Container, points: Sequence[MountPoint]) -> list[MountPoint]:
+    async def acquire(
+        self, container: Container, points: Sequence[MountPoint], *, holder: str = ""
+    ) -> list[MountPoint]:
         """The mounts of a container's start with every volume there; those with a subpath still lack it.
 
-        Raises NotFound, Internal; nothing is held then.
+        `holder`: who holds them, unless it is the container.  Raises NotFound, Internal; nothing is held then.
         """
         held: list[str] = []
         try:
             for point in _volumes_of(container):
-                await self._hold(point.name, container.id)
+                await self._hold(point.name, holder or container.id)
                 held.append(point.name)
         except BaseException:
             for name in held:
-                await self._let_go(name, container.id)
+                await self._let_go(name, holder or container.id)
             raise
         return [self._placed(point) for point in points]
 
     def _placed(self, point: MountPoint) -> MountPoint:
         return replace(point, source=self._store.mountpoint(point.name)) if point.kind == "volume" else point
 
-    async def release(self, container: Container) -> None:
+    async def release(self, container: Container, *, holder: str = "") -> None:
         """The end of what `acquire` began; what cannot be unmounted is left to the next start of the engine."""
         for name in {point.name for point in _volumes_of(container)}:
-            await self._let_go(name, container.id)
+            await self._let_go(name, holder or container.id)
 
     def tell_mount(self, container: Container) -> None:
         """The event `mount` of each of its volumes."""
