@@ -183,6 +183,11 @@ class Health:
             "changes": list(self._changes),
         }
 
+    @property
+    def has_results(self) -> bool:
+        """Whether a probe was made."""
+        return bool(self._log)
+
     # Probes
 
     def _wait(self) -> None:

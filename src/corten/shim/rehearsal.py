@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import Any
 
 from corten.launch.facts import HostFacts
@@ -72,6 +73,8 @@ def _play_life(stage: str, facts: HostFacts) -> bool:
             if goes_on or op == "shutdown":
                 answer = _play_request(player, ours, op, fields | log, has_client)
                 goes_on = goes_on and ("error" not in answer or op == _UNKNOWN)
+            if goes_on and op == "start":
+                _play_probe(player)
         if "error" in answer:  # the helper died with a container on its hands: this player never ends
             return False
         player.run()
@@ -89,6 +92,15 @@ _ATTACH = {
     "stdin_once": True,
     "initial_stdin": "eA==",
 }
+_HOUR_NS = 3600 * 10**9
+_HEALTH = {  # one probe, at once
+    "process": {"args": ["x"]},
+    "interval": _HOUR_NS,
+    "timeout": _HOUR_NS,
+    "start_period": _HOUR_NS,
+    "start_interval": 1,
+}
+_PROBE_S = 2.0
 _SCRIPT: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("hello", {"version": protocol.VERSION}, False),
     ("ping", {}, False),
@@ -99,6 +111,7 @@ _SCRIPT: tuple[tuple[str, dict[str, Any], bool], ...] = (
             "default_pids_limit": 5,
             "runtime": {"path": ""},
             "rootfs": [{"type": "overlay", "source": "overlay", "options": ["a=b"]}],
+            "health": _HEALTH,
         },
         True,
     ),
@@ -111,6 +124,13 @@ _SCRIPT: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("delete", {"force": True}, False),
     ("shutdown", {}, False),
 )
+
+
+def _play_probe(player: shim.Shim) -> None:
+    """The loop turns until its health check has a result, or nobody could make one."""
+    until = time.monotonic() + _PROBE_S
+    while not player.was_probed and time.monotonic() < until:
+        player.turn()
 
 
 def _play_request(player: shim.Shim, peer: socket.socket, op: str, fields: dict[str, Any], has_client: bool) -> Message:

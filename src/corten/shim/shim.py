@@ -82,6 +82,11 @@ class Shim:
         """Whether `shutdown` was asked and nobody waits for output."""
         return self._shutting_down and not self._task.connections
 
+    @property
+    def was_probed(self) -> bool:
+        """Whether a health check has a result."""
+        return self._task.health is not None and self._task.health.has_results
+
     def run(self) -> None:
         """Turn the loop until the end."""
         while not self.is_over:

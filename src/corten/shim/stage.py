@@ -39,6 +39,7 @@ class Stage:
         self._init: launching.Running | None = None
         self._cue = -1
         self._verbs = {"create": self._create, "start": self._start, "exec": self._exec, "delete": self._delete}
+        self._verbs["stay"] = self._stay
 
     def run(self, over_fd: int) -> None:
         """The whole play."""
@@ -88,6 +89,10 @@ class Stage:
         running.reap_launcher()
         running.launch.close()
         return {"pid": running.pid}, [running.pidfd]
+
+    def _stay(self, session: Session, request: Request) -> Answer:
+        session.is_over = True  # one session after the other: the play needs the stage
+        return {}, []
 
     def _delete(self, session: Session, request: Request) -> Answer:
         return {}, []
