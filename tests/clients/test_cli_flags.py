@@ -143,8 +143,6 @@ def test_flag_that_is_not_supported_says_so_and_makes_nothing(
         (("image", "history", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("image", "inspect", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("--context", "other", "ps"), "--context is not supported yet"),
-        (("--tls", "ps"), "--tls is not supported yet"),
-        (("--tlsverify", "ps"), "--tlsverify is not supported yet"),
         (("--log-level", "loud", "ps"), "unable to parse logging level: loud"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -6,6 +6,7 @@ Commands are loaded when they are called, so that `corten ps` pays for `ps` alon
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -101,7 +102,13 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "rm": (_V, "rm"),
         "update": (_V, "update"),
     },
-    "system": {"df": (_D, "df"), "events": "events", "info": "info", "prune": (_D, "system_prune")},
+    "system": {
+        "df": (_D, "df"),
+        "events": "events",
+        "info": "info",
+        "prune": (_D, "system_prune"),
+        "dial-stdio": ("corten.cli.dialstdio", "dial_stdio"),
+    },
 }
 
 
@@ -113,10 +120,8 @@ UNSUPPORTED = frozenset(
         *("stats", "swarm", "trust"),
         "container stats",
         "image build",
-        *("system dial-stdio",),
     }
 )
-_HARMLESS = {"context": "default"}
 _LEVEL_HELP = 'Set the logging level ("debug", "info", "warn", "error", "fatal"); this program logs nothing'
 
 
@@ -192,17 +197,26 @@ def _root(
     if show_version:
         print(f"Corten version {__version__}")
         ctx.exit()
-    for name, value in given.items():
-        if value and value != _HARMLESS.get(name):
-            raise Failure(f"corten: --{name.replace('_', '-')} is not supported yet")
+    if given["context"] not in (None, "", "default"):
+        raise Failure("corten: --context is not supported yet")
     if len(host) > 1:
         raise Failure("Specify only one -H")
     address = host[0] if host else default_host()
     check_host(address)
-    ctx.obj = Session(
-        address, is_default=not host and address.endswith("/run/corten/corten.sock"), config_folder=config or ""
-    )
+    ctx.obj = _session(address, is_default=not host, config=config or "", given=given)
     _help(ctx)
+
+
+def _session(address: str, *, is_default: bool, config: str, given: dict[str, Any]) -> Session:
+    is_ours = is_default and address.endswith("/run/corten/corten.sock")
+    session = Session(address, is_default=is_ours, config_folder=config)
+    if not address.startswith("tcp:"):
+        return session
+    from corten.cli.tunnel import tls_of
+
+    return Session(
+        address, is_default=False, config_folder=config, tls=tls_of(given, session.config_folder, os.environ)
+    )
 
 
 def root() -> LazyGroup:
@@ -220,11 +234,11 @@ def root() -> LazyGroup:
             click.Option(["-D", "--debug"], is_flag=True, help="Enable debug mode"),
             click.Option(["-H", "--host"], multiple=True, help="Engine socket to connect to"),
             click.Option(["-l", "--log-level"], type=flags.Value(_check_level), help=_LEVEL_HELP, expose_value=False),
-            click.Option(["--tls"], is_flag=True, help="Use TLS (not supported yet)"),
-            click.Option(["--tlscacert"], help="Trust certs signed only by this CA (not supported yet)"),
-            click.Option(["--tlscert"], help="Path to TLS certificate file (not supported yet)"),
-            click.Option(["--tlskey"], help="Path to TLS key file (not supported yet)"),
-            click.Option(["--tlsverify"], is_flag=True, help="Use TLS and verify the remote (not supported yet)"),
+            click.Option(["--tls"], is_flag=True, help="Use TLS; implied by --tlsverify"),
+            click.Option(["--tlscacert"], help="Trust certs signed only by this CA"),
+            click.Option(["--tlscert"], help="Path to TLS certificate file"),
+            click.Option(["--tlskey"], help="Path to TLS key file"),
+            flags.Switch(["--tlsverify/--no-tlsverify"], default=None, help="Use TLS and verify the remote"),
             click.Option(["-v", "--version", "show_version"], is_flag=True, help="Print version information and quit"),
         ],
     )

@@ -219,14 +219,13 @@ def _copy(
 ) -> bool:
     """Joins the terminal to the hijacked connection; True when the user detached."""
     is_tty = body["Tty"]
-    host = client.host
     keys = stream.parse_detach_keys(given.get("detach_keys") or _DEFAULT_KEYS)
 
     def resize(rows: int, columns: int) -> None:
-        Client(host).json("POST", f"{path}/resize", query={"h": rows, "w": columns})
+        Client(client.host, client.tls).json("POST", f"{path}/resize", query={"h": rows, "w": columns})
 
     def send(name: str) -> None:
-        Client(host).json("POST", f"{path}/kill", query={"signal": name})
+        Client(client.host, client.tls).json("POST", f"{path}/kill", query={"signal": name})
 
     with (
         stream.raw_terminal(stream.STDIN, is_tty and body["AttachStdin"]),

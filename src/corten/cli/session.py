@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from corten import errors
 from corten.cli.transport import Client, ConnectFailed, connect
+
+if TYPE_CHECKING:
+    from corten.cli.tunnel import Tls
 
 _START_WAIT_S = 10.0
 
@@ -17,8 +21,9 @@ _START_WAIT_S = 10.0
 class Session:
     """One invocation of the command line."""
 
-    def __init__(self, host: str, *, is_default: bool, config_folder: str = "") -> None:
+    def __init__(self, host: str, *, is_default: bool, config_folder: str = "", tls: Tls | None = None) -> None:
         self.host = host
+        self._tls = tls
         self._config_folder = config_folder
         self.is_default = is_default
         self._client: Client | None = None
@@ -34,7 +39,7 @@ class Session:
         if self._client is None:
             if self.is_default:
                 self._ensure_engine()
-            self._client = Client(self.host)
+            self._client = Client(self.host, self._tls)
         return self._client
 
     def _ensure_engine(self) -> None:

@@ -56,10 +56,12 @@ class DetachKeys:
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Bytes that belong to a possible sequence are held back until it fails or completes."""
+        if not self._keys:
+            return data, False
         out = b""
         for byte in data:
             held = self._held + bytes([byte])
-            if self._keys and held == self._keys:
+            if held == self._keys:
                 return out, True
             if self._keys.startswith(held):
                 self._held = held
@@ -141,28 +143,47 @@ def copy(sock: socket.socket, first: bytes, *, stdin: bool, raw: bool, detach_ke
     demultiplexer = Demultiplexer()
     keys = DetachKeys(detach_keys if raw else b"")
     _deliver(first, demultiplexer, raw)
+    pending = b""  # typed, and not taken yet: a container that waits for its output to be read takes no more
+    while True:
+        readable, writable = ready(sock, bool(pending), stdin and not pending)
+        if sock.fileno() in readable:
+            data = _receive(sock)
+            if not data:
+                return False
+            _deliver(data, demultiplexer, raw)
+        if writable:
+            pending = send_some(sock, pending)
+        if STDIN in readable:
+            typed = os.read(STDIN, _CHUNK)
+            to_send, detach = keys.feed(typed)
+            pending = send_some(sock, to_send)
+            if detach:
+                return True
+            if not typed:
+                stdin = False
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
+
+
+def ready(sock: socket.socket, is_writing: bool, stdin: bool) -> tuple[set[int], bool]:
+    """The descriptors that can be read (or have ended), and whether the socket takes more."""
     poller = select.poll()
-    poller.register(sock, select.POLLIN)
+    poller.register(sock, select.POLLIN | (select.POLLOUT if is_writing else 0))
     if stdin:
         poller.register(STDIN, select.POLLIN)
-    while True:
-        for fd, _ in poller.poll():
-            if fd == sock.fileno():
-                data = _receive(sock)
-                if not data:
-                    return False
-                _deliver(data, demultiplexer, raw)
-            else:
-                typed = os.read(STDIN, _CHUNK)
-                to_send, detach = keys.feed(typed)
-                with contextlib.suppress(BrokenPipeError, ConnectionError):
-                    sock.sendall(to_send)
-                if detach:
-                    return True
-                if not typed:
-                    poller.unregister(STDIN)
-                    with contextlib.suppress(OSError):
-                        sock.shutdown(socket.SHUT_WR)
+    found = dict(poller.poll())
+    readable = {fd for fd, events in found.items() if events & ~select.POLLOUT}
+    return readable, bool(found.get(sock.fileno(), 0) & select.POLLOUT)
+
+
+def send_some(sock: socket.socket, data: bytes) -> bytes:
+    """What is left of it; nothing when the container's side takes no more for good."""
+    try:
+        return data[sock.send(data, socket.MSG_DONTWAIT) :] if data else b""
+    except BlockingIOError:
+        return data
+    except ConnectionError:
+        return b""
 
 
 def _receive(sock: socket.socket) -> bytes:

@@ -12,11 +12,14 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from corten import errors
 from corten.spec.endpoint import tcp_endpoint
+
+if TYPE_CHECKING:
+    from corten.cli.tunnel import Tls
 
 API_VERSION = "1.51"
 DEFAULT_HOST = "unix:///run/corten/corten.sock"
@@ -80,19 +83,26 @@ def default_host() -> str:
 
 
 def check_host(host: str) -> None:
-    """Raises `InvalidArgument` unless it is `unix:///PATH` or `tcp://[ADDRESS][:PORT]`."""
+    """Raises `InvalidArgument` unless it is `unix:///PATH`, `tcp://[ADDRESS][:PORT]` or `ssh://[USER@]HOST`."""
     scheme, separator, rest = host.partition("://")
+    if scheme == "ssh" and separator:
+        from corten.cli.tunnel import ssh_argv
+
+        ssh_argv(host)
+        return
     if scheme == "unix" and rest:
         return
     if scheme == "tcp" and separator:
         with suppress(ValueError):
             tcp_endpoint(rest)
             return
-    raise errors.InvalidArgument(f'unable to parse host "{host}": give unix:///path.sock or tcp://address:port')
+    raise errors.InvalidArgument(
+        f'unable to parse host "{host}": give unix:///path.sock, tcp://address:port or ssh://host'
+    )
 
 
-def connect(host: str) -> socket.socket:
-    """A connected stream socket for `unix://PATH` or `tcp://[ADDRESS][:PORT]`.
+def connect(host: str, tls: Tls | None = None) -> socket.socket:
+    """A connected stream socket for a host that `check_host` takes; `tls` is for tcp:// alone.
 
     Raises `InvalidArgument` for another form and `ConnectFailed` when nobody listens.
     """
@@ -101,8 +111,18 @@ def connect(host: str) -> socket.socket:
     try:
         if scheme == "unix":
             return connect_unix(rest)
-        return socket.create_connection(tcp_endpoint(rest))
+        if scheme == "tcp" and tls is None:
+            return socket.create_connection(tcp_endpoint(rest))
+        from corten.cli import tunnel
+
+        if tls is None or scheme == "ssh":
+            return tunnel.over_ssh(tunnel.ssh_argv(host))
+        context = tunnel.context_of(tls)
+        address = tcp_endpoint(rest)
+        return tunnel.over_tls(socket.create_connection(address), address[0], context)
     except OSError as error:
+        if reason := getattr(error, "verify_message", "") or getattr(error, "reason", ""):  # of ssl.SSLError
+            raise ConnectFailed(f"error during connect: tls: {host}: {str(reason).lower()}") from error
         raise ConnectFailed(f"cannot connect to the corten engine at {host}. Is cortend running?") from error
 
 
@@ -136,13 +156,18 @@ def raise_for_status(status: int, body: bytes) -> None:
 class Client:
     """A client of one engine; connections are kept and used one request at a time."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, tls: Tls | None = None) -> None:
         self.host = host
+        self.tls = tls
         self._idle: SocketConnection | None = None
+
+    def dial(self) -> socket.socket:
+        """A new connection, nothing sent."""
+        return connect(self.host, self.tls)
 
     def json(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: object = None) -> Any:
         """The decoded answer; `None` for an empty one.  Raises the error kind of the answer's status."""
-        connection = self._idle or SocketConnection(connect(self.host))
+        connection = self._idle or SocketConnection(self.dial())
         self._idle = None
         response = self._send(connection, method, path, query, body)
         data = response.read()
@@ -161,7 +186,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         """A streaming answer on a connection of its own; the caller reads and closes it."""
-        connection = SocketConnection(connect(self.host))
+        connection = SocketConnection(self.dial())
         response = self._send(connection, method, path, query, body, headers)
         if response.status >= 300:
             raise_for_status(response.status, response.read())
@@ -186,7 +211,7 @@ class Client:
         self, path: str, *, query: Mapping[str, Any] | None = None, body: object = None
     ) -> tuple[socket.socket, bytes]:
         """The raw connection after `101`, and bytes of the stream that arrived with the head."""
-        sock = connect(self.host)
+        sock = self.dial()
         data = b"" if body is None else json.dumps(body).encode()
         head = (
             f"POST {_target(path, query)} HTTP/1.1\r\nHost: corten\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n"

@@ -10,6 +10,7 @@ from corten import __version__
 from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, KEYS, UNSUPPORTED
 from corten.errors import InvalidArgument
 from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
+from corten.spec.words import BOOLEANS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -19,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
         found = re.fullmatch(r"argument (?:-\w/)?(--[\w-]+)(?:/.*)?: (.*)", message, re.DOTALL)
         if found and found[2] == "expected one argument":
             raise InvalidArgument(f"flag needs an argument: {found[1]}{_SEE}")
-        if found and (number := re.match(r'strconv\.ParseInt: parsing "(.*?)":', found[2])):
+        if found and (number := re.match(r'strconv\.Parse(?:Int|Bool): parsing "(.*?)":', found[2])):
             raise InvalidArgument(f'invalid argument "{number[1]}" for "{found[1]}" flag: {found[2]}{_SEE}')
         raise InvalidArgument(f"{message}{_SEE}")
 
@@ -37,12 +38,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data-root", metavar="DIR", help=f"images, containers, records ({DEFAULT_DATA_ROOT})")
     parser.add_argument("--exec-root", metavar="DIR", help=f"what a reboot may forget ({DEFAULT_EXEC_ROOT})")
     parser.add_argument(
-        "-H", "--host", metavar="URL", action="append", help="unix://PATH or tcp://ADDRESS:PORT to listen on"
+        "-H", "--host", metavar="URL", action="append", help="unix://PATH, tcp://ADDRESS:PORT or fd:// to listen on"
     )
     parser.add_argument("-p", "--pidfile", metavar="FILE", help="where to write the process id")
     parser.add_argument("--config", "--config-file", metavar="FILE", help=f"daemon.json ({DEFAULT_FILE})")
     parser.add_argument("--node-defaults", metavar="FILE", default="", help=f"the node's defaults ({NODE_FILE})")
     _add_registries(parser)
+    _add_tls(parser)
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
@@ -63,6 +65,22 @@ def _add_registries(parser: argparse.ArgumentParser) -> None:
     add("--http-proxy", metavar="URL", help="proxy for requests to http:// registries")
     add("--https-proxy", metavar="URL", help="proxy for requests to https:// registries")
     add("--no-proxy", metavar="LIST", help="hosts, domains and networks that are asked without a proxy")
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    given: dict[str, Any] = {"nargs": "?", "const": True, "type": _boolean, "metavar": "BOOL"}
+    add("--tls", help="TLS on tcp:// sockets; --tlsverify turns it on as well", **given)
+    add("--tlsverify", help="and clients need a certificate that --tlscacert has signed", **given)
+    add("--tlscacert", metavar="FILE", help="who signs the certificates of clients (ca.pem in ~/.docker)")
+    add("--tlscert", metavar="FILE", help="the certificate (cert.pem in ~/.docker)")
+    add("--tlskey", metavar="FILE", help="its key (key.pem in ~/.docker)")
+
+
+def _boolean(text: str) -> bool:
+    if text not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return BOOLEANS[text]
 
 
 def _integer(text: str) -> int:
@@ -104,6 +122,11 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "max-download-attempts": arguments.max_download_attempts,
         "no-proxy": arguments.no_proxy,
         "registry-mirrors": _tuple(arguments.registry_mirror),
+        "tls": arguments.tls,
+        "tlscacert": arguments.tlscacert,
+        "tlscert": arguments.tlscert,
+        "tlskey": arguments.tlskey,
+        "tlsverify": arguments.tlsverify,
     }
     return {key: value for key, value in given.items() if value is not None}
 

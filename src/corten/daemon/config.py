@@ -48,8 +48,7 @@ UNSUPPORTED: Final = frozenset(
         "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges",
         "node-generic-resources", "oom-score-adjust", "raw-logs", "registry-proxy", "rootless",
         "seccomp-profile", "selinux-enabled", "shutdown-timeout", "storage-driver", "storage-opts",
-        "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify", "userland-proxy",
-        "userland-proxy-path", "userns-remap", "validate",
+        "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path", "userns-remap", "validate",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
@@ -170,6 +169,11 @@ FLAGS: Final = {
     "no-proxy": "--no-proxy",
     "pidfile": "--pidfile",
     "registry-mirrors": "--registry-mirror",
+    "tls": "--tls",
+    "tlscacert": "--tlscacert",
+    "tlscert": "--tlscert",
+    "tlskey": "--tlskey",
+    "tlsverify": "--tlsverify",
 }
 
 Parser = Callable[[str, Any], Any]
@@ -197,6 +201,11 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "pidfile": ("pidfile", _text),
     "registry-mirrors": ("registry_mirrors", registries.mirrors),
     "runtimes": ("runtimes", _runtimes),
+    "tls": ("tls", _boolean),
+    "tlscacert": ("tlscacert", _text),
+    "tlscert": ("tlscert", _text),
+    "tlskey": ("tlskey", _text),
+    "tlsverify": ("tlsverify", _boolean),
 }
 
 
@@ -340,8 +349,8 @@ def _paths(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_hosts(made: Settings) -> None:
     for host in made.hosts:
         scheme, colon, rest = host.partition("://")
-        if not colon or scheme not in ("unix", "tcp"):
-            raise InvalidArgument(f"{host!r}: only unix:// and tcp:// are supported")
+        if not colon or scheme not in ("unix", "tcp", "fd"):
+            raise InvalidArgument(f"{host!r}: only unix://, tcp:// and fd:// are supported")
         if scheme == "unix" and not rest.startswith("/"):
             raise InvalidArgument(f"{host!r}: give unix:///path of the socket")
         if scheme == "tcp":

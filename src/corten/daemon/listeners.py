@@ -16,16 +16,20 @@ log = logging.getLogger("corten.daemon")
 
 UNIX: Final = "unix://"
 TCP: Final = "tcp://"
+FD: Final = "fd://"
 _MODE: Final = 0o660
 _GROUP: Final = "docker"
 
 
-def listen(host: str) -> socket.socket:
-    """A listening socket for `unix:///path` or `tcp://[address][:port]`.  Raises InvalidArgument, Conflict, OSError."""
+def listen(host: str, *, is_verified: bool = False) -> socket.socket:
+    """A listening socket for `unix:///path` or `tcp://[address][:port]`.  Raises InvalidArgument, Conflict, OSError.
+
+    `is_verified`: clients will need a certificate; without one, whoever reaches the port is warned of.
+    """
     if host.startswith(UNIX):
         return _unix(host.removeprefix(UNIX))
     if host.startswith(TCP):
-        return _tcp(host.removeprefix(TCP))
+        return _tcp(host.removeprefix(TCP), is_verified=is_verified)
     raise InvalidArgument(f"invalid host {host!r}: only unix:// and tcp:// are supported")
 
 
@@ -73,9 +77,10 @@ def tcp_address(text: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port)
 
 
-def _tcp(text: str) -> socket.socket:
+def _tcp(text: str, *, is_verified: bool) -> socket.socket:
     family, address = tcp_address(text)
-    log.warning("tcp://%s: anyone who can reach %s, port %d, is root on this machine", text, *address)
+    if not is_verified:
+        log.warning("tcp://%s: anyone who can reach %s, port %d, is root on this machine", text, *address)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)

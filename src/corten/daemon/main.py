@@ -9,12 +9,13 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from corten import __version__
 from corten.core.events import Event
-from corten.daemon import arguments, config, destroy, leaving, listeners, preflight, wiring
+from corten.daemon import activation, arguments, config, destroy, leaving, listeners, preflight, tls, wiring
 from corten.docker.server import Door
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
@@ -31,11 +32,12 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 def main(argv: list[str]) -> int:
     """`argv` with the program's name first; the exit status."""
     try:
-        given = arguments.parse(argv[1:])
+        given, secured = arguments.parse(argv[1:]), None
         path = given.config or config.DEFAULT_FILE
         settings = _settings(given, path)
         if not given.destroy:  # which needs no container's defaults
             settings = config.with_node(settings, config.node_defaults(given.node_defaults))
+            secured = tls.context_of(settings)
         if given.validate:
             sys.stderr.write("configuration OK\n")
             return 0
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> int:
         if given.destroy:
             return destroy.run(settings)
         preflight.check(settings)
-        asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run())
+        asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured))
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
         return 1
@@ -86,35 +88,39 @@ class Daemon:
         self._flags = flags
         self._open_files = -1  # the limit that was ours and is our children's
         self._stopped = asyncio.Event()
+        self._handed = activation.take()
+        self._manager = activation.Notifier()
 
-    async def run(self) -> None:
-        """Until SIGTERM or SIGINT.  Containers go on."""
+    async def run(self, secured: ssl.SSLContext | None) -> None:
+        """Until SIGTERM or SIGINT.  Containers go on.  `secured` is for tcp:// sockets."""
         os.umask(0o022)
         self._open_files = openfiles.take_all()
         pool = leaving.set_up_pool()
         stores = wiring.open_stores(self._settings)
         try:
             with self._pidfile():
-                await self._serve(stores)
+                await self._serve(stores, secured)
         except BaseException:
             stores.close()
             raise
         await leaving.leave(stores, pool)
 
-    async def _serve(self, stores: wiring.Stores) -> None:
+    async def _serve(self, stores: wiring.Stores, secured: ssl.SSLContext | None) -> None:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
-        listening = [_listen(self._settings, host) for host in self._settings.hosts]
+        listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
         engine = Engine(parts, stores.database, stores.content, stores.facts)
         await engine.recover()
         await zygote
         door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
         for one in listening:
-            await door.serve(one)
+            await door.serve(one, tls=None if one.family == socket.AF_UNIX else secured)
         self._catch_signals(parts)
         log.info("Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts))
         attending = asyncio.create_task(engine.attend())
+        self._manager.tell("READY=1")
         await self._stopped.wait()
+        self._manager.tell("STOPPING=1")
         attending.cancel()
         for host in self._settings.hosts:
             listeners.unlink(host)
@@ -165,9 +171,13 @@ class Daemon:
         parts.bus.publish(Event(type="daemon", action="reload", id=parts.engine_id, attributes=attributes))
 
 
-def _listen(settings: Settings, host: str) -> socket.socket:
+def _listen(settings: Settings, host: str, handed: Sequence[activation.Handed]) -> list[socket.socket]:
     try:
-        return listeners.listen(host)
+        if host.startswith(listeners.FD):
+            return activation.listeners(host.removeprefix(listeners.FD), handed)
+        return [listeners.listen(host, is_verified=tls.is_verified(settings))]
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{config.named(settings, 'hosts')} {host}: {error.text}") from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InvalidArgument(f"{config.named(settings, 'hosts')} {host}: {reason}") from error

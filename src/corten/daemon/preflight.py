@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
 
 from corten.daemon.config import named
-from corten.daemon.listeners import TCP, UNIX, tcp_address
+from corten.daemon.listeners import FD, TCP, UNIX, tcp_address
 from corten.engine.settings import Settings
 from corten.errors import InvalidArgument
 
@@ -50,6 +51,10 @@ def _directory(path: str, made: list[str]) -> None:
 
 
 def _host(host: str, made: list[str]) -> None:
+    if host.startswith(FD):
+        if os.environ.get("LISTEN_PID") != str(os.getpid()):
+            raise OSError(errno.ENOENT, "no sockets found via socket activation: was cortend started by systemd?")
+        return
     if host.startswith(UNIX):
         _directory(os.path.dirname(os.path.abspath(host.removeprefix(UNIX))), made)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from corten.docker.hijack import Hijacker
 from corten.docker.query import Query
 from corten.docker.routes import Router
 from corten.docker.status import status_of
+from corten.docker.tls import TlsConnection
 from corten.docker.versions import MAX_VERSION, negotiate, split_version, version_text
 from corten.errors import CortenError
 
@@ -52,10 +54,14 @@ class Door:
         """The headers of every answer."""
         return self._headers
 
-    async def serve(self, listener: socket.socket) -> asyncio.Server:
-        """Accept on a bound stream socket, unix or TCP."""
+    async def serve(self, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> asyncio.Server:
+        """Accept on a bound stream socket, unix or TCP; with `tls`, its clients speak TLS."""
+
+        def make() -> asyncio.Protocol:
+            return Front(self) if tls is None else TlsConnection(tls, lambda: Front(self))
+
         # not create_unix_server: that of Python 3.13 removes the file, whose name is the listener's business
-        server = await self.loop.create_server(lambda: Front(self), sock=listener, backlog=1024)
+        server = await self.loop.create_server(make, sock=listener, backlog=1024)
         self._servers.append(server)
         return server
 

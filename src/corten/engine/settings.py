@@ -33,6 +33,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exec_root: str
     hosts: tuple[str, ...] = ()
     pidfile: str = ""
+    tls: bool = False  # of tcp:// sockets: corten.daemon.tls
+    tlsverify: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
     debug: bool = False
     runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
     default_runtime: str = BUILT_IN_RUNTIME

@@ -68,7 +68,8 @@ def test_a_flag_and_a_key_for_the_same_are_refused() -> None:
     [
         ({"debug": "yes"}, "debug: not true or false"),
         ({"hosts": "unix:///x"}, "hosts: not a list of strings"),
-        ({"hosts": ["fd://"]}, "hosts: 'fd://': only unix:// and tcp:// are supported"),
+        ({"hosts": ["npipe://"]}, "hosts: 'npipe://': only unix://, tcp:// and fd:// are supported"),
+        ({"tlsverify": "yes"}, "tlsverify: not true or false"),
         ({"default-pids-limit": 0}, "default-pids-limit: not a number above 0, or -1 for no limit"),
         ({"default-pids-limit": True}, "default-pids-limit: not a number above 0, or -1 for no limit"),
         ({"default-runtime": "nope"}, "specified default runtime 'nope' does not exist"),
