@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -292,6 +293,22 @@ def test_a_log_goes_on_without_cortend(engine: CortenEngine, collector: Collecto
     assert numbers(engine.docker("logs", "far", check=True).stdout) == list(range(400))
     until(lambda: len(collector.lines) == 400, "all lines")
     assert [int(line.partition("]: ")[2]) for line in collector.lines] == list(range(400))
+
+
+def test_a_local_log_is_whole_after_its_shim_was_killed(engine: CortenEngine) -> None:
+    engine.docker("run", "-d", "--name", "box", "--log-driver", "local", IMAGE, "sh", "-c",
+                  "i=0; while true; do echo $i; i=$((i+1)); done", check=True)  # fmt: skip
+    until(lambda: len(engine.docker("logs", "--tail", "200", "box").stdout.splitlines()) == 200, "some lines")
+    ident = inspect(engine, "box")["Id"]
+    for pid in shims(ident):
+        os.kill(int(pid), signal.SIGKILL)
+    until(lambda: not inspect(engine, "box")["State"]["Running"], "the end of a container without a shim")
+    seen = numbers(engine.docker("logs", "box", check=True).stdout)
+    assert seen == list(range(len(seen)))
+    before = len(seen)
+    engine.docker("start", "box", check=True)
+    until(lambda: len(engine.docker("logs", "--tail", str(before + 9), "box").stdout.splitlines()) > before, "more")
+    assert numbers(engine.docker("logs", "box", check=True).stdout)[: before + 2] == [*range(before), 0, 1]
 
 
 def test_info_names_the_drivers(engine: CortenEngine) -> None:

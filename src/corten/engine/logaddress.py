@@ -14,6 +14,7 @@ JOURNAL: Final = "/run/systemd/journal/socket"
 _SYSLOG_PORT: Final = 514
 _FLUENTD_PORT: Final = 24224
 _SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_PORT: Final = re.compile(r":[0-9]*")
 _FACILITIES: Final = (
     *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp"),
     *("", "", "", ""),
@@ -31,6 +32,9 @@ def _split(address: str) -> tuple[str, str, str]:
     if not rest.startswith("//"):
         return scheme, "", rest
     host, slash, path = rest[2:].partition("/")
+    tail = host.rpartition("]")[2] if host.startswith("[") else host[host.rfind(":") :] if ":" in host else ""
+    if tail and not _PORT.fullmatch(tail):
+        raise InvalidArgument(f'parse "{address}": invalid port "{tail}" after host')
     return scheme, host, slash + path
 
 

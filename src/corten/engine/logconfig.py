@@ -130,9 +130,21 @@ def _matching(expression: str, values: Mapping[str, str]) -> list[str]:
     return [one for one in sorted(values) if compiled.search(one.encode("utf-8", "replace")) is not None]
 
 
+# What RE2 says, and Go of the same.
+_OF_GO: Final = {
+    "missing )": "missing closing )",
+    "missing ]": "missing closing ]",
+    "bad repetition operator": "invalid nested repetition operator",
+    "no argument for repetition operator": "missing argument to repetition operator",
+    "invalid repetition size": "invalid repeat count",
+}
+
+
 def _words(error: Exception) -> str:
     said = error.args[0] if error.args else ""
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    what, colon, where = text.partition(": ")
+    return f"{_OF_GO.get(what, what)}{f': `{where}`' if colon else ''}"
 
 
 def _tag(effective: Effective, identity: Identity, options: Options, default: str) -> str:

@@ -210,6 +210,8 @@ def local_rotation(options: Options, prefix: str = "") -> tuple[int, int, bool]:
         compress = bool_of(given["compress"])
     except InvalidArgument as error:
         raise InvalidArgument(f"error reading compress log option: {error.text}") from error
+    if files < 0:
+        raise InvalidArgument("max file count cannot be less than 0")
     if compress and files <= 1:
         raise InvalidArgument("compression cannot be enabled when max file count is 1")
     return size, max(1, files), compress
@@ -223,7 +225,8 @@ def _size(text: str, words: str) -> int:
 
 
 def _count(text: str, words: str) -> int:
-    if not _is_number(text):
-        why = "value out of range" if text.isascii() and text.isdigit() else "invalid syntax"
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    if not _is_number(digits):
+        why = "value out of range" if digits.isascii() and digits.isdigit() else "invalid syntax"
         raise InvalidArgument(words.format(f'strconv.Atoi: parsing "{text}": {why}'))
     return int(text)

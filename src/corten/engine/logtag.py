@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from corten.errors import InvalidArgument
 
@@ -18,11 +18,19 @@ DEFAULT: Final = "{{.ID}}"
 _ACTION: Final = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.S)
 _WORD: Final = re.compile(
     r"""\s*(?:"(?P<string>(?:[^"\\]|\\.)*)"|(?P<number>\d{1,4})|(?P<extra>\(\s*\.ExtraAttributes\s+nil\s*\)\.\w+)"""
-    r"""|(?P<field>\.\w+)|(?P<name>\w+)|(?P<pipe>\|))"""
+    r"""|(?P<field>(?:\.\w+)+)|(?P<name>\w+)|(?P<pipe>\|))"""
 )
 _MAX_BYTES: Final = 4096
 
 Fields = Mapping[str, Any]
+
+
+class Word(NamedTuple):
+    """A word of an action; `at` is its place in the template."""
+
+    kind: str
+    text: str
+    at: int
 
 
 def render(template: str, fields: Fields) -> str:
@@ -31,7 +39,7 @@ def render(template: str, fields: Fields) -> str:
     for action in _ACTION.finditer(template):
         text = template[at : action.start()]
         text = text.lstrip() if trim else text
-        out += [text.rstrip() if action[1] else text, _text(_pipeline(_words(action[2]), fields))]
+        out += [text.rstrip() if action[1] else text, _text(_pipeline(_words(action[2], action.start(2)), fields))]
         at, trim = action.end(), bool(action[3])
     rest = template[at:]
     if "{{" in rest:
@@ -46,25 +54,29 @@ def _wrong(reason: str) -> InvalidArgument:
     return InvalidArgument(f"template: log-tag:1: {reason}")
 
 
-def _words(source: str) -> list[tuple[str, str]]:
+def _failed(word: Word, reason: str, *, at: int = 0) -> InvalidArgument:
+    return InvalidArgument(f'template: log-tag:1:{word.at + at}: executing "log-tag" at <{word.text}>: {reason}')
+
+
+def _words(source: str, start: int) -> list[Word]:
     out, at, source = [], 0, source.rstrip()
     while at < len(source):
         found = _WORD.match(source, at)
         if found is None:
             raise _wrong(f"unexpected {source[at:].strip()[:20]!r} in operand")
         kind = str(found.lastgroup)
-        out.append((kind, found[kind]))
+        out.append(Word(kind, found[kind], start + found.start(kind)))
         at = found.end()
     if not out:
         raise _wrong("missing value for command")
     return out
 
 
-def _pipeline(words: list[tuple[str, str]], fields: Fields) -> Any:
+def _pipeline(words: list[Word], fields: Fields) -> Any:
     value: list[Any] = []
-    command: list[tuple[str, str]] = []
-    for word in [*words, ("pipe", "|")]:
-        if word[0] != "pipe":
+    command: list[Word] = []
+    for word in [*words, Word("pipe", "|", 0)]:
+        if word.kind != "pipe":
             command.append(word)
             continue
         if not command:
@@ -73,25 +85,26 @@ def _pipeline(words: list[tuple[str, str]], fields: Fields) -> Any:
     return value[0]
 
 
-def _command(words: list[tuple[str, str]], piped: list[Any], fields: Fields) -> Any:
-    (kind, text), *rest = words
+def _command(words: list[Word], piped: list[Any], fields: Fields) -> Any:
+    first, *rest = words
+    text = first.text
     args = [_operand(word, fields) for word in rest] + piped
-    if kind != "name":
+    if first.kind != "name":
         if args:
             raise _wrong(f"can't give argument to non-function {text}")
-        return _operand((kind, text), fields)
+        return _operand(first, fields)
     function = _FUNCTIONS.get(text)
     if function is None:
         raise _wrong(f'function "{text}" not defined')
     try:
         return function(*args)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise _wrong(f'executing "log-tag" at <{text}>: error calling {text}: {error}') from error
+        raise _failed(first, f"error calling {text}: {error}") from error
 
 
-def _operand(word: tuple[str, str], fields: Fields) -> Any:
-    kind, text = word
-    match kind:
+def _operand(word: Word, fields: Fields) -> Any:
+    text = word.text
+    match word.kind:
         case "string":
             return json.loads(f'"{text}"')
         case "number":
@@ -99,11 +112,23 @@ def _operand(word: tuple[str, str], fields: Fields) -> Any:
         case "extra":
             return fields["ExtraAttributes"].get(text.rpartition(".")[2], "<no value>")
         case "field":
-            name = text[1:]
-            if name not in fields:
-                raise _wrong(f'executing "log-tag" at <{text}>: can\'t evaluate field {name} in type *logger.Info')
-            return fields[name]
+            return _walk(word, fields)
     raise _wrong(f'function "{text}" not defined')
+
+
+def _walk(word: Word, fields: Fields) -> Any:
+    """`.A.B`: a field, then keys of maps."""
+    value: Any = fields
+    at = 0
+    for name in word.text[1:].split("."):
+        if value is fields and name not in fields:
+            raise _failed(word, f"can't evaluate field {name} in type *logger.Info")
+        if not isinstance(value, Mapping):
+            kind = "[]string" if isinstance(value, list) else "string"
+            raise _failed(word, f"can't evaluate field {name} in type {kind}", at=at)
+        value = value.get(name, "<no value>")
+        at += len(name) + 1
+    return value
 
 
 def _text(value: Any) -> str:

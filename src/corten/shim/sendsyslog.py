@@ -48,7 +48,7 @@ class Syslog(Driver):
             self._wire = wire
             return
         if len(self._wires) > 1:
-            raise ValueError("unix syslog delivery error")
+            raise ValueError("Unix syslog delivery error")
         if last is not None:
             raise last
 

@@ -47,10 +47,16 @@ class Wire:
         self._retries = retries
         self._pause_s = pause_s
         self._socket: socket.socket | None = None
+        self._security: ssl.SSLContext | None = None
 
     def connect(self) -> None:
-        """Raises OSError with Go's words in front: `dial tcp 127.0.0.1:514: connect: connection refused`."""
+        """Raises OSError with Go's words in front: `dial tcp 127.0.0.1:514: connect: connection refused`.
+
+        Raises ValueError for a certificate that cannot be read.
+        """
         self.close()
+        if self._scheme in ("tls", "tcp+tls") and self._security is None:
+            self._security = _security(self._order)
         try:
             self._socket = self._open()
         except OSError as error:
@@ -111,18 +117,30 @@ class Wire:
         made = socket.create_connection((self._host, self._port), CONNECT_TIMEOUT_S)
         made.settimeout(None)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return self._secured(made) if self._scheme in ("tls", "tcp+tls") else made
+        if self._security is None:
+            return made
+        return self._security.wrap_socket(made, server_hostname=self._host)
 
-    def _secured(self, plain: socket.socket) -> ssl.SSLSocket:
-        import ssl
 
-        context = ssl.create_default_context(cafile=option(self._order, "syslog-tls-ca-cert") or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        options = self._order.get("options")
-        if isinstance(options, dict) and "syslog-tls-skip-verify" in options:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        certificate = option(self._order, "syslog-tls-cert")
-        if certificate:
-            context.load_cert_chain(certificate, option(self._order, "syslog-tls-key") or None)
-        return context.wrap_socket(plain, server_hostname=self._host)
+def _security(order: Message) -> ssl.SSLContext:
+    import ssl
+
+    authority, certificate = option(order, "syslog-tls-ca-cert"), option(order, "syslog-tls-cert")
+    try:
+        context = ssl.create_default_context(cafile=authority or None)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ValueError(f'could not read CA certificate "{authority}": open {authority}: {why}') from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    options = order.get("options")
+    if isinstance(options, dict) and "syslog-tls-skip-verify" in options:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if certificate:
+        key = option(order, "syslog-tls-key")
+        try:
+            context.load_cert_chain(certificate, key or None)
+        except OSError as error:
+            names = f'certificate: "{certificate}", key: "{key}"'
+            raise ValueError(f"could not load X509 key pair ({names}): {error.strerror or error}") from error
+    return context

@@ -136,6 +136,13 @@ def test_a_server_that_is_not_there_is_named() -> None:
         Gelf(order_).connect()
 
 
+def test_a_certificate_that_cannot_be_read_is_named() -> None:
+    options = {"syslog-tls-ca-cert": "/nonexistent"}
+    driver = Syslog({**order("tcp+tls", None), "address": ["tcp+tls", "127.0.0.1", 1], "options": options})
+    with pytest.raises(ValueError, match='could not read CA certificate "/nonexistent": open /nonexistent: no such'):
+        driver.connect()
+
+
 @pytest.mark.parametrize(
     ("kind", "unpack"), [("", gzip.decompress), ("gzip", gzip.decompress), ("zlib", zlib.decompress), ("none", bytes)]
 )
