@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from support import images, peers
@@ -109,3 +111,33 @@ def test_an_unknown_action_is_refused(shared_engine: CortenEngine) -> None:
     refused = shared_engine.corten("create", "--health-on-failure", "reboot", IMAGE, "true")
     assert refused.returncode != 0
     assert "unknown action 'reboot'" in refused.stderr
+
+
+def helpers(engine: CortenEngine) -> set[int]:
+    """The processes that launch for the engine's shims."""
+    title = f"corten-shim helper {engine.exec_root}".encode()
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if path.read_bytes().startswith(title):
+                found.add(int(path.parent.name))
+    return found
+
+
+def test_one_helper_stays_for_the_checks_and_goes_with_the_last(make_engine: Callable[..., CortenEngine]) -> None:
+    engine = make_engine()
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    run(engine, "box", "true", "exec sleep 600")
+    first = helpers(engine)
+    engine.kill9()
+    time.sleep(1.5)
+    assert helpers(engine) == first
+    engine.start()
+    until(lambda: not helpers(engine) & first, "the end of the first helper")
+    assert len(helpers(engine)) == 1
+    seen = health(engine, "box")["Log"][-1]
+    until(lambda: health(engine, "box")["Log"][-1] != seen, "a probe by the second")
+    engine.docker("rm", "-f", "box", check=True)
+    run(engine, "brief", "true", "exec sleep 2")
+    engine.kill9()
+    until(lambda: not helpers(engine), "the end of the helper with that of the last container")

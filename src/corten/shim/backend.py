@@ -93,7 +93,7 @@ class Backend(Protocol):
         """New limits; an OCI resources object."""
 
     def stand_by(self, loop: Loop) -> None:
-        """There will be execs also when cortend is away; until `delete`."""
+        """There will be execs also when cortend is away; until `give_up` or `delete`."""
 
     def delete(self, *, force: bool) -> Steps[None]:
         """Remove what `create` made, the cgroup last; a second call does nothing."""

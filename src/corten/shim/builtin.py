@@ -124,9 +124,7 @@ class BuiltinRuntime:
             self._stay = Stay(self._helper_directory, loop)
 
     def delete(self, *, force: bool) -> Steps[None]:
-        if self._stay is not None:
-            self._stay.close()
-            self._stay = None
+        self._end_stay()
         if self._creation is not None:
             self._creation.close()
             self._creation = None
@@ -154,9 +152,15 @@ class BuiltinRuntime:
             self._tracing = None
 
     def give_up(self) -> None:
-        """Whatever is under way ends now, with an error."""
+        """Whatever is under way ends now, with an error; and nothing is to come but the end."""
+        self._end_stay()
         for call in list(self._calls):
             call.give_up()
+
+    def _end_stay(self) -> None:
+        if self._stay is not None:
+            self._stay.close()
+            self._stay = None
 
     def _call_once(self, op: str, fields: Message, streams: Streams | None = None) -> Steps[tuple[Message, list[int]]]:
         for _ in range(_ATTEMPTS if op in _REPEATABLE else 1):
