@@ -10,6 +10,7 @@ from typing import Any, Final
 from corten import __version__
 from corten.engine import logoptions
 from corten.engine.inspect import DRIVER
+from corten.engine.mountspec import LOCAL
 from corten.engine.parts import Parts
 from corten.engine.record import Status
 from corten.engine.settings import BUILT_IN_RUNTIME
@@ -66,7 +67,7 @@ class Info:
             "Driver": DRIVER,
             "DriverStatus": [["Supports d_type", "true"], ["Native Overlay Diff", "true"]],
             "Plugins": {
-                "Volume": [],
+                "Volume": [LOCAL],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
                 "Log": list(logoptions.DRIVERS),

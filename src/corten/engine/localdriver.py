@@ -42,6 +42,8 @@ _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs"})
 def check_options(options: Options | None) -> None:
     """Raises InvalidArgument in dockerd's words."""
     given = options or {}
+    if any("\0" in value for value in given.values()):
+        raise InvalidArgument("options with NUL")
     for name in given:
         if name not in _KNOWN:
             raise InvalidArgument(f'invalid option: "{name}"')

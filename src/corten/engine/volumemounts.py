@@ -27,6 +27,7 @@ from corten.core.volumes import DATA, Volume
 from corten.engine import localdriver
 from corten.engine.container import Container
 from corten.engine.events import volume_event
+from corten.engine.looks import Looks, NoAnswer
 from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts
 from corten.engine.threads import in_own_thread
@@ -36,6 +37,7 @@ from corten.sys.openat2 import O_PATH, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, o
 
 log = logging.getLogger("corten.engine")
 
+MOUNT_TIMEOUT_S: Final = 60.0  # that a server may take; its mount is found by the next start
 SUBPATHS: Final = "subpaths"  # below the tasks, whose mounts nobody else sees
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -46,6 +48,7 @@ class VolumeMounts:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._store = parts.volumes
+        self._looks = Looks(MOUNT_TIMEOUT_S)
         self._busy: dict[str, asyncio.Event] = {}
         self._holders: dict[str, set[str]] = {}
 
@@ -132,7 +135,10 @@ class VolumeMounts:
         if localdriver.is_mounted(target):
             return
         try:
-            await in_own_thread("volume", functools.partial(localdriver.mount_volume, volume.options or {}, target))
+            work = functools.partial(localdriver.mount_volume, volume.options or {}, target)
+            await self._looks.look("volume", volume.name, work)
+        except NoAnswer:
+            raise
         except CortenError as error:
             raise Internal(f"error while mounting volume '{target}': {error.text}") from error
 
