@@ -17,7 +17,7 @@ from corten.core.volumes import VolumeStore
 from corten.engine.container import Container
 from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts
-from corten.engine.threads import in_own_thread
+from corten.engine.threads import NoThread, in_own_thread
 from corten.engine.volumemounts import VolumeMounts
 from corten.errors import Internal
 from corten.shim.rootfs import RootMount, make_detached
@@ -37,19 +37,32 @@ class CopyUps:
 
         Raises Internal (500 in dockerd) for a volume over what is no directory, and for what the disk says.
         """
-        root: Mount | None = None
-        for point in container.record.effective.mounts:
-            if point.kind != "volume" or not point.copies or point.subpath:
-                continue
-            root = root or self._parts.snapshots.mounts(container.id)[0]
-            async with self._mounts.filling(point.name, container.id) as is_bound:
-                work = functools.partial(self._fill, point, root, is_bound=is_bound)
-                await in_own_thread("copy-up", work)
+        points = container.record.effective.mounts
+        wanted = [point for point in points if point.kind == "volume" and point.copies and not point.subpath]
+        if not wanted:
+            return
+        root = self._parts.snapshots.mounts(container.id)[0]
+        root_fd = await in_own_thread("copy-up", functools.partial(self._mount, root), late=os.close)
+        try:
+            for point in wanted:
+                async with self._mounts.filling(point.name, container.id) as is_bound:
+                    own_fd = os.dup(root_fd)  # the thread's, which goes on when nobody waits for it any more
+                    work = functools.partial(self._fill, point, own_fd, is_bound=is_bound)
+                    try:
+                        await in_own_thread("copy-up", work)
+                    except NoThread:
+                        os.close(own_fd)
+                        raise
+        finally:
+            os.close(root_fd)
 
-    def _fill(self, point: MountPoint, root: Mount, *, is_bound: bool) -> None:
-        """Blocks.  Of a root that is mounted anew for each volume: nothing is written through it."""
+    def _mount(self, root: Mount) -> int:
+        """The container's root for a moment: nothing is written through it."""
         scratch = f"{self._parts.settings.exec_root}/empty"
-        root_fd = make_detached(RootMount(root.type, root.source, list(root.options)), scratch)
+        return make_detached(RootMount(root.type, root.source, list(root.options)), scratch)
+
+    def _fill(self, point: MountPoint, root_fd: int, *, is_bound: bool) -> None:
+        """Blocks, and closes the root's descriptor."""
         try:
             source_fd = copyup.source_at(root_fd, point.target)
         except NotADirectoryError:

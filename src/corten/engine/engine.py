@@ -92,7 +92,7 @@ class Engine:
         self.version = info.version
         self.info = info.info
         self.login = parts.registries.login
-        self.container_create = life.create
+        self.container_create = lasting(life.create)
         self.container_start = lasting(life.start)
         self.container_stop = lasting(life.stop)
         self.container_restart = lasting(life.restart)

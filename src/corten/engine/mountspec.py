@@ -33,6 +33,7 @@ _MODE_GROUPS: Final = (
     frozenset({"nocopy"}),
     frozenset({"consistent", "cached", "delegated"}),
 )
+VOLUMES_MAX: Final = 512  # of a container: an image asks for as many as it likes, and nothing else is done meanwhile
 LOCAL: Final = "local"  # the one volume driver
 _READ_ONLY_ANONYMOUS: Final = "must not set ReadOnly mode when using anonymous volumes"
 _TMPFS_OPTIONS: Final = frozenset({"exec", "noexec"})
@@ -101,9 +102,13 @@ def parse_all(
         if point.target in taken:
             raise InvalidArgument(f"Duplicate mount point: {point.target}")
         points.append(point)
+    taken = {point.target for point in points}
     for point in (*_last_of_each(borrowed), *(_anonymous(target, host.volume_driver) for target in volumes)):
-        if all(point.target != one.target for one in points):
+        if point.target not in taken:
+            taken.add(point.target)
             points.append(point)
+    if sum(point.kind == "volume" for point in points) > VOLUMES_MAX:
+        raise InvalidArgument(f"more than {VOLUMES_MAX} volumes")
     return tuple(sorted(points, key=lambda point: point.target.rstrip("/").count("/")))
 
 

@@ -69,6 +69,12 @@ def test_volumes_from_yield_to_binds_and_are_not_copied_up_again() -> None:
     }
 
 
+def test_volumes_of_a_container_are_bounded() -> None:
+    with pytest.raises(InvalidArgument, match=r"^more than 512 volumes$"):
+        parse_all(HostConfig(), volumes=(f"/{number}" for number in range(100_000)))
+    assert len(parse_all(HostConfig(), volumes=["/a", "/a/", "a", "/b/../a"])) == 1
+
+
 def test_modes_of_volumes_from() -> None:
     assert parse_volumes_from("a") == ("a", False)
     assert parse_volumes_from("a:ro,z") == ("a", True)
