@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp import web
 
@@ -137,9 +138,27 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
 LAST: tuple[tuple[str, str, Operation], ...] = (("DELETE", "/images/{}", images.remove),)
 
 
-def _unsupported(name: str) -> Operation:
+_NOT_A_MANAGER: Final = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+# What a node without a swarm answers; to make or join one is not supported.
+_SWARM: Final = frozenset({"swarm", "nodes", "services", "tasks", "secrets", "configs"})
+_WITH_A_SWARM: Final = frozenset({"/swarm/init", "/swarm/join"})
+
+
+def _refusal(path: str, name: str) -> errors.CortenError:
+    """What dockerd says where there is no swarm, else that it is not supported yet."""
+    if path == "/swarm/leave":
+        return errors.Unavailable("This node is not part of a swarm")
+    if path.split("/")[1] in _SWARM and path not in _WITH_A_SWARM:
+        return errors.Unavailable(_NOT_A_MANAGER)
+    return errors.NotImplemented(f"{name} is not supported yet")
+
+
+def _unsupported(path: str, name: str) -> Operation:
     async def refuse(call: Call) -> web.StreamResponse:
-        raise errors.NotImplemented(f"{name} is not supported yet")
+        raise _refusal(path, name)
 
     return refuse
 
@@ -150,7 +169,7 @@ class Router:
     def __init__(self) -> None:
         self._exact: dict[tuple[str, str], Operation] = {}
         self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Operation]]] = {}
-        unsupported = tuple((method, path, _unsupported(name)) for method, path, name in UNSUPPORTED)
+        unsupported = tuple((method, path, _unsupported(path, name)) for method, path, name in UNSUPPORTED)
         for method, path, operation in SERVED + unsupported + LAST:
             self._add(method, path, operation)
 
