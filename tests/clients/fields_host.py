@@ -366,7 +366,7 @@ seen(
     script="grep NoNewPrivs /proc/self/status | tr -d '\\t'",
     expect="NoNewPrivs:1",
 )
-refused("HostConfig.StorageOpt", {"size": "1G"})
+refused("HostConfig.StorageOpt", {"size": "1G"}, words="--storage-opt is supported only for overlay over xfs")
 seen(
     "HostConfig.Tmpfs",
     {"/memory": "size=64k"},

@@ -28,25 +28,20 @@ UNSUPPORTED: Final[dict[str, Refused | None]] = {
     "NetworkDisabled": None,
     "HostConfig.Cgroup": None,
     "HostConfig.Links": None,
-    "HostConfig.StorageOpt": None,
     "HostConfig.UsernsMode": lambda mode: mode != "host",
-    "HostConfig.DeviceRequests": None,
-    "HostConfig.BlkioWeight": None,
-    "HostConfig.BlkioWeightDevice": None,
-    "HostConfig.BlkioDeviceReadBps": None,
-    "HostConfig.BlkioDeviceWriteBps": None,
-    "HostConfig.BlkioDeviceReadIOps": None,
-    "HostConfig.BlkioDeviceWriteIOps": None,
-    "HostConfig.CpuRealtimePeriod": None,
-    "HostConfig.CpuRealtimeRuntime": None,
     "HostConfig.KernelMemory": None,
     "HostConfig.KernelMemoryTCP": None,
     "HostConfig.CpuCount": None,
     "HostConfig.CpuPercent": None,
-    "HostConfig.IOMaximumBandwidth": None,
-    "HostConfig.IOMaximumIOps": None,
 }
 ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "IPAMConfig.LinkLocalIPs"})
+# Limits that dockerd takes in an update and leaves as they were.
+_NOT_UPDATED: Final = frozenset(
+    {
+        "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
+        "BlkioDeviceWriteIOps", "DeviceRequests",
+    }
+)  # fmt: skip
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
 _MAC: Final = re.compile(r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 _POLICIES: Final = frozenset({"no", "always", "on-failure", "unless-stopped"})
@@ -76,7 +71,7 @@ def _unsupported(path: str) -> InvalidArgument:
 def refuse_update(body: msgspec.Struct) -> None:
     """The same for ContainerUpdate."""
     for path, _ in nonzero_fields(body):
-        if f"HostConfig.{path}" in UNSUPPORTED:
+        if f"HostConfig.{path}" in UNSUPPORTED or path in _NOT_UPDATED:
             raise _unsupported(path)
 
 
@@ -254,9 +249,18 @@ def check_host(host: HostConfig) -> None:
             ),
         )
     )
+    _check_storage(host.storage_opt or {})
     parse_extra_hosts(host.extra_hosts or (), HOST_GATEWAY)
     for address in host.dns or ():
         _check_dns(address)
+
+
+def _check_storage(options: dict[str, str]) -> None:
+    """overlay2's `size` needs project quotas, which a snapshot here has not."""
+    for key in options:
+        if key.lower() != "size":
+            raise Internal(f"Unknown option {key}")
+        raise Internal("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
 
 
 def _check_dns(address: str) -> None:

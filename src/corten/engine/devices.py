@@ -8,8 +8,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from corten.errors import Internal
-from corten.spec.docker import DeviceMapping
+from corten.errors import Internal, InvalidArgument
+from corten.spec.docker import DeviceMapping, DeviceRequest
 
 _RULE: Final = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
 _ALL_ACCESS: Final = "rwm"
@@ -86,6 +86,13 @@ def every_device() -> list[Device]:
     """All device nodes of the host's /dev, for --privileged."""
     found = (_device(path, path) for path in _walk("/dev"))
     return [device for device in found if device is not None]
+
+
+def refuse_requests(requests: Iterable[DeviceRequest]) -> None:
+    """`--gpus`: no driver serves it here.  Raises Internal with dockerd's text."""
+    for request in requests:
+        sets = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or ())
+        raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{sets}]')
 
 
 def cgroup_rules(rules: Iterable[str]) -> list[Rule]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.engine import checks, defaults, healthcheck, logoptions, mountspec, security
+from corten.engine import blockio, checks, defaults, healthcheck, logoptions, mountspec, security
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.security import Security
@@ -244,7 +244,9 @@ def _host_defaults(
     if host.privileged or host.pid_mode == "host" or host.ipc_mode == "host":
         change["security_opt"] = [*(host.security_opt or ()), "label=disable"]
         origins["HostConfig.SecurityOpt"] = f"{FLAG}, {BUILT_IN}" if host.security_opt else BUILT_IN
-    warnings = _oom_warnings(host, machine, change)
+    less, warnings = blockio.adapt(host, machine)
+    change |= less
+    warnings += _oom_warnings(host, machine, change)
     return replace(host, **change), warnings
 
 

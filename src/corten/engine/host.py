@@ -33,6 +33,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[str]
     memory_bytes: int
     has_blkio_weight: bool = False
+    has_blkio_weight_device: bool = False
+    has_blkio_throttle: bool = False
     has_cpu_rt: bool = False
     sysctls: frozenset[str] = frozenset(defaults.SYSCTLS)
     apparmor: bool = False
@@ -64,6 +66,8 @@ def gather(cgroup_mode: str, v1_mounts: dict[str, str]) -> Host:
         capabilities=_kernel_capabilities(),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         has_blkio_weight=cgroup_mode == "v2" or os.path.exists(f"{blkio}/blkio.weight"),
+        has_blkio_weight_device=cgroup_mode == "v2" or os.path.exists(f"{blkio}/blkio.weight_device"),
+        has_blkio_throttle=cgroup_mode == "v2" or os.path.exists(f"{blkio}/blkio.throttle.read_bps_device"),
         has_cpu_rt=os.path.exists(f"{cpu}/cpu.rt_runtime_us"),
         sysctls=frozenset(name for name in defaults.SYSCTLS if os.path.exists(_sysctl_path(name))),
         apparmor=_read("/sys/module/apparmor/parameters/enabled") == "Y",

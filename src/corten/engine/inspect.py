@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from corten.engine.container import Container
-from corten.engine.effective import node_object
+from corten.engine.effective import Effective, node_object
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
 from corten.engine.record import Health, Record, Status
@@ -69,11 +71,17 @@ def inspect(
         "HostConfig": to_json(effective.host),
         "GraphDriver": {"Data": dict(layers), "Name": DRIVER},
         "Mounts": [mount_point(point) for point in effective.mounts if not point.from_tmpfs_map],
-        "Config": to_json(effective.config),
+        "Config": _config(effective),
         "NetworkSettings": network_settings(container, network_ids),
         **node_object(effective),
     }
     return out
+
+
+def _config(effective: Effective) -> Json:
+    """`Config`; the address asked for stands there as well, where clients before API 1.44 look for it."""
+    asked = effective.endpoint.mac_address if effective.endpoint is not None else ""
+    return to_json(replace(effective.config, mac_address=effective.config.mac_address or asked))
 
 
 def state(record: Record) -> Json:
@@ -126,12 +134,13 @@ def mount_point(point: MountPoint) -> Json:
 def network_settings(container: Container, network_ids: Mapping[str, str]) -> Json:
     """`NetworkSettings`; the flat fields are those of the default bridge."""
     record, endpoint = container.record, container.endpoint
-    place = record.place
+    place, asked = record.place, record.effective.endpoint
     return {
         "SandboxID": place.sandbox_id,
         "SandboxKey": place.sandbox_key,
         "Ports": port_map(container),
         **default_bridge_settings(endpoint),
+        **({"MacAddress": asked.mac_address} if asked is not None and endpoint is None else {}),
         "Networks": networks(container, network_ids),
     }
 

@@ -18,7 +18,7 @@ from corten.core import journal as kinds
 from corten.core.archive import host_platform
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import effective, mountspec, names, oci
+from corten.engine import blockio, effective, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.copyups import CopyUps
 from corten.engine.effective import Effective
@@ -428,19 +428,21 @@ class Lifecycle:
         container = self.find(ref)
         async with container.lock:
             try:
-                await self._update(container, request)
+                warnings = await self._update(container, request)
             except (Conflict, Internal) as error:
                 raise type(error)(f"Cannot update container {container.id}: {error}") from error
         self._parts.bus.publish(container_event(container.record, "update"))
-        return {"Warnings": None}
+        return {"Warnings": warnings or None}
 
-    async def _update(self, container: Container, request: ContainerUpdateRequest) -> None:
+    async def _update(self, container: Container, request: ContainerUpdateRequest) -> list[str]:
         if container.record.state.status in (Status.REMOVING, Status.DEAD):
             raise Conflict('container is marked for removal and cannot be "update"')
-        changed = updated(container.record.effective, request, self._parts.machine)
+        less, warnings = blockio.adapt(request, self._parts.machine)
+        changed = updated(container.record.effective, replace(request, **less), self._parts.machine)
         if container.is_running:
             await container.require_running().update(oci.resources(changed))
         self._parts.save(container, replace(container.record, effective=changed))
+        return warnings
 
 
 def _signal_init(container: Container, number: int) -> None:

@@ -47,6 +47,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     host_devices: Sequence[Json] = ()  # of --privileged
     mapped_devices: Sequence[Json] = ()
     device_rules: Sequence[Json] = ()
+    block_io: Json = {}
     external_runtime: bool = False
 
 
@@ -305,7 +306,7 @@ def _root_propagation(points: Sequence[MountPoint]) -> str:
 
 def _resources(effective: Effective, at: Surroundings) -> Json:
     rules = [devices.ALLOW_ALL] if effective.host.privileged else [*defaults.DEVICE_RULES, *at.device_rules]
-    return {"devices": rules, **resources(effective)}
+    return {"devices": rules, **resources(effective), **({"blockIO": at.block_io} if at.block_io else {})}
 
 
 def resources(effective: Effective) -> Json:
@@ -316,6 +317,8 @@ def resources(effective: Effective) -> Json:
         out["memory"] = memory
     if cpu := cpu_limits(host):
         out["cpu"] = cpu
+    if host.blkio_weight:
+        out["blockIO"] = {"weight": host.blkio_weight}
     out["pids"] = {"limit": effective.pids_limit}
     return out
 
@@ -343,6 +346,10 @@ def cpu_limits(host: HostConfig) -> Json:
         out["period"] = host.cpu_period
     if host.cpu_quota:
         out["quota"] = host.cpu_quota
+    if host.cpu_realtime_period:
+        out["realtimePeriod"] = host.cpu_realtime_period
+    if host.cpu_realtime_runtime:
+        out["realtimeRuntime"] = host.cpu_realtime_runtime
     if host.cpuset_cpus:
         out["cpus"] = host.cpuset_cpus
     if host.cpuset_mems:

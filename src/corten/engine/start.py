@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import devices, healthcheck, hostfiles, launcherrors, logconfig, oci, sources
+from corten.engine import blockio, devices, healthcheck, hostfiles, launcherrors, logconfig, oci, sources
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
@@ -76,6 +76,7 @@ class Run:
         self.namespaces: dict[str, str | None] = {}
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
+        self.block_io: dict[str, Any] = {}
         self.task: Task | None = None
         self.health: dict[str, Any] = {}  # the check as the shim is told of it
         self.fork: asyncio.Task[ShimClient] | None = None
@@ -186,6 +187,12 @@ class Starter:
             nodes, rules = await looks.look("device", os.path.normpath(mapping.path_on_host), look)
             run.devices[0].extend(nodes)
             run.devices[1].extend(rules)
+        numbers = {
+            path: await looks.look("device", os.path.normpath(path), functools.partial(blockio.number, path))
+            for path in blockio.devices(run.effective.host)
+        }
+        run.block_io = blockio.block_io(run.effective.host, numbers)
+        devices.refuse_requests(run.effective.host.device_requests or ())
 
     def _find_namespaces(self, run: Run) -> None:
         """Which namespaces are new (""), the host's (None) or another container's (a path)."""
@@ -328,6 +335,7 @@ class Starter:
             host_devices=devices.every_device() if host.privileged else (),
             mapped_devices=run.devices[0],
             device_rules=run.devices[1],
+            block_io=run.block_io,
             external_runtime=bool(runtime.path),
         )
 

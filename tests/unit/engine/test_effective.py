@@ -196,8 +196,7 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
     ("body", "field"),
     [
         ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links"),
-        ({"HostConfig": {"StorageOpt": {"size": "1G"}}}, "HostConfig.StorageOpt"),
-        ({"HostConfig": {"BlkioWeight": 500}}, "HostConfig.BlkioWeight"),
+        ({"HostConfig": {"CpuCount": 1}}, "HostConfig.CpuCount"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
             "NetworkingConfig.EndpointsConfig.bridge.DriverOpts",

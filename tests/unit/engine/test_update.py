@@ -9,7 +9,7 @@ import pytest
 from corten.engine.host import Host
 from corten.engine.update import updated
 from corten.errors import Conflict, CortenError, InvalidArgument
-from corten.spec.docker import ContainerUpdateRequest, RestartPolicy
+from corten.spec.docker import ContainerUpdateRequest, DeviceRequest, RestartPolicy
 
 from .conftest import Decide
 
@@ -51,7 +51,8 @@ def test_a_limit_of_processes_that_is_none_ends_the_nodes_too(
         ({"Memory": 64 * MIB}, {"memory_swap": 10 * MIB}, InvalidArgument, "larger than memory limit"),
         ({}, {"memory": 1}, InvalidArgument, "Minimum memory limit allowed is 6MB"),
         ({}, {"restart_policy": RestartPolicy(name="what")}, InvalidArgument, "unknown policy 'what'"),
-        ({}, {"cpu_realtime_period": 5}, InvalidArgument, "CpuRealtimePeriod is not supported yet"),
+        ({}, {"cpu_count": 5}, InvalidArgument, "CpuCount is not supported yet"),
+        ({}, {"device_requests": [DeviceRequest()]}, InvalidArgument, "DeviceRequests is not supported yet"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
