@@ -1,0 +1,54 @@
+"""Scripts of docker CLI commands, played on dockerd 26.1 and on Corten: output, exit codes, the whole inspect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from clients import same_answers, side_scripts
+from clients.compare import Side
+from clients.normal import RULES, Normalizer
+from clients.side_by_side import compare, idle, table, unexplained
+from support import paths, process
+from support.dockerd import Dockerd
+from support.engine import CortenEngine
+
+SHORT = "options of create"  # in every run; what the others show is in checks_*.py too, piece by piece
+
+
+@pytest.fixture(scope="module")
+def reference(dockerd: Dockerd) -> Iterator[Side]:
+    """dockerd 26.1."""
+    side = Side(dockerd.socket, dockerd.folder, tuple(dockerd.netns.enter))
+    yield side
+    process.remove_cgroups(side.parent)
+
+
+@pytest.fixture(scope="module")
+def corten(shared_engine: CortenEngine) -> Iterator[Side]:
+    """The engine under test."""
+    side = Side(shared_engine.socket, shared_engine.folder, tuple(shared_engine.netns.enter))
+    yield side
+    process.remove_cgroups(side.parent)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == SHORT else pytest.param(name, marks=pytest.mark.slow) for name in side_scripts.SCRIPTS]
+)
+def test_a_script_shows_the_same_on_both(reference: Side, corten: Side, name: str) -> None:
+    script = side_scripts.SCRIPTS[name]
+    found = compare(script, reference, corten, Normalizer(RULES))
+    wrong = unexplained(found, side_scripts.KNOWN)
+    assert not wrong, "\n".join(wrong)
+    rows = idle(found, side_scripts.KNOWN, [script])
+    assert not rows, f"no such difference any more, take the rows out: {rows}"
+
+
+def test_every_difference_stands_in_the_documentation() -> None:
+    text = (paths.REPOSITORY / "docs" / "docker-compatibility.md").read_text()
+    assert table(side_scripts.KNOWN) in text, "put this into docs/docker-compatibility.md:\n" + table(
+        side_scripts.KNOWN
+    )
+    missing = [command for command, why in same_answers.DIFFERENT.items() if f"| `{command}` | {why} |" not in text]
+    assert not missing
