@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 level=${1:-run}
 
 run_packages="python3 python3-venv ca-certificates gcc libc6-dev make iproute2 libseccomp2 libnftables1 busybox-static"
-dev_packages="git procps psmisc strace debootstrap nftables iptables xz-utils libdevmapper1.02.1 libyajl2"
+dev_packages="git procps psmisc strace debootstrap nftables iptables xz-utils libdevmapper1.02.1 libyajl2 openssh-client"
 # Debian 13 renamed what has a 64-bit time_t.
 dev_packages_12="libgpgme11 libglib2.0-0"
 dev_packages_13="libgpgme11t64 libglib2.0-0t64"

@@ -36,6 +36,7 @@ PACKAGES = {
         # file systems that a root may lie on, and the libraries of their tools
         *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
         *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
+        *("openssh-server", "libwrap0", "libnsl2"),
     ),
     # the last: data only
     "trixie": ("docker.io", "containerd", "docker-cli", "docker-buildx", "golang-github-docker-docker-dev"),
@@ -63,6 +64,7 @@ BINARIES = {
     "buildah": ("bookworm", "usr/bin/buildah", "--version"),
     "skopeo": ("bookworm", "usr/bin/skopeo", "--version"),
     "umoci": ("bookworm", "usr/bin/umoci", "--version"),
+    "sshd": ("bookworm", "usr/sbin/sshd", "-V"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
     "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),
 }

@@ -1,0 +1,114 @@
+"""What systemd hands over, and the unit files that ask it to."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corten.daemon import activation, arguments, config
+from corten.daemon.activation import Handed
+from corten.errors import InvalidArgument
+from support import paths
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """A unix socket that listens."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        made.listen(1)
+        yield made
+
+
+def test_sockets_are_chosen_by_number_by_name_or_all(listener: socket.socket) -> None:
+    handed = (Handed(listener.fileno(), "one"), Handed(listener.fileno(), "two"))
+    for which, count in (("", 2), ("*", 2), ("two", 1), (str(listener.fileno()), 2)):
+        found = activation.listeners(which, handed)
+        assert [one.getsockname() for one in found] == [listener.getsockname()] * count
+        for one in found:
+            assert not one.getblocking()
+            one.close()
+
+
+def test_what_is_not_there_is_refused(listener: socket.socket) -> None:
+    with pytest.raises(InvalidArgument, match="no sockets found via socket activation"):
+        activation.listeners("", ())
+    with pytest.raises(InvalidArgument, match="no such activated file descriptor: other"):
+        activation.listeners("other", (Handed(listener.fileno(), "one"),))
+
+
+def test_a_descriptor_that_does_not_listen_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as idle, (tmp_path / "x").open("w") as file:
+        for fd, text in ((idle.fileno(), "no listening stream socket"), (file.fileno(), "no socket")):
+            with pytest.raises(InvalidArgument, match=text):
+                activation.listeners("", (Handed(fd, "x"),))
+
+
+TAKE = "from corten.daemon import activation; import os; print(activation.take(), 'LISTEN_FDS' in os.environ)"
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=cortend.socket", "(Handed(fd=3, name='cortend.socket'),) False"),
+        ("LISTEN_PID=$$ LISTEN_FDS=1", "(Handed(fd=3, name='unknown'),) False"),
+        ("LISTEN_PID=1 LISTEN_FDS=1", "() False"),
+        ("LISTEN_PID=$$ LISTEN_FDS=x", "() False"),
+        ("A=b", "() False"),
+    ],
+)
+def test_variables_count_for_this_process_alone_and_go(listener: socket.socket, variables: str, found: str) -> None:
+    script = f"import os, sys; os.dup2({listener.fileno()}, 3); os.execvp('sh', ['sh', '-c', *sys.argv[1:]])"
+    argv = [sys.executable, "-c", script, f'export {variables}; exec "$@"', "sh", sys.executable, "-c", TAKE]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        argv, pass_fds=[listener.fileno()], capture_output=True, text=True, check=False, timeout=30, env=environment
+    )
+    assert done.stdout.strip() == found, done.stderr
+
+
+def test_the_manager_is_told_once_it_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notifier = activation.Notifier()
+        assert "NOTIFY_SOCKET" not in os.environ
+        notifier.tell("READY=1", "STATUS=serving")
+        assert manager.recv(100) == b"READY=1\nSTATUS=serving"
+    notifier.tell("STOPPING=1")  # nobody listens: no matter
+    activation.Notifier().tell("READY=1")  # nobody asked
+
+
+# the unit files
+
+
+def unit(name: str) -> configparser.RawConfigParser:
+    found = configparser.RawConfigParser(strict=True)
+    found.optionxform = str  # type: ignore[assignment,method-assign]
+    found.read_string((paths.REPOSITORY / "units" / name).read_text())
+    return found
+
+
+def test_a_stop_of_the_service_leaves_containers_alone() -> None:
+    service = unit("cortend.service")["Service"]
+    assert (service["KillMode"], service["Delegate"], service["Type"]) == ("process", "yes", "notify")
+
+
+def test_the_service_starts_cortend_with_flags_that_it_takes() -> None:
+    program, *flags = shlex.split(unit("cortend.service")["Service"]["ExecStart"])
+    assert program == "/usr/bin/cortend"
+    assert arguments.parse(flags).host == ["fd://"]
+
+
+def test_the_socket_is_where_the_client_looks() -> None:
+    wanted = f"{config.DEFAULT_EXEC_ROOT}/{config.SOCKET_NAME}"
+    assert unit("cortend.socket")["Socket"]["ListenStream"] == wanted
