@@ -243,31 +243,6 @@ import -c 'NONSENSE x' /dev/null x:y
 -Z ps
 """
 
-EVENTS = """
-events {window}
-events {window} --format json
-events {window} --format '{{json .}}'
-events {window} --format '{{.Type}} {{.Action}} {{.Actor.ID}} {{.Actor.Attributes.image}}'
-events {window} --format '{{.Status}} {{.From}} {{.ID}} {{.Time}} {{.TimeNano}} {{.Scope}}'
-events {window} --format '{{.Actor}} {{.Actor.Attributes}}'
-events {window} --format '{{.Nonsense}}'
-events {window} --format '{{.Foo'
-events {window} --filter type=container
-events {window} --filter type=network
-events {window} --filter type=image
-events {window} --filter type=daemon
-events {window} --filter type=nonsense
-events {window} --filter container=cli-box
-events {window} --filter image={image}
-events {window} --filter event=create --filter event=die
-events {window} --filter label=corten.test=cli
-events {window} --filter nonsense=1
-events {window} --filter novalue
-events --since nonsense
-events --until nonsense
-events x
-"""
-
 CREATION = """
 run
 create
@@ -481,6 +456,7 @@ DIFFERENT = {
     "images --tree": "corten has no colours there, and does not cut names off",
     "images --format json": "containers are counted since API 1.51, which docker 28.2 does not speak",
     "system df -v": "corten adds what the packed layers take",
+    "stats --no-stream --format json cli-new": "corten shows pressure, throttling, peaks and limits that were hit, too",
     "info": "the client's own version",
     "version": "the client's own versions",
     "version --format json": "the client's own versions",

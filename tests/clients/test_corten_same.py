@@ -1,8 +1,8 @@
 """The corten CLI beside docker's, against the same engine: the same stdout, stderr and exit code, command by command.
 
-The command lines are in `same_answers`.  What is no answer of the command's own is taken out: the program's name, and
-ids and names of the containers that a command itself made.  Both run at once where they only look, so that
-ages are those of one moment; what differs is asked for again, three times in all.
+The command lines are in `same_answers` and `same_seeing`.  What is no answer of the command's own is taken out: the
+program's name, and ids and names of the containers that a command itself made.  Both run at once where they only look,
+so that ages are those of one moment; what differs is asked for again, three times in all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import same_answers
+from clients import same_answers, same_seeing
 from clients.api import Api
 from clients.wording import worded_anew
 from support import images, paths, peers, summary
@@ -130,6 +130,12 @@ def test_lists_and_tables(box: CortenEngine, folder: Path, command: str) -> None
     assert ours == theirs
 
 
+@pytest.mark.parametrize("command", lines(same_seeing.STATS))
+def test_stats(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder, at_once=True)
+    assert ours == theirs
+
+
 @pytest.fixture(scope="module")
 def window(box: CortenEngine) -> str:
     """`--since` and `--until` around events of every type that this engine has."""
@@ -143,7 +149,7 @@ def window(box: CortenEngine) -> str:
     return f"--since {start:.6f} --until {time.time():.6f}"
 
 
-@pytest.mark.parametrize("command", lines(same_answers.EVENTS))
+@pytest.mark.parametrize("command", lines(same_seeing.EVENTS))
 def test_events(box: CortenEngine, folder: Path, window: str, command: str) -> None:
     theirs, ours = both(box, command, folder, window=window, at_once=True)
     assert ours == theirs

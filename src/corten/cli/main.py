@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": (_R, "run"),
     "save": (_A, "save"),
     "start": (_R, "start"),
+    "stats": ("corten.cli.stats", "stats"),
     "stop": (_C, "stop"),
     "tag": (_I, "tag"),
     "top": (_C, "top"),
@@ -68,7 +69,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
     "container": {
         **{verb: verb for verb in ("attach", "commit", "create", "diff", "exec", "export", "kill", "logs", "pause")},
         **{verb: verb for verb in ("cp", "port", "rename", "restart")},
-        **{verb: verb for verb in ("rm", "run", "start", "stop", "top", "trace", "unpause", "update", "wait")},
+        **{verb: verb for verb in ("rm", "run", "start", "stats", "stop", "top", "trace", "unpause", "update", "wait")},
         "ls": "ps",
         "list": "ps",
         "ps": "ps",
@@ -117,8 +118,7 @@ UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "config", "context"),
         *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
-        *("stats", "swarm", "trust"),
-        "container stats",
+        *("swarm", "trust"),
         "image build",
     }
 )

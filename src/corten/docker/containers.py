@@ -14,7 +14,7 @@ from corten.docker.plain import MULTIPLEXED_STREAM, RAW_STREAM
 from corten.docker.query import integer
 from corten.docker.streams import close, json_line
 from corten.docker.versions import INSPECT_RULES, LIST_RULES, adapt_answer, adapt_create
-from corten.errors import CortenError, InvalidArgument, NotFound, from_kind
+from corten.errors import CortenError, InvalidArgument, from_kind
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from corten.spec.docker_parse import parse_create
 
@@ -188,12 +188,14 @@ async def stats(call: Call) -> web.StreamResponse:
     sample = await call.engine.container_stats(call.args[0], is_one_shot)
     if is_one_shot:
         return call.answer(_after(sample, None))
+    if not is_stream and sample["read"] == _NO_TIME:  # it does not run
+        return call.answer(_after(sample, None))
     if not is_stream:
         await asyncio.sleep(STATS_PERIOD_S)
         return call.answer(_after(await call.engine.container_stats(call.args[0], False), sample))
     response = await call.stream()
     before: Json | None = None
-    with contextlib.suppress(NotFound):  # removed meanwhile: the stream ends
+    with contextlib.suppress(CortenError):  # removed meanwhile, or its shim hangs: the stream ends
         while True:
             await response.write(json_line(_after(sample, before)))
             await asyncio.sleep(STATS_PERIOD_S)

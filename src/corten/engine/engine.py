@@ -278,10 +278,23 @@ class Engine:
         return answer
 
     async def container_stats(self, ref: str, one_shot: bool) -> Json:
-        """One sample."""
+        """One sample; that of a container that ended meanwhile has nothing in it."""
         container = self._life.find(ref)
-        sample = await container.require_running().stats() if container.is_running else None
-        return stats.sample(container, sample, self._parts.machine)
+        sample = None
+        if container.is_running:
+            try:
+                sample = await container.require_running().stats()
+            except CortenError:
+                if container.is_running:
+                    raise
+        has_network = self._network_owner(container).record.place.network in ("bridge", "none")
+        return stats.sample(container, sample, self._parts.machine, has_network=has_network)
+
+    def _network_owner(self, container: Container) -> Container:
+        """The container whose network it uses: itself, or that of `--network container:`."""
+        mode = container.record.effective.host.network_mode
+        owner = self._parts.roster.get(mode.partition("container:")[2])
+        return owner if owner is not None and owner.is_running else container
 
     async def log_usage(self) -> dict[str, int]:
         """Bytes on disk of each container's log, rotated files and all."""

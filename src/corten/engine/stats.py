@@ -1,4 +1,12 @@
-"""`docker stats`: a sample of a container's cgroup and interface in Docker's shape."""
+"""`docker stats`: a sample of a container's cgroup and interface in Docker's shape.
+
+What Docker has no field for (pressure, peaks, limits that were hit, bursts) is under `corten`, the key of ours:
+
+    {"pressure": {"cpu": {"some": {"avg10", "avg60", "avg300" (percent), "total_us"}, "full": ..}, "memory", "io"},
+     "peaks": {"memory_bytes", "swap_bytes" (cgroup v1: memory and swap together), "pids"},
+     "events": {"memory_limit", "memory_high", "oom", "oom_kills", "pids_limit"},
+     "bursts": {"count", "time_ns"}}
+"""
 
 from __future__ import annotations
 
@@ -25,8 +33,11 @@ _BLKIO_NAMES: Final = (
 )  # fmt: skip
 
 
-def sample(container: Container, raw: Json | None, machine: Host) -> Json:
-    """One sample; `raw` is the shim's (runtime.cgroup_stats), None for a container that does not run."""
+def sample(container: Container, raw: Json | None, machine: Host, *, has_network: bool) -> Json:
+    """One sample; `raw` is the shim's (runtime.cgroup_stats), None for a container that does not run.
+
+    has_network: its network namespace is no other than a container's, so that the interfaces are shown.
+    """
     head: Json = {"name": f"/{container.name}", "id": container.id}
     if raw is None:
         empty = {"blkio_stats": dict.fromkeys(_BLKIO_NAMES), "pids_stats": {}, "memory_stats": {}}
@@ -38,12 +49,15 @@ def sample(container: Container, raw: Json | None, machine: Host) -> Json:
         "storage_stats": {},
         "pids_stats": _pids(raw["pids"]),
         "blkio_stats": _blkio(raw["blkio"], machine),
-        "memory_stats": _memory(raw["memory"], machine),
+        "memory_stats": _memory(raw, machine),
         "cpu_stats": _cpu(raw["cpu"], machine),
         "precpu_stats": _NO_CPU,
     }
-    if container.record.place.network in ("bridge", "none"):
-        out["networks"] = _networks(container.record.state.pid)
+    networks = _networks(container.record.state.pid) if has_network else {}
+    if networks:
+        out["networks"] = networks
+    if "extra" in raw:  # a shim of an earlier release has none
+        out["corten"] = raw["extra"]
     return head | out
 
 
@@ -79,14 +93,17 @@ def _system_ns() -> int:
     return sum(map(int, words)) * (times.SECOND_NS // os.sysconf("SC_CLK_TCK"))
 
 
-def _memory(raw: Json, machine: Host) -> Json:
-    limit = raw["limit_bytes"]
+def _memory(sample: Json, machine: Host) -> Json:
+    """`failcnt` counts, on v2, how often memory ran out, as dockerd has it."""
+    raw, limit = sample["memory"], sample["memory"]["limit_bytes"]
     out: Json = {
         "usage": raw["usage_bytes"],
         "stats": raw["stat"],
         "limit": limit if 0 <= limit < machine.memory_bytes else machine.memory_bytes,
     }
-    if machine.cgroup_mode != "v2":
+    if machine.cgroup_mode == "v2":
+        out["failcnt"] = sample.get("extra", {}).get("events", {}).get("oom", 0)
+    else:
         out |= {"max_usage": raw["max_usage_bytes"], "failcnt": raw["fail_count"]}
     return {name: value for name, value in out.items() if value != 0}
 

@@ -4,9 +4,14 @@
                  "periods", "throttled_periods", "throttled_ns"},
      "memory":  {"usage_bytes", "limit_bytes" (-1: none), "max_usage_bytes", "fail_count", "stat": {name: n}},
      "pids":    {"current", "limit" (-1: none)},
-     "blkio":   {"service_bytes": [{"major", "minor", "op", "value"}], "serviced": [..]}}
+     "blkio":   {"service_bytes": [{"major", "minor", "op", "value"}], "serviced": [..]},
+     "extra":   {"pressure": {"cpu": {"some": {"avg10", "avg60", "avg300" (percent), "total_us"}, "full": ..}, ..},
+                 "peaks": {"memory_bytes", "swap_bytes" (v1: memory and swap together), "pids"},
+                 "events": {"memory_limit", "memory_high", "oom", "oom_kills", "pids_limit"},
+                 "bursts": {"count", "time_ns"}}}
 
-Sources: cgroup-v1/memory.rst, cpuacct.rst, blkio-controller.rst; cgroup-v2.rst.
+What the kernel does not tell is not in `extra`.  Shims of releases before it have no `extra`.
+Sources: cgroup-v1/memory.rst, cpuacct.rst, blkio-controller.rst; cgroup-v2.rst; accounting/psi.rst.
 """
 
 from __future__ import annotations
@@ -34,13 +39,93 @@ def sample(paths: CgroupPaths) -> dict[str, object]:
             "memory": _memory_2(paths.v2),
             "pids": _pids(paths.v2),
             "blkio": _block_io_2(paths.v2),
+            "extra": _extra(paths, "v2"),
         }
     return {
         "cpu": _cpu_1(paths.directory("cpu"), paths.directory("cpuacct")),
         "memory": _memory_1(paths.directory("memory")),
         "pids": _pids(paths.directory("pids")),
         "blkio": _block_io_1(paths.directory("blkio")),
+        "extra": _extra(paths, "v1"),
     }
+
+
+# group of `extra` → key → for v1 and v2 (controller, file, keyed value in it)
+EXTRA = {
+    "peaks": {
+        "memory_bytes": {"v1": ("memory", "memory.max_usage_in_bytes", ""), "v2": ("memory", "memory.peak", "")},
+        "swap_bytes": {
+            "v1": ("memory", "memory.memsw.max_usage_in_bytes", ""),
+            "v2": ("memory", "memory.swap.peak", ""),
+        },
+        "pids": {"v1": ("pids", "pids.peak", ""), "v2": ("pids", "pids.peak", "")},
+    },
+    "events": {
+        "memory_limit": {"v1": ("memory", "memory.failcnt", ""), "v2": ("memory", "memory.events", "max")},
+        "memory_high": {"v2": ("memory", "memory.events", "high")},
+        "oom": {"v2": ("memory", "memory.events", "oom")},
+        "oom_kills": {
+            "v1": ("memory", "memory.oom_control", "oom_kill"),
+            "v2": ("memory", "memory.events", "oom_kill"),
+        },
+        "pids_limit": {"v1": ("pids", "pids.events", "max"), "v2": ("pids", "pids.events", "max")},
+    },
+    "bursts": {
+        "count": {"v1": ("cpu", "cpu.stat", "nr_bursts"), "v2": ("cpu", "cpu.stat", "nr_bursts")},
+        "time_ns": {"v1": ("cpu", "cpu.stat", "burst_time"), "v2": ("cpu", "cpu.stat", "burst_usec")},
+    },
+}
+
+
+def _extra(paths: CgroupPaths, version: str) -> dict[str, dict[str, object]]:
+    """What Docker's API has no field for."""
+    texts: dict[str, str] = {}
+    found: dict[str, dict[str, object]] = {"pressure": {}}
+    for controller in ("cpu", "memory", "io"):
+        rows = pressure(paths.v2, controller)
+        if rows:
+            found["pressure"][controller] = rows
+    for group, keys in EXTRA.items():
+        found[group] = {}
+        for key, places in keys.items():
+            if version not in places:
+                continue
+            controller, file, word = places[version]
+            path = f"{paths.directory(controller)}/{file}"
+            if path not in texts:
+                texts[path] = _text(path)
+            value = _number(texts[path], word)
+            if value is not None:
+                found[group][key] = value * 1000 if word == "burst_usec" else value
+    return found
+
+
+def _number(text: str, word: str) -> int | None:
+    """A file of one number, or the number behind `word` in a flat keyed file; None when it is not there."""
+    for line in text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == word:
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def pressure(directory: str, controller: str) -> dict[str, dict[str, float]]:
+    """The rows `some` and `full` of a v2 cgroup's pressure stall information; {} where the kernel does not count it."""
+    rows = {}
+    for line in _text(f"{directory}/{controller}.pressure").splitlines() if directory else ():
+        kind, *pairs = line.split()
+        values = dict(pair.split("=", 1) for pair in pairs)
+        rows[kind] = {name: float(values[name]) for name in ("avg10", "avg60", "avg300")}
+        rows[kind]["total_us"] = int(values["total"])
+    return rows
+
+
+def _text(path: str) -> str:
+    """A file's text, '' where the kernel has no such file or does not count (PSI is off: EOPNOTSUPP)."""
+    try:
+        return files.read_text(path)
+    except OSError:
+        return ""
 
 
 def _pids(directory: str) -> dict[str, object]:

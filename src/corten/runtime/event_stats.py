@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posix
 
-from corten.runtime import rdt_stats
+from corten.runtime import cgroup_stats, rdt_stats
 from corten.runtime.cgroups import Cgroup
 from corten.sys import cgroup, files
 
@@ -234,12 +234,9 @@ def _hugetlb(directory: str, *, version_2: bool) -> Table:
 
 def _with_pressure(table: Table, directory: str, controller: str) -> Table:
     """`table` with the pressure stall information of a v2 cgroup, where the kernel counts it (runc 1.2)."""
-    rows = {}
-    for line in _text(directory, f"{controller}.pressure").splitlines() if directory else ():
-        kind, *pairs = line.split()
-        values = dict(pair.split("=", 1) for pair in pairs)
-        rows[kind] = {name: float(values[name]) for name in ("avg10", "avg60", "avg300")}
-        rows[kind]["total"] = int(values["total"])
+    rows: Table = dict(cgroup_stats.pressure(directory, controller))
+    for row in rows.values():
+        row["total"] = row.pop("total_us")
     if rows:
         table["psi"] = rows
     return table
