@@ -28,7 +28,10 @@ Filters = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class AttachOptions:
-    """Which streams of a container's init a client wants, and whether the log so far comes first."""
+    """Which streams of a container's init a client wants, and whether the log so far comes first.
+
+    `is_raw`: without headers that tell stdout from stderr.
+    """
 
     stdin: bool = False
     stdout: bool = False
@@ -36,6 +39,7 @@ class AttachOptions:
     stream: bool = False
     logs: bool = False
     detach_keys: str = ""
+    is_raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)

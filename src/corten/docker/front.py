@@ -12,6 +12,7 @@ to a shim at any moment between two of them, with every byte accounted for.
     RESPONSE | kept (pipelined), up to a limit   | answered: HEAD
     COLLECT  | the body of a hijacking request   | body ends: HIJACK
     HIJACK   | left in the kernel: no reading    | plain answer: HEAD; detached: connection is gone
+    TUNNEL   | given to aiohttp: a websocket     | answered: the connection is closed
     CLOSED   | dropped                           | refused: the client has closed, or LINGER_S
 """
 
@@ -59,6 +60,7 @@ class _State(enum.Enum):
     RESPONSE = "response"
     COLLECT = "collect"
     HIJACK = "hijack"
+    TUNNEL = "tunnel"
     CLOSED = "closed"
 
 
@@ -217,6 +219,10 @@ class Front(asyncio.Protocol):
                 case _State.RESPONSE | _State.HIJACK:
                     self._keep(data)
                     return
+                case _State.TUNNEL:
+                    assert self._handler is not None
+                    self._handler.data_received(data)
+                    return
                 case _State.CLOSED:
                     return
 
@@ -264,6 +270,10 @@ class Front(asyncio.Protocol):
             assert self.transport is not None
             self._handler = Handler(self._owner, self._answered)
             self._handler.connection_made(self.transport)
+        if head.is_websocket:
+            self._state = _State.TUNNEL
+            self._handler.data_received(raw + rest)
+            return b""
         return self._take_body(rest, raw)
 
     def _take_body(self, data: bytes, prefix: bytes) -> bytes:
@@ -287,6 +297,8 @@ class Front(asyncio.Protocol):
             self._answered_early = True
         elif self._state is _State.RESPONSE:
             self._next()
+        elif self._state is _State.TUNNEL:
+            self.close()
 
     def _next(self) -> None:
         if self._pending:  # the state stays until then: the client's end of the stream may come in between

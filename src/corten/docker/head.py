@@ -20,6 +20,7 @@ MAX_CHUNK_LINE_BYTES = 4096
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 _HIJACKED = re.compile(r"(?:/v[0-9.]+)?/(?:containers/[^?]+/attach|exec/[^/?]+/start)(?:\?|$)")
+_WEBSOCKET = re.compile(r"(?:/v[0-9.]+)?/containers/[^?]+/attach/ws(?:\?|$)")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
 
 
@@ -37,6 +38,12 @@ class Head:
     def is_hijack(self) -> bool:
         """Attach and exec start: the connection may become a raw stream, with or without Upgrade."""
         return self.method == "POST" and _HIJACKED.match(self.target) is not None
+
+    @property
+    def is_websocket(self) -> bool:
+        """Attach over a websocket: behind its head the connection belongs to one answer."""
+        is_asked = self.headers.get("upgrade", "").lower() == "websocket"
+        return self.method == "GET" and is_asked and _WEBSOCKET.match(self.target) is not None
 
     @property
     def wants_upgrade(self) -> bool:

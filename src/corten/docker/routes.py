@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from corten import errors
-from corten.docker import archives, containers, copy, images, registries, system, volumes
+from corten.docker import archives, containers, copy, images, registries, system, volumes, websocket
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -39,6 +39,7 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/containers/{}/json", containers.inspect),
     ("GET", "/containers/{}/top", containers.top),
     ("GET", "/containers/{}/logs", containers.logs),
+    ("GET", "/containers/{}/attach/ws", websocket.attach),
     ("GET", "/containers/{}/stats", containers.stats),
     ("GET", "/containers/{}/export", archives.export),
     ("HEAD", "/containers/{}/archive", copy.stat),
@@ -85,7 +86,6 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
 
 # What dockerd serves and Corten does not yet: (method, path, the operation in words).
 UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{}/attach/ws", "container attach over a websocket"),
     ("GET", "/containers/{}/checkpoints", "checkpoint list"),
     ("POST", "/containers/{}/checkpoints", "checkpoint create"),
     ("DELETE", "/containers/{}/checkpoints/{}", "checkpoint remove"),

@@ -55,6 +55,8 @@ class AttachOptions(Protocol):
     def logs(self) -> bool: ...
     @property
     def detach_keys(self) -> str: ...
+    @property
+    def is_raw(self) -> bool: ...
 
 
 class Held:
@@ -114,7 +116,7 @@ class Streams:
     async def _replay(self, container: Container, options: AttachOptions, stream: ClientStream, log: LogPlace) -> bool:
         """Write the log so far through a descriptor of its own; the stream stays the door's.  False: it is to go."""
         query = Query(stdout=options.stdout, stderr=options.stderr)
-        formatter = Formatter(query, raw=container.record.effective.config.tty, format=log.format)
+        formatter = Formatter(query, raw=container.record.effective.config.tty or options.is_raw, format=log.format)
         client = socket.socket(fileno=os.dup(stream.fileno()))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, _write_log, client, log, formatter, self._ended)
@@ -125,7 +127,7 @@ class Streams:
             stdin=options.stdin and config.open_stdin,
             stdout=options.stdout,
             stderr=options.stderr,
-            multiplexed=not config.tty,
+            multiplexed=not config.tty and not options.is_raw,
             stdin_once=config.stdin_once,
             detach_keys=options.detach_keys,
             initial_stdin=stream.initial,

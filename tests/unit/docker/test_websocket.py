@@ -1,0 +1,108 @@
+"""Attach over a websocket: frames both ways, how it ends, and what is refused before."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from corten.docker.engine_api import AttachOptions
+from unit.docker.fake_engine import Box
+from unit.docker.raw_client import Harness, eventually
+
+QUERY = "stream=1&stdin=1&stdout=1"
+
+
+@pytest.fixture
+async def session(harness: Harness) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=harness.path)) as made:
+        yield made
+
+
+@pytest.fixture
+async def box(harness: Harness) -> Box:
+    return harness.engine.find(await harness.create(["cat"]))
+
+
+def url(box: Box, query: str = QUERY, version: str = "/v1.51") -> str:
+    return f"http://engine{version}/containers/{box.id}/attach/ws?{query}"
+
+
+async def container_end(box: Box) -> socket.socket:
+    """What a shim would have."""
+    await eventually(lambda: box.stream is not None, "attached")
+    assert box.stream is not None
+    return socket.socket(fileno=box.stream.detach_fd())
+
+
+async def test_frames_become_bytes_and_bytes_become_binary_frames(session: aiohttp.ClientSession, box: Box) -> None:
+    async with session.ws_connect(url(box)) as client:
+        loop = asyncio.get_running_loop()
+        with await container_end(box) as end:
+            await client.send_str("häl")
+            await client.send_bytes(b"\x00lo")
+            data = b""
+            while len(data) < 7:
+                data += await loop.sock_recv(end, 100)
+            assert data == "häl".encode() + b"\x00lo"
+            await loop.sock_sendall(end, b"\xff" * 200_000)
+            received = b""
+            while len(received) < 200_000:
+                received += await client.receive_bytes(timeout=10)
+            assert received == b"\xff" * 200_000
+        message = await client.receive(timeout=10)
+        assert (message.type, client.close_code) == (aiohttp.WSMsgType.CLOSE, 1000)
+
+
+async def test_a_client_that_closes_ends_the_container_s_side(session: aiohttp.ClientSession, box: Box) -> None:
+    async with session.ws_connect(url(box)) as client:
+        with await container_end(box) as end:
+            await client.close()
+            assert await asyncio.get_running_loop().sock_recv(end, 100) == b""
+
+
+async def test_a_client_that_goes_before_the_start_is_forgotten(session: aiohttp.ClientSession, box: Box) -> None:
+    client = await session.ws_connect(url(box))
+    await eventually(lambda: box.stream is not None, "attached")
+    await client.close()
+    await eventually(lambda: box.hung_up, "forgotten")
+
+
+async def test_streams_are_chosen_since_1_42_and_never_have_headers(
+    harness: Harness, session: aiohttp.ClientSession, box: Box
+) -> None:
+    for version, chosen in (("/v1.42", False), ("/v1.41", True)):
+        async with session.ws_connect(url(box, "stream=1&stdout=1&logs=1&detachKeys=a", version)):
+            asked = harness.engine.calls[-1]
+        options = AttachOptions(chosen, True, chosen, stream=True, logs=True, detach_keys="a", is_raw=True)
+        assert asked == ("attach", options)
+
+
+async def test_errors_before_the_handshake_are_ordinary_answers(
+    harness: Harness, session: aiohttp.ClientSession, box: Box
+) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="404"):
+        await session.ws_connect(f"http://engine/containers/nothing/attach/ws?{QUERY}")
+    answer = await harness.ask("GET", f"/containers/{box.id}/attach/ws?{QUERY}")
+    assert (answer.status, answer.message) == (400, "bad websocket handshake")
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket")
+    answer = await harness.ask("GET", f"/containers/{box.id}/attach/ws?{QUERY}", headers=upgrade)
+    assert answer.status == 400
+    answer = await harness.ask("GET", "/containers/json", headers=upgrade)
+    assert answer.status == 200
+
+
+async def test_a_page_of_another_host_may_not_attach_over_tcp(harness: Harness, box: Box) -> None:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    await harness.door.serve(listener)
+    address = f"http://127.0.0.1:{port}/containers/{box.id}/attach/ws?{QUERY}"
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+            await session.ws_connect(address, origin="http://evil.example")
+        async with session.ws_connect(address, origin=f"http://127.0.0.1:{port}"):
+            pass
