@@ -46,21 +46,21 @@ def run(side: Side, *options: str, script: str = "exec sleep 600") -> Json:
     return side.docker("run", "-d", "--name", "box", *options, IMAGE, "sh", "-c", script)
 
 
-@check("restart policy on-failure with a limit", Body("HostConfig.RestartPolicy"))
+@check("restart policy on-failure with a limit", Body("HostConfig.RestartPolicy"), is_slow=True)
 def on_failure(side: Side) -> Json:
     run(side, "--restart", "on-failure:2", script="exit 3")
     side.until(lambda: side.inspect("box", "RestartCount")["RestartCount"] == 2)
     return [settles(side, "exited"), actions(side, box_id(side), "die", 3)]
 
 
-@check("restart policy on-failure after a success", Body("HostConfig.RestartPolicy"))
+@check("restart policy on-failure after a success", Body("HostConfig.RestartPolicy"), is_slow=True)
 def on_success(side: Side) -> Json:
     run(side, "--restart", "on-failure", script="test -e /once && exit 0; touch /once; exit 1")
     side.until(lambda: side.inspect("box", "RestartCount")["RestartCount"] == 1)
     return settles(side, "exited")
 
 
-@check("stop of a container that waits for its restart", Act("/containers/*/stop"))
+@check("stop of a container that waits for its restart", Act("/containers/*/stop"), is_slow=True)
 def stop_of_restarting(side: Side) -> Json:
     run(side, "--restart", "always", script="exit 3")
     side.until(lambda: side.inspect("box", "RestartCount")["RestartCount"] >= 4)
@@ -69,14 +69,18 @@ def stop_of_restarting(side: Side) -> Json:
     return [seen, side.inspect("box", "State.Status", "State.ExitCode")]
 
 
-@check("kill of a container that always runs", Act("/containers/*/kill"))
+@check("kill of a container that always runs", Act("/containers/*/kill"), is_slow=True)
 def kill_of_always(side: Side) -> Json:
     run(side, "--restart", "always")
     seen = side.docker("kill", "box")
     return [seen, settles(side, "exited"), actions(side, box_id(side), "die")]
 
 
-@check("kill -s of a container that always runs, by another signal than its own", Query("signal", "/containers/*/kill"))
+@check(
+    "kill -s of a container that always runs, by another signal than its own",
+    Query("signal", "/containers/*/kill"),
+    is_slow=True,
+)
 def usr1_of_always(side: Side) -> Json:
     run(
         side,
@@ -91,7 +95,7 @@ def usr1_of_always(side: Side) -> Json:
     return [seen, settles(side, "running")["RestartCount"]]
 
 
-@check("start after a stop counts anew", Act("/containers/*/start"))
+@check("start after a stop counts anew", Act("/containers/*/start"), is_slow=True)
 def counts_anew(side: Side) -> Json:
     run(side, "--restart", "on-failure:1", script="exit 3")
     side.until(lambda: side.inspect("box", "RestartCount")["RestartCount"] == 1)
@@ -108,7 +112,7 @@ def restart_events(side: Side) -> Json:
     return actions(side, box_id(side), "restart")
 
 
-@check("rm -f tells its events in order", Act("/containers/*", "DELETE"))
+@check("rm -f tells its events in order", Act("/containers/*", "DELETE"), is_slow=True)
 def remove_events(side: Side) -> Json:
     run(side)
     box = box_id(side)
@@ -125,14 +129,18 @@ def transient(side: Side) -> Json:
     return [side.api("GET", f"/containers/{box}/json")["status"], actions(side, box, "destroy")]
 
 
-@check("restart of a --rm container", Act("/containers/*/restart"))
+@check("restart of a --rm container", Act("/containers/*/restart"), is_slow=True)
 def restart_of_transient(side: Side) -> Json:
     run(side, "--rm")
     seen = side.docker("restart", "-t", "0", "box")
     return [seen, side.inspect("box", *STATE), actions(side, box_id(side), "restart")]
 
 
-@check("wait for a container that is started again and again", Act("/containers/*/wait", status="500 Internal"))
+@check(
+    "wait for a container that is started again and again",
+    Act("/containers/*/wait", status="500 Internal"),
+    is_slow=True,
+)
 def wait_of_restarting(side: Side) -> Json:
     run(side, "--restart", "on-failure:1", script="sleep 1; exit 4")
     return [side.docker("wait", "box"), settles(side, "exited")]
@@ -145,7 +153,7 @@ def wait_of_several(side: Side) -> Json:
     return side.docker("wait", "box", "nosuch", "two")
 
 
-@check("stop -t -1 waits for the end", Query("t", "/containers/*/stop"))
+@check("stop -t -1 waits for the end", Query("t", "/containers/*/stop"), is_slow=True)
 def patient_stop(side: Side) -> Json:
     run(side, "--stop-timeout", "1", script="trap 'sleep 2; exit 9' TERM; while true; do sleep 0.1; done")
     return [side.docker("stop", "-t", "-1", "box"), settles(side, "exited")["State.ExitCode"]]
@@ -158,14 +166,14 @@ def stop_of_paused(side: Side) -> Json:
     return [side.docker("stop", "-t", "1", "box"), settles(side, "exited"), actions(side, box_id(side), "stop")]
 
 
-@check("kill of a paused container", Act("/containers/*/kill"))
+@check("kill of a paused container", Act("/containers/*/kill"), is_slow=True)
 def kill_of_paused(side: Side) -> Json:
     run(side)
     side.docker("pause", "box")
     return [side.docker("kill", "box"), settles(side, "exited"), actions(side, box_id(side), "die")]
 
 
-@check("stop by a real-time signal", Body("StopSignal"))
+@check("stop by a real-time signal", Body("StopSignal"), is_slow=True)
 def realtime(side: Side) -> Json:
     run(side, "--stop-signal", "RTMIN+3", script="trap 'exit 8' 37; echo up; while true; do sleep 0.1; done")
     side.until(lambda: "up" in side.docker("logs", "box")["stdout"])
@@ -204,7 +212,7 @@ def init(side: Side) -> Json:
     ]
 
 
-@check("kill tells only the init, also without a pid namespace of its own", Body("HostConfig.PidMode"))
+@check("kill tells only the init, also without a pid namespace of its own", Body("HostConfig.PidMode"), is_slow=True)
 def group(side: Side) -> Json:
     run(side, "--pid", "host", script="sleep 700 & trap 'exit 4' TERM; while true; do sleep 0.1; done")
     return [side.inspect("box", "HostConfig.PidMode"), side.docker("stop", "box"), settles(side, "exited")]

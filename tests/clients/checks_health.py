@@ -75,40 +75,40 @@ def unhealthy(side: Side) -> Json:
     return [becomes(side, "unhealthy"), actions(side, "health_status")]
 
 
-@check("run --health-retries", Body("Healthcheck.Retries", CREATE))
+@check("run --health-retries", Body("Healthcheck.Retries", CREATE), is_slow=True)
 def retries(side: Side) -> Json:
     watched(side, "false", "--health-retries", "1")
     becomes(side, "unhealthy")
     return actions(side, "health_status")
 
 
-@check("run --health-timeout", Body("Healthcheck.Timeout", CREATE))
+@check("run --health-timeout", Body("Healthcheck.Timeout", CREATE), is_slow=True)
 def timeout(side: Side) -> Json:
     watched(side, "echo begun; sleep 60", "--health-timeout", "1s", "--health-retries", "1")
     return becomes(side, "unhealthy")
 
 
-@check("run --health-interval", Body("Healthcheck.Interval", CREATE))
+@check("run --health-interval", Body("Healthcheck.Interval", CREATE), is_slow=True)
 def interval(side: Side) -> Json:
     watched(side, "true")
     return becomes(side, "healthy")
 
 
-@check("run --health-start-period", Body("Healthcheck.StartPeriod", CREATE))
+@check("run --health-start-period", Body("Healthcheck.StartPeriod", CREATE), is_slow=True)
 def start_period(side: Side) -> Json:
     watched(side, "false", "--health-start-period", "1h", "--health-start-interval", "100ms", "--health-retries", "1")
     side.until(lambda: len(side.inspect("box", "State.Health.Log")["State.Health.Log"] or ()) >= 3)
     return [status(side), side.inspect("box", "State.Health.FailingStreak")]
 
 
-@check("run --health-start-interval", Body("Healthcheck.StartInterval", CREATE))
+@check("run --health-start-interval", Body("Healthcheck.StartInterval", CREATE), is_slow=True)
 def start_interval(side: Side) -> Json:
     options = ("--health-interval", "1h", "--health-start-period", "1h", "--health-start-interval", "100ms")
     watched(side, "true", *options)
     return becomes(side, "healthy")
 
 
-@check("health check as CMD, with the container's user and directory", Body("Healthcheck.Test", CREATE))
+@check("health check as CMD, with the container's user and directory", Body("Healthcheck.Test", CREATE), is_slow=True)
 def argv_form(side: Side) -> Json:
     body = {
         "Image": IMAGE,
@@ -123,7 +123,7 @@ def argv_form(side: Side) -> Json:
     return becomes(side, "healthy")
 
 
-@check("health check that cannot be executed", Body("Healthcheck.Test", CREATE))
+@check("health check that cannot be executed", Body("Healthcheck.Test", CREATE), is_slow=True)
 def missing_program(side: Side) -> Json:
     health = {"Test": ["CMD", "nosuch", "x"], "Interval": 2 * 10**8, "Retries": 1}
     side.api("POST", CREATE, {"Image": IMAGE, "Cmd": ["sleep", "600"], "Healthcheck": health}, name="box")
@@ -137,7 +137,7 @@ def none_at_all(side: Side) -> Json:
     return side.inspect("box", "State.Health", "Config.Healthcheck")
 
 
-@check("health of an ended container", Body("Healthcheck", CREATE))
+@check("health of an ended container", Body("Healthcheck", CREATE), is_slow=True)
 def ended(side: Side) -> Json:
     watched(side, "true")
     becomes(side, "healthy")

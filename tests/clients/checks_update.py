@@ -49,27 +49,27 @@ def memory_above_swap(side: Side) -> Json:
     return updated(side, "-m", "200m", of=("-m", "64m"))
 
 
-@check("update -m of a container without a limit", Body("Memory", UPDATE))
+@check("update -m of a container without a limit", Body("Memory", UPDATE), is_slow=True)
 def memory_without_limit(side: Side) -> Json:
     return updated(side, "-m", "100m")
 
 
-@check("update --memory-swap", Body("MemorySwap", UPDATE))
+@check("update --memory-swap", Body("MemorySwap", UPDATE), is_slow=True)
 def memory_swap(side: Side) -> Json:
     return updated(side, "-m", "200m", "--memory-swap", "300m", of=("-m", "64m"))
 
 
-@check("update --memory-swap -1", Body("MemorySwap", UPDATE))
+@check("update --memory-swap -1", Body("MemorySwap", UPDATE), is_slow=True)
 def memory_swap_without_limit(side: Side) -> Json:
     return updated(side, "--memory-swap", "-1", of=("-m", "64m"))
 
 
-@check("update --memory-reservation", Body("MemoryReservation", UPDATE))
+@check("update --memory-reservation", Body("MemoryReservation", UPDATE), is_slow=True)
 def reservation(side: Side) -> Json:
     return updated(side, "--memory-reservation", "32m", of=("-m", "64m"))
 
 
-@check("update --cpu-shares", Body("CpuShares", UPDATE))
+@check("update --cpu-shares", Body("CpuShares", UPDATE), is_slow=True)
 def shares(side: Side) -> Json:
     return updated(side, "--cpu-shares", "512")
 
@@ -79,32 +79,32 @@ def cpus(side: Side) -> Json:
     return updated(side, "--cpus", "1.5", of=("--cpus", "1"))
 
 
-@check("update --cpu-period --cpu-quota", Body("CpuQuota", UPDATE))
+@check("update --cpu-period --cpu-quota", Body("CpuQuota", UPDATE), is_slow=True)
 def quota(side: Side) -> Json:
     return updated(side, "--cpu-period", "50000", "--cpu-quota", "25000")
 
 
-@check("update --cpus of a container with a period", Body("NanoCpus", UPDATE))
+@check("update --cpus of a container with a period", Body("NanoCpus", UPDATE), is_slow=True)
 def cpus_after_period(side: Side) -> Json:
     return updated(side, "--cpus", "1", of=("--cpu-period", "50000"))
 
 
-@check("update --cpus of a container with a quota", Body("NanoCpus", UPDATE))
+@check("update --cpus of a container with a quota", Body("NanoCpus", UPDATE), is_slow=True)
 def cpus_after_quota(side: Side) -> Json:
     return updated(side, "--cpus", "1", of=("--cpu-quota", "50000"))
 
 
-@check("update --cpu-quota of a container with cpus", Body("CpuQuota", UPDATE))
+@check("update --cpu-quota of a container with cpus", Body("CpuQuota", UPDATE), is_slow=True)
 def quota_after_cpus(side: Side) -> Json:
     return updated(side, "--cpu-quota", "50000", of=("--cpus", "1"))
 
 
-@check("update --cpu-period of a container with cpus", Body("CpuPeriod", UPDATE))
+@check("update --cpu-period of a container with cpus", Body("CpuPeriod", UPDATE), is_slow=True)
 def period_after_cpus(side: Side) -> Json:
     return updated(side, "--cpu-period", "50000", of=("--cpus", "1"))
 
 
-@check("update --cpuset-cpus", Body("CpusetCpus", UPDATE))
+@check("update --cpuset-cpus", Body("CpusetCpus", UPDATE), is_slow=True)
 def cpuset(side: Side) -> Json:
     return updated(side, "--cpuset-cpus", "0", "--cpuset-mems", "0")
 
@@ -114,12 +114,12 @@ def processes(side: Side) -> Json:
     return side.docker("exec", "box", "sh", "-c", "cat /sys/fs/cgroup/pids/pids.max || cat /sys/fs/cgroup/pids.max")
 
 
-@check("update --pids-limit", Body("PidsLimit", UPDATE))
+@check("update --pids-limit", Body("PidsLimit", UPDATE), is_slow=True)
 def pids(side: Side) -> Json:
     return [updated(side, "--pids-limit", "77", of=("--pids-limit", "50")), processes(side)]
 
 
-@check("update --pids-limit -1", Body("PidsLimit", UPDATE))
+@check("update --pids-limit -1", Body("PidsLimit", UPDATE), is_slow=True)
 def pids_without_limit(side: Side) -> Json:
     return [updated(side, "--pids-limit", "-1", of=("--pids-limit", "50")), processes(side)]
 
@@ -129,12 +129,12 @@ def policy(side: Side) -> Json:
     return updated(side, "--restart", "on-failure:3")
 
 
-@check("update --restart of a --rm container", Body("RestartPolicy", UPDATE))
+@check("update --restart of a --rm container", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy_of_transient(side: Side) -> Json:
     return updated(side, "--restart", "always", of=("--rm",))
 
 
-@check("update --restart that takes effect at the next exit", Body("RestartPolicy", UPDATE))
+@check("update --restart that takes effect at the next exit", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy_counts(side: Side) -> Json:
     side.docker(
         "run", "-d", "--name", "box", IMAGE, "sh", "-c", "test -e /again && exec sleep 600; touch /again; sleep 2"
@@ -146,7 +146,7 @@ def policy_counts(side: Side) -> Json:
     return side.inspect("box", "RestartCount", "State.Status")
 
 
-@check("update --restart no ends restarts", Body("RestartPolicy", UPDATE))
+@check("update --restart no ends restarts", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy_ends(side: Side) -> Json:
     side.docker("run", "-d", "--name", "box", "--restart", "always", IMAGE, "sleep", "2")
     side.docker("update", "--restart", "no", "box")
@@ -154,7 +154,7 @@ def policy_ends(side: Side) -> Json:
     return side.inspect("box", "RestartCount", "State.Status")
 
 
-@check("update of a container that does not run", Act(UPDATE, status="200 OK"))
+@check("update of a container that does not run", Act(UPDATE, status="200 OK"), is_slow=True)
 def not_running(side: Side) -> Json:
     sleeper(side, "-m", "64m", verb="create")
     seen = side.docker("update", "-m", "100m", "--cpus", "1", "box")
@@ -162,7 +162,7 @@ def not_running(side: Side) -> Json:
     return [seen, limits(side)]
 
 
-@check("update of a paused container", Act(UPDATE, status="200 OK"))
+@check("update of a paused container", Act(UPDATE, status="200 OK"), is_slow=True)
 def paused(side: Side) -> Json:
     sleeper(side, "-m", "64m")
     side.docker("pause", "box")
@@ -206,7 +206,7 @@ def wrong(side: Side) -> Json:
     return [[body, side.api("POST", "/containers/box/update", body)] for body in WRONG] + [limits(side)]
 
 
-@check("update tells an event", Act(UPDATE, status="200 OK"))
+@check("update tells an event", Act(UPDATE, status="200 OK"), is_slow=True)
 def event(side: Side) -> Json:
     sleeper(side, verb="create")
     side.docker("update", "--restart", "always", "box")

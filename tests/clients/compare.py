@@ -259,17 +259,20 @@ class Check:
     name: str
     see: Callable[[Side], Json]
     without: Strip
+    is_slow: bool = False
 
 
 CHECKS: list[Check] = []
 
 
-def check(name: str, without: Strip) -> Callable[[Callable[[Side], Json]], Callable[[Side], Json]]:
-    """Registers a function as the check `name`, whose option is what `without` takes out."""
+def check(
+    name: str, without: Strip, *, is_slow: bool = False
+) -> Callable[[Callable[[Side], Json]], Callable[[Side], Json]]:
+    """Registers a function as the check `name`, whose option is what `without` takes out; a slow one is no gate's."""
 
     def register(see: Callable[[Side], Json]) -> Callable[[Side], Json]:
         assert all(known.name != name for known in CHECKS), f"{name} stands twice"
-        CHECKS.append(Check(name, see, without))
+        CHECKS.append(Check(name, see, without, is_slow))
         return see
 
     return register

@@ -54,6 +54,9 @@ FAILS = (LookupError, TypeError, ValueError, AttributeError, DockerException, Ti
 LEAST = 120  # checks that the issue asks for
 
 
+ROWS = [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.is_slow else []) for one in CHECKS]
+
+
 @pytest.fixture(scope="module")
 def reference(dockerd: Dockerd) -> Iterator[Side]:
     """dockerd 26.1."""
@@ -105,7 +108,7 @@ def alone(check: Check, side: Side) -> Any:
     return check.see(side)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", ROWS)
 def test_corten_and_dockerd_show_the_same(
     check: Check, reference: Side, corten: Side, normal: Normalizer, known: dict[str, Any]
 ) -> None:
@@ -120,7 +123,7 @@ def test_corten_and_dockerd_show_the_same(
         summary.add("clients", f"{check.name}: dockerd showed something else at first: {'; '.join(differences)}")
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", ROWS)
 def test_a_check_fails_when_its_option_is_taken_out(
     check: Check, reference: Side, corten: Side, normal: Normalizer, known: dict[str, Any]
 ) -> None:

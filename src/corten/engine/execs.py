@@ -39,6 +39,7 @@ _HEADER: Final = struct.Struct(">BxxxI")
 _STDOUT: Final = 1
 _KILLED: Final = 137
 _MAX_FINISHED: Final = 1024  # older ones are forgotten
+_MAX_PROBES: Final = 256  # they come all the time, and must not push out those of clients
 
 
 class ExecState(enum.StrEnum):
@@ -52,10 +53,12 @@ class ExecState(enum.StrEnum):
 class Exec:
     """One exec instance."""
 
-    __slots__ = ("code", "config", "container", "id", "pid", "state")
+    __slots__ = ("code", "config", "container", "id", "is_probe", "pid", "state")
 
-    def __init__(self, id: str, container: Container, config: ExecConfig) -> None:
+    def __init__(self, id: str, container: Container, config: ExecConfig, *, is_probe: bool = False) -> None:
+        """`is_probe`: of a health check."""
         self.id = id
+        self.is_probe = is_probe
         self.container = container
         self.config = config
         self.state = ExecState.CREATED
@@ -70,6 +73,7 @@ class Execs:
         self._parts = parts
         self._all: dict[str, Exec] = {}
         self._finished: deque[str] = deque()
+        self._probes: deque[str] = deque()  # finished ones
 
     async def create(self, ref: str, config: ExecConfig) -> Json:
         """`{"Id"}`."""
@@ -182,7 +186,7 @@ class Execs:
     def probe(self, container: Container, exec_id: str, cmd: list[str]) -> None:
         """The shim begins an exec of a health check."""
         config = ExecConfig(cmd=cmd, attach_stdout=True, attach_stderr=True)
-        one = self._all[exec_id] = Exec(exec_id, container, config)
+        one = self._all[exec_id] = Exec(exec_id, container, config, is_probe=True)
         one.state = ExecState.RUNNING
         container.exec_ids.append(exec_id)
         for action in ("exec_create", "exec_start"):
@@ -213,9 +217,10 @@ class Execs:
             return
         one.state = ExecState.EXITED
         one.container.exec_ids.remove(one.id)
-        self._finished.append(one.id)
-        if len(self._finished) > _MAX_FINISHED:
-            self._all.pop(self._finished.popleft(), None)
+        finished, limit = (self._probes, _MAX_PROBES) if one.is_probe else (self._finished, _MAX_FINISHED)
+        finished.append(one.id)
+        if len(finished) > limit:
+            self._all.pop(finished.popleft(), None)
 
     def container_ended(self, container: Container) -> None:
         """Execs that were never started can be started no more; those that ran were told of."""

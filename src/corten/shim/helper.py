@@ -57,6 +57,7 @@ STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
 _BREATH_S = 0.05
 _PIPE_BYTES = 65536
+_MAX_STAYS = 256  # a descriptor each; more shims try again now and then, and one is enough
 _WIDOW_S = 1.0  # between looks for another helper, without a zygote
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
 
@@ -429,7 +430,7 @@ class Helper:
         except Exception as error:  # the thread's outermost loop
             complain(error)
         finally:
-            if session.is_stay:
+            if session.is_stay and len(self._stays) < _MAX_STAYS:
                 sock = session.detach()
                 self._stays[sock.fileno()] = sock
                 self._epoll.register(sock.fileno(), 0)  # its end is told unasked

@@ -7,25 +7,28 @@ place, the shim asks the next one.
 from __future__ import annotations
 
 import socket
+import time
 
 from corten.shim import protocol
 from corten.shim.loop import Loop, Timer
 from corten.shim.protocol import HELPER_SOCKET
 
 _PAUSE_S = 0.5
-_PAUSE_LIMIT_S = 10.0  # an exec looks for a helper by itself: this one is for the next end of a cortend
+_LONG_S = 5.0
+_PAUSE_LIMIT_S = 60.0  # an exec looks for a helper by itself: this one is for the next end of a cortend
 
 
 class Stay:
     """Owns the connection.  Life: made (and connected, or trying) → `close`."""
 
-    __slots__ = ("_directory", "_loop", "_pause_s", "_socket", "_timer")
+    __slots__ = ("_began_s", "_directory", "_loop", "_pause_s", "_socket", "_timer")
 
     def __init__(self, directory: str, loop: Loop) -> None:
         """`directory`: where the helper's socket lies."""
         self._directory = directory
         self._loop = loop
         self._pause_s = _PAUSE_S
+        self._began_s = 0.0
         self._timer: Timer | None = None
         self._socket: socket.socket | None = None
         self._ask()
@@ -43,15 +46,17 @@ class Stay:
             self._try_again()
             return
         self._socket = sock
+        self._began_s = time.monotonic()
         self._loop.add(sock.fileno(), 0, lambda events: self._ended())  # its answer need not be read
         try:
             protocol.send(sock, protocol.encode({"op": "stay"}))
         except OSError:
             self._ended()
-        else:
-            self._pause_s = _PAUSE_S
 
     def _ended(self) -> None:
+        """At once after a long while; a helper for which enough others have asked ends it at once, again and again."""
+        if time.monotonic() - self._began_s > _LONG_S:
+            self._pause_s = _PAUSE_S
         self._hang_up()
         self._try_again()
 

@@ -18,7 +18,7 @@ from corten.runtime import container
 from corten.runtime.ending import Unfinished
 from corten.runtime.options import CreateOptions
 from corten.runtime.prepare import Host
-from corten.shim import protocol
+from corten.shim import helper, protocol
 from corten.shim.helper import VERBS, Answer, Helper, Session
 from corten.shim.request import Request
 from support.process import wait_for
@@ -192,3 +192,16 @@ def test_a_helper_that_stays_ends_when_another_has_taken_its_place(tmp_path: Pat
             scene.thread.join(TIMEOUT_S)
         assert not scene.thread.is_alive()
         assert protocol.receive(sock)[0] == b"", "who stays looks for the other"
+
+
+def test_more_than_enough_need_not_stay_and_descriptors_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helper, "_MAX_STAYS", 1)
+    with playing(tmp_path) as scene, scene.connect() as first, scene.connect() as second:
+        assert ask(first, "stay") == b'{"ok":{}}'
+        assert ask(second, "stay") == b'{"ok":{}}'
+        assert protocol.receive(second)[0] == b"", "asks again later"
+        scene.end_zygote()
+        with scene.connect() as sock:
+            assert ask(sock, "ping") == b'{"ok":{}}'
