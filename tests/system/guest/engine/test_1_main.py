@@ -84,24 +84,26 @@ def test_info_tells_the_truth_of_this_machine(engine: CortenEngine) -> None:
     assert {name: info[name] for name in wanted} == dict.fromkeys(wanted, True)
 
 
-def test_files_are_copied_out_of_and_into_containers(engine: CortenEngine, tmp_path: Path) -> None:
+def test_files_are_copied_out_of_and_into_containers(engine: CortenEngine) -> None:
     """On a kernel that mounts nothing on detached mounts, and with a root that is shared."""
-    (tmp_path / "file").write_text("mine")
+    folder = engine.folder / "copies"
+    folder.mkdir()
+    (folder / "file").write_text("mine")
     script = "echo inside > /t/x; exec sleep 1000"
     made = ("run", "-d", "--name", "copied", "--network", "none", "-v", "copied:/v", "--tmpfs", "/t", IMAGE)
     engine.docker(*made, "sh", "-c", script, check=True)
     for place in ("/etc", "/v", "/t"):
-        engine.docker("cp", str(tmp_path / "file"), f"copied:{place}", check=True)
+        engine.docker("cp", str(folder / "file"), f"copied:{place}", check=True)
     seen = engine.docker("exec", "copied", "cat", "/etc/file", "/v/file", "/t/file", check=True)
     assert seen.stdout == "mine" * 3
-    engine.docker("cp", "copied:/t/x", str(tmp_path / "x"), check=True)
-    assert (tmp_path / "x").read_text() == "inside\n"
+    engine.docker("cp", "copied:/t/x", str(folder / "x"), check=True)
+    assert (folder / "x").read_text() == "inside\n"
     engine.docker("kill", "copied", check=True)
-    engine.docker("cp", "copied:/v/.", str(tmp_path / "all"), check=True)
-    assert (tmp_path / "all" / "file").read_text() == "mine"
-    engine.docker("cp", str(tmp_path / "x"), "copied:/v/new", check=True)
+    engine.docker("cp", "copied:/v/.", str(folder / "all"), check=True)
+    assert (folder / "all" / "file").read_text() == "mine"
+    engine.docker("cp", str(folder / "x"), "copied:/v/new", check=True)
     mounts = Path("/proc/1/mountinfo").read_text()
-    engine.docker("cp", "copied:/etc/file", str(tmp_path / "y"), check=True)
+    engine.docker("cp", "copied:/etc/file", str(folder / "y"), check=True)
     assert Path("/proc/1/mountinfo").read_text() == mounts
     engine.docker("rm", "copied", check=True)
     engine.docker("volume", "rm", "copied", check=True)
