@@ -24,6 +24,8 @@ class CortenError(Exception):
     """Base of every failure that Corten raises on purpose."""
 
     kind = "internal"
+    evidence: dict[str, object] | None = None
+    """What a failed start leaves for its verdict: {"op", "path", "errno"} of the step (docs/why.md)."""
 
     @property
     def text(self) -> str:

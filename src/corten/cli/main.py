@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "update": ("corten.cli.update", "update"),
     "version": (_S, "version"),
     "wait": (_C, "wait"),
+    "why": ("corten.cli.why", "why"),
 }
 # group → {verb in the group: the top-level verb, or its own (module, attribute)}
 GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
@@ -70,6 +71,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         **{verb: verb for verb in ("attach", "commit", "create", "diff", "exec", "export", "kill", "logs", "pause")},
         **{verb: verb for verb in ("cp", "port", "rename", "restart")},
         **{verb: verb for verb in ("rm", "run", "start", "stats", "stop", "top", "trace", "unpause", "update", "wait")},
+        "why": "why",
         "ls": "ps",
         "list": "ps",
         "ps": "ps",

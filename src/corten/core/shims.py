@@ -231,9 +231,9 @@ class ShimClient:
         """{"pid", "started_at"}.  Raises what the launcher or runtime says."""
         return await self.request("start", timeout_s=SLOW_TIMEOUT_S)
 
-    async def kill(self, signum: int, exec_id: str = "") -> None:
-        """Signal the init or an exec.  Raises FailedPrecondition when it is dead."""
-        await self.request("kill", signal=signum, exec_id=exec_id, timeout_s=PING_TIMEOUT_S)
+    async def kill(self, signum: int, exec_id: str = "", *, by: Message | None = None) -> None:
+        """Signal the init or an exec; `by` goes to the exit record.  Raises FailedPrecondition when it is dead."""
+        await self.request("kill", signal=signum, exec_id=exec_id, by=by or {}, timeout_s=PING_TIMEOUT_S)
 
     async def kill_all(self, signum: int) -> None:
         """Signal every process of the container."""

@@ -48,6 +48,11 @@ async def trace(call: Call) -> web.StreamResponse:
     return call.answer(await call.engine.container_trace(call.args[0]))
 
 
+async def why(call: Call) -> web.StreamResponse:
+    """Ours: how the last run ended, with the evidence."""
+    return call.answer(await call.engine.container_why(call.args[0]))
+
+
 async def start(call: Call) -> web.StreamResponse:
     length = call.request.content_length
     if "Transfer-Encoding" in call.request.headers or (length is not None and length > 7):

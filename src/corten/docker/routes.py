@@ -48,6 +48,7 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/commit", archives.commit),
     ("GET", "/containers/{}/changes", archives.changes),
     ("GET", "/containers/{}/corten/trace", containers.trace),
+    ("GET", "/containers/{}/corten/why", containers.why),
     ("POST", "/corten/explain", containers.explain),
     ("POST", "/containers/create", containers.create),
     ("POST", "/containers/prune", containers.prune),

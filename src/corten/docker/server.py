@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from corten.core import asker
 from corten.docker.call import Call
 from corten.docker.engine_api import Engine
 from corten.docker.front import Front
@@ -98,6 +99,10 @@ class Door:
         started = time.perf_counter()
         path, _, query = request.raw_path.partition("?")
         call = Call(request, self._engine, Query(query), headers=self._headers, is_cgroup2=self._is_cgroup2)
+        if request.method in ("POST", "DELETE"):  # nothing else ends a container
+            transport = request.transport
+            sock = transport.get_extra_info("socket") if transport is not None else None
+            asker.set_client(sock, f"{request.method} {request.raw_path}")
         try:
             response = await self._serve(call, unquote(path))
         except CortenError as error:

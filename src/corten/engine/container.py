@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from corten.core.shims import ShimClient
 from corten.engine.record import Record, Status
 from corten.engine.restart import Backoff
 from corten.engine.tasks import Task
+from corten.engine.times import rfc3339
 from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from corten.network.values import Endpoint
 
@@ -60,6 +62,7 @@ class Container:
         self.is_unresponsive = False  # its shim
         self.keeps_record = False  # a restart of a --rm container
         self.backoff = Backoff(record.state.restart_delay_s)
+        self.kills: list[dict[str, Any]] = []  # of this run, as the shim's exit record has them; for a shim that cannot
         self._loop = loop
         # weak: a wait is over when nobody has it any more, as that of a client that went away
         self._waiters: dict[str, WeakKeyDictionary[Waiter, None]] = {
@@ -75,6 +78,10 @@ class Container:
     def name(self) -> str:
         """Without the slash."""
         return self.record.name
+
+    def note_kill(self, signal: int, by: dict[str, Any]) -> None:
+        """A signal is sent to its init: `by` is an asker (`core.asker`)."""
+        self.kills = [*self.kills[-7:], {"signal": signal, "at": rfc3339(time.time_ns()), "by": by}]
 
     @property
     def is_running(self) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 
 from corten.core.content import ContentStore
 from corten.core.metadata import Database
-from corten.engine import events, filters, logfiles, plan, stats, top
+from corten.engine import events, filters, logfiles, plan, stats, top, why
 from corten.engine.archives import Archives
 from corten.engine.commits import Commits
 from corten.engine.container import Container
@@ -349,6 +349,11 @@ class Engine:
         except FileNotFoundError as error:
             raise Conflict(f"container {container.id} was never started") from error
         return kept
+
+    async def container_why(self, ref: str) -> Json:
+        """How the last run ended, and by what that is known."""
+        container = self._life.find(ref)
+        return await why.explain(container, self._parts, self.container_logs(container.id, why.LastLines()))
 
     # Networks
 

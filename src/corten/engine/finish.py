@@ -17,7 +17,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.engine import times
+from corten.core import asker
+from corten.engine import kernellog, times, witness
+from corten.engine import verdict as verdicts
 from corten.engine.container import EXIT_CONDITIONS, Container
 from corten.engine.events import container_event, network_event
 from corten.engine.looks import NoAnswer
@@ -27,6 +29,7 @@ from corten.engine.restart import should_restart
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.start import port_name
 from corten.engine.tasks import Task
+from corten.engine.verdict import Kill, Verdict
 from corten.errors import CortenError, Unavailable
 from corten.shim.task import read_exit_record
 
@@ -38,7 +41,10 @@ TRACE_NAME: Final = "trace.json"
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a run ended.  Times are Unix ns."""
+    """How a run ended.  Times are Unix ns; `verdict` is SHIM_LOST when nobody saw it.
+
+    signal: that ended the init, 0 when it exited; pid: the init's; kills: as in the shim's exit record.
+    """
 
     code: int
     at_ns: int
@@ -46,16 +52,27 @@ class Exit(msgspec.Struct, frozen=True):
     verdict: str = ""
     started_ns: int = 0
     health_action: str = ""  # that brought it about
+    signal: int = 0
+    pid: int = 0
+    oom_kills: int = 0
+    pids_refused: int = 0
+    kills: tuple[Kill, ...] = ()
 
 
 def exit_of(message: dict[str, Any]) -> Exit:
     """From the shim's event or its exit record."""
+    oom_kills, pids_refused = witness.counters(message)
     return Exit(
         code=int(message["status"]),
         at_ns=times.from_rfc3339(message["at"]),
         oom_killed=bool(message["oom_killed"]),
         verdict=str(message.get("reason", "")),
         health_action=str(message.get("health_action", "")),
+        signal=int(message.get("signal", 0)),
+        pid=int(message.get("pid", 0)),
+        oom_kills=oom_kills,
+        pids_refused=pids_refused,
+        kills=verdicts.kills_of(message.get("kills")),
     )
 
 
@@ -79,6 +96,7 @@ class Finisher:
 
     def told(self, container: Container, task: Task, message: dict[str, Any]) -> None:
         """An event of a container's shim."""
+        asker.set_engine()  # the reading of its socket began with the request that started it
         match message.get("event"):
             case "exit":
                 self._parts.run_later(self.finish(container, task, exit_of(message)))
@@ -87,7 +105,8 @@ class Finisher:
             case "health" | "health-probe" | "health-action":
                 self.health_told(container, message)
             case "oom":
-                self._parts.bus.publish(container_event(container.record, "oom"))
+                kills = str(message.get("oom_kill_count", ""))
+                self._parts.bus.publish(container_event(container.record, "oom", oomKills=kills))
             case "detach" if not message.get("exec_id"):
                 self._parts.bus.publish(container_event(container.record, "detach"))
             case "detach":
@@ -96,6 +115,7 @@ class Finisher:
 
     def lost(self, container: Container, task: Task) -> None:
         """A shim's connection has ended though nobody ended it."""
+        asker.set_engine()
         if task.shim is not None:
             self._parts.run_later(self._bury(container, task))
 
@@ -130,11 +150,12 @@ class Finisher:
             if container.task is not task or not container.is_running:
                 return None
             network = container.record.place.network
+            verdict = await self._judge(container, task, how)
             await self._leave_network(container, task)
             backoff = copy.copy(container.backoff)
             restart_delay_s = self._restart_delay(container, how)
             try:
-                self._parts.save(container, self._exited(container, how, restart_delay_s))
+                self._parts.save(container, self._exited(container, how, verdict, restart_delay_s))
             except (Unavailable, OSError) as error:
                 container.backoff = backoff
                 return error
@@ -142,7 +163,7 @@ class Finisher:
             self.container_ended(container)
             self._tell_network(container, network)
             self.tell_volumes(container)
-            self._tell(container, how)
+            self._tell(container, how, verdict)
             container.cleanup = self._parts.run_later(self._clean_up(container, task))
             if restart_delay_s is not None:
                 self._schedule(container, restart_delay_s)
@@ -150,7 +171,29 @@ class Finisher:
                 self.remove(container)
         return None
 
-    def _exited(self, container: Container, how: Exit, restart_delay_s: float | None) -> Record:
+    async def _judge(self, container: Container, task: Task, how: Exit) -> Verdict:
+        """While the cgroup is there; what cannot be read any more is `unknown`."""
+        state, signal = container.record.state, how.signal
+        cgroup = self._parts.tasks.cgroup(task.cgroup_path) if how.oom_kills or how.pids_refused else None
+        wants_log = how.oom_kills or signal == verdicts.SIGSYS
+        found = await witness.kernel_log(task.cgroup_path, state.started_ns) if wants_log else kernellog.Log()
+        memory = witness.memory(cgroup, how.oom_kills) if cgroup is not None and how.oom_kills else None
+        seen = verdicts.Seen(
+            code=how.code,
+            signal=signal,
+            at=times.rfc3339(how.at_ns),
+            pid=how.pid,
+            is_lost=how.verdict == SHIM_LOST,
+            kills=how.kills or verdicts.kills_of(container.kills),
+            memory=witness.with_victims(memory, found, state.death) if memory is not None else None,
+            processes=witness.processes(cgroup, how.pids_refused) if cgroup is not None and how.pids_refused else None,
+            denied=witness.denied_call(found, how.pid, signal),
+            disk=witness.full_disk(self._parts.paths(container.id).directory) if how.code else None,
+            was_oom_killed=how.pid > 0 and how.pid in found.killed,
+        )
+        return verdicts.judge(seen)
+
+    def _exited(self, container: Container, how: Exit, verdict: Verdict, restart_delay_s: float | None) -> Record:
         health = container.record.state.health
         record = container.record.with_state(
             status=advance(container.record.state.status, Move.EXIT),
@@ -162,6 +205,7 @@ class Finisher:
             verdict=how.verdict,
             error=how.verdict,
             health=health.ended() if health is not None else None,
+            death=verdict,
         )
         if how.health_action == "stop":
             record = record.with_state(stopped_by_user=True)
@@ -173,13 +217,11 @@ class Finisher:
             )
         return replace(record, place=record.place.left())
 
-    def _tell(self, container: Container, how: Exit) -> None:
+    def _tell(self, container: Container, how: Exit, verdict: Verdict) -> None:
         """Waiters first: `stop` comes before `die` among the events, as dockerd has it."""
         container.resolve_waiters(*EXIT_CONDITIONS)
         seconds = max(0, how.at_ns - container.record.state.started_ns) // times.SECOND_NS
-        attributes = {"exitCode": str(how.code), "execDuration": str(seconds)}
-        if how.verdict:
-            attributes["verdict"] = how.verdict
+        attributes = {"exitCode": str(how.code), "execDuration": str(seconds), "verdict": verdict.sentence}
         self._parts.publish_after_waiters(container_event(container.record, "die", **attributes))
 
     async def _leave_network(self, container: Container, task: Task) -> None:

@@ -9,11 +9,12 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.engine.container import Container
-from corten.engine.effective import Effective, node_object
+from corten.engine.effective import NODE_KEY, Effective, node_object
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
 from corten.engine.record import Health, Record, Status
 from corten.engine.times import rfc3339
+from corten.engine.verdict import to_json as to_json_verdict
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_port
 from corten.spec.docker import EndpointSettings
@@ -75,6 +76,8 @@ def inspect(
         "NetworkSettings": network_settings(container, network_ids),
         **node_object(effective),
     }
+    if record.state.death is not None:
+        out[NODE_KEY] = {**out.get(NODE_KEY, {}), "Verdict": to_json_verdict(record.state.death)}
     return out
 
 

@@ -12,8 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
+from corten.core import asker
 from corten.core import journal as kinds
 from corten.core.archive import host_platform
 from corten.core.images import Image
@@ -282,7 +284,9 @@ class Lifecycle:
         task = container.task
         assert task is not None
         try:
-            await container.require_running().kill(number)
+            by: Json = msgspec.to_builtins(asker.current())
+            container.note_kill(number, by)
+            await container.require_running().kill(number, by=by)
         except FailedPrecondition:
             return  # it is dead; its exit is on the way
         except Unavailable:

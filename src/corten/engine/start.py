@@ -43,8 +43,9 @@ from corten.engine.settings import Runtime
 from corten.engine.sharedmemory import SharedMemory, release
 from corten.engine.streams import Streams
 from corten.engine.tasks import Task
-from corten.engine.times import from_rfc3339
+from corten.engine.times import from_rfc3339, rfc3339
 from corten.engine.users import User
+from corten.engine.verdict import Failure, failure_of, judge_failure
 from corten.engine.volumemounts import VolumeMounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
 from corten.network.values import Publication
@@ -82,6 +83,7 @@ class Run:
         self.fork: asyncio.Task[ShimClient] | None = None
         self.started: dict[str, Any] = {}
         self.subpaths = ExitStack()
+        self.step = ""
 
     @property
     def shim(self) -> ShimClient:
@@ -135,25 +137,28 @@ class Starter:
         try:
             async with AsyncExitStack() as undo:
                 for name, step in self._steps:
+                    run.step = name
                     with run.phases.measure(name):
                         await step(run, undo)
                 undo.pop_all()
         except CortenError as error:
-            raise self._failed(container, error) from error
+            raise self._failed(container, error, failure_of(run.step, error)) from error
         except OSError as error:
-            raise self._failed(container, Internal(f"{error.filename or 'start'}: {error.strerror}")) from error
+            told = Internal(f"{error.filename or 'start'}: {error.strerror}")
+            raise self._failed(container, told, failure_of(run.step, error)) from error
         finally:
             _close(run)
         container.phases = run.phases.rows
         if container.held_streams:  # of clients that came after `attach` and before `record`
             await self._streams.hand_over(container, run.shim)
 
-    def _failed(self, container: Container, error: CortenError) -> CortenError:
+    def _failed(self, container: Container, error: CortenError, failure: Failure) -> CortenError:
         """Record why it did not start; the state stays what it was."""
         code = launcherrors.FAILED_START
         if error.text.startswith(launcherrors.CREATE_PREFIX):
             code = launcherrors.exit_code(error.text)
-        record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0)
+        death = judge_failure(failure, code, rfc3339(time.time_ns()))
+        record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0, death=death)
         self._parts.note(container, replace(record, place=record.place.left()))
         container.task = None
         container.endpoint = None
@@ -397,6 +402,7 @@ class Starter:
             sandbox_key=f"/proc/{run.shim.pid}/fd/{NETNS_FD}" if run.sandbox_id else "",
         )
         container.task = run.task
+        container.kills = []
         parts.save(container, replace(record, place=place))
         if network:
             kind = parts.networks.driver_of(network)

@@ -119,6 +119,10 @@ class Exec(Op):
         self.errnos = errnos
         self.texts = texts
 
+    @property
+    def place(self) -> str:
+        return self.args[0]
+
     def describe(self) -> str:
         return f"execve {' '.join(map(repr, self.args))}, {len(self.env)} variables"
 

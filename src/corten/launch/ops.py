@@ -52,6 +52,11 @@ class Op(Value):
         """One line for people, without a line break; by default the name alone."""
         return type(self).__name__
 
+    @property
+    def place(self) -> str:
+        """The path that the step is about, as the configuration has it; '' for a step about none."""
+        return str(getattr(self, "path", "") or getattr(self, "on", ""))
+
     def failure(self, errno: int, detail: int) -> str:
         """The sentence for a failure with `errno` here; `detail` is the number that came with it, 0 for most ops."""
         return f"{self.describe()}: {errno_text(errno)}"

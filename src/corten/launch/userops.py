@@ -241,6 +241,10 @@ class FindExecutable(Op):
         self.name = name
         self.candidates = candidates
 
+    @property
+    def place(self) -> str:
+        return self.name
+
     def describe(self) -> str:
         return f"find executable {self.name} in {' '.join(self.candidates) or 'nothing'}"
 

@@ -52,6 +52,7 @@ class LaunchFailure(Internal):
         super().__init__(text)
         self.errno = errno
         self.op = op
+        self.evidence = {"op": op.describe()[:500], "path": op.place[:500], "errno": errno}
 
 
 class Parent:

@@ -109,8 +109,8 @@ class Patient(Protocol):
     def probe(self, exec_id: str, process: dict[str, Any], capture: Capture) -> Steps[Process]:
         """Execute a probe."""
 
-    def kill(self, signum: int, exec_id: str = "") -> None:
-        """A signal to the init."""
+    def kill(self, signum: int, exec_id: str = "", by: Message | None = None) -> None:
+        """A signal to the init, and for whom."""
 
 
 class Health:
@@ -300,7 +300,7 @@ class Health:
     def _signal(self, signum: int) -> None:
         self._emit({"event": "health-action", "action": self._settings.action, "signal": signum})
         try:
-            self._patient.kill(signum)
+            self._patient.kill(signum, by={"By": "health check", "Operation": f"on failure {self._settings.action}"})
         except CortenError as error:  # it is dead already, or there is no such signal
             complain(error)
 

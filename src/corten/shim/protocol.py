@@ -4,7 +4,7 @@ A message is one JSON object in one SEQPACKET datagram, with descriptors by SCM_
 put into a memfd that comes before the other descriptors, and the datagram is the single byte `m`.
 
     request   {"op": …, "seq": n, …}
-    answer    {"seq": n, "ok": {…}}  or  {"seq": n, "error": {"kind": …, "text": …}}
+    answer    {"seq": n, "ok": {…}}  or  {"seq": n, "error": {"kind": …, "text": …, "evidence": {…}}}
     event     {"event": …, …}        unasked, to every connected client
 
 The protocol only grows: keys are added, never renamed or removed; unknown keys are ignored, an unknown op is answered
@@ -62,13 +62,20 @@ def decode(body: bytes) -> Message:
 
 
 def failure(error: CortenError) -> Message:
-    """The value of `error` in an answer."""
-    return {"kind": error.kind, "text": error.text}
+    """The value of `error` in an answer; `evidence` only where the error has some."""
+    value: Message = {"kind": error.kind, "text": error.text}
+    if error.evidence is not None:
+        value["evidence"] = error.evidence
+    return value
 
 
 def raise_failure(value: Message) -> None:
     """Raise what `failure` made."""
-    raise from_kind(str(value.get("kind", "internal")), str(value.get("text", "unknown error")))
+    error = from_kind(str(value.get("kind", "internal")), str(value.get("text", "unknown error")))
+    evidence = value.get("evidence")
+    if isinstance(evidence, dict):
+        error.evidence = evidence
+    raise error
 
 
 def send(sock: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:

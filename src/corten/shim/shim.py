@@ -251,7 +251,7 @@ class Shim:
         return {}
 
     def _kill(self, request: Request) -> Message:
-        self._task.kill(request.integer("signal"), request.string("exec_id"))
+        self._task.kill(request.integer("signal"), request.string("exec_id"), request.object("by"))
         return {}
 
     def _resize(self, request: Request) -> Message:

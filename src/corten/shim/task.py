@@ -54,6 +54,7 @@ _MASTER_TIMEOUT_S = 10.0
 _DRAIN_TIMEOUT_S = 10.0  # for writers that outlive the init: a host pid namespace, or a stuck kernel call
 _EXEC_STREAM_TIMEOUT_S = 2.0  # dockerd's: a child of an exec may hold its streams open
 _POLL_S = 0.005
+_KEPT_KILLS = 8  # in the exit record, the last ones
 _KEPT_EXECS = 512  # finished ones, oldest forgotten first
 
 Emit = Callable[[Message], None]
@@ -64,7 +65,7 @@ class Task:
 
     __slots__ = (
         "_backend", "_emit", "_log", "_loop", "_oom", "_oom_kills_told", "_owns_pid_namespace", "connections",
-        "created_at", "directory", "execs", "exit_record", "health", "init", "phases", "state",
+        "created_at", "directory", "execs", "exit_record", "health", "init", "kills", "phases", "state",
     )  # fmt: skip
 
     def __init__(self, directory: str, loop: Loop, emit: Emit) -> None:
@@ -77,6 +78,7 @@ class Task:
         self.init: Process | None = None
         self.health: Health | None = None
         self.created_at = ""
+        self.kills: tuple[Message, ...] = ()
         self._loop = loop
         self._emit = emit
         self._backend: Backend | None = None
@@ -129,7 +131,7 @@ class Task:
             self._runtime().stand_by(self._loop)
             self.health.begin()
         self._watch_oom()
-        self._loop.call_later(0, self._write_trace)
+        self._loop.call_later(0, self._begun)
         return init
 
     def exec(
@@ -207,8 +209,8 @@ class Task:
         """Whether an exec may be under way while the container is paused, stopped or asked for another."""
         return self._backend is not None and self._backend.execs_beside
 
-    def kill(self, signum: int, exec_id: str = "") -> None:
-        """Signal the init or an exec, by descriptor."""
+    def kill(self, signum: int, exec_id: str = "", by: Message | None = None) -> None:
+        """Signal the init or an exec, by descriptor; the exit record will tell for whom (`by`) the init was."""
         process = self.process(exec_id)
         try:
             process.send_signal(signum)
@@ -216,6 +218,8 @@ class Task:
             raise FailedPrecondition("process already finished" if exec_id else "container not running") from None
         except OSError as error:
             raise InvalidArgument(f"signal {signum}: {files.why(error)}") from error
+        if by and not exec_id:
+            self.kills = (*self.kills[1 - _KEPT_KILLS :], {"signal": signum, "at": fast.rfc3339(), "by": by})
 
     def kill_all(self, signum: int) -> Steps[None]:
         """Signal every process of the container."""
@@ -349,7 +353,11 @@ class Task:
         self._oom_kills_told = kills
         self._emit({"event": "oom", "oom_kill_count": kills, "at": fast.rfc3339()})
 
-    def _write_trace(self) -> None:
+    def _begun(self) -> None:
+        """Once the start is answered; kills that came before the watch (an external runtime takes its time) count."""
+        if self.state in ("running", "paused"):
+            with contextlib.suppress(OSError):  # it may have ended already
+                self._out_of_memory(self.counters().oom_kills)
         if self._backend is not None:
             self._loop.start(self._backend.write_trace(f"{self.directory}/{TRACE}", self.phases))
 
@@ -395,7 +403,7 @@ class Task:
         except OSError as error:
             complain(error)
         self._out_of_memory(counters.oom_kills)
-        self.exit_record = exit_record(init, counters)
+        self.exit_record = exit_record(init, counters, self.kills)
         if self.health is not None and self.health.reason:
             self.exit_record |= {"reason": self.health.reason, "health_action": self.health.action}
         try:
@@ -457,7 +465,7 @@ class Task:
         return self._backend
 
 
-def exit_record(init: Process, counters: Counters) -> Message:
+def exit_record(init: Process, counters: Counters, kills: tuple[Message, ...] = ()) -> Message:
     """What is written to `exit` and told in the event; `status` is 128+n for signal n, times are RFC 3339."""
     return {
         "status": init.exit_status,
@@ -469,6 +477,7 @@ def exit_record(init: Process, counters: Counters) -> Message:
         "oom_kill_count": counters.oom_kills,
         "pids_max_hits": counters.pids_max_hits,
         "reason": "",
+        "kills": list(kills),
     }
 
 

@@ -225,6 +225,9 @@ class FakeEngine(FakeImages, FakeVolumes):
     async def container_trace(self, ref: str) -> Json:
         return {"steps": [], "phases": [], "id": self.find(ref).id}
 
+    async def container_why(self, ref: str) -> Json:
+        return {"Id": self.find(ref).id, "Verdict": None}
+
     async def container_start(self, ref: str, detach_keys: str = "") -> None:
         box = self.find(ref)
         if box.running:

@@ -34,6 +34,7 @@ class Parts:
         self.bus = SimpleNamespace(publish=lambda event: self.told.append(f"{event.type} {event.action}"))
         self.bridge = SimpleNamespace(disconnect=self._fail)
         self.retries = Retries(lambda: None, first_delay_s=0.001)
+        self.paths = lambda ident: SimpleNamespace(directory="/")
         self.networks = SimpleNamespace(ids={"bridge": "b"}, driver_of=lambda name: name)
 
     def _fail(self, container_id: str) -> None:

@@ -55,7 +55,7 @@ class Patient:
         child.stdio.finish()
         self.health.probed(child)
 
-    def kill(self, signum: int, exec_id: str = "") -> None:
+    def kill(self, signum: int, exec_id: str = "", by: dict[str, Any] | None = None) -> None:
         self.signals.append(signum)
 
 
