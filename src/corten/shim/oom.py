@@ -3,7 +3,8 @@
 v1   an eventfd registered in cgroup.event_control for memory.oom_control (cgroup-v1/memory.rst, "OOM Control")
 v2   memory.events, whose open file reports EPOLLPRI when a counter changes (cgroup-v2.rst)
 
-Either only says that something happened: the count is read then.
+Either only says that something happened: the count is read then.  v1 says it before the kill (mm/memcontrol-v1.c,
+mem_cgroup_oom_notify), so the count is looked at until it has changed, for some seconds.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from corten.runtime.cgroups import Cgroup
 from corten.shim.loop import PRIORITY, READ, Loop
 
 
+_FIRST_LOOK_S = 0.02  # doubled each time
+_LAST_LOOK_S = 3.0
+
+
 class OomWatch:
     """A registration; `close` ends it."""
 
-    __slots__ = ("_cgroup", "_fds", "_loop", "_watched")
+    __slots__ = ("_cgroup", "_fds", "_is_looking", "_kills", "_loop", "_watched")
 
     def __init__(self, cgroup: Cgroup, loop: Loop, watched: int, fds: list[int]) -> None:
         self._cgroup = cgroup
         self._loop = loop
         self._watched = watched
         self._fds = fds
+        self._kills = 0
+        self._is_looking = False
 
     @classmethod
     def open(cls, cgroup: Cgroup, loop: Loop, on_oom: Callable[[int], None]) -> OomWatch | None:
@@ -48,9 +55,22 @@ class OomWatch:
     def _ready(self, on_oom: Callable[[int], None]) -> None:
         if self._cgroup.paths.mode == "v2":
             os.pread(self._watched, 4096, 0)  # rearms the notification
-        else:
-            os.eventfd_read(self._watched)
-        on_oom(self._cgroup.counters().oom_kills)
+            on_oom(self._cgroup.counters().oom_kills)
+            return
+        os.eventfd_read(self._watched)
+        if not self._is_looking:
+            self._is_looking = True
+            self._look(on_oom, _FIRST_LOOK_S)
+
+    def _look(self, on_oom: Callable[[int], None], pause_s: float) -> None:
+        if not self._fds:  # closed
+            return
+        kills = self._cgroup.counters().oom_kills
+        if kills == self._kills and pause_s < _LAST_LOOK_S:
+            self._loop.call_later(pause_s, lambda: self._look(on_oom, pause_s * 2))
+            return
+        self._kills, self._is_looking = kills, False
+        on_oom(kills)
 
 
 def _open_v1(directory: str) -> tuple[int, list[int], int]:
