@@ -15,7 +15,6 @@ from collections.abc import Callable
 from corten.runtime.cgroups import Cgroup
 from corten.shim.loop import PRIORITY, READ, Loop
 
-
 _FIRST_LOOK_S = 0.02  # doubled each time
 _LAST_LOOK_S = 3.0
 
