@@ -117,8 +117,8 @@ def _leaves(document: dict[str, Any], place: str, schema: Any, above: tuple[str,
         yield from _leaves(document, f"{place}{mark}", schema.get(key), above)
 
 
-# The part of YAML that the description uses: nested maps, lists, quoted and plain scalars, block scalars.  Flow
-# collections stay text, as nothing here needs them.
+# The part of YAML that the description uses: nested maps, lists, quoted and plain scalars, block scalars, flow lists of
+# words.  Other flow collections (examples) stay text, as nothing here needs them.
 
 _KEY = re.compile(r"(?P<key>\"[^\"]*\"|'[^']*'|[^\s\"'#-][^:]*|-?\d+|\$ref):(?:\s+(?P<value>.*))?$")
 
@@ -177,16 +177,24 @@ def _value(lines: Lines, at: int, indent: int, text: str) -> tuple[Any, int]:
     if text:
         while at < len(lines) and lines[at][1] and lines[at][0] > indent:
             at += 1  # continued: of no interest
-        return text.strip("\"'"), at
+        return _flow(text), at
     inner = _skip(lines, at)
     if inner >= len(lines):
         return None, inner
     if lines[inner][0] > indent and lines[inner][1][0] in "{[":
-        return _scalar(lines, at, indent)
+        text, at = _scalar(lines, at, indent)
+        return _flow(" ".join(text.split())), at
     is_list = lines[inner][1].startswith("-")
     if lines[inner][0] > indent or (is_list and lines[inner][0] == indent and not lines[at - 1][1].startswith("-")):
         return _block(lines, inner, lines[inner][0])
     return None, at
+
+
+def _flow(text: str) -> Any:
+    """A list of words as a list, else the text without its quotes."""
+    if text.startswith("[") and text.endswith("]") and not set(text) & set("{}:"):
+        return [word.strip(" \"'") for word in text[1:-1].split(",") if word.strip()]
+    return text.strip("\"'")
 
 
 def _scalar(lines: Lines, at: int, indent: int) -> tuple[str, int]:

@@ -141,9 +141,9 @@ class Info:
             "LiveRestoreEnabled": True,
             "Isolation": "",
             "InitBinary": os.path.basename(self._parts.init_binary),
-            "ContainerdCommit": {"ID": "", "Expected": ""},
-            "RuncCommit": {"ID": "", "Expected": ""},
-            "InitCommit": {"ID": __version__, "Expected": __version__},
+            "ContainerdCommit": {"ID": ""},
+            "RuncCommit": {"ID": ""},
+            "InitCommit": {"ID": __version__},
             "SecurityOptions": _security_options(self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": [],
@@ -165,8 +165,6 @@ class Info:
         insecure = [name for name in settings.insecure_registries if "/" in name]
         hosts = {name: _index(name, [], secure=False) for name in settings.insecure_registries if "/" not in name}
         return {
-            "AllowNondistributableArtifactsCIDRs": None,
-            "AllowNondistributableArtifactsHostnames": None,
             "InsecureRegistryCIDRs": [*insecure, "::1/128", "127.0.0.0/8"],
             "IndexConfigs": {**hosts, "docker.io": _index("docker.io", mirrors, secure=True)},
             "Mirrors": mirrors or None,
