@@ -1,5 +1,5 @@
 # One command each.  Every target does its own set-up; set-up is quick when nothing changed.
-.PHONY: help setup setup-dev demo test test-all test-unit test-vm test-fresh lint bench launcher peers release-check clean
+.PHONY: help setup setup-dev demo test test-all test-unit test-vm test-fresh lint bench launcher man peers release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python3
@@ -46,6 +46,9 @@ peers: setup-dev  ## fetch the peers that tests and bench drive (into .cache/pee
 
 release-check:  ## fails when launcher, launch, runtime, spec or sys changed since the recorded `make test-all`
 	@$(or $(wildcard $(PYTHON)),python3) -I tools/release_check.py
+
+man: setup  ## build/man: a page for each command of corten
+	@.venv/bin/corten __manual build/man
 
 launcher:  ## build/launcher/corten-launch
 	@$(MAKE) --no-print-directory -C launcher

@@ -37,6 +37,8 @@ PACKAGES = {
         *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
         *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
         *("openssh-server", "libwrap0", "libnsl2"),
+        # what completion and man pages are read by
+        *("zsh", "zsh-common", "fish", "fish-common", "libpcre2-32-0", "mandoc"),
     ),
     # the last: data only
     "trixie": ("docker.io", "containerd", "docker-cli", "docker-buildx", "golang-github-docker-docker-dev"),
@@ -64,6 +66,9 @@ BINARIES = {
     "buildah": ("bookworm", "usr/bin/buildah", "--version"),
     "skopeo": ("bookworm", "usr/bin/skopeo", "--version"),
     "umoci": ("bookworm", "usr/bin/umoci", "--version"),
+    "zsh": ("bookworm", "bin/zsh", "--version"),
+    "fish": ("bookworm", "usr/bin/fish", "--version"),
+    "mandoc": ("bookworm", "usr/bin/mandoc", "-V"),
     "sshd": ("bookworm", "usr/sbin/sshd", "-V"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
     "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),

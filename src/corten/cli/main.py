@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -24,8 +25,11 @@ _A, _V = "corten.cli.archives", "corten.cli.volumes"
 
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
+    "__complete": ("corten.cli.completion", "completing"),
+    "__manual": ("corten.cli.manual", "manual"),
     "attach": (_R, "attach"),
     "commit": (_A, "commit"),
+    "completion": ("corten.cli.completion", "completion"),
     "cp": ("corten.cli.cp", "cp"),
     "create": (_R, "create"),
     "diff": (_A, "diff"),
@@ -193,32 +197,30 @@ def _help(ctx: click.Context) -> None:
 
 
 @click.pass_context
-def _root(
-    ctx: click.Context, /, host: tuple[str, ...], config: str | None, debug: bool, show_version: bool, **given: Any
-) -> None:
+def _root(ctx: click.Context, /, show_version: bool, **given: Any) -> None:
     if show_version:
         print(f"Corten version {__version__}")
         ctx.exit()
     if given["context"] not in (None, "", "default"):
         raise Failure("corten: --context is not supported yet")
+    ctx.obj = session_of(given)
+    _help(ctx)
+
+
+def session_of(given: Mapping[str, Any]) -> Session:
+    """The session of the flags in front of a verb.  Raises Failure or `InvalidArgument` for a wrong host."""
+    host = given["host"] or ()
     if len(host) > 1:
         raise Failure("Specify only one -H")
     address = host[0] if host else default_host()
     check_host(address)
-    ctx.obj = _session(address, is_default=not host, config=config or "", given=given)
-    _help(ctx)
+    is_ours = not host and address.endswith("/run/corten/corten.sock")
+    session = Session(address, is_default=is_ours, config_folder=given["config"] or "")
+    if address.startswith("tcp:"):
+        from corten.cli.tunnel import tls_of
 
-
-def _session(address: str, *, is_default: bool, config: str, given: dict[str, Any]) -> Session:
-    is_ours = is_default and address.endswith("/run/corten/corten.sock")
-    session = Session(address, is_default=is_ours, config_folder=config)
-    if not address.startswith("tcp:"):
-        return session
-    from corten.cli.tunnel import tls_of
-
-    return Session(
-        address, is_default=False, config_folder=config, tls=tls_of(given, session.config_folder, os.environ)
-    )
+        session.tls = tls_of(given, session.config_folder, os.environ)
+    return session
 
 
 def root() -> LazyGroup:

@@ -21,9 +21,9 @@ _START_WAIT_S = 10.0
 class Session:
     """One invocation of the command line."""
 
-    def __init__(self, host: str, *, is_default: bool, config_folder: str = "", tls: Tls | None = None) -> None:
+    def __init__(self, host: str, *, is_default: bool, config_folder: str = "") -> None:
         self.host = host
-        self._tls = tls
+        self.tls: Tls | None = None
         self._config_folder = config_folder
         self.is_default = is_default
         self._client: Client | None = None
@@ -39,8 +39,13 @@ class Session:
         if self._client is None:
             if self.is_default:
                 self._ensure_engine()
-            self._client = Client(self.host, self._tls)
+            self._client = self.plain_client
         return self._client
+
+    @property
+    def plain_client(self) -> Client:
+        """A new client, also of an engine that does not answer."""
+        return Client(self.host, self.tls)
 
     def _ensure_engine(self) -> None:
         try:
