@@ -101,6 +101,7 @@ SEEN: dict[str, Row] = {
     "max-concurrent-downloads": Row(2, lambda running: running.configuration.get("max-concurrent-downloads"), 2),
     "max-concurrent-uploads": Row(4, lambda running: running.configuration.get("max-concurrent-uploads"), 4),
     "max-download-attempts": Row(6, lambda running: running.configuration.get("max-download-attempts"), 6),
+    "metrics-addr": Row("127.0.0.1:9324", lambda running: running.configuration.get("metrics-addr"), "127.0.0.1:9324"),
     "no-proxy": Row("r.example", lambda running: running.info["NoProxy"], "r.example"),
     "registry-mirrors": Row(
         ["https://mirror.example/"],

@@ -112,12 +112,14 @@ class EventBus:
         self._past: deque[Event] = deque(maxlen=history)
         self._subscriptions: list[Subscription] = []
         self._lock = threading.RLock()
+        self._published = 0
 
     def publish(self, event: Event) -> Event:
         """Tells every listener, and keeps the event; returns it with its time."""
         with self._lock:
             stamped = event if event.time_ns else msgspec.structs.replace(event, time_ns=time.time_ns())
             self._past.append(stamped)
+            self._published += 1
             self._subscriptions = [sub for sub in self._subscriptions if sub.offer(stamped)]
         return stamped
 
@@ -140,6 +142,11 @@ class EventBus:
                         subscription.offer(event)
             self._subscriptions.append(subscription)
         return subscription
+
+    @property
+    def published(self) -> int:
+        """How many events there were."""
+        return self._published
 
     @property
     def listener_count(self) -> int:

@@ -45,6 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--node-defaults", metavar="FILE", default="", help=f"the node's defaults ({NODE_FILE})")
     _add_registries(parser)
     _add_tls(parser)
+    parser.add_argument("--metrics-addr", metavar="ADDRESS:PORT", help="where metrics are shown at /metrics (nowhere)")
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
@@ -120,6 +121,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "max-concurrent-downloads": arguments.max_concurrent_downloads,
         "max-concurrent-uploads": arguments.max_concurrent_uploads,
         "max-download-attempts": arguments.max_download_attempts,
+        "metrics-addr": arguments.metrics_addr,
         "no-proxy": arguments.no_proxy,
         "registry-mirrors": _tuple(arguments.registry_mirror),
         "tls": arguments.tls,

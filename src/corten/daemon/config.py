@@ -23,7 +23,7 @@ from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
 from corten.runtime.defaults import MASKED_KEY, PIDS_KEY, RLIMITS_KEY, SECCOMP_KEY, Defaults, of_file
 from corten.runtime.options import BUILT_IN
 from corten.spec.docker import Ulimit
-from corten.spec.endpoint import tcp_endpoint
+from corten.spec.endpoint import address_port, tcp_endpoint
 from corten.spec.process import RLIMITS
 
 DEFAULT_FILE: Final = "/etc/corten/daemon.json"
@@ -44,7 +44,7 @@ UNSUPPORTED: Final = frozenset(
         "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",
         "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips",
         "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
-        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "metrics-addr", "min-api-version", "mtu",
+        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "min-api-version", "mtu",
         "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges",
         "node-generic-resources", "oom-score-adjust", "raw-logs", "registry-proxy", "rootless",
         "seccomp-profile", "selinux-enabled", "shutdown-timeout", "storage-driver", "storage-opts",
@@ -166,6 +166,7 @@ FLAGS: Final = {
     "max-concurrent-downloads": "--max-concurrent-downloads",
     "max-concurrent-uploads": "--max-concurrent-uploads",
     "max-download-attempts": "--max-download-attempts",
+    "metrics-addr": "--metrics-addr",
     "no-proxy": "--no-proxy",
     "pidfile": "--pidfile",
     "registry-mirrors": "--registry-mirror",
@@ -197,6 +198,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "max-concurrent-downloads": ("max_concurrent_downloads", registries.limit),
     "max-concurrent-uploads": ("max_concurrent_uploads", registries.limit),
     "max-download-attempts": ("max_download_attempts", registries.limit),
+    "metrics-addr": ("metrics_addr", _text),
     "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
     "registry-mirrors": ("registry_mirrors", registries.mirrors),
@@ -360,6 +362,14 @@ def _check_hosts(made: Settings) -> None:
                 raise InvalidArgument(f"{host!r}: give tcp://address:port") from None
 
 
+def _check_metrics(made: Settings) -> None:
+    if made.metrics_addr:
+        try:
+            address_port(made.metrics_addr)
+        except ValueError:
+            raise InvalidArgument(f"metrics-addr: {made.metrics_addr!r}: give address:port") from None
+
+
 def _check_default_runtime(made: Settings) -> None:
     if made.default_runtime not in made.runtimes:
         raise InvalidArgument(f"specified default runtime '{made.default_runtime}' does not exist")
@@ -377,6 +387,7 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "log-driver": lambda made: logoptions.check(made.log_driver, made.log_opts),
     "hosts": _check_hosts,
     "labels": _check_labels,
+    "metrics-addr": _check_metrics,
 }
 
 

@@ -10,7 +10,7 @@ import socket
 from typing import Final
 
 from corten.errors import Conflict, InvalidArgument
-from corten.spec.endpoint import tcp_endpoint
+from corten.spec.endpoint import address_port, tcp_endpoint
 
 log = logging.getLogger("corten.daemon")
 
@@ -85,6 +85,18 @@ def _tcp(text: str, *, is_verified: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
     listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def metrics(text: str) -> socket.socket:
+    """A listening socket for `[ADDRESS]:PORT`; without an address, on every interface.  Raises OSError."""
+    host, port = address_port(text)
+    is_dual = not host and socket.has_dualstack_ipv6()
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family = socket.AF_INET6 if is_dual else found[0][0]
+    address = ("", port) if not host else found[0][4][:2]
+    listener = socket.create_server(address, family=family, backlog=64, dualstack_ipv6=is_dual)
     listener.setblocking(False)
     return listener
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from corten import __version__
 from corten.core.events import Event
 from corten.daemon import activation, arguments, config, destroy, leaving, listeners, preflight, tls, wiring
+from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
@@ -109,12 +110,16 @@ class Daemon:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
+        numbers = _listen_for_metrics(self._settings)
         engine = Engine(parts, stores.database, stores.content, stores.facts)
         await engine.recover()
         await zygote
         door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
         for one in listening:
             await door.serve(one, tls=None if one.family == socket.AF_UNIX else secured)
+        metrics = MetricsDoor(engine)
+        if numbers is not None:
+            await metrics.serve(numbers)
         self._catch_signals(parts)
         log.info("Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts))
         attending = asyncio.create_task(engine.attend())
@@ -126,6 +131,7 @@ class Daemon:
             listeners.unlink(host)
         try:
             async with asyncio.timeout(_CLOSE_S):
+                await metrics.close()
                 await door.close()
                 await engine.close()
                 await parts.tasks.close()
@@ -169,6 +175,15 @@ class Daemon:
         more = config.event_attributes(parts.settings)
         attributes = {**more, "name": parts.machine.hostname, "configuration": text}
         parts.bus.publish(Event(type="daemon", action="reload", id=parts.engine_id, attributes=attributes))
+
+
+def _listen_for_metrics(settings: Settings) -> socket.socket | None:
+    address = settings.metrics_addr
+    try:
+        return listeners.metrics(address) if address else None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidArgument(f"{config.named(settings, 'metrics-addr')} {address}: {reason}") from error
 
 
 def _listen(settings: Settings, host: str, handed: Sequence[activation.Handed]) -> list[socket.socket]:

@@ -37,6 +37,7 @@ from corten.engine.inspect import inspect, summary
 from corten.engine.lasting import Lasting
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.logs import LogOptions, LogStream
+from corten.engine.metrics import Metrics
 from corten.engine.parts import Parts
 from corten.engine.pulls import Pulls
 from corten.engine.pushes import Pushes
@@ -84,6 +85,7 @@ class Engine:
         finisher.exec_exited = execs.exited
         finisher.health_told = healths.told
         finisher.container_ended = execs.container_ended
+        self.metrics_text = Metrics(parts, self._sample).text
         self._recovery = Recovery(parts, finisher, execs, healths, watch, database=database, content=content)
         info = Info(parts)
         self._lasting = Lasting()
@@ -279,7 +281,9 @@ class Engine:
 
     async def container_stats(self, ref: str, one_shot: bool) -> Json:
         """One sample; that of a container that ended meanwhile has nothing in it."""
-        container = self._life.find(ref)
+        return await self._sample(self._life.find(ref))
+
+    async def _sample(self, container: Container) -> Json:
         sample = None
         if container.is_running:
             try:

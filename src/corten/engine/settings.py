@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
+    metrics_addr: str = ""  # address:port; empty: no metrics
     debug: bool = False
     runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
     default_runtime: str = BUILT_IN_RUNTIME
