@@ -113,6 +113,8 @@ def test_a_volume_whose_names_are_swapped_while_it_is_filled_leads_nowhere(
     assert met > 0, "the window was never hit"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_twin_a_volume_whose_names_are_swapped_is_filled_on_the_host(outside: Path) -> None:
     with weak_engine() as engine:
         assert filled(engine, outside, 8 * ROUNDS)[1] == ["planted"]
@@ -155,6 +157,8 @@ def test_a_subpath_that_is_swapped_leads_nowhere(shared_engine: CortenEngine, ou
     assert refused > 0, "the window was never hit"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_twin_a_subpath_that_is_swapped_leads_out(outside: Path) -> None:
     with weak_engine() as engine:
         assert subpaths(engine, outside, SUBPATH_STARTS)[1] > 0

@@ -20,7 +20,7 @@ from support.imagekills import CALLS, CLIENT_TIMEOUT_S, client
 from support.killpoints import Trace
 from support.process import wait_for
 
-GATE_CALLS, SLOW_CALLS = 4, 60
+GATE_CALLS, SLOW_CALLS = 2, 60
 IMAGE = "corten-test/filled:1"
 FILES = {f"d{number}/f{number}": b"x" * number for number in range(20)}
 

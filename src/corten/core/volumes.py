@@ -146,7 +146,7 @@ class VolumeStore:
 
     def stage(self, name: str) -> str:
         """An empty directory beside the data; what a copy before this one left is gone."""
-        self._trash.take(self.directory(name), STAGED)
+        self._trash.throw(self.directory(name), STAGED)
         path = os.path.join(self.directory(name), STAGED)
         os.mkdir(path, DATA_MODE)
         return path
@@ -157,9 +157,9 @@ class VolumeStore:
         sync_directory(self.directory(name))
 
     def discard_staged(self, name: str) -> None:
-        """Of a copy that failed."""
+        """Of a copy that failed: its room is free again."""
         with suppress(FileNotFoundError):
-            self._trash.take(self.directory(name), STAGED)
+            self._trash.throw(self.directory(name), STAGED)
 
     # After a crash
 

@@ -26,6 +26,8 @@ def prepare(point: MountPoint) -> MountPoint:
     The bind as it can be: `rslave` that nobody asked for yields where the mount is not shared.
     Raises InvalidArgument for a `--mount` whose source has gone, Internal for an impossible propagation.
     """
+    if point.read_only_non_recursive and point.read_only_force_recursive:
+        raise Internal("mount options conflict: ReadOnlyNonRecursive && BindOptions.ReadOnlyForceRecursive")
     if not os.path.lexists(point.source):
         _make(point)
     if point.propagation not in _SHARED | _SLAVE:
