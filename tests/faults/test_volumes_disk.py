@@ -30,7 +30,7 @@ class SmallEngine(CortenEngine):
 
 @pytest.fixture
 def engine() -> Iterator[SmallEngine]:
-    with LoopDisk(DISK_MIB, number=7) as disk, SmallEngine(disk) as made:
+    with LoopDisk(DISK_MIB, number=7) as disk, (made := SmallEngine(disk)):
         entries = (images.directory("data"), *(images.Entry(f"data/f{number}", DATA) for number in range(3)))
         archive = images.docker_archive(
             [IMAGE], [*images.busybox_layers(), images.layer(entries)], {"Cmd": ["ls", "/data"], "Env": ["PATH=/bin"]}
