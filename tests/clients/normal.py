@@ -60,6 +60,7 @@ RULES = (
 FOLDER = Rule("text of the engine's own folder", "<folder>", "each engine has its own")
 ROTATED = {"compress": "true", "max-file": "5", "max-size": "20m"}
 ROTATION = Rule("*.LogConfig.Config of ours alone", "{}", "Corten rotates logs by default, and says so")
+OURS = Rule("Corten", "", "a key of ours in inspect: origins of values, the node's words, the verdict")
 EMPTIED = Rule("item of a list that a rule above emptied", "", "masked paths of Docker 28 count as no item")
 CLOCK = Rule("*.Created as a number since 2025", "<time>", "the clock; image times stay")
 
@@ -88,6 +89,8 @@ class Normalizer:
             self.hits[ROTATION] += 1
             return {}
         if isinstance(value, dict):
+            self.hits[OURS] += OURS.where in value
+            value = {key: item for key, item in value.items() if key != OURS.where}
             return {self._text(key, folder): self._value(item, (*place, key), folder) for key, item in value.items()}
         if isinstance(value, list):
             items = [(item, self._value(item, place, folder)) for item in value]
@@ -108,7 +111,7 @@ class Normalizer:
 
     def report(self) -> list[str]:
         """One line per rule, in the order in which they are applied: hits, field, reason."""
-        rules = [*self.fields, CLOCK, ROTATION, FOLDER, *self.texts, EMPTIED]
+        rules = [*self.fields, CLOCK, ROTATION, OURS, FOLDER, *self.texts, EMPTIED]
         return [f"{self.hits[rule]:6}  {rule.where:48} {rule.reason}" for rule in rules]
 
 

@@ -23,14 +23,21 @@ CHANGES = (
 )
 Rows = dict[str, tuple[str, str]]  # field: (origin, value)
 
+
+def has_weight(name: str) -> bool:
+    """Whether the kernel can do it: v2 always, v1 with bfq's weights; else it is discarded with a warning."""
+    root = Path("/sys/fs/cgroup")
+    return (root / "cgroup.controllers").exists() or (root / "blkio" / f"blkio.{name}").exists()
+
+
 H, C = "HostConfig.", "Config."
 # What is given for each flag, and the fields whose rows must say so; None: refused, alone it makes no sense.
 GIVEN: dict[str, tuple[str, set[str] | None]] = {
     "--add-host": ("a:1.2.3.4", {H + "ExtraHosts"}),
     "--annotation": ("a=b", {H + "Annotations"}),
     "--attach": ("stdout", {C + "AttachStdout"}),
-    "--blkio-weight": ("100", {H + "BlkioWeight"}),
-    "--blkio-weight-device": ("/dev/null:100", {H + "BlkioWeightDevice"}),
+    "--blkio-weight": ("100", {H + "BlkioWeight"} if has_weight("weight") else set()),
+    "--blkio-weight-device": ("/dev/null:100", {H + "BlkioWeightDevice"} if has_weight("weight_device") else set()),
     "--cap-add": ("SYS_TIME", {H + "CapAdd"}),
     "--cap-drop": ("CHOWN", {H + "CapDrop"}),
     "--cgroup-parent": ("/x", {H + "CgroupParent"}),
@@ -114,7 +121,7 @@ GIVEN: dict[str, tuple[str, set[str] | None]] = {
     "--shm-size": ("1m", {H + "ShmSize"}),
     "--stop-signal": ("SIGUSR1", {C + "StopSignal"}),
     "--stop-timeout": ("3", {C + "StopTimeout"}),
-    "--storage-opt": ("size=1g", {H + "StorageOpt"}),
+    "--storage-opt": ("size=1g", None),
     "--sysctl": ("net.ipv4.ip_forward=1", {H + "Sysctls"}),
     "--tmpfs": ("/x", {H + "Tmpfs"}),
     "--tty": ("true", {C + "Tty"}),

@@ -187,6 +187,7 @@ def inspected(node: CortenEngine, *flags: str) -> Any:
 def test_inspect_says_what_was_taken_in_the_words_of_the_runtimes_state(node: CortenEngine, file: Path) -> None:
     origin = {"origin": str(file)}
     found = inspected(node)
+    assert found["Corten"].pop("Origins")["HostConfig.PidsLimit"] == str(file)
     assert found["Corten"] == {
         "pidsLimit": {"value": PIDS, **origin},
         "rlimits": [
@@ -200,7 +201,7 @@ def test_inspect_says_what_was_taken_in_the_words_of_the_runtimes_state(node: Co
     assert found["HostConfig"]["PidsLimit"] is None
     given = inspected(node, "--pids-limit", "5", "--privileged")
     assert given["Corten"]["pidsLimit"] == {"value": 5, "origin": "flag"}
-    assert set(given["Corten"]) == {"pidsLimit", "rlimits"}
+    assert set(given["Corten"]) == {"Origins", "pidsLimit", "rlimits"}
 
 
 def test_the_limit_of_processes_is_the_files(node: CortenEngine) -> None:

@@ -423,6 +423,12 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
     return out
 
 
+def origins(effective: Effective) -> dict[str, str]:
+    """For inspect: field with a value → where that is from, in the words of `explain`."""
+    node = f"{NODE_KEY}."
+    return {row["field"]: row["origin"] for row in explain(effective) if not row["field"].startswith(node)}
+
+
 def node_object(effective: Effective) -> dict[str, Any]:
     """For inspect: what the node's file and daemon.json said, in the words of `corten` in the runtime's `state`.
 

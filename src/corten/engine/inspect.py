@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.engine.container import Container
-from corten.engine.effective import NODE_KEY, Effective, node_object
+from corten.engine.effective import NODE_KEY, Effective, node_object, origins
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
 from corten.engine.record import Health, Record, Status
@@ -74,10 +74,10 @@ def inspect(
         "Mounts": [mount_point(point) for point in effective.mounts if not point.from_tmpfs_map],
         "Config": _config(effective),
         "NetworkSettings": network_settings(container, network_ids),
-        **node_object(effective),
     }
+    out[NODE_KEY] = {**node_object(effective).get(NODE_KEY, {}), "Origins": origins(effective)}
     if record.state.death is not None:
-        out[NODE_KEY] = {**out.get(NODE_KEY, {}), "Verdict": to_json_verdict(record.state.death)}
+        out[NODE_KEY] = {**out[NODE_KEY], "Verdict": to_json_verdict(record.state.death)}
     return out
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from corten.engine.effective import explain
+from corten.engine.effective import explain, origins
 from corten.engine.host import Host
 from corten.engine.settings import Settings
 from corten.errors import CortenError, Internal, InvalidArgument
@@ -231,3 +231,11 @@ def test_names_of_joined_containers_become_ids(machine: Host, settings: Settings
     request = parse_create(b'{"Image": "x", "Cmd": ["true"], "HostConfig": {"NetworkMode": "container:web"}}')
     made, _ = effective.decide(request, RunConfig(), settings, machine, container_id=ID, resolve={"web": "f" * 64})
     assert made.host.network_mode == "container:" + "f" * 64
+
+
+def test_inspect_has_the_origin_of_every_value(decide: Decide) -> None:
+    found = origins(decide(Env=["A=b"], HostConfig={"Memory": 64 << 20}))
+    assert found["HostConfig.Memory"] == "flag"
+    assert found["HostConfig.MemorySwap"] == found["HostConfig.NetworkMode"] == "built-in"
+    assert found["HostConfig.PidsLimit"] == "built-in"
+    assert found["Config.Env"].startswith("flag")
