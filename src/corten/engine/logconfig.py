@@ -23,6 +23,7 @@ from corten.shim import locallog, logfile
 from corten.spec.units import parse_size
 
 _BUFFER_BYTES: Final = 1_000_000
+_FLUENTD_BYTES: Final = "1m"
 _FAILED: Final = "failed to create task for container: failed to initialize logging driver"
 
 
@@ -222,7 +223,9 @@ _ADDRESSES: Final[dict[str, Callable[[str], tuple[str, str, int]]]] = {
 
 
 def _buffer(options: Options) -> int:
-    """Bytes that wait at most with mode=non-blocking; -1 for a container that waits instead."""
+    """Bytes that wait at most with mode=non-blocking, or fluentd-async; -1 for a container that waits instead."""
+    if any(parse_bool(options.get(f"fluentd-{word}", "")) for word in ("async", "async-connect")):
+        return parse_size(options.get("fluentd-buffer-limit", "") or _FLUENTD_BYTES, 1024)
     if options.get("mode", "") != "non-blocking":
         return -1
     return parse_size(options["max-buffer-size"], 1024) if "max-buffer-size" in options else _BUFFER_BYTES

@@ -18,6 +18,7 @@ from corten.shim.loop import READ, Loop
 from corten.sys import files
 
 _DONE = b"1"
+_LEVEL = 4  # twice as fast as 6, for a twentieth more
 _OOM_SCORE_ADJ = "500"  # the log can do without; shims cannot
 
 
@@ -121,7 +122,7 @@ def _leave(target: str, source: int, say: int) -> None:
         signal.set_wakeup_fd(-1)
         if os.fork() == 0:
             keep_only(source, say)
-            os.nice(19)
+            be_idle()
             be_killable()
             _pack(source, target)
             try:
@@ -146,6 +147,14 @@ def keep_only(*kept: int) -> None:
     os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
 
 
+def be_idle() -> None:
+    """Run when nobody else wants to: a log that is written at full speed must not feel it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        os.nice(19)
+
+
 def be_killable() -> None:
     """The first to go when memory ends."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
@@ -160,7 +169,7 @@ def _pack(source: int, target: str) -> None:
     with (
         open(source, "rb", closefd=False) as plain,
         open(target, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, status.st_mode & 0o777)) as file,
-        gzip.GzipFile(str(status.st_ino), "wb", 6, file, mtime=status.st_mtime) as packed,
+        gzip.GzipFile(str(status.st_ino), "wb", _LEVEL, file, mtime=status.st_mtime) as packed,
     ):
         shutil.copyfileobj(plain, packed, 1 << 20)
 

@@ -258,6 +258,16 @@ def test_a_remote_driver_keeps_its_output_beside_unless_told_not_to(decide: Deci
     assert logconfig.place(alone, "/d", BOX.id) is None
 
 
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [({}, -1), ({"fluentd-async": "true"}, 1 << 20), ({"fluentd-async": "1", "fluentd-buffer-limit": "8k"}, 8192)],
+)
+def test_fluentd_that_is_asynchronous_holds_up_nobody(decide: Decide, options: dict[str, str], limit: int) -> None:
+    courier = logconfig.request(asked(decide, "fluentd", options), BOX, "/d").courier
+    assert courier is not None
+    assert courier["limit"] == limit
+
+
 def test_names_for_the_journal_are_capitals() -> None:
     assert logconfig.journal_name("_com.example/x1") == "COM_EXAMPLE_X1"
 
