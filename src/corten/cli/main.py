@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cp": ("corten.cli.cp", "cp"),
     "create": (_R, "create"),
     "diff": (_A, "diff"),
+    "doctor": ("corten.cli.doctor", "doctor"),
     "events": (_S, "events"),
     "exec": (_R, "exec_"),
     "export": (_A, "export"),

@@ -49,10 +49,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
+    parser.add_argument("--doctor", action="store_true", help="compare records with disk and kernel, and exit")
+    parser.add_argument("--fix", action="store_true", help="with --doctor: remove what no record names")
     parser.add_argument("-v", "--version", action="version", version=f"Corten version {__version__}")
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise _unknown(unknown[0])
+    if given.fix and not given.doctor:
+        raise InvalidArgument(f"--fix goes with --doctor{_SEE}")
     return given
 
 

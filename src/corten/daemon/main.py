@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from corten import __version__
 from corten.core.events import Event
-from corten.daemon import activation, arguments, config, destroy, leaving, listeners, preflight, tls, wiring
+from corten.daemon import activation, arguments, config, destroy, doctor, leaving, listeners, preflight, tls, wiring
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
 from corten.engine.engine import Engine
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
         _set_up_logging(settings)
         if given.destroy:
             return destroy.run(settings)
+        if given.doctor:
+            return doctor.run(settings, fix=given.fix)
         preflight.check(settings)
         asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured))
     except CortenError as error:

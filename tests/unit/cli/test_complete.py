@@ -29,7 +29,7 @@ def words(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("st", ["start", "stop"]),
+        ("sto", ["stop"]),
         ("system d", ["df"]),
         ("rm ", ["box", "web"]),
         ("rm box w", ["web"]),
