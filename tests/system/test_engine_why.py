@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from clients.api import Api
+from support import images
 from support.engine import CortenEngine
+from support.loopdisk import LoopDisk
 from support.process import wait_for
 
 IMAGE = "corten-test/busybox:1"
@@ -195,6 +197,45 @@ def test_a_failing_health_check_that_ends_it_is_the_sender(shared_engine: Corten
         assert found["Sentence"] == "killed by SIGKILL for health check: on failure kill"
     finally:
         shared_engine.docker("rm", "-f", "ill")
+
+
+def test_a_call_that_seccomp_kills_for_is_told_where_the_kernel_logs_it(
+    shared_engine: CortenEngine, tmp_path: Path
+) -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}],
+    }
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    given = ("--security-opt", f"seccomp={tmp_path}/profile.json")
+    with container(shared_engine, *given, IMAGE, "mkdir", "/x") as name:
+        found = verdict(shared_engine, name)
+        assert (found["Signal"], found["ExitCode"]) == (signal.SIGSYS, 159)
+        if found["Cause"] == "seccomp":
+            assert found["Denied"]["Name"] == "mkdir"
+            assert found["Denied"]["Number"] in (83, 258, 34)  # mkdir and mkdirat of x86-64, mkdirat of arm64
+            assert "audit type 1326" in claims(found)
+        else:  # no auditing, or an auditd has the records
+            assert found["Sender"] == "unknown"
+            assert "system call: unknown" in claims(found)
+
+
+def test_a_full_disk_is_told_as_what_it_was_at_the_end() -> None:
+    with LoopDisk(96) as disk, CortenEngine(args=("--data-root", str(disk.path / "data"))) as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        disk.fill(leave=16 << 20)
+        with container(engine, IMAGE, "sh", "-c", "cat /dev/zero >/x; exit 3") as name:
+            exits = engine.exec_root / "tasks" / "moby"
+            wait_for(lambda: bool(list(exits.glob("*/exit"))) or not inspected(engine, name)["State"]["Running"], "end")
+            disk.empty()  # there is no room for the record of the exit either: it is made now
+            found = verdict(engine, name)
+            assert (found["Cause"], found["ExitCode"]) == ("exited", 3)
+            assert found["Disk"]["FreeBytes"] < 1 << 20
+            assert "its disk was full at the end" in found["Sentence"]
+            shown = engine.corten("why", name, check=True).stdout
+            assert "statvfs at the end" in shown
+        with container(engine, IMAGE, "false") as name:
+            assert "Disk" not in verdict(engine, name)
 
 
 def test_the_event_of_the_end_has_the_sentence(shared_engine: CortenEngine) -> None:

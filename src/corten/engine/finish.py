@@ -141,16 +141,24 @@ class Finisher:
 
         A record that cannot be saved (a full disk) is tried again until it can: nobody else tells of this exit.
         """
-        while (error := await self._try_to_finish(container, task, how)) is not None:
+        judged: list[Verdict] = []
+        while (error := await self._try_to_finish(container, task, how, judged)) is not None:
             await self._parts.retries.wait(f"the exit of container {container.id} cannot be recorded", error)
 
-    async def _try_to_finish(self, container: Container, task: Task, how: Exit) -> Unavailable | OSError | None:
-        """Why the record could not be saved; nothing but the network was touched then."""
+    async def _try_to_finish(
+        self, container: Container, task: Task, how: Exit, judged: list[Verdict]
+    ) -> Unavailable | OSError | None:
+        """Why the record could not be saved; nothing but the network was touched then.
+
+        judged: the verdict of the first try, for a disk that was full at the end is not at the last.
+        """
         async with container.lock:
             if container.task is not task or not container.is_running:
                 return None
             network = container.record.place.network
-            verdict = await self._judge(container, task, how)
+            if not judged:
+                judged.append(await self._judge(container, task, how))
+            verdict = judged[0]
             await self._leave_network(container, task)
             backoff = copy.copy(container.backoff)
             restart_delay_s = self._restart_delay(container, how)
