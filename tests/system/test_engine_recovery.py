@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from corten.core.shims import TIMEOUT_S
-from support import images
+from support import images, peers
 from support.engine import CortenEngine
 from support.process import is_alive
 
@@ -311,3 +311,18 @@ def test_a_damaged_image_hides_no_other_and_is_whole_again_when_loaded(engine: C
     engine.start()
     assert f"Untagged: {IMAGE}" in engine.docker("rmi", IMAGE, check=True).stdout
     assert not list((engine.data_root / "content/blobs/sha256").iterdir())
+
+
+def test_destroy_ends_many_containers_at_once_and_waits_for_no_helper(make_engine: Callable[..., CortenEngine]) -> None:
+    engine = make_engine(config={"runtimes": {"runc": {"path": str(peers.binary("runc"))}}})
+    engine.docker("load", "-i", str(images.busybox()), check=True)
+    health = ("--health-cmd", "true", "--health-interval", "1s")
+    for options in ((), ("--runtime", "runc"), health):
+        engine.docker("run", "-d", *options, IMAGE, "sleep", "100", check=True)
+    engine.kill9()
+    command = [*engine.netns.enter, *engine.argv, "--destroy"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=engine.environment)
+    assert done.returncode == 0, done.stderr
+    assert "helper does not answer" not in done.stderr
+    assert not engine.exec_root.exists()
+    assert not subprocess.run(["pgrep", "-f", str(engine.exec_root)], check=False, stdout=subprocess.PIPE).stdout

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,12 +32,17 @@ from corten.errors import Conflict, CortenError, NotFound
 from corten.launch.facts import HostFacts
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
+from corten.shim.external import PID_FILE
+from corten.shim.protocol import HELPER_SOCKET, connect
 from corten.sys import mount
 
 log = logging.getLogger("corten.daemon")
 
 _DAEMON_TIMEOUT_S = 15.0
 _MAKERS_TIMEOUT_S = 5.0
+_CONCURRENT = 64
+_HELPER_END_S = 0.5
+_HELPER_LOOK_S = 0.01
 
 
 def run(settings: Settings) -> int:
@@ -99,23 +105,53 @@ def _holder(data_root: str) -> int:
 
 
 async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
-    """Every task directory: its shim told to end it, or killed; what is left of its container killed."""
-    for directory in _task_directories(exec_root):
-        cgroup = _cgroup_of(directory, facts)
+    """Every task directory, many at once."""
+    gate = asyncio.Semaphore(_CONCURRENT)
+    has_helper = _has_helper(exec_root)
+
+    async def end(directory: str) -> None:
+        async with gate:
+            await _end_task(directory, facts, has_helper=has_helper)
+
+    await asyncio.gather(*(end(directory) for directory in _task_directories(exec_root)))
+
+
+def _has_helper(exec_root: str) -> bool:
+    """Whether there is one that shims may ask: it ends with the zygote, unless it stays for health checks."""
+    until = time.monotonic() + _HELPER_END_S
+    while time.monotonic() < until:
         try:
-            shim, _ = await ShimClient.connect(directory, events=_ignore, lost=_ignore_loss)
-            await shim.shutdown(force=True)
-            shim.close()
-        except NotFound:
-            log.debug("task %s has no shim", directory)
-        except CortenError as error:
-            log.warning("task %s: %s", directory, error)
-            _kill_shim(directory)
-        if cgroup is not None:
-            cgroup.kill_all()
-            cgroup.remove()
-            _remove_empty(_parent_of(directory), facts)
-        sharedmemory.release(directory)
+            connect(exec_root, HELPER_SOCKET).close()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        time.sleep(_HELPER_LOOK_S)
+    return True
+
+
+async def _end_task(directory: str, facts: HostFacts, *, has_helper: bool) -> None:
+    """Its shim told to end it, or killed; what is left of its container killed.
+
+    Without a helper the built-in runtime has nobody to end a container by: its shim would wait for one, for seconds.
+    """
+    cgroup = _cgroup_of(directory, facts)
+    if not has_helper and not os.path.exists(f"{directory}/{PID_FILE}"):
+        _kill_shim(directory)
+    try:
+        shim, _ = await ShimClient.connect(directory, events=_ignore, lost=_ignore_loss)
+        await shim.shutdown(force=True)
+        shim.close()
+    except NotFound:
+        log.debug("task %s has no shim", directory)
+    except CortenError as error:
+        log.warning("task %s: %s", directory, error)
+        _kill_shim(directory)
+    if cgroup is not None:
+        cgroup.kill_all()
+        cgroup.remove()
+        _remove_empty(_parent_of(directory), facts)
+    sharedmemory.release(directory)
 
 
 def _end_makers(exec_root: str) -> None:

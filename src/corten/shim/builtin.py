@@ -124,7 +124,6 @@ class BuiltinRuntime:
             self._stay = Stay(self._helper_directory, loop)
 
     def delete(self, *, force: bool) -> Steps[None]:
-        self._end_stay()
         if self._creation is not None:
             self._creation.close()
             self._creation = None
@@ -132,6 +131,7 @@ class BuiltinRuntime:
         try:
             yield from self._call_once("delete", {"force": force})
         finally:
+            self._end_stay()
             if self.rootfs_fd >= 0:
                 os.close(self.rootfs_fd)
                 self.rootfs_fd = -1
@@ -153,7 +153,8 @@ class BuiltinRuntime:
 
     def give_up(self) -> None:
         """Whatever is under way ends now, with an error; and nothing is to come but the end."""
-        self._end_stay()
+        if self._stay is not None:
+            self._stay.close_soon()
         for call in list(self._calls):
             call.give_up()
 

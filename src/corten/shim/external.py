@@ -28,7 +28,7 @@ from corten.sys.namespace import CLONE_NEWNS, unshare
 _ROOTFS = "rootfs"
 _STATE = "runtime"
 _LOG = "runtime.log"
-_PID = "init.pid"
+PID_FILE = "init.pid"
 _LOG_TAIL_BYTES = 65536
 
 
@@ -65,7 +65,7 @@ class ExternalRuntime:
         if self._rootfs is not None:
             with phases.measure("overlay"):
                 self._attach_rootfs(self._rootfs)
-        pid_path = f"{self._directory}/{_PID}"
+        pid_path = f"{self._directory}/{PID_FILE}"
         verb = ["create", "--bundle", self._directory, "--pid-file", pid_path]
         with phases.measure("runtime create"):
             yield from self._run_with_console(verb, [self._id], streams)

@@ -15,13 +15,14 @@ from corten.shim.protocol import HELPER_SOCKET
 
 _PAUSE_S = 0.5
 _LONG_S = 5.0
+_LAST_S = 3.0
 _PAUSE_LIMIT_S = 60.0  # an exec looks for a helper by itself: this one is for the next end of a cortend
 
 
 class Stay:
     """Owns the connection.  Life: made (and connected, or trying) → `close`."""
 
-    __slots__ = ("_began_s", "_directory", "_loop", "_pause_s", "_socket", "_timer")
+    __slots__ = ("_began_s", "_directory", "_is_over", "_loop", "_pause_s", "_socket", "_timer")
 
     def __init__(self, directory: str, loop: Loop) -> None:
         """`directory`: where the helper's socket lies."""
@@ -29,17 +30,25 @@ class Stay:
         self._loop = loop
         self._pause_s = _PAUSE_S
         self._began_s = 0.0
+        self._is_over = False
         self._timer: Timer | None = None
         self._socket: socket.socket | None = None
         self._ask()
 
     def close(self) -> None:
         """The wish is over; a second call does nothing."""
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         self._hang_up()
 
+    def close_soon(self) -> None:
+        """The container is over: what ends it, if anybody does now, needs the helper yet."""
+        self._loop.call_later(_LAST_S, self.close)
+
     def _ask(self) -> None:
+        if self._is_over:
+            return
         try:
             sock = protocol.connect(self._directory, HELPER_SOCKET)
         except OSError:
