@@ -24,8 +24,9 @@ async def top(pids: Collection[int], ps_args: str) -> Json:
     the client's options, for what those say.
     """
     arguments = _arguments(ps_args or DEFAULT_ARGUMENTS)
+    wanted = "-q" + ",".join(map(str, sorted(pids)))
     try:
-        output = await _ps([*arguments, "-q" + ",".join(map(str, sorted(pids)))])
+        output = await _ps([*arguments, *([wanted] if len(wanted) < _MAX_ARGUMENTS else [])])
     except Internal:
         output = await _ps(arguments)
     return parse(output, pids)
