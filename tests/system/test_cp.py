@@ -9,6 +9,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,17 @@ def test_archives_go_through_stdin_and_stdout(box: CortenEngine) -> None:
         [*cli, "box:/d/f", "/dev/null"], check=False, capture_output=True, text=True, env=env, timeout=60
     )
     assert (told.returncode, "got a device" in told.stderr) == (1, True)
+
+
+def test_docker_py_takes_and_gives_archives(box: CortenEngine) -> None:
+    run(box)
+    with closing(box.client()) as client:
+        container = client.containers.get("box")
+        assert container.put_archive("/tmp", ONE)
+        chunks, found = container.get_archive("/tmp/one")
+        assert (found["name"], found["size"]) == ("one", 1)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            assert archive.getnames() == ["one"]
 
 
 def test_progress_is_told_when_it_is_asked_for(box: CortenEngine, tmp_path: Path) -> None:
