@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import same_answers, same_seeing
+from clients import same_answers, same_copies, same_seeing
 from clients.api import Api
 from clients.wording import worded_anew
 from support import images, paths, peers, summary
@@ -127,6 +127,12 @@ def test_run_and_create(box: CortenEngine, folder: Path, command: str) -> None:
 @pytest.mark.parametrize("command", lines(same_answers.LISTS))
 def test_lists_and_tables(box: CortenEngine, folder: Path, command: str) -> None:
     theirs, ours = both(box, command, folder, at_once=True)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("command", lines(same_copies.COPIES))
+def test_copies(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder)
     assert ours == theirs
 
 
