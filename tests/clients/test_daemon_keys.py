@@ -94,7 +94,7 @@ SEEN: dict[str, Row] = {
     ),
     "labels": Row(["quarry=one"], lambda running: running.info["Labels"], ["quarry=one"]),
     "live-restore": Row(True, lambda running: running.info["LiveRestoreEnabled"], True),
-    "log-driver": Row("json-file", lambda running: running.inspect["HostConfig"]["LogConfig"]["Type"], "json-file"),
+    "log-driver": Row("local", lambda running: running.inspect["HostConfig"]["LogConfig"]["Type"], "local"),
     "log-opts": Row(
         {"max-size": "3k"}, lambda running: running.inspect["HostConfig"]["LogConfig"]["Config"], {"max-size": "3k"}
     ),
@@ -217,8 +217,8 @@ def test_the_effects_are_not_the_defaults(shared_engine: CortenEngine) -> None:
     bare = Running(shared_engine, api.ok("GET", "/info"), api.ok("GET", f"/containers/{made}/json"), "500", {})
     api.remove(made)
     same = [key for key, row in SEEN.items() if row.look(bare) == row.expect]
-    # the only driver that writes and the only way to restart: their other values are refused, or seen below
-    assert same == ["live-restore", "log-driver", "runtimes"]
+    # the only way to restart: its other value is refused, or seen below
+    assert same == ["live-restore", "runtimes"]
 
 
 def test_log_driver_none_keeps_no_log() -> None:

@@ -1,6 +1,6 @@
 """Compression of rotated log files, in a child at low priority, so that output never waits for it.
 
-    rotation ──► begin: the newest plain file is opened, a child writes PATH.packing ──► settle: PATH.n → PATH.n.gz
+    rotation ──► begin: the newest plain file is opened, a child writes PATH.PID.packing ──► settle: PATH.n → PATH.n.gz
 
 The child renames nothing: it takes seconds, and meanwhile the log may be rotated again and again.  The shim finds the
 file that was packed by its inode, wherever rotation has put it.  The packed file's header names that inode (the field
@@ -36,9 +36,8 @@ class Packer:
         self._loop = loop
         self._done = -1  # the pipe on which a child says that it is done
         self._inode = 0
-        self._temporary = f"{path}.packing"
-        if files.exists(self._temporary):  # of a shim that was killed
-            os.unlink(self._temporary)
+        self._temporary = f"{path}.{os.getpid()}.packing"  # a child of an earlier shim may still be at its own
+        _remove_others(path)
         if files.exists(f"{path}.1"):  # what an earlier shim left
             self.begin()
 
@@ -113,6 +112,15 @@ class Packer:
         self._done = done
         if self._loop is not None:
             self._loop.add(done, READ, lambda events: self.settle())
+
+
+def _remove_others(path: str) -> None:
+    """What shims that were killed left."""
+    folder, _, name = path.rpartition("/")
+    for one in os.listdir(folder or "."):
+        if one.startswith(f"{name}.") and one.endswith(".packing"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{folder or '.'}/{one}")
 
 
 def _leave(target: str, source: int, say: int) -> None:

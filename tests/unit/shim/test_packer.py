@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from corten.shim import packer
-from corten.shim.logfile import LogFile
+from corten.shim.logfile import LogFile, mend
 from corten.shim.loop import Loop
 
 
@@ -120,7 +122,7 @@ def test_a_packed_file_names_the_inode_that_it_had(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_shim_left_is_packed_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / "log.packing").write_bytes(b"half")
+    (tmp_path / "log.1.packing").write_bytes(b"half")
     (tmp_path / "log.1").write_bytes(record(0))
     log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
     wait(lambda: (tmp_path / "log.1.gz").exists() and not (tmp_path / "log.1").exists(), log)
@@ -142,3 +144,49 @@ def test_a_packing_child_holds_no_descriptor_of_its_shim(tmp_path: Path, monkeyp
     log.close()
     assert int(seen.read_text()) <= 6  # 0 to 2, the file, the pipe, the look
     seen.unlink()
+
+
+def test_killed_at_any_moment_a_log_has_every_record_once(tmp_path: Path) -> None:
+    """The writer dies twenty times, mostly in the middle of rotations and packing; its packing children live on."""
+    path = str(tmp_path / "log")
+    first = 0
+    for round_ in range(20):
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                log = LogFile(path, max_size=20 * SIZE, max_files=4, compress=True)
+                for number in range(first, first + 100_000):
+                    log.append(record(number))
+                    log.settle()
+                    os.write(theirs, b"%06d" % number)
+            finally:
+                os._exit(1)
+        os.close(theirs)
+        told = b""
+        enough = first + 30 + 37 * round_ % 101
+        while not told or int(told[-6:]) < enough:
+            told += os.read(ours, 6)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        while more := os.read(ours, 60_000):
+            told += more
+        os.close(ours)
+        seen = numbers_of(path)
+        assert seen == list(range(seen[0], seen[-1] + 1)), round_
+        assert seen[-1] >= int(told[-6:])
+        assert len(seen) >= 3 * 20 or first == 0
+        first = seen[-1] + 1
+
+
+def numbers_of(path: str) -> list[int]:
+    """Of all files of a log in order, after mending."""
+    mend(path)
+    data = b""
+    names = {int(name.split(".")[1]): name for name in sorted(os.listdir(os.path.dirname(path)), reverse=True)
+             if name.split(".")[1:2] and name.split(".")[1].isdigit() and "packing" not in name}  # fmt: skip
+    for number in sorted(names, reverse=True):
+        raw = Path(os.path.dirname(path), names[number]).read_bytes()
+        data += gzip.decompress(raw) if names[number].endswith(".gz") else raw
+    data += Path(path).read_bytes() if os.path.exists(path) else b""
+    return [int(json.loads(line)["log"]) for line in data.splitlines()]
