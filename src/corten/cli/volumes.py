@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -60,7 +61,7 @@ def _map(words: Iterable[str]) -> dict[str, str]:
 def ls(session: Session, /, operands: tuple[str, ...], filter_: tuple[str, ...], form: str, quiet: bool) -> None:
     """Lists volumes by name."""
     answer = session.client.json("GET", "/volumes", query={"filters": filters(filter_)})
-    found = sorted(answer["Volumes"] or (), key=lambda one: str(one["Name"]))
+    found = sorted(answer["Volumes"] or (), key=lambda one: natural(one["Name"]))
     if quiet and not form:
         for one in found:
             print(one["Name"])
@@ -68,6 +69,15 @@ def ls(session: Session, /, operands: tuple[str, ...], filter_: tuple[str, ...],
     if form == "raw":
         form = "name: {{.Name}}" if quiet else raw_template(_RAW)
     write_rows(map(volume_row, found), _COLUMNS, form=form, headings=_HEADINGS, kind="formatter.volumeContext")
+
+
+def natural(name: str) -> list[tuple[int, int, str, int]]:
+    """The key of Docker's order of names: numbers in them by value, digits before all else (Go's sortorder)."""
+    parts = re.findall(r"[0-9]+|[^0-9]", name, re.DOTALL)
+    return [
+        (0, len(part.lstrip("0")), part.lstrip("0"), len(part)) if part.isdigit() else (1, ord(part), "", 0)
+        for part in parts
+    ]
 
 
 def volume_row(one: Json) -> dict[str, Any]:
