@@ -283,3 +283,24 @@ def test_owners_of_binds_and_volumes_are_mapped(node: CortenEngine, tmp_path: Pa
     assert done.stdout == "0 0\n", done.stderr
     done = node.corten("run", "--rm", "--mount", "type=bind,src=/tmp,dst=/x,idmap=uids=1-2", IMAGE, "true")
     assert "invalid idmap: 'uids=1-2'" in done.stderr
+
+
+def test_images_are_mounted_in_containers_of_others(node: CortenEngine) -> None:
+    """`--mount type=image` of Docker 28."""
+    whole, part = f"type=image,src={DATA},dst=/x", f"type=image,src={DATA},dst=/y,image-subpath=data"
+    mounts = ("--mount", whole, "--mount", part)
+    assert run(node, *mounts, IMAGE, "sh", "-c", "cat /x/data/f /y/f; ls /x/bin | head -1") == "hellohello[\n"
+    for path in ("/x/new", "/y/f"):
+        assert "Read-only" in node.docker("run", "--rm", *mounts, IMAGE, "touch", path).stderr
+    made = node.docker("create", "--name", "with", *mounts, IMAGE, "cat", "/y/f", check=True).stdout.strip()
+    assert [(one["Type"], one["Name"], one["RW"]) for one in mounts_of(node, "with")] == [("image", DATA, False)] * 2
+    refused = node.docker("rmi", DATA)
+    assert f"container {made[:12]} is using" in refused.stderr
+    assert node.docker("start", "-a", "with", check=True).stdout == "hello"
+    for wrong, words in (
+        ("type=image,src=nope:1,dst=/x", "No such image: nope:1"),
+        (f"type=image,src={DATA},dst=/x,image-subpath=../x", "subpath must be a relative path"),
+        (f"type=image,src={DATA},dst=/x,image-subpath=nope", "no such file or directory"),
+    ):
+        assert words in node.docker("run", "--rm", "--mount", wrong, IMAGE, "true").stderr
+    assert list((node.exec_root / "tasks/subpaths").iterdir()) == []

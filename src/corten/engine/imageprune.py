@@ -63,7 +63,7 @@ class ImagePrune:
         return prune.candidates(self._parts.images, self._used(), wanted, is_all=is_all, unused_since_ns=since_ns)
 
     def _used(self) -> set[str]:
-        return {one.record.image_id for one in self._parts.roster}
+        return {used for one in self._parts.roster for used in one.record.image_ids}
 
     def _remove(self, image: Image) -> list[Removal]:
         """What somebody removed or began to use meanwhile is left."""
@@ -77,7 +77,7 @@ class ImagePrune:
 
     def uses(self) -> list[rmi.Use]:
         """Containers and their images, now."""
-        return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
+        return [rmi.Use(one.id, used, one.is_running) for one in self._parts.roster for used in one.record.image_ids]
 
 
 def _answer(removals: Sequence[Removal], space: int) -> Json:

@@ -88,4 +88,4 @@ class Images:
         return [{str(one.what): one.subject} for one in removed]
 
     def _uses(self) -> list[rmi.Use]:
-        return [rmi.Use(one.id, one.record.image_id, one.is_running) for one in self._parts.roster]
+        return [rmi.Use(one.id, used, one.is_running) for one in self._parts.roster for used in one.record.image_ids]

@@ -122,9 +122,10 @@ def health(now: Health) -> Json:
 def mount_point(point: MountPoint) -> Json:
     """One of `Mounts`."""
     is_volume = point.kind == "volume"
+    is_named = is_volume or point.kind == "image"
     return {
         "Type": point.kind,
-        **({"Name": point.name} if is_volume else {}),
+        **({"Name": point.name} if is_named else {}),
         "Source": point.source,
         "Destination": point.target,
         **({"Driver": point.driver} if is_volume else {}),

@@ -21,7 +21,7 @@ from corten.engine.names import NAME_CHARS
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.spec.docker import DriverConfig, HostConfig, Mount, TmpfsOptions, VolumeOptions
 
-Kind = Literal["bind", "volume", "tmpfs"]
+Kind = Literal["bind", "volume", "tmpfs", "image"]
 Exists = Callable[[str], bool]
 
 PROPAGATION: Final = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
@@ -53,7 +53,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode` is the text after the second colon of a bind, as inspect shows it; `data` are a tmpfs's options.
     `explicit_propagation` tells a chosen `rprivate` from the default.  Of a volume `source` is where its data lie,
-    known when it is made; `name` is given to an anonymous one here.
+    known when it is made; `name` is given to an anonymous one here.  Of an image `source` is its id.
     """
 
     kind: Kind
@@ -274,7 +274,9 @@ def parse_mount(mount: Mount, exists: Exists = os.path.exists) -> MountPoint:
             return _tmpfs_mount(mount)
         case "volume":
             return _volume_mount(mount)
-        case "image" | "cluster" | "npipe":
+        case "image":
+            return _image_mount(mount)
+        case "cluster" | "npipe":
             raise InvalidArgument(f"HostConfig.Mounts: mounts of type {mount.type} are not supported yet")
     raise _config_error(mount.type, "mount type unknown")
 
@@ -347,6 +349,18 @@ def _volume_mount(mount: Mount) -> MountPoint:
         driver_options=driver.options,
         id_map=options.id_map,
     )
+
+
+def _image_mount(mount: Mount) -> MountPoint:
+    """Its `name` is the image's as it was asked for; `source` its id, known when the container is made."""
+    _refuse_options(mount, "BindOptions", "VolumeOptions", "TmpfsOptions")
+    if not mount.source:
+        raise _config_error("image", "field Source must not be empty")
+    subpath = mount.image_options.subpath if mount.image_options is not None else ""
+    if subpath and not is_local(subpath):
+        raise _config_error("image", "subpath must be a relative path within the volume")
+    target = posixpath.normpath(mount.target)
+    return MountPoint(kind="image", name=mount.source, target=target, read_only=True, subpath=subpath)
 
 
 def is_local(path: str) -> bool:

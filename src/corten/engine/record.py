@@ -179,6 +179,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             return None
         return Health(log=self.state.health.log if self.state.health is not None else [])
 
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """The image that it is made of, and those that are mounted in it."""
+        return frozenset({self.image_id, *(one.source for one in self.effective.mounts if one.kind == "image")})
+
     def with_state(self, **changes: Any) -> Record:
         """The same with another state."""
         return msgspec.structs.replace(self, state=msgspec.structs.replace(self.state, **changes))

@@ -24,7 +24,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from corten.core.volumes import DATA, Volume
-from corten.engine import localdriver
+from corten.engine import imagebinds, localdriver
 from corten.engine.container import Container
 from corten.engine.events import volume_event
 from corten.engine.looks import Looks, NoAnswer
@@ -183,33 +183,48 @@ class VolumeMounts:
     # Subpaths
 
     async def bind_subpaths(self, points: Sequence[MountPoint], undo: contextlib.ExitStack) -> list[MountPoint]:
-        """Points whose subpath is bound to a place of its own, which is the source now, until `undo` ends."""
-        if not any(point.subpath for point in points):
+        """Points whose subpath or image is bound to a place of its own, which is the source now, until `undo` ends."""
+        if not any(point.subpath or point.kind == "image" for point in points):
             return list(points)
         work = functools.partial(self._bind_all, points, undo)
         return await in_own_thread("subpath", work)
 
     def _bind_all(self, points: Sequence[MountPoint], undo: contextlib.ExitStack) -> list[MountPoint]:
         os.makedirs(self._places, 0o700, exist_ok=True)
-        return [self._bound(point, undo) if point.subpath else point for point in points]
+        out = []
+        for point in points:
+            found = self._with_image(point, undo) if point.kind == "image" else point
+            out.append(self._bound(found, undo) if found.subpath else found)
+        return out
+
+    def _with_image(self, point: MountPoint, undo: contextlib.ExitStack) -> MountPoint:
+        tree_fd = imagebinds.detached(point, self._parts.images, f"{self._parts.settings.exec_root}/empty")
+        try:
+            return replace(point, source=self._placed_at(tree_fd, undo))
+        finally:
+            os.close(tree_fd)
 
     def _bound(self, point: MountPoint, undo: contextlib.ExitStack) -> MountPoint:
         fd = open_subpath(point.source, point.subpath)
         try:
-            place = f"{self._places}/{secrets.token_hex(8)}"
-            if stat.S_ISDIR(os.fstat(fd).st_mode):
-                os.mkdir(place, 0o700)
-            else:
-                os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            undo.callback(_remove_place, place)
             tree_fd = mount.open_tree(f"/proc/self/fd/{fd}", recursive=True)
-            try:
-                mount.move_mount(tree_fd, place)
-            finally:
-                os.close(tree_fd)
         finally:
             os.close(fd)
-        return replace(point, source=place)
+        try:
+            return replace(point, source=self._placed_at(tree_fd, undo))
+        finally:
+            os.close(tree_fd)
+
+    def _placed_at(self, tree_fd: int, undo: contextlib.ExitStack) -> str:
+        """Where a detached mount is attached until `undo` ends."""
+        place = f"{self._places}/{secrets.token_hex(8)}"
+        if stat.S_ISDIR(os.fstat(tree_fd).st_mode):
+            os.mkdir(place, 0o700)
+        else:
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        undo.callback(_remove_place, place)
+        mount.move_mount(tree_fd, place)
+        return place
 
 
 def _volumes_of(container: Container) -> list[MountPoint]:

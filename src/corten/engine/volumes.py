@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from corten.core import trees
 from corten.core.events import Event
 from corten.core.volumes import Volume
-from corten.engine import filters, localdriver, mountspec
+from corten.engine import filters, imagebinds, localdriver, mountspec
 from corten.engine.container import Container
 from corten.engine.events import volume_event
 from corten.engine.filters import Filters, labels_match, sift
@@ -216,9 +216,9 @@ class Volumes:
         return found
 
     def placed(self, points: Iterable[MountPoint]) -> tuple[MountPoint, ...]:
-        """With the places of their volumes, whether they are there or not."""
+        """With places for their volumes and images, whether these are there or not: to be shown."""
         return tuple(
-            replace(point, source=self._store.mountpoint(point.name)) if point.kind == "volume" else point
+            replace(point, source=self._store.mountpoint(point.name)) if point.kind in ("volume", "image") else point
             for point in points
         )
 
@@ -232,11 +232,16 @@ class Volumes:
         new: list[str] = []
         try:
             for point in points:
-                done.append(self._made(point, new) if point.kind == "volume" else point)
+                done.append(self._known(point, new))
         except BaseException:
             self.unmake(new)
             raise
         return tuple(done), new
+
+    def _known(self, point: MountPoint, new: list[str]) -> MountPoint:
+        if point.kind == "volume":
+            return self._made(point, new)
+        return imagebinds.resolved(point, self._parts.images) if point.kind == "image" else point
 
     def _made(self, point: MountPoint, new: list[str]) -> MountPoint:
         labels = {**(point.labels or {}), ANONYMOUS_LABEL: ""} if point.is_anonymous else point.labels

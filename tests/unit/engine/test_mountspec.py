@@ -15,7 +15,7 @@ from corten.engine.mountspec import (
     tmpfs_options,
 )
 from corten.errors import CortenError, Internal, InvalidArgument
-from corten.spec.docker import BindOptions, DriverConfig, HostConfig, Mount, TmpfsOptions, VolumeOptions
+from corten.spec.docker import BindOptions, DriverConfig, HostConfig, ImageOptions, Mount, TmpfsOptions, VolumeOptions
 
 
 def test_a_bind_has_source_target_and_mode() -> None:
@@ -67,6 +67,17 @@ def test_volumes_from_yield_to_binds_and_are_not_copied_up_again() -> None:
         ("/t", "/tmp", True, False),
         ("/anonymous", next(one.name for one in lent if one.is_anonymous), True, False),
     }
+
+
+def test_a_mount_of_an_image_is_read_only() -> None:
+    point = parse_mount(Mount(type="image", source="busybox", target="/x", image_options=ImageOptions(subpath="a/b")))
+    assert (point.kind, point.name, point.read_only, point.subpath) == ("image", "busybox", True, "a/b")
+    for wrong in (
+        Mount(type="image", target="/x"),
+        Mount(type="image", source="a", target="/x", bind_options=BindOptions()),
+    ):
+        with pytest.raises(InvalidArgument, match=r"^invalid mount config for type .image."):
+            parse_mount(wrong)
 
 
 def test_volumes_of_a_container_are_bounded() -> None:
