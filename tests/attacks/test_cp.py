@@ -202,6 +202,30 @@ def test_a_mount_whose_place_is_swapped_lands_inside(
     assert mounts_of_host() == mounts
 
 
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+def test_a_source_that_another_mount_holds_is_no_link_of_the_container(
+    target: CortenEngine, volume: Path, outside: Path, runs: bool
+) -> None:
+    """The container has a directory and, once more, what lies in it; there it puts a link to the host."""
+    inner = volume / "inner"
+    inner.mkdir()
+    before = tree(outside)
+    script = f"mv /data/inner /data/was; ln -s {outside} /data/inner; exec sleep 1000"
+    run(target, volume, script, "-v", f"{inner}:/inner")
+    if not runs:
+        target.docker("kill", "box", check=True)
+    put = call(target.socket, "PUT", "box", "/inner", body=ONE)
+    found = call(target.socket, "GET", "box", "/inner/secret")
+    assert SECRET not in found.body
+    assert tree(outside) == before
+    if runs:  # it has its own directory there still
+        assert (put.status, found.status) == (200, 404)
+        assert (volume / "was" / "x").exists()
+    else:
+        text = f"mount {inner}: a link leads out of {volume}, which the container has too"
+        assert put.message == found.message == text
+
+
 # moby CVE-2019-14271, 2026-41567: nothing of the container runs
 
 

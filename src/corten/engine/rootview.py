@@ -44,6 +44,8 @@ class Graft:
     source: str = ""
     subpath: str = ""
     """Of the source, looked up beneath it."""
+    within: str = ""
+    """The source of another mount of the container in which this one's lies, where its links are not to lead out."""
     is_mapped: bool = False
     """With other owners than on the host: while the container runs its own mount is copied."""
     read_only: bool = False
@@ -130,7 +132,14 @@ def _is_same(graft: Graft, found: _Found) -> bool:
 
 def _source(graft: Graft) -> int:
     """An O_PATH descriptor of what is mounted, the caller's."""
-    fd = os.open(graft.source, os.O_PATH | os.O_CLOEXEC)
+    fd = os.open(graft.within or graft.source, os.O_PATH | os.O_CLOEXEC)
+    if graft.within:
+        rest = os.path.relpath(graft.source, graft.within)
+        try:
+            below = openat2(fd, os.fsencode(rest), os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+        finally:
+            os.close(fd)
+        fd = below
     if not graft.subpath:
         return fd
     try:
@@ -235,7 +244,9 @@ def _opened(graft: Graft) -> int:
         finally:
             os.close(source_fd)
     except OSError as error:
-        raise Internal(f"mount {graft.source}: {(error.strerror or '').lower()}") from error
+        leads_out = f"a link leads out of {graft.within}, which the container has too"
+        why = leads_out if graft.within and error.errno == errno.EXDEV else (error.strerror or "").lower()
+        raise Internal(f"mount {graft.source}: {why}") from error
 
 
 def _guarded(graft: Graft, fd: int) -> int:

@@ -11,8 +11,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from corten.engine.container import Container
@@ -224,7 +225,13 @@ class Views:
                 is_shallow=point.non_recursive,
                 is_shallow_read_only=point.read_only_non_recursive,
             )
-        return list(grafts.values())
+        return [replace(graft, within=_holder(graft, grafts.values())) for graft in grafts.values()]
+
+
+def _holder(graft: Graft, others: Iterable[Graft]) -> str:
+    """The outermost other source in which this one's lies."""
+    sources = sorted((other.source for other in others if other.source and not other.read_only), key=len)
+    return next((source for source in sources if graft.source.startswith(source.rstrip("/") + "/")), "")
 
 
 async def _made(work: Callable[[], int]) -> int:
