@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,3 +174,36 @@ def test_what_is_damaged_or_too_much_is_refused(
 ) -> None:
     with pytest.raises(kind):
         put(*parts, limits=limits)
+
+
+def test_archives_with_random_damage_are_unpacked_or_refused_and_stay_inside(root: Path, tmp_path: Path) -> None:
+    good = t.archive(
+        t.directory(b"a", mode=0o755),
+        t.pax({b"path": b"a/" + b"n" * 150, b"mtime": b"1.5"}),
+        t.entry(b"x", data=b"x" * 700),
+        t.symlink(b"a/l", b"../../../other"),
+        t.entry(b"a/l/y", data=b"y"),
+        t.hard_link(b"a/h", b"a/l/y"),
+        t.gnu_long(b"z" * 200),
+        t.entry(b"z", data=b"z"),
+    )
+    damage, refused = random.Random(5), 0
+    fd = os.open(root, os.O_PATH)
+    for _ in range(400):
+        data = bytearray(good)
+        for _ in range(damage.randrange(1, 6)):
+            at = damage.randrange(len(data))
+            data[at] = damage.choice(b"\0/.\xff0157xL")
+            start = at - at % 512
+            if data[start + 257 : start + 262] == b"ustar" and at - start != 156:  # a header that looks right
+                data[start + 148 : start + 156] = b" " * 8
+                data[start + 148 : start + 156] = f"{sum(data[start : start + 512]):06o}".encode() + b"\0 "
+        with copyin.destination(fd, "/d") as trail:
+            try:
+                copyin.extract(t.chunked(bytes(data), 300), fd, trail, PLAIN)
+            except (CortenError, OSError):
+                refused += 1
+    os.close(fd)
+    assert 20 < refused < 400
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "root"]
