@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,8 +12,8 @@ from support.engine import CortenEngine
 
 IMAGE = images.BUSYBOX_REF
 CASES = """
---log-driver nope
 --log-driver json-file --log-opt foo=x
+--log-driver nope
 --log-driver json-file --log-opt max-size=x
 --log-driver json-file --log-opt max-size=0
 --log-driver json-file --log-opt max-size=-1
@@ -90,12 +89,8 @@ CASES = """
 """.strip().splitlines()
 
 
-@pytest.fixture(scope="module")
-def own_dockerd() -> Iterator[Dockerd]:
-    """One without a journal or a syslog of the machine's in its /run, as Corten's netns has none either."""
-    with Dockerd("26.1") as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        yield made
+# Each takes half a second: one in six is in the gate, and all in `make test-all`.
+ALL = [pytest.param(words, marks=[pytest.mark.slow] if number % 6 else []) for number, words in enumerate(CASES)]
 
 
 def said(side: DockerClient, words: str) -> tuple[int, str, str]:
@@ -105,8 +100,6 @@ def said(side: DockerClient, words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, errors
 
 
-@pytest.mark.parametrize("words", CASES)
-def test_an_option_is_answered_as_dockerd_answers_it(
-    own_dockerd: Dockerd, shared_engine: CortenEngine, words: str
-) -> None:
-    assert said(shared_engine, words) == said(own_dockerd, words)
+@pytest.mark.parametrize("words", ALL)
+def test_an_option_is_answered_as_dockerd_answers_it(dockerd: Dockerd, shared_engine: CortenEngine, words: str) -> None:
+    assert said(shared_engine, words) == said(dockerd, words)
