@@ -45,42 +45,64 @@ def status(engine: CortenEngine, name: str) -> str:
     return found
 
 
+def events(engine: CortenEngine, name: str, template: str) -> list[str]:
+    """A line for each of a container's events."""
+    arguments = ("--since", "600s", "--until", "0s", "--filter", f"container={inspect(engine, name)['Id']}")
+    return engine.docker("events", *arguments, "--format", template, check=True).stdout.splitlines()
+
+
 def actions(engine: CortenEngine, name: str) -> list[str]:
     """Actions of a container's events."""
-    arguments = ("--since", "600s", "--until", "0s", "--filter", f"container={inspect(engine, name)['Id']}")
-    return engine.docker("events", *arguments, "--format", "{{.Action}}", check=True).stdout.splitlines()
+    return events(engine, name, "{{.Action}}")
+
+
+def times(engine: CortenEngine, name: str) -> list[int]:
+    """When they were, in ns since the epoch."""
+    return [int(line) for line in events(engine, name, "{{.TimeNano}}")]
 
 
 def test_checks_and_what_follows_from_them_go_on_without_cortend(make_engine: Callable[..., CortenEngine]) -> None:
     engine = make_engine(config={"runtimes": {"runc": {"path": str(peers.binary("runc"))}}})
     engine.docker("load", "-i", str(images.busybox()), check=True)
-    check = "test -e /marker && echo there"
+    shared = engine.folder / "shared"
+    shared.mkdir()
+    bind = ("-v", f"{shared}:/shared")
+    check = "test -e /shared/marker && echo there | tee -a /shared/seen.$HOSTNAME"
     for runtime in ("corten", "runc"):
-        late = "sleep 2; touch /marker; exec sleep 600"
-        run(engine, runtime, check, late, "--runtime", runtime)
-    run(engine, "brief", "true", "exec sleep 2")
-    ill, trap = "(sleep 2; touch /bad) &", "trap 'exit 7' USR1; while true; do sleep 0.1; done"
+        run(engine, runtime, check, "exec sleep 600", "--runtime", runtime, "--hostname", runtime, *bind)
+    run(engine, "brief", "true", "until test -e /shared/end; do sleep 0.1; done", *bind)
     for action, policy in (("kill", "no"), ("stop", "unless-stopped")):
-        options = ("--health-on-failure", action, "--restart", policy, "--stop-signal", "USR1")
-        run(engine, action, "test ! -e /bad", f"{ill} {trap}", *options)
-    for runtime in ("corten", "runc"):
-        until(lambda: status(engine, runtime) == "unhealthy", runtime)  # noqa: B023  # called at once
+        options = ("--health-on-failure", action, "--restart", policy, "--stop-signal", "USR1", *bind)
+        run(engine, action, "test ! -e /shared/bad", "trap 'exit 7' USR1; while true; do sleep 0.1; done", *options)
+    for name, wanted in (("corten", "unhealthy"), ("runc", "unhealthy"), ("brief", "healthy"), ("stop", "healthy")):
+        until(lambda: status(engine, name) == wanted, f"{name} is {wanted}")  # noqa: B023  # called at once
+    ends = [
+        engine.exec_root / "tasks/moby" / inspect(engine, name)["Id"] / "exit" for name in ("brief", "kill", "stop")
+    ]
     engine.kill9()
-    time.sleep(4)
+    for name in ("marker", "end", "bad"):
+        (shared / name).touch()
+    until(lambda: all(path.exists() for path in ends), "the ends")
+    seen = [shared / f"seen.{runtime}" for runtime in ("corten", "runc")]
+    until(lambda: all(path.exists() and path.read_text().count("there") > 1 for path in seen), "probes")
+    back_ns = time.time_ns()
     engine.start()
     for runtime in ("corten", "runc"):
-        until(lambda: "health_status: healthy" in actions(engine, runtime), "the replay")  # noqa: B023  # as above
         found = health(engine, runtime)
         assert (found["Status"], found["FailingStreak"], found["Log"][-1]["Output"]) == ("healthy", 0, "there\n")
-        seen = actions(engine, runtime)
-        assert "health_status: unhealthy" not in seen, "told before"
-        assert {f"exec_create: /bin/sh -c {check}", f"exec_start: /bin/sh -c {check}", "exec_die"} <= set(seen)
-    assert engine.docker("ps", check=True).stdout.count("(healthy)") == 2
+        until(lambda: "health_status: healthy" in actions(engine, runtime), "the replay")  # noqa: B023  # as above
+        told = dict(reversed(list(zip(actions(engine, runtime), times(engine, runtime), strict=False))))
+        assert told["health_status: healthy"] < back_ns
+        assert "health_status: unhealthy" not in told, "told before"
+        assert {f"exec_create: /bin/sh -c {check}", f"exec_start: /bin/sh -c {check}", "exec_die"} <= set(told)
     state = inspect(engine, "brief")["State"]
     assert (state["Status"], state["Health"]["Status"]) == ("exited", "unhealthy")
     for action, code in (("kill", 137), ("stop", 7)):
         state = inspect(engine, action)["State"]
         assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", code, "unhealthy")
+        verdict = inspect(engine, action)["Corten"]["Verdict"]
+        assert [kill["By"]["By"] for kill in verdict["Kills"]] == ["health check"], verdict
+    assert "health check" in inspect(engine, "kill")["Corten"]["Verdict"]["Sentence"]
 
 
 def test_nothing_is_checked_while_a_container_is_paused(shared_engine: CortenEngine) -> None:
@@ -138,6 +160,6 @@ def test_one_helper_stays_for_the_checks_and_goes_with_the_last(make_engine: Cal
     seen = health(engine, "box")["Log"][-1]
     until(lambda: health(engine, "box")["Log"][-1] != seen, "a probe by the second")
     engine.docker("rm", "-f", "box", check=True)
-    run(engine, "brief", "true", "exec sleep 2")
+    run(engine, "brief", "true", "exec sleep 3")
     engine.kill9()
     until(lambda: not helpers(engine), "the end of the helper with that of the last container")
