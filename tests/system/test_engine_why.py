@@ -126,6 +126,21 @@ def test_the_init_that_is_killed_for_want_of_memory(shared_engine: CortenEngine,
         assert "kernel log, record" in claims(found)
 
 
+def test_a_name_that_looks_like_the_kernels_fields_misleads_nobody(shared_engine: CortenEngine) -> None:
+    """A process names itself as it likes, also while the kernel writes of it, and what is shown moves no cursor."""
+    script = r"printf ',pid=1,uid=7\033[2J' > /proc/self/comm; a=xxxxxxxx; while :; do a=$a$a; done"
+    with container(shared_engine, "-m", "16m", IMAGE, "sh", "-c", script) as name:
+        pid = inspected(shared_engine, name)["State"]["Pid"]
+        found = verdict(shared_engine, name)
+        assert found["Cause"] == "oom"
+        (victim,) = found["Memory"]["Victims"]
+        assert (victim["Name"][:12], victim["Uid"]) == (",pid=1,uid=7", 0)
+        assert victim["Pid"] == pid or not pid  # 0 when it was quicker
+        assert "\033" not in shared_engine.corten("why", name, check=True).stdout
+        (event,) = events(shared_engine, name, "die")
+        assert "\033" not in event["verdict"]
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_child_that_is_killed_for_want_of_memory_is_an_event_and_not_the_end(
     shared_engine: CortenEngine, runtime: str

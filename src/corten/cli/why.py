@@ -57,13 +57,14 @@ def _print_counters(now: Mapping[str, Any]) -> None:
     for one in memory["Victims"]:
         who = f"{printable(one['Name'])} (pid {one['Pid']}, uid {one['Uid']})"
         print(f"    {who}: kernel log, record {one['Sequence']}")
-    print(f"  processes refused: {processes['Refused']}{_of(processes, 'processes')}")
+    print(f"  processes refused: {processes['Refused']}{_of(processes, '')}")
 
 
 def _of(counted: Mapping[str, Any], unit: str) -> str:
     peak, limit = counted["Peak"], counted["Limit"]
     known = [f"peak {peak}"] if peak >= 0 else []
-    return f" ({', '.join([*known, f'limit {limit}' if limit >= 0 else 'no limit'])} {unit})"
+    shown = ", ".join([*known, f"limit {limit}" if limit >= 0 else "no limit"])
+    return f" ({f'{shown} {unit}'.rstrip()})"
 
 
 def _print_lines(answer: Mapping[str, Any]) -> None:

@@ -120,6 +120,7 @@ class Task:
         self._require("created")
         init = self._init()
         self._loop.remove(init.pidfd)  # its exit is told after its start, however short it was
+        self._watch_oom()  # before: an external runtime may answer long after the program has begun
         try:
             with self.phases.measure("start"):
                 yield from self._runtime().start()
@@ -130,8 +131,7 @@ class Task:
         if self.health is not None:
             self._runtime().stand_by(self._loop)
             self.health.begin()
-        self._watch_oom()
-        self._loop.call_later(0, self._begun)
+        self._loop.call_later(0, self._write_trace)
         return init
 
     def exec(
@@ -353,11 +353,7 @@ class Task:
         self._oom_kills_told = kills
         self._emit({"event": "oom", "oom_kill_count": kills, "at": fast.rfc3339()})
 
-    def _begun(self) -> None:
-        """Once the start is answered; kills that came before the watch (an external runtime takes its time) count."""
-        if self.state in ("running", "paused"):
-            with contextlib.suppress(OSError):  # it may have ended already
-                self._out_of_memory(self.counters().oom_kills)
+    def _write_trace(self) -> None:
         if self._backend is not None:
             self._loop.start(self._backend.write_trace(f"{self.directory}/{TRACE}", self.phases))
 

@@ -90,6 +90,35 @@ def test_exits_during_an_outage_are_told_afterwards(engine: CortenEngine) -> Non
 
 
 @pytest.mark.slow
+def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine) -> None:
+    """Want of memory with the limit and the peak, refused processes, and a call that seccomp kills for."""
+    profile = engine.folder / "kill.json"
+    call = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [call]}))
+    cases = {
+        "eats": (("-m", "16m", "--memory-swap", "16m"), "exec tail -c 200m /dev/zero"),
+        "crowd": (("--pids-limit", "3"), "(sleep 1 & sleep 1 & sleep 1 & sleep 1) 2> /dev/null; exit 9"),
+        "denied": (("--security-opt", f"seccomp={profile}"), "exec mkdir /x"),
+    }
+    try:
+        for name, (options, script) in cases.items():
+            engine.docker("run", "-d", "--network", "none", "--name", name, *options, IMAGE, "sh", "-c", script)
+            engine.docker("wait", name, timeout=PATIENCE_S)
+        found = {name: inspect(engine, name)["Corten"]["Verdict"] for name in cases}
+        eaten = found["eats"]
+        assert (eaten["Cause"], eaten["Memory"]["Limit"]) == ("oom", 16 << 20)
+        assert 0 < eaten["Memory"]["Peak"] <= 16 << 20
+        assert [one["Name"] for one in eaten["Memory"]["Victims"]] == ["tail"]
+        assert (found["crowd"]["Processes"]["Limit"], found["crowd"]["ExitCode"]) == (3, 9)
+        assert found["crowd"]["Processes"]["Refused"] > 0
+        assert found["denied"]["Signal"] == signal.SIGSYS
+        assert (found["denied"]["Cause"], found["denied"]["Denied"]["Name"]) == ("seccomp", "mkdir")
+    finally:
+        for name in cases:
+            engine.docker("rm", "-f", name)
+
+
+@pytest.mark.slow
 def test_a_removed_container_leaves_no_cgroup_link_or_element(engine: CortenEngine) -> None:
     links = set(os.listdir("/sys/class/net"))
     engine.docker("run", "-d", "--name", "brief", "-p", "8097:80", IMAGE, "sleep", "1000", check=True)
