@@ -185,6 +185,34 @@ def test_output_that_nobody_takes_is_not_kept(talker: tuple[CortenEngine, int]) 
     assert resident(shim) < 40 * MIB
 
 
+@pytest.mark.parametrize("mode", ["blocking", "non-blocking"])
+def test_output_that_a_log_server_does_not_take_stays_out_of_memory(
+    shared_engine: CortenEngine, tmp_path: Path, mode: str
+) -> None:
+    words = (f"syslog-address=unix://{tmp_path}/stuck", f"mode={mode}")
+    options = ("--log-driver", "syslog", *(part for word in words for part in ("--log-opt", word)))
+    script = f"tr '\\0' y </dev/zero | head -c {OUTPUT_BYTES}; touch /done; sleep 1000"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/stuck")
+        server.listen()
+        shared_engine.docker("run", "-d", "--name", "talker", "--network", "none", *options, images.BUSYBOX_REF, "sh",
+                             "-c", script, check=True)  # fmt: skip
+        shim = parent_of(int(shared_engine.docker("inspect", "-f", "{{.State.Pid}}", "talker", check=True).stdout))
+        courier = next(pid for pid in children_of(shim) if b"corten-shim" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        if mode == "blocking":
+            time.sleep(2)
+        else:
+            done = ("exec", "talker", "ls", "/done")
+            process.wait_for(lambda: shared_engine.docker(*done).returncode == 0, "all output", 60)
+        assert resident(shim) < 40 * MIB
+        assert resident(courier) < 40 * MIB
+        shared_engine.docker("rm", "-f", "talker", check=True)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_a_client_that_does_not_read_stops_its_exec_and_costs_little(talker: tuple[CortenEngine, int]) -> None:
     engine, shim = talker
     before = resident(engine.pid)
