@@ -113,6 +113,7 @@ def test_a_log_is_rotated_by_default_and_inspect_says_so(engine: CortenEngine) -
     engine.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", script, check=True)
     config = {"max-size": "20m", "max-file": "5", "compress": "true"}
     assert inspect(engine, "box")["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": config}
+    until(lambda: engine.docker("exec", "box", "ls", "/tmp/done").returncode == 0, "all lines")
     until(lambda: files_of(engine, "box") == ["", ".1.gz"], "a packed file")
     assert len(engine.docker("logs", "box", check=True).stdout.splitlines()) == 200_000
 

@@ -26,6 +26,7 @@ _HEADER_BYTES: Final = 64
 # What a reader that is slower than its log keeps open beyond the log's own files, so that it loses nothing.
 _KEPT_FILES: Final = 64
 _KEPT_BYTES: Final = 256 << 20
+_UNBOUNDED: Final = -1
 
 
 def rotated_files(path: str) -> list[str]:
@@ -125,13 +126,20 @@ class Reader:
     client reads slowly is still read, once, up to `_KEPT_FILES` and `_KEPT_BYTES`.
     """
 
-    def __init__(self, path: str, format: Format, tail: int = -1) -> None:
-        """Blocks, for packed files for long: they are read to count lines from the end."""
+    def __init__(self, path: str, format: Format, tail: int = -1, *, follows: bool = True) -> None:
+        """Blocks, for packed files for long: they are read to count lines from the end.
+
+        One that does not follow ends where the log ends now, however fast that grows.
+        """
         self._path = path
+        self._follows = follows
         self._format = format
         self._rest = b""
         self._lock = threading.Lock()
         self._parts = deque(_from_tail(open_parts(path), format, tail))
+        self._left = _UNBOUNDED  # of the last file
+        if not follows and self._parts and not self._parts[-1].is_packed:
+            self._left = self._parts[-1].size - self._parts[-1].file.tell()
 
     @property
     def is_slow(self) -> bool:
@@ -145,7 +153,7 @@ class Reader:
 
     def look(self) -> None:
         """Open what is new now, while a client takes its time; nothing while another thread reads."""
-        if self._parts and self._lock.acquire(blocking=False):
+        if self._parts and self._follows and self._lock.acquire(blocking=False):
             try:
                 self._find_newer()
             finally:
@@ -158,10 +166,11 @@ class Reader:
 
     def _read(self) -> bytes:
         while True:
-            self._find_newer()
+            if self._follows:
+                self._find_newer()
             if not self._parts:
                 return b""
-            data = self._parts[0].file.read(BLOCK_BYTES)
+            data = self._piece()
             if data:
                 data = self._rest + data if self._rest else data
                 end = self._format.end_of_whole(data)
@@ -171,8 +180,15 @@ class Reader:
             elif len(self._parts) > 1:
                 self._parts.popleft().close()
                 self._rest = b""
-            elif not self._find_newer():
+            elif not self._follows or not self._find_newer():
                 return b""
+
+    def _piece(self) -> bytes:
+        if len(self._parts) > 1 or self._left == _UNBOUNDED:
+            return self._parts[0].file.read(BLOCK_BYTES)
+        data = self._parts[0].file.read(min(BLOCK_BYTES, self._left))
+        self._left -= len(data)
+        return data
 
     def _find_newer(self) -> bool:
         """Open what came since the newest open file was rotated away; whether there was anything.

@@ -70,11 +70,12 @@ class LogStream:
         container, place = self._container, self._place
         assert container is not None
         assert place is not None
-        reader = await asyncio.to_thread(Reader, place.path, place.format, self._query.tail)
+        follows = self._options.follow and container.is_running
+        reader = await asyncio.to_thread(Reader, place.path, place.format, self._query.tail, follows=follows)
         growth: _Growth | None = None
         try:
             formatter = Formatter(self._query, raw=self.tty, format=place.format)
-            if self._options.follow and container.is_running:
+            if follows:
                 growth = _Growth(place.path, container.wait("next-exit"), reader.look)
             while not formatter.is_past_until:
                 block = await asyncio.to_thread(reader.read) if reader.is_slow else reader.read()

@@ -148,7 +148,7 @@ class Streams:
 
 def _write_log(client: socket.socket, log: LogPlace, formatter: Formatter, ended: threading.Event) -> bool:
     """Write all there is to a socket that does not block, which is closed; blocks.  False when the client is to go."""
-    reader = Reader(log.path, log.format)
+    reader = Reader(log.path, log.format, follows=False)
     try:
         while block := reader.read():
             data = memoryview(formatter.format(block))

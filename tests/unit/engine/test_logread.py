@@ -278,3 +278,18 @@ def test_a_torn_end_of_a_local_log_does_not_count(tmp_path: Path) -> None:
     reader = Reader(path, LENGTH_PREFIXED, 2)
     assert [record.log for record in LENGTH_PREFIXED.decode(reader.read())] == ["0008\udcff\n", "0009\udcff\n"]
     reader.close()
+
+
+def test_who_does_not_follow_ends_where_the_log_ended(tmp_path: Path) -> None:
+    path = log(tmp_path, line("a"), line("b"))
+    (tmp_path / "x.log.1").write_text(line("z"))
+    reader = Reader(str(path), JSON_LINES, follows=False)
+    with path.open("a") as file:
+        file.write(line("c"))
+    path.rename(tmp_path / "x.log.2")
+    path.write_text(line("d"))
+    assert "".join(record.log for record in JSON_LINES.decode(b"".join(iter(reader.read, b"")))) == "z\na\nb\n"
+    reader.close()
+    empty = Reader(str(tmp_path / "nope"), JSON_LINES, follows=False)
+    (tmp_path / "nope").write_text(line("later"))
+    assert empty.read() == b""
