@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,6 +211,7 @@ def test_a_failing_health_check_that_ends_it_is_the_sender(shared_engine: Corten
         found = verdict(shared_engine, "ill")
         assert found["Sender"] == {"By": "health check", "Operation": "on failure kill"}
         assert found["Sentence"] == "killed by SIGKILL for health check: on failure kill"
+        assert "the health check failed: exit code 1 | its last probe" in claims(found)
     finally:
         shared_engine.docker("rm", "-f", "ill")
 
@@ -233,6 +235,20 @@ def test_a_call_that_seccomp_kills_for_is_told_where_the_kernel_logs_it(
         else:  # no auditing, or an auditd has the records
             assert found["Sender"] == "unknown"
             assert "system call: unknown" in claims(found)
+
+
+def test_a_fault_is_told_with_the_kernels_words(shared_engine: CortenEngine, tmp_path: Path) -> None:
+    (tmp_path / "crash.c").write_text("int main(void) { *(volatile int *)16 = 1; return 0; }\n")
+    argv = ["gcc", "-static", "-O0", "-o", f"{tmp_path}/crash", f"{tmp_path}/crash.c"]
+    subprocess.run(argv, check=True, stderr=subprocess.PIPE)
+    with container(shared_engine, "-v", f"{tmp_path}:/x", IMAGE, "/x/crash") as name:
+        found = verdict(shared_engine, name)
+        assert (found["Signal"], found["ExitCode"]) == (signal.SIGSEGV, 139)
+        if Path("/proc/sys/debug/exception-trace").read_text().strip() == "1":  # else the kernel writes nothing of it
+            assert found["Cause"] == "fault"
+            assert found["Sentence"].startswith("killed by SIGSEGV for what it did: segfault at 10 ip ")
+        else:
+            assert found["Sender"] == "unknown"
 
 
 def test_a_full_disk_is_told_as_what_it_was_at_the_end() -> None:

@@ -183,7 +183,7 @@ class Finisher:
         """While the cgroup is there; what cannot be read any more is `unknown`."""
         state, signal = container.record.state, how.signal
         cgroup = self._parts.tasks.cgroup(task.cgroup_path) if how.oom_kills or how.pids_refused else None
-        wants_log = how.oom_kills or signal == verdicts.SIGSYS
+        wants_log = how.oom_kills or signal == verdicts.SIGSYS or signal in verdicts.FAULTS
         found = await witness.kernel_log(task.cgroup_path, state.started_ns) if wants_log else kernellog.Log()
         memory = witness.memory(cgroup, how.oom_kills) if cgroup is not None and how.oom_kills else None
         seen = verdicts.Seen(
@@ -198,6 +198,8 @@ class Finisher:
             denied=witness.denied_call(found, how.pid, signal),
             disk=witness.full_disk(self._parts.paths(container.id).directory) if how.code else None,
             was_oom_killed=how.pid > 0 and how.pid in found.killed,
+            fault=found.faults.get(how.pid, ""),
+            probe=witness.last_probe(state.health.log) if how.health_action and state.health is not None else "",
         )
         return verdicts.judge(seen)
 

@@ -4,6 +4,8 @@
     Memory cgroup out of memory: Killed process N (NAME) …                           the same; never suppressed
     audit: type=1326 … pid=N comm="NAME" … sig=31 arch=… syscall=N …                 kernel/auditsc.c, audit_seccomp
 
+    NAME[N]: segfault at 0 ip … sp … error 4 in …; traps: NAME[N] general protection …    arch/x86/mm/fault.c, traps.c
+
 The first is suppressed when there are many (10 in 5 s), the last needs auditing and no auditd.  Names of processes are
 chosen by who runs them, and so are cgroups below a container's: fields are taken from where no name can be.
 """
@@ -33,6 +35,13 @@ _SECCOMP: Final = re.compile(
 )
 
 
+_FAULT: Final = re.compile(
+    r"(?:traps: )?.{1,60}?\[(?P<pid>\d+)\]:? "
+    r"(?P<what>(?:segfault at [0-9a-f]+ ip|general protection|trap [a-z0-9 ]+|invalid opcode).*)"
+)
+_FAULT_CHARS: Final = 200
+
+
 class OomKill(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """A process that the kernel killed for want of memory.
 
@@ -56,11 +65,15 @@ class Denied(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What was found; `killed`: pids of all processes that were killed for want of memory, in whatever cgroup."""
+    """What was found; `killed`: pids of all processes that were killed for want of memory, in whatever cgroup.
+
+    faults: what the kernel says of a process that it sent SIGSEGV or the like, by pid.
+    """
 
     kills: tuple[OomKill, ...] = ()
     killed: frozenset[int] = frozenset()
     denied: tuple[Denied, ...] = ()
+    faults: dict[int, str] = {}
 
 
 def read(cgroup: str, *, since_us: int) -> Log:
@@ -77,6 +90,7 @@ def find(lines: Iterator[tuple[int, int, str]], cgroup: str, *, since_us: int) -
     kills: list[OomKill] = []
     killed: set[int] = set()
     denied: list[Denied] = []
+    faults: dict[int, str] = {}
     for sequence, moment_us, text in lines:
         if moment_us < since_us:
             continue
@@ -89,7 +103,9 @@ def find(lines: Iterator[tuple[int, int, str]], cgroup: str, *, since_us: int) -
         elif match := _SECCOMP.match(text):
             pid, arch, number = int(match["pid"]), int(match["arch"], 16), int(match["number"])
             denied.append(Denied(pid=pid, name=match["name"].strip('"'), arch=arch, number=number))
-    return Log(tuple(kills), frozenset(killed), tuple(denied))
+        elif match := _FAULT.fullmatch(text):
+            faults[int(match["pid"])] = match["what"][:_FAULT_CHARS]
+    return Log(tuple(kills), frozenset(killed), tuple(denied), faults)
 
 
 def records() -> Iterator[tuple[int, int, str]]:

@@ -22,7 +22,8 @@ Json = dict[str, Any]
 UNKNOWN: Final = "unknown"
 SIGKILL: Final = 9
 SIGSYS: Final = 31
-EXITED, SIGNALLED, OOM, SECCOMP = "exited", "signal", "oom", "seccomp"
+FAULTS: Final = frozenset({4, 5, 7, 8, 11})  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
+EXITED, SIGNALLED, OOM, SECCOMP, FAULT = "exited", "signal", "oom", "seccomp", "fault"
 NOT_STARTED, SHIM_LOST = "not-started", "shim-lost"
 
 
@@ -111,6 +112,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     denied: Denied | None = None
     disk: Disk | None = None
     was_oom_killed: bool = False
+    fault: str = ""  # what the kernel's log says of the init's
+    probe: str = ""  # what the last health probe said, when a failing check ended it
 
 
 def kills_of(recorded: Any) -> tuple[Kill, ...]:
@@ -188,7 +191,7 @@ def _cause(seen: Seen) -> str:
         return OOM
     if seen.denied is not None and seen.signal == SIGSYS:
         return SECCOMP
-    return SIGNALLED
+    return FAULT if seen.fault and seen.signal in FAULTS and _sender(seen) is None else SIGNALLED
 
 
 def _sender(seen: Seen) -> Kill | None:
@@ -207,6 +210,8 @@ def _first(seen: Seen, cause: str, sender: Kill | None) -> str:
             return _exited(seen)
         case "oom":
             return f"killed by the kernel for want of memory{_limit(seen)}"
+        case "fault":
+            return f"killed by {name} for what it did: {seen.fault}"
         case "seccomp" if seen.denied is not None:
             return f"killed by seccomp for system call {call_name(seen.denied)}"
     if sender is None:
@@ -302,6 +307,10 @@ def _other_claims(seen: Seen) -> list[Claim]:
         claims.append(Claim(claim=f"system call {call_name(seen.denied)}", evidence="kernel log: audit type 1326"))
     elif seen.signal == SIGSYS:
         claims.append(Claim(claim=f"system call: {UNKNOWN}", evidence="not in the kernel log"))
+    if seen.fault:
+        claims.append(Claim(claim=f"a fault: {seen.fault}", evidence=f"kernel log, of pid {seen.pid}"))
+    if seen.probe:
+        claims.append(Claim(claim=f"the health check failed: {seen.probe}", evidence="its last probe (State.Health)"))
     if seen.disk is not None:
         claims.append(Claim(claim=f"{seen.disk.path} was full", evidence="statvfs at the end"))
     return claims

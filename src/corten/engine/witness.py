@@ -10,10 +10,13 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
+from corten.core.asker import printable
 from corten.engine import kernellog, times
 from corten.engine.kernellog import Denied, Log
+from corten.engine.record import HealthEntry
 from corten.engine.threads import in_own_thread
 from corten.engine.verdict import SIGSYS, Disk, Memory, Processes, Verdict, victims_among
 from corten.runtime.cgroups import Cgroup
@@ -87,6 +90,14 @@ def denied_call(found: Log, pid: int, signal: int) -> Denied | None:
     if signal != SIGSYS:
         return None
     return next((one for one in reversed(found.denied) if one.pid == pid), None)
+
+
+def last_probe(log: Sequence[HealthEntry]) -> str:
+    """Status and first words of the last probe that failed."""
+    failed = next((one for one in reversed(log) if one.exit_code), None)
+    if failed is None:
+        return ""
+    return f"exit code {failed.exit_code}: {printable(failed.output.strip())}".rstrip(": ")
 
 
 def counters(message: dict[str, Any]) -> tuple[int, int]:

@@ -10,8 +10,9 @@ import pytest
 from corten.core.asker import Asker
 from corten.engine import kernellog, verdict, why
 from corten.engine.kernellog import Denied, Log, OomKill
+from corten.engine.record import HealthEntry
 from corten.engine.verdict import Disk, Failure, Kill, Memory, Processes, Seen, failure_of, judge
-from corten.engine.witness import denied_call, full_disk, with_victims
+from corten.engine.witness import denied_call, full_disk, last_probe, with_victims
 from corten.errors import Internal, InvalidArgument
 from corten.shim import protocol
 
@@ -152,6 +153,36 @@ def test_a_denied_call_is_read_with_its_process() -> None:
     assert denied_call(found, 40, 31) == found.denied[0]
     assert denied_call(found, 41, 31) is None
     assert denied_call(found, 40, 9) is None
+
+
+def test_a_fault_is_read_with_its_process_whatever_that_is_called() -> None:
+    lines = [
+        "crash[40]: segfault at 0 ip 0000000000401136 sp 7ffd error 6 in x[41]: segfault at 1 ip[401000+1000] on 0",
+        "traps: x[1]: segfaul[42] general protection fault ip:401136 sp:7ffd error:0 in x[401000+1000]",
+        "usb 1-1: new device [43]",
+    ]  # fmt: skip
+    found = kernellog.find(iter([(n, 1, text) for n, text in enumerate(lines)]), CGROUP, since_us=0)
+    assert sorted(found.faults) == [40, 42]
+    assert found.faults[40].startswith("segfault at 0 ip 0000000000401136 ")
+    assert found.faults[42].startswith("general protection fault ip:401136 ")
+
+
+def test_a_fault_is_told_unless_the_signal_was_sent() -> None:
+    made = judge(seen(signal=11, code=139, fault="segfault at 0 ip 40"))
+    assert (made.cause, made.sentence) == ("fault", "killed by SIGSEGV for what it did: segfault at 0 ip 40")
+    assert judge(seen(signal=9, fault="segfault at 0 ip 40")).cause == "signal"
+    asked = (Kill(signal=11, at="t", by=CLIENT),)
+    assert judge(seen(signal=11, fault="segfault at 0 ip 40", kills=asked)).cause == "signal"
+
+
+def test_the_last_failing_probe_is_told() -> None:
+    entries = [
+        HealthEntry(start="", end="", exit_code=code, output=text) for code, text in ((1, "a"), (7, "b\n"), (0, ""))
+    ]
+    assert last_probe(entries) == "exit code 7: b"
+    assert last_probe(entries[2:]) == ""
+    made = judge(seen(probe="exit code 7: b"))
+    assert made.claims[-1].claim == "the health check failed: exit code 7: b"
 
 
 def test_victims_are_those_of_this_run() -> None:
