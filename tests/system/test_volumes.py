@@ -304,3 +304,18 @@ def test_images_are_mounted_in_containers_of_others(node: CortenEngine) -> None:
     ):
         assert words in node.docker("run", "--rm", "--mount", wrong, IMAGE, "true").stderr
     assert list((node.exec_root / "tasks/subpaths").iterdir()) == []
+
+
+def test_the_end_of_an_engine_leaves_what_its_volumes_had_mounted(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("of the host")
+    engine = CortenEngine()
+    try:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        options = ("--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}")
+        engine.docker("volume", "create", *options, "host", check=True)
+        engine.docker("run", "-d", "-v", "host:/x", IMAGE, "sleep", "100", check=True)
+        assert len(mounts(engine)) == 1
+        engine.kill9()
+    finally:
+        assert engine.destroy() == []
+    assert (tmp_path / "f").read_text() == "of the host"
