@@ -33,14 +33,22 @@ VERBS: list[tuple[str, ...]] = [
     *(("container", verb) for verb in CONTAINER),
     *(("image", verb) for verb in IMAGES),
     *(("system", verb) for verb in ("df", "events", "info", "prune")),
+    *(("volume", verb) for verb in ("create", "inspect", "ls", "prune", "rm", "update")),
 ]
 
+OF_SWARM = [
+    ("ls", "--cluster"),
+    *(("create", f"--{name}") for name in ("availability", "group", "limit-bytes", "required-bytes", "scope")),
+    *(("create", f"--{name}") for name in ("secret", "sharing", "topology-preferred", "topology-required", "type")),
+]
 # (verb, flag) → why only one of the two shows it; "*" is every verb
 EXPLAINED = {
     ("*", "--help"): "docker takes it everywhere and lists it only for run and create",
     ("image prune", "--unused-for"): "Corten's own: by last use",
     ("image prune", "--dry-run"): "Corten's own: what would go",
     ("*", "--health-on-failure"): "Corten's own: what is done to an unhealthy container",
+    ("volume prune", "--dry-run"): "the same",
+    **{(f"volume {verb}", flag): "of cluster volumes, which need a swarm" for verb, flag in OF_SWARM},
     ("run", "--explain"): "Corten's own: the effective configuration and the plan, without a start",
 }
 
@@ -82,8 +90,8 @@ def test_verb_has_the_flags_of_dockers(verb: tuple[str, ...], used: set[tuple[st
 def test_every_verb_of_docker_is_there_or_is_refused_by_name() -> None:
     """Also those of the groups; groups of swarm and plugins count as verbs."""
     silent = []
-    for group in ((), ("container",), ("image",), ("system",)):
-        for verb in verbs(group) - {"buildx", "compose", "container", "image", "system"}:
+    for group in ((), ("container",), ("image",), ("system",), ("volume",)):
+        for verb in verbs(group) - {"buildx", "compose", "container", "image", "system", "volume"}:
             done = subprocess.run([CORTEN, *group, verb, "--help"], check=False, capture_output=True, text=True)
             path = " ".join(("corten", *group, verb))
             is_refused = done.returncode == 1 and done.stderr == f"corten: '{path}' is not supported yet\n"

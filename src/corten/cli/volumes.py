@@ -121,21 +121,26 @@ def rm(session: Session, /, operands: tuple[str, ...], force: bool) -> None:
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all unused volumes, not just anonymous ones")
 @filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing")
 @operands()
 @pass_session
-def prune(session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool) -> None:
+def prune(
+    session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool, dry_run: bool
+) -> None:
     """Removes volumes that no container has."""
     what = "all" if all_ else "anonymous"
     if all_ and any(one.partition("=")[0] == "all" for one in filter_):
         raise Failure("conflicting options: cannot specify both --all and --filter all=1")
     warning = f"This will remove {what} local volumes not used by at least one container."
-    if not force and not confirmed(warning):
+    if not force and not dry_run and not confirmed(warning):
         return
     wanted = [*filter_, *(["all=1"] if all_ else [])]
-    answer = session.client.json("POST", "/volumes/prune", query={"filters": filters(wanted)})
+    query: dict[str, Any] = {"filters": filters(wanted), **({"dry-run": True} if dry_run else {})}
+    answer = session.client.json("POST", "/volumes/prune", query=query)
     if answer["VolumesDeleted"]:
         print("Deleted Volumes:", *answer["VolumesDeleted"], "", sep="\n")
-    print(f"Total reclaimed space: {human_size(answer['SpaceReclaimed'], 4)}")
+    total = "Total space that would be reclaimed" if dry_run else "Total reclaimed space"
+    print(f"{total}: {human_size(answer['SpaceReclaimed'], 4)}")
 
 
 @click.command("update", cls=Command, operands="[OPTIONS] VOLUME", at_least=1, at_most=1, help="Update a volume")

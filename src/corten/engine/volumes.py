@@ -156,24 +156,29 @@ class Volumes:
         """VolumeUpdate: of cluster volumes alone."""
         raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
-    async def prune(self, wanted: Filters) -> Json:
-        """VolumePrune: those that no container has; anonymous ones unless `all`."""
+    async def prune(self, wanted: Filters, dry_run: bool = False) -> Json:
+        """VolumePrune: those that no container has; anonymous ones unless `all`.  `dry_run`: what would go."""
         filters.check_keys(wanted, _PRUNE_FILTERS)
-        everything = filters.flags("all", wanted)
+        everything = bool(filters.flags("all", wanted))
         removed, space = [], 0
         for volume in self._store.all():
-            if not self._is_prunable(volume, wanted, everything=bool(everything)):
+            if not self._is_prunable(volume, wanted, everything=everything):
                 continue
             size = await self._size(volume)
-            if self.users(volume.name) or self._store.get(volume.name) is None:
-                continue
-            taken = self._forget(volume.name)
-            removed.append(volume.name)
-            space += max(0, size)
-            await self._discard(taken)
-        await asyncio.to_thread(self._parts.sync)
-        self._parts.bus.publish(volume_event("", "prune", reclaimed=str(space)))
+            if dry_run or await self._pruned(volume.name):
+                removed.append(volume.name)
+                space += size
+        if not dry_run:
+            await asyncio.to_thread(self._parts.sync)
+            self._parts.bus.publish(volume_event("", "prune", reclaimed=str(space)))
         return {"VolumesDeleted": removed or None, "SpaceReclaimed": space}
+
+    async def _pruned(self, name: str) -> bool:
+        """Removed, unless somebody has taken or removed it meanwhile."""
+        if self.users(name) or self._store.get(name) is None:
+            return False
+        await self._discard(self._forget(name))
+        return True
 
     def _is_prunable(self, volume: Volume, wanted: Filters, *, everything: bool) -> bool:
         labels, unwanted = volume.labels or {}, wanted.get("label!", ())

@@ -46,7 +46,7 @@ class FakeVolumes:
     async def volume_update(self, name: str) -> None:
         raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
-    async def volume_prune(self, wanted: Filters) -> Json:
+    async def volume_prune(self, wanted: Filters, dry_run: bool = False) -> Json:
         self.volume_filters = wanted
         return {"VolumesDeleted": None, "SpaceReclaimed": 0}
 
