@@ -99,7 +99,7 @@ def swapped_out(engine: CortenEngine, path: str, rounds: int) -> tuple[int, int]
     return met, stolen
 
 
-@pytest.mark.parametrize("where", SWAPS)
+@pytest.mark.parametrize("where", ["layer", pytest.param("volume", marks=SLOW), pytest.param("above", marks=SLOW)])
 def test_a_path_whose_names_are_swapped_is_read_inside(
     target: CortenEngine, volume: Path, outside: Path, where: str
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_path_whose_names_are_swapped_is_read_inside(
     assert met > 0, "the window was never hit"
 
 
-@pytest.mark.parametrize("where", SWAPS)
+@pytest.mark.parametrize("where", ["layer", pytest.param("volume", marks=SLOW), pytest.param("above", marks=SLOW)])
 def test_a_directory_whose_names_are_swapped_is_written_inside(
     target: CortenEngine, volume: Path, outside: Path, where: str
 ) -> None:
@@ -127,6 +127,7 @@ def test_a_directory_whose_names_are_swapped_is_written_inside(
     assert refused > 0, "the window was never hit"
 
 
+@SLOW
 def test_twin_without_rules_the_host_is_read_and_written(volume: Path, outside: Path) -> None:
     script, path = SWAPS["layer"]
     with (
@@ -179,7 +180,7 @@ def mounts_of_host() -> list[str]:
     return [line.split()[4] for line in lines if "corten-test" not in line]
 
 
-@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("runs", [True, pytest.param(False, marks=SLOW)], ids=["running", "stopped"])
 def test_a_mount_whose_place_is_swapped_lands_inside(
     target: CortenEngine, volume: Path, outside: Path, runs: bool
 ) -> None:

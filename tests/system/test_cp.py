@@ -125,6 +125,25 @@ def test_a_file_that_was_replaced_on_the_host_is_the_new_one(box: CortenEngine, 
     assert read(box, "/etc/bound") == b""
 
 
+def test_a_container_that_ends_and_starts_is_copied_from_all_the_time(box: CortenEngine) -> None:
+    run(box, script="exec sleep 1000")
+    ended = threading.Event()
+
+    def restart() -> None:
+        for number in range(8):
+            box.docker("restart" if number % 2 else "kill", *(("-t", "0") if number % 2 else ()), "box")
+        ended.set()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    answers = []
+    while not ended.is_set():
+        answers.append(call(box.socket, "HEAD", "box", "/etc/passwd").status)
+        answers.append(call(box.socket, "PUT", "box", "/tmp", body=ONE).status)
+    thread.join()
+    assert set(answers) == {200}
+
+
 def test_volumes_are_copied_from_and_to_whether_a_container_runs_or_not(box: CortenEngine) -> None:
     """A named one, a subpath of it, one of the image's kind, one that its driver mounts."""
     box.docker("volume", "create", "data", check=True)
@@ -260,7 +279,7 @@ def _slow_copy(engine: CortenEngine, reading: threading.Event) -> None:
         def __iter__(self) -> Iterator[bytes]:
             yield t.entry(b"half", data=b"x" * (3 << 20))
             reading.set()
-            time.sleep(2)
+            time.sleep(0.5)
             yield t.archive(t.entry(b"more"))
 
     with pytest.raises(OSError):  # noqa: PT011 - whatever the dead engine's socket says

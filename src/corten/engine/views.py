@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from corten.engine.container import Container
 from corten.engine.rootview import Graft, Live, of_running, of_stopped
 from corten.engine.threads import NoThread, in_own_thread
-from corten.errors import Conflict, Internal
+from corten.errors import Conflict, FailedPrecondition, Internal, Unavailable
 from corten.launch.spawn import Launcher
 from corten.shim.rootfs import RootMount, make_detached
 
@@ -32,6 +32,7 @@ log = logging.getLogger("corten.engine")
 PATIENCE_S: Final = 10.0  # of a start, for who copies
 _CUT_S: Final = 5.0  # until who was cut off is gone
 _POLL_S: Final = 0.02
+_END_S: Final = 1.0  # until the end of a container is told
 
 
 class View:
@@ -100,14 +101,19 @@ class Views:
         self._stopped: dict[str, View] = {}
 
     async def open(self, container: Container) -> View:
-        """A tree of the container's files, with one user.  Raises Conflict, Unavailable, Internal."""
+        """A tree of the container's files, with one user.  Raises Conflict, Unavailable, Internal.
+
+        One that ends meanwhile cannot be reached any more, before its end is told: it is asked again.
+        """
+        deadline = self._parts.loop.time() + _END_S
         while True:
             if _is_running(container):
                 try:
                     return await self._running(container)
-                except Conflict:
-                    if _is_running(container):
+                except (Conflict, FailedPrecondition, Unavailable):
+                    if _is_running(container) and self._parts.loop.time() > deadline:
                         raise
+                await asyncio.sleep(_POLL_S)
                 continue
             async with container.lock:
                 if not _is_running(container):
