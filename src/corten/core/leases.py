@@ -8,13 +8,13 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
 from corten.core.metadata import Database
-from corten.errors import AlreadyExists, NotFound
+from corten.errors import AlreadyExists, NotFound, Unavailable
 
 CONTENT = "content"
 SNAPSHOT = "snapshot"
@@ -31,10 +31,17 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Leases:
-    """The leases of one database.  Thread-safe."""
+    """The leases of one database.  Thread-safe.
+
+    A request that ends while the database refuses to write leaves its lease in the table: from then on it protects
+    nothing, and `settle` removes it when it can.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._over: set[str] = set()
+        self.owed: Callable[[Unavailable], object] = lambda _: None
+        """Told when `settle` has something to do, in any thread."""
 
     def create(self, lease_id: str = "", labels: Mapping[str, str] | None = None, *, expires_ns: int = 0) -> Lease:
         """A new lease, with a random id unless one is given; raises AlreadyExists."""
@@ -56,7 +63,11 @@ class Leases:
         try:
             yield lease
         finally:
-            self.delete(lease.id)
+            self._over.add(lease.id)
+            try:
+                self.settle()
+            except Unavailable as error:
+                self.owed(error)
 
     def add(self, lease_id: str, kind: str, item: str) -> None:
         """Protects an item, whether it is there yet or not; raises NotFound."""
@@ -71,19 +82,26 @@ class Leases:
         with self._database.transaction() as tx:
             tx.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
 
+    def settle(self) -> None:
+        """Removes the leases of requests that are over; raises Unavailable."""
+        over = list(self._over)
+        with self._database.transaction() as tx:
+            tx.executemany("DELETE FROM leases WHERE id = ?", [(lease_id,) for lease_id in over])
+        self._over.difference_update(over)
+
     def list(self) -> Sequence[Lease]:
         """Every lease, oldest first."""
         rows = self._database.query("SELECT id, labels, created_ns, expires_ns FROM leases ORDER BY created_ns")
-        return [Lease(row[0], msgspec.json.decode(row[1]), row[2], row[3]) for row in rows]
+        return [Lease(row[0], msgspec.json.decode(row[1]), row[2], row[3]) for row in rows if row[0] not in self._over]
 
     def items(self, kind: str) -> set[str]:
         """What is protected now, of one kind."""
         rows = self._database.query(
-            "SELECT item FROM lease_items JOIN leases ON leases.id = lease"
+            "SELECT item, lease FROM lease_items JOIN leases ON leases.id = lease"
             " WHERE kind = ? AND (expires_ns = 0 OR expires_ns > ?)",
             (kind, time.time_ns()),
         )
-        return {row[0] for row in rows}
+        return {row[0] for row in rows if row[1] not in self._over}
 
     def end_requests(self) -> None:
         """Ends the leases of requests that an earlier process did not finish."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ from corten.network.bridge import BridgeDriver
 Json = dict[str, Any]
 
 log = logging.getLogger("corten.engine")
+
+_LEASES = "leases of requests that are over"
 
 
 @dataclass(slots=True)
@@ -65,6 +68,17 @@ class Parts:
     def __post_init__(self) -> None:
         self.registries = Registries(lambda: self.settings)
         self.views = Views(self)
+        self.images.leases.owed = self._leases_owed
+
+    def _leases_owed(self, error: Unavailable) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the next start ends them
+            self.loop.call_soon_threadsafe(self.retries.later, _LEASES, error, self._settle_leases)
+
+    def _settle_leases(self) -> None:
+        try:
+            self.images.leases.settle()
+        except Unavailable as error:
+            self.retries.later(_LEASES, error, self._settle_leases)
 
     @property
     def cgroup_parent(self) -> str:
