@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.daemon import registries
+from corten.daemon import keys, registries
 from corten.engine import logoptions
 from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
@@ -36,18 +36,18 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 UNSUPPORTED: Final = frozenset(
     {
         "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip",
-        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs", "cgroup-parent", "cluster-advertise",
+        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs", "cluster-advertise",
         "cluster-store", "cluster-store-opts", "containerd", "containerd-namespace", "containerd-plugin-namespace",
         "containerd-plugins-namespace", "cri-containerd",
-        "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-cgroupns-mode", "default-gateway",
-        "default-gateway-v6", "default-ipc-mode", "default-network-opts", "default-shm-size",
-        "deprecated-key-path", "dns", "dns-opts", "dns-search", "exec-opts", "experimental", "features",
-        "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "group", "host-gateway-ip", "host-gateway-ips",
-        "icc", "init", "init-path", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
-        "ip6tables", "iptables", "ipv6", "log-format", "log-level", "min-api-version", "mtu",
-        "network-control-plane-mtu", "network-diagnostic-port", "no-new-privileges",
-        "node-generic-resources", "oom-score-adjust", "raw-logs", "registry-proxy", "rootless",
-        "seccomp-profile", "selinux-enabled", "shutdown-timeout", "storage-driver", "storage-opts",
+        "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-gateway",
+        "default-gateway-v6", "default-network-opts",
+        "deprecated-key-path", "dns", "dns-opts", "dns-search", "features",
+        "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips",
+        "icc", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
+        "ip6tables", "iptables", "ipv6", "min-api-version", "mtu",
+        "network-control-plane-mtu", "network-diagnostic-port",
+        "node-generic-resources", "oom-score-adjust", "registry-proxy", "rootless",
+        "selinux-enabled", "storage-opts",
         "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path", "userns-remap", "validate",
     }
 )  # fmt: skip
@@ -181,28 +181,44 @@ Parser = Callable[[str, Any], Any]
 
 # key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
 KEYS: Final[dict[str, tuple[str, Parser]]] = {
+    "cgroup-parent": ("cgroup_parent", _text),
     "data-root": ("data_root", _text),
     "debug": ("debug", _boolean),
+    "default-cgroupns-mode": ("default_cgroupns_mode", keys.cgroupns_mode),
+    "default-ipc-mode": ("default_ipc_mode", keys.ipc_mode),
     "default-pids-limit": ("default_pids_limit", _limit),
     "default-runtime": ("default_runtime", _text),
+    "default-shm-size": ("default_shm_size", keys.size),
     "default-ulimits": ("default_ulimits", _ulimits),
+    "exec-opts": ("exec_opts", keys.exec_opts),
     "exec-root": ("exec_root", _text),
+    "experimental": ("experimental", _boolean),
+    "group": ("group", _text),
     "hosts": ("hosts", _texts),
     "http-proxy": ("http_proxy", registries.proxy),
     "https-proxy": ("https_proxy", registries.proxy),
+    "init": ("init", _boolean),
+    "init-path": ("init_path", _text),
     "insecure-registries": ("insecure_registries", registries.insecure),
     "labels": ("labels", _texts),
     "live-restore": ("", _live_restore),
     "log-driver": ("log_driver", _text),
+    "log-format": ("log_format", keys.log_format),
+    "log-level": ("log_level", keys.log_level),
     "log-opts": ("log_opts", _text_map),
     "max-concurrent-downloads": ("max_concurrent_downloads", registries.limit),
     "max-concurrent-uploads": ("max_concurrent_uploads", registries.limit),
     "max-download-attempts": ("max_download_attempts", registries.limit),
     "metrics-addr": ("metrics_addr", _text),
+    "no-new-privileges": ("no_new_privileges", _boolean),
     "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
+    "raw-logs": ("raw_logs", _boolean),
     "registry-mirrors": ("registry_mirrors", registries.mirrors),
     "runtimes": ("runtimes", _runtimes),
+    "seccomp-profile": ("seccomp_profile", _text),
+    "shutdown-timeout": ("shutdown_timeout", keys.count),
+    "storage-driver": ("storage_driver", keys.storage_driver),
     "tls": ("tls", _boolean),
     "tlscacert": ("tlscacert", _text),
     "tlscert": ("tlscert", _text),
@@ -255,6 +271,10 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
     given = {name: value for name, value in values.items() if value not in ("", (), 0)}
     made = Settings(**(given | _paths(given)), certs_dirs=_certs_dirs(path), origins=origins)
+    try:
+        made = replace(made, seccomp_text=keys.seccomp_text(made.seccomp_profile))
+    except InvalidArgument as error:
+        raise _unable(path, error.text) from error
     for key, check in _CHECKS.items():
         try:
             check(made)

@@ -21,20 +21,21 @@ _MODE: Final = 0o660
 _GROUP: Final = "docker"
 
 
-def listen(host: str, *, is_verified: bool = False) -> socket.socket:
+def listen(host: str, *, is_verified: bool = False, group: str = "") -> socket.socket:
     """A listening socket for `unix:///path` or `tcp://[address][:port]`.  Raises InvalidArgument, Conflict, OSError.
 
+    `group`: of a unix socket; docker when nothing is given and there is one.
     `is_verified`: clients will need a certificate; without one, whoever reaches the port is warned of.
     """
     if host.startswith(UNIX):
-        return _unix(host.removeprefix(UNIX))
+        return _unix(host.removeprefix(UNIX), group)
     if host.startswith(TCP):
         return _tcp(host.removeprefix(TCP), is_verified=is_verified)
     raise InvalidArgument(f"invalid host {host!r}: only unix:// and tcp:// are supported")
 
 
-def _unix(path: str) -> socket.socket:
-    """Mode 0660, group docker when there is one.  A path over 107 bytes is bound through its directory (unix(7))."""
+def _unix(path: str, group: str) -> socket.socket:
+    """Mode 0660.  A path over 107 bytes is bound through its directory (unix(7))."""
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, 0o711, exist_ok=True)
     directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -47,13 +48,25 @@ def _unix(path: str) -> socket.socket:
             listener.bind(short)
         finally:
             os.umask(before)
-        with contextlib.suppress(KeyError, PermissionError):
-            os.chown(path, 0, grp.getgrnam(_GROUP).gr_gid)
+        with contextlib.suppress(PermissionError):
+            os.chown(path, 0, group_id(group))
     finally:
         os.close(directory_fd)
     listener.listen(1024)
     listener.setblocking(False)
     return listener
+
+
+def group_id(name: str) -> int:
+    """Of a name or number; without one docker's, or root's where there is none.  Raises InvalidArgument."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name or _GROUP).gr_gid
+    except KeyError:
+        if name:
+            raise InvalidArgument(f"group {name} not found") from None
+        return 0
 
 
 def _refuse_live(short: str, path: str) -> None:

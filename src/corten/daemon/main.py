@@ -15,7 +15,19 @@ from collections.abc import Iterator, Sequence
 
 from corten import __version__
 from corten.core.events import Event
-from corten.daemon import activation, arguments, config, destroy, doctor, leaving, listeners, preflight, tls, wiring
+from corten.daemon import (
+    activation,
+    arguments,
+    config,
+    destroy,
+    doctor,
+    keys,
+    leaving,
+    listeners,
+    preflight,
+    tls,
+    wiring,
+)
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
 from corten.engine.engine import Engine
@@ -73,12 +85,14 @@ def _settings(given: argparse.Namespace, path: str) -> Settings:
 
 
 def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(format=_FORMAT, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(keys.JsonLines() if settings.log_format == "json" else logging.Formatter(_FORMAT))
+    logging.basicConfig(handlers=[handler])
     _set_level(settings)
 
 
 def _set_level(settings: Settings) -> None:
-    logging.getLogger("corten").setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    logging.getLogger("corten").setLevel(logging.DEBUG if settings.debug else keys.LEVELS[settings.log_level])
 
 
 class Daemon:
@@ -116,7 +130,12 @@ class Daemon:
         engine = Engine(parts, stores.database, stores.content, stores.facts)
         await engine.recover()
         await zygote
-        door = Door(engine, version=__version__, is_cgroup2=parts.machine.cgroup_mode == "v2")
+        door = Door(
+            engine,
+            version=__version__,
+            is_cgroup2=parts.machine.cgroup_mode == "v2",
+            is_experimental=self._settings.experimental,
+        )
         for one in listening:
             await door.serve(one, tls=None if one.family == socket.AF_UNIX else secured)
         metrics = MetricsDoor(engine)
@@ -192,7 +211,7 @@ def _listen(settings: Settings, host: str, handed: Sequence[activation.Handed]) 
     try:
         if host.startswith(listeners.FD):
             return activation.listeners(host.removeprefix(listeners.FD), handed)
-        return [listeners.listen(host, is_verified=tls.is_verified(settings))]
+        return [listeners.listen(host, is_verified=tls.is_verified(settings), group=settings.group)]
     except InvalidArgument as error:
         raise InvalidArgument(f"{config.named(settings, 'hosts')} {host}: {error.text}") from error
     except OSError as error:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from corten.daemon.config import named
-from corten.daemon.listeners import FD, TCP, UNIX, tcp_address
+from corten.daemon.listeners import FD, TCP, UNIX, group_id, tcp_address
 from corten.engine.settings import Settings
 from corten.errors import InvalidArgument
 
@@ -21,6 +21,7 @@ def check(settings: Settings) -> None:
             _try(settings, key, path, _directory, made)
         for host in settings.hosts:
             _try(settings, "hosts", host, _host, made)
+        group_id(settings.group)
         if settings.pidfile:
             _try(settings, "pidfile", settings.pidfile, _pidfile, made)
     except InvalidArgument:

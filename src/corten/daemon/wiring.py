@@ -112,7 +112,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         bridge=stores.bridge,
         networks=Networks(engine_id, stores.bridge.bridge, stores.bridge.network_id, created),
         retries=Retries(stores.database.probe),
-        init_binary=os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
+        init_binary=settings.init_path or os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
         started_ns=time.time_ns(),
     )
 

@@ -35,12 +35,14 @@ class Door:
     given and the connections on them, except those whose descriptor went to a shim.
     """
 
-    def __init__(self, engine: Engine, *, version: str, is_cgroup2: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, *, version: str, is_cgroup2: bool = False, is_experimental: bool = False
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.web_server = web.Server(self._handle, handler_cancellation=True)
         self._headers = {
             "Api-Version": version_text(MAX_VERSION),
-            "Docker-Experimental": "false",
+            "Docker-Experimental": str(is_experimental).lower(),
             "Ostype": "linux",
             "Server": f"Corten/{version} (linux)",
         }

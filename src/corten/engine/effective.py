@@ -103,7 +103,12 @@ def decide(
     _check(config, host, request, settings, machine)
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
-    secure = security.parse_security_opt(host.security_opt or (), privileged=host.privileged)
+    secure = security.parse_security_opt(
+        host.security_opt or (),
+        privileged=host.privileged,
+        no_new_privileges=settings.no_new_privileges,
+        seccomp=settings.seccomp_text,
+    )
     node = _node(request.host_config, secure, settings, machine)
     host = _with_masks(host, node, origins)
     limit, limit_origin = _pids_limit(host, settings)
@@ -123,7 +128,7 @@ def decide(
         ),
         security=secure,
         pids_limit=limit,
-        init=bool(host.init) and host.pid_mode == "",
+        init=(settings.init if host.init is None else host.init) and host.pid_mode == "",
         origins=origins,
         node=node,
     )
@@ -219,10 +224,11 @@ def _host_defaults(
             change[attribute] = value
             origins[f"HostConfig.{path}"] = origin
 
-    default("shm_size", "ShmSize", defaults.SHM_SIZE)
-    default("ipc_mode", "IpcMode", "private")
+    default("shm_size", "ShmSize", settings.default_shm_size, settings.origin("default-shm-size"))
+    default("ipc_mode", "IpcMode", settings.default_ipc_mode, settings.origin("default-ipc-mode"))
+    default("cgroup_parent", "CgroupParent", settings.cgroup_parent, settings.origin("cgroup-parent"))
     default("network_mode", "NetworkMode", "bridge")
-    default("cgroupns_mode", "CgroupnsMode", _cgroupns_mode(host, machine))
+    default("cgroupns_mode", "CgroupnsMode", *_cgroupns_mode(host, settings, machine))
     default("runtime", "Runtime", settings.default_runtime, settings.origin("default-runtime"))
     default("memory_swap", "MemorySwap", host.memory * 2 if host.memory > 0 else 0)
     if host.network_mode == "default":
@@ -250,9 +256,11 @@ def _host_defaults(
     return replace(host, **change), warnings
 
 
-def _cgroupns_mode(host: HostConfig, machine: Host) -> str:
-    """Docker's default: private on cgroup v2, the host's on v1."""
-    return "private" if machine.cgroup_mode == "v2" else "host"
+def _cgroupns_mode(host: HostConfig, settings: Settings, machine: Host) -> tuple[str, str]:
+    """Docker's default and its origin: private on cgroup v2, the host's on v1, there always with --privileged."""
+    if settings.default_cgroupns_mode and (machine.cgroup_mode == "v2" or not host.privileged):
+        return settings.default_cgroupns_mode, settings.origin("default-cgroupns-mode")
+    return "private" if machine.cgroup_mode == "v2" else "host", BUILT_IN
 
 
 def _log_config(given: LogConfig, settings: Settings, origins: Origins) -> LogConfig:

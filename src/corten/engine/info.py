@@ -13,7 +13,7 @@ from corten.engine.inspect import DRIVER
 from corten.engine.mountspec import LOCAL
 from corten.engine.parts import Parts
 from corten.engine.record import Status
-from corten.engine.settings import BUILT_IN_RUNTIME
+from corten.engine.settings import BUILT_IN_RUNTIME, Settings
 from corten.engine.times import rfc3339
 from corten.registry.proxies import masked
 
@@ -37,7 +37,7 @@ class Info:
             "ApiVersion": API_VERSION,
             "Arch": machine.architecture,
             "BuildTime": "",
-            "Experimental": "false",
+            "Experimental": str(self._parts.settings.experimental).lower(),
             "GitCommit": "",
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": machine.kernel_release,
@@ -56,6 +56,7 @@ class Info:
             "Arch": machine.architecture,
             "KernelVersion": machine.kernel_release,
             "BuildTime": "",
+            **({"Experimental": True} if self._parts.settings.experimental else {}),
         }
 
     async def info(self) -> Json:
@@ -133,7 +134,7 @@ class Info:
             "HttpsProxy": masked(settings.proxies.https),
             "NoProxy": settings.proxies.no_proxy,
             "Labels": list(settings.labels),
-            "ExperimentalBuild": False,
+            "ExperimentalBuild": settings.experimental,
             "ServerVersion": __version__,
             "Runtimes": self._runtimes(),
             "DefaultRuntime": settings.default_runtime,
@@ -144,7 +145,7 @@ class Info:
             "ContainerdCommit": {"ID": ""},
             "RuncCommit": {"ID": ""},
             "InitCommit": {"ID": __version__},
-            "SecurityOptions": _security_options(self._parts.machine.cgroup_mode),
+            "SecurityOptions": _security_options(settings, self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": [],
             "Warnings": None,
@@ -171,12 +172,15 @@ class Info:
         }
 
 
-def _security_options(cgroup_mode: str) -> list[str]:
+def _security_options(settings: Settings, cgroup_mode: str) -> list[str]:
     """What containers get without asking.  AppArmor is none of it, even where the kernel has it: no profile is loaded.
 
-    cgroupns: their cgroup namespace is their own by default, on v2 alone.
+    cgroupns: their cgroup namespace is their own by default, which without a word is so on v2 alone.
     """
-    return ["name=seccomp,profile=builtin", *(["name=cgroupns"] if cgroup_mode == "v2" else [])]
+    mode = settings.default_cgroupns_mode or ("private" if cgroup_mode == "v2" else "host")
+    options = [f"name=seccomp,profile={settings.seccomp_profile or 'builtin'}"]
+    options += ["name=cgroupns"] if mode == "private" else []
+    return options + (["name=no-new-privileges"] if settings.no_new_privileges else [])
 
 
 _SWARM: Final[Json] = {

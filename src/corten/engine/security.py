@@ -59,9 +59,13 @@ def capabilities(
     return tuple(kept + [cap for cap in dict.fromkeys(adds) if cap not in kept])
 
 
-def parse_security_opt(options: Sequence[str], *, privileged: bool) -> Security:
-    """`--security-opt`.  What dockerd calls invalid gets its text (it answers 500); labels need SELinux."""
-    flag, seccomp, apparmor = False, "", ""
+def parse_security_opt(
+    options: Sequence[str], *, privileged: bool, no_new_privileges: bool = False, seccomp: str = ""
+) -> Security:
+    """`--security-opt` over the node's `no_new_privileges` and `seccomp` (as in Security).
+
+    What dockerd calls invalid gets its text (it answers 500); labels need SELinux."""
+    flag, own, apparmor = no_new_privileges, "", ""
     for option in options:
         if option == "no-new-privileges":
             flag = True
@@ -75,17 +79,16 @@ def parse_security_opt(options: Sequence[str], *, privileged: bool) -> Security:
             case "no-new-privileges" if value in BOOLEANS:
                 flag = BOOLEANS[value]
             case "seccomp":
-                seccomp = value
+                own = value
             case "apparmor":
                 apparmor = value
             case "label" | "disable":
                 _check_label(option)
             case _:
                 raise Internal(f'invalid --security-opt 2: "{option}"')
-    if privileged and not seccomp:
-        seccomp = UNCONFINED
+    chosen = own or (UNCONFINED if privileged else seccomp)
     return Security(
-        no_new_privileges=flag, seccomp="" if seccomp in ("builtin", "default") else seccomp, apparmor=apparmor
+        no_new_privileges=flag, seccomp="" if chosen in ("builtin", "default") else chosen, apparmor=apparmor
     )
 
 

@@ -57,6 +57,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     no_proxy: str = ""
     certs_dirs: tuple[str, ...] = ()  # where a registry's certificates and hosts.toml are looked for, in this order
     labels: tuple[str, ...] = ()
+    cgroup_parent: str = ""
+    default_cgroupns_mode: str = ""
+    default_ipc_mode: str = "private"
+    default_shm_size: int = defaults.SHM_SIZE
+    init: bool = False
+    init_path: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""  # "builtin", "unconfined", or a path
+    seccomp_text: str = ""  # as in corten.engine.security.Security
+    experimental: bool = False
+    group: str = ""  # of unix sockets
+    log_format: str = "text"
+    log_level: str = "info"
+    # What Docker's files have and there is one way of here: logs without colours, containers that outlive the daemon.
+    raw_logs: bool = False
+    shutdown_timeout: int = 15
+    storage_driver: str = "overlay2"
+    exec_opts: tuple[str, ...] = ()
     origins: dict[str, str] = {}
 
     def origin(self, key: str) -> str:
