@@ -336,3 +336,34 @@ def shims(ident: str) -> list[str]:
         if ident.encode() in words and b"corten-shim" in words:
             found.append(folder.name)
     return [pid for pid in found if pid != str(os.getpid())]
+
+
+def test_with_another_runtime_couriers_and_packers_are_reaped_too(
+    shared_engine: CortenEngine, collector: Collector
+) -> None:
+    """The shim of an external runtime is a subreaper: every child of its couriers and packers becomes its own."""
+    script = "seq 1 3000; sleep 0.5; seq 3001 6000; sleep 60"
+    rotation = ("--log-opt", "cache-max-size=40k", "--log-opt", "cache-max-file=9")
+    shared_engine.docker("run", "-d", "--name", "box", "--runtime", "runc", *syslog(collector, *rotation), IMAGE, "sh",
+                         "-c", script, check=True)  # fmt: skip
+    try:
+        ident = inspect(shared_engine, "box")["Id"]
+        folder = shared_engine.data_root / "containers" / ident
+        until((folder / "container-cached.log.3.gz").exists, "packed files")
+        until(lambda: len(collector.lines) == 6000, "all lines")
+        assert len(shims(ident)) >= 2
+        assert numbers(shared_engine.docker("logs", "box", check=True).stdout) == list(range(1, 6001))
+        until(lambda: not zombies(ident), "no dead child is left")
+    finally:
+        shared_engine.docker("rm", "-f", "box", check=True)
+    until(lambda: not shims(ident), "end of the courier")
+
+
+def zombies(ident: str) -> list[str]:
+    """Dead children of a container's shim."""
+    found = []
+    for pid in shims(ident):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if ") Z " in Path(f"/proc/{child}/stat").read_text():
+                found.append(child)
+    return found
