@@ -2,14 +2,18 @@
 
     rotation ──► begin: the newest plain file is opened, a child writes PATH.PID.packing ──► settle: PATH.n → PATH.n.gz
 
-The child renames nothing: it takes seconds, and meanwhile the log may be rotated again and again.  The shim finds the
-file that was packed by its inode, wherever rotation has put it.  The packed file's header names that inode (the field
-FNAME of RFC 1952), so that a reader who holds the plain file open knows it again.
+The child renames nothing while its shim lives: it takes seconds, and meanwhile the log may be rotated again and again.
+The shim finds the file that was packed by its inode, wherever rotation has put it.  The packed file's header names that
+inode (the field FNAME of RFC 1952), so that a reader who holds the plain file open knows it again.
+
+A child whose shim has ended puts the file into its place, and packs what else is plain, unless the next shim is there:
+who renames holds the lock of the log's directory, a shim from its first record to its last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 
@@ -28,7 +32,7 @@ class Packer:
     With a loop the next one follows by itself; without, `settle` must be called.
     """
 
-    __slots__ = ("_done", "_inode", "_loop", "_max_files", "_path", "_temporary")
+    __slots__ = ("_done", "_inode", "_lock", "_loop", "_max_files", "_path", "_temporary")
 
     def __init__(self, path: str, max_files: int, loop: Loop | None) -> None:
         self._path = path
@@ -37,6 +41,8 @@ class Packer:
         self._done = -1  # the pipe on which a child says that it is done
         self._inode = 0
         self._temporary = f"{path}.{os.getpid()}.packing"  # a child of an earlier shim may still be at its own
+        self._lock = _open_folder(path)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # whoever else has it is at two renames
         _remove_others(path)
         if files.exists(f"{path}.1"):  # what an earlier shim left
             self.begin()
@@ -68,7 +74,10 @@ class Packer:
             return
         self._forget()
         try:
-            self._install(is_whole=said == _DONE)
+            if said == _DONE:
+                _install(self._path, self._max_files, self._inode, self._temporary)
+            else:
+                _unlink(self._temporary)
         except OSError as error:
             complain(error)
             return
@@ -76,25 +85,17 @@ class Packer:
             self.begin()
 
     def close(self) -> None:
-        """No more is packed; a child that is at work ends by itself, and what it made is removed by the next shim."""
+        """A child that is at work goes on alone."""
+        self.settle()
         if self._done >= 0:
             self._forget()
+        os.close(self._lock)
 
     def _forget(self) -> None:
         if self._loop is not None:
             self._loop.remove(self._done)
         os.close(self._done)
         self._done = -1
-
-    def _install(self, *, is_whole: bool) -> None:
-        for number in range(1, self._max_files):
-            plain = f"{self._path}.{number}"
-            if is_whole and _inode(plain) == self._inode:
-                os.replace(self._temporary, f"{plain}.gz")
-                os.unlink(plain)
-                return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
 
     def _fork(self, source: int) -> None:
         """A grandchild: nobody has to reap it."""
@@ -106,7 +107,7 @@ class Packer:
             os.close(say)
             raise
         if not child:
-            _leave(self._temporary, source, say)
+            _leave(self._path, self._max_files, self._temporary, (source, say))
         os.close(say)
         os.waitpid(child, 0)
         self._done = done
@@ -114,29 +115,49 @@ class Packer:
             self._loop.add(done, READ, lambda events: self.settle())
 
 
+def _open_folder(path: str) -> int:
+    return os.open(path.rpartition("/")[0] or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _install(path: str, max_files: int, inode: int, temporary: str) -> None:
+    """The packed file in the place of the plain one with this inode; it is forgotten where there is none any more."""
+    for number in range(1, max_files):
+        plain = f"{path}.{number}"
+        if _inode(plain) == inode:
+            os.replace(temporary, f"{plain}.gz")
+            os.unlink(plain)
+            return
+    _unlink(temporary)
+
+
 def _remove_others(path: str) -> None:
     """What shims that were killed left."""
     folder, _, name = path.rpartition("/")
     for one in os.listdir(folder or "."):
         if one.startswith(f"{name}.") and one.endswith(".packing"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{folder or '.'}/{one}")
+            _unlink(f"{folder or '.'}/{one}")
 
 
-def _leave(target: str, source: int, say: int) -> None:
-    """In the child; does not return."""
+def _leave(path: str, max_files: int, temporary: str, inputs: tuple[int, int]) -> None:
+    """In the child; does not return.  `inputs`: the plain file, and where it says that it is done."""
     status = 1
+    source, say = inputs
     try:
         signal.set_wakeup_fd(-1)
         if os.fork() == 0:
             keep_only(source, say)
             be_idle()
             be_killable()
-            _pack(source, target)
+            _pack(source, temporary)
             try:
                 os.write(say, _DONE)
-            except BrokenPipeError:  # the container has ended: the next one packs the file
-                os.unlink(target)
+            except BrokenPipeError:
+                _go_on_alone(path, max_files, source, temporary)
         status = 0
     except FileNotFoundError:
         status = 0  # the container was removed, and its log with it
@@ -144,6 +165,31 @@ def _leave(target: str, source: int, say: int) -> None:
         complain(error)
     finally:
         os._exit(status)
+
+
+def _go_on_alone(path: str, max_files: int, source: int, temporary: str) -> None:
+    """The shim has ended: finish this file, and what else is plain, until the next shim is there."""
+    while _install_alone(path, max_files, os.fstat(source).st_ino, temporary):
+        os.close(source)
+        plain = next((one for number in range(1, max_files) if files.exists(one := f"{path}.{number}")), "")
+        if not plain:
+            return
+        source = os.open(plain, os.O_RDONLY | os.O_CLOEXEC)
+        _pack(source, temporary)
+
+
+def _install_alone(path: str, max_files: int, inode: int, temporary: str) -> bool:
+    """False when a shim has the log."""
+    lock = _open_folder(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _install(path, max_files, inode, temporary)
+    except BlockingIOError:
+        _unlink(temporary)
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def keep_only(*kept: int) -> None:

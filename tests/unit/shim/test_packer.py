@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from corten.engine.logfiles import Reader
+from corten.engine.logformats import JSON_LINES
 from corten.shim import packer
 from corten.shim.logfile import LogFile, mend
 from corten.shim.loop import Loop
@@ -146,6 +147,42 @@ def test_a_packing_child_holds_no_descriptor_of_its_shim(tmp_path: Path, monkeyp
     seen.unlink()
 
 
+def test_what_is_plain_at_the_end_is_packed_after_it(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=5, compress=True)
+    log.append(b"".join(map(record, range(5))))
+    log.close()
+    names = {"log", *(f"log.{number}.gz" for number in range(1, 5))}
+    deadline = time.monotonic() + 20
+    while {path.name for path in tmp_path.iterdir()} != names:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert numbers_of(str(tmp_path / "log")) == list(range(5))
+
+
+def test_a_child_of_an_earlier_shim_leaves_the_log_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path.parent / f"{tmp_path.name}-go"
+    true_pack = packer._pack
+
+    def slowly(source: int, target: str) -> None:
+        while not go.exists():
+            time.sleep(0.005)
+        true_pack(source, target)
+
+    monkeypatch.setattr(packer, "_pack", slowly)
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
+    log.append(record(0) + record(1))
+    log.close()
+    monkeypatch.setattr(packer.Packer, "begin", lambda self: None)
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
+    go.touch()
+    time.sleep(0.5)
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "log.1"}
+    log.append(record(2))
+    log.close()
+    go.unlink()
+    assert contents(tmp_path) == {"log": record(2), "log.1": record(1), "log.2": record(0)}
+
+
 def test_killed_at_any_moment_a_log_has_every_record_once(tmp_path: Path) -> None:
     """The writer dies twenty times, mostly in the middle of rotations and packing; its packing children live on."""
     path = str(tmp_path / "log")
@@ -182,11 +219,7 @@ def test_killed_at_any_moment_a_log_has_every_record_once(tmp_path: Path) -> Non
 def numbers_of(path: str) -> list[int]:
     """Of all files of a log in order, after mending."""
     mend(path)
-    data = b""
-    names = {int(name.split(".")[1]): name for name in sorted(os.listdir(os.path.dirname(path)), reverse=True)
-             if name.split(".")[1:2] and name.split(".")[1].isdigit() and "packing" not in name}  # fmt: skip
-    for number in sorted(names, reverse=True):
-        raw = Path(os.path.dirname(path), names[number]).read_bytes()
-        data += gzip.decompress(raw) if names[number].endswith(".gz") else raw
-    data += Path(path).read_bytes() if os.path.exists(path) else b""
-    return [int(json.loads(line)["log"]) for line in data.splitlines()]
+    reader = Reader(path, JSON_LINES, follows=False)
+    data = b"".join(iter(reader.read, b""))
+    reader.close()
+    return [int(one.log) for one in JSON_LINES.decode(data)]
