@@ -25,6 +25,7 @@ MORE = {
 NAMES = [next(name for name in names if name.startswith("--")).partition("/")[0] for names, _, _ in FLAGS]
 # What may differ, and why: (flag, value), or the flag for all of its values.
 DIFFERENT: dict[str | tuple[str, str], str] = {
+    "--health-on-failure": "Corten's own",
     "--cidfile": "the second client finds the first one's file",
     "--name": "the second client finds the first one's container",
     "--volume": "a volume is refused by its name, not as a missing driver",
