@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 from corten.core.events import Event, EventBus
@@ -11,13 +11,13 @@ from corten.engine import times
 from corten.engine.filters import Filters, labels_match
 from corten.engine.record import Record
 from corten.errors import Internal, InvalidArgument
+from corten.spec.reference import parse
 
 Json = dict[str, Any]
 
-# Filters that name an object of a type.
-_OBJECTS: Final = (
-    "container", "image", "volume", "network", "daemon", "plugin", "builder", "config", "node", "secret", "service",
-)  # fmt: skip
+# Filters that name an object, of whatever type.
+_OBJECTS: Final = ("container", "volume", "network", "daemon", "plugin", "config", "node", "secret", "service")
+_WITH_MORE: Final = frozenset({"health_status", "exec_create", "exec_start"})
 _FROM: Final = "image"  # the attribute that containers' events repeat as `from`
 
 
@@ -58,10 +58,10 @@ def to_json(event: Event) -> Json:
 async def follow(bus: EventBus, filters: Filters, since: str, until: str) -> AsyncIterator[Json]:
     """`docker events`: what was kept since `since` (all of it with `until` alone), then what comes, until `until`.
 
-    Raises before the first value: Internal for a time that is none (dockerd answers 500), InvalidArgument.
+    Raises before the first value: Internal for a time that is none (dockerd answers 500), InvalidArgument.  A filter
+    that nobody knows is no mistake.
     """
     since_ns, until_ns = _moment(since), _moment(until)
-    check_filters(filters)
     if since_ns and until_ns and since_ns > until_ns:
         raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
     loop, told = asyncio.get_running_loop(), asyncio.Event()
@@ -102,21 +102,16 @@ def _moment(text: str) -> int:
         raise Internal(f'strconv.ParseInt: parsing "{text}": invalid syntax') from error
 
 
-def check_filters(filters: Filters) -> None:
-    """dockerd ignores filters that it does not know; a scope that is none is refused."""
-    for value in filters.get("scope", ()):
-        if value not in ("local", "swarm"):
-            raise InvalidArgument(f"invalid filter 'scope={value}'")
-
-
 def matches(event: Event, filters: Filters) -> bool:
     """Whether a client asked for this event (daemon/events/filter.go)."""
+    names = (event.id, event.attributes.get("name", ""))
     return (
-        _action_matches(event, filters.get("event", ()))
+        _action_matches(event.action, filters.get("event", ()))
         and _listed(event.type, filters.get("type", ()))
         and _listed("local", filters.get("scope", ()))
         and labels_match(event.attributes, filters.get("label", ()))
-        and all(_object_matches(event, kind, filters[kind]) for kind in _OBJECTS if kind in filters)
+        and _image_matches(event, filters.get("image", ()))
+        and all(_begins(names, filters[kind]) for kind in _OBJECTS if filters.get(kind))
     )
 
 
@@ -124,22 +119,26 @@ def _listed(value: str, wanted: Sequence[str]) -> bool:
     return not wanted or value in wanted
 
 
-def _action_matches(event: Event, wanted: Sequence[str]) -> bool:
-    """`exec_start` matches `exec_start: sh` as well."""
-    return not wanted or event.action in wanted or event.action.partition(":")[0] in wanted
+def _action_matches(action: str, wanted: Sequence[str]) -> bool:
+    """The whole of it, or its beginning once one is wanted that has more behind a colon (`exec_start: …`)."""
+    if any(one in _WITH_MORE for one in wanted):
+        return _begins((action,), wanted)
+    return _listed(action, wanted)
 
 
-def _object_matches(event: Event, kind: str, wanted: Sequence[str]) -> bool:
-    """`container=x` matches events of that container by id, prefix or name, and others that name it."""
-    if not wanted:
-        return True
-    attributes = event.attributes
-    names = [event.id, attributes.get("name", "")] if event.type == kind else [attributes.get(kind, "")]
-    if kind == "image":
-        names.append(attributes.get("image", ""))
-    return any(_same(name, value) for name in names for value in wanted if name)
+def _begins(names: Iterable[str], wanted: Iterable[str]) -> bool:
+    """Whatever the event is about: an id or a name that is wanted, or begins so."""
+    return any(name.startswith(value) for name in names for value in wanted)
 
 
-def _same(name: str, value: str) -> bool:
-    is_prefix = len(name) >= 64 and name.rpartition(":")[2].startswith(value.rpartition(":")[2])
-    return name == value or is_prefix or name.partition(":")[0] == value
+def _image_matches(event: Event, wanted: Sequence[str]) -> bool:
+    """An image, or the image of a container: the id or the name, with or without its tag."""
+    name = event.attributes.get("name" if event.type == "image" else "image", "")
+    return not wanted or any(one in wanted for one in (event.id, name, _without_tag(event.id), _without_tag(name)))
+
+
+def _without_tag(text: str) -> str:
+    try:
+        return parse(text).familiar_name
+    except InvalidArgument:
+        return text

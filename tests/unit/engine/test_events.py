@@ -16,6 +16,7 @@ ID = "a" * 64
 START = Event(type="container", action="start", id=ID, attributes={"image": "busybox:1", "name": "web", "k": "v"})
 EXEC = Event(type="container", action="exec_start: sh ", id=ID, attributes={"image": "busybox:1", "name": "web"})
 CONNECT = Event(type="network", action="connect", id="n" * 64, attributes={"container": ID, "name": "bridge"})
+PUSH = Event(type="image", action="push", id="x", attributes={"name": "registry.example:5000/a:1"})
 TAG = Event(type="image", action="tag", id="sha256:" + "b" * 64, attributes={"name": "busybox:1"})
 
 
@@ -43,7 +44,19 @@ def _fields(event: Event) -> dict[str, Any]:
         (START, {"container": ["web"]}, True),
         (START, {"container": [ID[:12]]}, True),
         (START, {"container": ["db"]}, False),
-        (CONNECT, {"container": [ID]}, True),
+        (START, {"container": ["we"]}, True),
+        (CONNECT, {"container": [ID]}, False),
+        (CONNECT, {"container": ["bridge"]}, True),
+        (CONNECT, {"network": ["n" * 12]}, True),
+        (START, {"network": ["bridge"]}, False),
+        (EXEC, {"event": ["exec_die"]}, False),
+        (EXEC, {"event": ["exec_start: sh "]}, True),
+        (EXEC, {"event": ["exec_start: s"]}, False),
+        (START, {"event": ["sta", "exec_start"]}, True),
+        (PUSH, {"image": ["registry.example:5000/a"]}, True),
+        (PUSH, {"image": ["registry.example"]}, False),
+        (START, {"image": ["nginx"]}, False),
+        (CONNECT, {"image": ["busybox"]}, False),
         (CONNECT, {"network": ["bridge"]}, True),
         (START, {"image": ["busybox:1"]}, True),
         (START, {"image": ["busybox"]}, True),
