@@ -46,8 +46,10 @@ EXPLAINED = {
     ("*", "--help"): "docker takes it everywhere and lists it only for run and create",
     ("image prune", "--unused-for"): "Corten's own: by last use",
     ("image prune", "--dry-run"): "Corten's own: what would go",
+    ("container prune", "--dry-run"): "Corten's own: what would go",
+    ("volume prune", "--dry-run"): "Corten's own: what would go",
+    ("system prune", "--dry-run"): "Corten's own: what would go",
     ("*", "--health-on-failure"): "Corten's own: what is done to an unhealthy container",
-    ("volume prune", "--dry-run"): "the same",
     **{(f"volume {verb}", flag): "of cluster volumes, which need a swarm" for verb, flag in OF_SWARM},
     ("run", "--explain"): "Corten's own: the effective configuration and the plan, without a start",
 }

@@ -12,9 +12,9 @@ from corten import errors
 from corten.cli import stream
 from corten.cli.command import Command, Failure, confirmed, daemon_error, each, operands
 from corten.cli.flags import Integer, OldName, go_integer
+from corten.cli.pruning import dry_query, dry_run_flag, write_pruned
 from corten.cli.session import Session, pass_session
 from corten.cli.table import align, filter_flag, filters
-from corten.cli.units import human_size
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _MANY = "CONTAINER [CONTAINER...]"
@@ -245,14 +245,14 @@ def port(session: Session, /, operands: tuple[str, ...]) -> None:
 @click.command("prune", cls=Command, operands="[OPTIONS]", at_most=0, help="Remove all stopped containers")
 @filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
+@dry_run_flag
 @operands()
 @pass_session
-def prune(session: Session, /, operands: tuple[str, ...], filter_: tuple[str, ...], force: bool) -> None:
+def prune(session: Session, /, operands: tuple[str, ...], filter_: tuple[str, ...], force: bool, dry_run: bool) -> None:
     """Removes stopped containers."""
     wanted = filters(filter_)
-    if not force and not confirmed("This will remove all stopped containers."):
+    if not force and not dry_run and not confirmed("This will remove all stopped containers."):
         return
-    answer = session.client.json("POST", "/containers/prune", query={"filters": wanted})
-    if answer.get("ContainersDeleted"):
-        print("Deleted Containers:", *answer["ContainersDeleted"], "", sep="\n")
-    print(f"Total reclaimed space: {human_size(answer.get('SpaceReclaimed') or 0, 4)}")
+    query = {"filters": wanted, **dry_query(session.client, dry_run)}
+    answer = session.client.json("POST", "/containers/prune", query=query)
+    write_pruned("Containers", answer.get("ContainersDeleted"), answer.get("SpaceReclaimed"), dry_run)

@@ -12,6 +12,7 @@ from corten.cli.command import Command, Failure, confirmed, operands
 from corten.cli.gostruct import Struct
 from corten.cli.gotemplate import ParseError, Template
 from corten.cli.images import image_rows
+from corten.cli.pruning import dry_query, dry_run_flag, title, total
 from corten.cli.ps import container_row
 from corten.cli.session import Session, pass_session
 from corten.cli.table import filter_flag, filters, write_rows
@@ -59,7 +60,6 @@ _BUILDS = (
     ("Shared", "SHARED"),
 )
 _RUNNING = frozenset({"running", "paused", "restarting"})
-_TOTAL = "Total reclaimed space: "
 
 
 @click.command("df", cls=Command, operands="[OPTIONS]", at_most=0, help="Show disk usage")
@@ -174,7 +174,7 @@ def _write_formatted(usage: Json, form: str) -> None:
 @filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
 @click.option("--unused-for", default="", help="Remove images not used for this long (30d, 12h), tagged ones too")
-@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing")
+@dry_run_flag
 @operands()
 @pass_session
 def image_prune(
@@ -196,30 +196,19 @@ def image_prune(
     wanted = [*filter_, *([f"unused-for={unused_for}"] if unused_for else [])]
     lines, size = _prune_images(session.client, wanted, is_all=all_ or bool(unused_for), dry_run=dry_run)
     _write_lines(lines)
-    print(f"{_would(dry_run)}{human_size(size, 4)}")
-
-
-def _would(dry_run: bool) -> str:
-    return "Total space that would be reclaimed: " if dry_run else _TOTAL
+    print(total(size, dry_run))
 
 
 def _prune_images(
-    client: Client, wanted: Sequence[str], *, is_all: bool, dry_run: bool = False
-) -> tuple[list[str], int]:
+    client: Client, wanted: Sequence[str], *, is_all: bool, dry_run: bool = False, leaving: Sequence[str] = ()
+) -> _Pruned:
     """Lines to print, none when nothing was removed, and bytes."""
-    query: dict[str, Any] = {"filters": filters([*wanted, f"dangling={'false' if is_all else 'true'}"])}
-    if dry_run:
-        query["dry-run"] = True
+    dangling = f"dangling={'false' if is_all else 'true'}"
+    query = {"filters": filters([*wanted, dangling]), **dry_query(client, dry_run), "leaving": list(leaving)}
     answer = client.json("POST", "/images/prune", query=query)
     found = answer.get("ImagesDeleted") or ()
     lines = [f"deleted: {one['Deleted']}" if "Deleted" in one else f"untagged: {one['Untagged']}" for one in found]
-    return (["Deleted Images:", *lines] if lines else []), answer.get("SpaceReclaimed") or 0
-
-
-def _prune_listed(client: Client, path: str, wanted: Sequence[str], key: str, title: str) -> _Pruned:
-    answer = client.json("POST", path, query={"filters": filters(wanted)})
-    found = answer.get(key) or ()
-    return ([title, *found] if found else []), answer.get("SpaceReclaimed") or 0
+    return ([title("Images", dry_run), *lines] if lines else []), answer.get("SpaceReclaimed") or 0
 
 
 def _write_lines(lines: Sequence[str]) -> None:
@@ -232,32 +221,45 @@ def _write_lines(lines: Sequence[str]) -> None:
 @filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
 @click.option("--volumes", is_flag=True, help="Prune anonymous volumes")
+@dry_run_flag
 @operands()
 @pass_session
 def system_prune(
-    session: Session, /, operands: tuple[str, ...], all_: bool, filter_: tuple[str, ...], force: bool, volumes: bool
+    session: Session,
+    /,
+    operands: tuple[str, ...],
+    all_: bool,
+    filter_: tuple[str, ...],
+    force: bool,
+    volumes: bool,
+    dry_run: bool,
 ) -> None:
     """Removes containers, networks, images and caches that nobody uses."""
     if volumes and any(one.partition("=")[0] == "until" for one in filter_):
         raise Failure('ERROR: The "until" filter is not supported with "--volumes"')
-    if not force and not confirmed(_warning(all_, volumes, filter_)):
+    if not force and not dry_run and not confirmed(_warning(all_, volumes, filter_)):
         return
     client, size = session.client, 0
+    leaving: list[str] = []
     steps = [
-        ("/containers/prune", "ContainersDeleted", "Deleted Containers:"),
-        ("/networks/prune", "NetworksDeleted", "Deleted Networks:"),
-        *([("/volumes/prune", "VolumesDeleted", "Deleted Volumes:")] if volumes else []),
+        ("/containers/prune", "ContainersDeleted", "Containers"),
+        ("/networks/prune", "NetworksDeleted", "Networks"),
+        *([("/volumes/prune", "VolumesDeleted", "Volumes")] if volumes else []),
     ]
-    for path, key, title in steps:
-        lines, freed = _prune_listed(client, path, filter_, key, title)
-        _write_lines(lines)
-        size += freed
-    lines, freed = _prune_images(client, filter_, is_all=all_)
+    for path, key, what in steps:
+        query = {"filters": filters(filter_), **dry_query(client, dry_run), "leaving": leaving}
+        answer = client.json("POST", path, query=query)
+        found = answer.get(key) or []
+        _write_lines([title(what, dry_run), *found] if found else [])
+        size += answer.get("SpaceReclaimed") or 0
+        leaving = found if dry_run and what == "Containers" else leaving
+    lines, freed = _prune_images(client, filter_, is_all=all_, dry_run=dry_run, leaving=leaving)
     _write_lines(lines)
-    size += freed
-    lines, freed = _prune_listed(client, "/build/prune", filter_, "CachesDeleted", "Deleted build cache objects:")
-    _write_lines(lines)
-    print(f"{_TOTAL}{human_size(size + freed, 4)}")
+    # there is no cache of builds yet: nothing of it is removed
+    answer = client.json("POST", "/build/prune", query={"filters": filters(filter_)}) if not dry_run else {}
+    caches = answer.get("CachesDeleted") or []
+    _write_lines([title("build cache objects", dry_run), *caches] if caches else [])
+    print(total(size + freed + (answer.get("SpaceReclaimed") or 0), dry_run))
 
 
 def _warning(all_: bool, volumes: bool, wanted: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import click
 
 from corten import errors
 from corten.cli.command import Command, Failure, confirmed, daemon_error, operands
+from corten.cli.pruning import dry_query, dry_run_flag, write_pruned
 from corten.cli.session import Session, pass_session
 from corten.cli.table import filter_flag, filters, raw_template, write_rows
 from corten.cli.units import human_size
@@ -121,7 +122,7 @@ def rm(session: Session, /, operands: tuple[str, ...], force: bool) -> None:
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all unused volumes, not just anonymous ones")
 @filter_flag("--filter")
 @click.option("-f", "--force", is_flag=True, help="Do not prompt for confirmation")
-@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing")
+@dry_run_flag
 @operands()
 @pass_session
 def prune(
@@ -135,12 +136,9 @@ def prune(
     if not force and not dry_run and not confirmed(warning):
         return
     wanted = [*filter_, *(["all=1"] if all_ else [])]
-    query: dict[str, Any] = {"filters": filters(wanted), **({"dry-run": True} if dry_run else {})}
+    query = {"filters": filters(wanted), **dry_query(session.client, dry_run)}
     answer = session.client.json("POST", "/volumes/prune", query=query)
-    if answer["VolumesDeleted"]:
-        print("Deleted Volumes:", *answer["VolumesDeleted"], "", sep="\n")
-    total = "Total space that would be reclaimed" if dry_run else "Total reclaimed space"
-    print(f"{total}: {human_size(answer['SpaceReclaimed'], 4)}")
+    write_pruned("Volumes", answer["VolumesDeleted"], answer["SpaceReclaimed"], dry_run)
 
 
 @click.command("update", cls=Command, operands="[OPTIONS] VOLUME", at_least=1, at_most=1, help="Update a volume")

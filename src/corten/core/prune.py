@@ -67,8 +67,10 @@ def _partners(every: Iterable[Image]) -> dict[str, set[str]]:
     return {image.id: {image.id}.union(*(by_name.get(name, set()) for name in image.references)) for image in every}
 
 
-def forecast(images: ImageStore, leaving: Sequence[Image], used: Collection[str]) -> Forecast:
-    """What the removal of these images would do."""
+def forecast(
+    images: ImageStore, leaving: Sequence[Image], used: Collection[str], *, without: Collection[str] = ()
+) -> Forecast:
+    """What the removal of these images would do, once the snapshots (containers) in `without` are gone."""
     every: dict[str, Image] = {image.id: image for image in images.all()}
     gone: dict[str, Image] = {image.id: image for image in leaving}
     names = {name for image in leaving for name in image.references}
@@ -82,7 +84,7 @@ def forecast(images: ImageStore, leaving: Sequence[Image], used: Collection[str]
         removals += [Removal(What.UNTAGGED, name.familiar) for name in image.references]
         removals.append(Removal(What.DELETED, image.id))
     kept = [image for image in every.values() if image.id not in gone]
-    layers = _layers(images, list(gone.values()), kept)
+    layers = _layers(images, list(gone.values()), kept, without)
     removals += [Removal(What.DELETED, key) for key in layers]
     return Forecast(tuple(removals), sum(layers.values()))
 
@@ -97,10 +99,12 @@ def _add_parents(gone: dict[str, Image], every: dict[str, Image], used: Collecti
             parent = every.get(parent.parent)
 
 
-def _layers(images: ImageStore, gone: Sequence[Image], kept: Sequence[Image]) -> dict[str, int]:
+def _layers(
+    images: ImageStore, gone: Sequence[Image], kept: Sequence[Image], without: Collection[str]
+) -> dict[str, int]:
     """Chain ids and sizes of the layers that only those images need, top first."""
     needed = {chain for image in kept for chain in image.chain_ids} | images.leases.items(SNAPSHOT)
-    snapshots = images.overlay.all()
+    snapshots = [one for one in images.overlay.all() if one.key not in without]
     for one in reversed(snapshots):  # containers stand on layers, also of images that are gone
         is_layer = any(one.key in image.chain_ids for image in gone)
         if one.parent and (one.key in needed or not (is_layer or one.key.startswith(INIT_PREFIX))):

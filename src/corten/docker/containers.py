@@ -119,7 +119,8 @@ async def update(call: Call) -> web.StreamResponse:
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    return call.answer(await call.engine.container_prune(call.query.filters()))
+    """`dry-run` (of Corten): what would be removed."""
+    return call.answer(await call.engine.container_prune(call.query.filters(), call.query.flag("dry-run")))
 
 
 async def inspect(call: Call) -> web.StreamResponse:

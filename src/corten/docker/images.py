@@ -52,8 +52,10 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    """`dry-run` (of Corten): what would be removed."""
-    return call.answer(await call.engine.image_prune(call.query.filters(), call.query.flag("dry-run")))
+    """`dry-run` (of Corten): what would be removed, once the containers of `leaving` were."""
+    query = call.query
+    found = await call.engine.image_prune(query.filters(), query.flag("dry-run"), frozenset(query.texts("leaving")))
+    return call.answer(found)
 
 
 async def load(call: Call) -> web.StreamResponse:

@@ -43,9 +43,11 @@ async def update(call: Call) -> web.StreamResponse:
 async def prune(call: Call) -> web.StreamResponse:
     """Up to 1.41 all that nobody uses, then anonymous ones unless the filter `all` says otherwise.
 
-    `dry-run` (of Corten): what would be removed.
+    `dry-run` (of Corten): what would be removed, once the containers of `leaving` were.
     """
     filters = dict(call.query.filters())
     if call.version < (1, 42):
         filters.setdefault("all", ["true"])
-    return call.answer(await call.engine.volume_prune(filters, call.query.flag("dry-run")))
+    query = call.query
+    found = await call.engine.volume_prune(filters, query.flag("dry-run"), frozenset(query.texts("leaving")))
+    return call.answer(found)

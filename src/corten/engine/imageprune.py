@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from corten.core import prune, rmi
@@ -30,23 +30,25 @@ class ImagePrune:
         self._views = views
         self._downloads = downloads
 
-    async def prune(self, filters: Filters, dry_run: bool = False) -> Json:
+    async def prune(self, filters: Filters, dry_run: bool = False, leaving: Collection[str] = ()) -> Json:
         """Dangling images, or with `dangling=false` all that no container uses.
 
         `unused-for` (of Corten) asks of all of them for those that were last used that long ago.  SpaceReclaimed is
         what their unpacked layers took, as with dockerd; without filters also what pulls that failed left, which goes
-        too.  Raises InvalidArgument.
+        too.  dry_run: nothing is removed; the containers whose ids are in `leaving` count as removed already.
+        Raises InvalidArgument.
         """
         check_keys(filters, _FILTERS)
         if len(filters.get("until", ())) > 1:
             raise InvalidArgument("more than one until filter specified")
-        return await in_own_thread("prune", lambda: self._prune(filters, dry_run))
+        return await in_own_thread("prune", lambda: self._prune(filters, dry_run, leaving if dry_run else ()))
 
-    def _prune(self, filters: Filters, dry_run: bool) -> Json:
-        leaving = self._candidates(filters)
+    def _prune(self, filters: Filters, dry_run: bool, without: Collection[str]) -> Json:
+        used = {used for one in self._parts.roster if one.id not in without for used in one.record.image_ids}
+        leaving = self._candidates(filters, used)
         is_narrowed = bool(set(filters) - {"dangling"})
         if dry_run:
-            planned = prune.forecast(self._parts.images, leaving, self._used())
+            planned = prune.forecast(self._parts.images, leaving, used, without=without)
             return _answer(planned.removals, planned.size + (0 if is_narrowed else self._downloads.idle_size()))
         sizes = {one.key: one.size for one in self._parts.snapshots.all()}
         removed = [removal for image in leaving for removal in self._remove(image)]
@@ -55,15 +57,12 @@ class ImagePrune:
         self._parts.bus.publish(Event(type="image", action="prune", id="", attributes={"reclaimed": str(space)}))
         return _answer(removed, space)
 
-    def _candidates(self, filters: Filters) -> Sequence[Image]:
+    def _candidates(self, filters: Filters, used: set[str]) -> Sequence[Image]:
         ages = [times.parse_age_ns(text) for text in filters.get("unused-for", ())]
         is_all = flags("dangling", filters) is False or (bool(ages) and "dangling" not in filters)
         wanted = self._views.wanted({key: filters[key] for key in ("label", "label!", "until") if key in filters})
         since_ns = times.now_ns() - max(ages) if ages else None
-        return prune.candidates(self._parts.images, self._used(), wanted, is_all=is_all, unused_since_ns=since_ns)
-
-    def _used(self) -> set[str]:
-        return {used for one in self._parts.roster for used in one.record.image_ids}
+        return prune.candidates(self._parts.images, used, wanted, is_all=is_all, unused_since_ns=since_ns)
 
     def _remove(self, image: Image) -> list[Removal]:
         """What somebody removed or began to use meanwhile is left."""

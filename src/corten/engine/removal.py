@@ -114,22 +114,29 @@ class Removal:
             if not container.is_running:
                 self.remove_soon(container)
 
-    async def prune(self, query: Filters) -> Json:
-        """Remove what is stopped.  SpaceReclaimed is what the containers' own layers took."""
+    async def prune(self, query: Filters, dry_run: bool = False) -> Json:
+        """Remove what is stopped, or say what that would be.  SpaceReclaimed: what the containers' own layers took."""
         filters.check_keys(query, _PRUNE_FILTERS)
+        if len(query.get("until", ())) > 1:
+            raise InvalidArgument("more than one until filter specified")
         until_ns = times.parse_timestamp(query.get("until", [""])[0])
         removed, space = [], 0
         for container in self._parts.roster:
             if not self._is_prunable(container, query, until_ns):
                 continue
             used = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
+            if dry_run:
+                removed.append(container.id)
+                space += used.size
+                continue
             async with container.lock:
                 if self._is_prunable(container, query, until_ns) and container.id in self._parts.roster:
                     self.remove_now(container)
                     removed.append(container.id)
                     space += used.size
-        await asyncio.to_thread(self._parts.sync)
-        self._parts.bus.publish(_prune_event(space))
+        if not dry_run:
+            await asyncio.to_thread(self._parts.sync)
+            self._parts.bus.publish(_prune_event(space))
         return {"ContainersDeleted": removed or None, "SpaceReclaimed": space}
 
     def _is_prunable(self, container: Container, query: Filters, until_ns: int) -> bool:

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -156,13 +156,16 @@ class Volumes:
         """VolumeUpdate: of cluster volumes alone."""
         raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
-    async def prune(self, wanted: Filters, dry_run: bool = False) -> Json:
-        """VolumePrune: those that no container has; anonymous ones unless `all`.  `dry_run`: what would go."""
+    async def prune(self, wanted: Filters, dry_run: bool = False, leaving: Collection[str] = ()) -> Json:
+        """VolumePrune: those that no container has; anonymous ones unless `all`.
+
+        dry_run: nothing is removed; the containers whose ids are in `leaving` count as removed already.
+        """
         filters.check_keys(wanted, _PRUNE_FILTERS)
         everything = bool(filters.flags("all", wanted))
         removed, space = [], 0
         for volume in self._store.all():
-            if not self._is_prunable(volume, wanted, everything=everything):
+            if not self._is_prunable(volume, wanted, everything=everything, leaving=leaving if dry_run else ()):
                 continue
             size = await self._size(volume)
             if dry_run or await self._pruned(volume.name):
@@ -180,14 +183,14 @@ class Volumes:
         await self._discard(self._forget(name))
         return True
 
-    def _is_prunable(self, volume: Volume, wanted: Filters, *, everything: bool) -> bool:
+    def _is_prunable(self, volume: Volume, wanted: Filters, *, everything: bool, leaving: Collection[str]) -> bool:
         labels, unwanted = volume.labels or {}, wanted.get("label!", ())
         return (
             not volume.options  # what lies elsewhere is not pruned, as with dockerd
             and (everything or ANONYMOUS_LABEL in labels)
             and labels_match(labels, wanted.get("label", ()))
             and not (unwanted and labels_match(labels, unwanted))
-            and not self.users(volume.name)
+            and all(one.id in leaving for one in self.users(volume.name))
         )
 
     async def usage(self) -> list[Json]:

@@ -335,7 +335,7 @@ class FakeEngine(FakeImages, FakeVolumes):
         self.calls.append(("remove", ref, force, volumes, link))
         self.boxes.pop(self.find(ref).id)
 
-    async def container_prune(self, filters: Filters) -> Json:
+    async def container_prune(self, filters: Filters, dry_run: bool = False) -> Json:
         return {"ContainersDeleted": None, "SpaceReclaimed": 0}
 
     async def container_update(self, ref: str, request: ContainerUpdateRequest) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from corten.docker.engine_api import Filters, Json
@@ -109,7 +109,7 @@ class FakeImages:
         self.calls.append(("rmi", ref, force, noprune))
         return [{"Untagged": ref}]
 
-    async def image_prune(self, filters: Filters, dry_run: bool = False) -> Json:
+    async def image_prune(self, filters: Filters, dry_run: bool = False, leaving: Collection[str] = ()) -> Json:
         return {"ImagesDeleted": None, "SpaceReclaimed": 0}
 
     async def login(self, config: AuthConfig) -> Json:

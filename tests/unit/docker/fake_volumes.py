@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from corten.docker.engine_api import Filters, Json
 from corten.errors import NotFound, Unavailable
@@ -46,7 +46,7 @@ class FakeVolumes:
     async def volume_update(self, name: str) -> None:
         raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
-    async def volume_prune(self, wanted: Filters, dry_run: bool = False) -> Json:
+    async def volume_prune(self, wanted: Filters, dry_run: bool = False, leaving: Collection[str] = ()) -> Json:
         self.volume_filters = wanted
         return {"VolumesDeleted": None, "SpaceReclaimed": 0}
 
