@@ -105,7 +105,7 @@ def counts_anew(side: Side) -> Json:
     return [first, settles(side, "exited"), actions(side, box_id(side), "die", 4)]
 
 
-@check("restart tells its events in order", Act("/containers/*/restart"))
+@check("restart tells its events in order", Act("/containers/*/restart"), is_slow=True)
 def restart_events(side: Side) -> Json:
     run(side)
     side.docker("restart", "-t", "0", "box")
@@ -120,7 +120,7 @@ def remove_events(side: Side) -> Json:
     return actions(side, box, "destroy")
 
 
-@check("run --rm that is killed", Body("HostConfig.AutoRemove"))
+@check("run --rm that is killed", Body("HostConfig.AutoRemove"), is_slow=True)
 def transient(side: Side) -> Json:
     run(side, "--rm")
     box = box_id(side)
@@ -146,7 +146,7 @@ def wait_of_restarting(side: Side) -> Json:
     return [side.docker("wait", "box"), settles(side, "exited")]
 
 
-@check("wait of several containers", Act("/containers/*/wait", status="500 Internal"))
+@check("wait of several containers", Act("/containers/*/wait", status="500 Internal"), is_slow=True)
 def wait_of_several(side: Side) -> Json:
     run(side, script="exit 2")
     side.docker("run", "-d", "--name", "two", IMAGE, "sh", "-c", "sleep 1; exit 3")

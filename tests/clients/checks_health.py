@@ -69,7 +69,7 @@ def healthy(side: Side) -> Json:
     return [becomes(side, "healthy"), actions(side, "health_status"), side.inspect("box", "Config.Healthcheck")]
 
 
-@check("run --health-cmd that fails", Body("Healthcheck.Test", CREATE))
+@check("run --health-cmd that fails", Body("Healthcheck.Test", CREATE), is_slow=True)
 def unhealthy(side: Side) -> Json:
     watched(side, "echo bad >&2; exit 3", "--health-retries", "2")
     return [becomes(side, "unhealthy"), actions(side, "health_status")]
@@ -147,7 +147,7 @@ def ended(side: Side) -> Json:
     return [*stopped, becomes(side, "healthy")["status"]]
 
 
-@check("health check of an image", Body("Healthcheck", CREATE))
+@check("health check of an image", Body("Healthcheck", CREATE), is_slow=True)
 def of_an_image(side: Side) -> Json:
     changes = ("HEALTHCHECK --interval=200ms --retries=1 CMD test -e /marker && echo there", "CMD sleep 600")
     side.docker("create", "--name", "source", IMAGE, "true")

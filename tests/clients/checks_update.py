@@ -74,7 +74,7 @@ def shares(side: Side) -> Json:
     return updated(side, "--cpu-shares", "512")
 
 
-@check("update --cpus", Body("NanoCpus", UPDATE))
+@check("update --cpus", Body("NanoCpus", UPDATE), is_slow=True)
 def cpus(side: Side) -> Json:
     return updated(side, "--cpus", "1.5", of=("--cpus", "1"))
 
@@ -124,7 +124,7 @@ def pids_without_limit(side: Side) -> Json:
     return [updated(side, "--pids-limit", "-1", of=("--pids-limit", "50")), processes(side)]
 
 
-@check("update --restart", Body("RestartPolicy", UPDATE))
+@check("update --restart", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy(side: Side) -> Json:
     return updated(side, "--restart", "on-failure:3")
 
@@ -171,7 +171,7 @@ def paused(side: Side) -> Json:
     return [seen, limits(side)]
 
 
-@check("update of several containers", Act(UPDATE, status="200 OK"))
+@check("update of several containers", Act(UPDATE, status="200 OK"), is_slow=True)
 def several(side: Side) -> Json:
     sleeper(side, "-m", "64m", verb="create")
     sleeper(side, "-m", "64m", verb="create", name="two")
