@@ -68,7 +68,6 @@ BINARIES = {
     "umoci": ("bookworm", "usr/bin/umoci", "--version"),
     "zsh": ("bookworm", "bin/zsh", "--version"),
     "fish": ("bookworm", "usr/bin/fish", "--version"),
-    "mandoc": ("bookworm", "usr/bin/mandoc", "-V"),
     "sshd": ("bookworm", "usr/sbin/sshd", "-V"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
     "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),
