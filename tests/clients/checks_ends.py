@@ -200,7 +200,7 @@ def not_renamed(side: Side) -> Json:
     return None
 
 
-@check("run --init", Body("HostConfig.Init"))
+@check("run --init and a stop", Body("HostConfig.Init"))
 def init(side: Side) -> Json:
     run(side, "--init", script="exec sleep 600")
     first = side.docker("exec", "box", "sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; cat /proc/1/comm")
