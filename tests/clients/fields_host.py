@@ -321,7 +321,7 @@ seen(
     expect=lambda got: got == host_ns("ipc"),
 )
 refused("HostConfig.Cgroup", "other")
-refused("HostConfig.Links", ["other:alias"])
+refused("HostConfig.Links", ["nonesuch:alias"], words="could not get container for nonesuch")  # others: side_scripts
 seen(
     "HostConfig.OomScoreAdj",
     321,

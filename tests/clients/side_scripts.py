@@ -227,7 +227,30 @@ plugin ls
 search --limit 1 nope.invalid/x
 """
 
-SCRIPTS = {"options of create": CREATED, "life": LIFE, "inside": INSIDE, "engine": ENGINE}
+# Links on the default bridge.
+LINKS = """
+run -d --name one -e X=1 -e 'Y=a b' -p 127.0.0.1:8094:8080 --expose 81/udp --expose 90-92 {image} sleep 1000
+run -d --name two --link one:al-ias --link one {image} sleep 1000
+exec two sh -c 'env | sort'
+exec two sort /etc/hosts
+exec two sh -c 'ping -c 1 -W 5 -q al-ias | grep received'
+inspect -f '{{len .HostConfig.Links}} {{json .NetworkSettings.Networks.bridge.Links}}' two
+ps --no-trunc --format '{{.Names}}'
+restart -t 0 one
+exec two sort /etc/hosts
+rename one uno
+inspect -f '{{len .HostConfig.Links}}' two
+run --name three --link nope:x {image} true
+run --name three --link uno:x:y {image} true
+stop -t 0 uno
+run --name four --link uno:x {image} true
+rm --link two/al-ias
+rm --link two
+rm --link nope/x
+inspect -f '{{len .HostConfig.Links}}' two
+"""
+
+SCRIPTS = {"options of create": CREATED, "life": LIFE, "inside": INSIDE, "engine": ENGINE, "links": LINKS}
 
 _NETWORKS = "networks of one's own, links and IPv6 come with issue 6"
 KNOWN = (
@@ -243,7 +266,6 @@ KNOWN = (
         "dockerd's list does not know where a volume is before the first start",
         is_open=True,
     ),
-    Known("create --name link *", "*", _NETWORKS),
     Known("create --name link-local *", "*", _NETWORKS),
     Known("create --name publish-6 *", "*", _NETWORKS),
     Known(
@@ -281,4 +303,14 @@ KNOWN = (
     Known("version -f *MinAPIVersion*", ".answer.stdout", "older than 1.40 is refused, as nobody speaks it any more"),
     Known("image inspect {image}", ".answer.stdout", "GraphDriver.Data: each engine lays out its own store"),
     Known("search *", ".answer.stderr", "there is no search of Docker Hub"),
+    Known(
+        "* uno",
+        ".changed.container /uno.NetworkSettings.Networks.bridge.DNSNames",
+        "dockerd lists names on the default bridge after a rename, and none before: there is no DNS on it",
+    ),
+    Known(
+        "run --name four --link *",
+        ".changed.*",
+        "a link that leads nowhere is found before a network is made; dockerd shows that of the failed start",
+    ),
 )

@@ -123,7 +123,7 @@ REFUSED = [
     ("--io-maxbandwidth=1m", "--io-maxbandwidth"),
     ("--io-maxiops=1", "--io-maxiops"),
     ("--isolation=hyperv", "Invalid isolation"),
-    ("--link=x:y", "Links is not supported yet"),
+    ("--link=x:y", "could not get container for x"),
     ("--link-local-ip=169.254.1.1", "LinkLocalIPs"),
     ("--storage-opt=size=1g", "StorageOpt is not supported yet"),
     ("--use-api-socket", "--use-api-socket is not supported yet"),

@@ -27,7 +27,6 @@ UNSUPPORTED: Final[dict[str, Refused | None]] = {
     "ArgsEscaped": None,
     "NetworkDisabled": None,
     "HostConfig.Cgroup": None,
-    "HostConfig.Links": None,
     "HostConfig.UsernsMode": lambda mode: mode != "host",
     "HostConfig.KernelMemory": None,
     "HostConfig.KernelMemoryTCP": None,

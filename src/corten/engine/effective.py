@@ -85,6 +85,7 @@ def decide(
     resolve: Mapping[str, str] | None = None,
     exists: Callable[[str], bool] = os.path.exists,
     borrowed: Sequence[MountPoint] = (),
+    linked: Sequence[str] = (),
 ) -> tuple[Effective, list[str]]:
     """The effective configuration and dockerd's warnings.
 
@@ -99,6 +100,8 @@ def decide(
     config = merge_image(request.config, image, origins)
     host, warnings = _host_defaults(request.host_config, settings, machine, origins)
     host = _with_ids(host, resolve or {})
+    if linked:
+        host = replace(host, links=list(linked))
     config = _names(config, host, machine, container_id, origins)
     _check(config, host, request, settings, machine)
     if host.network_mode == "host" and host.port_bindings:

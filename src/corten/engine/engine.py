@@ -17,7 +17,7 @@ import msgspec
 
 from corten.core.content import ContentStore
 from corten.core.metadata import Database
-from corten.engine import events, filters, logfiles, plan, stats, top, why
+from corten.engine import events, filters, links, logfiles, plan, stats, top, why
 from corten.engine.archives import Archives
 from corten.engine.commits import Commits
 from corten.engine.container import Container
@@ -199,6 +199,7 @@ class Engine:
             layers=self._layers(container),
             network_ids=parts.networks.ids,
         )
+        out["HostConfig"]["Links"] = links.shown(container, parts.roster)
         return out | await self._sizes(container) if size else out
 
     def _layers(self, container: Container) -> Json:
@@ -226,10 +227,11 @@ class Engine:
         found = await sift(filters, query.among, list(self._parts.roster))
         found.sort(key=lambda one: one.record.created_ns, reverse=True)
         now_ns, rows = time.time_ns(), []
-        image_name = functools.cache(self._image_name)
+        image_name, aliases = functools.cache(self._image_name), links.names(self._parts.roster)
         for container in found[: limit if limit > 0 else None]:
             name = image_name(container.record.image_ref, container.record.image_id)
             row = summary(container, self._parts.networks.ids, name, now_ns)
+            row["Names"] = sorted([*row["Names"], *aliases.get(container.id, ())])
             sizes = await self._sizes(container) if size else {}
             rows.append(row | {name: value for name, value in sizes.items() if value})
         return rows

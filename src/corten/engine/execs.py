@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from corten.core.shims import Attach, ShimClient
-from corten.engine import launcherrors, oci
+from corten.engine import launcherrors, links, oci
 from corten.engine.accounts import find_user
 from corten.engine.container import Container
 from corten.engine.events import container_event
@@ -144,7 +144,9 @@ class Execs:
         user = await find_user(config.user or effective.config.user, accounts, effective.host.group_add or ())
         if size is not None:
             config = msgspec.structs.replace(config, console_size=size)
-        process = oci.exec_process(base, effective.config, config, user)
+        lent = links.environment(container, links.up(container, self._parts.roster))
+        own = msgspec.structs.replace(effective.config, env=[*lent, *(effective.config.env or ())])
+        process = oci.exec_process(base, own, config, user)
         return oci.privileged_process(process, self._parts.machine) if config.privileged else process
 
     async def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -13,13 +14,20 @@ from corten.network import files
 _HOSTS: Final = "/etc/hosts"
 
 
-def write(effective: Effective, paths: Paths, *, address: IPv4Address | None, gateway: str) -> None:
+def write(
+    effective: Effective,
+    paths: Paths,
+    *,
+    address: IPv4Address | None,
+    gateway: str,
+    linked: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write all three.
 
-    address: in the default bridge; gateway: what host-gateway stands for.
+    address: in the default bridge; gateway: what host-gateway stands for; linked: (names, address) of --link.
     """
     config, host = effective.config, effective.host
-    extra = files.parse_extra_hosts(host.extra_hosts or (), gateway)
+    extra = (*files.parse_extra_hosts(host.extra_hosts or (), gateway), *linked)
     overrides = files.Overrides(tuple(host.dns or ()), tuple(host.dns_search or ()), tuple(host.dns_options or ()))
     of_host = files.parse_resolv_conf(_read(files.RESOLV_CONF))
     if files.is_systemd_stub(of_host):

@@ -20,7 +20,7 @@ from corten.core import journal as kinds
 from corten.core.archive import host_platform
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import blockio, effective, mountspec, names, oci
+from corten.engine import blockio, effective, links, mountspec, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.copyups import CopyUps
 from corten.engine.effective import Effective
@@ -138,6 +138,7 @@ class Lifecycle:
             resolve=self._named_containers(request),
             exists=existing.__contains__,
             borrowed=self._borrowed(request.host_config),
+            linked=links.resolved(request.host_config, self.find),
         )
         return image, decided, warnings
 

@@ -13,10 +13,12 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from corten.core import gc
 from corten.core.events import Event
 from corten.core.journal import CONTAINER_DIR
-from corten.engine import filters, times
+from corten.engine import filters, links, times
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.events import container_event
 from corten.engine.filters import Filters
@@ -24,7 +26,7 @@ from corten.engine.parts import Parts
 from corten.engine.record import Move, Status, advance
 from corten.engine.streams import Streams
 from corten.engine.threads import in_own_thread
-from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
+from corten.errors import Conflict, CortenError, NotFound, Unavailable
 
 Json = dict[str, Any]
 
@@ -44,9 +46,10 @@ class Removal:
 
     async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
         """Raises Conflict while it runs, unless forced."""
-        container = self._parts.roster.find(ref)
         if link:
-            raise InvalidArgument("link is not supported yet")
+            await self._remove_link(ref)
+            return
+        container = self._parts.roster.find(ref)
         is_done = False
         while not is_done:
             if _is_active(container):
@@ -58,6 +61,14 @@ class Removal:
                     self.remove_now(container, volumes=volumes)
         if container.removal is not None:
             await asyncio.gather(asyncio.to_thread(self._parts.sync), asyncio.shield(container.removal))
+
+    async def _remove_link(self, name: str) -> None:
+        """`rm --link parent/alias`: what runs keeps it until its end."""
+        parent, alias = links.split(name, self._parts.roster)
+        async with parent.lock:
+            before = parent.record.effective
+            changed = replace(before, host=links.without(before.host, alias))
+            self._parts.save(parent, replace(parent.record, effective=changed))
 
     def _refuse_running(self, container: Container, force: bool) -> None:
         if force:

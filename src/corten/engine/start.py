@@ -20,7 +20,7 @@ import functools
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Final
 
@@ -29,12 +29,13 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import blockio, devices, healthcheck, hostfiles, launcherrors, logconfig, oci, sources
+from corten.engine import blockio, devices, healthcheck, hostfiles, launcherrors, links, logconfig, oci, sources
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import container_event, network_event
+from corten.engine.links import Link
 from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
 from corten.engine.phases import Phases
@@ -78,6 +79,7 @@ class Run:
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
         self.block_io: dict[str, Any] = {}
+        self.links: list[Link] = []
         self.task: Task | None = None
         self.health: dict[str, Any] = {}  # the check as the shim is told of it
         self.fork: asyncio.Task[ShimClient] | None = None
@@ -178,6 +180,14 @@ class Starter:
         await self._look_at_host(run)
         run.devices[1].extend(devices.cgroup_rules(host.device_cgroup_rules or ()))
         self._find_namespaces(run)
+        self._find_links(run)
+
+    def _find_links(self, run: Run) -> None:
+        run.links = links.live(run.container, self._parts.roster)
+        if run.links:
+            lent = links.environment(run.container, run.links)
+            config = run.effective.config
+            run.effective = replace(run.effective, config=replace(config, env=[*lent, *(config.env or ())]))
 
     async def _look_at_host(self, run: Run) -> None:
         """Makes and checks bind sources; the devices of `--device` and their rules.  Path by path: see `looks`."""
@@ -290,12 +300,19 @@ class Starter:
     async def _write_files(self, run: Run, undo: AsyncExitStack) -> None:
         if run.network_pid:
             return
-        endpoint = run.container.endpoint
+        container, roster = run.container, self._parts.roster
+        self._write_files_of(container, run.effective, run.links)
+        for parent in links.parents(container, roster):  # the address may be another than the last time
+            self._write_files_of(parent, parent.record.effective, links.up(parent, roster))
+
+    def _write_files_of(self, container: Container, effective: Effective, linked: Sequence[Link]) -> None:
+        endpoint = container.endpoint
         hostfiles.write(
-            run.effective,
-            self._parts.paths(run.container.id),
+            effective,
+            self._parts.paths(container.id),
             address=endpoint.ip if endpoint is not None else None,
             gateway=str(self._parts.bridge.bridge.address.ip),
+            linked=links.hosts(linked),
         )
 
     async def _place_volumes(self, run: Run, undo: AsyncExitStack) -> None:

@@ -195,7 +195,6 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links"),
         ({"HostConfig": {"CpuCount": 1}}, "HostConfig.CpuCount"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
