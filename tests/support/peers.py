@@ -33,6 +33,13 @@ PACKAGES = {
         *("podman", "conmon", "buildah", "skopeo", "umoci", "docker-registry"),
         *("libsubid4", "netavark", "aardvark-dns", "containernetworking-plugins", "golang-github-containers-common"),
         "uidmap",
+        # docker-compose 1.29, with the Python that it is made for
+        *("docker-compose", "python3-docker", "python3-dockerpty", "python3-docopt", "python3-dotenv", "python3-yaml"),
+        *("python3-cached-property", "python3-distro", "python3-distutils", "python3-lib2to3", "python3-texttable"),
+        *("python3-jsonschema", "python3-attr", "python3-pyrsistent", "python3-pkg-resources", "python3-websocket"),
+        *("python3-requests", "python3-urllib3", "python3-certifi", "python3-chardet", "python3-charset-normalizer"),
+        *("python3-idna", "python3-six", "libyaml-0-2"),
+        *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
         # file systems that a root may lie on, and the libraries of their tools
         *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
         *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
@@ -41,7 +48,10 @@ PACKAGES = {
         *("zsh", "zsh-common", "fish", "fish-common", "libpcre2-32-0", "mandoc"),
     ),
     # the last: data only
-    "trixie": ("docker.io", "containerd", "docker-cli", "docker-buildx", "golang-github-docker-docker-dev"),
+    "trixie": (
+        *("docker.io", "containerd", "docker-cli", "docker-buildx", "docker-compose"),
+        "golang-github-docker-docker-dev",
+    ),
     "forky": ("docker-cli",),
 }
 
@@ -70,6 +80,7 @@ BINARIES = {
     "fish": ("bookworm", "usr/bin/fish", "--version"),
     "sshd": ("bookworm", "usr/sbin/sshd", "-V"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
+    "docker-compose-2.26": ("trixie", "usr/libexec/docker/cli-plugins/docker-compose", "version"),
     "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),
 }
 
@@ -173,6 +184,18 @@ def crun_for_hybrid() -> Path:
         fresh.chmod(0o755)
         fresh.rename(wrapper)
     return wrapper
+
+
+def compose_1() -> tuple[list[str], dict[str, str]]:
+    """docker-compose 1.29: its argv, and what its Python needs in the environment."""
+    found = tree("bookworm")
+    environment = {
+        "PYTHONHOME": str(found.root / "usr"),
+        "PYTHONPATH": str(found.root / "usr/lib/python3/dist-packages"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_LIBRARY_PATH": found.libraries,
+    }
+    return [str(found.root / "usr/bin/python3.11"), str(found.root / "usr/bin/docker-compose")], environment
 
 
 def versions() -> dict[str, str]:
