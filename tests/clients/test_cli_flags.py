@@ -109,23 +109,15 @@ def verbs(group: tuple[str, ...]) -> set[str]:
 
 # flags of run that parse and are refused by name: by Corten's engine, or by the CLI as docker's does
 REFUSED = [
-    ("--blkio-weight-device=/dev/null:100", "BlkioWeightDevice is not supported yet"),
     ("--cpu-count=1", "--cpu-count"),
     ("--cpu-percent=1", "--cpu-percent"),
-    ("--cpu-rt-period=1000", "CpuRealtimePeriod is not supported yet"),
-    ("--cpu-rt-runtime=1000", "CpuRealtimeRuntime is not supported yet"),
-    ("--device-read-bps=/dev/null:1mb", "BlkioDeviceReadBps is not supported yet"),
-    ("--device-read-iops=/dev/null:1", "BlkioDeviceReadIOps is not supported yet"),
-    ("--device-write-bps=/dev/null:1mb", "BlkioDeviceWriteBps is not supported yet"),
-    ("--device-write-iops=/dev/null:1", "BlkioDeviceWriteIOps is not supported yet"),
     ("--disable-content-trust=false", "--disable-content-trust=false is not supported yet"),
-    ("--gpus=all", "DeviceRequests is not supported yet"),
     ("--io-maxbandwidth=1m", "--io-maxbandwidth"),
     ("--io-maxiops=1", "--io-maxiops"),
     ("--isolation=hyperv", "Invalid isolation"),
     ("--link=x:y", "could not get container for x"),
     ("--link-local-ip=169.254.1.1", "LinkLocalIPs"),
-    ("--storage-opt=size=1g", "StorageOpt is not supported yet"),
+    ("--storage-opt=size=1g", "--storage-opt is supported only for overlay over xfs"),
     ("--use-api-socket", "--use-api-socket is not supported yet"),
     ("--volumes-from=x", "No such container: x"),
 ]

@@ -27,7 +27,7 @@ from support.process import wait_for
 IMAGE = images.BUSYBOX_REF
 NAMES = ("cli-box", "cli-done", "cli-tty", "cli-new", "cli-paused")
 _PROGRAM = re.compile(r"\b(docker|corten)\b")
-_OWN = re.compile(r"endpoint \w+ \([0-9a-f]{64}\)")
+_OWN = re.compile(r"(?<=/)[0-9a-f]{64}(?=/)|endpoint \w+ \([0-9a-f]{64}\)")
 _ROUNDS = 15  # ages of several containers tick at different moments, and the two clients ask some 50 ms apart
 
 Answer = tuple[int, str, str]
@@ -74,7 +74,7 @@ def begin(program: str | Path, engine: CortenEngine, args: list[str]) -> subproc
 
 def end(process: subprocess.Popen[bytes]) -> Answer:
     out, err = (_PROGRAM.sub("CLI", data.decode(errors="replace")) for data in process.communicate(timeout=60))
-    return process.returncode, out, _OWN.sub("endpoint OWN", err).strip()
+    return process.returncode, out, _OWN.sub("OWN", err).strip()
 
 
 def both(
