@@ -94,7 +94,8 @@ def compose(request: pytest.FixtureRequest, engine: CortenEngine, tmp_path: Path
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "index.html").write_text("page\n")
     text = PROJECT.format(image=images.BUSYBOX_REF)
-    argv, environment = [str(peers.binary("docker-compose-2.26"))], {}
+    argv = [str(peers.binary("docker-compose-2.26"))]
+    environment: dict[str, str] = {}
     if request.param == "1.29":
         argv, environment = peers.compose_1()
         environment["COMPOSE_API_VERSION"] = "1.44"  # of 1.45 and later it cannot recreate, with dockerd neither
