@@ -99,9 +99,7 @@ def decide(
     checks.check_modes(request.config, request.host_config)
     config = merge_image(request.config, image, origins)
     host, warnings = _host_defaults(request.host_config, settings, machine, origins)
-    host = _with_ids(host, resolve or {})
-    if linked:
-        host = replace(host, links=list(linked))
+    host = _with_ids(host, resolve or {}, linked)
     config = _names(config, host, machine, container_id, origins)
     _check(config, host, request, settings, machine)
     if host.network_mode == "host" and host.port_bindings:
@@ -305,9 +303,9 @@ def _oom_warnings(host: HostConfig, machine: Host, change: dict[str, Any]) -> li
     return []
 
 
-def _with_ids(host: HostConfig, resolve: Mapping[str, str]) -> HostConfig:
-    """`container:NAME` as `container:ID`, so that a rename does not break it."""
-    change = {}
+def _with_ids(host: HostConfig, resolve: Mapping[str, str], linked: Sequence[str]) -> HostConfig:
+    """`container:NAME` as `container:ID`, so that a rename does not break it; links likewise."""
+    change: dict[str, Any] = {"links": list(linked)} if linked else {}
     for attribute in ("network_mode", "ipc_mode", "pid_mode"):
         prefix, colon, name = getattr(host, attribute).partition(":")
         if prefix == "container" and colon and name in resolve:
