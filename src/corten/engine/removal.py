@@ -26,7 +26,7 @@ from corten.engine.parts import Parts
 from corten.engine.record import Move, Status, advance
 from corten.engine.streams import Streams
 from corten.engine.threads import in_own_thread
-from corten.errors import Conflict, CortenError, NotFound, Unavailable
+from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
 
 Json = dict[str, Any]
 
