@@ -23,7 +23,7 @@ from support.process import wait_for
 IMAGE = "corten-test/busybox:1"
 # `eat` takes more than the limit; the shell that waits for it does not
 EAT = "tail -c 200m /dev/zero >/dev/null"
-RUNTIMES = ["corten", "crun", "runc"]
+RUNTIMES = ["corten", "runc", pytest.param("crun", marks=pytest.mark.slow)]
 
 
 @contextmanager
