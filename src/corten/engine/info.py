@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from corten import __version__
 from corten.engine import logoptions
+from corten.engine.infowarnings import file_system, uses_metacopy, warnings
 from corten.engine.inspect import DRIVER
 from corten.engine.mountspec import LOCAL
 from corten.engine.parts import Parts
@@ -66,16 +67,28 @@ class Info:
             **self._counts(),
             "Images": len(self._parts.images.list()),
             "Driver": DRIVER,
-            "DriverStatus": [["Supports d_type", "true"], ["Native Overlay Diff", "true"]],
+            "DriverStatus": [
+                ["Backing Filesystem", file_system(self._parts.settings.data_root)],
+                ["Supports d_type", "true"],
+                ["Using metacopy", "true" if uses_metacopy() else "false"],
+                ["Native Overlay Diff", "true"],
+                ["userxattr", "false"],
+            ],
             "Plugins": {
                 "Volume": [LOCAL],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
                 "Log": list(logoptions.DRIVERS),
             },
-            **self._kernel(),
+            **(kernel := self._kernel()),
             **self._daemon(),
+            "Warnings": self._warnings(kernel),
         }
+
+    def _warnings(self, kernel: Json) -> list[str] | None:
+        settings = self._parts.settings
+        is_tls = settings.tls or settings.tlsverify
+        return warnings(kernel, settings.hosts, is_tls=is_tls, is_verified=settings.tlsverify) or None
 
     def _counts(self) -> Json:
         roster = self._parts.roster
@@ -148,7 +161,6 @@ class Info:
             "SecurityOptions": _security_options(settings, self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": [],
-            "Warnings": None,
         }
 
     def _runtimes(self) -> Json:
