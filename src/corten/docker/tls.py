@@ -100,7 +100,12 @@ class TlsConnection(asyncio.Protocol):
 
     async def _open(self) -> None:
         """Make the pair: a front at one end, ourselves at the other."""
-        door_end, own_end = socket.socketpair()
+        try:
+            door_end, own_end = socket.socketpair()
+        except OSError as error:  # no descriptor is left
+            log.warning("a TLS connection is dropped: %s", error)
+            self.close()
+            return
         door_end.setblocking(False)
         own_end.setblocking(False)
         await self._loop.connect_accepted_socket(self._make_front, door_end)
