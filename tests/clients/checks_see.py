@@ -1,4 +1,4 @@
-"""What can be seen of containers while they run: stats, events, top, prune."""
+"""What can be seen of containers while they run: stats, events, top, prune, ps."""
 
 from __future__ import annotations
 
@@ -220,3 +220,23 @@ def pruned(side: Side) -> Json:
         left("nonsense=1"),
         left("label=x", "until=2099-01-01"),
     ]
+
+
+# Ps.
+
+
+@check("ps --filter, odd forms", Query("filters", "/containers/json"))
+def listed(side: Side) -> Json:
+    """A published port is the host's; a value that is false counts."""
+    sleeper(side, "-p", "127.0.0.1:8097:80", "--expose", "90", "-v", "see-volume:/d", name="web")
+    side.docker("create", "--name", "other", "--network", "none", IMAGE, "true")
+    asked = (
+        *('{"publish":["80"]}', '{"publish":["8097"]}', '{"publish":["8090-8099/tcp"]}', '{"publish":["8097/udp"]}'),
+        *('{"expose":["80"]}', '{"expose":["80-90/tcp"]}', '{"expose":["90-80"]}', '{"name":{"web":false}}'),
+        *('{"volume":["see-volume"]}', '{"volume":["/d"]}', '{"volume":["see"]}', '{"network":["none"]}'),
+        *('{"health":["none"]}', '{"isolation":["process"]}', '{"is-task":["true"]}', '{"name":[]}', '{"name":"x"}'),
+    )
+    found = [side.api("GET", "/containers/json", all="1", filters=one) for one in asked]
+    side.docker("rm", "-f", "web")
+    side.docker("volume", "rm", "see-volume")
+    return [one if one["status"] != 200 else sorted(row["Names"][0] for row in one["body"]) for one in found]

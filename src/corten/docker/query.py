@@ -79,7 +79,7 @@ def _filter_values(value: Any) -> list[str]:
         case None:
             return []
         case dict() if all(isinstance(item, bool) for item in value.values()):
-            return [key for key, item in value.items() if item]
+            return list(value)  # also those that are false, as dockerd has it
         case list() if all(isinstance(item, str) for item in value):
             return value
         case _:

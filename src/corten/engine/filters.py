@@ -189,7 +189,7 @@ class ListQuery:
         if self._published is None:
             return True
         publications = container.endpoint.publications if container.endpoint is not None else ()
-        ports = {f"{port}/{one.transport}" for one in publications for port in (one.container_port, one.host_port)}
+        ports = {f"{one.host_port}/{one.transport}" for one in publications}
         return bool(self._published & ports)
 
     def _exposes(self, record: Record) -> bool:

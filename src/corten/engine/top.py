@@ -14,7 +14,7 @@ Json = dict[str, Any]
 DEFAULT_ARGUMENTS: Final = "-ef"
 _TIMEOUT_S: Final = 10.0
 _MAX_ARGUMENTS: Final = 16 << 10
-_TITLES: Final = re.compile(r"\s+(?:-o)?(\S*?)=\s*(PID\S*)")
+_TITLES: Final = re.compile(r"\s+(?:-o)?(\S*)=\s*(PID\S*)")
 
 
 async def top(pids: Collection[int], ps_args: str) -> Json:

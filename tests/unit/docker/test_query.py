@@ -42,7 +42,7 @@ def test_what_is_no_integer(text: str) -> None:
         ("{}", {}),
         ("null", {}),
         ('{"label":{"a=b":true,"c":true}}', {"label": ["a=b", "c"]}),
-        ('{"label":{"a":false}}', {"label": []}),
+        ('{"label":{"a":false}}', {"label": ["a"]}),
         ('{"status":["exited","created"]}', {"status": ["exited", "created"]}),
         ('{"id":null}', {"id": []}),
     ],

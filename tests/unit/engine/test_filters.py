@@ -106,8 +106,9 @@ def test_published_and_exposed_ports(make: Make) -> None:
         link="",
         publications=(Publication("tcp", IPv4Address("0.0.0.0"), 8080, 80),),
     )
-    assert found([one], publish=["80"]) == ["web"]
-    assert found([one], publish=["70-90/tcp"]) == ["web"]
+    assert found([one], publish=["8080"]) == ["web"]
+    assert found([one], publish=["80"]) == []
+    assert found([one], publish=["8070-8090/tcp"]) == ["web"]
     assert found([one], publish=["53/udp"]) == []
     assert found([one], expose=["53/udp"]) == ["web"]
 
