@@ -220,9 +220,9 @@ def test_trace_shows_phases_and_steps(box: CortenEngine) -> None:
 
 
 def test_field_that_is_not_supported_is_named(box: CortenEngine) -> None:
-    done = box.corten("run", "--rm", "--kernel-memory", "64m", IMAGE, "true")
+    done = box.corten("run", "--rm", "--link-local-ip", "169.254.1.1", IMAGE, "true")
     assert done.returncode == 125
-    assert "KernelMemory" in done.stderr
+    assert "LinkLocalIPs" in done.stderr
     assert "not supported yet" in done.stderr
 
 
