@@ -154,6 +154,7 @@ def events_of_image(side: Side) -> Json:
 def events_of_label(side: Side) -> Json:
     return [
         past(side, "--filter", "label=a=b", "--filter", "event=create"),
+        past(side, "--filter", "label=a=c", "--filter", "event=create"),
         past(side, "--filter", "network=bridge", "--filter", "scope=local"),
         past(side, "--filter", "scope=nonesuch"),
         past(side, "--filter", "volume=x"),
