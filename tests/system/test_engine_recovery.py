@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from corten.core.shims import TIMEOUT_S
+from corten.daemon.config import KEYS
 from support import images, peers
 from support.engine import CortenEngine
 from support.process import is_alive
@@ -231,27 +232,32 @@ def test_sighup_reloads_and_says_the_whole_configuration(engine: CortenEngine) -
     said = "Reloaded configuration: "
     until(lambda: said in engine.log_tail(), "a reload in the log")
     logged = json.loads(engine.log_tail().partition(said)[2].splitlines()[0])
-    assert logged == {
-        "data-root": str(engine.data_root),
-        "exec-root": str(engine.exec_root),
-        "hosts": [engine.host],
-        "pidfile": str(engine.pidfile),
-        "debug": True,
-        "runtimes": {},
-        "default-runtime": "corten",
-        "default-pids-limit": 33,
-        "default-ulimits": {},
-        "log-driver": "json-file",
-        "log-opts": {},
-        "max-concurrent-downloads": 3,
-        "max-concurrent-uploads": 5,
-        "max-download-attempts": 5,
-        "proxies": {},
-        "registry-mirrors": [],
-        "insecure-registries": [],
-        "labels": [],
-        "live-restore": True,
-    }
+    assert set(KEYS) - logged.keys() == {"http-proxy", "https-proxy", "no-proxy"}  # they stand in `proxies`
+    assert (
+        logged
+        | {
+            "data-root": str(engine.data_root),
+            "exec-root": str(engine.exec_root),
+            "hosts": [engine.host],
+            "pidfile": str(engine.pidfile),
+            "debug": True,
+            "runtimes": {},
+            "default-runtime": "corten",
+            "default-pids-limit": 33,
+            "default-ulimits": {},
+            "log-driver": "json-file",
+            "log-opts": {},
+            "max-concurrent-downloads": 3,
+            "max-concurrent-uploads": 5,
+            "max-download-attempts": 5,
+            "proxies": {},
+            "registry-mirrors": [],
+            "insecure-registries": [],
+            "labels": [],
+            "live-restore": True,
+        }
+        == logged
+    )
     done = engine.docker("run", "--rm", IMAGE, "cat", "/sys/fs/cgroup/pids/pids.max", check=True)
     assert done.stdout == "33\n"
     engine.config_file.write_text('{"nonsense": 1}')
