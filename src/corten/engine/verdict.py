@@ -167,7 +167,9 @@ def failure_of(phase: str, error: CortenError | OSError) -> Failure:
         path, number = str(error.filename or ""), errno_name(error.errno or 0)
         return Failure(phase=phase, text=str(error.strerror or error), path=path, errno=number)
     cause: BaseException | None = error
-    while cause is not None:
+    passed: list[BaseException] = []
+    while cause is not None and cause not in passed:  # an undo that fails as well may have closed the circle
+        passed.append(cause)
         evidence = getattr(cause, "evidence", None)
         if evidence:
             number = evidence.get("errno")

@@ -13,7 +13,7 @@ from corten.engine.kernellog import Denied, Log, OomKill
 from corten.engine.record import HealthEntry
 from corten.engine.verdict import Disk, Failure, Kill, Memory, Processes, Seen, failure_of, judge
 from corten.engine.witness import denied_call, full_disk, last_probe, with_victims
-from corten.errors import Internal, InvalidArgument
+from corten.errors import Internal, InvalidArgument, Unavailable
 from corten.shim import protocol
 
 CGROUP = "/corten-1/" + "a" * 64
@@ -200,3 +200,9 @@ def test_a_disk_with_room_is_no_evidence() -> None:
 
 def test_frames_of_a_log_are_joined() -> None:
     assert why.joined(b"\1\0\0\0\0\0\0\2ab\2\0\0\0\0\0\0\1c\1\0\0") == b"abc"
+
+
+def test_an_error_that_is_the_cause_of_its_own_cause_has_an_end() -> None:
+    first, second = Unavailable("no room"), Unavailable("no room either")
+    first.__cause__, second.__cause__ = second, first
+    assert failure_of("record", first) == Failure(phase="record", text="no room")
