@@ -36,8 +36,8 @@ def run(*argv: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--host", "ftp://x"], "--host: 'ftp://x': only unix:// and tcp:// are supported"),
-        (["--host", "x"], "--host: 'x': only unix:// and tcp:// are supported"),
+        (["--host", "ftp://x"], "--host: 'ftp://x': only unix://, tcp:// and fd:// are supported"),
+        (["--host", "x"], "--host: 'x': only unix://, tcp:// and fd:// are supported"),
         (["--host", "tcp://127.0.0.1:x"], "--host: 'tcp://127.0.0.1:x': give tcp://address:port"),
         (["--host", "tcp://127.0.0.1:70000"], "--host: 'tcp://127.0.0.1:70000': give tcp://address:port"),
         (["--host", "unix://"], "--host: 'unix://': give unix:///path of the socket"),
@@ -45,7 +45,7 @@ def run(*argv: str) -> tuple[int, str]:
         (["-Z"], f"unknown shorthand flag: 'Z' in -Z{SEE}"),
         (["word"], f'"cortend" accepts no argument(s).{SEE}'),
         (["--host"], f"flag needs an argument: --host{SEE}"),
-        (["--storage-driver", "overlay2"], "--storage-driver is not supported yet"),
+        (["--storage-driver", "overlay2"], "--storage-driver is not supported yet: set storage-driver in daemon.json"),
         (["--add-runtime", "x=/y"], "--add-runtime is not supported yet: set runtimes in daemon.json"),
         (["--label", "a=b"], "--label is not supported yet: set labels in daemon.json"),
         (
@@ -70,7 +70,7 @@ WRONG_FILES = [
     (b"[]", "not a JSON object"),
     (b'{"debug": "yes"}', "debug: not true or false"),
     (b'{"hosts": "unix:///x"}', "hosts: not a list of strings"),
-    (b'{"hosts": ["ftp://x"]}', "hosts: 'ftp://x': only unix:// and tcp:// are supported"),
+    (b'{"hosts": ["ftp://x"]}', "hosts: 'ftp://x': only unix://, tcp:// and fd:// are supported"),
     (b'{"data-root": 5}', "data-root: not a string"),
     (b'{"runtimes": {"x": 5}}', "runtimes.x: not an object"),
     (b'{"default-runtime": "nope"}', "specified default runtime 'nope' does not exist"),
@@ -134,7 +134,7 @@ def test_cortend_that_cannot_start_names_the_setting_and_leaves_nothing(
 
 @pytest.mark.parametrize("host", ["ftp://x", "x", "unix://", "tcp", "tcp://127.0.0.1:x", "fd://"])
 def test_corten_says_itself_that_a_host_is_none(host: str) -> None:
-    said = f'unable to parse host "{host}": give unix:///path.sock or tcp://address:port'
+    said = f'unable to parse host "{host}": give unix:///path.sock, tcp://address:port or ssh://host'
     assert run(CORTEN, "-H", host, "ps") == (1, said)
 
 

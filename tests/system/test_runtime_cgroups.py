@@ -182,7 +182,7 @@ def test_a_sample_has_the_same_shape_everywhere(group: Cgroup) -> None:
         ready(child)
         sample = group.stats()
         child.kill()
-    assert set(sample) == {"cpu", "memory", "pids", "blkio"}
+    assert set(sample) == {"cpu", "memory", "pids", "blkio", "extra"}
     pids, memory = sample["pids"], sample["memory"]
     assert isinstance(pids, dict)
     assert isinstance(memory, dict)

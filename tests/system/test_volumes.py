@@ -98,7 +98,9 @@ def test_anonymous_volumes_go_with_rm_v_and_with_rm_alone(node: CortenEngine) ->
     shown = node.corten("volume", "prune", "--dry-run", check=True).stdout
     assert len(names(node)) == 3
     pruned = node.docker("volume", "prune", "-f", check=True).stdout
-    assert shown == pruned.replace("Total reclaimed space", "Total space that would be reclaimed")
+    assert shown == pruned.replace("Deleted Volumes", "Would delete Volumes").replace(
+        "Total reclaimed space", "Total space that would be reclaimed"
+    )
     assert len(pruned.splitlines()) == 5
     assert names(node) == ["named"]
 
