@@ -26,13 +26,15 @@ from corten.shim.client import HIGH_WATER_BYTES
 from corten.shim.complain import complain, remark
 from corten.shim.loop import HANGUP, READ, WRITE, Loop, Readable
 from corten.shim.packer import keep_only
-from corten.shim.protocol import Message
+from corten.shim.protocol import Message, close_all
+from corten.sys import prctl
 
 FRAME = struct.Struct(">BQI")
 END_S = 10  # dockerd's, for a driver that is closed
 _START_S = 15.0
 _AGAIN_S = 1.0
 _SOCKET_BYTES = 64 * 1024
+_FRAME_COST = 64  # of memory beside its data: one-byte frames must not take many times the limit
 _READY = b"+"
 _SILENCE = b"the driver does not answer"
 
@@ -44,8 +46,8 @@ class Courier:
     """
 
     __slots__ = (
-        "_connections", "_fd", "_is_closing", "_loop", "_order", "_pidfd", "_queue", "_sent", "dropped", "limit",
-        "on_room", "pending",
+        "_connections", "_fd", "_is_closing", "_is_over", "_loop", "_order", "_pidfd", "_queue", "_sent", "dropped",
+        "limit", "on_room", "pending", "pid",
     )  # fmt: skip
 
     def __init__(self, order: Message, loop: Loop, connections: set[object]) -> None:
@@ -62,6 +64,8 @@ class Courier:
         self._fd = -1
         self._pidfd = -1
         self._is_closing = False
+        self._is_over = False
+        self.pid = 0  # while it lives
         self.dropped = 0
 
     @property
@@ -86,7 +90,7 @@ class Courier:
 
     def write(self, stream: int, moment_ns: int, data: bytes) -> None:
         """Output to be sent; dropped when there is no room and the container is not to wait."""
-        if self.limit >= 0 and self.pending + len(data) > self.limit and self.pending:
+        if self.limit >= 0 and self.pending + len(data) + _FRAME_COST > self.limit and self.pending:
             self.dropped += len(data)
             return
         self._put(stream, moment_ns, data)
@@ -100,10 +104,10 @@ class Courier:
         if self._is_closing:
             return
         self._is_closing = True
-        if self._fd < 0 or not self._queue:
+        if not self._queue:
             self._finish()
             return
-        self._connections.add(self)
+        self._connections.add(self)  # one that has died is followed by another in this time
         self._loop.call_later(END_S, self._finish)
 
     # The queue
@@ -111,12 +115,20 @@ class Courier:
     def _put(self, stream: int, moment_ns: int, data: bytes) -> None:
         frame = FRAME.pack(stream, moment_ns, len(data)) + data
         self._queue.append(frame)
-        self.pending += len(data)
+        self.pending += len(data) + _FRAME_COST
         if len(self._queue) == 1 and self._fd >= 0:
             self._flush()
 
     def _flush(self) -> None:
         was_full = self.is_full
+        self._send()
+        self._tell_room(was_full)
+
+    def _tell_room(self, was_full: bool) -> None:
+        if was_full and not self.is_full and self.on_room is not None:
+            self.on_room()
+
+    def _send(self) -> None:
         while self._queue:
             frame = self._queue[0]
             try:
@@ -125,7 +137,7 @@ class Courier:
                 self._loop.change(self._fd, READ | WRITE)
                 break
             except OSError:  # it has died
-                self._died()
+                self._replace()
                 return
             if self._sent == len(frame):
                 self._forget_first()
@@ -133,11 +145,9 @@ class Courier:
             self._loop.change(self._fd, READ)
             if self._is_closing:
                 self._finish()
-        if was_full and not self.is_full and self.on_room is not None:
-            self.on_room()
 
     def _forget_first(self) -> None:
-        self.pending -= len(self._queue.popleft()) - FRAME.size
+        self.pending -= len(self._queue.popleft()) - FRAME.size + _FRAME_COST
         self._sent = 0
 
     def _ready(self, events: int) -> None:
@@ -149,40 +159,48 @@ class Courier:
     # The process
 
     def _fork(self) -> int:
-        """Start it; the descriptor on which it says that it is ready."""
-        ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-        report, say = os.pipe()
+        """Start it; the descriptor on which it says that it is ready.  Raises Internal."""
+        held: list[int] = []
+        shim = os.getpid()
         try:
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            held += (ours.detach(), theirs.detach())
+            held += os.pipe()
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))  # told its end before it can hear of it
             pid = os.fork()
+            if not pid:
+                _deliver(self._order, held[1], held[3], shim)
+            held.append(_open(pid))
         except OSError as error:
-            for fd in (report, say):
-                os.close(fd)
-            ours.close()
-            theirs.close()
-            raise Internal(f"{_FAILED}: fork: {error.strerror}") from error
-        if not pid:
-            _deliver(self._order, theirs.detach(), say)
-        os.close(say)
-        theirs.close()
-        ours.setblocking(False)
-        self._fd = ours.detach()
-        self._pidfd = os.pidfd_open(pid)
+            close_all(held)
+            raise Internal(f"{_FAILED}: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
+        self._fd, inlet, report, say, self._pidfd = held
+        close_all((inlet, say))
+        self.pid = pid
+        os.set_blocking(self._fd, False)
         return report
 
     def _died(self) -> None:
+        was_full = self.is_full
+        self._replace()
+        self._tell_room(was_full)
+
+    def _replace(self) -> None:
         """Another one, which connects in its own time; a frame that was cut is lost with its beginning."""
         self._drop()
         if self._sent:
             self._forget_first()
-        if self._is_closing:
-            self._connections.discard(self)
+        if self._is_closing and not self._queue:
+            self._finish()
             return
         remark("the courier of the log has died: another one follows")
         self._loop.call_later(_AGAIN_S, self._again)
 
     def _again(self) -> None:
-        if self._is_closing:
+        if self._is_over or self._fd >= 0:
             return
         try:
             report = self._fork()
@@ -196,6 +214,7 @@ class Courier:
 
     def _finish(self) -> None:
         """The end of its input; it ends by itself, at the latest after `END_S`."""
+        self._is_over = True
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGUSR1)
@@ -207,6 +226,7 @@ class Courier:
             self._loop.remove(self._fd)
             os.close(self._fd)
             self._fd = -1
+        self.pid = 0
         if self._pidfd >= 0:
             if wait:
                 with contextlib.suppress(ProcessLookupError):
@@ -242,13 +262,28 @@ def _reap(pidfd: int) -> None:
 _FAILED = "failed to initialize logging driver"
 
 
-def _deliver(order: Message, inlet: int, say: int) -> None:
+def _open(pid: int) -> int:
+    """Its pidfd; it ends when there is none to be had."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _deliver(order: Message, inlet: int, say: int, shim: int) -> None:
     """In the child; does not return."""
     status = 1
     try:
+        signal.signal(signal.SIGUSR1, lambda signum, frame: signal.alarm(END_S))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         keep_only(inlet, say)
+        prctl.set_death_signal(signal.SIGUSR1)
+        if os.getppid() != shim:  # killed before that: nobody tells
+            signal.alarm(END_S)
         from corten.shim import delivery
 
         delivery.run(order, inlet, say)

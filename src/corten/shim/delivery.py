@@ -1,20 +1,20 @@
 """The courier: reads frames of output (corten.shim.courier), makes lines of them, and sends them by a driver.
 
 A process of its own, one per container with such a driver: it may wait for a server, and load what it likes.  The end
-of its input is the end of it; after SIGUSR1 it has `END_S` for what it still holds.
+of its input is the end of it; after SIGUSR1, from its shim or at the end of that, it has `END_S` for what it still
+holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from corten.shim.client import STDERR, STDOUT
 from corten.shim.complain import remark
-from corten.shim.courier import END_S, FRAME
+from corten.shim.courier import FRAME
 from corten.shim.lines import Line, Lines
 from corten.shim.packer import be_killable
 from corten.shim.protocol import Message
@@ -41,7 +41,6 @@ class Driver(ABC):
 
 def run(order: Message, inlet: int, say: int) -> None:
     """The life of a courier."""
-    signal.signal(signal.SIGUSR1, lambda signum, frame: signal.alarm(END_S))
     be_killable()
     try:
         driver = _driver(order)

@@ -337,7 +337,10 @@ class Shim:
     def _busy_pids(self) -> set[int]:
         """Children that somebody waits for by descriptor."""
         processes = [*self._task.execs.values(), *([self._task.init] if self._task.init is not None else [])]
-        return {process.pid for process in processes if process.pidfd >= 0}
+        pids = {process.pid for process in processes if process.pidfd >= 0}
+        if self._task.courier_pid:
+            pids.add(self._task.courier_pid)
+        return pids
 
 
 _NOW: dict[str, Callable[[Shim, Request], Message]] = {

@@ -254,6 +254,12 @@ class Task:
             raise NotFound(f"No such exec instance: {exec_id}")
         return self.execs[exec_id]
 
+    @property
+    def courier_pid(self) -> int:
+        """The child that sends the log, 0 for none."""
+        courier = self._log.courier if self._log is not None else None
+        return courier.pid if courier is not None else 0
+
     def wait_trace(self) -> None:
         """The file is complete afterwards, where there is one."""
         if self._backend is not None:
