@@ -21,6 +21,7 @@ _LONGEST_WAIT_S = 60.0
 _GROWTH = 1.5
 _BUFFER_BYTES = 1 << 20
 _ACK_TIMEOUT_S = 30.0
+_ACK_BYTES = 64 * 1024
 _RETRIES = (1 << 31) - 1
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -88,6 +89,8 @@ class Fluentd(Driver):
             if not more:
                 raise OSError("fluent: the server closed the connection instead of an ack")
             said += more
+            if len(said) > _ACK_BYTES:
+                raise OSError("fluent: the server sends no ack")
 
 
 def _flag(word: str) -> bool:

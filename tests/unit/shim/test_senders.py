@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -350,3 +351,22 @@ def test_a_line_that_is_not_taken_holds_up_no_other(capfd: pytest.CaptureFixture
     delivery.deliver(iter([(1, MOMENT, b"a\nb\nc\nd"), (1, MOMENT, b"\ne\nend"), (1, MOMENT, b"")]), driver)
     assert driver.got == [b"a", b"c", b"e", b"closed"]
     assert "a line of the log is lost: no" in capfd.readouterr().err
+
+
+def test_a_server_that_talks_without_end_instead_of_an_ack_is_an_error() -> None:
+    options = {"fluentd-request-ack": "true", "fluentd-max-retries": "0"}
+    with tcp() as server:
+        talked: list[int] = []
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                while len(talked) < 10_000:
+                    talked.append(connection.send(b"\x81" * 4096))
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        with pytest.raises(OSError, match="no ack"):
+            sent(Fluentd(order("tcp", server, options=options)), ("stdout", "hi"))
+        thread.join(20)
+    assert len(talked) < 10_000
