@@ -39,17 +39,24 @@ class Metrics:
     def __init__(self, parts: Parts, sample: Sampler) -> None:
         self._parts = parts
         self._sample = sample
-        self._lock = asyncio.Lock()
+        self._gathering: asyncio.Task[None] | None = None
         self._kept: list[Family] = []
         self._kept_at = -SHARED_S
 
     async def text(self, *, is_open: bool) -> str:
         """The scrape as text; never older than SHARED_S."""
-        async with self._lock:
-            if time.monotonic() - self._kept_at >= SHARED_S:
-                self._kept = await self._gather()
-                self._kept_at = time.monotonic()
-            return render(self._kept, is_open=is_open)
+        if self._gathering is None and time.monotonic() - self._kept_at >= SHARED_S:
+            self._gathering = asyncio.create_task(self._renew())
+        if self._gathering is not None:
+            await asyncio.shield(self._gathering)  # a client that hangs up ends its own waiting, and nothing else
+        return render(self._kept, is_open=is_open)
+
+    async def _renew(self) -> None:
+        try:
+            self._kept = await self._gather()
+            self._kept_at = time.monotonic()
+        finally:
+            self._gathering = None
 
     async def _gather(self) -> list[Family]:
         began = time.monotonic()
@@ -71,11 +78,10 @@ class Metrics:
             async with gate:
                 try:
                     sample = await self._sample(container)
-                except CortenError:
+                    if "system_cpu_usage" in sample["cpu_stats"]:  # it runs
+                        container_rows(table, container, sample)
+                except (CortenError, KeyError, ValueError):  # one container never breaks the scrape
                     failed += container.is_running
-                    return
-            if "system_cpu_usage" in sample["cpu_stats"]:  # it runs
-                container_rows(table, container, sample)
 
         await asyncio.gather(*map(one, running))
         return failed

@@ -120,13 +120,13 @@ def _networks(pid: int) -> Json:
     """The interfaces in the container's namespace, from /proc/PID/net/dev; lo is left out."""
     out: Json = {}
     try:
-        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
-            lines = file.read().splitlines()[2:]
+        with open(f"/proc/{pid}/net/dev", encoding="ascii", errors="backslashreplace", newline="\n") as file:
+            lines = file.read().split("\n")[2:-1]
     except OSError:
         return out
-    for line in lines:
-        name, _, numbers = line.partition(":")
-        if name.strip() != "lo":
+    for line in lines:  # a name is what a container says: any bytes but a slash, a colon and the kernel's white space
+        name, _, numbers = line.lstrip(" ").partition(":")
+        if name != "lo":
             values = zip(_NET_FIELDS, map(int, numbers.split()), strict=False)
-            out[name.strip()] = {field: value for field, value in values if field is not None}
+            out[name] = {field: value for field, value in values if field is not None}
     return out

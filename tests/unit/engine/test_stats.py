@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from corten.engine import stats
@@ -65,3 +67,15 @@ def test_a_container_that_does_not_run_has_zeroes(machine: Host) -> None:
     assert found["read"] == "0001-01-01T00:00:00Z"
     assert (found["memory_stats"], found["pids_stats"]) == ({}, {})
     assert "networks" not in found
+
+
+def test_an_interface_may_have_any_name(machine: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "dev"
+    numbers = b" ".join(b"%d" % number for number in range(16))
+    names = (b"lo", b"\xff\xc3\xa9", b"a\x1cb", b"\x1ce\x85", b"eth0")
+    path.write_bytes(b"Inter-|\n face |\n" + b"".join(b"%6s: %s\n" % (name, numbers) for name in names))
+    monkeypatch.setattr(stats, "open", lambda _, **more: path.open(**more), raising=False)
+    monkeypatch.setattr(stats, "_system_ns", lambda: 1)
+    networks = sample(machine, raw(), pid=1, has_network=True)["networks"]
+    assert list(networks) == ["\\xff\\xc3\\xa9", "a\x1cb", "\x1ce\\x85", "eth0"]
+    assert all(one["rx_bytes"] == 0 and one["tx_bytes"] == 8 for one in networks.values())
