@@ -23,7 +23,7 @@ from collections.abc import Callable
 from corten.shim.complain import complain
 from corten.shim.jsonlog import rfc3339_nano
 from corten.shim.loop import Loop
-from corten.shim.packer import Packer
+from corten.shim.packer import Packer, numbers
 
 _MODE = 0o640
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -151,7 +151,8 @@ class LogFile:
 
     def _shift(self) -> None:
         """From the oldest on, plain and packed: a place that nothing moves to is empty afterwards, not what it was."""
-        for number in range(self.max_files - 1, 1, -1):
+        old = numbers(self.path, self.max_files)
+        for number in sorted({*old, *(one + 1 for one in old)} - {1, self.max_files}, reverse=True):
             for extension in ("", ".gz"):
                 target = f"{self.path}.{number}{extension}"
                 try:

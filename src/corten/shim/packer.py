@@ -51,7 +51,7 @@ class Packer:
         """Pack the newest plain file, if there is one and no other is being packed."""
         if self._done >= 0:
             return
-        for number in range(1, self._max_files):
+        for number in numbers(self._path, self._max_files):
             with contextlib.suppress(FileNotFoundError):
                 source = os.open(f"{self._path}.{number}", os.O_RDONLY | os.O_CLOEXEC)
                 try:
@@ -115,6 +115,24 @@ class Packer:
             self._loop.add(done, READ, lambda events: self.settle())
 
 
+def numbers(path: str, max_files: int) -> list[int]:
+    """Of the rotated files that exist, plain or packed, ascending and below `max_files`, which may be a huge number."""
+    folder, _, name = path.rpartition("/")
+    found = set()
+    for one in _entries(folder or "."):
+        word = one.removeprefix(f"{name}.").removesuffix(".gz")
+        if word.isascii() and word.isdigit() and 0 < int(word) < max_files:
+            found.add(int(word))
+    return sorted(found)
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:  # the container was removed, and its log with it
+        return []
+
+
 def _open_folder(path: str) -> int:
     return os.open(path.rpartition("/")[0] or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -126,7 +144,7 @@ def _unlink(path: str) -> None:
 
 def _install(path: str, max_files: int, inode: int, temporary: str) -> None:
     """The packed file in the place of the plain one with this inode; it is forgotten where there is none any more."""
-    for number in range(1, max_files):
+    for number in numbers(path, max_files):
         plain = f"{path}.{number}"
         if _inode(plain) == inode:
             os.replace(temporary, f"{plain}.gz")
@@ -171,7 +189,8 @@ def _go_on_alone(path: str, max_files: int, source: int, temporary: str) -> None
     """The shim has ended: finish this file, and what else is plain, until the next shim is there."""
     while _install_alone(path, max_files, os.fstat(source).st_ino, temporary):
         os.close(source)
-        plain = next((one for number in range(1, max_files) if files.exists(one := f"{path}.{number}")), "")
+        found = (f"{path}.{number}" for number in numbers(path, max_files))
+        plain = next((one for one in found if files.exists(one)), "")
         if not plain:
             return
         source = os.open(plain, os.O_RDONLY | os.O_CLOEXEC)

@@ -172,3 +172,13 @@ def test_a_torn_record_before_its_text_is_removed(tmp_path: Path) -> None:
     assert mend(str(path)) == 4
     assert path.read_bytes() == RECORD
     assert os.listdir(tmp_path) == ["log"]
+
+
+def test_files_move_on_over_a_gap_and_no_further_than_the_last(tmp_path: Path) -> None:
+    for number in (1, 3, 4, 9):
+        (tmp_path / f"log.{number}").write_bytes(b"%d" % number)
+    log = LogFile(str(tmp_path / "log"), max_size=len(RECORD), max_files=5)
+    log.append(RECORD * 2)
+    log.close()
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == {"log": RECORD, "log.1": RECORD, "log.2": b"1", "log.4": b"3", "log.9": b"9"}

@@ -223,3 +223,32 @@ def numbers_of(path: str) -> list[int]:
     data = b"".join(iter(reader.read, b""))
     reader.close()
     return [int(one.log) for one in JSON_LINES.decode(data)]
+
+
+def test_any_number_of_files_may_be_kept(tmp_path: Path) -> None:
+    """What is done at a rotation goes by the files that there are."""
+    log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=10**12, compress=True)
+    for number in range(4):
+        log.append(record(number))
+    wait(lambda: sum(path.suffix == ".gz" for path in tmp_path.iterdir()) == 3, log)
+    log.close()
+    names = ("log.3.gz", "log.2.gz", "log.1.gz", "log")
+    assert contents(tmp_path) == {name: record(number) for number, name in enumerate(names)}
+
+
+def test_files_are_counted_by_their_names_alone(tmp_path: Path) -> None:
+    for name in (
+        "log",
+        "log.1",
+        "log.2.gz",
+        "log.07",
+        "log.9",
+        "log.0",
+        "log.x",
+        "log.1.7.packing",
+        "log.\u0663",
+        "g.3",
+    ):
+        (tmp_path / name).touch()
+    assert packer.numbers(str(tmp_path / "log"), 9) == [1, 2, 7]
+    assert packer.numbers(str(tmp_path / "none" / "log"), 9) == []
