@@ -19,6 +19,7 @@ from corten.shim.logfile import Framing
 _LENGTH = struct.Struct(">I")
 _EDGES = 2 * _LENGTH.size
 _LIMIT = 4 << 20  # no message is longer
+_PIECE_BYTES = 16 << 20  # of a file that is mended
 _SOURCE, _TIME, _LINE, _PARTIAL, _METADATA = 0x0A, 0x10, 0x1A, 0x20, 0x2A
 
 Entry = tuple[bytes, int, bytes]  # source, Unix ns, text with its newline
@@ -174,14 +175,21 @@ def mend(path: str) -> int:
         size = os.fstat(fd).st_size
         if _ends_whole(fd, size):
             return 0
-        data = os.pread(fd, size, 0)
-        start = whole(data, size)
-        torn = data[start:]
+        start = _last_end(fd)
+        torn = os.pread(fd, _LIMIT + _EDGES, start)
         os.ftruncate(fd, start)
         os.pwrite(fd, complete(torn), start)
-        return len(torn)
+        return size - start
     finally:
         os.close(fd)
+
+
+def _last_end(fd: int) -> int:
+    """The end of the last whole record, piece by piece: a log without a limit may be longer than memory."""
+    start = 0
+    while ends := bounds(os.pread(fd, _PIECE_BYTES, start)):
+        start += ends[-1]
+    return start
 
 
 def _ends_whole(fd: int, size: int) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
+import pytest
+
+from corten.shim import locallog
 from corten.shim.lines import PIECE_BYTES, Lines
 from corten.shim.locallog import FRAMING, LocalEncoder, bounds, decode, mend, varint, whole
 from corten.shim.logfile import LogFile
@@ -77,3 +81,27 @@ def test_what_is_whole_is_known(tmp_path: Path) -> None:
     path.write_bytes(record * 3)
     assert mend(str(path)) == 0
     assert mend(str(tmp_path / "nope")) == 0
+
+
+def test_a_long_file_is_mended_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    encoder = LocalEncoder("stdout")
+    records = b"".join(encoder.feed(b"line %d\n" % number, MOMENT + number) for number in range(1000))
+    asked: list[int] = []
+    true_pread = os.pread
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        asked.append(size)
+        return true_pread(fd, size, offset)
+
+    monkeypatch.setattr(locallog, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(locallog, "_LIMIT", 992)
+    monkeypatch.setattr(os, "pread", pread)
+    path.write_bytes(records + records[:10])
+    assert mend(str(path)) == 10
+    assert path.read_bytes() == records
+    path.write_bytes(records[:-3])
+    mend(str(path))
+    text = b"".join(text for _, _, text in decode(path.read_bytes()))
+    assert text.split(b"\n")[:1000] == [b"line %d" % number for number in range(1000)]
+    assert max(asked) <= 1000
