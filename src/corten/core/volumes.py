@@ -175,14 +175,20 @@ class VolumeStore:
         for name in sorted(os.listdir(self.path)):
             if name in rows:
                 self.discard_staged(name)
-            elif is_name(name) and os.path.isdir(self.mountpoint(name)):
+            elif is_name(name) and self._has_data(name):
                 said.append(f"volume directory {name}: nobody announced it: it is a volume again")
-                self._insert(Volume(name=name, created_ns=os.stat(self.mountpoint(name)).st_mtime_ns))
+                self._insert(Volume(name=name, created_ns=os.stat(self.directory(name)).st_mtime_ns))
         for name in sorted(rows):
-            if not os.path.isdir(self.mountpoint(name)):
+            if not self._has_data(name):
                 said.append(f"volume {name}: its directory is gone: it is empty now")
                 self._make(name)
         return said
+
+    def _has_data(self, name: str) -> bool:
+        """By its entry alone: what is mounted there may be of a server that does not answer."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.directory(name)) as entries:
+            return any(one.name == DATA and (one.is_dir(follow_symlinks=False) or one.is_symlink()) for one in entries)
+        return False
 
 
 def _row(volume: Volume) -> tuple[str, str, str, int]:

@@ -85,6 +85,20 @@ def test_a_volume_whose_directory_is_gone_is_empty(disk: Disk) -> None:
     assert (disk.root / "v1/_data").is_dir()
 
 
+def test_nothing_asks_what_is_mounted_on_the_data_after_a_crash(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.store.create("v1")
+    (disk.root / "old/_data").mkdir(parents=True)
+    ask = os.stat
+
+    def hangs(path: object, *args: object, **kwargs: object) -> os.stat_result:
+        assert not str(path).endswith("_data"), "this never returns while the server of the mount is gone"
+        return ask(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", hangs)
+    monkeypatch.setattr(os, "lstat", hangs)
+    assert disk.store.repair() == ["volume directory old: nobody announced it: it is a volume again"]
+
+
 def test_half_a_copy_is_gone_after_a_crash_and_the_volume_is_empty(disk: Disk) -> None:
     disk.store.create("v1")
     Path(disk.store.stage("v1"), "half").write_text("x")
