@@ -140,9 +140,14 @@ def _last_of_each(points: Iterable[MountPoint]) -> Iterable[MountPoint]:
     return {point.target: point for point in points}.values()
 
 
+def cleaned(path: str) -> str:
+    """By its text alone, as Go's filepath.Clean: of a root there is one, for all the slashes before it."""
+    return posixpath.normpath(f"/{path.lstrip('/')}" if path.startswith("/") else path)
+
+
 def _anonymous(target: str, driver: str) -> MountPoint:
     """One of Config.Volumes."""
-    clean = posixpath.normpath(f"/{target.lstrip('/')}")
+    clean = cleaned(f"/{target}")
     if clean == "/":
         raise InvalidArgument(f"invalid volume specification: '{target}': destination can't be '/'")
     return _volume("", clean, driver, copies=True)
@@ -153,7 +158,7 @@ def _volume(name: str, target: str, driver: str, **more: Any) -> MountPoint:
         kind="volume",
         name=name or secrets.token_hex(32),
         is_anonymous=not name,
-        target=posixpath.normpath(target),
+        target=cleaned(target),
         driver=driver or LOCAL,
         **more,
     )
@@ -210,8 +215,8 @@ def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
     chosen = next((option for option in options if option in PROPAGATION), "")
     return MountPoint(
         kind="bind",
-        source=posixpath.normpath(source),
-        target=posixpath.normpath(target),
+        source=cleaned(source),
+        target=cleaned(target),
         read_only="ro" in options,
         mode=mode,
         propagation=chosen or "rprivate",
@@ -258,7 +263,7 @@ def _config_error(kind: str, text: str) -> InvalidArgument:
 def _check_target(kind: str, target: str) -> None:
     if not target:
         raise _config_error(kind, "field Target must not be empty")
-    if posixpath.normpath(target) in ("/", "//"):
+    if cleaned(target) == "/":
         raise _config_error(kind, "invalid specification: destination can't be '/'")
     if not target.startswith("/"):
         raise _config_error(kind, f"invalid mount path: '{target}' mount path must be absolute")
@@ -311,8 +316,8 @@ def _bind_mount(mount: Mount, exists: Exists) -> MountPoint:
         raise _config_error("bind", "mount source must be read-only to force recursive read-only")
     return MountPoint(
         kind="bind",
-        source=posixpath.normpath(mount.source),
-        target=posixpath.normpath(mount.target),
+        source=cleaned(mount.source),
+        target=cleaned(mount.target),
         read_only=mount.read_only,
         propagation=(options.propagation if options else "") or "rprivate",
         explicit_propagation=bool(options and options.propagation),
@@ -359,7 +364,7 @@ def _image_mount(mount: Mount) -> MountPoint:
     subpath = mount.image_options.subpath if mount.image_options is not None else ""
     if subpath and not is_local(subpath):
         raise _config_error("image", "subpath must be a relative path within the volume")
-    target = posixpath.normpath(mount.target)
+    target = cleaned(mount.target)
     return MountPoint(kind="image", name=mount.source, target=target, read_only=True, subpath=subpath)
 
 
@@ -374,7 +379,7 @@ def _tmpfs_mount(mount: Mount) -> MountPoint:
         raise _config_error("tmpfs", "field Source must not be specified")
     return MountPoint(
         kind="tmpfs",
-        target=posixpath.normpath(mount.target),
+        target=cleaned(mount.target),
         read_only=mount.read_only,
         data=_tmpfs_data(mount.tmpfs_options, mount.read_only),
     )
@@ -406,11 +411,11 @@ def _size_text(size_bytes: int) -> str:
 
 def parse_tmpfs(target: str, data: str) -> MountPoint:
     """One `--tmpfs TARGET[:OPTIONS]`."""
-    if posixpath.normpath(target) in ("/", "//"):
+    if cleaned(target) == "/":
         raise InvalidArgument("invalid specification: destination can't be '/'")
     if not target.startswith("/"):
         raise InvalidArgument(f"invalid mount path: '{target}' mount path must be absolute")
-    return MountPoint(kind="tmpfs", target=posixpath.normpath(target), data=data, from_tmpfs_map=True)
+    return MountPoint(kind="tmpfs", target=cleaned(target), data=data, from_tmpfs_map=True)
 
 
 def tmpfs_options(data: str) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -86,7 +86,8 @@ def of_running(live: Live, grafts: Sequence[Graft], scratch: str, launcher: Laun
             stack.callback(os.close, fd)
         by_target = {graft.target: fd for graft, fd in zip(taken, copied, strict=True)}
         wanted = [graft for graft in grafts if graft.target in by_target or _is_same(graft, found)]
-        return _assemble(root_fd, wanted, by_target, scratch, read_only=read_only)
+        theirs = {target: os.fstat(fd) for target, fd in found.fds.items() if target not in by_target}
+        return _assemble(root_fd, wanted, by_target, scratch, theirs=theirs, read_only=read_only)
 
 
 def of_stopped(root_fd: int, grafts: Sequence[Graft], scratch: str, *, read_only: bool) -> int:
@@ -193,10 +194,19 @@ def _rest(live: Live, launcher: Launcher, mount_fds: Sequence[int]) -> list[int]
         os.close(namespace_fd)
 
 
-def _assemble(root_fd: int, grafts: Sequence[Graft], copied: dict[str, int], scratch: str, *, read_only: bool) -> int:
+def _assemble(
+    root_fd: int,
+    grafts: Sequence[Graft],
+    copied: dict[str, int],
+    scratch: str,
+    *,
+    theirs: Mapping[str, os.stat_result] | None = None,
+    read_only: bool,
+) -> int:
     """Puts the tree together; the thread leaves its mount namespace for good, and must end.
 
-    `root_fd` is a detached mount, which may be mounted here; `copied` has mounts by destination.
+    `root_fd` is a detached mount, which may be mounted here; `copied` has mounts by destination, `theirs` what the
+    container has at others, which is what their sources must still be.
     """
     unshare(CLONE_NEWNS)
     mount.mount("none", "/", None, mount.MS_REC | mount.MS_PRIVATE)
@@ -210,7 +220,7 @@ def _assemble(root_fd: int, grafts: Sequence[Graft], copied: dict[str, int], scr
                 if os.fstat(copied_fd).st_nlink:
                     _attach(root_fd, graft, copied_fd)
                     continue
-            source_fd = _opened(graft) if copied_fd < 0 else _replaced(graft)
+            source_fd = _opened(graft, (theirs or {}).get(graft.target)) if copied_fd < 0 else _replaced(graft)
             if source_fd >= 0:
                 stack.callback(os.close, source_fd)
                 _attach(root_fd, graft, source_fd)
@@ -236,10 +246,16 @@ def _replaced(graft: Graft) -> int:
         os.close(fd)
 
 
-def _opened(graft: Graft) -> int:
+def _opened(graft: Graft, theirs: os.stat_result | None) -> int:
+    """The mount of its source, which is what it was checked to be: the way there is looked up again.
+
+    Raises Conflict when it is another by now (moby's CVE-2018-15664), Internal.
+    """
     try:
         source_fd = _source(graft)
         try:
+            if theirs is not None and not os.path.samestat(os.fstat(source_fd), theirs):
+                raise Conflict(f"{graft.source}, which is mounted on {graft.target}, was replaced meanwhile")
             return _guarded(graft, mount.open_tree("", dir_fd=source_fd, recursive=not graft.is_shallow))
         finally:
             os.close(source_fd)

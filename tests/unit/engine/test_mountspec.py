@@ -25,6 +25,15 @@ def test_a_bind_has_source_target_and_mode() -> None:
     assert parse_bind("/tmp:/x").propagation == "rprivate"
 
 
+def test_two_slashes_are_one() -> None:
+    point = parse_bind("//tmp//a:////x/../y")
+    assert (point.source, point.target) == ("/tmp/a", "/y")
+    assert parse_mount(Mount(type="bind", source="//tmp", target="//x")).target == "/x"
+    assert [parse_bind("//x").target, parse_tmpfs("//x", "").target] == ["/x", "/x"]
+    with pytest.raises(InvalidArgument):
+        parse_tmpfs("///..", "")
+
+
 def test_a_name_is_a_volume() -> None:
     point = parse_bind("data:/x/:ro")
     assert (point.kind, point.name, point.target, point.read_only, point.mode) == ("volume", "data", "/x", True, "ro")
