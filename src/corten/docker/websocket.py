@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
+from corten.core import asker
 from corten.docker.call import Call
 from corten.docker.engine_api import AttachOptions
 from corten.errors import CortenError, InvalidArgument, PermissionDenied
@@ -70,14 +71,24 @@ async def attach(call: Call) -> web.StreamResponse:
     ours.setblocking(False)
     stream = PairStream(theirs)
     with closing(ours):
+        pump = asyncio.ensure_future(_pump(response, ours))  # from the first byte on: a log may be longer than a buffer
         try:
             await call.engine.container_attach(call.args[0], options, stream)
-            await _pump(response, ours)
+            await pump
         except CortenError as error:  # it has gone since it was asked
+            await _ended(pump)
             await response.close(code=1011, message=error.text.encode()[:120])
         finally:
             stream.hung_up()
+            await _ended(pump)
     return response
+
+
+async def _ended(pump: asyncio.Future[None]) -> None:
+    pump.cancel()
+    await asyncio.wait([pump])
+    if not pump.cancelled():
+        pump.exception()  # told to whoever waited for it
 
 
 def _options(call: Call) -> AttachOptions:
@@ -98,7 +109,9 @@ def _check_origin(request: web.BaseRequest) -> None:
     """A browser connects wherever a page tells it to, and says whose page that is.  Raises PermissionDenied."""
     sock = request.transport.get_extra_info("socket") if request.transport is not None else None
     origin = request.headers.get("Origin", "")
-    if sock is None or sock.family == socket.AF_UNIX or not origin:
+    if sock is None or not origin:
+        return
+    if sock.family == socket.AF_UNIX and not asker.of_socket(sock, "").address:  # it has one behind TLS
         return
     if urlsplit(origin).netloc != request.headers.get("Host", ""):
         raise PermissionDenied(f"websocket from the page of another host: {origin}")
@@ -114,6 +127,8 @@ async def _pump(response: web.WebSocketResponse, ours: socket.socket) -> None:
         for task in (into, out):
             task.cancel()
         await asyncio.wait([into, out])
+        with suppress(OSError):
+            ours.shutdown(socket.SHUT_RDWR)  # who still writes a log into it need not wait
     with suppress(ConnectionError):
         await response.close()
 

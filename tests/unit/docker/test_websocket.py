@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
-from corten.docker.engine_api import AttachOptions
+from corten.core import asker
+from corten.core.asker import Asker
+from corten.docker.engine_api import AttachOptions, ClientStream
 from unit.docker.fake_engine import Box
 from unit.docker.raw_client import Harness, eventually
 
@@ -71,6 +74,46 @@ async def test_a_client_that_goes_before_the_start_is_forgotten(session: aiohttp
     await eventually(lambda: box.hung_up, "forgotten")
 
 
+async def test_a_log_that_is_longer_than_a_buffer_is_read_while_it_is_written(
+    harness: Harness, session: aiohttp.ClientSession, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = b"l" * (4 << 20)
+    attached = harness.engine.container_attach
+
+    async def replayed(ref: str, options: AttachOptions, stream: ClientStream) -> None:
+        with socket.socket(fileno=os.dup(stream.fileno())) as end:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(end, log), 10)
+        await attached(ref, options, stream)
+
+    monkeypatch.setattr(harness.engine, "container_attach", replayed)
+    async with session.ws_connect(url(box, QUERY + "&logs=1"), max_msg_size=0) as client:
+        received = 0
+        while received < len(log):
+            received += len(await client.receive_bytes(timeout=10))
+        (await container_end(box)).close()
+        assert (await client.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_client_that_goes_while_a_log_is_written_ends_the_writing(
+    harness: Harness, session: aiohttp.ClientSession, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    async def replayed(ref: str, options: AttachOptions, stream: ClientStream) -> None:
+        with socket.socket(fileno=os.dup(stream.fileno())) as end:
+            try:
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(end, b"l" * (1 << 20))
+            except (ConnectionError, asyncio.CancelledError):
+                ended.set()
+                raise
+
+    monkeypatch.setattr(harness.engine, "container_attach", replayed)
+    async with session.ws_connect(url(box, QUERY + "&logs=1"), max_msg_size=0) as client:
+        await client.receive_bytes(timeout=10)
+    await asyncio.wait_for(ended.wait(), 10)
+
+
 async def test_streams_are_chosen_since_1_42_and_never_have_headers(
     harness: Harness, session: aiohttp.ClientSession, box: Box
 ) -> None:
@@ -106,3 +149,16 @@ async def test_a_page_of_another_host_may_not_attach_over_tcp(harness: Harness, 
             await session.ws_connect(address, origin="http://evil.example")
         async with session.ws_connect(address, origin=f"http://127.0.0.1:{port}"):
             pass
+
+
+async def test_a_page_of_another_host_may_not_attach_over_tls(
+    session: aiohttp.ClientSession, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind TLS the door's client is this process itself, at the other end of a socket of the family of local ones."""
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+        await session.ws_connect(url(box), origin="https://evil.example")
+    async with session.ws_connect(url(box), origin="https://engine"):
+        pass
+    monkeypatch.setattr(asker, "of_socket", lambda sock, operation: Asker(by="client", pid=1))  # a local one
+    async with session.ws_connect(url(box), origin="https://evil.example"):
+        pass
