@@ -71,8 +71,8 @@ def look(root_fd: int, path: str) -> tuple[PathStat, Trail]:
     except BaseException:
         trail.close()
         raise
-    found = PathStat(base(path), status.st_size, go_mode(status.st_mode), status.st_mtime_ns, os.fsdecode(target))
-    return found, trail
+    shown = target.decode("utf-8", "replace")
+    return PathStat(base(path), status.st_size, go_mode(status.st_mode), status.st_mtime_ns, shown), trail
 
 
 def go_mode(mode: int) -> int:

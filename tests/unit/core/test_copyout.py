@@ -46,6 +46,11 @@ def names(fd: int, path: str) -> list[str]:
         return [one.name for one in archive]
 
 
+def test_a_link_to_a_name_that_is_no_text_is_told_of_as_well_as_it_can_be(root: tuple[Path, int]) -> None:
+    os.symlink(b"\xff/x", os.fsencode(root[0]) + b"/odd")
+    assert look(root[1], "/odd").link_target == "/\ufffd/x"
+
+
 @pytest.mark.parametrize(
     ("path", "cleaned"),
     [
