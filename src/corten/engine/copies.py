@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -67,8 +67,10 @@ class Copies:
                 assert client is not None
                 with view.cutting(client.cancel):
                     self._parts.bus.publish(container_event(container.record, "archive-path"))
-                    async for piece in from_thread("archive", functools.partial(_archived, view, trail, whole)):
-                        yield piece
+                    pieces = from_thread("archive", functools.partial(_archived, view, trail, whole))
+                    async with aclosing(pieces):  # its thread ends before the trail does
+                        async for piece in pieces:
+                            yield piece
         finally:
             view.release()
 

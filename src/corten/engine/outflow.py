@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -23,9 +23,12 @@ class _Gone(Exception):
     """Nobody fetches any more."""
 
 
-async def from_thread(name: str, opened: Callable[[], AbstractContextManager[Iterable[bytes]]]) -> AsyncIterator[bytes]:
+async def from_thread(
+    name: str, opened: Callable[[], AbstractContextManager[Iterable[bytes]]]
+) -> AsyncGenerator[bytes, None]:
     """The chunks of what `opened()` gives inside its `with`, made in a thread of their own, in pieces of about a MiB.
 
+    Who stops before the end closes it (`contextlib.aclosing`), and waits so until the thread uses nothing any more.
     What `opened` or the chunks raise is raised here, errors of the disk as Internal.
     """
     loop = asyncio.get_running_loop()
