@@ -168,6 +168,20 @@ def test_volumes_are_copied_from_and_to_whether_a_container_runs_or_not(box: Cor
     assert box.docker("volume", "rm", "data", "small", check=True).stdout.split() == ["data", "small"]
 
 
+def test_an_image_among_the_mounts_and_a_source_that_is_missing_keep_nobody_from_copying(
+    box: CortenEngine, tmp_path: Path
+) -> None:
+    """As at its start the source of a `-v` is made; an image's files are the running container's alone."""
+    source = tmp_path / "source"
+    options = ("--mount", f"type=image,src={IMAGE},dst=/image", "-v", f"{source}:/data")
+    box.docker("create", "--name", "box", *options, IMAGE, "sleep", "1000", check=True)
+    assert call(box.socket, "PUT", "box", "/data", body=ONE).status == 200
+    assert (source / "one").read_bytes() == b"1"
+    assert call(box.socket, "PUT", "box", "/image", body=ONE).status != 200
+    box.docker("start", "box", check=True)
+    assert read(box, "/data/one") == b"1"
+
+
 def test_copies_of_one_container_go_on_beside_each_other(box: CortenEngine) -> None:
     """Stopped: all of them on one mount."""
     box.docker("create", "--name", "box", IMAGE, "true", check=True)

@@ -8,14 +8,19 @@ from starting.  A tree belongs to the threads that use it, and ends with the las
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
+from corten.engine import sources
 from corten.engine.container import Container
 from corten.engine.rootview import Graft, Live, of_running, of_stopped
 from corten.engine.threads import NoThread, in_own_thread
@@ -115,6 +120,7 @@ class Views:
                         raise
                 await asyncio.sleep(_POLL_S)
                 continue
+            await self._prepare_sources(container)
             async with container.lock:
                 if not _is_running(container):
                     return await self._of_stopped(container)
@@ -152,6 +158,16 @@ class Views:
             os.close(live.root_fd)
             raise
 
+    async def _prepare_sources(self, container: Container) -> None:
+        """Of its binds, as a start does, made where they are missing; what they propagate is nothing to a copy."""
+        for point in container.record.effective.mounts:
+            if point.kind == "bind":
+                prepare = functools.partial(sources.prepare, structs.replace(point, propagation="rprivate"))
+                try:
+                    await self._parts.host_looks.look("bind source", point.source, prepare)
+                except OSError as error:
+                    raise Internal(f"mount {point.source}: {(error.strerror or '').lower()}") from error
+
     async def _of_stopped(self, container: Container) -> View:
         """The caller holds the container's lock."""
         known = self._stopped.get(container.id)
@@ -165,7 +181,7 @@ class Views:
         described = self._parts.snapshots.mounts(container.id)[0]
         root = RootMount(described.type, described.source, list(described.options))
 
-        holder = f"copies of {container.id}"
+        holder = f"copies of {container.id} {secrets.token_hex(8)}"  # its end may come after the next one's beginning
         await self.volume_mounts.acquire(container, (), holder=holder)
 
         def work() -> int:
@@ -219,6 +235,8 @@ class Views:
             if os.path.exists(source):
                 grafts[target] = Graft(target, source, read_only=host.readonly_rootfs)
         for point in container.record.effective.mounts:
+            if point.kind == "image":  # its layers are mounted for the container alone
+                continue
             if point.kind == "tmpfs":
                 grafts[point.target] = Graft(point.target, read_only=point.read_only)
                 continue
