@@ -106,14 +106,21 @@ class Trail:
                 todo += reversed(target.split(b"/"))
 
     def make_directory(self, name: bytes, mode: int) -> None:
-        """Go on to a directory here, through a link, too; it is made where there is nothing.  Raises OSError."""
+        """Go on to a directory here, through a link, too; it is made where there is nothing.
+
+        Raises OSError; ESTALE for something else that somebody has put in the place of the new one.
+        """
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
+            os.mkdir(name, mode, dir_fd=self.fd)
         except FileExistsError:
             self.walk(name + b"/")
             return
         self._push(name)
-        os.chmod(f"/proc/self/fd/{self.fd}", mode)
+        if not self.is_directory:
+            raise _error(errno.ESTALE, name)
+        place = f"/proc/self/fd/{self.fd}"
+        if stat.S_IMODE(self.status.st_mode) & 0o777 != mode and not os.listdir(place):  # a new one is empty
+            os.chmod(place, mode)
 
     def _enter(self, name: bytes, *, follows: bool) -> bytes | None:
         """One component; the target of a link that is to be followed, which is not entered."""

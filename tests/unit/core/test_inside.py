@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,40 @@ def test_a_tree_deeper_than_the_longest_path_is_walked_to_there(root: Path, root
         os.rmdir(name, dir_fd=fd)
     for fd in fds:
         os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "link"])
+def test_what_is_put_in_the_place_of_a_new_directory_keeps_its_mode(
+    root: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    theirs = root / "theirs"
+    if kind == "directory":
+        theirs.mkdir(mode=0o700)
+        (theirs / "private").write_text("")
+    elif kind == "file":
+        theirs.touch(0o600)
+    else:
+        theirs.symlink_to(root.parent / "outside")
+    before, outside, make = os.lstat(theirs).st_mode, os.stat(root.parent / "outside").st_mode, os.mkdir
+
+    def swapped(name: bytes, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        os.rmdir(name, dir_fd=dir_fd)
+        os.rename("theirs", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    with Trail(root_fd) as trail:
+        with pytest.raises(OSError, match="Stale") if kind != "directory" else nullcontext():
+            trail.make_directory(b"new", 0o755)
+    assert os.lstat(root / "new").st_mode == before
+    assert os.stat(root.parent / "outside").st_mode == outside
+
+
+def test_a_new_directory_has_its_mode_whatever_the_umask(root: Path, root_fd: int) -> None:
+    old = os.umask(0o077)
+    try:
+        with Trail(root_fd) as trail:
+            trail.make_directory(b"new", 0o755)
+    finally:
+        os.umask(old)
+    assert os.stat(root / "new").st_mode & 0o7777 == 0o755
