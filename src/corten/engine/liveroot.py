@@ -21,6 +21,7 @@ from corten.shim.protocol import receive_fds
 
 _SOCKET, _NAMESPACE = "socket", "namespace"
 _DATA: Final = b"."
+_BATCH: Final = 64  # what is handed out waits in the socket until the launcher has ended, and must have room there
 
 
 def plan(count: int) -> Plan:
@@ -37,6 +38,18 @@ def copies(launcher: Launcher, namespace_fd: int, mount_fds: Sequence[int]) -> l
 
     Raises Unavailable when one of them is no mount of it (any more).
     """
+    found: list[int] = []
+    try:
+        for first in range(0, len(mount_fds), _BATCH):
+            found += _batch(launcher, namespace_fd, mount_fds[first : first + _BATCH])
+    except BaseException:
+        for fd in found:
+            os.close(fd)
+        raise
+    return found
+
+
+def _batch(launcher: Launcher, namespace_fd: int, mount_fds: Sequence[int]) -> list[int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         steps = plan(len(mount_fds))
