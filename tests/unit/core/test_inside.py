@@ -173,9 +173,8 @@ def test_what_is_put_in_the_place_of_a_new_directory_keeps_its_mode(
         os.rename("theirs", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "mkdir", swapped)
-    with Trail(root_fd) as trail:
-        with pytest.raises(OSError, match="Stale") if kind != "directory" else nullcontext():
-            trail.make_directory(b"new", 0o755)
+    with Trail(root_fd) as trail, pytest.raises(OSError, match="Stale") if kind != "directory" else nullcontext():
+        trail.make_directory(b"new", 0o755)
     assert os.lstat(root / "new").st_mode == before
     assert os.stat(root.parent / "outside").st_mode == outside
 

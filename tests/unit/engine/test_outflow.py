@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import pytest
 
@@ -64,7 +63,7 @@ async def test_a_client_that_goes_away_ends_the_thread(fetched: int) -> None:
             count[0] += 1
             yield bytes(MIB)
 
-    source = cast("AsyncGenerator[bytes]", from_thread("test", opened(made, endless)))  # type: ignore[arg-type]
+    source = from_thread("test", opened(made, endless))  # type: ignore[arg-type]
     task = asyncio.ensure_future(anext(source))
     with contextlib.suppress(StopAsyncIteration):
         await task
