@@ -42,7 +42,7 @@ def shape(value: Json) -> Json:
     return type(value).__name__
 
 
-@check("stats --no-stream", Act(STATS, "GET", "500 Internal Server Error"))
+@check("stats --no-stream", Act(STATS, "GET", "500 Internal Server Error"), is_slow=True)
 def stats_once(side: Side) -> Json:
     sleeper(side, *LIMITS)
     return [sample(side, stream="0"), sample(side, stream="0")]
@@ -54,20 +54,20 @@ def stats_at_once(side: Side) -> Json:
     return sample(side, stream="0", **{"one-shot": "1"})
 
 
-@check("stats, one-shot and a stream", Act(STATS, "GET", "500 Internal Server Error"))
+@check("stats, one-shot and a stream", Act(STATS, "GET", "500 Internal Server Error"), is_slow=True)
 def stats_at_once_and_on(side: Side) -> Json:
     sleeper(side)
     return sample(side, **{"one-shot": "1"})
 
 
-@check("stats of a container without an interface", Act(STATS, "GET", "500 Internal Server Error"))
+@check("stats of a container without an interface", Act(STATS, "GET", "500 Internal Server Error"), is_slow=True)
 def stats_alone(side: Side) -> Json:
     sleeper(side, *OWN, "--network", "none")
     sleeper(side, *OWN, "--network", "host", name="host")
     return [sample(side, stream="0", **{"one-shot": "1"}), sample(side, "host", stream="0", **{"one-shot": "1"})]
 
 
-@check("stats of a container in another's network", Body("HostConfig.NetworkMode"))
+@check("stats of a container in another's network", Body("HostConfig.NetworkMode"), is_slow=True)
 def stats_shared(side: Side) -> Json:
     sleeper(side)
     sleeper(side, *OWN, "--network", "container:box", name="guest")
@@ -83,7 +83,7 @@ def stats_stopped(side: Side) -> Json:
     return [sample(side, stream="0"), sample(side, stream="0", **{"one-shot": "1"}), sample(side, "nope", stream="0")]
 
 
-@check("stats of docker CLI", Act(STATS, "GET", "500 Internal Server Error"))
+@check("stats of docker CLI", Act(STATS, "GET", "500 Internal Server Error"), is_slow=True)
 def stats_cli(side: Side) -> Json:
     sleeper(side, *LIMITS)
     side.docker("create", "--name", "new", IMAGE, "true")

@@ -38,6 +38,7 @@ KNOWN = (
     ("POST /volumes/create", "status 400*", "as dockerd does"),
     ("GET /system/df", "*.SizeLog: not described", "ours: what logs take"),
     ("GET /system/df", ".ContentSize: not described", "ours: what packed layers take"),
+    ("GET /containers/{id}/stats", ".corten: not described", "ours: pressure, throttling, peaks"),
     ("GET /containers/{id}/json", ".Corten: not described", "ours: what the node says, and where values are from"),
 )
 # operations without a JSON answer of their own to look at here: why
