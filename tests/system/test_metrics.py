@@ -101,6 +101,21 @@ def test_each_line_is_one_of_the_format(engine: CortenEngine, accept: str) -> No
         engine.docker("rm", "-f", "odd")
 
 
+def test_an_interface_of_any_name_breaks_no_scrape(engine: CortenEngine) -> None:
+    rename = r"""ip link set eth0 down; ip link set eth0 name "$(printf 'a\034\377"b')"; echo done; sleep 600"""
+    options = ("--name", "renamer", "--cap-add", "NET_ADMIN")
+    engine.docker("run", "-d", *options, images.BUSYBOX_REF, "sh", "-c", rename, check=True)
+    try:
+        wait_for(lambda: "done" in engine.docker("logs", "renamer").stdout, "renamed interface")
+        name = 'interface="a\x1c\\\\xff\\"b"'
+        wait_for(lambda: name in ask(engine.netns)[1], "scrape with its interface")
+        body = ask(engine.netns)[1]
+        assert value(body.replace("\x1c", "^"), "corten_scrape_failed_containers") == 0
+        assert engine.docker("stats", "--no-stream", "renamer").returncode == 0
+    finally:
+        engine.docker("rm", "-f", "renamer")
+
+
 def test_nothing_else_is_served(engine: CortenEngine) -> None:
     assert ask(engine.netns, path="/info")[0].startswith("404")
     assert ask(engine.netns, path="/containers/json")[0].startswith("404")
