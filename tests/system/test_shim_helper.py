@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -261,6 +262,23 @@ async def test_an_exec_that_loses_its_helper_is_an_error_and_leaves_no_process(l
     await talks(box)
     await (await box.exec("e2", "true")).read_all()
     await box.until_descriptors(fds)
+
+
+async def test_the_courier_of_a_log_outlives_an_exec_that_loses_its_helper(lab: Lab) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        order = {"driver": "syslog", "tag": "t", "facility": 3, "address": ["udp", *server.getsockname()]}
+        box = await lab.run("cat", stdin=True, log={"courier": order})
+        before = children(box.client.pid)
+        assert len(before) == 2
+        hanging, _ = await hang_exec(box)
+        await kill_helper(lab)
+        with pytest.raises(Internal, match="exec: the helper died"):
+            await hanging
+        assert children(box.client.pid) == before
+        await talks(box)
+        assert server.recv(4096).startswith(b"<30>")
 
 
 async def test_a_shim_that_dies_in_a_launch_leaves_no_launcher_and_no_process(lab: Lab) -> None:
