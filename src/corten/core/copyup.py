@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from corten.sys.openat2 import O_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
@@ -55,11 +56,16 @@ def copy(source_fd: int, target_fd: int) -> None:
 
     Raises OSError: of the disk, and of names in the target that somebody else makes or swaps meanwhile.
     """
-    whole = _Copy(source_fd, target_fd)
-    try:
-        whole.run()
-    finally:
-        whole.close()
+    _Copy(source_fd, target_fd).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The copy of a file of several names: where its first one is, and which file that was."""
+
+    folder: bytes
+    name: bytes
+    status: os.stat_result
 
 
 class _Copy:
@@ -70,7 +76,7 @@ class _Copy:
         self._target_fd = target_fd
         self._pending = [b""]
         self._made: list[bytes] = []
-        self._linked: dict[tuple[int, int], int] = {}  # files of several names: device, inode → descriptor of the copy
+        self._linked: dict[tuple[int, int], _Made] = {}  # by device and inode of the image's
 
     def run(self) -> None:
         """Contents first; a directory looks alike when nothing more is put into it."""
@@ -84,37 +90,49 @@ class _Copy:
             with _opened(self._source_fd, path) as source_fd, _opened(self._target_fd, path) as target_fd:
                 _look_alike(source_fd, target_fd, os.fstat(source_fd))
 
-    def close(self) -> None:
-        """What was kept for further names."""
-        for fd in self._linked.values():
-            os.close(fd)
-
     def _entry(self, source_fd: int, target_fd: int, name: bytes, path: bytes) -> None:
         fd = openat2(source_fd, name, O_PATH | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
             known = self._linked.get((status.st_dev, status.st_ino))
             if known is not None:
-                _link(known, target_fd, name)
+                self._link(known, target_fd, name)
             elif stat.S_ISDIR(status.st_mode):
                 os.mkdir(name, 0o700, dir_fd=target_fd)
                 self._pending.append(path + b"/" + name if path else name)
             else:
                 _make(fd, target_fd, name, status)
-                self._finish(fd, target_fd, name, status)
+                made = self._finish(fd, target_fd, name, status)
+                if status.st_nlink > 1:
+                    self._linked[status.st_dev, status.st_ino] = _Made(path, name, made)
         finally:
             os.close(fd)
 
-    def _finish(self, fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
+    def _finish(self, fd: int, target_fd: int, name: bytes, status: os.stat_result) -> os.stat_result:
         made_fd = openat2(target_fd, name, O_PATH | os.O_NOFOLLOW)
         try:
-            if stat.S_IFMT(os.fstat(made_fd).st_mode) != stat.S_IFMT(status.st_mode):
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+            made = os.fstat(made_fd)
+            if stat.S_IFMT(made.st_mode) != stat.S_IFMT(status.st_mode):
+                raise _stale(name)
             _look_alike(fd, made_fd, status)
-            if status.st_nlink > 1:
-                self._linked[status.st_dev, status.st_ino] = os.dup(made_fd)
+            return made
         finally:
             os.close(made_fd)
+
+    def _link(self, made: _Made, target_fd: int, name: bytes) -> None:
+        """A further name of the file, by its descriptor: the name could be another's by now."""
+        with _opened(self._target_fd, made.folder) as folder_fd:
+            fd = openat2(folder_fd, made.name, O_PATH | os.O_NOFOLLOW)
+        try:
+            if not os.path.samestat(os.fstat(fd), made.status):
+                raise _stale(made.name)
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=target_fd, follow_symlinks=True)
+        finally:
+            os.close(fd)
+
+
+def _stale(name: bytes) -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
 
 
 @contextmanager
@@ -134,11 +152,6 @@ def _make(fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
         os.symlink(os.readlink(b"", dir_fd=fd), name, dir_fd=target_fd)
     else:
         os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target_fd)
-
-
-def _link(made_fd: int, target_fd: int, name: bytes) -> None:
-    """A further name of the file, found by its descriptor: a name could be another's by now."""
-    os.link(f"/proc/self/fd/{made_fd}", name, dst_dir_fd=target_fd, follow_symlinks=True)
 
 
 def _file(fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:

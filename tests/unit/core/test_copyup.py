@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,43 @@ def test_names_of_one_file_stay_names_of_one_file(source: Path, target: Path, ru
     run()
     assert os.path.samefile(target / "a", target / "d/b")
     assert os.stat(target / "a").st_nlink == 2
+
+
+def test_files_of_several_names_cost_no_descriptors(source: Path, target: Path, run: Run) -> None:
+    (source / "d").mkdir()
+    for number in range(300):
+        (source / f"{number}").write_text(str(number))
+        os.link(source / f"{number}", source / f"d/{number}")
+    os.symlink("nowhere", source / "l")
+    os.link(source / "l", source / "d/l", follow_symlinks=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 50, hard))
+    try:
+        run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(os.path.samefile(target / f"{number}", target / f"d/{number}") for number in range(300))
+    assert os.path.samestat(os.lstat(target / "l"), os.lstat(target / "d/l"))
+
+
+def test_a_name_that_is_another_files_by_now_gets_no_further_names(
+    source: Path, target: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (source / name).write_text("x")
+        os.link(source / name, source / f"{name}2")
+    monkeypatch.setattr(os, "listdir", lambda fd: ["a", "b", "a2", "b2"])
+    link = copyup._Copy._link
+
+    def swapped(copy: copyup._Copy, *args: Any) -> None:
+        os.rename(target / "b", target / "a")
+        link(copy, *args)
+
+    monkeypatch.setattr(copyup._Copy, "_link", swapped)
+    with pytest.raises(OSError, match="Stale"):
+        run()
+    monkeypatch.undo()
+    assert sorted(path.name for path in target.iterdir()) == ["a"]
 
 
 def test_a_link_is_copied_and_not_followed(source: Path, target: Path, run: Run, tmp_path: Path) -> None:
