@@ -146,9 +146,11 @@ def test_a_deleted_journal_does_not_hide_leftovers(engine: CortenEngine) -> None
 def test_a_record_that_cannot_be_read_costs_the_container_nothing(engine: CortenEngine) -> None:
     import sqlite3
 
-    engine.docker("run", "-d", "--name", "kept", IMAGE, "sh", "-c", "echo mine > /mine; sleep 100", check=True)
+    engine.docker("volume", "create", "other", check=True)
+    script = "echo mine > /mine; cp /mine /v; sleep 100"
+    engine.docker("run", "-d", "--name", "kept", "-v", "held:/v", IMAGE, "sh", "-c", script, check=True)
     ident, pid = inspect(engine, "kept")["Id"], state(engine, "kept")["Pid"]
-    until(lambda: os.path.exists(f"/proc/{pid}/root/mine"), "the container's file")
+    until(lambda: os.path.exists(f"/proc/{pid}/root/v/mine"), "the container's file")
     engine.kill9()
     with sqlite3.connect(engine.data_root / "corten.db") as database:
         (record,) = database.execute("SELECT engine FROM containers WHERE id = ?", (ident,)).fetchone()
@@ -156,13 +158,16 @@ def test_a_record_that_cannot_be_read_costs_the_container_nothing(engine: Corten
     database.close()
     engine.start()
     assert engine.docker("ps", "-aq", check=True).stdout == ""
+    engine.docker("volume", "prune", "-af", check=True)
+    assert f"volume is in use - [{ident}]" in engine.docker("volume", "rm", "held").stderr
     engine.kill9()
     with sqlite3.connect(engine.data_root / "corten.db") as database:
         database.execute("UPDATE containers SET engine = ? WHERE id = ?", (record, ident))
     database.close()
     engine.start()
     assert state(engine, "kept")["Pid"] == pid
-    assert engine.docker("exec", "kept", "cat", "/mine", check=True).stdout == "mine\n"
+    assert engine.docker("exec", "kept", "cat", "/mine", "/v/mine", check=True).stdout == "mine\nmine\n"
+    assert "other" in engine.docker("volume", "prune", "-af", check=True).stdout
 
 
 def test_a_start_buries_what_a_failed_cleanup_left(engine: CortenEngine) -> None:

@@ -63,6 +63,8 @@ class Parts:
     started_ns: int = 0
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
     container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id
+    unreadable: dict[str, bytes] = field(default_factory=dict)
+    """Records that this release cannot read, by id of their containers: all that is theirs is left alone."""
     background: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:

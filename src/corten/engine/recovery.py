@@ -69,7 +69,6 @@ class Recovery:
         self.volume_mounts: VolumeMounts  # given by the engine
         self._database = database
         self._content = content
-        self._unreadable: set[str] = set()  # ids of records that this release cannot read: all of theirs is left alone
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
 
     async def run(self) -> None:
@@ -95,7 +94,7 @@ class Recovery:
                 record = decode(row.engine)
             except msgspec.DecodeError as error:
                 log.warning("record of container %s cannot be read, the container is left alone: %s", row.id, error)
-                self._unreadable.add(row.id)
+                self._parts.unreadable[row.id] = row.engine
                 self._parts.roster.reserve_name(row.name, row.id)
                 continue
             self._parts.roster.reserve_name(record.name, record.id)
@@ -227,10 +226,10 @@ class Recovery:
         parts = self._parts
         for container_id in list(parts.tasks.leftovers()):
             container = parts.roster.get(container_id)
-            if container is None and container_id not in self._unreadable:
+            if container is None and container_id not in self._parts.unreadable:
                 await self._end_stray(container_id)
         for entry in self._entries.values():
-            if entry.data.get("id") not in self._unreadable and not os.path.isdir(entry.name):
+            if entry.data.get("id") not in self._parts.unreadable and not os.path.isdir(entry.name):
                 self._remove_cgroup(str(entry.data.get("cgroup", "")))
                 parts.journal.done(entry.id)
         await asyncio.to_thread(self._remove_stray_cgroups)
@@ -263,7 +262,7 @@ class Recovery:
         alive = {one.id for one in self._parts.roster if one.task is not None}
         parent = self._parts.tasks.cgroup(self._parts.cgroup_parent)
         names = {name for path in parent.paths.directories() for name in _subdirectories(path)}
-        for name in names - alive - self._unreadable:
+        for name in names - alive - self._parts.unreadable.keys():
             log.warning("cgroup %s has no container: removed", name)
             self._remove_cgroup(f"{self._parts.cgroup_parent}/{name}")
 
@@ -279,7 +278,7 @@ class Recovery:
 
     def _restore_network(self) -> None:
         alive = {one.id for one in self._parts.roster if one.is_running}
-        for leftover in self._parts.bridge.restore(alive | self._unreadable):
+        for leftover in self._parts.bridge.restore(alive | self._parts.unreadable.keys()):
             log.warning("%s %s has no container: removed", leftover.kind, leftover.name)
 
     def _clean_disk(self) -> None:
@@ -287,7 +286,7 @@ class Recovery:
         parts = self._parts
         containers = f"{parts.settings.data_root}/containers"
         for snapshot in parts.snapshots.all():
-            is_owned = snapshot.key in parts.roster or snapshot.key in self._unreadable
+            is_owned = snapshot.key in parts.roster or snapshot.key in self._parts.unreadable
             if snapshot.kind is not Kind.COMMITTED and not is_owned:
                 parts.snapshots.remove(snapshot.key)
         found = recovery.scan(self._database, parts.snapshots, self._content, containers_path=containers)

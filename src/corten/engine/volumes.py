@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from corten.core import trees
@@ -131,9 +132,9 @@ class Volumes:
             if force:
                 return
             raise NotFound(f"get {name}: no such volume")
-        users = self.users(name)
-        if users:
-            raise Conflict(f"remove {name}: volume is in use - [{', '.join(one.id for one in users)}]")
+        holders = self._holders(name)
+        if holders:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(holders)}]")
         taken = self._forget(name)
         await asyncio.to_thread(self._parts.sync)
         await self._discard(taken)
@@ -178,7 +179,7 @@ class Volumes:
 
     async def _pruned(self, name: str) -> bool:
         """Removed, unless somebody has taken or removed it meanwhile."""
-        if self.users(name) or self._store.get(name) is None:
+        if self._holders(name) or self._store.get(name) is None:
             return False
         await self._discard(self._forget(name))
         return True
@@ -190,7 +191,7 @@ class Volumes:
             and (everything or ANONYMOUS_LABEL in labels)
             and labels_match(labels, wanted.get("label", ()))
             and not (unwanted and labels_match(labels, unwanted))
-            and all(one.id in leaving for one in self.users(volume.name))
+            and all(one in leaving for one in self._holders(volume.name))
         )
 
     async def usage(self) -> list[Json]:
@@ -213,7 +214,16 @@ class Volumes:
 
     def users(self, name: str) -> list[Container]:
         """The containers that have it among their mounts."""
-        return [one for one in self._parts.roster if any(name == point.name for point in one.record.effective.mounts)]
+        return [
+            one
+            for one in self._parts.roster
+            if any(point.kind == "volume" and name == point.name for point in one.record.effective.mounts)
+        ]
+
+    def _holders(self, name: str) -> list[str]:
+        """The ids of those, and of containers with an unreadable record that may have it."""
+        unreadable = [one for one, record in self._parts.unreadable.items() if _may_name(record, name)]
+        return [one.id for one in self.users(name)] + unreadable
 
     def _in_use(self) -> dict[str, int]:
         """Names, and by how many containers they are used."""
@@ -269,13 +279,22 @@ class Volumes:
     def drop_anonymous(self, container: Container) -> None:
         """What goes with a container: its anonymous volumes, unless another has them too.  It is off the roster."""
         for point in container.record.effective.mounts:
-            if not point.is_anonymous or self._store.get(point.name) is None or self.users(point.name):
+            if not point.is_anonymous or self._store.get(point.name) is None or self._holders(point.name):
                 continue
             try:
                 taken = self._forget(point.name, self._parts.publish_after_waiters)
                 self._parts.run_later(self._discard(taken))
             except (CortenError, OSError) as error:
                 log.warning("anonymous volume %s of container %s is left: %s", point.name, container.id, error)
+
+
+def _may_name(record: bytes, name: str) -> bool:
+    """Whether a record that this release cannot read may be of a container with that volume."""
+    try:
+        msgspec.json.decode(record)
+    except msgspec.DecodeError:  # damaged: nobody knows
+        return True
+    return name.encode() in record
 
 
 def _sorted(values: dict[str, str] | None) -> dict[str, str] | None:
