@@ -193,7 +193,7 @@ def test_an_engine_that_is_killed_takes_the_layer_up_where_it_was(engine: Corten
         reference = f"127.0.0.1:{tap.port}/a/b:1"
         thread = in_background(lambda: engine.docker("pull", reference))
         layer = image.layers[-1].digest[7:]
-        wait_for(lambda: any(size > SIZE // 4 for name, size in partials(engine).items() if layer in name))
+        wait_for(lambda: any(size > SIZE // 16 for name, size in partials(engine).items() if layer in name))
         engine.kill9()
         thread.join(30)
         (left,) = [size for name, size in partials(engine).items() if layer in name]
@@ -273,7 +273,7 @@ def test_layers_are_unpacked_together_while_they_arrive_and_the_bars_move(
     with Tap(engine.netns, registry.port, SIZE // 2) as tap:
         reference, told = f"127.0.0.1:{tap.port}/a/b:1", list[dict[str, Any]]()
         thread = in_background(partial(pull_by_api, engine, reference, told))
-        wait_for(lambda: all(arriving(engine).get(name, 0) > SIZE // 4 for name in names))
+        wait_for(lambda: all(arriving(engine).get(name, 0) for name in names))  # one may share its line with another
         assert not tap.is_open.is_set()
         assert max(arriving(engine).values()) < SIZE
         tap.is_open.set()
