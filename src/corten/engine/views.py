@@ -104,6 +104,7 @@ class Views:
         self._launcher: Launcher | None = None
         self._views: dict[str, set[View]] = {}
         self._stopped: dict[str, View] = {}
+        self._making: dict[str, set[asyncio.Task[View]]] = {}
 
     async def open(self, container: Container) -> View:
         """A tree of the container's files, with one user.  Raises Conflict, Unavailable, Internal.
@@ -122,21 +123,25 @@ class Views:
                 continue
             await self._prepare_sources(container)
             async with container.lock:
-                if not _is_running(container):
+                if not _is_running(container) and not self._making.get(container.id):
                     return await self._of_stopped(container)
+            await asyncio.sleep(_POLL_S)
 
     async def leave(self, container_id: str, why: str, *, patience_s: float = PATIENCE_S) -> None:
         """Wait until nobody copies from or to a container; who takes too long is cut off, and told `why`."""
         for limit_s in (patience_s, _CUT_S):
             deadline = self._parts.loop.time() + limit_s
-            while self._views.get(container_id):
+            while self._is_used(container_id):
                 if self._parts.loop.time() > deadline:
                     break
                 await asyncio.sleep(_POLL_S)
             for view in list(self._views.get(container_id, ())):
                 view.cut(why)
-        if self._views.get(container_id):
+        if self._is_used(container_id):
             log.warning("container %s: a file system in the way of a copy does not respond", container_id)
+
+    def _is_used(self, container_id: str) -> bool:
+        return bool(self._views.get(container_id) or self._making.get(container_id))
 
     # Making
 
@@ -153,7 +158,7 @@ class Views:
                 os.close(live.root_fd)
 
         try:
-            return self._note(container, await _made(work))
+            return await self._made(container, work)
         except NoThread:
             os.close(live.root_fd)
             raise
@@ -191,13 +196,46 @@ class Views:
             finally:
                 os.close(root_fd)
 
-        try:
-            view = self._stopped[container.id] = self._note(container, await _made(work))
-        except BaseException:
-            await self.volume_mounts.release(container, holder=holder)
-            raise
-        view.at_end = lambda: self._parts.run_later(self.volume_mounts.release(container, holder=holder))
+        def at_end() -> None:
+            self._parts.run_later(self.volume_mounts.release(container, holder=holder))
+
+        view = self._stopped[container.id] = await self._made(container, work, at_end)
         return view
+
+    async def _made(
+        self, container: Container, work: Callable[[], int], at_end: Callable[[], object] = lambda: None
+    ) -> View:
+        """The tree of which `work` makes the descriptor; `at_end` is called at its end, or when there is none.
+
+        A task of its own makes it to its end, for who has asked may go away meanwhile: a start waits for it still.
+        """
+        task = self._parts.loop.create_task(self._make(container, work, at_end))
+        self._making.setdefault(container.id, set()).add(task)
+        task.add_done_callback(functools.partial(self._is_made, container.id))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_abandon)
+            raise
+
+    async def _make(self, container: Container, work: Callable[[], int], at_end: Callable[[], object]) -> View:
+        try:
+            fd = await in_own_thread("view", work, late=os.close)
+        except BaseException as error:
+            at_end()
+            if isinstance(error, OSError) and not isinstance(error, NoThread):
+                parts = (error.filename, error.strerror or error)
+                raise Internal(": ".join(str(part) for part in parts if part)) from error
+            raise
+        view = self._note(container, fd)
+        view.at_end = at_end
+        return view
+
+    def _is_made(self, container_id: str, task: asyncio.Task[View]) -> None:
+        making = self._making[container_id]
+        making.discard(task)
+        if not making:
+            del self._making[container_id]
 
     def _note(self, container: Container, fd: int) -> View:
         loop = self._parts.loop
@@ -258,14 +296,10 @@ def _holder(graft: Graft, others: Iterable[Graft]) -> str:
     return next((source for source in sources if graft.source.startswith(source.rstrip("/") + "/")), "")
 
 
-async def _made(work: Callable[[], int]) -> int:
-    """The descriptor of a tree, made in a thread that ends with it."""
-    try:
-        return await in_own_thread("view", work, late=os.close)
-    except NoThread:
-        raise
-    except OSError as error:
-        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
+def _abandon(task: asyncio.Task[View]) -> None:
+    """Nobody waits for it any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().release()
 
 
 def _is_running(container: Container) -> bool:
