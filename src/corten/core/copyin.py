@@ -177,9 +177,10 @@ class _Writer:
         return False
 
     def _new(self, place: Trail, base: bytes, entry: Entry, make: Callable[[], int | None]) -> int:
-        """`make()`, where a name that somebody makes at the same time is removed again."""
+        """`make()`, unless a directory stays; a name that somebody makes at the same time is treated as one before."""
         for _ in range(_RACES_MAX):
-            self._clear(place, base, entry)
+            if self._clear(place, base, entry):
+                return 0
             try:
                 return make() or 0
             except FileExistsError:
@@ -206,8 +207,7 @@ class _Writer:
             os.close(fd)
 
     def _directory(self, place: Trail, base: bytes, entry: Entry) -> None:
-        if not self._clear(place, base, entry):
-            self._new(place, base, entry, lambda: os.mkdir(base, 0o700, dir_fd=place.fd))
+        self._new(place, base, entry, lambda: os.mkdir(base, 0o700, dir_fd=place.fd))
         self._look_as(place.fd, base, entry)
         path = self._inside(entry.name, "")
         self._directories.pop(path, None)

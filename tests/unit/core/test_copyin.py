@@ -207,3 +207,22 @@ def test_archives_with_random_damage_are_unpacked_or_refused_and_stay_inside(roo
     assert 20 < refused < 400
     assert list((tmp_path / "outside").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside", "root"]
+
+
+@pytest.mark.parametrize("made", ["mkdir", "touch"])
+def test_what_the_container_makes_in_the_same_moment_is_treated_as_one_before(
+    root: Path, put: Put, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    mkdir, seen = os.mkdir, list[bytes]()
+
+    def late(name: bytes, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if name == b"new" and not seen:
+            seen.append(name)
+            getattr(root / "d" / "new", made)()
+        mkdir(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", late)
+    put(t.directory(b"new", mode=0o750), t.entry(b"new/f", data=b"1"))
+    assert seen
+    assert (root / "d" / "new" / "f").read_text() == "1"
+    assert stat.S_IMODE((root / "d" / "new").stat().st_mode) == 0o750
