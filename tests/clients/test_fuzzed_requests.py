@@ -30,6 +30,8 @@ LEFT_OUT = frozenset(
         *("POST /containers/{id}/wait", "GET /distribution/{name}/json", "POST /images/load", "HEAD /_ping"),
     }
 )
+# what never ends unless it is told to
+ONCE = {"/containers/{id}/stats": ["stream=0"]}
 WORDS = (
     *("", "0", "-1", "1e9", "true", "null", "nonesuch", "a b", "../..", "/etc/passwd", "%00", "é\u202e", "x" * 5000),
     *("9223372036854775808", "-9223372036854775809", "{}", "[]", '{"a":', '{"label":["x"]}', '{"label":{"x":true}}'),
@@ -74,7 +76,7 @@ def request(rng: random.Random, path: str, operation: dict[str, Any]) -> tuple[s
     """(target, body) of one try."""
     names = (*WORDS[1:], *[THERE["/" + path.split("/")[1]]] * len(WORDS)) if "{" in path else ()
     target = re.sub(r"\{\w+\}", lambda _: quote(rng.choice(names), safe=""), path)
-    query, body = [], None
+    query, body = list(ONCE.get(path, ())), None
     for parameter in operation.get("parameters") or ():
         if parameter.get("in") == "query" and parameter["name"] not in ("follow", "stream") and rng.random() < 0.6:
             query.append(f"{quote(parameter['name'])}={quote(rng.choice(WORDS), safe='')}")
@@ -111,6 +113,8 @@ def test_no_request_ends_in_a_failure_of_the_engine(engine: CortenEngine) -> Non
     for method, target, body in tries(random.Random(seed), rounds):
         status, answer = api.call(method, target, body, timeout=30)  # a hang is a timeout
         answers[status] += 1
+        if method == "HEAD" and status >= 500:  # its words are those of GET
+            answer = api.call("GET", target, timeout=30)[1]
         if status >= 500 and not is_told(answer):
             wrong.append(f"{method} {target[:300]} {str(body)[:600]}: {status} {str(answer)[:300]}")
     assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
