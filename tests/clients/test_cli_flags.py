@@ -34,6 +34,7 @@ VERBS: list[tuple[str, ...]] = [
     *(("image", verb) for verb in IMAGES),
     *(("system", verb) for verb in ("df", "events", "info", "prune")),
     *(("volume", verb) for verb in ("create", "inspect", "ls", "prune", "rm", "update")),
+    *(("context", verb) for verb in ("create", "export", "import", "inspect", "ls", "rm", "show", "update", "use")),
 ]
 
 OF_SWARM = [
@@ -92,8 +93,8 @@ def test_verb_has_the_flags_of_dockers(verb: tuple[str, ...], used: set[tuple[st
 def test_every_verb_of_docker_is_there_or_is_refused_by_name() -> None:
     """Also those of the groups; groups of swarm and plugins count as verbs."""
     silent = []
-    for group in ((), ("container",), ("image",), ("system",), ("volume",)):
-        for verb in verbs(group) - {"buildx", "compose", "container", "image", "system", "volume"}:
+    for group in ((), ("container",), ("context",), ("image",), ("system",), ("volume",)):
+        for verb in verbs(group) - {"buildx", "compose", "container", "context", "image", "system", "volume"}:
             done = subprocess.run([CORTEN, *group, verb, "--help"], check=False, capture_output=True, text=True)
             path = " ".join(("corten", *group, verb))
             is_refused = done.returncode == 1 and done.stderr == f"corten: '{path}' is not supported yet\n"
@@ -144,7 +145,7 @@ def test_flag_that_is_not_supported_says_so_and_makes_nothing(
         (("load", "--platform", "linux/s390x", "-i", str(images.busybox())), "no image for the requested platform"),
         (("image", "history", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
         (("image", "inspect", "--platform", "linux/s390x", IMAGE), "does not match the specified platform"),
-        (("--context", "other", "ps"), "--context is not supported yet"),
+        (("--context", "other", "ps"), "cannot specify both --host and --context"),
         (("--log-level", "loud", "ps"), "unable to parse logging level: loud"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -76,7 +76,7 @@ class Command(click.Command):
         hint = "See" if self.at_most < 0 else "Run"
         program = path.partition(" ")[0]
         raise Failure(
-            f"{program}: '{path}' {need}\n\nUsage:  {path} {self.operands}\n\n"
+            f"{program}: '{path}' {need}\n\nUsage:  {f'{path} {self.operands}'.rstrip()}\n\n"
             f"{hint} '{path} --help' for more information"
         )
 

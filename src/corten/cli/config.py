@@ -1,4 +1,4 @@
-"""The user's config.json: where credentials for registries are kept, by itself or by the helpers that it names.
+"""The user's config.json: credentials for registries, or the helpers that keep them; which context is in use.
 
 `{"auths": {server: {"auth": base64 of user:password, "identitytoken": …}}, "credsStore": name, "credHelpers": {server:
 name}}`.  A helper is the program `docker-credential-NAME`, called with `get`, `store` or `erase`
@@ -74,6 +74,20 @@ class Config:
     def username(self, server: str) -> str:
         """The user's name at `server` as the file has it: no helper is asked."""
         return self._of_file(server).username
+
+    @property
+    def current_context(self) -> str:
+        """The context that `context use` chose; empty for none."""
+        return str(self._values.get("currentContext") or "")
+
+    def use_context(self, name: str) -> None:
+        """Keeps that choice; an empty name is none.  Raises a CortenError when the file cannot be written."""
+        if name == self.current_context:
+            return
+        self._values.pop("currentContext", None)
+        if name:
+            self._values["currentContext"] = name
+        self._write()
 
     def proxies(self, host: str) -> dict[str, str]:
         """The variables that containers of an engine get, under both spellings (docs of docker, "Proxies")."""

@@ -21,7 +21,7 @@ from corten.cli.transport import check_host, default_host
 
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
 _D, _M = "corten.cli.disk", "corten.cli.imagemount"
-_A, _V = "corten.cli.archives", "corten.cli.volumes"
+_A, _V, _X = "corten.cli.archives", "corten.cli.volumes", "corten.cli.context"
 
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -83,6 +83,19 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "inspect": (_S, "inspect_container"),
         "prune": (_C, "prune"),
     },
+    "context": {
+        "create": (_X, "create"),
+        "export": (_X, "export"),
+        "import": (_X, "import_"),
+        "inspect": (_X, "inspect"),
+        "list": (_X, "ls"),
+        "ls": (_X, "ls"),
+        "remove": (_X, "rm"),
+        "rm": (_X, "rm"),
+        "show": (_X, "show"),
+        "update": (_X, "update"),
+        "use": (_X, "use"),
+    },
     "image": {
         "history": "history",
         "import": "import",
@@ -123,12 +136,15 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 # What Docker 28 has; without the plugins of its packages.
 UNSUPPORTED = frozenset(
     {
-        *("build", "builder", "checkpoint", "config", "context"),
+        *("build", "builder", "checkpoint", "config"),
         *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
         *("swarm", "trust"),
         "image build",
     }
 )
+# What works also when the context in use is gone.
+_WITHOUT_ENGINE = (None, "completion", "context", "__complete", "__manual")
+_CONTEXT_HELP = "Name of the context to use (see `corten context`); goes before DOCKER_HOST"
 _LEVEL_HELP = 'Set the logging level ("debug", "info", "warn", "error", "fatal"); this program logs nothing'
 
 
@@ -202,21 +218,30 @@ def _root(ctx: click.Context, /, show_version: bool, **given: Any) -> None:
     if show_version:
         print(f"Corten version {__version__}")
         ctx.exit()
-    if given["context"] not in (None, "", "default"):
-        raise Failure("corten: --context is not supported yet")
-    ctx.obj = session_of(given)
+    ctx.obj = session_of(given, is_resolved=ctx.invoked_subcommand not in _WITHOUT_ENGINE)
     _help(ctx)
 
 
-def session_of(given: Mapping[str, Any]) -> Session:
-    """The session of the flags in front of a verb.  Raises Failure or `InvalidArgument` for a wrong host."""
+def session_of(given: Mapping[str, Any], *, is_resolved: bool = True) -> Session:
+    """The session of the flags in front of a verb.  Raises Failure or `InvalidArgument` for a wrong host.
+
+    `is_resolved`: the engine's address is needed, and so the context in use has to be there.
+    """
+    from corten.cli import contextchoice
+
     host = given["host"] or ()
     if len(host) > 1:
         raise Failure("Specify only one -H")
     address = host[0] if host else default_host()
-    check_host(address)
     is_ours = not host and address.endswith("/run/corten/corten.sock")
     session = Session(address, is_default=is_ours, config_folder=given["config"] or "")
+    session.is_host_given = bool(host)
+    session.context = contextchoice.chosen(given["context"] or "", host, session.config_folder, os.environ)
+    if session.context != contextchoice.DEFAULT:
+        if is_resolved:
+            contextchoice.apply(session)
+        return session
+    check_host(address)
     if address.startswith("tcp:"):
         from corten.cli.tunnel import tls_of
 
@@ -235,7 +260,7 @@ def root() -> LazyGroup:
         context_settings={"help_option_names": ["--help"]},
         params=[
             click.Option(["--config"], help="Location of client config files: config.json with credentials"),
-            click.Option(["-c", "--context"], help="Name of the context to use (only `default`)"),
+            click.Option(["-c", "--context"], help=_CONTEXT_HELP),
             click.Option(["-D", "--debug"], is_flag=True, help="Enable debug mode"),
             click.Option(["-H", "--host"], multiple=True, help="Engine socket to connect to"),
             click.Option(["-l", "--log-level"], type=flags.Value(_check_level), help=_LEVEL_HELP, expose_value=False),

@@ -24,6 +24,8 @@ class Session:
     def __init__(self, host: str, *, is_default: bool, config_folder: str = "") -> None:
         self.host = host
         self.tls: Tls | None = None
+        self.context = ""  # the name in use: corten.cli.contextchoice
+        self.is_host_given = False  # by --host
         self._config_folder = config_folder
         self.is_default = is_default
         self._client: Client | None = None

@@ -12,6 +12,7 @@ import click
 from corten import errors
 from corten.cli.command import Failure
 from corten.cli.flags import Value
+from corten.cli.gojson import go_json
 from corten.cli.gostruct import MISSING, Struct
 from corten.cli.gotemplate import ParseError, Template
 
@@ -38,7 +39,7 @@ def write_rows(
     """
     if form in ("json", "{{json .}}"):
         for row in rows:
-            print(_go_json({key: value for key, value in sorted(row.items()) if not callable(value)}))
+            print(go_json({key: value for key, value in sorted(row.items()) if not callable(value)}))
         return
     is_table = not form or form.startswith("table")
     source = _unescape(form.removeprefix("table").lstrip() if is_table else form)
@@ -64,12 +65,6 @@ def write_rows(
 def raw_template(fields: Iterable[tuple[str, str]]) -> str:
     """The template behind `--format raw`: one `name: value` a line, an empty line behind a row."""
     return "".join(f"{title}:{_RAW_EMPTY.get(name, f' {{{{.{name}}}}}')}\n" for title, name in fields)
-
-
-def _go_json(value: Any) -> str:
-    """As Go's `json.Marshal` writes it, which escapes what HTML would read."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 class _Headings(Struct):

@@ -70,7 +70,10 @@ def context_of(tls: Tls) -> ssl.SSLContext:
             reason = (error.strerror or "").lower()
             raise errors.InvalidArgument(f"unable to resolve docker endpoint: open {path}: {reason}") from error
     try:
-        made.load_verify_locations(tls.authority)
+        if tls.authority:
+            made.load_verify_locations(tls.authority)
+        elif tls.is_verified:  # of a context without a ca.pem
+            made.load_default_certs()
         if tls.certificate or tls.key:
             made.load_cert_chain(tls.certificate, tls.key or None, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
