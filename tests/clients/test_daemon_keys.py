@@ -125,6 +125,7 @@ SEEN: dict[str, Row] = {
         lambda running: running.info["RegistryConfig"]["Mirrors"],
         ["https://mirror.example/"],
     ),
+    "signal-senders": Row(True, lambda running: (running.engine.exec_root / "senders/link-1").exists(), True),
     "runtimes": Row({"crun": {"path": str}}, lambda running: "crun" in running.info["Runtimes"], True),
 }
 SEEN_WITH_TLS = ("tls", "tlscacert", "tlscert", "tlskey", "tlsverify")  # test_tls.py
@@ -174,7 +175,7 @@ def test_every_key_of_dockerd_is_refused_by_name_or_has_a_row(tmp_path: Path) ->
 
 
 def test_every_row_is_of_a_key_that_dockerd_knows_but_for_our_own(tmp_path: Path) -> None:
-    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit"}
+    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit", "signal-senders"}
 
 
 def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
-    """`by`: client, engine, or the reason that the engine acts for; `operation`: method and path of the request."""
+    """`by`: client, engine, or the reason that the engine acts for; `operation`: method and path of the request.
+
+    Of a signal that did not come from Corten (engine.sending): process, itself or kernel.
+    """
 
     by: str
     operation: str = ""
@@ -40,11 +43,11 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_def
     @property
     def text(self) -> str:
         """For people: `docker (pid 12, uid 0)`."""
-        if self.by != "client":
+        if self.by not in ("client", "process"):
             return self.by
         if not self.pid:
-            return self.address or "a client"
-        return f"{self.command or 'a client'} (pid {self.pid}, uid {self.uid})"
+            return self.address or f"a {self.by}"
+        return f"{self.command or f'a {self.by}'} (pid {self.pid}, uid {self.uid})"
 
 
 class Socket(Protocol):

@@ -24,7 +24,7 @@ from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
 from corten.core.trees import remove_entry
 from corten.daemon import execroot, listeners, wiring
-from corten.engine import sharedmemory
+from corten.engine import senders, sharedmemory
 from corten.engine.parts import cgroup_parent
 from corten.engine.settings import Settings
 from corten.engine.tasks import listener_pid
@@ -64,6 +64,7 @@ def run(settings: Settings) -> int:
         finally:
             stores.close()
         _unmount_below(f"{settings.data_root}/volumes")
+    senders.remove(settings.exec_root)
     execroot.remove(settings.exec_root)
     for host in settings.hosts:
         listeners.unlink(host)

@@ -20,11 +20,12 @@ from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
 from corten.daemon import execroot
-from corten.engine import host
+from corten.engine import host, senders
 from corten.engine.container import Roster
 from corten.engine.networks import Networks
 from corten.engine.parts import Parts, cgroup_parent
 from corten.engine.retry import Retries
+from corten.engine.senders import Senders
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.times import rfc3339
@@ -114,7 +115,16 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         retries=Retries(stores.database.probe),
         init_binary=settings.init_path or os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
         started_ns=time.time_ns(),
+        senders=_senders(settings, engine_id),
     )
+
+
+def _senders(settings: Settings, engine_id: str) -> Senders:
+    """Also when it is not wanted any more: the program of an earlier start goes."""
+    if settings.signal_senders:
+        return senders.open_senders(settings.exec_root, engine_id)
+    senders.remove(settings.exec_root)
+    return Senders()
 
 
 def find_program(own: str, name: str) -> str:

@@ -26,6 +26,7 @@ from corten.engine.looks import NoAnswer
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.restart import should_restart
+from corten.engine.sending import Sending
 from corten.engine.sharedmemory import SharedMemory
 from corten.engine.start import port_name
 from corten.engine.tasks import Task
@@ -158,7 +159,7 @@ class Finisher:
             network = container.record.place.network
             if not judged:
                 judged.append(await self._judge(container, task, how))
-            verdict = judged[0]
+            verdict, watched = judged[0], self.watched(container)
             await self._leave_network(container, task)
             backoff = copy.copy(container.backoff)
             restart_delay_s = self._restart_delay(container, how)
@@ -168,6 +169,8 @@ class Finisher:
                 container.backoff = backoff
                 return error
             container.task = None
+            pids, cgroup = watched
+            self._parts.senders.forget(*pids, cgroup=cgroup)
             self.container_ended(container)
             self._tell_network(container, network)
             self.tell_volumes(container)
@@ -183,7 +186,8 @@ class Finisher:
         """While the cgroup is there; what cannot be read any more is `unknown`."""
         state, signal = container.record.state, how.signal
         cgroup = self._parts.tasks.cgroup(task.cgroup_path) if how.oom_kills or how.pids_refused else None
-        wants_log = how.oom_kills or signal == verdicts.SIGSYS or signal in verdicts.FAULTS
+        sent, to_shim, filtered = self._sendings(container, how)
+        wants_log = how.oom_kills or signal == verdicts.SIGSYS or signal in verdicts.FAULTS or filtered is not None
         found = await witness.kernel_log(task.cgroup_path, state.started_ns) if wants_log else kernellog.Log()
         memory = witness.memory(cgroup, how.oom_kills) if cgroup is not None and how.oom_kills else None
         seen = verdicts.Seen(
@@ -195,13 +199,36 @@ class Finisher:
             kills=how.kills or verdicts.kills_of(container.kills),
             memory=witness.with_victims(memory, found, state.death) if memory is not None else None,
             processes=witness.processes(cgroup, how.pids_refused) if cgroup is not None and how.pids_refused else None,
-            denied=witness.denied_call(found, how.pid, signal),
+            denied=witness.denied_call(found, how.pid) if signal == verdicts.SIGSYS else None,
             disk=witness.full_disk(self._parts.paths(container.id).directory) if how.code else None,
             was_oom_killed=how.pid > 0 and how.pid in found.killed,
             fault=found.faults.get(how.pid, ""),
             probe=witness.last_probe(state.health.log) if how.health_action and state.health is not None else "",
+            is_watched=self._parts.senders.is_active,
+            sendings=sent,
+            to_shim=to_shim,
+            filtered=filtered,
+            filtered_call=witness.denied_call(found, filtered.pid) if filtered is not None else None,
         )
         return verdicts.judge(seen)
+
+    def watched(self, container: Container) -> tuple[tuple[int, int], str]:
+        """Whose signals are recorded: pids of init and shim, directory of the v2 cgroup; nobody's: 0, 0 and ""."""
+        if not self._parts.senders.is_active:
+            return (0, 0), ""
+        state = container.record.state
+        return (state.pid, state.shim_pid), self._parts.tasks.cgroup(container.record.cgroup).paths.v2
+
+    def _sendings(
+        self, container: Container, how: Exit
+    ) -> tuple[tuple[Sending, ...], tuple[Sending, ...], Sending | None]:
+        """What was sent to init and shim, and the last other process that its seccomp filter has killed."""
+        senders = self._parts.senders
+        (pid, shim_pid), cgroup = self.watched(container)
+        times_of = {"since_ns": container.record.state.started_ns, "until_ns": how.at_ns}
+        filtered = senders.killed_by_filter(cgroup, **times_of)
+        sent = tuple(one for one in senders.seen(pid, **times_of) if one.pid != shim_pid)
+        return sent, senders.seen(shim_pid, **times_of), filtered if filtered and filtered.pid != pid else None
 
     def _exited(self, container: Container, how: Exit, verdict: Verdict, restart_delay_s: float | None) -> Record:
         health = container.record.state.health

@@ -14,6 +14,7 @@ from corten.engine.inspect import DRIVER
 from corten.engine.mountspec import LOCAL
 from corten.engine.parts import Parts
 from corten.engine.record import Status
+from corten.engine.senders import SETTING
 from corten.engine.settings import BUILT_IN_RUNTIME, Settings
 from corten.engine.times import rfc3339
 from corten.registry.proxies import masked
@@ -88,7 +89,10 @@ class Info:
     def _warnings(self, kernel: Json) -> list[str] | None:
         settings = self._parts.settings
         is_tls = settings.tls or settings.tlsverify
-        return warnings(kernel, settings.hosts, is_tls=is_tls, is_verified=settings.tlsverify) or None
+        found = warnings(kernel, settings.hosts, is_tls=is_tls, is_verified=settings.tlsverify)
+        if self._parts.senders.trouble:
+            found.append(f"WARNING: {SETTING}: who sends signals stays unknown: {self._parts.senders.trouble}")
+        return found or None
 
     def _counts(self) -> Json:
         roster = self._parts.roster

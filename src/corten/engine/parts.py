@@ -25,6 +25,7 @@ from corten.engine.networks import Networks
 from corten.engine.record import Record, encode
 from corten.engine.registries import Registries
 from corten.engine.retry import Retries
+from corten.engine.senders import Senders
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.views import Views
@@ -61,6 +62,7 @@ class Parts:
     views: Views = field(init=False)
     init_binary: str = ""
     started_ns: int = 0
+    senders: Senders = field(default_factory=Senders)
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
     container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id
     unreadable: dict[str, bytes] = field(default_factory=dict)

@@ -111,6 +111,14 @@ class Recovery:
                 await self._adopt(container)
 
         await asyncio.gather(*(one(container) for container in self._parts.roster))
+        self._watch_signals()
+
+    def _watch_signals(self) -> None:
+        """Of those that run; what an earlier cortend has watched was watched all the time."""
+        alive = [self._finisher.watched(one) for one in self._parts.roster if one.is_running]
+        for pids, cgroup in alive:
+            self._parts.senders.watch(*pids, cgroup=cgroup)
+        self._parts.senders.keep((pid for pids, _ in alive for pid in pids), (cgroup for _, cgroup in alive))
 
     async def _adopt(self, container: Container) -> None:
         directory = self._parts.tasks.directory(container.id)

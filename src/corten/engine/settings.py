@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tlskey: str = ""
     metrics_addr: str = ""  # address:port; empty: no metrics
     debug: bool = False
+    signal_senders: bool = False  # engine.senders
     runtimes: dict[str, Runtime] = msgspec.field(default_factory=lambda: {BUILT_IN_RUNTIME: Runtime(BUILT_IN_RUNTIME)})
     default_runtime: str = BUILT_IN_RUNTIME
     default_pids_limit: int = defaults.PIDS_LIMIT

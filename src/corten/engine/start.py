@@ -383,10 +383,19 @@ class Starter:
             health=run.health,
         )
         try:
-            await run.shim.create(request, hold=run.held)
+            made = await run.shim.create(request, hold=run.held)
         except CortenError as error:
             raise launcherrors.start_error(error)[0] from error
+        self._watch(run, int(made.get("pid", 0)), undo)
         run.subpaths.close()  # it has its own binds of them
+
+    def _watch(self, run: Run, pid: int, undo: AsyncExitStack) -> None:
+        """Before its program can do anything."""
+        senders = self._parts.senders
+        if senders.is_active:
+            cgroup = self._parts.tasks.cgroup(run.container.record.cgroup).paths.v2
+            senders.watch(pid, run.shim.pid, cgroup=cgroup)
+            undo.callback(senders.forget, pid, run.shim.pid, cgroup=cgroup)
 
     async def _attach(self, run: Run, undo: AsyncExitStack) -> None:
         await self._streams.hand_over(run.container, run.shim)

@@ -15,6 +15,7 @@ import msgspec
 
 from corten.core.asker import Asker
 from corten.engine.kernellog import Denied, OomKill
+from corten.engine.sending import SYS_SECCOMP, Sending, last_of, sent_by
 from corten.errors import CortenError
 
 Json = dict[str, Any]
@@ -23,6 +24,7 @@ UNKNOWN: Final = "unknown"
 SIGKILL: Final = 9
 SIGSYS: Final = 31
 FAULTS: Final = frozenset({4, 5, 7, 8, 11})  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
+ASKING: Final = frozenset({1, 2, 3, 15})  # to end: SIGHUP, SIGINT, SIGQUIT, SIGTERM
 EXITED, SIGNALLED, OOM, SECCOMP, FAULT = "exited", "signal", "oom", "seccomp", "fault"
 NOT_STARTED, SHIM_LOST = "not-started", "shim-lost"
 
@@ -114,6 +116,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     was_oom_killed: bool = False
     fault: str = ""  # what the kernel's log says of the init's
     probe: str = ""  # what the last health probe said, when a failing check ended it
+    is_watched: bool = False  # by engine.senders, as far as that goes
+    sendings: tuple[Sending, ...] = ()  # to the init, but for the shim's own, oldest first
+    to_shim: tuple[Sending, ...] = ()
+    filtered: Sending | None = None  # the last other process that its seccomp filter killed
+    filtered_call: Denied | None = None
 
 
 def kills_of(recorded: Any) -> tuple[Kill, ...]:
@@ -137,7 +144,7 @@ def judge(seen: Seen) -> Verdict:
         exit_code=seen.code,
         signal=seen.signal,
         at=seen.at,
-        sender=sender.by if sender is not None and cause == SIGNALLED else None,
+        sender=_asker(seen, sender) if cause == SIGNALLED else None,
         kills=seen.kills,
         memory=seen.memory,
         processes=seen.processes,
@@ -191,9 +198,12 @@ def _cause(seen: Seen) -> str:
         return EXITED
     if seen.was_oom_killed and seen.signal == SIGKILL:
         return OOM
-    if seen.denied is not None and seen.signal == SIGSYS:
+    foreign = _foreign(seen)
+    if seen.signal == SIGSYS and (seen.denied or (foreign is not None and foreign.code == SYS_SECCOMP)):
         return SECCOMP
-    return FAULT if seen.fault and seen.signal in FAULTS and _sender(seen) is None else SIGNALLED
+    is_raised = foreign is not None and foreign.is_raised and foreign.pid == seen.pid
+    has_fault = (seen.fault or is_raised) and seen.signal in FAULTS and _sender(seen) is None
+    return FAULT if has_fault else SIGNALLED
 
 
 def _sender(seen: Seen) -> Kill | None:
@@ -203,19 +213,38 @@ def _sender(seen: Seen) -> Kill | None:
     return next((kill for kill in reversed(seen.kills) if kill.signal == seen.signal), None)
 
 
+def _foreign(seen: Seen) -> Sending | None:
+    """The signal of this number that the tracepoint saw, where Corten has sent none."""
+    if not seen.signal or seen.was_oom_killed or _sender(seen) is not None:
+        return None
+    return last_of(seen.sendings, seen.signal)
+
+
+def _asker(seen: Seen, sender: Kill | None) -> Asker | None:
+    if sender is not None:
+        return sender.by
+    foreign = _foreign(seen)
+    return foreign.asker(seen.pid) if foreign is not None else None
+
+
 def _first(seen: Seen, cause: str, sender: Kill | None) -> str:
     name = signal_name(seen.signal)
     match cause:
         case "shim-lost":
-            return "its shim was lost: exit code and reason are unknown"
+            return f"its shim was lost: exit code and reason are unknown{_to_shim(seen)}"
         case "exited":
             return _exited(seen)
         case "oom":
             return f"killed by the kernel for want of memory{_limit(seen)}"
         case "fault":
-            return f"killed by {name} for what it did: {seen.fault}"
+            return f"killed by {name} for what it did: {seen.fault or _si_code(seen)}"
         case "seccomp" if seen.denied is not None:
             return f"killed by seccomp for system call {call_name(seen.denied)}"
+        case "seccomp":
+            return f"killed by seccomp, system call {UNKNOWN}"
+    foreign = _foreign(seen)
+    if foreign is not None:
+        return f"killed by {name} {sent_by(foreign.asker(seen.pid))}"
     if sender is None:
         return f"killed by {name}, sender unknown"
     return f"killed by {name} for {sender.by.text}{_operation(sender.by)}"
@@ -224,9 +253,24 @@ def _first(seen: Seen, cause: str, sender: Kill | None) -> str:
 def _exited(seen: Seen) -> str:
     text = f"exited with code {seen.code}"
     if not seen.kills:
-        return text
+        last_seen = next((one for one in reversed(seen.sendings) if one.signal in ASKING), None)
+        if last_seen is None:
+            return text
+        return f"{text} after {signal_name(last_seen.signal)} {sent_by(last_seen.asker(seen.pid))}"
     last = seen.kills[-1]
     return f"{text} after {signal_name(last.signal)} for {last.by.text}{_operation(last.by)}"
+
+
+def _to_shim(seen: Seen) -> str:
+    if not seen.to_shim:
+        return ""
+    last = seen.to_shim[-1]
+    return f"; the shim got {signal_name(last.signal)} {sent_by(last.asker(0))}"
+
+
+def _si_code(seen: Seen) -> str:
+    foreign = _foreign(seen)
+    return f"si_code {foreign.code}" if foreign is not None else UNKNOWN
 
 
 def _limit(seen: Seen) -> str:
@@ -249,6 +293,10 @@ def _beside(seen: Seen, cause: str) -> list[str]:
         out.append(f"processes killed for want of memory: {memory.oom_kills}: {which if names else UNKNOWN}")
     if seen.processes is not None and seen.processes.refused:
         out.append(f"processes refused at the limit of {seen.processes.limit}: {seen.processes.refused}")
+    if seen.filtered is not None:
+        call = f"system call {call_name(seen.filtered_call)}" if seen.filtered_call else f"system call {UNKNOWN}"
+        who = f"{seen.filtered.command} (pid {seen.filtered.pid})"
+        out.append(f"a process in it was killed by seccomp: {who}, {call}")
     if seen.disk is not None:
         out.append(f"its disk was full at the end: {seen.disk.free_bytes} bytes, {seen.disk.free_inodes} files left")
     return out
@@ -262,7 +310,22 @@ def _claims(seen: Seen, cause: str, sender: Kill | None) -> list[Claim]:
         Claim(claim=f"{signal_name(kill.signal)} was sent at {kill.at}", evidence=f"record of the kill: {kill.by.text}")
         for kill in seen.kills
     ]
-    return claims + _memory_claims(seen) + _other_claims(seen)
+    return claims + _seen_claims(seen, cause) + _memory_claims(seen) + _other_claims(seen)
+
+
+def _seen_claims(seen: Seen, cause: str) -> list[Claim]:
+    """What the tracepoint saw, but for the sender of the last one, which has been told."""
+    told = _foreign(seen) if cause == SIGNALLED else None
+    claims = [
+        Claim(claim=f"{signal_name(one.signal)} {sent_by(one.asker(seen.pid))}", evidence=one.evidence)
+        for one in seen.sendings
+        if one is not told
+    ]
+    return claims + [
+        Claim(claim=f"the shim got {signal_name(one.signal)} {sent_by(one.asker(0))}", evidence=one.evidence)
+        for one in seen.to_shim
+        if seen.is_lost
+    ]
 
 
 def _end_claim(seen: Seen) -> Claim:
@@ -278,7 +341,11 @@ def _sender_claim(seen: Seen, sender: Kill | None) -> Claim:
     if sender is not None:
         evidence = f"{name} was sent through the shim at {sender.at}, the end came at {seen.at}"
         return Claim(claim=f"sent for {sender.by.text}{_operation(sender.by)}", evidence=evidence)
-    return Claim(claim=f"sender: {UNKNOWN}", evidence=f"no {name} was sent by Corten in this run")
+    foreign = _foreign(seen)
+    if foreign is not None:
+        return Claim(claim=f"{name} {sent_by(foreign.asker(seen.pid))}", evidence=foreign.evidence)
+    watched = ", and signal-senders saw none" if seen.is_watched else ""
+    return Claim(claim=f"sender: {UNKNOWN}", evidence=f"no {name} was sent by Corten in this run{watched}")
 
 
 def _memory_claims(seen: Seen) -> list[Claim]:
@@ -309,6 +376,10 @@ def _other_claims(seen: Seen) -> list[Claim]:
         claims.append(Claim(claim=f"system call {call_name(seen.denied)}", evidence="kernel log: audit type 1326"))
     elif seen.signal == SIGSYS:
         claims.append(Claim(claim=f"system call: {UNKNOWN}", evidence="not in the kernel log"))
+    if seen.filtered is not None:
+        said = f"{seen.filtered.evidence}; system call: "
+        said += f"kernel log, audit type 1326: {call_name(seen.filtered_call)}" if seen.filtered_call else UNKNOWN
+        claims.append(Claim(claim="a process of its cgroup was killed by seccomp, the last of them", evidence=said))
     if seen.fault:
         claims.append(Claim(claim=f"a fault: {seen.fault}", evidence=f"kernel log, of pid {seen.pid}"))
     if seen.probe:

@@ -18,7 +18,7 @@ from corten.engine import kernellog, times
 from corten.engine.kernellog import Denied, Log
 from corten.engine.record import HealthEntry
 from corten.engine.threads import in_own_thread
-from corten.engine.verdict import SIGSYS, Disk, Memory, Processes, Verdict, victims_among
+from corten.engine.verdict import Disk, Memory, Processes, Verdict, victims_among
 from corten.runtime.cgroups import Cgroup
 from corten.sys import cgroup as kernel
 
@@ -85,10 +85,8 @@ def with_victims(seen: Memory, found: Log, before: Verdict | None) -> Memory:
     return Memory(oom_kills=seen.oom_kills, limit=seen.limit, peak=seen.peak, victims=victims)
 
 
-def denied_call(found: Log, pid: int, signal: int) -> Denied | None:
+def denied_call(found: Log, pid: int) -> Denied | None:
     """The call for which seccomp killed this process."""
-    if signal != SIGSYS:
-        return None
     return next((one for one in reversed(found.denied) if one.pid == pid), None)
 
 

@@ -16,6 +16,7 @@ from corten.engine.effective import Effective
 from corten.engine.finish import Exit, Finisher
 from corten.engine.record import Place, Record, State, Status
 from corten.engine.retry import Retries
+from corten.engine.senders import Senders
 from corten.engine.tasks import Task
 from corten.errors import Conflict, Internal, Unavailable
 
@@ -34,6 +35,7 @@ class Parts:
         self.bus = SimpleNamespace(publish=lambda event: self.told.append(f"{event.type} {event.action}"))
         self.bridge = SimpleNamespace(disconnect=self._fail)
         self.retries = Retries(lambda: None, first_delay_s=0.001)
+        self.senders = Senders()
         self.paths = lambda ident: SimpleNamespace(directory="/")
         self.networks = SimpleNamespace(ids={"bridge": "b"}, driver_of=lambda name: name)
 

@@ -55,7 +55,7 @@ def before() -> dict[str, set[str]]:
 @pytest.fixture(scope="session")
 def engine(before: dict[str, set[str]]) -> Iterator[CortenEngine]:
     """cortend in the machine's network, with the busybox image loaded; the last test destroys it."""
-    made = Patient(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}})
+    made = Patient(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}, "signal-senders": True})
     try:
         made.docker("load", "-i", str(images.busybox()), check=True)
         yield made

@@ -119,6 +119,44 @@ def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine
 
 
 @pytest.mark.slow
+def test_who_kills_from_elsewhere_is_told_also_by_the_cortend_to_come(engine: CortenEngine) -> None:
+    """By process, user and name; and a child that seccomp kills with its call, which the kernel's log has."""
+    profile = engine.folder / "kill.json"
+    call = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [call]}))
+    filtered = ("--security-opt", f"seccomp={profile}", IMAGE, "sh", "-c", "mkdir /x; exit 3")
+    cases = {
+        "now": (IMAGE, "sleep", "1000"),
+        "runc": ("--runtime", "runc", IMAGE, "sleep", "1000"),
+        "then": (IMAGE, "sleep", "1000"),
+        "child": filtered,
+    }
+    try:
+        for name, options in cases.items():
+            engine.docker("run", "-d", "--network", "none", "--name", name, *options, check=True)
+        pids = {name: inspect(engine, name)["State"]["Pid"] for name in ("now", "runc", "then")}
+        record = exit_file(engine, inspect(engine, "then")["Id"])
+        for name in ("now", "runc"):
+            os.kill(pids[name], signal.SIGKILL)
+            engine.docker("wait", name, timeout=PATIENCE_S)
+        engine.docker("wait", "child", timeout=PATIENCE_S)
+        engine.kill9()
+        os.kill(pids["then"], signal.SIGKILL)
+        wait_for(record.exists, "exit record", PATIENCE_S)
+        engine.start()
+        engine.docker("wait", "then", timeout=PATIENCE_S)
+        found = {name: inspect(engine, name)["Corten"]["Verdict"] for name in cases}
+        for name in pids:
+            sender = found[name]["Sender"]
+            assert (sender["By"], sender["Pid"], sender["Uid"]) == ("process", os.getpid(), 0), found[name]
+        assert "a process in it was killed by seccomp: mkdir (pid " in found["child"]["Sentence"]
+        assert "system call 83 (arch 0xc000003e) by mkdir" in found["child"]["Sentence"]
+    finally:
+        for name in cases:
+            engine.docker("rm", "-f", name)
+
+
+@pytest.mark.slow
 def test_a_removed_container_leaves_no_cgroup_link_or_element(engine: CortenEngine) -> None:
     links = set(os.listdir("/sys/class/net"))
     engine.docker("run", "-d", "--name", "brief", "-p", "8097:80", IMAGE, "sleep", "1000", check=True)
