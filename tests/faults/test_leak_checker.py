@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from corten.sys import bpfmap
+from corten.sys.devicebpf import instruction
 from support import images, paths, process, summary
 from support.engine import CortenEngine
 from support.leaks import ALLOWED, Leak, Snapshot, Subject, diff, expect_none, render
@@ -186,6 +188,16 @@ OPENERS = {
     "/dev/zero": "os.open('/dev/zero', os.O_RDONLY)",
     "file system 0x1021994 in a detached mount": "os.open('/mnt', os.O_PATH); os.system('umount --lazy /mnt')",
 }
+
+
+def test_bpf_program_with_the_engines_id_is_found(warm_engine: CortenEngine) -> None:
+    subject, name = Subject.of(warm_engine), f"ct_{engine_id(warm_engine)}"
+    answer = instruction(0xB7, 0) + instruction(0x95)  # r0 = 0; exit
+    with planted(subject, "bpf program", name):
+        fd = bpfmap.load_tracepoint_program(name, answer)
+    before = Snapshot.take(subject)
+    os.close(fd)
+    assert diff(Snapshot.take(subject), before), "it is gone with its descriptor"
 
 
 @pytest.mark.parametrize("what", OPENERS)

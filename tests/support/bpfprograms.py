@@ -6,15 +6,14 @@ import ctypes
 import os
 import struct
 
-from corten.sys.bpf import SYS_BPF
-
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _NEXT_ID, _FD_BY_ID, _INFO = 11, 13, 15
 _INFO_BYTES, _NAME_AT = 128, 64  # struct bpf_prog_info
 
 
 def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
-    result: int = libc.syscall(SYS_BPF[os.uname().machine], command, attributes, len(attributes))
+    result: int = libc.syscall(_SYS_BPF[os.uname().machine], command, attributes, len(attributes))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -303,28 +303,37 @@ def test_an_end_while_cortend_is_dead_is_judged_by_the_next(engine: CortenEngine
     """The kill before it is known with its client, from the shim's record; the signal from elsewhere is not."""
     trapped = ("sh", "-c", "trap '' TERM; echo r; while :; do sleep 0.05; done")
     eats = ("sh", "-c", f"echo r; while ! test -e /go; do sleep 0.05; done; exec {EAT}")
+    child = ("sh", "-c", f"echo r; while ! test -e /go; do sleep 0.05; done; ({EAT}); echo eaten; exec sleep 1000")
     with (
         container(engine, IMAGE, *trapped, name="asked"),
         container(engine, IMAGE, *trapped, name="stranger"),
         container(engine, "-m", "16m", IMAGE, *eats, name="eats"),
+        container(engine, "-m", "16m", IMAGE, *child, name="child"),
     ):
-        for name in ("asked", "stranger", "eats"):
+        for name in ("asked", "stranger", "eats", "child"):
             wait_for(lambda name=name: engine.docker("logs", name).stdout == "r\n", name)  # type: ignore[misc]
         engine.docker("kill", "-s", "TERM", "asked", check=True)
-        pids = {name: inspected(engine, name)["State"]["Pid"] for name in ("asked", "stranger", "eats")}
+        pids = {name: inspected(engine, name)["State"]["Pid"] for name in ("asked", "stranger", "eats", "child")}
+        log = Path(inspected(engine, "child")["LogPath"])
         engine.kill9()
         for name in ("asked", "stranger"):
             os.kill(pids[name], signal.SIGKILL)
-        Path(f"/proc/{pids['eats']}/root/go").touch()
+        for name in ("eats", "child"):
+            Path(f"/proc/{pids[name]}/root/go").touch()
         tasks = engine.exec_root / "tasks" / "moby"
         wait_for(lambda: len(list(tasks.glob("*/exit"))) == 3, "exit records")
+        wait_for(lambda: "eaten" in log.read_text(), "death of the child")
         engine.start()
         asked, stranger, eaten = (verdict(engine, name) for name in ("asked", "stranger", "eats"))
         assert (asked["Signal"], asked["Sender"]) == (9, "unknown")
         assert [(kill["Signal"], kill["By"]["Command"]) for kill in asked["Kills"]] == [(15, "docker")]
         assert (stranger["Signal"], stranger["Sender"], stranger.get("Kills")) == (9, "unknown", None)
         assert (eaten["Cause"], eaten["Memory"]["Limit"]) == ("oom", 16 << 20)
+        assert 0 < eaten["Memory"]["Peak"] <= 16 << 20
         assert eaten["Memory"]["Victims"][0]["Pid"] == pids["eats"]
+        shown = engine.corten("why", "child", check=True).stdout
+        assert "killed for want of memory: 1 (peak " in shown
+        assert "tail (pid " in shown
 
 
 def test_a_lost_shim_leaves_no_invented_reason(engine: CortenEngine) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from support.engine import CortenEngine
-from support.leaks import cgroups, descriptors, files, mounts, network, processes
+from support.leaks import cgroups, descriptors, files, mounts, network, processes, programs
 from support.leaks.facts import Fact, Facts
 from support.leaks.subject import Subject
 
@@ -76,6 +76,7 @@ class Snapshot:
             cgroups.read(found),
             network.read(table, found, subject),
             descriptors.read(found),
+            programs.read(),
         )
         return cls(subject, _joined(parts), time.monotonic() - start)
 
@@ -105,7 +106,8 @@ def diff(before: Snapshot, after: Snapshot, *, allowed: Sequence[Allowed] = ALLO
 
 def _is_engines(fact: Fact, snapshot: Snapshot) -> bool:
     subject = snapshot.subject
-    is_alone = subject.alone and fact.kind != "keyring"  # which no namespace parts: neighbours have theirs
+    is_shared = fact.kind in ("keyring", "bpf program")  # which no namespace parts: neighbours have theirs
+    is_alone = subject.alone and not is_shared
     return is_alone or fact in snapshot.facts.ours or subject.names(f"{fact.place} {fact.what}")
 
 
