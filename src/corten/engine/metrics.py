@@ -41,19 +41,22 @@ class Metrics:
         self._sample = sample
         self._gathering: asyncio.Task[None] | None = None
         self._kept: list[Family] = []
+        self._texts: dict[bool, bytes] = {}  # of what is kept, in each form that was asked for
         self._kept_at = -SHARED_S
 
-    async def text(self, *, is_open: bool) -> str:
-        """The scrape as text; never older than SHARED_S."""
+    async def text(self, *, is_open: bool) -> bytes:
+        """The scrape as text, written once for all who share it; never older than SHARED_S."""
         if self._gathering is None and time.monotonic() - self._kept_at >= SHARED_S:
             self._gathering = asyncio.create_task(self._renew())
         if self._gathering is not None:
             await asyncio.shield(self._gathering)  # a client that hangs up ends its own waiting, and nothing else
-        return render(self._kept, is_open=is_open)
+        if is_open not in self._texts:
+            self._texts[is_open] = render(self._kept, is_open=is_open).encode("utf-8", "backslashreplace")
+        return self._texts[is_open]
 
     async def _renew(self) -> None:
         try:
-            self._kept = await self._gather()
+            self._kept, self._texts = await self._gather(), {}
             self._kept_at = time.monotonic()
         finally:
             self._gathering = None

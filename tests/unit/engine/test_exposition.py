@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from corten.engine.exposition import Family, render
 
 FAMILIES = [
@@ -32,3 +36,13 @@ def test_prometheus_own_format_names_samples() -> None:
 
 def test_a_label_cannot_begin_a_line() -> None:
     assert render(FAMILIES, is_open=False).count("\n") == 9
+
+
+@pytest.mark.parametrize("name", ['a"} 1\nfake 2', "back\\", '\\"', "\r\u2028\udcff", "# EOF"])
+def test_a_label_says_what_it_holds_and_nothing_else(name: str) -> None:
+    text = render([Family("a", "gauge", "A", [({"name": name}, 1)])], is_open=True)
+    *_, sample, end, nothing = text.split("\n")
+    assert (end, nothing) == ("# EOF", "")
+    found = re.fullmatch(r'a\{name="((?:[^"\\\n]|\\["\\n])*)"\} 1', sample)
+    assert found is not None
+    assert re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), found[1]) == name
