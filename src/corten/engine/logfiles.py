@@ -27,6 +27,7 @@ _HEADER_BYTES: Final = 64
 _KEPT_FILES: Final = 64
 _KEPT_BYTES: Final = 256 << 20
 _UNBOUNDED: Final = -1
+UNKNOWN: Final = -1
 
 
 def rotated_files(path: str) -> list[str]:
@@ -58,11 +59,15 @@ def size_of(path: str) -> int:
 
 
 class LogPart:
-    """One file, open.  `identity` is the inode of the plain file, 0 for a packed one that does not say."""
+    """One file, open.  `identity` is the inode of the plain file, 0 for a packed one that does not say.
 
-    __slots__ = ("_raw", "file", "identity", "inode", "is_packed")
+    `missed`: bytes of files that were lost to the reader just before this one, UNKNOWN for a number not known.
+    """
+
+    __slots__ = ("_raw", "file", "identity", "inode", "is_packed", "missed")
 
     def __init__(self, path: str) -> None:
+        self.missed = 0
         raw = open(path, "rb", buffering=0)  # noqa: SIM115  # `close` closes it
         self.inode = self.identity = os.fstat(raw.fileno()).st_ino
         self.is_packed = path.endswith(".gz")
@@ -123,7 +128,8 @@ class Reader:
     """Blocks of whole records, from the first wanted to the end of the current file, then on as it grows.
 
     Every file is held open from the beginning, and each new one from when it is seen: what is rotated away while a
-    client reads slowly is still read, once, up to `_KEPT_FILES` and `_KEPT_BYTES`.
+    client reads slowly is still read, once, up to `_KEPT_FILES` and `_KEPT_BYTES`; what is lost beyond that is told
+    by `missed`.
     """
 
     def __init__(self, path: str, format: Format, tail: int = -1, *, follows: bool = True) -> None:
@@ -135,6 +141,9 @@ class Reader:
         self._follows = follows
         self._format = format
         self._rest = b""
+        self._missed = 0
+        self._rotations = 0  # that were told
+        self._found = 0  # of the files that those have made
         self._lock = threading.Lock()
         self._parts = deque(_from_tail(open_parts(path), format, tail))
         self._left = _UNBOUNDED  # of the last file
@@ -146,13 +155,29 @@ class Reader:
         """Whether the next `read` unpacks."""
         return bool(self._parts) and self._parts[0].is_packed
 
+    def missed(self) -> int:
+        """Bytes of files that were rotated away unread before what `read` gave last, UNKNOWN for a number not known.
+
+        Told once."""
+        missed, self._missed = self._missed, 0
+        return missed
+
     def close(self) -> None:
         """Close what is open."""
         _close_all(self._parts)
         self._parts.clear()
 
-    def look(self) -> None:
-        """Open what is new now, while a client takes its time; nothing while another thread reads."""
+    def count_from_now(self) -> None:
+        """Rotations are told from now on: those of before are no gap."""
+        self.look()
+        self._rotations = self._found = 0
+
+    def look(self, rotations: int = 0) -> None:
+        """Open what is new now, while a client takes its time; nothing while another thread reads.
+
+        rotations: how many there were since the last call.
+        """
+        self._rotations += rotations
         if self._parts and self._follows and self._lock.acquire(blocking=False):
             try:
                 self._find_newer()
@@ -180,6 +205,7 @@ class Reader:
             elif len(self._parts) > 1:
                 self._parts.popleft().close()
                 self._rest = b""
+                self._missed = _sum(self._missed, self._parts[0].missed)
             elif not self._follows or not self._find_newer():
                 return b""
 
@@ -204,17 +230,29 @@ class Reader:
         parts = open_parts(self._path)
         own = max((place for place, part in enumerate(parts) if part.identity == newest.identity), default=-1)
         _close_all(parts[: own + 1])
-        self._parts.extend(parts[own + 1 :])
+        newer = parts[own + 1 :]
+        self._found += len(newer)
+        if own < 0 and newer and self._found < self._rotations:  # the newest one of then is gone, and more than that
+            newer[0].missed = UNKNOWN
+        self._found = max(self._found, self._rotations)
+        self._parts.extend(newer)
         self._forget_oldest()
-        return len(parts) > own + 1
+        return bool(newer)
 
     def _forget_oldest(self) -> None:
         """The first is being read; what follows it goes when too much disk is held."""
         while len(self._parts) > 2 and (
             len(self._parts) > _KEPT_FILES or sum(part.size for part in self._parts) > _KEPT_BYTES
         ):
-            self._parts[1].close()
+            lost = self._parts[1]
+            size = UNKNOWN if lost.is_packed else lost.size
+            self._parts[2].missed = _sum(self._parts[2].missed, _sum(lost.missed, size))
+            lost.close()
             del self._parts[1]
+
+
+def _sum(one: int, other: int) -> int:
+    return UNKNOWN if UNKNOWN in (one, other) else one + other
 
 
 def _from_tail(parts: list[LogPart], format: Format, tail: int) -> list[LogPart]:

@@ -73,6 +73,15 @@ class Formatter:
             records = self._selected(records)
         return self._joined(records)
 
+    def gap(self, missed: int) -> bytes:
+        """What a client is told, on the stream stderr, in the place of `missed` bytes of files that it came too late
+        for; -1 for a number that is not known.  Other than dockerd, which leaves them out in silence."""
+        what = f"{missed} bytes of this log were" if missed >= 0 else "a part of this log was"
+        moment = f"{format_time(time.time_ns())} " if self._query.timestamps else ""
+        end = "\r\n" if self._raw else "\n"
+        text = f"{moment}corten: {what} rotated away before this reader came to it{end}".encode()
+        return text if self._raw else _HEADER.pack(_STREAMS["stderr"], len(text)) + text
+
     def _joined(self, records: Sequence[Record]) -> bytes:
         wanted, pack = self._wanted, _HEADER.pack
         if self._raw:

@@ -15,10 +15,12 @@ from corten.engine.logconfig import LogPlace
 from corten.engine.logfiles import Reader
 from corten.engine.logread import Formatter, Query
 from corten.errors import Internal
-from corten.sys.inotify import Watch
+from corten.shim.logfile import NEW
+from corten.sys.inotify import IN_MOVED_FROM, IN_Q_OVERFLOW, Watch
 
 # Without inotify (the user's watches are used up) a follower looks this often.
 _POLL_S: Final = 0.25
+_MANY: Final = 1 << 20  # rotations that nobody has counted
 
 
 class LogOptions(Protocol):
@@ -77,9 +79,11 @@ class LogStream:
             formatter = Formatter(self._query, raw=self.tty, format=place.format)
             if follows:
                 growth = _Growth(place.path, container.wait("next-exit"), reader.look)
+                reader.count_from_now()
             while not formatter.is_past_until:
                 block = await asyncio.to_thread(reader.read) if reader.is_slow else reader.read()
-                if out := formatter.format(block) if block else b"":
+                out = formatter.gap(missed) if (missed := reader.missed()) else b""
+                if out := out + formatter.format(block) if block else out:
                     yield out
                 if not block and (growth is None or not await growth.wait()):
                     return
@@ -91,9 +95,11 @@ class LogStream:
 
 
 class _Growth:
-    """Waits for a log to grow, until its container ends; `look` is called at each change, whoever waits for what."""
+    """Waits for a log to grow, until its container ends; `look` is called at each change, whoever waits for what, with
+    the number of rotations that there were."""
 
-    def __init__(self, path: str, end: Waiter, look: Callable[[], None]) -> None:
+    def __init__(self, path: str, end: Waiter, look: Callable[[int], None]) -> None:
+        self._new = os.fsencode(os.path.basename(path) + NEW)
         self._look = look
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.ensure_future(end.result())
@@ -107,9 +113,10 @@ class _Growth:
 
     def _told(self) -> None:
         assert self._watch is not None
-        self._watch.drain()
+        told = self._watch.drain()
+        rotations = sum(bool(mask & IN_MOVED_FROM) and name == self._new for mask, name in told)
         self._changed.set()
-        self._look()
+        self._look(_MANY if any(mask & IN_Q_OVERFLOW for mask, _ in told) else rotations)
 
     async def wait(self) -> bool:
         """True when there may be more; False once the container had ended before the last look."""

@@ -30,6 +30,7 @@ _OPEN = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _TAIL_BYTES = 1 << 20  # no record is longer: 16 KiB, each byte at most 6 after escaping, and the attributes
 _HEAD = b'{"log":"'
 _NO_LIMIT = -1
+NEW = ".new"  # what a file is called until its rotation has made room for it
 
 
 class Framing:
@@ -138,7 +139,7 @@ class LogFile:
 
     def _open_new(self) -> int:
         """The new file's descriptor, the old files shifted; nothing is shifted when there can be no new file."""
-        beside = self.path + ".new"
+        beside = self.path + NEW
         new = os.open(beside, _OPEN | os.O_TRUNC, _MODE)
         try:
             if self.max_files > 1:

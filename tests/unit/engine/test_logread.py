@@ -9,6 +9,9 @@ import struct
 import time
 from pathlib import Path
 
+import pytest
+
+from corten.engine import logfiles
 from corten.engine.logfiles import Reader, rotated_files
 from corten.engine.logformats import JSON_LINES, LENGTH_PREFIXED
 from corten.engine.logread import Formatter, Query, fixed_time
@@ -293,3 +296,53 @@ def test_who_does_not_follow_ends_where_the_log_ended(tmp_path: Path) -> None:
     empty = Reader(str(tmp_path / "nope"), JSON_LINES, follows=False)
     (tmp_path / "nope").write_text(line("later"))
     assert empty.read() == b""
+
+
+def test_what_a_reader_comes_too_late_for_is_told_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfiles, "_KEPT_FILES", 3)
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=10 * len(line("0000")), max_files=2)
+    log_file.append(line("0000").encode())
+    reader = Reader(path, JSON_LINES)
+    seen: list[int] = []
+    for number in range(1, 95):
+        log_file.append(line(f"{number:04}").encode())
+        reader.look()
+    missed = 0
+    while block := reader.read():
+        if size := reader.missed():
+            missed = size
+            seen.append(-1)
+        seen += numbered([block])
+    reader.close()
+    log_file.close()
+    assert seen == [*range(10), -1, *range(80, 95)]
+    assert missed == 7 * 10 * len(line("0000"))
+
+
+@pytest.mark.parametrize("late", [2, 3, 5])
+def test_rotations_that_nobody_looked_at_are_a_gap_as_soon_as_a_file_is_missing(tmp_path: Path, late: int) -> None:
+    path = str(tmp_path / "x.log")
+    log_file = LogFile(path, max_size=10 * len(line("0000")), max_files=2)
+    log_file.append(line("0000").encode())
+    reader = Reader(path, JSON_LINES)
+    reader.count_from_now()
+    for number in range(1, 10 * late + 5):
+        log_file.append(line(f"{number:04}").encode())
+    reader.look(late)
+    reader.read()
+    seen = numbered([reader.read()])
+    assert reader.missed() == (0 if late == 2 else -1)
+    assert seen[0] == (10 if late == 2 else 10 * late - 10)
+    assert reader.missed() == 0
+    reader.close()
+    log_file.close()
+
+
+def test_a_gap_is_a_line_on_stderr(tmp_path: Path) -> None:
+    text = Formatter(Query(stderr=False), raw=False).gap(12)
+    size = len(text) - 8
+    assert text[:8] == struct.pack(">BxxxI", 2, size)
+    assert text[8:] == b"corten: 12 bytes of this log were rotated away before this reader came to it\n"
+    raw = Formatter(Query(timestamps=True), raw=True).gap(-1)
+    assert raw.endswith(b"Z corten: a part of this log was rotated away before this reader came to it\r\n")
