@@ -40,6 +40,8 @@ def print_answer(answer: Mapping[str, Any]) -> None:
     if answer["Now"] is not None:
         print(f"{name}: {answer['Status']} since {answer['StartedAt']}")
         _print_counters(answer["Now"])
+    elif "RemovedAt" in answer:
+        print(f"{name}: removed at {answer['RemovedAt']}{'; it has never run' if verdict is None else ''}")
     elif verdict is None:
         print(f"{name}: {answer['Status']}; it has never run")
     if verdict is not None:

@@ -1,7 +1,7 @@
 """What happened, to whoever listens; the last events are kept for who comes late.
 
-Bounded both ways (field.md D12): the past to HISTORY events, as dockerd's; a listener's queue to QUEUE, after which it
-is closed as lagging, for a stream with a gap in the middle would be a lie.
+Bounded both ways (field.md D12): the past to HISTORY events, as dockerd's, though it outlives cortend (`eventlog`); a
+listener's queue to QUEUE, after which it is closed as lagging, for a stream with a gap in the middle would be a lie.
 
     bus.publish(Event(…))                          any thread
     with bus.subscribe(wanted, since_ns) as sub:   replay first, then as they come, without gap or double
@@ -13,7 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,6 +37,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "moby"
     time_ns: int = 0
     """Set by the bus when it is 0."""
+    detail: dict[str, Any] = {}
+    """Kept with the event, and told to nobody who listens."""
+
+
+class Keeper(Protocol):
+    """Where events outlive the engine (core.eventlog)."""
+
+    def append(self, event: Event) -> None:
+        """Keeps one."""
+
+    def last(self, count: int) -> Iterable[Event]:
+        """The last ones, oldest first."""
 
 
 class Subscription:
@@ -108,8 +121,10 @@ class Subscription:
 class EventBus:
     """The events of one engine."""
 
-    def __init__(self, history: int = HISTORY) -> None:
-        self._past: deque[Event] = deque(maxlen=history)
+    def __init__(self, history: int = HISTORY, *, keeper: Keeper | None = None) -> None:
+        """The past is what `keeper` has of it."""
+        self._keeper = keeper
+        self._past: deque[Event] = deque(keeper.last(history) if keeper is not None else (), maxlen=history)
         self._subscriptions: list[Subscription] = []
         self._lock = threading.RLock()
         self._published = 0
@@ -119,6 +134,8 @@ class EventBus:
         with self._lock:
             stamped = event if event.time_ns else msgspec.structs.replace(event, time_ns=time.time_ns())
             self._past.append(stamped)
+            if self._keeper is not None:
+                self._keeper.append(stamped)
             self._published += 1
             self._subscriptions = [sub for sub in self._subscriptions if sub.offer(stamped)]
         return stamped

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from corten.core.containers import ContainerStore
 from corten.core.content import ContentStore
 from corten.core.dataroot import DataRoot, open_data_root
+from corten.core.eventlog import EventLog
 from corten.core.events import EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
@@ -51,6 +52,7 @@ class Stores:
     content: ContentStore
     snapshots: Overlay
     volumes: VolumeStore
+    event_log: EventLog
     bus: EventBus
     images: ImageStore
     facts: HostFacts
@@ -60,6 +62,7 @@ class Stores:
     def close(self) -> None:
         """Let go of everything; the lock last."""
         self.network_host.close()
+        self.event_log.close()
         self.database.close()
         self.root.close()
 
@@ -71,7 +74,8 @@ def open_stores(settings: Settings) -> Stores:
     journal = Journal(database)
     content = ContentStore(root.join("content"))
     snapshots = Overlay(root.join("snapshots"), database, journal)
-    bus = EventBus()
+    event_log = EventLog(root.path)
+    bus = EventBus(keeper=event_log)
     network_host = NetworkHost()
     return Stores(
         root=root,
@@ -80,6 +84,7 @@ def open_stores(settings: Settings) -> Stores:
         content=content,
         snapshots=snapshots,
         volumes=VolumeStore(root.join("volumes"), database, journal, snapshots.trash),
+        event_log=event_log,
         bus=bus,
         images=ImageStore(database, content, snapshots, bus.publish),
         facts=hostfacts.gather(),
@@ -108,6 +113,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         snapshots=stores.snapshots,
         volumes=stores.volumes,
         journal=stores.journal,
+        event_log=stores.event_log,
         bus=stores.bus,
         tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root, cgroup_parent=cgroup_parent(engine_id)),
         bridge=stores.bridge,

@@ -357,8 +357,14 @@ class Engine:
         return kept
 
     async def container_why(self, ref: str) -> Json:
-        """How the last run ended, and by what that is known."""
-        container = self._life.find(ref)
+        """How the last run ended, and by what that is known; also of a container that is gone, while events tell."""
+        try:
+            container = self._life.find(ref)
+        except NotFound:
+            gone = await asyncio.to_thread(why.of_the_gone, self._parts.event_log, ref.removeprefix("/"))
+            if gone is None or gone["Id"] in self._parts.roster:  # which had this name once
+                raise
+            return gone
         return await why.explain(container, self._parts, self.container_logs(container.id, why.LastLines()))
 
     # Networks

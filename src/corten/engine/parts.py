@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corten.core.containers import ContainerRecord, ContainerStore
+from corten.core.eventlog import EventLog
 from corten.core.events import Event, EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
@@ -53,6 +54,7 @@ class Parts:
     snapshots: Overlay
     volumes: VolumeStore
     journal: Journal
+    event_log: EventLog
     bus: EventBus
     tasks: Tasks
     bridge: BridgeDriver

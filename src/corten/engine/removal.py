@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from corten.core import gc
 from corten.core.events import Event
 from corten.core.journal import CONTAINER_DIR
-from corten.engine import filters, links, times
+from corten.engine import filters, links, times, why
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.events import container_event
 from corten.engine.filters import Filters
@@ -107,7 +107,8 @@ class Removal:
             self.drop_volumes(container)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
-        parts.publish_after_waiters(container_event(container.record, "destroy"))
+        event = container_event(container.record, "destroy")
+        parts.publish_after_waiters(replace(event, detail=why.last_words(container.record)))
 
     def remove_soon(self, container: Container) -> None:
         """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock."""

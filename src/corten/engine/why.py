@@ -9,11 +9,14 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from corten.core.eventlog import EventLog, decode
+from corten.core.events import Event
 from corten.engine import witness
 from corten.engine.container import Container
 from corten.engine.parts import Parts
+from corten.engine.record import Record
 from corten.engine.times import rfc3339
-from corten.engine.verdict import to_json
+from corten.engine.verdict import UNKNOWN, to_json
 from corten.errors import CortenError
 
 Json = dict[str, Any]
@@ -64,6 +67,66 @@ async def explain(container: Container, parts: Parts, source: Source) -> Json:
         "LastLines": lines,
         "LogError": error,
     }
+
+
+# Of a container that is gone
+
+
+def last_words(record: Record) -> Json:
+    """What is kept with the event `destroy` for who asks later."""
+    death = record.state.death
+    return {
+        "Name": record.name,
+        "StartedAt": rfc3339(record.state.started_ns),
+        "Verdict": to_json(death) if death is not None else None,
+    }
+
+
+def of_the_gone(log: EventLog, ref: str) -> Json | None:
+    """As `explain`, with `RemovedAt`, of the last container that had this id, name, or beginning of an id, as far as
+    the events that are kept go back; None where they know of none.  Reads a few MB: for a thread."""
+    event = _last_event(log, ref)
+    if event is None:
+        return None
+    is_whole = event.action == "destroy" and bool(event.detail)
+    known = event.detail if is_whole else _from_die(event)
+    return {
+        "Id": event.id,
+        "Name": f"/{known['Name']}",
+        "Status": "removed",
+        "StartedAt": known["StartedAt"],
+        "RemovedAt": rfc3339(event.time_ns if is_whole else 0),
+        "Verdict": known["Verdict"],
+        "Now": None,
+        "LastLines": None,
+        "LogError": "the log was removed with the container",
+    }
+
+
+def _last_event(log: EventLog, ref: str) -> Event | None:
+    """Its `destroy`, or its `die` where a cortend that was killed never came to tell the other."""
+    word = ref.encode("utf-8", "replace")
+    for line in log.lines():
+        if word not in line or (b'"destroy"' not in line and b'"die"' not in line):
+            continue
+        event = decode(line)
+        if event is None or event.type != "container" or event.action not in ("destroy", "die"):
+            continue
+        if event.attributes.get("name") == ref or event.id.startswith(ref):
+            return event
+    return None
+
+
+def _from_die(event: Event) -> Json:
+    code, at = event.attributes.get("exitCode", ""), rfc3339(event.time_ns)
+    verdict = {
+        "Cause": UNKNOWN,
+        "Sentence": event.attributes.get("verdict", UNKNOWN),
+        "ExitCode": int(code) if code.isdigit() else 0,
+        "At": at,
+        "Claims": [{"Claim": f"ended with code {code}", "Evidence": f"event die at {at}"}],
+    }
+    return {"Name": event.attributes.get("name", ""), "StartedAt": rfc3339(0), "Verdict": verdict}
 
 
 async def _now(container: Container, parts: Parts) -> Json:

@@ -41,3 +41,12 @@ def test_a_run_that_goes_on_is_counted_and_the_one_before_is_told(capsys: pytest
 def test_what_never_ran_and_what_has_no_log_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_answer({**ANSWER, "Status": "created", "Verdict": None, "LogError": "no such driver"})
     assert capsys.readouterr().out == "box: created; it has never run\n\nLAST LINES: no such driver\n"
+
+
+def test_of_a_container_that_is_gone_its_removal_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {**ANSWER, "Status": "removed", "RemovedAt": "t2", "LogError": "the log was removed with the container"}
+    print_answer(gone)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["box: removed at t2", "box: killed by SIGKILL, sender unknown (t1)"]
+    print_answer({**gone, "Verdict": None})
+    assert capsys.readouterr().out.startswith("box: removed at t2; it has never run\n")
