@@ -281,6 +281,64 @@ def test_a_server_that_does_not_read_holds_up_nobody_who_is_not_to_wait(engine: 
         engine.docker("rm", "box", check=True)
 
 
+NON_BLOCKING = ("--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=64m")
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_a_log_that_nobody_waits_for_is_whole_at_the_end(engine: CortenEngine, driver: str) -> None:
+    kept = ("--log-driver", driver, *NON_BLOCKING)
+    done = engine.docker("run", "--name", "box", *kept, IMAGE, "seq", "0", "49999", check=True)
+    assert numbers(done.stdout) == list(range(50_000))
+    assert numbers(engine.docker("logs", "box", check=True).stdout) == list(range(50_000))
+    engine.docker("start", "box", check=True)
+    followed = engine.docker("logs", "-f", "box", check=True)
+    assert numbers(followed.stdout) == [*range(50_000), *range(50_000)]
+    assert followed.stderr == ""
+
+
+def test_a_disk_that_takes_nothing_holds_up_nobody_who_is_not_to_wait(engine: CortenEngine) -> None:
+    mode = ("--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=64k")
+    script = f"{wait('go')}; yes 0123456789 | head -n 100000; touch /tmp/done; {wait('end')}; echo last"
+    engine.docker("run", "-d", "--name", "box", *mode, IMAGE, "sh", "-c", script, check=True)
+    ident = inspect(engine, "box")["Id"]
+    courier = max(map(int, shims(ident)))
+    os.kill(courier, signal.SIGSTOP)
+    try:
+        go_on(engine, "go")
+        until(lambda: not engine.docker("exec", "box", "test", "-f", "/tmp/done").returncode, "end of its writing")
+    finally:
+        os.kill(courier, signal.SIGCONT)
+    go_on(engine, "end")
+    assert engine.docker("wait", "box", check=True).stdout == "0\n"
+    logs = engine.docker("logs", "box", check=True)
+    told = re.findall(r"^corten: (\d+) bytes of output were dropped here \(mode=non-blocking\)$", logs.stderr, re.M)
+    assert told
+    kept = logs.stdout.encode()
+    assert sum(map(int, told)) + len(kept) == 11 * 100_000 + len("last\n")
+    assert kept.endswith(b"last\n")
+
+
+def wait(word: str) -> str:
+    return f"until [ -f /tmp/{word} ]; do sleep 0.02; done"
+
+
+def go_on(engine: CortenEngine, word: str) -> None:
+    engine.docker("exec", "box", "touch", f"/tmp/{word}", check=True)
+
+
+def test_what_a_courier_has_is_kept_though_its_shim_is_killed(engine: CortenEngine) -> None:
+    script = "seq 0 999; sleep 600"
+    engine.docker("run", "-d", "--name", "box", *NON_BLOCKING, IMAGE, "sh", "-c", script, check=True)
+    until(lambda: len(engine.docker("logs", "box").stdout.splitlines()) == 1000, "its lines")
+    ident = inspect(engine, "box")["Id"]
+    os.kill(min(map(int, shims(ident))), signal.SIGKILL)
+    until(lambda: not inspect(engine, "box")["State"]["Running"], "the end of a container without a shim")
+    until(lambda: not shims(ident), "end of the courier")
+    assert numbers(engine.docker("logs", "box", check=True).stdout) == list(range(1000))
+    engine.docker("start", "box", check=True)
+    until(lambda: len(engine.docker("logs", "box").stdout.splitlines()) == 2000, "more lines")
+
+
 def test_a_log_goes_on_without_cortend(engine: CortenEngine, collector: Collector) -> None:
     script = "i=0; while [ $i -lt 400 ]; do echo $i; i=$((i+1)); sleep 0.01; done"
     rotation = ("--log-opt", "max-size=5k", "--log-opt", "max-file=9", "--log-opt", "compress=true")

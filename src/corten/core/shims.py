@@ -58,6 +58,16 @@ class LogRequest:
     attributes: Mapping[str, str] = field(default_factory=dict)
     courier: Mapping[str, Any] | None = None
 
+    def to_message(self) -> Message:
+        """The field `log` of the op `create`."""
+        return {
+            "path": self.path,
+            "driver": self.driver,
+            "opts": {"max-size": self.max_size, "max-file": self.max_files, "compress": self.compress},
+            "attrs": dict(self.attributes),
+            **({"courier": dict(self.courier)} if self.courier is not None else {}),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
@@ -81,19 +91,12 @@ class CreateRequest:
 
     def to_message(self) -> Message:
         """The fields of the op `create`."""
-        log = self.log
         return {
             "rootfs": list(self.rootfs),
             "terminal": self.terminal,
             "stdin_open": self.stdin_open,
             "console_size": list(self.console_size or ()),
-            "log": {
-                "path": log.path,
-                "driver": log.driver,
-                "opts": {"max-size": log.max_size, "max-file": log.max_files, "compress": log.compress},
-                "attrs": dict(log.attributes),
-                **({"courier": dict(log.courier)} if log.courier is not None else {}),
-            },
+            "log": self.log.to_message(),
             "runtime": {"path": self.runtime_path, "args": list(self.runtime_args)},
             "default_pids_limit": self.default_pids_limit,
             **({"health": dict(self.health)} if self.health else {}),

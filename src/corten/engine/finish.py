@@ -32,6 +32,7 @@ from corten.engine.start import port_name
 from corten.engine.tasks import Task
 from corten.engine.verdict import Kill, Verdict
 from corten.errors import CortenError, Unavailable
+from corten.shim.logfile import is_written
 from corten.shim.task import read_exit_record
 
 log = logging.getLogger("corten.engine")
@@ -129,7 +130,7 @@ class Finisher:
     def verdict(self, container: Container, task: Task) -> Exit:
         """How a container ended whose shim cannot say: by its exit record, else `shim lost`.  Mends its log."""
         recorded = read_exit_record(task.directory)
-        if (place := self._parts.log_place(container)) is not None:
+        if (place := self._parts.log_place(container)) is not None and not is_written(place.path):
             place.mend(place.path)
         if recorded is not None:
             return exit_of(recorded)

@@ -20,6 +20,7 @@ from corten.engine.record import Record
 from corten.engine.times import rfc3339
 from corten.errors import Internal, InvalidArgument
 from corten.shim import locallog, logfile
+from corten.shim.courier import KEEPER
 from corten.spec.units import parse_size
 
 _BUFFER_BYTES: Final = 1_000_000
@@ -88,12 +89,18 @@ def _request(effective: Effective, identity: Identity, directory: str, driver: s
         rotation = logoptions.rotation if driver == "json-file" else logoptions.local_rotation
         size, files, compress = rotation(options)
         attributes = _attributes(effective, identity, options) if driver == "json-file" else {}
-        return LogRequest(where.path, driver, size, files, compress, attributes)
+        kept = LogRequest(where.path, driver, size, files, compress, attributes)
+        return _kept_aside(kept, _buffer(options)) if options.get("mode", "") == "non-blocking" else kept
     courier = _courier(effective, identity, driver, options)
     if where is None:
         return LogRequest(driver="none", courier=courier)
     size, files, compress = logoptions.local_rotation(options, "cache-")
     return LogRequest(where.path, "local", size, files, compress, courier=courier)
+
+
+def _kept_aside(log: LogRequest, limit: int) -> LogRequest:
+    """The same log, written by a courier: the container does not wait for the disk (corten.shim.filekeeper)."""
+    return LogRequest(driver="none", courier={"driver": KEEPER, "limit": limit, "log": log.to_message()})
 
 
 def _attributes(effective: Effective, identity: Identity, options: Options) -> dict[str, str]:

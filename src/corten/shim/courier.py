@@ -1,6 +1,7 @@
 """The shim's end of a courier: a child process that sends output to where it cannot be written without waiting.
 
-    output ──► write ──► queue ──► socket ──► courier (corten.shim.delivery) ──► syslog, journald, gelf, fluentd
+    output ──► write ──► queue ──► socket ──► courier (corten.shim.delivery) ──► syslog, journald, gelf, fluentd,
+                           │                                                     or a file (corten.shim.filekeeper)
                            │ full: the container waits (mode=blocking), or what comes is dropped (mode=non-blocking)
 
 A courier is forked when its container is made, because what it loads (DNS, TLS, JSON) would be a burden in a shim.  One
@@ -8,6 +9,7 @@ that dies is followed by another after a moment; what it had taken and not sent 
 end of the log it has `END_S` to send the rest.
 
 Frames: stream (1 byte), Unix time in ns (8), length (4), big-endian, then so many bytes; none: the stream has ended.
+To who keeps the log itself, DROPPED in place of a stream: so many bytes (in digits) are missing here.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -24,15 +27,18 @@ from corten.errors import Internal
 from corten.shim.backend import Steps
 from corten.shim.client import HIGH_WATER_BYTES
 from corten.shim.complain import complain, remark
-from corten.shim.loop import HANGUP, READ, WRITE, Loop, Readable
+from corten.shim.loop import HANGUP, READ, WRITE, Loop, Readable, Sleep
 from corten.shim.packer import keep_only
 from corten.shim.protocol import Message, close_all
 from corten.sys import prctl
 
 FRAME = struct.Struct(">BQI")
+DROPPED = 0
 END_S = 10  # dockerd's, for a driver that is closed
+KEEPER = "file"  # the driver of one that keeps the log itself
 _START_S = 15.0
 _AGAIN_S = 1.0
+_POLL_S = 0.005
 _SOCKET_BYTES = 64 * 1024
 _FRAME_COST = 64  # of memory beside its data: one-byte frames must not take many times the limit
 _READY = b"+"
@@ -46,8 +52,8 @@ class Courier:
     """
 
     __slots__ = (
-        "_connections", "_fd", "_is_closing", "_is_over", "_loop", "_order", "_pidfd", "_queue", "_sent", "dropped",
-        "limit", "on_room", "pending", "pid",
+        "_connections", "_fd", "_gap", "_is_closing", "_is_over", "_loop", "_order", "_pidfd", "_queue", "_reaping",
+        "_sent", "dropped", "keeps", "limit", "on_room", "pending", "pid",
     )  # fmt: skip
 
     def __init__(self, order: Message, loop: Loop, connections: set[object]) -> None:
@@ -65,8 +71,11 @@ class Courier:
         self._pidfd = -1
         self._is_closing = False
         self._is_over = False
+        self._reaping: _Reaping | None = None
+        self._gap = 0  # what was dropped since the last frame
         self.pid = 0  # while it lives
         self.dropped = 0
+        self.keeps = order.get("driver") == KEEPER
 
     @property
     def is_full(self) -> bool:
@@ -92,18 +101,34 @@ class Courier:
         """Output to be sent; dropped when there is no room and the container is not to wait."""
         if self.limit >= 0 and self.pending + len(data) + _FRAME_COST > self.limit and self.pending:
             self.dropped += len(data)
+            self._gap += len(data)
             return
+        self._tell_gap(moment_ns)
         self._put(stream, moment_ns, data)
 
     def end(self, stream: int, moment_ns: int) -> None:
         """The end of a stream."""
+        self._tell_gap(moment_ns)
         self._put(stream, moment_ns, b"")
+
+    def settle(self) -> Steps[None]:
+        """`close`, and wait until the courier has written everything and is gone; `END_S` at most."""
+        deadline = time.monotonic() + END_S
+        self.close()
+        while not self._is_gone and time.monotonic() < deadline:
+            yield Sleep(_POLL_S)
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._is_over and (self._reaping is None or self._reaping.is_over)
 
     def close(self) -> None:
         """No more comes; what is queued is sent in the time that is left."""
         if self._is_closing:
             return
         self._is_closing = True
+        if self.dropped:
+            remark(f"{self.dropped} bytes of output were dropped on their way to the log")
         if not self._queue:
             self._finish()
             return
@@ -111,6 +136,11 @@ class Courier:
         self._loop.call_later(END_S, self._finish)
 
     # The queue
+
+    def _tell_gap(self, moment_ns: int) -> None:
+        gap, self._gap = self._gap, 0
+        if gap and self.keeps:
+            self._put(DROPPED, moment_ns, b"%d" % gap)
 
     def _put(self, stream: int, moment_ns: int, data: bytes) -> None:
         frame = FRAME.pack(stream, moment_ns, len(data)) + data
@@ -234,21 +264,23 @@ class Courier:
                 _reap(self._pidfd)
                 os.close(self._pidfd)
             else:
-                _Reaping(self._pidfd, self._loop)
+                self._reaping = _Reaping(self._pidfd, self._loop)
             self._pidfd = -1
 
 
 class _Reaping:
     """Waits for a courier at its end, as long as the shim lives."""
 
-    __slots__ = ("_loop", "_pidfd")
+    __slots__ = ("_loop", "_pidfd", "is_over")
 
     def __init__(self, pidfd: int, loop: Loop) -> None:
+        self.is_over = False
         self._pidfd = pidfd
         self._loop = loop
         loop.add(pidfd, READ, lambda events: self._ended())
 
     def _ended(self) -> None:
+        self.is_over = True
         self._loop.remove(self._pidfd)
         _reap(self._pidfd)
         os.close(self._pidfd)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from corten.shim.client import STDERR, STDOUT
 from corten.shim.complain import remark
-from corten.shim.courier import FRAME
+from corten.shim.courier import FRAME, KEEPER
 from corten.shim.lines import Line, Lines
 from corten.shim.packer import be_killable
 from corten.shim.protocol import Message
@@ -41,6 +41,11 @@ class Driver(ABC):
 
 def run(order: Message, inlet: int, say: int) -> None:
     """The life of a courier."""
+    if order.get("driver") == KEEPER:
+        from corten.shim import filekeeper
+
+        filekeeper.run(order, inlet, say, frames)
+        return
     be_killable()
     try:
         driver = _driver(order)
@@ -107,17 +112,18 @@ def frames(inlet: int) -> Iterator[tuple[int, int, bytes]]:
     """(stream, Unix ns, data) up to the end; data is empty at the end of a stream."""
     buffer = b""
     while True:
-        while len(buffer) >= FRAME.size:
-            stream, moment_ns, length = FRAME.unpack_from(buffer)
-            end = FRAME.size + length
-            if len(buffer) < end:
+        place = 0
+        while len(buffer) - place >= FRAME.size:
+            stream, moment_ns, length = FRAME.unpack_from(buffer, place)
+            start = place + FRAME.size
+            if len(buffer) < start + length:
                 break
-            yield stream, moment_ns, buffer[FRAME.size : end]
-            buffer = buffer[end:]
+            place = start + length
+            yield stream, moment_ns, buffer[start:place]
         data = os.read(inlet, _READ_BYTES)
         if not data:
             return
-        buffer += data
+        buffer = buffer[place:] + data
 
 
 def _driver(order: Message) -> Driver:

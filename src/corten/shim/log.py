@@ -72,6 +72,16 @@ class Log:
         if self.courier is not None:
             self.courier.end(stream, moment_ns)
 
+    @property
+    def is_kept_by_courier(self) -> bool:
+        """Whether the courier writes the file itself: it may be behind what came."""
+        return self.file is None and self.courier is not None and self.courier.keeps
+
+    def settle(self) -> Steps[None]:
+        """After the last `end`: wait until a file that the courier writes is whole."""
+        if self.courier is not None:
+            yield from self.courier.settle()
+
     def close(self) -> None:
         """No more is written."""
         if self.file is not None:
@@ -82,7 +92,7 @@ class Log:
 
 def open_log(request: Request, loop: Loop, connections: set[object]) -> Steps[Log | None]:
     """What the field `log` of a create asks for; None for nothing.  Raises Internal when a driver has no server."""
-    log = _open_file(request, loop)
+    log = open_file(request, loop)
     if "courier" not in request.message:
         return log
     from corten.shim.courier import Courier  # only these containers carry what they need
@@ -100,7 +110,8 @@ def open_log(request: Request, loop: Loop, connections: set[object]) -> Steps[Lo
     return log
 
 
-def _open_file(request: Request, loop: Loop) -> Log | None:
+def open_file(request: Request, loop: Loop | None = None) -> Log | None:
+    """The file that the fields of `log` name, open; None for none.  Raises OSError, InvalidArgument."""
     path = request.string("path")
     driver = request.string("driver", "json-file" if path else "none")
     if driver == "none":
@@ -118,7 +129,7 @@ def _open_file(request: Request, loop: Loop) -> Log | None:
     return Log(_log_file(path, options, loop), encoded)
 
 
-def _log_file(path: str, options: Request, loop: Loop, framing: Framing | None = None) -> LogFile:
+def _log_file(path: str, options: Request, loop: Loop | None, framing: Framing | None = None) -> LogFile:
     return LogFile(
         path,
         max_size=options.integer("max-size", -1),

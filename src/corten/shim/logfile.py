@@ -15,6 +15,7 @@ What a record is, the `Framing` says: a line of JSON here, a length and a messag
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import time
@@ -30,6 +31,7 @@ _OPEN = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _TAIL_BYTES = 1 << 20  # no record is longer: 16 KiB, each byte at most 6 after escaping, and the attributes
 _HEAD = b'{"log":"'
 _NO_LIMIT = -1
+LOCK = ".lock"  # of a file that a courier writes (corten.shim.filekeeper)
 NEW = ".new"  # what a file is called until its rotation has made room for it
 
 
@@ -165,6 +167,21 @@ class LogFile:
             os.unlink(f"{self.path}.1.gz")  # the only other place is the first: it was not moved
         with contextlib.suppress(FileNotFoundError):  # somebody removed it
             os.replace(self.path, f"{self.path}.1")
+
+
+def is_written(path: str) -> bool:
+    """Whether a courier has this file (mode=non-blocking): it may outlive its shim for a while, and ends it whole."""
+    try:
+        fd = os.open(path + LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def mend(path: str) -> int:

@@ -426,10 +426,14 @@ class Stdio:
             source.drain()
         return self._over
 
-    def finish(self) -> None:
-        """No more output will be read: end clients (after their queues) and close everything."""
+    def end_output(self) -> None:
+        """No more output will be read; clients stay until `finish`."""
         for source in list(self._sources):
             source.end()
+
+    def finish(self) -> None:
+        """No more output will be read: end clients (after their queues) and close everything."""
+        self.end_output()
         if self._sink is not None:
             self._sink.abandon()
             self._sink = None

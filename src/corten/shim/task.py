@@ -398,6 +398,7 @@ class Task:
         counters = Counters(0, 0)
         try:
             yield from self._end_stragglers(init)
+            yield from self._settle_log(init)
         except (OSError, Internal) as error:
             complain(error)
         try:
@@ -424,6 +425,12 @@ class Task:
         deadline = time.monotonic() + _DRAIN_TIMEOUT_S
         while not self._is_quiet(init) and time.monotonic() < deadline:
             yield Sleep(_POLL_S)
+
+    def _settle_log(self, init: Process) -> Steps[None]:
+        """Who hears of the end finds the log whole, as far as the disk takes it."""
+        if self._log is not None and self._log.is_kept_by_courier:
+            init.stdio.end_output()
+            yield from self._log.settle()
 
     def _is_quiet(self, init: Process) -> bool:
         """Every exec was told, and the streams are at their end or have no writer left."""

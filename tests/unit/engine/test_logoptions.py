@@ -148,6 +148,22 @@ def test_who_says_anything_of_rotation_gets_dockers_meaning_of_it(decide: Decide
     assert not request.compress
 
 
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+def test_a_file_of_a_container_that_does_not_wait_is_written_by_a_courier(
+    decide: Decide, driver: str, tmp_path: Path
+) -> None:
+    plain = logconfig.request(asked(decide, driver, {"max-size": "1m", "mode": "blocking"}), BOX, str(tmp_path))
+    assert plain.courier is None
+    options = {"max-size": "1m", "mode": "non-blocking"}
+    request = logconfig.request(asked(decide, driver, options), BOX, str(tmp_path))
+    assert (request.driver, request.path) == ("none", "")
+    assert request.courier == {"driver": "file", "limit": 1_000_000, "log": plain.to_message()}
+    limited = asked(decide, driver, {**options, "max-buffer-size": "64k"})
+    courier = logconfig.request(limited, BOX, str(tmp_path)).courier
+    assert courier is not None
+    assert courier["limit"] == 65536
+
+
 def test_other_options_keep_the_default_rotation(decide: Decide) -> None:
     made = asked(decide, "json-file", {"labels": "a"}, Labels={"a": "1"})
     assert made.host.log_config.config == {"labels": "a", "max-size": "20m", "max-file": "5", "compress": "true"}
