@@ -18,6 +18,9 @@ from corten.cli.table import align, filter_flag, filters
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _MANY = "CONTAINER [CONTAINER...]"
+_MOMENT = '(e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)'
+_SINCE = f"Show logs since timestamp {_MOMENT}"
+_UNTIL = f"Show logs before a timestamp {_MOMENT}"
 
 
 def _signal_and_time(function: _Function) -> _Function:
@@ -173,9 +176,9 @@ def top(session: Session, /, operands: tuple[str, ...]) -> None:
 )
 @click.option("--details", is_flag=True, help="Show extra details provided to logs")
 @click.option("-f", "--follow", is_flag=True, help="Follow log output")
-@click.option("--since", default="", help="Show logs since timestamp or relative (e.g. 42m)")
-@click.option("--until", default="", help="Show logs before a timestamp or relative (e.g. 42m)")
-@click.option("-n", "--tail", default="all", help="Number of lines to show from the end of the logs")
+@click.option("--since", default="", help=_SINCE)
+@click.option("--until", default="", help=_UNTIL)
+@click.option("-n", "--tail", default="all", help='Number of lines to show from the end of the logs (default "all")')
 @click.option("-t", "--timestamps", is_flag=True, help="Show timestamps")
 @operands()
 @pass_session

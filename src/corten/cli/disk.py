@@ -15,7 +15,7 @@ from corten.cli.images import image_rows
 from corten.cli.pruning import dry_query, dry_run_flag, title, total
 from corten.cli.ps import container_row
 from corten.cli.session import Session, pass_session
-from corten.cli.table import filter_flag, filters, write_rows
+from corten.cli.table import FORMAT, filter_flag, filters, write_rows
 from corten.cli.transport import Client
 from corten.cli.units import human_size
 
@@ -63,7 +63,7 @@ _RUNNING = frozenset({"running", "paused", "restarting"})
 
 
 @click.command("df", cls=Command, operands="[OPTIONS]", at_most=0, help="Show disk usage")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("-v", "--verbose", is_flag=True, help="Show detailed information on space usage")
 @operands()
 @pass_session
@@ -148,6 +148,9 @@ def _write_details(usage: Json) -> None:
     packed = usage.get("ContentSize")
     if packed is not None:
         print(f"\nPacked layers, configurations and manifests, kept for push and save: {human_size(packed, 4)}")
+    logs = sum(one.get("SizeLog", 0) for one in usage["Containers"] or ())
+    if logs:
+        print(f"\nLogs, counted in the sizes of their containers: {human_size(logs, 4)}")
 
 
 def _write_formatted(usage: Json, form: str) -> None:

@@ -18,7 +18,7 @@ from corten.cli.moments import rfc3339
 from corten.cli.platforms import platform_queries, platform_query
 from corten.cli.progress import show
 from corten.cli.session import Session, pass_session
-from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
+from corten.cli.table import FORMAT, ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
 from corten.spec.reference import parse, parse_any
 
@@ -54,7 +54,7 @@ _HISTORY = (
 @click.option("-a", "--all", "all_", is_flag=True, help="Show all images (default hides intermediate images)")
 @click.option("--digests", is_flag=True, help="Show digests")
 @filter_flag("-f", "--filter")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")
 @click.option("--tree", is_flag=True, help="List multi-platform images as a tree")
@@ -126,7 +126,7 @@ def _known(number: int, shown: Callable[[int], str]) -> str:
     at_most=1,
     help="Show the history of an image",
 )
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("-H", "--human/--no-human", default=True, cls=Switch, help="Print human readable sizes and dates")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")
 @click.option("-q", "--quiet", is_flag=True, help="Only show image IDs")

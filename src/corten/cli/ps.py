@@ -11,7 +11,7 @@ import click
 from corten.cli.command import Command, operands
 from corten.cli.flags import Integer
 from corten.cli.session import Session, pass_session
-from corten.cli.table import ellipsis, filter_flag, filters, raw_template, write_rows
+from corten.cli.table import FORMAT, ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
 
 _COLUMNS = (
@@ -49,7 +49,7 @@ _RAW = (
 @click.command("ps", cls=Command, operands="[OPTIONS]", at_most=0, help="List containers")
 @click.option("-a", "--all", "all_", is_flag=True, help="Show all containers (default shows just running)")
 @filter_flag("-f", "--filter")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("-n", "--last", type=Integer(), default=-1, help="Show n last created containers (includes all states)")
 @click.option("-l", "--latest", is_flag=True, help="Show the latest created container (includes all states)")
 @click.option("--no-trunc", is_flag=True, help="Don't truncate output")

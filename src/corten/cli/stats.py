@@ -21,7 +21,7 @@ import click
 from corten import errors
 from corten.cli.command import Command, Failure, daemon_error, operands
 from corten.cli.session import Session, pass_session
-from corten.cli.table import filters, write_rows
+from corten.cli.table import FORMAT, filters, write_rows
 from corten.cli.transport import Client
 from corten.cli.units import binary_size, human_size
 
@@ -72,7 +72,7 @@ class Watched:
     help="Display a live stream of container(s) resource usage statistics",
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Show all containers (default shows just running)")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("--no-stream", is_flag=True, help="Disable streaming stats and only pull the first result")
 @click.option("--no-trunc", is_flag=True, help="Do not truncate output")
 @operands()

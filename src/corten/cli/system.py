@@ -20,7 +20,7 @@ from corten.cli.session import Session, pass_session
 from corten.cli.table import filter_flag, filters
 from corten.cli.transport import Client
 
-_FORMAT = "Format output using a custom template"
+_FORMAT = "Format output using a custom template: `json`, or a template of Go"
 _WRONG_TEMPLATE = 64  # the exit code of Docker's CLI for a template that does not parse
 
 

@@ -21,6 +21,7 @@ _RAW_EMPTY = {name: f"{{{{if .{name}}}}} {{{{.{name}}}}}{{{{end}}}}" for name in
 _PARSING = "template parsing error: "
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Columns = Sequence[tuple[str, str]]  # (field, heading)
+FORMAT = "Format output using a custom template: `table`, `table TEMPLATE`, `json`, or a template of Go"
 
 
 def write_rows(
@@ -101,7 +102,7 @@ def ellipsis(text: str, limit: int) -> str:
 
 def filter_flag(*names: str) -> Callable[[_Function], _Function]:
     """The option `--filter`, which may stand several times."""
-    text = "Provide filter values (`name=value`)"
+    text = "Filter output based on conditions provided (`name=value`)"
     return click.option(*names, "filter_", multiple=True, type=Value(_check_filter), help=text)
 
 

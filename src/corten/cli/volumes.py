@@ -13,7 +13,7 @@ from corten import errors
 from corten.cli.command import Command, Failure, confirmed, daemon_error, operands
 from corten.cli.pruning import dry_query, dry_run_flag, write_pruned
 from corten.cli.session import Session, pass_session
-from corten.cli.table import filter_flag, filters, raw_template, write_rows
+from corten.cli.table import FORMAT, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import human_size
 
 Json = Mapping[str, Any]
@@ -55,7 +55,7 @@ def _map(words: Iterable[str]) -> dict[str, str]:
 
 @click.command("ls", cls=Command, operands="[OPTIONS]", at_most=0, help="List volumes")
 @filter_flag("-f", "--filter")
-@click.option("--format", "form", default="", help="Format output using a custom template")
+@click.option("--format", "form", default="", help=FORMAT)
 @click.option("-q", "--quiet", is_flag=True, help="Only display volume names")
 @operands()
 @pass_session
