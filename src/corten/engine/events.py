@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
+
+from corten.core.eventlog import EventLog, decode
 from corten.core.events import Event, EventBus
 from corten.engine import times
 from corten.engine.filters import Filters, labels_match
@@ -25,6 +28,35 @@ def container_event(record: Record, action: str, **attributes: str) -> Event:
     """An event of a container; its labels are attributes as well."""
     given = {**record.labels, "image": record.image_ref, "name": record.name, **attributes}
     return Event(type="container", action=action, id=record.id, attributes=given)
+
+
+def die_event(record: Record, code: int, at_ns: int, verdict: str) -> Event:
+    """The end of a run; its time is for the caller to set."""
+    seconds = max(0, at_ns - record.state.started_ns) // times.SECOND_NS
+    return container_event(record, "die", exitCode=str(code), execDuration=str(seconds), verdict=verdict)
+
+
+def untold_deaths(log: EventLog, ended: Iterable[Record]) -> list[Event]:
+    """The `die` of each that has ended and whose last event of a run is its start: cortend was killed in between.
+
+    Reads what is kept, a few MB.
+    """
+    wanted = {record.id: record for record in ended}
+    found: list[Event] = []
+    for line in log.lines() if wanted else ():
+        if b'"start"' not in line and b'"die"' not in line:
+            continue
+        event = decode(line)
+        if event is None or event.type != "container" or event.action not in ("start", "die"):
+            continue
+        record = wanted.pop(event.id, None)
+        if record is not None and event.action == "start":
+            state, death = record.state, record.state.death
+            told = die_event(record, state.exit_code, state.finished_ns, death.sentence if death is not None else "")
+            found.append(msgspec.structs.replace(told, time_ns=state.finished_ns))
+        if not wanted:
+            break
+    return sorted(found, key=lambda event: event.time_ns)
 
 
 def network_event(network_id: str, action: str, *, name: str, kind: str, container_id: str) -> Event:

@@ -21,7 +21,7 @@ from corten.core import asker
 from corten.engine import kernellog, times, witness
 from corten.engine import verdict as verdicts
 from corten.engine.container import EXIT_CONDITIONS, Container
-from corten.engine.events import container_event, network_event
+from corten.engine.events import container_event, die_event, network_event
 from corten.engine.looks import NoAnswer
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Record, Status, advance
@@ -258,9 +258,8 @@ class Finisher:
     def _tell(self, container: Container, how: Exit, verdict: Verdict) -> None:
         """Waiters first: `stop` comes before `die` among the events, as dockerd has it."""
         container.resolve_waiters(*EXIT_CONDITIONS)
-        seconds = max(0, how.at_ns - container.record.state.started_ns) // times.SECOND_NS
-        attributes = {"exitCode": str(how.code), "execDuration": str(seconds), "verdict": verdict.sentence}
-        self._parts.publish_after_waiters(container_event(container.record, "die", **attributes))
+        event = die_event(container.record, how.code, how.at_ns, verdict.sentence)
+        self._parts.publish_after_waiters(event)
 
     async def _leave_network(self, container: Container, task: Task) -> None:
         """Ports and address are free before anybody hears of the exit; what fails here does not hide the exit."""

@@ -27,6 +27,7 @@ from corten.core.metadata import Database
 from corten.core.snapshots import Kind
 from corten.engine import times
 from corten.engine.container import Container
+from corten.engine.events import untold_deaths
 from corten.engine.execs import Execs
 from corten.engine.finish import Finisher, exit_of
 from corten.engine.health import Healths
@@ -80,6 +81,7 @@ class Recovery:
         self._parts.snapshots.trash.hold()
         self._finisher.restarts_wait = True
         self._load_records()
+        self._tell_deaths()
         self.volume_mounts.know_holders()
         await self._adopt_all()
         self._restore_network()
@@ -99,6 +101,12 @@ class Recovery:
                 continue
             self._parts.roster.reserve_name(record.name, record.id)
             self._parts.roster.add(Container(record, self._parts.loop))
+
+    def _tell_deaths(self) -> None:
+        """What the cortend before has recorded and not told any more."""
+        ended = (one.record for one in self._parts.roster if not one.is_running and one.record.state.finished_ns)
+        for event in untold_deaths(self._parts.event_log, ended):
+            self._parts.bus.publish(event)
 
     # Tasks
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corten.core.eventlog import EventLog
 from corten.core.events import Event, EventBus
 from corten.engine import events
+from corten.engine.record import Record, State, Status
+from corten.engine.verdict import Verdict
 from corten.errors import Internal, InvalidArgument
+
+from .conftest import Decide
 
 ID = "a" * 64
 START = Event(type="container", action="start", id=ID, attributes={"image": "busybox:1", "name": "web", "k": "v"})
@@ -102,3 +108,25 @@ async def test_wrong_times_are_refused_as_dockerd_does() -> None:
         await anext(events.follow(EventBus(), {}, "x", ""))
     with pytest.raises(InvalidArgument, match="cannot be after"):
         await anext(events.follow(EventBus(), {}, "5", "4"))
+
+
+def test_an_end_that_was_recorded_and_not_told_is_told_later(decide: Decide, tmp_path: Path) -> None:
+    def record(letter: str) -> Record:
+        death = Verdict(cause="exited", sentence="exited with code 3")
+        state = State(status=Status.EXITED, exit_code=3, started_ns=10**9, finished_ns=4 * 10**9, death=death)
+        given = {"id": letter * 64, "name": letter, "image_id": "i", "image_ref": "r", "created_ns": 1}
+        return Record(**given, effective=decide(), state=state)  # type: ignore[arg-type]
+
+    log = EventLog(str(tmp_path))
+    told, untold, again, unknown = (record(letter) for letter in "abcd")
+    for one, action in (
+        *((told, "start"), (told, "die"), (untold, "die"), (untold, "start"), (again, "start")),
+        *((again, "die"), (again, "start"), (again, "exec_start: die"), (told, "destroy")),
+    ):
+        log.append(events.container_event(one, action))
+    found = events.untold_deaths(log, [told, untold, again, unknown])
+    assert sorted(event.id for event in found) == [untold.id, again.id]
+    assert {event.time_ns for event in found} == {4 * 10**9}
+    expected = {"exitCode": "3", "execDuration": "3", "verdict": "exited with code 3", "image": "r"}
+    assert all(event.attributes.items() >= expected.items() for event in found)
+    assert events.untold_deaths(log, []) == []
