@@ -455,7 +455,7 @@ DIFFERENT = {
     "images a b": "docker 28.2 prints `SRun`, a slip of its own",
     "images --tree": "corten has no colours there, and does not cut names off",
     "images --format json": "containers are counted since API 1.51, which docker 28.2 does not speak",
-    "system df -v": "corten adds what the packed layers take",
+    "system df -v": "corten adds what the packed layers and the logs take",
     "stats --no-stream --format json cli-new": "corten shows pressure, throttling, peaks and limits that were hit, too",
     "info": "the client's own version",
     "version": "the client's own versions",
