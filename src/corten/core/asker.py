@@ -1,10 +1,7 @@
 """Who asks for what is being done: the client of a request, by the credentials of its socket (unix(7), SO_PEERCRED).
 
-The door names it for every request; what runs on behalf of the request inherits it, as context variables do.  Code that
-acts for a reason of its own says so:
-
-    with asker.acting("health check"):
-        await life.kill(…)
+The door names it for every request; what runs on behalf of the request inherits it, as context variables do.  What the
+engine does of its own accord meanwhile begins with `set_engine`.
 
 pid, uid and gid are those that connected, as the kernel recorded them.  The name (comm) is what that process calls
 itself while the request arrives: a hint, and evidence of nothing.
@@ -12,11 +9,9 @@ itself while the request arrives: a hint, and evidence of nothing.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -76,16 +71,6 @@ def set_client(sock: Socket | None, operation: str) -> None:
 def set_engine() -> None:
     """What this task does from here on is the engine's own doing, whoever's request has led to it."""
     _current.set(ENGINE)
-
-
-@contextlib.contextmanager
-def acting(reason: str) -> Iterator[None]:
-    """For the block: the engine acts, for this reason."""
-    token = _current.set(Asker(by=reason))
-    try:
-        yield
-    finally:
-        _current.reset(token)
 
 
 def of_socket(sock: Socket | None, operation: str, *, own_pid: int = 0) -> Asker:

@@ -35,17 +35,15 @@ def test_what_a_client_says_cannot_move_the_cursor_and_has_an_end() -> None:
     assert len(found.operation) == 256
 
 
-async def test_work_inherits_who_asked_and_may_say_that_it_has_a_reason_of_its_own() -> None:
-    async def work() -> tuple[str, str, str]:
+async def test_work_inherits_who_asked_until_it_is_the_engine_s_own() -> None:
+    async def work() -> tuple[str, str]:
         before = asker.current().by
-        with asker.acting("health check"):
-            inside = asker.current().by
         asker.set_engine()
-        return before, inside, asker.current().by
+        return before, asker.current().by
 
     assert asker.current() == asker.ENGINE
     ours, theirs = socket.socketpair()
     with ours, theirs:
         asker.set_client(ours, "x")
-    assert await asyncio.get_running_loop().create_task(work()) == ("client", "health check", "engine")
+    assert await asyncio.get_running_loop().create_task(work()) == ("client", "engine")
     assert asker.current().by == "client"
