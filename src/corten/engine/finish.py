@@ -208,6 +208,7 @@ class Finisher:
             is_watched=self._parts.senders.is_active,
             sendings=sent,
             to_shim=to_shim,
+            shim_pid=state.shim_pid,
             filtered=filtered,
             filtered_call=witness.denied_call(found, filtered.pid) if filtered is not None else None,
         )
@@ -223,7 +224,7 @@ class Finisher:
     def _sendings(
         self, container: Container, how: Exit
     ) -> tuple[tuple[Sending, ...], tuple[Sending, ...], Sending | None]:
-        """What was sent to init and shim, and the last other process that its seccomp filter has killed."""
+        """What was sent to init and shim, and the last other process that got SIGSYS as from seccomp."""
         senders = self._parts.senders
         (pid, shim_pid), cgroup = self.watched(container)
         times_of = {"since_ns": container.record.state.started_ns, "until_ns": how.at_ns}

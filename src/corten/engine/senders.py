@@ -82,7 +82,7 @@ class Senders:
         return tuple(self._records(_KEY.pack(pid), code.ENDING, since_ns, until_ns))
 
     def killed_by_filter(self, cgroup: str, *, since_ns: int, until_ns: int) -> Sending | None:
-        """The last process of a v2 cgroup that its own seccomp filter has killed."""
+        """The last process of a v2 cgroup that got SIGSYS as from its own seccomp filter."""
         found = (self._records(key, (SIGSYS,), since_ns, until_ns) for key in _keys((), (cgroup,)))
         return next((one for ones in found for one in ones), None)
 

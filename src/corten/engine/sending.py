@@ -1,7 +1,13 @@
 """A signal as the tracepoint signal_generate saw it (engine/senders.py), and what may be said of it.
 
-Who sent it is what the kernel knows: process, user, si_code of sigaction(2).  The name (comm) is what the sender called
-itself then, and evidence of nothing.
+Process and user are the kernel's word for who ran when it was generated; whether that one sent it says si_code
+(sigaction(2), rt_sigqueueinfo(2)):
+
+    SI_USER, SI_QUEUE, SI_TKILL    it did
+    any above 0                    the kernel did: only to itself may a process send one like it
+    all others                     a timer, say, in whose interrupt anybody ran; or a process that pretends so
+
+The name (comm) is what the process called itself then, and evidence of nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from corten.sys import signalprogram as code
 
 SIGSYS: Final = 31
 SYS_SECCOMP: Final = 1
+_SENT: Final = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL
 KERNEL, ITSELF, PROCESS = "kernel", "itself", "process"
 
 
@@ -33,21 +40,31 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     command: str = ""
     cgroup_id: int = 0
 
-    @property
-    def is_raised(self) -> bool:
-        """Whether the kernel made it: the process named is the one that ran then, and need not have asked for it."""
-        return self.code > 0
+    def is_raised_for(self, target: int) -> bool:
+        """Whether the process `target` brought it upon itself: by a fault, its filter, or in its own name."""
+        return self.code > 0 and self.pid == target
 
-    def asker(self, target: int) -> Asker:
-        """Who sent it to the process `target`."""
-        if self.is_raised:
-            return Asker(by=KERNEL)
+    def asker(self, target: int) -> Asker | None:
+        """Who sent it to the process `target`; None where that cannot be said."""
+        if self.code > 0:
+            return Asker(by=KERNEL) if self.pid != target else None
+        if self.code not in _SENT or not self.pid:  # 0: nobody ran, an interrupt came
+            return None
         by = ITSELF if self.pid == target else PROCESS
         return Asker(by=by, pid=self.pid, uid=self.uid, gid=self.gid, command=self.command)
 
+    def sent_by(self, target: int) -> str:
+        """How a sentence goes on behind the signal's name."""
+        asker = self.asker(target)
+        if asker is None:
+            return "from the kernel or itself" if self.code > 0 else f"of si_code {self.code}, which names no sender"
+        if asker.by == ITSELF:
+            return "that it sent to itself"
+        return "from the kernel" if asker.by == KERNEL else f"from {asker.text}"
+
     @property
     def evidence(self) -> str:
-        """Where it was seen, and what with it."""
+        """Where it was seen, and who ran then."""
         ran = f"process {self.pid}, uid {self.uid}, which called itself {self.command!r}"
         return f"tracepoint signal_generate at {rfc3339(self.at_ns)}: {ran}; si_code {self.code}"
 
@@ -71,10 +88,3 @@ def sending(record: bytes, boot_ns: int) -> Sending:
 def last_of(sendings: Sequence[Sending], number: int) -> Sending | None:
     """The last one of this number."""
     return next((one for one in reversed(sendings) if one.signal == number), None)
-
-
-def sent_by(asker: Asker) -> str:
-    """How a sentence goes on behind the signal's name."""
-    if asker.by == ITSELF:
-        return "that it sent to itself"
-    return "from the kernel" if asker.by == KERNEL else f"from {asker.text}"

@@ -15,7 +15,7 @@ import msgspec
 
 from corten.core.asker import Asker
 from corten.engine.kernellog import Denied, OomKill
-from corten.engine.sending import SYS_SECCOMP, Sending, last_of, sent_by
+from corten.engine.sending import Sending, last_of
 from corten.errors import CortenError
 
 Json = dict[str, Any]
@@ -24,6 +24,7 @@ UNKNOWN: Final = "unknown"
 SIGKILL: Final = 9
 SIGSYS: Final = 31
 FAULTS: Final = frozenset({4, 5, 7, 8, 11})  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
+RAISED: Final = FAULTS | {SIGSYS}
 ASKING: Final = frozenset({1, 2, 3, 15})  # to end: SIGHUP, SIGINT, SIGQUIT, SIGTERM
 EXITED, SIGNALLED, OOM, SECCOMP, FAULT = "exited", "signal", "oom", "seccomp", "fault"
 NOT_STARTED, SHIM_LOST = "not-started", "shim-lost"
@@ -119,7 +120,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     is_watched: bool = False  # by engine.senders, as far as that goes
     sendings: tuple[Sending, ...] = ()  # to the init, but for the shim's own, oldest first
     to_shim: tuple[Sending, ...] = ()
-    filtered: Sending | None = None  # the last other process that its seccomp filter killed
+    shim_pid: int = 0
+    filtered: Sending | None = None  # the last other process that got SIGSYS as from its seccomp filter
     filtered_call: Denied | None = None
 
 
@@ -198,12 +200,11 @@ def _cause(seen: Seen) -> str:
         return EXITED
     if seen.was_oom_killed and seen.signal == SIGKILL:
         return OOM
-    foreign = _foreign(seen)
-    if seen.signal == SIGSYS and (seen.denied or (foreign is not None and foreign.code == SYS_SECCOMP)):
+    if seen.denied is not None and seen.signal == SIGSYS:
         return SECCOMP
-    is_raised = foreign is not None and foreign.is_raised and foreign.pid == seen.pid
-    has_fault = (seen.fault or is_raised) and seen.signal in FAULTS and _sender(seen) is None
-    return FAULT if has_fault else SIGNALLED
+    foreign = _foreign(seen)
+    is_raised = foreign is not None and foreign.is_raised_for(seen.pid) and seen.signal in RAISED
+    return FAULT if is_raised or (seen.fault and seen.signal in FAULTS and _sender(seen) is None) else SIGNALLED
 
 
 def _sender(seen: Seen) -> Kill | None:
@@ -240,11 +241,9 @@ def _first(seen: Seen, cause: str, sender: Kill | None) -> str:
             return f"killed by {name} for what it did: {seen.fault or _si_code(seen)}"
         case "seccomp" if seen.denied is not None:
             return f"killed by seccomp for system call {call_name(seen.denied)}"
-        case "seccomp":
-            return f"killed by seccomp, system call {UNKNOWN}"
     foreign = _foreign(seen)
     if foreign is not None:
-        return f"killed by {name} {sent_by(foreign.asker(seen.pid))}"
+        return f"killed by {name} {foreign.sent_by(seen.pid)}"
     if sender is None:
         return f"killed by {name}, sender unknown"
     return f"killed by {name} for {sender.by.text}{_operation(sender.by)}"
@@ -256,7 +255,7 @@ def _exited(seen: Seen) -> str:
         last_seen = next((one for one in reversed(seen.sendings) if one.signal in ASKING), None)
         if last_seen is None:
             return text
-        return f"{text} after {signal_name(last_seen.signal)} {sent_by(last_seen.asker(seen.pid))}"
+        return f"{text} after {signal_name(last_seen.signal)} {last_seen.sent_by(seen.pid)}"
     last = seen.kills[-1]
     return f"{text} after {signal_name(last.signal)} for {last.by.text}{_operation(last.by)}"
 
@@ -265,7 +264,7 @@ def _to_shim(seen: Seen) -> str:
     if not seen.to_shim:
         return ""
     last = seen.to_shim[-1]
-    return f"; the shim got {signal_name(last.signal)} {sent_by(last.asker(0))}"
+    return f"; the shim got {signal_name(last.signal)} {last.sent_by(seen.shim_pid)}"
 
 
 def _si_code(seen: Seen) -> str:
@@ -294,9 +293,7 @@ def _beside(seen: Seen, cause: str) -> list[str]:
     if seen.processes is not None and seen.processes.refused:
         out.append(f"processes refused at the limit of {seen.processes.limit}: {seen.processes.refused}")
     if seen.filtered is not None:
-        call = f"system call {call_name(seen.filtered_call)}" if seen.filtered_call else f"system call {UNKNOWN}"
-        who = f"{seen.filtered.command} (pid {seen.filtered.pid})"
-        out.append(f"a process in it was killed by seccomp: {who}, {call}")
+        out.append(_filtered(seen.filtered, seen.filtered_call))
     if seen.disk is not None:
         out.append(f"its disk was full at the end: {seen.disk.free_bytes} bytes, {seen.disk.free_inodes} files left")
     return out
@@ -317,12 +314,12 @@ def _seen_claims(seen: Seen, cause: str) -> list[Claim]:
     """What the tracepoint saw, but for the sender of the last one, which has been told."""
     told = _foreign(seen) if cause == SIGNALLED else None
     claims = [
-        Claim(claim=f"{signal_name(one.signal)} {sent_by(one.asker(seen.pid))}", evidence=one.evidence)
+        Claim(claim=f"{signal_name(one.signal)} {one.sent_by(seen.pid)}", evidence=one.evidence)
         for one in seen.sendings
         if one is not told
     ]
     return claims + [
-        Claim(claim=f"the shim got {signal_name(one.signal)} {sent_by(one.asker(0))}", evidence=one.evidence)
+        Claim(claim=f"the shim got {signal_name(one.signal)} {one.sent_by(seen.shim_pid)}", evidence=one.evidence)
         for one in seen.to_shim
         if seen.is_lost
     ]
@@ -343,9 +340,16 @@ def _sender_claim(seen: Seen, sender: Kill | None) -> Claim:
         return Claim(claim=f"sent for {sender.by.text}{_operation(sender.by)}", evidence=evidence)
     foreign = _foreign(seen)
     if foreign is not None:
-        return Claim(claim=f"{name} {sent_by(foreign.asker(seen.pid))}", evidence=foreign.evidence)
+        return Claim(claim=f"{name} {foreign.sent_by(seen.pid)}", evidence=foreign.evidence)
     watched = ", and signal-senders saw none" if seen.is_watched else ""
     return Claim(claim=f"sender: {UNKNOWN}", evidence=f"no {name} was sent by Corten in this run{watched}")
+
+
+def _filtered(child: Sending, call: Denied | None) -> str:
+    """A process can send itself the same signal: that it was the filter says the kernel's log alone."""
+    if call is not None:
+        return f"a process in it was killed by seccomp for system call {call_name(call)}"
+    return f"a process in it was killed by SIGSYS as from seccomp: {child.command} (pid {child.pid})"
 
 
 def _memory_claims(seen: Seen) -> list[Claim]:
@@ -377,9 +381,9 @@ def _other_claims(seen: Seen) -> list[Claim]:
     elif seen.signal == SIGSYS:
         claims.append(Claim(claim=f"system call: {UNKNOWN}", evidence="not in the kernel log"))
     if seen.filtered is not None:
-        said = f"{seen.filtered.evidence}; system call: "
-        said += f"kernel log, audit type 1326: {call_name(seen.filtered_call)}" if seen.filtered_call else UNKNOWN
-        claims.append(Claim(claim="a process of its cgroup was killed by seccomp, the last of them", evidence=said))
+        logged = "kernel log: audit type 1326" if seen.filtered_call else "the kernel's log has no audit record of it"
+        told = _filtered(seen.filtered, seen.filtered_call)
+        claims.append(Claim(claim=f"{told} (the last one)", evidence=f"{seen.filtered.evidence}; {logged}"))
     if seen.fault:
         claims.append(Claim(claim=f"a fault: {seen.fault}", evidence=f"kernel log, of pid {seen.pid}"))
     if seen.probe:

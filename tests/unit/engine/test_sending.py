@@ -66,10 +66,26 @@ def test_a_fault_is_one_also_where_the_kernel_logs_none() -> None:
     assert (sent_one.cause, sent_one.sentence) == ("signal", "killed by SIGSEGV from sh (pid 7, uid 1000)")
 
 
-def test_a_filter_that_killed_is_told_without_a_log_and_its_call_is_unknown() -> None:
+def test_what_looks_like_a_filter_s_kill_is_one_with_the_kernels_log_alone() -> None:
+    """A process may send itself a SIGSYS with any si_code."""
     made = judge(seen(code=159, signal=31, sendings=(sent(31, code=1, pid=40),)))
-    assert (made.cause, made.sentence) == ("seccomp", "killed by seccomp, system call unknown")
+    assert (made.cause, made.sentence) == ("fault", "killed by SIGSYS for what it did: si_code 1")
     assert judge(seen(code=159, signal=31, sendings=(sent(31),))).cause == "signal"
+    call = Denied(pid=40, name="x", arch=1, number=2)
+    assert judge(seen(code=159, signal=31, denied=call, sendings=(sent(31, code=1, pid=40),))).cause == "seccomp"
+
+
+@pytest.mark.parametrize("number", [-2, -3, -4, -5])
+def test_who_ran_when_a_timer_fired_is_not_accused(number: int) -> None:
+    made = judge(seen(code=142, signal=14, sendings=(sent(14, code=number),)))
+    assert made.sentence == f"killed by SIGALRM of si_code {number}, which names no sender"
+    assert verdict.to_json(made)["Sender"] == "unknown"
+
+
+def test_what_the_kernel_sends_and_what_a_process_pretends_to_itself_are_not_told_apart() -> None:
+    made = judge(seen(sendings=(sent(code=0x80, pid=40),)))
+    assert made.sentence == "killed by SIGKILL from the kernel or itself"
+    assert verdict.to_json(made)["Sender"] == "unknown"
 
 
 def test_an_exit_after_a_foreign_request_to_end_tells_it() -> None:
@@ -81,9 +97,10 @@ def test_a_child_that_its_filter_killed_is_told_beside_the_end() -> None:
     child = sent(31, code=1, pid=41, command="tool")
     call = Denied(pid=41, name="tool", arch=0xC000003E, number=83)
     made = judge(seen(code=5, signal=0, filtered=child, filtered_call=call))
-    told = "a process in it was killed by seccomp: tool (pid 41), system call 83 (arch 0xc000003e) by tool (pid 41)"
+    told = "a process in it was killed by seccomp for system call 83 (arch 0xc000003e) by tool (pid 41)"
     assert made.sentence == f"exited with code 5; {told}"
-    assert "tool (pid 41), system call unknown" in judge(seen(code=5, signal=0, filtered=child)).sentence
+    silent = judge(seen(code=5, signal=0, filtered=child))
+    assert silent.sentence.endswith("a process in it was killed by SIGSYS as from seccomp: tool (pid 41)")
 
 
 def test_who_killed_a_shim_is_told() -> None:
