@@ -287,6 +287,36 @@ def test_paths_and_debug_may_stand_in_the_file() -> None:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
+def test_sighup_takes_the_level_of_the_log_over() -> None:
+    folder = paths.scratch("keys")
+    file, log = folder / "daemon.json", folder / "log"
+    roots = ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
+    argv = [str(paths.COMMANDS / "cortend"), "--config", str(file), *roots]
+
+    def shows(*wanted: str) -> bool:
+        Api(folder / "exec/corten.sock").ok("GET", "/version")
+        return [level for level in (" DEBUG ", " INFO ") if level in log.read_text()] == list(wanted)
+
+    file.write_text('{"log-level": "warn"}')
+    with NetNs() as netns:
+        daemon = process.Daemon([*netns.enter, *argv], log)
+        try:
+            daemon.wait_until((folder / "exec/corten.sock").exists, "socket")
+            process.wait_for(shows, "silence")
+            file.write_text('{"log-level": "info"}')
+            os.kill(daemon.pid, signal.SIGHUP)
+            process.wait_for(lambda: shows(" INFO "), "info")
+            file.write_text('{"log-level": "debug"}')
+            os.kill(daemon.pid, signal.SIGHUP)
+            process.wait_for(lambda: shows(" DEBUG ", " INFO "), "debug")
+        finally:
+            daemon.stop()
+            done = subprocess.run([*netns.enter, *argv, "--destroy"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    process.unmount_below(folder)
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
 def test_a_path_given_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "daemon.json"
     file.write_text(json.dumps({"data-root": "/a"}))

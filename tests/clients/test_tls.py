@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -222,6 +223,31 @@ def test_clients_that_vanish_leave_no_descriptor(lab: Lab) -> None:
         assert at_rest(lab) <= before
 
 
+# contexts
+
+
+@both
+def test_a_context_with_files_is_as_good_as_flags(lab: Lab, program: str, tmp_path: Path) -> None:
+    env = client_environment() | {"DOCKER_CONFIG": str(tmp_path)}
+    other = {"docker": str(paths.COMMANDS / "corten"), "corten": str(peers.docker_cli())}[program]
+    for name, pair in (("right", lab.client), ("wrong", lab.stranger)):
+        words = f"host={HOST},ca={lab.authority.ca},cert={pair.cert},key={pair.key}"
+        argv = [other, "context", "create", name, "--docker", words]
+        subprocess.run(argv, check=True, capture_output=True, timeout=60, env=env)
+    path = peers.docker_cli() if program == "docker" else paths.COMMANDS / "corten"
+
+    def ask(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        argv = [*lab.engine.netns.enter, str(path), *words, "info", "-f", "{{.Driver}}"]
+        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=env | more)
+
+    assert ask("--context", "right").stdout == "overlay2\n"
+    assert ask(DOCKER_CONTEXT="right").stdout == "overlay2\n"
+    assert ask("-c", "wrong").returncode == 1
+    subprocess.run([other, "context", "use", "right"], check=True, capture_output=True, timeout=60, env=env)
+    assert ask().stdout == "overlay2\n"
+    assert ask(DOCKER_HOST="unix:///nowhere/s").returncode == 1
+
+
 # what cortend says of wrong files
 
 
@@ -273,5 +299,54 @@ def test_tls_without_verify_serves_anyone_and_warns() -> None:
             done = subprocess.run(argv, check=False, capture_output=True, timeout=30, env=client_environment())
             assert (done.returncode, done.stdout) == (0, b""), done.stderr
             assert "anyone who can reach 127.0.0.1" in engine.log_tail()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_sighup_takes_new_files_for_new_clients_and_a_wrong_one_changes_nothing() -> None:
+    folder = paths.scratch("tls")
+    (folder / "other").mkdir()
+    old, new = Authority(folder), Authority(folder / "other", "Its successor")
+    used = {key: folder / f"{key}.pem" for key in ("tlscacert", "tlscert", "tlskey")}
+
+    def put(authority: Authority) -> None:
+        pair = authority.issue("server")
+        for source, target in zip((authority.ca, pair.cert, pair.key), used.values(), strict=True):
+            shutil.copy(source, target)
+
+    put(old)
+    config = {"tlsverify": True, **{key: str(path) for key, path in used.items()}}
+    try:
+        with CortenEngine(config=config, args=["--host", HOST]) as engine:
+
+            def ask(authority: Authority, *words: str) -> subprocess.Popen[bytes]:
+                pair = authority.issue("client")
+                argv = [*engine.netns.enter, str(peers.docker_cli()), "-H", HOST, "--tlsverify"]
+                argv += [f"--tlscacert={authority.ca}", f"--tlscert={pair.cert}", f"--tlskey={pair.key}", *words]
+                pipe = subprocess.PIPE
+                return subprocess.Popen(argv, stdout=pipe, stderr=pipe, env=client_environment())
+
+            def is_served(authority: Authority) -> bool:
+                running = ask(authority, "ps", "-q")
+                running.communicate(timeout=60)
+                return running.returncode == 0
+
+            def hup(told: str) -> None:
+                count = engine.log.read_text().count(told)
+                os.kill(engine.pid, signal.SIGHUP)
+                process.wait_for(lambda: engine.log.read_text().count(told) > count, told)
+
+            assert (is_served(old), is_served(new)) == (True, False)
+            with ask(old, "events") as open_since_before:
+                process.wait_for(lambda: connections(engine.pid) > 0, "connection")
+                put(new)
+                hup("Reloaded configuration: ")
+                assert (is_served(old), is_served(new)) == (False, True)
+                assert open_since_before.poll() is None
+                assert connections(engine.pid) > 0
+                open_since_before.kill()
+            used["tlskey"].write_text("no key")
+            hup("configuration not reloaded: invalid TLS configuration: ")
+            assert (is_served(old), is_served(new)) == (False, True)
     finally:
         shutil.rmtree(folder)

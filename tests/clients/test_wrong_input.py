@@ -45,9 +45,10 @@ def run(*argv: str) -> tuple[int, str]:
         (["-Z"], f"unknown shorthand flag: 'Z' in -Z{SEE}"),
         (["word"], f'"cortend" accepts no argument(s).{SEE}'),
         (["--host"], f"flag needs an argument: --host{SEE}"),
-        (["--storage-driver", "overlay2"], "--storage-driver is not supported yet: set storage-driver in daemon.json"),
-        (["--add-runtime", "x=/y"], "--add-runtime is not supported yet: set runtimes in daemon.json"),
-        (["--label", "a=b"], "--label is not supported yet: set labels in daemon.json"),
+        (["--storage-driver", "vfs"], "--storage-driver: driver not supported: vfs: overlay2 is the only one"),
+        (["--add-runtime", "x"], 'invalid argument "x" for "--add-runtime" flag: invalid runtime argument: x'),
+        (["--label", "x"], 'invalid argument "x" for "--label" flag: bad attribute format: x'),
+        (["--bip", "x"], "--bip is not supported yet"),
         (
             ["--registry-mirror=x://y"],
             'invalid argument "x://y" for "--registry-mirror" flag: invalid mirror: unsupported scheme "x" in "x://y"',

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -68,6 +70,9 @@ class Notifier:
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        microseconds, process = (os.environ.pop(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
+        is_ours = process in ("", str(os.getpid())) and microseconds.isdecimal()
+        self._watch_s = int(microseconds) / 1e6 / 2 if is_ours else 0.0
 
     def tell(self, *lines: str) -> None:
         """`READY=1` and the like; a manager that does not listen is no reason to end."""
@@ -76,3 +81,17 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
             sender.sendto("\n".join(lines).encode(), address)
+
+    def ready(self) -> None:
+        """It serves, for the first time or again."""
+        self.tell("READY=1")
+
+    def reloading(self) -> None:
+        """`Type=notify-reload` wants to know since when."""
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say that this loop turns, twice in each WatchdogSec= of the unit; never where that is not set."""
+        if self._watch_s:
+            self.tell("WATCHDOG=1")
+            loop.call_later(self._watch_s, self.watch, loop)

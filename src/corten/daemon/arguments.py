@@ -7,10 +7,11 @@ import re
 from typing import Any, NoReturn
 
 from corten import __version__
-from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, KEYS, UNSUPPORTED
+from corten.daemon import flagvalues
+from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, UNSUPPORTED
+from corten.daemon.flagvalues import boolean, integer
 from corten.errors import InvalidArgument
 from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
-from corten.spec.words import BOOLEANS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,6 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--node-defaults", metavar="FILE", default="", help=f"the node's defaults ({NODE_FILE})")
     _add_registries(parser)
     _add_tls(parser)
+    flagvalues.add(parser)
     parser.add_argument("--metrics-addr", metavar="ADDRESS:PORT", help="where metrics are shown at /metrics (nowhere)")
     parser.add_argument(
         "--signal-senders", action="store_true", default=None, help="record who sends signals to containers"
@@ -67,9 +69,9 @@ def _add_registries(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--registry-mirror", metavar="URL", action="append", help="a mirror of docker.io; may be given several times")
     add("--insecure-registry", metavar="HOST", action="append", help="host[:port] or network without verified TLS")
-    add("--max-concurrent-downloads", metavar="N", type=_integer, help="layers of a pull at once (3)")
-    add("--max-concurrent-uploads", metavar="N", type=_integer, help="layers of a push at once (5)")
-    add("--max-download-attempts", metavar="N", type=_integer, help="tries for each layer of a pull (5)")
+    add("--max-concurrent-downloads", metavar="N", type=integer, help="layers of a pull at once (3)")
+    add("--max-concurrent-uploads", metavar="N", type=integer, help="layers of a push at once (5)")
+    add("--max-download-attempts", metavar="N", type=integer, help="tries for each layer of a pull (5)")
     add("--http-proxy", metavar="URL", help="proxy for requests to http:// registries")
     add("--https-proxy", metavar="URL", help="proxy for requests to https:// registries")
     add("--no-proxy", metavar="LIST", help="hosts, domains and networks that are asked without a proxy")
@@ -77,24 +79,12 @@ def _add_registries(parser: argparse.ArgumentParser) -> None:
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    given: dict[str, Any] = {"nargs": "?", "const": True, "type": _boolean, "metavar": "BOOL"}
+    given: dict[str, Any] = {"nargs": "?", "const": True, "type": boolean, "metavar": "BOOL"}
     add("--tls", help="TLS on tcp:// sockets; --tlsverify turns it on as well", **given)
     add("--tlsverify", help="and clients need a certificate that --tlscacert has signed", **given)
     add("--tlscacert", metavar="FILE", help="who signs the certificates of clients (ca.pem in ~/.docker)")
     add("--tlscert", metavar="FILE", help="the certificate (cert.pem in ~/.docker)")
     add("--tlskey", metavar="FILE", help="its key (key.pem in ~/.docker)")
-
-
-def _boolean(text: str) -> bool:
-    if text not in BOOLEANS:
-        raise argparse.ArgumentTypeError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
-    return BOOLEANS[text]
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
-        raise argparse.ArgumentTypeError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
-    return int(text)
 
 
 def _unknown(word: str) -> InvalidArgument:
@@ -107,15 +97,13 @@ def _unknown(word: str) -> InvalidArgument:
     bare = name[2:].removeprefix("add-")
     forms = (bare, f"{bare}s", bare.replace("-opt", "-opts"), f"{bare.removesuffix('y')}ies")
     for key in forms:
-        if key in KEYS:
-            return InvalidArgument(f"{name} is not supported yet: set {key} in daemon.json")
         if key in UNSUPPORTED:
             return InvalidArgument(f"{name} is not supported yet")
     return InvalidArgument(f"unknown flag: {name}{_SEE}")
 
 
 def flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was given on the command line, by daemon.json key."""
+    """What was given on the command line, by daemon.json key.  Raises InvalidArgument that names the flag."""
     given = {
         "data-root": arguments.data_root,
         "exec-root": arguments.exec_root,
@@ -138,7 +126,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "tlskey": arguments.tlskey,
         "tlsverify": arguments.tlsverify,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: value for key, value in given.items() if value is not None} | flagvalues.given(arguments)
 
 
 def _tuple(given: list[str] | None) -> tuple[str, ...] | None:

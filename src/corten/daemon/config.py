@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.daemon import keys, registries
+from corten.daemon import flagvalues, keys, registries
+from corten.daemon.flagvalues import FLAGS
 from corten.engine import logoptions
 from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
@@ -53,14 +54,17 @@ UNSUPPORTED: Final = frozenset(
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
 RELOADABLE: Final = (
-    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "max-concurrent-downloads",
-    "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
+    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "log-level",
+    "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
+    "tlscacert", "tlscert", "tlskey",
 )  # fmt: skip
 
 _IN_EVENTS: Final = (
     "debug", "default-runtime", "insecure-registries", "labels", "max-concurrent-downloads", "max-concurrent-uploads",
     "max-download-attempts", "registry-mirrors",
 )  # fmt: skip
+
+_AS_FILE: Final = frozenset(flag.key for flag in flagvalues.TABLE)
 
 File = Mapping[str, Any]
 _U64: Final = (1 << 64) - 1
@@ -154,30 +158,6 @@ def _ulimits(key: str, value: Any) -> dict[str, Ulimit]:
     return out
 
 
-# key → its flag
-FLAGS: Final = {
-    "data-root": "--data-root",
-    "debug": "--debug",
-    "exec-root": "--exec-root",
-    "hosts": "--host",
-    "http-proxy": "--http-proxy",
-    "https-proxy": "--https-proxy",
-    "insecure-registries": "--insecure-registry",
-    "max-concurrent-downloads": "--max-concurrent-downloads",
-    "max-concurrent-uploads": "--max-concurrent-uploads",
-    "max-download-attempts": "--max-download-attempts",
-    "metrics-addr": "--metrics-addr",
-    "no-proxy": "--no-proxy",
-    "pidfile": "--pidfile",
-    "registry-mirrors": "--registry-mirror",
-    "signal-senders": "--signal-senders",
-    "tls": "--tls",
-    "tlscacert": "--tlscacert",
-    "tlscert": "--tlscert",
-    "tlskey": "--tlskey",
-    "tlsverify": "--tlsverify",
-}
-
 Parser = Callable[[str, Any], Any]
 
 # key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
@@ -269,13 +249,17 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     except InvalidArgument as error:
         raise _unable(path, error.text) from error
     for key, value in flags.items():
-        values[KEYS[key][0]] = _of_flag(key, value)
+        parsed = _of_flag(key, value)
+        if KEYS[key][0]:
+            values[KEYS[key][0]] = parsed
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
     given = {name: value for name, value in values.items() if value not in ("", (), 0)}
     made = Settings(**(given | _paths(given)), certs_dirs=_certs_dirs(path), origins=origins)
     try:
         made = replace(made, seccomp_text=keys.seccomp_text(made.seccomp_profile))
     except InvalidArgument as error:
+        if made.origin("seccomp-profile") == "flag":
+            raise InvalidArgument(f"{FLAGS['seccomp-profile']}: {error.text}") from error
         raise _unable(path, error.text) from error
     for key, check in _CHECKS.items():
         try:
@@ -336,7 +320,12 @@ def _told(key: str, value: Any) -> str:
 
 
 def _of_flag(key: str, value: Any) -> Any:
-    """The value of a flag, checked as the file's is where it is about registries."""
+    """The value of a flag, checked as the file's is unless the command line's own reading is enough."""
+    if key in _AS_FILE:
+        try:
+            return KEYS[key][1](key, value)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{FLAGS[key]}: {error.text.removeprefix(f'{key}: ')}") from error
     if key not in registries.FLAGS:
         return value
     parse = KEYS[key][1]
@@ -359,6 +348,8 @@ def _shown(value: Any) -> str:
     """As Go prints it."""
     if isinstance(value, list | tuple):
         return f"[{' '.join(map(str, value))}]"
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{_shown(one)}' for key, one in sorted(value.items()))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -107,22 +108,25 @@ class Daemon:
         self._stopped = asyncio.Event()
         self._handed = activation.take()
         self._manager = activation.Notifier()
+        self._secured: ssl.SSLContext | None = None  # of tcp:// sockets
 
     async def run(self, secured: ssl.SSLContext | None) -> None:
         """Until SIGTERM or SIGINT.  Containers go on.  `secured` is for tcp:// sockets."""
         os.umask(0o022)
+        faulthandler.enable()  # what hung is told when the service manager's watchdog ends us
+        self._secured = secured
         self._open_files = openfiles.take_all()
         pool = leaving.set_up_pool()
         stores = wiring.open_stores(self._settings)
         try:
             with self._pidfile():
-                await self._serve(stores, secured)
+                await self._serve(stores)
         except BaseException:
             stores.close()
             raise
         await leaving.leave(stores, pool)
 
-    async def _serve(self, stores: wiring.Stores, secured: ssl.SSLContext | None) -> None:
+    async def _serve(self, stores: wiring.Stores) -> None:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
@@ -137,14 +141,15 @@ class Daemon:
             is_experimental=self._settings.experimental,
         )
         for one in listening:
-            await door.serve(one, tls=None if one.family == socket.AF_UNIX else secured)
+            await (door.serve(one) if one.family == socket.AF_UNIX else door.serve(one, tls=lambda: self._secured))
         metrics = MetricsDoor(engine)
         if numbers is not None:
             await metrics.serve(numbers)
         self._catch_signals(parts)
         log.info("Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts))
         attending = asyncio.create_task(engine.attend())
-        self._manager.tell("READY=1")
+        self._manager.ready()
+        self._manager.watch(asyncio.get_running_loop())
         await self._stopped.wait()
         self._manager.tell("STOPPING=1")
         attending.cancel()
@@ -180,16 +185,23 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload, parts)
 
     def _reload(self, parts: Parts) -> None:
-        """A file that cannot be read leaves everything as it was."""
+        self._manager.reloading()
+        self._take_over(parts)
+        self._manager.ready()
+
+    def _take_over(self, parts: Parts) -> None:
+        """A file that cannot be read leaves everything as it was; connections that are open stay."""
         path = self._config_path
         try:
             file = config.load(path, is_required=False)
             after = config.settings(path, file, self._flags)
             after = config.with_node(after, config.node_defaults(self._node_path))
+            settings = config.reloaded(parts.settings, after)
+            secured = tls.context_of(settings)
         except CortenError as error:
             log.warning("configuration not reloaded: %s", error)
             return
-        parts.settings = config.reloaded(parts.settings, after)
+        parts.settings, self._secured = settings, secured
         _set_level(parts.settings)
         text = config.shown(parts.settings)
         log.info("Reloaded configuration: %s", text)

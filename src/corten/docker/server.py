@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -57,11 +57,14 @@ class Door:
         """The headers of every answer."""
         return self._headers
 
-    async def serve(self, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-        """Accept on a bound stream socket, unix or TCP; with `tls`, its clients speak TLS."""
+    async def serve(
+        self, listener: socket.socket, *, tls: Callable[[], ssl.SSLContext | None] = lambda: None
+    ) -> asyncio.Server:
+        """Accept on a bound stream socket, unix or TCP.  Where `tls` gives a context, a client speaks TLS with that."""
 
         def make() -> asyncio.Protocol:
-            return Front(self) if tls is None else TlsConnection(tls, lambda: Front(self))
+            secured = tls()
+            return Front(self) if secured is None else TlsConnection(secured, lambda: Front(self))
 
         # not create_unix_server: that of Python 3.13 removes the file, whose name is the listener's business
         server = await self.loop.create_server(make, sock=listener, backlog=1024)

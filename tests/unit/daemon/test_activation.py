@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import os
 import shlex
@@ -86,6 +87,41 @@ def test_the_manager_is_told_once_it_asked(tmp_path: Path, monkeypatch: pytest.M
         assert manager.recv(100) == b"READY=1\nSTATUS=serving"
     notifier.tell("STOPPING=1")  # nobody listens: no matter
     activation.Notifier().tell("READY=1")  # nobody asked
+
+
+def test_a_watchdog_is_fed_twice_in_its_time_and_only_by_whom_it_was_set_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        for process, count in ((str(os.getpid()), 3), ("1", 0), ("", 3)):
+            monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+            monkeypatch.setenv("WATCHDOG_USEC", "2000")
+            monkeypatch.setenv("WATCHDOG_PID", process)
+            notifier = activation.Notifier()
+            assert not {"WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
+            loop = asyncio.new_event_loop()
+            notifier.watch(loop)
+            loop.call_later(0.02, loop.stop)
+            loop.run_forever()
+            loop.close()
+            notifier.tell("END=1")
+            said = list(iter(lambda: manager.recv(100), b"END=1"))
+            assert said[:count] == [b"WATCHDOG=1"] * count
+            assert set(said) <= {b"WATCHDOG=1"}
+            assert bool(said) == bool(count)
+
+
+def test_a_reload_is_told_with_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notifier = activation.Notifier()
+        notifier.reloading()
+        notifier.ready()
+        head, _, moment = manager.recv(100).partition(b"\nMONOTONIC_USEC=")
+        assert (head, moment.isdigit(), manager.recv(100)) == (b"RELOADING=1", True, b"READY=1")
 
 
 # the unit files

@@ -58,7 +58,7 @@ class Served:
 async def served(harness: Harness, tmp_path: Path) -> AsyncIterator[Served]:
     """Closed with the harness."""
     made = Served(harness, Authority(tmp_path))
-    await harness.door.serve(made.listener, tls=made.tls)
+    await harness.door.serve(made.listener, tls=lambda: made.tls)
     yield made
     for client in harness.clients:
         client.close()

@@ -1,0 +1,118 @@
+"""Flags of cortend that are keys of daemon.json: each means what the key means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from corten.daemon import arguments, config, flagvalues
+from corten.engine.settings import Settings
+from corten.errors import InvalidArgument
+
+PATH = "/etc/corten/daemon.json"
+
+# flags → the same in daemon.json
+SAME: list[tuple[list[str], dict[str, Any]]] = [
+    (["--cgroup-parent", "/x"], {"cgroup-parent": "/x"}),
+    (["--default-cgroupns-mode=private"], {"default-cgroupns-mode": "private"}),
+    (["--default-ipc-mode", "shareable"], {"default-ipc-mode": "shareable"}),
+    (["--default-pids-limit", "7"], {"default-pids-limit": 7}),
+    (["--add-runtime", "a=/b", "--add-runtime=c=/d=e"], {"runtimes": {"a": {"path": "/b"}, "c": {"path": "/d=e"}}}),
+    (
+        ["--add-runtime", "a=/b", "--default-runtime", "a"],
+        {"runtimes": {"a": {"path": "/b"}}, "default-runtime": "a"},
+    ),
+    (["--default-shm-size", "32m"], {"default-shm-size": "32m"}),
+    (
+        ["--default-ulimit", "nofile=1", "--default-ulimit", "nofile=64:128", "--default-ulimit=nproc=-1"],
+        {
+            "default-ulimits": {
+                "nofile": {"Name": "nofile", "Soft": 64, "Hard": 128},
+                "nproc": {"Name": "nproc", "Soft": -1, "Hard": -1},
+            }
+        },
+    ),
+    (["--exec-opt", "native.cgroupdriver=cgroupfs"], {"exec-opts": ["native.cgroupdriver=cgroupfs"]}),
+    (["--experimental"], {"experimental": True}),
+    (["-G", "root"], {"group": "root"}),
+    (["--init"], {"init": True}),
+    (["--init=false"], {"init": False}),
+    (["--init-path", "/x"], {"init-path": "/x"}),
+    (["--label", "a=b", "--label", "c=d"], {"labels": ["a=b", "c=d"]}),
+    (["--live-restore"], {"live-restore": True}),
+    (
+        ["--log-driver", "local", "--log-opt", "max-size=3k", "--log-opt", "max-file=2"],
+        {"log-driver": "local", "log-opts": {"max-size": "3k", "max-file": "2"}},
+    ),
+    (["--log-format", "json"], {"log-format": "json"}),
+    (["-l", "WARN"], {"log-level": "WARN"}),
+    (["--no-new-privileges=1"], {"no-new-privileges": True}),
+    (["--raw-logs"], {"raw-logs": True}),
+    (["--seccomp-profile", "unconfined"], {"seccomp-profile": "unconfined"}),
+    (["--shutdown-timeout", "7"], {"shutdown-timeout": 7}),
+    (["-s", "overlay2"], {"storage-driver": "overlay2"}),
+]
+
+
+def of_flags(*words: str) -> Settings:
+    return config.settings(PATH, {}, arguments.flags(arguments.parse(list(words))))
+
+
+def test_every_key_has_a_flag_and_every_flag_a_key() -> None:
+    assert set(flagvalues.FLAGS) == set(config.KEYS)
+
+
+@pytest.mark.parametrize(("words", "file"), SAME, ids=[" ".join(words) for words, _ in SAME])
+def test_a_flag_is_as_good_as_the_key(words: list[str], file: dict[str, Any]) -> None:
+    made, wanted = of_flags(*words), config.settings(PATH, file, {})
+    assert config.shown(made) == config.shown(wanted)
+    assert made.origins == dict.fromkeys(file, "flag")
+
+
+def test_every_flag_of_the_table_is_compared() -> None:
+    assert {key for _, file in SAME for key in file} == {flag.key for flag in flagvalues.TABLE}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--label", "x"], 'invalid argument "x" for "--label" flag: bad attribute format: x'),
+        (["--label", "a=b", "--label", "x"], 'invalid argument "x" for "--label" flag: bad attribute format: x'),
+        (["--add-runtime", "x"], 'invalid argument "x" for "--add-runtime" flag: invalid runtime argument: x'),
+        (["--add-runtime", "=y"], 'invalid argument "=y" for "--add-runtime" flag: invalid runtime argument: =y'),
+        (
+            ["--add-runtime", "x=/y", "--add-runtime", "x=/z"],
+            'invalid argument "x=/z" for "--add-runtime" flag: runtime \'x\' was already defined',
+        ),
+        (["--add-runtime", "corten=/y"], "--add-runtime: runtime name 'corten' is reserved"),
+        (["--default-ulimit", "x"], 'invalid argument "x" for "--default-ulimit" flag: invalid ulimit argument: x'),
+        (["--default-ulimit", "x=1"], 'invalid argument "x=1" for "--default-ulimit" flag: invalid ulimit type: x'),
+        (
+            ["--default-ulimit", "nofile=2:1"],
+            'invalid argument "nofile=2:1" for "--default-ulimit" flag: '
+            "ulimit soft limit must be less than or equal to hard limit: 2 > 1",
+        ),
+        (["--default-shm-size", "much"], "--default-shm-size: invalid size: 'much'"),
+        (["--log-level", "loud"], "--log-level: invalid logging level: loud"),
+        (["--log-format", "x"], "--log-format: invalid log format: x"),
+        (["--live-restore=false"], "--live-restore: false is not supported"),
+        (["--default-pids-limit", "0"], "--default-pids-limit: not a number above 0, or -1 for no limit"),
+        (["--default-runtime", "nope"], "--default-runtime: specified default runtime 'nope' does not exist"),
+        (["--storage-driver", "vfs"], "--storage-driver: driver not supported: vfs: overlay2 is the only one"),
+        (["--seccomp-profile", "/nowhere"], "--seccomp-profile: opening seccomp profile (/nowhere) failed"),
+        (["--init=maybe"], 'invalid argument "maybe" for "--init" flag: strconv.ParseBool: parsing "maybe"'),
+        (["--shutdown-timeout", "x"], 'invalid argument "x" for "--shutdown-timeout" flag: strconv.ParseInt'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_value_is_told_with_the_flag(words: list[str], said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        of_flags(*words)
+    assert caught.value.text.startswith(said)
+
+
+def test_a_flag_and_its_key_are_refused_as_dockerd_says_it() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        config.settings(PATH, {"log-opts": {"max-size": "1m"}}, {"log-opts": {"a": "b"}})
+    assert caught.value.text.endswith("log-opts: (from flag: map[a:b], from file: map[max-size:1m])")
