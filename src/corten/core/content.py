@@ -22,17 +22,15 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from corten.core.dataroot import sync_directory, write_durably
-from corten.core.limits import Limits
 from corten.core.partials import Partials
 from corten.core.streams import Hashed, chunks_of
-from corten.errors import InvalidArgument, NotFound, Unavailable
+from corten.errors import InvalidArgument, NotFound
 from corten.spec.image import DOCUMENT_SIZE_MAX, OCI_INDEX, Descriptor, Index, digest_of, encode
 from corten.spec.reference import DIGEST_HEX_LENGTH, Digest, parse_digest
 
 _ALGORITHM = "sha256"
 _LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
 _UNKNOWN = -1
-_SPACE_EVERY = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +212,6 @@ class ContentStore:
         if algorithm != _ALGORITHM:
             raise InvalidArgument(f"content {digest}: digests of {algorithm} are not stored")
         return os.path.join(self._blobs, encoded)
-
-
-def with_room(chunks: Iterable[bytes], root: str, limits: Limits) -> Iterator[bytes]:
-    """The chunks, while the filesystem of `root` has room for more: a stranger's must not fill it for everybody.
-
-    Raises Unavailable when the disk is about to be full.
-    """
-    until_look = _SPACE_EVERY
-    for chunk in chunks:
-        until_look -= len(chunk)
-        if until_look < 0:
-            until_look = _SPACE_EVERY
-            space = os.statvfs(root)
-            if space.f_bavail * space.f_frsize < limits.disk_reserve:
-                raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes are free")
-        yield chunk
 
 
 def _bounded(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

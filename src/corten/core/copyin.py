@@ -20,6 +20,7 @@ from corten.core.limits import DEFAULT, Limits
 from corten.core.streams import decompressed
 from corten.core.tarheader import Entry, Kind
 from corten.core.tarreader import TarReader
+from corten.core.tree import components
 from corten.core.trees import remove_entry
 from corten.core.unpack import FOREIGN_XATTRS, write_all, write_segments
 from corten.errors import CortenError, Internal, InvalidArgument, Unavailable
@@ -87,13 +88,16 @@ class _Writer:
 
     def write(self, entry: Entry) -> None:
         """Makes what `entry` says."""
-        path = self._inside(entry.name, "is outside of")
+        path = self._inside(entry.name)
         if path in (b"", b"."):
             if entry.name.startswith(b"/") and entry.kind is Kind.DIRECTORY:
                 self._look_as(self._base.fd, b".", entry)
             return
         place, base = self._parent(path)
         self._write[entry.kind](place, base, entry)
+        if entry.kind is Kind.DIRECTORY:
+            self._directories.pop(path, None)
+            self._directories[path] = entry.mtime_ns
 
     def finish(self) -> None:
         """Gives directories their times, as far as they are still there."""
@@ -118,13 +122,13 @@ class _Writer:
 
     # Names
 
-    def _inside(self, name: bytes, what: str) -> bytes:
+    def _inside(self, name: bytes) -> bytes:
         """A name below the directory, without `..`.  Raises InvalidArgument when it leads out."""
         path = posixpath.normpath(name.lstrip(b"/")) if name.strip(b"/") else b""
         if path == b".." or path.startswith(b"../"):
             if self._base.path != b"/":
-                raise InvalidArgument(f'"{_shown(name)}" {what} "{_shown(self._base.path)}"')
-            path = path.replace(b"../", b"").removeprefix(b"..")
+                raise InvalidArgument(f'"{_shown(name)}" is outside of "{_shown(self._base.path)}"')
+            path = b"/".join(components(path))
         if len(path.rpartition(b"/")[2]) > self._limits.name:
             raise InvalidArgument(f"{_shown(path)}: file name too long")
         return path
@@ -209,9 +213,6 @@ class _Writer:
     def _directory(self, place: Trail, base: bytes, entry: Entry) -> None:
         self._new(place, base, entry, lambda: os.mkdir(base, 0o700, dir_fd=place.fd))
         self._look_as(place.fd, base, entry)
-        path = self._inside(entry.name, "")
-        self._directories.pop(path, None)
-        self._directories[path] = entry.mtime_ns
 
     def _look_as(self, parent_fd: int, base: bytes, entry: Entry) -> None:
         fd = openat2(parent_fd, base, _DIRECTORY, resolve=ENTER)
@@ -248,7 +249,7 @@ class _Writer:
 
     def _hard_link(self, place: Trail, base: bytes, entry: Entry) -> None:
         """To a file of the directory; owner and mode are those that the file has."""
-        target = self._inside(entry.link, "is outside of")
+        target = self._inside(entry.link)
         source = self._base.copy()
         try:
             head, _, last = target.rpartition(b"/")

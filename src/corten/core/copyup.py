@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from corten.core.unpack import FOREIGN_XATTRS, stored
 from corten.sys.openat2 import O_PATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -23,7 +24,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _PIECE: Final = 64 << 20
 _NO_COPY_RANGE: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 # of the file system's own, or refused by the one below: not the image's to give
-_FOREIGN: Final = ("trusted.overlay.", "security.selinux")
+_FOREIGN: Final = tuple(name.decode() for name in FOREIGN_XATTRS)
 
 
 def source_at(root_fd: int, path: str) -> int:
@@ -169,22 +170,13 @@ def _file(fd: int, target_fd: int, name: bytes, status: os.stat_result) -> None:
 def _copy_data(reader: int, writer: int, size: int) -> None:
     """Pieces between holes; the kernel shares or copies them."""
     os.ftruncate(writer, size)
-    offset = 0
-    while offset < size:
-        try:
-            begin = os.lseek(reader, offset, os.SEEK_DATA)
-            end = os.lseek(reader, begin, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        _copy_piece(reader, writer, begin, end)
-        offset = end
+    for begin, length in stored(reader, size, _PIECE):
+        _copy_piece(reader, writer, begin, begin + length)
 
 
 def _copy_piece(reader: int, writer: int, begin: int, end: int) -> None:
     while begin < end:
-        count = min(_PIECE, end - begin)
+        count = end - begin
         try:
             done = os.copy_file_range(reader, writer, count, begin, begin)
         except OSError as error:

@@ -8,11 +8,10 @@ from corten.core import gc
 from corten.core.archive import LAYER_TYPES, host_platform
 from corten.core.changes import apply_changes
 from corten.core.commit import now
-from corten.core.content import with_room
 from corten.core.images import Image, ImageStore
 from corten.core.layers import Layer, unpack
 from corten.core.leases import CONTENT, SNAPSHOT
-from corten.core.limits import DEFAULT, Limits
+from corten.core.limits import DEFAULT, Limits, with_room
 from corten.core.streams import Ahead, Hashed, decompressed, detect
 from corten.errors import InvalidArgument
 from corten.spec.image import (

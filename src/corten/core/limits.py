@@ -47,12 +47,13 @@ class Limits:
 DEFAULT = Limits()
 
 
-def watched(chunks: Iterable[bytes], root: str, check: Callable[[], None], limits: Limits) -> Iterator[bytes]:
+def watched(
+    chunks: Iterable[bytes], root: str, check: Callable[[], None], limits: Limits, *, until_look: int = 0
+) -> Iterator[bytes]:
     """The chunks, while there is room for them on the filesystem of `root` and somebody wants them.
 
-    Raises Unavailable, and what `check` raises.
+    until_look: bytes before the first look.  Raises Unavailable, and what `check` raises.
     """
-    until_look = 0
     for chunk in chunks:
         until_look -= len(chunk)
         if until_look < 0:
@@ -62,3 +63,11 @@ def watched(chunks: Iterable[bytes], root: str, check: Callable[[], None], limit
             if space.f_bavail * space.f_frsize < limits.disk_reserve:
                 raise Unavailable(f"no space left for layers: less than {limits.disk_reserve} bytes are free")
         yield chunk
+
+
+def with_room(chunks: Iterable[bytes], root: str, limits: Limits) -> Iterator[bytes]:
+    """The chunks, while the filesystem of `root` has room for more: a stranger's must not fill it for everybody.
+
+    Raises Unavailable when the disk is about to be full.
+    """
+    return watched(chunks, root, lambda: None, limits, until_look=_SPACE_EVERY)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from corten.core.content import Blob, ContentStore, with_room
+from corten.core.content import Blob, ContentStore
 from corten.core.leases import CONTENT, Leases
-from corten.core.limits import DEFAULT, Limits
+from corten.core.limits import DEFAULT, Limits, with_room
 from corten.core.streams import decompressed
 from corten.core.tarheader import Kind
 from corten.core.tarreader import TarReader

@@ -381,9 +381,9 @@ class Overlay:
         if snapshot.kind is Kind.VIEW:
             if len(lower) == 1:
                 return [Mount("bind", lower[0], ["ro", "rbind"])]
-            return [Mount("overlay", "overlay", [_lowerdir(lower)])]
+            return [Mount("overlay", "overlay", [lowerdir(lower)])]
         upper, work = os.path.join(top, "fs"), os.path.join(top, "work")
-        return [Mount("overlay", "overlay", [_lowerdir(lower), f"upperdir={upper}", f"workdir={work}"])]
+        return [Mount("overlay", "overlay", [lowerdir(lower), f"upperdir={upper}", f"workdir={work}"])]
 
     def _lower_paths(self, snapshot_id: int) -> list[str]:
         rows = self._database.query(
@@ -416,6 +416,6 @@ def _labels(labels: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(labels)).decode()
 
 
-def _lowerdir(paths: Sequence[str]) -> str:
+def lowerdir(paths: Sequence[str]) -> str:
     """The option, topmost first; colons and backslashes escaped (overlayfs.rst, "Multiple lower layers")."""
     return "lowerdir=" + ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in paths)

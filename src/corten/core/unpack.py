@@ -314,7 +314,7 @@ class _Writer:
             fd = os.open(base, _CREATE, 0o600, dir_fd=place.fd)
             try:
                 os.ftruncate(fd, found.status.st_size)
-                for start, length in _stored(source_fd, found.status.st_size):
+                for start, length in stored(source_fd, found.status.st_size):
                     self._take_room(length, place)
                     _copy_range(source_fd, fd, start, start + length)
                 copy_attributes(found, fd)
@@ -432,7 +432,7 @@ def write_all(fd: int, piece: memoryview) -> None:
         written += os.write(fd, piece[written:])
 
 
-def _stored(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def stored(fd: int, size: int, piece: int = _COPY_BYTES) -> Iterator[tuple[int, int]]:
     """(offset, length) of what a file has, in pieces, without its holes: those may be larger than any disk."""
     end = 0
     while end < size:
@@ -443,8 +443,8 @@ def _stored(fd: int, size: int) -> Iterator[tuple[int, int]]:
                 raise
             return
         end = os.lseek(fd, start, os.SEEK_HOLE)
-        for offset in range(start, end, _COPY_BYTES):
-            yield offset, min(_COPY_BYTES, end - offset)
+        for offset in range(start, end, piece):
+            yield offset, min(piece, end - offset)
 
 
 def _copy_range(source_fd: int, fd: int, start: int, end: int) -> None:

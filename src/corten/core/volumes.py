@@ -109,7 +109,7 @@ class VolumeStore:
                 self._journal.done(entry)
         except BaseException:
             with suppress(OSError):
-                self._trash.take(self.path, name)
+                self._trash.throw(self.path, name)
                 self._journal.done(entry)
             raise
         return volume
@@ -192,8 +192,8 @@ class VolumeStore:
 
 
 def _row(volume: Volume) -> tuple[str, str, str, int]:
-    encoded = (msgspec.json.encode(value).decode() for value in (volume.labels, volume.options))
-    return (volume.name, *encoded, volume.created_ns)  # type: ignore[return-value]
+    labels, options = (msgspec.json.encode(value).decode() for value in (volume.labels, volume.options))
+    return volume.name, labels, options, volume.created_ns
 
 
 def _volume(row: tuple[str, str, str, int]) -> Volume:

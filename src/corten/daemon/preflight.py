@@ -21,7 +21,7 @@ def check(settings: Settings) -> None:
             _try(settings, key, path, _directory, made)
         for host in settings.hosts:
             _try(settings, "hosts", host, _host, made)
-        group_id(settings.group)
+        _group(settings)
         if settings.pidfile:
             _try(settings, "pidfile", settings.pidfile, _pidfile, made)
     except InvalidArgument:
@@ -63,6 +63,13 @@ def _host(host: str, made: list[str]) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+
+
+def _group(settings: Settings) -> None:
+    try:
+        group_id(settings.group)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{named(settings, 'group')}: {error.text}") from error
 
 
 def _pidfile(path: str, _: list[str]) -> None:

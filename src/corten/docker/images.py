@@ -6,10 +6,10 @@ from aiohttp import web
 
 from corten.docker.archives import only_platform, parse_platform, platform
 from corten.docker.call import Call
+from corten.docker.registries import header_credentials
 from corten.docker.streams import progress
 from corten.docker.versions import IMAGE_INSPECT_RULES, IMAGE_LIST_RULES, adapt_answer
 from corten.errors import InvalidArgument
-from corten.registry.credentials import Credentials, decode_auth
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -82,10 +82,7 @@ async def create(call: Call) -> web.StreamResponse:
 async def _pull(call: Call) -> web.StreamResponse:
     query = call.query
     platform = query.text("platform") if call.version >= (1, 32) else ""
-    try:
-        credentials = decode_auth(call.request.headers.get("X-Registry-Auth", ""))
-    except InvalidArgument:  # as dockerd: many images need none
-        credentials = Credentials()
+    credentials = header_credentials(call)
     source = call.engine.image_pull(query.text("fromImage"), query.text("tag"), platform, credentials)
     return await progress(call, source)
 

@@ -139,10 +139,6 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
 LAST: tuple[tuple[str, str, Operation], ...] = (("DELETE", "/images/{}", images.remove),)
 
 
-_NOT_A_MANAGER: Final = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-    "and try again."
-)
 # What a node without a swarm answers; to make or join one is not supported.
 _SWARM: Final = frozenset({"swarm", "nodes", "services", "tasks", "secrets", "configs"})
 _WITH_A_SWARM: Final = frozenset({"/swarm/init", "/swarm/join"})
@@ -153,7 +149,7 @@ def _refusal(path: str, name: str) -> errors.CortenError:
     if path == "/swarm/leave":
         return errors.Unavailable("This node is not part of a swarm")
     if path.split("/")[1] in _SWARM and path not in _WITH_A_SWARM:
-        return errors.Unavailable(_NOT_A_MANAGER)
+        return errors.Unavailable(volumes.NOT_A_MANAGER)
     return errors.NotImplemented(f"{name} is not supported yet")
 
 

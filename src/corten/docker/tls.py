@@ -73,9 +73,9 @@ class TlsConnection(asyncio.Protocol):
             if self._inner is not None:
                 self._pass_on(self._inner)
             elif self._opening is None:
-                self._shake_hands(data)
+                self._shake_hands()
         except ssl.SSLError as error:
-            self._fail(error, data)
+            self._fail(error)
 
     def pause_writing(self) -> None:
         if self._inner is not None:
@@ -87,7 +87,7 @@ class TlsConnection(asyncio.Protocol):
 
     # the handshake
 
-    def _shake_hands(self, data: bytes) -> None:
+    def _shake_hands(self) -> None:
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -116,7 +116,7 @@ class TlsConnection(asyncio.Protocol):
         self._pause(False)
         self.data_received(b"")
 
-    def _fail(self, error: ssl.SSLError, data: bytes) -> None:
+    def _fail(self, error: ssl.SSLError) -> None:
         """Tell the client by the alert that OpenSSL wrote, or in HTTP when that was what it spoke."""
         if self._transport is None:
             return
@@ -144,10 +144,10 @@ class TlsConnection(asyncio.Protocol):
         while True:
             try:
                 data = self._tls.read(_CHUNK)
-            except (ssl.SSLWantReadError, ssl.SSLZeroReturnError) as stop:
-                if isinstance(stop, ssl.SSLZeroReturnError):
-                    self._end(inner)
+            except ssl.SSLWantReadError:
                 break
+            except ssl.SSLZeroReturnError:
+                data = b""
             if not data:
                 self._end(inner)
                 break
@@ -163,7 +163,7 @@ class TlsConnection(asyncio.Protocol):
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
-            self._fail(error, b"")
+            self._fail(error)
             return
         self._flush()
 

@@ -8,7 +8,7 @@ from corten.docker.call import Call
 from corten.errors import Unavailable
 from corten.spec.docker import VolumeCreateRequest
 
-_NO_SWARM = (
+NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
 )
@@ -17,7 +17,7 @@ _NO_SWARM = (
 async def create(call: Call) -> web.StreamResponse:
     request = await call.json(VolumeCreateRequest)
     if request.cluster_volume_spec is not None and call.version >= (1, 42):
-        raise Unavailable(_NO_SWARM)
+        raise Unavailable(NOT_A_MANAGER)
     made = await call.engine.volume_create(request.name, request.driver, request.driver_opts, request.labels)
     return call.answer(made, 201)
 

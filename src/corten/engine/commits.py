@@ -20,8 +20,8 @@ from corten.engine.events import container_event
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.parts import Parts
 from corten.engine.record import Status
-from corten.engine.threads import in_own_thread
-from corten.errors import CortenError, Internal
+from corten.engine.threads import disk_error, in_own_thread
+from corten.errors import CortenError
 from corten.spec.docker import ContainerConfig
 from corten.spec.image import RunConfig
 
@@ -85,9 +85,7 @@ class Commits:
         try:
             return await in_own_thread("commit", lambda: core.commit(request, self._parts.images, check=check))
         except OSError as error:
-            raise Internal(
-                ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-            ) from error
+            raise disk_error(error) from error
         finally:
             given_up.set()
 

@@ -89,7 +89,7 @@ def every_device() -> list[Device]:
 
 
 def refuse_requests(requests: Iterable[DeviceRequest]) -> None:
-    """`--gpus`: no driver serves it here.  Raises Internal with dockerd's text."""
+    """`--gpus`: no driver serves it here.  Raises InvalidArgument with dockerd's text."""
     for request in requests:
         sets = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or ())
         raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{sets}]')

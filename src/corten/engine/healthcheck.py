@@ -10,6 +10,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.engine.signals import parse_signal
+from corten.engine.times import SECOND_NS
 from corten.errors import InvalidArgument
 from corten.shim.health import ACTIONS
 from corten.spec.docker import ContainerConfig, HealthConfig
@@ -18,20 +19,14 @@ from corten.spec.words import HEALTH_ACTION_LABEL
 
 Json = dict[str, Any]
 
-_SECOND_NS: Final = 10**9
 _MINUTE_S: Final = 60
 _DEFAULTS_NS: Final = {
-    "interval": 30 * _SECOND_NS,
-    "timeout": 30 * _SECOND_NS,
+    "interval": 30 * SECOND_NS,
+    "timeout": 30 * SECOND_NS,
     "start_period": 0,
-    "start_interval": 5 * _SECOND_NS,
+    "start_interval": 5 * SECOND_NS,
 }
-_TITLES: Final = {
-    "interval": "Interval",
-    "timeout": "Timeout",
-    "start_period": "StartPeriod",
-    "start_interval": "StartInterval",
-}
+_NAMES: Final = dict(zip(HealthConfig.__struct_fields__, HealthConfig.__struct_encode_fields__, strict=True))
 _MINIMUM_NS: Final = 10**6
 _RETRIES: Final = 3
 _STOP_TIMEOUT_S: Final = 10
@@ -48,8 +43,7 @@ def merged(own: HealthConfig | None, image: Healthcheck | None) -> tuple[HealthC
         for name in ("test", *_DEFAULTS_NS, "retries")
         if getattr(image, name) and not getattr(given, name)
     }
-    fields = dict(zip(given.__struct_fields__, given.__struct_encode_fields__, strict=True))
-    return replace(given, **taken), [fields[name] for name in taken]
+    return replace(given, **taken), [_NAMES[name] for name in taken]
 
 
 def check(config: ContainerConfig) -> None:
@@ -73,7 +67,7 @@ def check(config: ContainerConfig) -> None:
 def _check_duration(health: HealthConfig, name: str) -> None:
     value = getattr(health, name)
     if value != 0 and value < _MINIMUM_NS:
-        raise InvalidArgument(f"{_TITLES[name]} in Healthcheck cannot be less than {go_duration(_MINIMUM_NS)}")
+        raise InvalidArgument(f"{_NAMES[name]} in Healthcheck cannot be less than {go_duration(_MINIMUM_NS)}")
 
 
 def command(config: ContainerConfig) -> list[str] | None:
@@ -114,14 +108,14 @@ def output(config: ContainerConfig, entry: Json) -> str:
 
 def go_duration(value_ns: int) -> str:
     """Go's Duration.String: `1m30s`, `1.5s`, `100ms`."""
-    if value_ns < _SECOND_NS:
+    if value_ns < SECOND_NS:
         units = ((10**6, "ms"), (10**3, "µs"), (1, "ns"))
         unit_ns, name = next(((size, name) for size, name in units if value_ns >= size), (1, "s"))
         return f"{_decimal(value_ns, unit_ns)}{name}"
-    minutes, rest_ns = divmod(value_ns, _MINUTE_S * _SECOND_NS)
+    minutes, rest_ns = divmod(value_ns, _MINUTE_S * SECOND_NS)
     hours, minutes = divmod(minutes, 60)
     front = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
-    return f"{front}{_decimal(rest_ns, _SECOND_NS)}s"
+    return f"{front}{_decimal(rest_ns, SECOND_NS)}s"
 
 
 def _decimal(value_ns: int, unit_ns: int) -> str:

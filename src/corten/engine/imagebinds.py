@@ -6,9 +6,12 @@ mounted together at a place that no container reaches (`volumemounts`), and the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from corten.core.images import ImageStore
+from corten.core.snapshots import lowerdir
 from corten.engine.mountspec import MountPoint
 from corten.errors import CortenError, InvalidArgument
 from corten.shim.rootfs import RootMount, make_detached
@@ -29,7 +32,11 @@ def detached(point: MountPoint, images: ImageStore, scratch: str) -> int:
     """The mount of a resolved one, which no path leads to; the caller's.  Raises NotFound, Internal."""
     image, overlay = images.get(point.source), images.overlay
     layers = [overlay.fs_path(overlay.stat(chain_id).id) for chain_id in reversed(image.chain_ids)]
+    return merged(layers, scratch)
+
+
+def merged(layers: Sequence[str], scratch: str) -> int:
+    """Layers, topmost first, as one read-only mount that no path leads to; the caller's.  Raises Internal."""
     if len(layers) == 1:
         return make_detached(RootMount("bind", layers[0], ["ro"]), scratch)
-    lower = ":".join(layer.replace("\\", "\\\\").replace(":", "\\:") for layer in layers)
-    return make_detached(RootMount("overlay", "overlay", [f"lowerdir={lower}", "ro"]), scratch)
+    return make_detached(RootMount("overlay", "overlay", [lowerdir(layers), "ro"]), scratch)

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from corten.core import imagemounts
 from corten.core.imagemounts import ImageMount
+from corten.engine.imagebinds import merged
 from corten.engine.parts import Parts
 from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, Internal
-from corten.shim.rootfs import RootMount, make_detached
 from corten.spec.image import Platform
 from corten.sys import mount
 
@@ -86,12 +86,7 @@ class ImageMounts:
         raise Internal(f"image {name} is mounted too often")
 
     def _attach(self, one: ImageMount) -> None:
-        if len(one.layers) == 1:
-            root = RootMount("bind", one.layers[0], ["ro"])
-        else:
-            lower = ":".join(layer.replace("\\", "\\\\").replace(":", "\\:") for layer in one.layers)
-            root = RootMount("overlay", "overlay", [f"lowerdir={lower}", "ro"])
-        fd = make_detached(root, os.path.join(self._parts.settings.exec_root, _SCRATCH))
+        fd = merged(one.layers, os.path.join(self._parts.settings.exec_root, _SCRATCH))
         try:
             mount.mount_setattr(fd, attr_set=_ATTRIBUTES)
             mount.move_mount(fd, one.path)

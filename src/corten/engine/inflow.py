@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Final, TypeVar
 
-from corten.engine.threads import in_own_thread
-from corten.errors import Internal
+from corten.engine.threads import disk_error, in_own_thread
 
 T = TypeVar("T")
 
@@ -27,7 +26,7 @@ async def in_thread_with(body: AsyncIterator[bytes], work: Callable[[Iterator[by
     except ConnectionError:  # the client's
         raise
     except OSError as error:
-        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
+        raise disk_error(error) from error
     finally:
         source.close()
 

@@ -6,7 +6,7 @@
 
     NAME[N]: segfault at 0 ip … sp … error 4 in …; traps: NAME[N] general protection …    arch/x86/mm/fault.c, traps.c
 
-The first is suppressed when there are many (10 in 5 s), the last needs auditing and no auditd.  Names of processes are
+The first is suppressed when there are many (10 in 5 s), the third needs auditing and no auditd.  Names of processes are
 chosen by who runs them, and so are cgroups below a container's: fields are taken from where no name can be.
 """
 

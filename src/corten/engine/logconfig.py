@@ -14,6 +14,7 @@ import msgspec
 from corten.core.shims import LogRequest
 from corten.engine import logaddress, logoptions, logtag
 from corten.engine.effective import Effective
+from corten.engine.launcherrors import LOGGING_FAILED
 from corten.engine.logformats import JSON_LINES, LENGTH_PREFIXED, Format
 from corten.engine.logoptions import FILES, Options, parse_bool
 from corten.engine.record import Record
@@ -25,7 +26,7 @@ from corten.spec.units import parse_size
 
 _BUFFER_BYTES: Final = 1_000_000
 _FLUENTD_BYTES: Final = "1m"
-_FAILED: Final = "failed to create task for container: failed to initialize logging driver"
+_FAILED: Final = f"failed to create task for container: {LOGGING_FAILED}"
 
 
 class LogPlace(msgspec.Struct, frozen=True):

@@ -265,7 +265,7 @@ def _from_tail(parts: list[LogPart], format: Format, tail: int) -> list[LogPart]
         if part.is_packed:
             found = _seek_packed(part.file, format, wanted)
         else:
-            offset, found = format.tail_offset(part.file, os.fstat(part.file.fileno()).st_size, wanted)
+            offset, found = format.tail_offset(part.file, part.size, wanted)
             part.file.seek(offset)
         wanted -= found
         if wanted <= 0:

@@ -12,6 +12,7 @@ from typing import Final
 from corten.engine import logaddress
 from corten.errors import InvalidArgument
 from corten.spec.units import parse_duration_ns, parse_size
+from corten.spec.words import BOOLEANS
 
 Options = Mapping[str, str]
 
@@ -153,8 +154,10 @@ _CHECKS: Final[dict[str, Callable[[Options], None]]] = {
 
 
 def _parsed(parse: Callable[[str], int], text: str) -> None:
+    if not text:
+        return
     try:
-        parse(text or "0s" if parse is _duration else text or "0")
+        parse(text)
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
 
@@ -172,9 +175,7 @@ def _is_number(text: str) -> bool:
 
 def parse_bool(text: str) -> bool | None:
     """strconv.ParseBool; None where it refuses."""
-    if text in ("1", "t", "T", "TRUE", "true", "True"):
-        return True
-    return False if text in ("0", "f", "F", "FALSE", "false", "False") else None
+    return BOOLEANS.get(text)
 
 
 def bool_of(text: str) -> bool:

@@ -106,7 +106,10 @@ def _operand(word: Word, fields: Fields) -> Any:
     text = word.text
     match word.kind:
         case "string":
-            return json.loads(f'"{text}"')
+            try:
+                return json.loads(f'"{text}"')
+            except ValueError as error:  # Go has escapes that JSON has not
+                raise _wrong("invalid syntax") from error
         case "number":
             return int(text)
         case "extra":

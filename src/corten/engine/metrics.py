@@ -34,7 +34,7 @@ _INTERFACE: Final = {"bytes": "bytes", "packets": "packets", "errors": "errors",
 
 
 class Metrics:
-    """Gathers and keeps a scrape; `sample` is Engine.container_sample."""
+    """Gathers and keeps a scrape; `sample` gives what Engine.container_stats answers."""
 
     def __init__(self, parts: Parts, sample: Sampler) -> None:
         self._parts = parts

@@ -12,8 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
-from corten.engine.threads import in_own_thread
-from corten.errors import Internal
+from corten.engine.threads import disk_error, in_own_thread
 
 _PIECE_BYTES: Final = 1 << 20
 _WAITING: Final = 4
@@ -56,7 +55,7 @@ async def from_thread(
             yield piece
         await producer
     except OSError as error:
-        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
+        raise disk_error(error) from error
     finally:
         gone = True
         while not producer.done():  # the thread may wait for room

@@ -13,8 +13,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from corten.engine.threads import in_own_thread
-from corten.errors import CortenError, Internal
+from corten.engine.threads import disk_error, in_own_thread
+from corten.errors import CortenError
 
 Json = dict[str, Any]
 Tell = Callable[[Json], None]
@@ -52,7 +52,7 @@ async def _ended(task: asyncio.Future[None]) -> None:
     except CortenError:
         raise
     except OSError as error:
-        raise Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part)) from error
+        raise disk_error(error) from error
 
 
 def _forget(task: asyncio.Future[None]) -> None:

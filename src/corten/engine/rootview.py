@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from corten.core.inside import ENTER, Trail, find
 from corten.engine.liveroot import copies
-from corten.errors import Conflict, CortenError, Internal, Unavailable
+from corten.errors import Conflict, Internal, Unavailable
 from corten.launch.spawn import Launcher
 from corten.sys import mount
 from corten.sys.namespace import CLONE_NEWNS, unshare
@@ -165,29 +165,23 @@ def _needs_copy(graft: Graft, found: _Found) -> bool:
 
 
 def _copies(live: Live, launcher: Launcher, mount_fds: Sequence[int]) -> list[int]:
-    """Copies of mounts of the container's namespace; or of its shim's, where an external runtime's root is attached."""
-    failed: CortenError | None = None
-    for pid, fds in ((live.pid, mount_fds), (live.shim_pid, mount_fds[:1])):
-        try:
-            namespace_fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise Conflict("the container is not running") from error
-        try:
-            found = copies(launcher, namespace_fd, fds)
-        except Unavailable as error:
-            failed = error
-            continue
-        finally:
-            os.close(namespace_fd)
-        return found + ([] if len(fds) == len(mount_fds) else _rest(live, launcher, mount_fds[1:]))
-    assert failed is not None
-    raise failed
+    """Copies of mounts of the container's namespace; of its shim's, where an external runtime's root is."""
+    try:
+        return _copied(live.pid, launcher, mount_fds)
+    except Unavailable:
+        root = _copied(live.shim_pid, launcher, mount_fds[:1])
+    try:
+        return root + _copied(live.pid, launcher, mount_fds[1:])
+    except BaseException:
+        os.close(root[0])
+        raise
 
 
-def _rest(live: Live, launcher: Launcher, mount_fds: Sequence[int]) -> list[int]:
-    if not mount_fds:
-        return []
-    namespace_fd = os.open(f"/proc/{live.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+def _copied(pid: int, launcher: Launcher, mount_fds: Sequence[int]) -> list[int]:
+    try:
+        namespace_fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Conflict("the container is not running") from error
     try:
         return copies(launcher, namespace_fd, mount_fds)
     finally:

@@ -13,11 +13,18 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from corten.errors import Internal
+
 T = TypeVar("T")
 
 
 class NoThread(BlockingIOError):
     """The system has none."""
+
+
+def disk_error(error: OSError) -> Internal:
+    """The disk's, as the API tells it: the file where it is known, and why."""
+    return Internal(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
 
 
 class OwnThread(threading.Thread):

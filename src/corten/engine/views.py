@@ -23,7 +23,7 @@ from msgspec import structs
 from corten.engine import sources
 from corten.engine.container import Container
 from corten.engine.rootview import Graft, Live, of_running, of_stopped
-from corten.engine.threads import NoThread, in_own_thread
+from corten.engine.threads import NoThread, disk_error, in_own_thread
 from corten.errors import Conflict, FailedPrecondition, Internal, Unavailable
 from corten.launch.spawn import Launcher
 from corten.shim.rootfs import RootMount, make_detached
@@ -224,8 +224,7 @@ class Views:
         except BaseException as error:
             at_end()
             if isinstance(error, OSError) and not isinstance(error, NoThread):
-                parts = (error.filename, error.strerror or error)
-                raise Internal(": ".join(str(part) for part in parts if part)) from error
+                raise disk_error(error) from error
             raise
         view = self._note(container, fd)
         view.at_end = at_end

@@ -173,7 +173,10 @@ class VolumeMounts:
         for name in self._mounted_names():
             if not self._holders.get(name):
                 log.info("volume %s: nobody has it any more: unmounted", name)
-                localdriver.unmount_volume(self._store.mountpoint(name))
+                try:
+                    localdriver.unmount_volume(self._store.mountpoint(name))
+                except OSError as error:
+                    log.warning("volume %s stays mounted: %s", name, error)
 
     def _mounted_names(self) -> list[str]:
         root = os.path.realpath(self._store.path) + "/"

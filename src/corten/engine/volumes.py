@@ -29,6 +29,7 @@ from corten.engine.parts import Parts
 from corten.engine.patterns import Regexps
 from corten.engine.threads import in_own_thread
 from corten.engine.times import SECOND_NS, rfc3339
+from corten.engine.volumemounts import SUBPATHS
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, Unavailable
 
 Json = dict[str, Any]
@@ -128,10 +129,9 @@ class Volumes:
 
     async def remove(self, name: str, force: bool) -> None:
         """VolumeDelete.  Raises NotFound unless forced, Conflict while a container has it."""
-        if self._store.get(name) is None:
-            if force:
-                return
-            raise NotFound(f"get {name}: no such volume")
+        if force and self._store.get(name) is None:
+            return
+        self._get(name)
         holders = self._holders(name)
         if holders:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(holders)}]")
@@ -236,9 +236,15 @@ class Volumes:
     def placed(self, points: Iterable[MountPoint]) -> tuple[MountPoint, ...]:
         """With places for their volumes and images, whether these are there or not: to be shown."""
         return tuple(
-            replace(point, source=self._store.mountpoint(point.name)) if point.kind in ("volume", "image") else point
+            replace(point, source=self._place(point)) if point.kind in ("volume", "image") else point
             for point in points
         )
+
+    def _place(self, point: MountPoint) -> str:
+        """Of an image: a place of those where its layers are mounted together at a start (`volumemounts`)."""
+        if point.kind == "image":
+            return f"{self._parts.tasks.root}/{SUBPATHS}/{point.name}"
+        return self._store.mountpoint(point.name)
 
     def make_for(self, points: Iterable[MountPoint]) -> tuple[tuple[MountPoint, ...], list[str]]:
         """Mounts of a container that is being made: its volumes exist and their places are known.
@@ -273,7 +279,7 @@ class Volumes:
     def unmake(self, names: Iterable[str]) -> None:
         """Removes volumes of a container that was not made."""
         for name in names:
-            if not self.users(name):
+            if self._store.get(name) is not None and not self.users(name):
                 self._parts.run_later(self._discard(self._forget(name)))
 
     def drop_anonymous(self, container: Container) -> None:

@@ -29,7 +29,7 @@ _HEADER_BYTES: Final = 8  # Docker API ContainerAttach, "Stream format"
 
 @dataclass(frozen=True, slots=True)
 class LastLines:
-    """`logs --tail` of both streams (docker.engine_api.LogOptions)."""
+    """`logs --tail` of both streams (engine.logs.LogOptions)."""
 
     stdout: bool = True
     stderr: bool = True

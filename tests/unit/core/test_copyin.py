@@ -114,6 +114,12 @@ def test_a_name_that_leads_out_of_the_directory_is_refused(root: Path, put: Put,
     assert not (root / "x").exists()
 
 
+@pytest.mark.parametrize("name", [b"../foo../bar", b"../../foo../bar"])
+def test_a_name_that_leads_out_of_the_root_stays_in_it_and_keeps_its_parts(root: Path, put: Put, name: bytes) -> None:
+    put(t.entry(name, data=b"x"), path="/")
+    assert (root / "foo.." / "bar").read_bytes() == b"x"
+
+
 def test_a_hard_link_goes_to_files_of_the_directory_alone(root: Path, put: Put, tmp_path: Path) -> None:
     (tmp_path / "outside" / "secret").write_text("of the host")
     for target in (b"tohost/secret", b"nothere", str(tmp_path / "outside" / "secret").encode()):

@@ -11,7 +11,7 @@ from itertools import chain
 
 import pytest
 
-from corten.core import archive, content
+from corten.core import archive, limits
 from corten.core.events import EventBus
 from corten.core.images import ImageStore
 from corten.core.importer import import_rootfs
@@ -68,7 +68,7 @@ def test_what_is_no_archive_leaves_nothing(store: ImageStore, data: bytes) -> No
 def test_an_archive_does_not_fill_the_disk_for_everybody(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch, take: Callable[..., object]
 ) -> None:
-    monkeypatch.setattr(content, "_SPACE_EVERY", 1 << 20)
+    monkeypatch.setattr(limits, "_SPACE_EVERY", 1 << 20)
     taken = []
     endless = (taken.append(number) or bytes(1 << 20) for number in range(64))  # type: ignore[func-returns-value]
     with pytest.raises(Unavailable, match="no space left for layers"):

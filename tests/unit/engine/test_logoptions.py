@@ -251,7 +251,16 @@ def test_tags_are_templates(decide: Decide, template: str, tag: str) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{", "{{}}", "{{nope .ID}}", "{{.ID", "{{range .Args}}{{end}}", "{{.ID .ID}}", "{{pad .ID 9999 9999}}"],
+    [
+        "{{",
+        "{{}}",
+        "{{nope .ID}}",
+        "{{.ID",
+        "{{range .Args}}{{end}}",
+        "{{.ID .ID}}",
+        "{{pad .ID 9999 9999}}",
+        r'{{upper "\x41"}}',
+    ],
 )
 def test_what_is_no_tag_is_refused(template: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^template: log-tag:1:"):
