@@ -118,11 +118,14 @@ def test_a_directory_whose_names_are_swapped_is_written_inside(
     script, path = SWAPS[where]
     before = tree(outside)
     run(target, volume, script.format(outside=outside))
-    refused = sum(call(target.socket, "PUT", "box", path, body=ONE).status != 200 for _ in range(ROUNDS))
     above, _, name = path.rpartition("/")
     deep = t.archive(t.entry(f"{name}/sub/x".encode(), data=b"1"), t.directory(f"{name}/sub".encode(), mode=0o777))
-    refused += sum(call(target.socket, "PUT", "box", above, body=deep).status != 200 for _ in range(ROUNDS))
-    summary.add("races", f"cp in, names swapped ({where}): link met in at least {refused} of {2 * ROUNDS}")
+    refused = number = 0
+    while number < ROUNDS or (not refused and number < 8 * ROUNDS):
+        number += 1
+        refused += call(target.socket, "PUT", "box", path, body=ONE).status != 200
+        refused += call(target.socket, "PUT", "box", above, body=deep).status != 200
+    summary.add("races", f"cp in, names swapped ({where}): link met in at least {refused} of {2 * number}")
     assert tree(outside) == before
     assert refused > 0, "the window was never hit"
 
@@ -175,9 +178,10 @@ def test_a_link_names_what_is_in_the_container(
 # moby CVE-2026-42306: the mounts of the tree that is made for a copy
 
 
-def mounts_of_host() -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split()[4] for line in lines if "corten-test" not in line]
+def mounts_at(engine: CortenEngine, folder: Path) -> list[str]:
+    """What is mounted in a folder of the host, for us or for the engine."""
+    tables = (Path("/proc/self/mountinfo"), Path(f"/proc/{engine.pid}/mountinfo"))
+    return [line for table in tables for line in table.read_text().splitlines() if str(folder) in line.split()[4]]
 
 
 @pytest.mark.parametrize("runs", [True, pytest.param(False, marks=SLOW)], ids=["running", "stopped"])
@@ -187,7 +191,7 @@ def test_a_mount_whose_place_is_swapped_lands_inside(
     inner = volume / "inner"
     inner.mkdir()
     (inner / "mine").write_text("mine")
-    before, mounts = tree(outside), mounts_of_host()
+    before = tree(outside)
     script = "mkdir -p /m/l; ln -s {outside} /m/l/sub; exec /data/swap /m/a /m/l"
     options = ("-v", f"{inner}:/m/a/sub")
     run(target, volume, script.format(outside=outside), *options)
@@ -200,7 +204,7 @@ def test_a_mount_whose_place_is_swapped_lands_inside(
         found = call(target.socket, "GET", "box", "/m/a/sub/secret")
         assert SECRET not in found.body
     assert tree(outside) == before
-    assert mounts_of_host() == mounts
+    assert mounts_at(target, outside) == []
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
@@ -238,11 +242,10 @@ def test_no_program_of_the_container_is_run(target: CortenEngine, volume: Path) 
     script = (
         "cp /bin/busybox /data/ash; mkdir -p /usr/bin /sbin; "
         f"for tool in {' '.join(TOOLS)}; do for folder in /bin /usr/bin /sbin; do rm -f $folder/$tool; "
-        f"/data/ash printf '{tool}' > $folder/$tool; /data/ash chmod 755 $folder/$tool; done; done; "
-        "echo 'passwd: evil' > /etc/nsswitch.conf; exec /data/ash sleep 1000"
+        f"printf '{tool}' > $folder/$tool; chmod 755 $folder/$tool; done; done; "
+        "echo 'passwd: evil' > /etc/nsswitch.conf; exec sleep 1000"
     )
-    script = script.replace("/data/ash printf", "printf").replace("/data/ash chmod", "chmod")
-    run(target, volume, script.replace("exec /data/ash sleep", "exec sleep"), "-u", "root")
+    run(target, volume, script, "-u", "root")
     body = t.archive(t.entry(b"x", data=b"1"))
     for packed in (body, gzip.compress(body), lzma.compress(body)):
         assert call(target.socket, "PUT", "box", "/tmp", body=packed, copyUIDGID="1").status == 200
@@ -254,8 +257,7 @@ def test_no_program_of_the_container_is_run(target: CortenEngine, volume: Path) 
 
 
 def test_pipes_devices_and_files_without_an_end_hold_nobody_up(target: CortenEngine, volume: Path) -> None:
-    script = "mkdir /d; mkfifo /d/pipe; mknod /d/zero c 1 5; truncate -s 40G /d/holes; nc -l -s /d/s; exec sleep 1000"
-    run(target, volume, script.replace("nc -l -s /d/s; ", ""))
+    run(target, volume, "mkdir /d; mkfifo /d/pipe; mknod /d/zero c 1 5; exec sleep 1000")
     for path in ("/d/pipe", "/d/zero"):
         assert call(target.socket, "GET", "box", path).entries[0][5] == 0
     assert call(target.socket, "PUT", "box", "/d", body=t.archive(t.entry(b"pipe", data=b"1"))).status == 200
@@ -273,11 +275,12 @@ def test_kernel_files_are_no_part_of_a_container(target: CortenEngine, volume: P
 
 @pytest.mark.parametrize("path", ["/dev", "/"])
 def test_a_mount_of_the_container_itself_is_not_entered(target: CortenEngine, volume: Path, path: str) -> None:
-    """A procfs over a destination would take what is copied into it."""
+    """A procfs over a destination would take what is copied into it; the directory below gets it."""
     run(target, volume, "umount /data/sub || true; mount -t proc proc /v; exec sleep 1000", "--privileged", "-v",
         f"{volume}:/v")  # fmt: skip
     assert call(target.socket, "GET", "box", "/v/1").status == 404
-    assert call(target.socket, "GET", "box", "/v/ready").status in (200, 404)
+    assert call(target.socket, "PUT", "box", "/v", body=ONE).status == 200
+    assert call(target.socket, "GET", "box", "/v/x").status == 200  # in the layer's own directory, below both mounts
     assert call(target.socket, "HEAD", "box", path).status == 200
 
 
@@ -350,13 +353,15 @@ def test_links_of_a_container_lead_the_command_line_nowhere(
     script = "mkdir -p /d/x; echo own > /d/x/secret; ln -s {outside} /d/link; exec /data/swap /d/x /d/link"
     run(target, volume, script.format(outside=outside))
     before = tree(outside)
+    copies = 0
     for number in range(12):
         into = tmp_path / str(number)
         into.mkdir()
         (into / "link").symlink_to(outside)
-        target.corten("cp", "box:/d/.", str(into))
+        copies += target.corten("cp", "box:/d/.", str(into)).returncode == 0
         for path in into.rglob("*"):
             assert not (path.is_file() and not path.is_symlink() and path.read_bytes() == SECRET)
+    assert copies > 0, "nothing was copied"
     assert tree(outside) == before
 
 

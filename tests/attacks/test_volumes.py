@@ -88,7 +88,9 @@ def filled(engine: CortenEngine, outside: Path, rounds: int) -> tuple[int, list[
     image = load(engine, "many:1", images.directory("data"), *entries)
     signs = outside.with_name(outside.name + "-signs")
     met = 0
-    for _ in range(rounds):
+    for number in range(8 * rounds):
+        if number >= rounds and met:
+            break
         signs.mkdir()
         script = SWAPPER.replace("OUTSIDE", str(outside))
         options = ("-d", "--rm", "--name", "swapper", "-v", "swapped:/v", "-v", f"{signs}:/met")

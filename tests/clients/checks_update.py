@@ -136,10 +136,10 @@ def policy_of_transient(side: Side) -> Json:
 
 @check("update --restart that takes effect at the next exit", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy_counts(side: Side) -> Json:
-    side.docker(
-        "run", "-d", "--name", "box", IMAGE, "sh", "-c", "test -e /again && exec sleep 600; touch /again; sleep 2"
-    )
+    script = "test -e /again && exec sleep 600; touch /again; until test -e /go; do sleep 0.1; done"
+    side.docker("run", "-d", "--name", "box", IMAGE, "sh", "-c", script)
     side.docker("update", "--restart", "always", "box")
+    side.docker("exec", "box", "touch", "/go")
     side.until(
         lambda: side.inspect("box", "RestartCount", "State.Status") == {"RestartCount": 1, "State.Status": "running"}
     )
@@ -148,8 +148,10 @@ def policy_counts(side: Side) -> Json:
 
 @check("update --restart no ends restarts", Body("RestartPolicy", UPDATE), is_slow=True)
 def policy_ends(side: Side) -> Json:
-    side.docker("run", "-d", "--name", "box", "--restart", "always", IMAGE, "sleep", "2")
+    script = "until test -e /go; do sleep 0.1; done"
+    side.docker("run", "-d", "--name", "box", "--restart", "always", IMAGE, "sh", "-c", script)
     side.docker("update", "--restart", "no", "box")
+    side.docker("exec", "box", "touch", "/go")
     side.until(lambda: side.inspect("box", "State.Running")["State.Running"] is False)
     return side.inspect("box", "RestartCount", "State.Status")
 

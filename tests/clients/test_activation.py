@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from support import images, paths, peers, process
@@ -38,7 +39,8 @@ class Activated:
             )
 
     def stop(self) -> int:
-        self._process.terminate()
+        if self._process.poll() is None:
+            self._process.terminate()
         return self._process.wait(20)
 
 
@@ -57,6 +59,7 @@ def test_a_client_waits_for_the_engine_and_containers_outlive_it() -> None:
         CortenEngine() as engine,
         socket.socket(socket.AF_UNIX) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ExitStack() as ends,
     ):
         engine.docker("load", "-i", str(images.busybox()), check=True)
         engine.stop()
@@ -71,6 +74,7 @@ def test_a_client_waits_for_the_engine_and_containers_outlive_it() -> None:
             env=client_environment(),
         )
         first = Activated(engine, listener, notify)
+        ends.callback(first.stop)
         assert manager.recv(100) == b"READY=1"
         output, _ = early.communicate(timeout=60)
         assert (early.returncode, len(output.strip())) == (0, 64)
@@ -79,6 +83,7 @@ def test_a_client_waits_for_the_engine_and_containers_outlive_it() -> None:
         assert manager.recv(100) == b"STOPPING=1"
         assert path.exists(), "the socket is systemd's"
         second = Activated(engine, listener, notify)
+        ends.callback(second.stop)
         assert pid_of_box(path) == pid
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"LISTEN_" not in environment

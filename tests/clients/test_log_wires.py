@@ -21,6 +21,7 @@ from support import images
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 from support.netns import NetNs
+from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
 SCRIPT = """
@@ -30,6 +31,7 @@ head -c 20000 /dev/zero | tr '\\0' x; echo; printf 'end \\351'
 COMMON = ("--name", "wired", "--label", "team=red", "-e", "STAGE=x y", "-e", "SECRET=1", "--log-opt", "labels=team",
           "--log-opt", "env-regex=^STA", "--log-opt", "tag={{.Name}}-{{.ImageName}}")  # fmt: skip
 CLONE_NEWNET = 0x40000000
+Enough = Callable[[list[bytes]], bool]
 
 
 def inside(netns: NetNs, make: Callable[[], socket.socket]) -> socket.socket:
@@ -48,7 +50,7 @@ def inside(netns: NetNs, make: Callable[[], socket.socket]) -> socket.socket:
 
 
 class Server:
-    """Takes what comes until nothing comes for a moment."""
+    """Takes what comes until it is enough, and for a moment more."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -81,21 +83,24 @@ class Server:
                 return
             self.got.append(data)
 
-    def close(self) -> list[bytes]:
-        time.sleep(0.5)
-        self._over.set()
-        self._thread.join()
-        self.sock.close()
+    def close(self, is_enough: Enough) -> list[bytes]:
+        try:
+            wait_for(lambda: is_enough(self.got), "everything that is sent")
+            time.sleep(0.5)  # what is too much
+        finally:
+            self._over.set()
+            self._thread.join()
+            self.sock.close()
         return self.got
 
 
-def sent(side: Dockerd | CortenEngine, sock: socket.socket, *options: str) -> list[bytes]:
+def sent(side: Dockerd | CortenEngine, sock: socket.socket, is_enough: Enough, *options: str) -> list[bytes]:
     """What a container's driver sends to `sock`."""
     server = Server(sock)
     side.docker("rm", "-f", "wired")
     side.docker("run", "--network", "none", *COMMON, *options, IMAGE, "sh", "-c", SCRIPT, check=True, timeout=60)
     side.docker("rm", "wired", check=True)
-    return server.close()
+    return server.close(is_enough)
 
 
 def unix(folder: Path, kind: socket.SocketKind) -> socket.socket:
@@ -144,12 +149,17 @@ def test_syslog(sides: tuple[Dockerd, CortenEngine], tmp_path: Path, form: str) 
     options += ["--log-opt", f"syslog-format={form}", "--log-opt", "syslog-facility=local3"] if form else []
     found = []
     for side in sides:
-        messages = sent(side, unix(tmp_path, socket.SOCK_DGRAM), *options)
+        messages = sent(side, unix(tmp_path, socket.SOCK_DGRAM), lambda got: len(got) >= 5, *options)
         for pattern, stands in NORMAL:
             messages = [re.sub(pattern, stands, one) for one in messages]
         found.append(sorted(messages))
     assert len(found[0]) == 5
     assert found[1] == found[0]
+
+
+def is_last(datagram: bytes) -> bool:
+    """Whether a message of GELF ends with it (its chunks come in order)."""
+    return not datagram.startswith(b"\x1e\x0f") or datagram[10] + 1 == datagram[11]
 
 
 def message(data: bytes) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def test_gelf_over_udp(sides: tuple[Dockerd, CortenEngine], kind: str) -> None:
     options += ["--log-opt", f"gelf-compression-type={kind}"]
     found = []
     for side in sides:
-        datagrams = sent(side, inside(side.netns, udp), *options)
+        datagrams = sent(side, inside(side.netns, udp), lambda got: sum(map(is_last, got)) >= 5, *options)
         whole = [one for one in datagrams if not one.startswith(b"\x1e\x0f")]
         chunks = sorted((one for one in datagrams if one.startswith(b"\x1e\x0f")), key=lambda one: (one[2:10], one[10]))
         parts: dict[bytes, bytes] = {}
@@ -186,7 +196,7 @@ def test_gelf_over_tcp(sides: tuple[Dockerd, CortenEngine]) -> None:
     options = ("--log-driver", "gelf", "--log-opt", "gelf-address=tcp://127.0.0.1:12201")
     found = []
     for side in sides:
-        data = b"".join(sent(side, inside(side.netns, tcp), *options))
+        data = b"".join(sent(side, inside(side.netns, tcp), lambda got: b"".join(got).count(b"\0") >= 5, *options))
         found.append(sorted((message(one) for one in data.split(b"\0") if one), key=str))
     assert len(found[0]) == 5
     assert found[1] == found[0]
@@ -200,7 +210,8 @@ def test_fluentd(sides: tuple[Dockerd, CortenEngine], tmp_path: Path, more: tupl
     options = ("--log-driver", "fluentd", "--log-opt", f"fluentd-address=unix://{tmp_path}/sock", *more)
     found = []
     for side in sides:
-        data, at = b"".join(sent(side, unix(tmp_path, socket.SOCK_STREAM), *options)), 0
+        server = unix(tmp_path, socket.SOCK_STREAM)
+        data, at = b"".join(sent(side, server, lambda got: b"".join(got).count(b"container_id") >= 6, *options)), 0
         messages = []
         while at < len(data):
             (tag, moment, record, option), at = unpacked(data, at)

@@ -60,7 +60,6 @@ class Far:
         self.sshd = process.Daemon(
             [*argv, str(sshd), "-D", "-e", "-f", f"{folder}/sshd_config"], folder / "log", environment
         )
-        self.sshd.wait_until(lambda: "Server listening" in (folder / "log").read_text(), "sshd")
 
     def _configuration(self) -> str:
         return (
@@ -95,6 +94,7 @@ def far() -> Iterator[Far]:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         made = Far(folder, engine)
         stack.callback(made.sshd.stop)
+        made.sshd.wait_until(lambda: "Server listening" in (folder / "log").read_text(), "sshd")
         yield made
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import images, pullimages
+from support import pullimages
 from support.engine import CortenEngine
 from support.imagekills import Request, campaign
 from support.registries import Registry
-from support.warmup import warm_up
 
 REPOSITORY = "faults/kills"
 LAYER_BYTES = 1 << 20
@@ -19,12 +18,9 @@ SLOW_CALLS, SLOW_MOMENTS = 60, 40
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[CortenEngine]:
+def engine(warm_engine: CortenEngine) -> CortenEngine:
     """With one image, which is never touched."""
-    with CortenEngine() as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        warm_up(made)
-        yield made
+    return warm_engine
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """kill -9 of cortend at random calls and moments while it pushes an image to a real registry.
 
 The registry has the tag with all of its blobs or has no tag; the image here is whole; the same push then succeeds.
-Unlike in test_images_push.py the registry is emptied each time, so that every kill comes among uploads.
+The registry is emptied each time, so that every kill comes among uploads.
 """
 
 from __future__ import annotations
@@ -16,20 +16,17 @@ from support import images, pullimages
 from support.engine import CortenEngine
 from support.imagekills import NAME, Request, campaign
 from support.registries import Registry
-from support.warmup import warm_up
 
 LAYERS, LAYER_BYTES = 3, 1 << 20
 REPOSITORY = "faults/pushed"
-SLOW_CALLS, SLOW_MOMENTS = 20, 60
+GATE_CALLS, GATE_MOMENTS = 2, 2
+SLOW_CALLS, SLOW_MOMENTS = 60, 60
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[CortenEngine]:
+def engine(warm_engine: CortenEngine) -> CortenEngine:
     """With one image, which is never touched."""
-    with CortenEngine() as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        warm_up(made)
-        yield made
+    return warm_engine
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Judge:
-    """Asked after a kill, when the tag may be there, and after the same push again, when it must be; then all goes."""
+    """Asked after a kill, when the tag may be there, and after the same push again, when it must be; in turn."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -65,11 +62,13 @@ class Judge:
             document = found.json()
             for one in (document["config"], *document["layers"]):
                 assert self._registry.has_blob(REPOSITORY, one["digest"]), one
-        if self._is_repeated:
-            self._registry.kill()
-            shutil.rmtree(self._registry.storage)
-            self._registry.start()
         self._is_repeated = not self._is_repeated
+
+    def afresh(self) -> None:
+        """The registry forgets."""
+        self._registry.kill()
+        shutil.rmtree(self._registry.storage)
+        self._registry.start()
 
 
 def pushed(registry: Registry, archive: Path) -> Request:
@@ -77,7 +76,14 @@ def pushed(registry: Registry, archive: Path) -> Request:
     target = f"{registry.host}/{REPOSITORY}:1"
     before = (("load", "-q", "-i", str(archive)), ("tag", NAME, target))
     names = frozenset({NAME, target})
-    return Request(("push", "-q", target), before=before, names=names, also=Judge(registry))
+    judge = Judge(registry)
+    return Request(("push", "-q", target), before=before, names=names, also=judge, afresh=judge.afresh)
+
+
+def test_cortend_killed_in_a_push_leaves_nothing_half_made(
+    engine: CortenEngine, registry: Registry, archive: Path
+) -> None:
+    campaign(engine, "push", pushed(registry, archive), calls=GATE_CALLS, moments=GATE_MOMENTS)
 
 
 @pytest.mark.slow

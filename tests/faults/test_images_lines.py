@@ -21,7 +21,6 @@ from support.leaks import ALLOWED, Allowed, Snapshot, Subject, expect_none
 from support.process import wait_for
 from support.pullimages import Image
 from support.registries import Registry
-from support.warmup import warm_up
 
 MIB = 1 << 20
 LAYERS, LAYER_BYTES = 5, 8 * MIB  # two of them are busybox
@@ -36,12 +35,9 @@ AGAIN = MIB  # bytes that may come twice: heads, manifests, what was under way w
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[CortenEngine]:
+def engine(warm_engine: CortenEngine) -> CortenEngine:
     """An engine with one image."""
-    with CortenEngine() as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        warm_up(made)
-        yield made
+    return warm_engine
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Pushes over lines that are cut, to a registry that is killed, by a cortend that is killed.
+"""Pushes over lines that are cut, to a registry that is killed, by a cortend that is killed in an upload.
 
 A name appears in the registry when all of its image is there, under the same digest whatever happened before.
 """
@@ -17,26 +17,20 @@ from support import images, imagestate, killpoints
 from support.cutting import CuttingProxy
 from support.engine import CortenEngine
 from support.faultlife import named
-from support.imagekills import IDLE, NAME, Request, campaign, clear, client
+from support.imagekills import IDLE, NAME, clear, client
 from support.leaks import ALLOWED, Snapshot, Subject, expect_none
 from support.registries import Registry
-from support.warmup import warm_up
 
 MIB = 1 << 20
 LAYERS, LAYER_BYTES = 4, 8 * MIB
 REPOSITORY = "faults/pushed"
 TIMEOUT_S = 100
-GATE_CALLS, GATE_MOMENTS = 2, 2
-SLOW_CALLS, SLOW_MOMENTS = 60, 40
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[CortenEngine]:
+def engine(warm_engine: CortenEngine) -> CortenEngine:
     """With one image, which is never touched."""
-    with CortenEngine() as made:
-        made.docker("load", "-i", str(images.busybox()), check=True)
-        warm_up(made)
-        yield made
+    return warm_engine
 
 
 @pytest.fixture(scope="module")
@@ -159,28 +153,3 @@ def test_a_cortend_that_is_killed_in_the_middle_of_an_upload_pushes_the_same_dig
     assert judge(registry) == ""
     digest = push(engine, line, registry)
     assert push(engine, line, registry) == digest
-
-
-def pushed(registry: Registry, archive: Path) -> Request:
-    """A push of the loaded image."""
-    reference = f"{registry.host}/{REPOSITORY}:kills"
-    before = (("load", "-i", str(archive)), ("tag", NAME, reference))
-    return Request(("push", "-q", reference), before, frozenset({NAME, reference}), also=lambda: _judge_kills(registry))
-
-
-def _judge_kills(registry: Registry) -> None:
-    judge(registry, "kills")
-
-
-def test_cortend_killed_in_a_push_leaves_nothing_half_made(
-    engine: CortenEngine, registry: Registry, archive: Path
-) -> None:
-    campaign(engine, "push", pushed(registry, archive), calls=GATE_CALLS, moments=GATE_MOMENTS)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_cortend_killed_at_many_points_of_a_push_leaves_nothing_half_made(
-    engine: CortenEngine, registry: Registry, archive: Path
-) -> None:
-    campaign(engine, "push", pushed(registry, archive), calls=SLOW_CALLS, moments=SLOW_MOMENTS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from support import images
 from support.engine import CortenEngine
+from support.process import wait_for as until
 
 IMAGE = images.BUSYBOX_REF
 NAMES = ("one", "two", "three")
@@ -27,13 +28,6 @@ def checked() -> Iterator[CortenEngine]:
             options = ("--health-cmd", f"sleep {pause}; echo {name}", "--health-interval", "50ms")
             engine.docker("run", "-d", "--name", name, *options, IMAGE, "sleep", "1000", check=True)
         yield engine
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from support import tarballs as t
 from support.copying import Answer, call, tree
 from support.dockerd import DockerClient, Dockerd, client_environment
 from support.engine import CortenEngine
+from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
 SETUP = (
@@ -62,12 +63,11 @@ def fill(engine: DockerClient, folder: Path) -> None:
     mounts = ("-v", f"{folder}/vol:/vol", "-v", f"{folder}/ro:/ro:ro")
     script = f"mkdir -p /srv; {SETUP}"
     engine.docker("run", "--name", "done", *mounts, IMAGE, "sh", "-c", script, check=True)
-    live = ("run", "-d", "--name", "live", *mounts, "--health-cmd", "test -e /ready", IMAGE)
-    engine.docker(*live[:-3], IMAGE, "sh", "-c", f"{script}; touch /ready; exec sleep 1000", check=True)
+    live = ("run", "-d", "--name", "live", *mounts, IMAGE)
+    engine.docker(*live, "sh", "-c", f"{script}; touch /ready; exec sleep 1000", check=True)
     engine.docker("run", "-d", "--name", "strict", "--read-only", *mounts, IMAGE, "sleep", "1000", check=True)
     engine.docker("create", "--name", "fresh", "-v", f"{folder}/vol:/new/vol", IMAGE, "true", check=True)
-    while call(engine.socket, "HEAD", "live", "/ready").status != 200:
-        continue
+    wait_for(lambda: call(engine.socket, "HEAD", "live", "/ready").status == 200, "ready")
 
 
 def seen(answer: Answer) -> tuple[Any, ...]:

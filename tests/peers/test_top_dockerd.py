@@ -10,6 +10,7 @@ import pytest
 from support import images
 from support.dockerd import DockerClient, Dockerd
 from support.engine import CortenEngine
+from support.process import wait_for
 
 Engines = tuple[Dockerd, CortenEngine]
 
@@ -30,8 +31,7 @@ def both() -> Iterator[Engines]:
             script = "sleep 1000 & sleep 1001 & echo ready; wait"
             run = ("run", "-d", "--name", "box", "--network", "none", images.BUSYBOX_REF, "sh", "-c", script)
             engine.docker(*run, check=True)
-            while "ready" not in engine.docker("logs", "box").stdout:
-                continue
+            wait_for(lambda: "ready" in engine.docker("logs", "box").stdout, "ready")  # noqa: B023 - at once
         yield theirs, ours
 
 

@@ -12,6 +12,7 @@ import pytest
 from support import images
 from support.dockerd import DockerClient, Dockerd
 from support.engine import CortenEngine
+from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
 ALL = "stream=1&stdin=1&stdout=1&stderr=1"
@@ -41,13 +42,21 @@ def run(engine: DockerClient, *options: str, script: str = ECHO, start: bool = T
     engine.docker(*(("run", "-d") if start else ("create",)), *words, check=True)
 
 
-async def talk(engine: DockerClient, query: str, lines: tuple[str, ...] = (), version: str = "v1.45") -> list[Any]:
+async def talk(
+    engine: DockerClient,
+    query: str,
+    lines: tuple[str, ...] = (),
+    version: str = "v1.45",
+    there: asyncio.Event | None = None,
+) -> list[Any]:
     """What comes, joined, the kinds of frames, and how it ends; or the refusal."""
     connector = aiohttp.UnixConnector(path=str(engine.socket))
     url = f"http://engine/{version}/containers/box/attach/ws?{query}"
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as session:
         try:
             async with session.ws_connect(url, origin="http://engine") as socket:
+                if there is not None:
+                    there.set()
                 return await _exchange(socket, lines)
         except aiohttp.WSServerHandshakeError as error:
             return [error.status]
@@ -87,8 +96,7 @@ def test_input_and_both_outputs_go_over_it_to_the_end_of_the_container(fresh: En
 def test_a_terminal_goes_over_it(fresh: Engines) -> None:
     for engine in fresh:
         run(engine, "-i", "-t", script="stty -echo; echo ready; read line; echo got $line")
-        while "ready" not in engine.docker("logs", "box").stdout:
-            continue
+        wait_for(lambda: "ready" in engine.docker("logs", "box").stdout, "ready")  # noqa: B023 - at once
     assert same(fresh, f"{ALL}&logs=1", ("x",))[0] == ["got", "ready", "x"]
 
 
@@ -96,8 +104,7 @@ def test_a_terminal_goes_over_it(fresh: Engines) -> None:
 def test_what_was_written_so_far_comes_when_asked_for(fresh: Engines, query: str) -> None:
     for engine in fresh:
         run(engine, script="echo out; echo err >&2; sleep 0.1; exec sleep 1000")
-        while len((done := engine.docker("logs", "box")).stdout + done.stderr) < 8:
-            continue
+        wait_for(lambda: len((done := engine.docker("logs", "box")).stdout + done.stderr) >= 8, "output")  # noqa: B023
     same(fresh, query)
 
 
@@ -107,8 +114,10 @@ def test_one_that_attaches_before_the_start_misses_nothing(fresh: Engines) -> No
         run(engine, script="echo first; echo second >&2", start=False)
 
         async def attached(engine: DockerClient = engine) -> list[Any]:
-            talking = asyncio.ensure_future(talk(engine, "stream=1&stdout=1&stderr=1"))
-            await asyncio.sleep(0.5)
+            there = asyncio.Event()
+            talking = asyncio.ensure_future(talk(engine, "stream=1&stdout=1&stderr=1", there=there))
+            await asyncio.wait_for(there.wait(), 20)
+            await asyncio.sleep(0.5)  # dockerd attaches behind its answer
             await asyncio.to_thread(engine.docker, "start", "box", check=True)
             return await talking
 

@@ -38,6 +38,8 @@ class Request:
     """Whether parts of blobs may be there, with which it goes on."""
     also: Callable[[], None] = lambda: None
     """What else must hold after the kill, and after the request was made again."""
+    afresh: Callable[[], None] = lambda: None
+    """Takes back what it did outside the engine, before it is made once more."""
 
 
 def client(engine: CortenEngine, words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -116,11 +118,13 @@ def counted(engine: CortenEngine, request: Request) -> tuple[list[tuple[str, int
         assert client(engine, request.words).wait(CLIENT_TIMEOUT_S) == 0
         calls = trace.end()
     clear(engine)
+    request.afresh()
     prepare(engine, request)
     started = time.monotonic()
     assert client(engine, request.words).wait(CLIENT_TIMEOUT_S) == 0
     spent = time.monotonic() - started
     clear(engine)
+    request.afresh()
     return sorted({(call.name, call.number) for call in calls}), spent
 
 
@@ -143,5 +147,6 @@ def campaign(engine: CortenEngine, name: str, request: Request, *, calls: int, m
             engine.start()
             judge(engine, request)
             clear(engine)
+            request.afresh()
             expect_none(before, allowed=(*ALLOWED, IDLE))
     killpoints.report(f"images, {name}", hit, len(points))

@@ -183,7 +183,7 @@ def kill(pids: Iterable[int], timeout: float = 10) -> None:
     wait_for(lambda: not any(is_alive(pid) for pid in killed), f"death of {killed}", timeout)
 
 
-def wait_for(ready: Callable[[], bool], what: str, timeout: float = 30) -> None:
+def wait_for(ready: Callable[[], object], what: str, timeout: float = 30) -> None:
     """Polls `ready` every 10 ms; AssertionError naming `what` when the time (seconds) is over."""
     end = time.monotonic() + timeout
     while not ready():

@@ -19,6 +19,7 @@ from support import tarballs as t
 from support.copying import call
 from support.dockerd import client_environment
 from support.engine import CortenEngine
+from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
 ONE = t.archive(t.entry(b"one", data=b"1"))
@@ -270,14 +271,14 @@ def test_nothing_is_left_of_copies_and_a_killed_engine_starts_the_container_agai
         for _ in range(20):
             assert call(engine.socket, "PUT", "box", "/etc", body=ONE).status == 200
             assert call(engine.socket, "GET", "box", "/nope").status == 404
-        time.sleep(0.1)
-        assert len(os.listdir(f"/proc/{engine.pid}/fd")) <= before + 3
+        wait_for(lambda: len(os.listdir(f"/proc/{engine.pid}/fd")) <= before + 3, "closed descriptors")
         assert mounts_of(engine) == mounts
-        reading = threading.Event()
-        thread = threading.Thread(target=_slow_copy, args=(engine, reading))
+        reading, killed = threading.Event(), threading.Event()
+        thread = threading.Thread(target=_slow_copy, args=(engine, reading, killed))
         thread.start()
         assert reading.wait(20)
         engine.kill9()
+        killed.set()
         thread.join()
         engine.start()
         assert engine.docker("start", "-a", "box", check=True).stdout == "1"
@@ -288,12 +289,12 @@ def mounts_of(engine: CortenEngine) -> list[str]:
     return [line for line in lines if engine.folder.name in line]
 
 
-def _slow_copy(engine: CortenEngine, reading: threading.Event) -> None:
+def _slow_copy(engine: CortenEngine, reading: threading.Event, killed: threading.Event) -> None:
     class Body:
         def __iter__(self) -> Iterator[bytes]:
             yield t.entry(b"half", data=b"x" * (3 << 20))
             reading.set()
-            time.sleep(0.5)
+            killed.wait(20)
             yield t.archive(t.entry(b"more"))
 
     with pytest.raises(OSError):  # noqa: PT011 - whatever the dead engine's socket says

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.engine import CortenEngine
+from support.process import wait_for as until
 
 IMAGE = "corten-test/busybox:1"
 
@@ -21,13 +22,6 @@ IMAGE = "corten-test/busybox:1"
 def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(engine.docker("inspect", name, check=True).stdout)[0]
     return found
-
-
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def remains(engine: CortenEngine) -> list[str]:

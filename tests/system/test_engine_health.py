@@ -11,6 +11,7 @@ from typing import Any
 
 from support import images, peers
 from support.engine import CortenEngine
+from support.process import wait_for as until
 
 IMAGE = images.BUSYBOX_REF
 FAST = ("--health-interval", "200ms", "--health-retries", "1")
@@ -19,13 +20,6 @@ FAST = ("--health-interval", "200ms", "--health-retries", "1")
 def inspect(engine: CortenEngine, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(engine.docker("inspect", name, check=True).stdout)[0]
     return found
-
-
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def run(engine: CortenEngine, name: str, check: str, script: str, *options: str) -> None:

@@ -18,8 +18,9 @@ from corten.daemon.config import KEYS
 from support import images, peers
 from support.engine import CortenEngine
 from support.process import is_alive
+from support.process import wait_for as until
 
-from .test_engine import IMAGE, inspect, remains, until
+from .test_engine import IMAGE, inspect, remains
 
 
 def shim_of(engine: CortenEngine, name: str) -> int:

@@ -22,11 +22,12 @@ from corten.errors import Unavailable
 from support import images, peers, weakened_corten
 from support.engine import CortenEngine
 from support.process import children
+from support.process import wait_for as until
 from support.shimlab import Lab
 from support.shimlab import until as soon
 from support.weakened import Edit
 
-from .test_engine import IMAGE, inspect, remains, until
+from .test_engine import IMAGE, inspect, remains
 from .test_shim_helper import helper_of, hook, stopped, talks
 
 QUICK_LOOKS: tuple[Edit, ...] = (

@@ -41,7 +41,7 @@ _AGAIN_S = 1.0
 _POLL_S = 0.005
 _SOCKET_BYTES = 64 * 1024
 _FRAME_COST = 64  # of memory beside its data: one-byte frames must not take many times the limit
-_READY = b"+"
+READY = b"+"
 _SILENCE = b"the driver does not answer"
 
 
@@ -92,7 +92,7 @@ class Courier:
             raise
         finally:
             os.close(report)
-        if said != _READY:
+        if said != READY:
             self._drop()
             raise Internal(f"{_FAILED}: {said.decode('utf-8', 'replace') or 'the driver ended'}")
         self._loop.add(self._fd, READ, self._ready)

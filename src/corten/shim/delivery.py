@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 
 from corten.shim.client import STDERR, STDOUT
 from corten.shim.complain import remark
-from corten.shim.courier import FRAME, KEEPER
+from corten.shim.courier import FRAME, KEEPER, READY
 from corten.shim.lines import Line, Lines
 from corten.shim.packer import be_killable
 from corten.shim.protocol import Message
 
-_READY = b"+"
 _READ_BYTES = 64 * 1024
 
 
@@ -56,7 +55,7 @@ def run(order: Message, inlet: int, say: int) -> None:
         driver = _Later(order)
     else:
         with contextlib.suppress(BrokenPipeError):
-            os.write(say, _READY)
+            os.write(say, READY)
     os.close(say)
     deliver(frames(inlet), driver)
 

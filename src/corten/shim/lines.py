@@ -36,11 +36,6 @@ class Lines:
         self._moment_ns = 0
         self._ordinal = 0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the next line begins one: no piece of it has come out yet."""
-        return not self._ordinal
-
     def feed(self, data: bytes, moment_ns: int) -> list[Line]:
         """The lines and pieces that are complete after `data`, which was read at `moment_ns` (Unix time)."""
         *whole, rest = (self._rest + data).split(b"\n")

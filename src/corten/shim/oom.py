@@ -22,7 +22,7 @@ _LAST_LOOK_S = 3.0
 class OomWatch:
     """A registration; `close` ends it."""
 
-    __slots__ = ("_cgroup", "_fds", "_is_looking", "_kills", "_loop", "_watched")
+    __slots__ = ("_cgroup", "_fds", "_kills", "_loop", "_open", "_watched")
 
     def __init__(self, cgroup: Cgroup, loop: Loop, watched: int, fds: list[int]) -> None:
         self._cgroup = cgroup
@@ -30,7 +30,7 @@ class OomWatch:
         self._watched = watched
         self._fds = fds
         self._kills = 0
-        self._is_looking = False
+        self._open = 0  # notifications whose kill was not seen yet
 
     @classmethod
     def open(cls, cgroup: Cgroup, loop: Loop, on_oom: Callable[[int], None]) -> OomWatch | None:
@@ -56,9 +56,9 @@ class OomWatch:
             os.pread(self._watched, 4096, 0)  # rearms the notification
             on_oom(self._cgroup.counters().oom_kills)
             return
-        os.eventfd_read(self._watched)
-        if not self._is_looking:
-            self._is_looking = True
+        is_looking = self._open > 0
+        self._open += os.eventfd_read(self._watched)
+        if not is_looking:
             self._look(on_oom, _FIRST_LOOK_S)
 
     def _look(self, on_oom: Callable[[int], None], pause_s: float) -> None:
@@ -68,8 +68,11 @@ class OomWatch:
         if kills == self._kills and pause_s < _LAST_LOOK_S:
             self._loop.call_later(pause_s, lambda: self._look(on_oom, pause_s * 2))
             return
-        self._kills, self._is_looking = kills, False
+        self._open = max(0, self._open - (kills - self._kills)) if kills != self._kills else 0
+        self._kills = kills
         on_oom(kills)
+        if self._open:
+            self._loop.call_later(_FIRST_LOOK_S, lambda: self._look(on_oom, _FIRST_LOOK_S))
 
 
 def _open_v1(directory: str) -> tuple[int, list[int], int]:

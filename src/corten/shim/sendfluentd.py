@@ -19,7 +19,6 @@ from corten.shim.wire import Wire, address_of, attributes_of, option
 _RETRY_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _GROWTH = 1.5
-_BUFFER_BYTES = 1 << 20
 _ACK_TIMEOUT_S = 30.0
 _ACK_BYTES = 64 * 1024
 _RETRIES = (1 << 31) - 1
@@ -62,8 +61,8 @@ class Fluentd(Driver):
             }
         chunk = base64.b64encode(os.urandom(16)).decode() if self._wants_ack else ""
         moment = event_time(line.moment_ns) if self._is_precise else whole_seconds(line.moment_ns)
-        option = {"chunk": chunk} if chunk else {}
-        self._deliver(b"\x94%s%s%s%s" % (text(self._tag), moment, mapping(record), mapping(option)), chunk)
+        wanted = {"chunk": chunk} if chunk else {}
+        self._deliver(b"\x94%s%s%s%s" % (text(self._tag), moment, mapping(record), mapping(wanted)), chunk)
 
     def _deliver(self, data: bytes, chunk: str) -> None:
         wait_s = self._wait_s

@@ -135,8 +135,10 @@ def test_failures_in_the_start_period_do_not_count() -> None:
 
 
 def test_a_probe_that_takes_too_long_is_killed_with_its_children() -> None:
-    lab = Lab("sh", "-c", "echo begun; sleep 1000 & echo $!; wait", timeout=300)
+    lab = Lab("sh", "-c", "echo begun; sleep 1000 & echo $!; wait")
     lab.health.begin()
+    lab.turn_until(lambda: lab.health._capture.data.count(b"\n") == 2)
+    lab.health._timed_out()  # what the timer calls, once the output is there
     lab.turn_until(lab.results)
     lab.health.end()
     entry = lab.results()[0]["entry"]

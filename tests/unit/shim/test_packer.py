@@ -6,6 +6,7 @@ import gzip
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,46 +46,45 @@ def wait(condition: object, log: LogFile, loop: Loop | None = None) -> None:
             log.settle()
 
 
-def test_a_file_that_is_rotated_while_it_is_packed_keeps_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go = tmp_path.parent / f"{tmp_path.name}-go"
-    true_pack = packer._pack
+@pytest.fixture(autouse=True)
+def awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children that pack get their share: under SCHED_IDLE they wait until no other test runs."""
+    monkeypatch.setattr(packer, "be_idle", lambda: None)
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Nothing is packed before this file is there."""
+    sign, true_pack = tmp_path.parent / f"{tmp_path.name}-go", packer._pack
 
     def slowly(source: int, target: str) -> None:
-        while not go.exists():
+        while not sign.exists():
             time.sleep(0.005)
         true_pack(source, target)
 
     monkeypatch.setattr(packer, "_pack", slowly)
+    yield sign
+    sign.touch()  # after a failure too: no child waits for ever
+
+
+def test_a_file_that_is_rotated_while_it_is_packed_keeps_its_place(tmp_path: Path, go: Path) -> None:
     log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=5, compress=True)
     for number in range(4):  # the first file is being packed, and moves on twice
         log.append(record(number))
     go.touch()
     wait(lambda: sum(path.suffix == ".gz" for path in tmp_path.iterdir()) == 3, log)
     log.close()
-    go.unlink()
     names = ("log.3.gz", "log.2.gz", "log.1.gz", "log")
     assert contents(tmp_path) == {name: record(number) for number, name in enumerate(names)}
 
 
-def test_a_file_that_is_gone_when_it_is_packed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = tmp_path.parent / f"{tmp_path.name}-go"
-    true_pack = packer._pack
-
-    def slowly(source: int, target: str) -> None:
-        while not go.exists():
-            time.sleep(0.005)
-        true_pack(source, target)
-
-    monkeypatch.setattr(packer, "_pack", slowly)
+def test_a_file_that_is_gone_when_it_is_packed_is_forgotten(tmp_path: Path, go: Path) -> None:
     log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=2, compress=True)
     for number in range(5):
         log.append(record(number))
     go.touch()
     wait(lambda: (tmp_path / "log.1.gz").exists() and not (tmp_path / "log.1").exists(), log)
     log.close()
-    go.unlink()
     assert contents(tmp_path) == {"log": record(4), "log.1.gz": record(3)}
 
 
@@ -159,27 +159,28 @@ def test_what_is_plain_at_the_end_is_packed_after_it(tmp_path: Path) -> None:
     assert numbers_of(str(tmp_path / "log")) == list(range(5))
 
 
-def test_a_child_of_an_earlier_shim_leaves_the_log_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = tmp_path.parent / f"{tmp_path.name}-go"
-    true_pack = packer._pack
+def test_a_child_of_an_earlier_shim_leaves_the_log_to_the_next(
+    tmp_path: Path, go: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, true_install = tmp_path.parent / f"{tmp_path.name}-over", packer._install_alone
 
-    def slowly(source: int, target: str) -> None:
-        while not go.exists():
-            time.sleep(0.005)
-        true_pack(source, target)
+    def installed(path: str, max_files: int, inode: int, temporary: str) -> bool:
+        try:
+            return true_install(path, max_files, inode, temporary)
+        finally:
+            over.touch()
 
-    monkeypatch.setattr(packer, "_pack", slowly)
+    monkeypatch.setattr(packer, "_install_alone", installed)
     log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
     log.append(record(0) + record(1))
     log.close()
     monkeypatch.setattr(packer.Packer, "begin", lambda self: None)
     log = LogFile(str(tmp_path / "log"), max_size=SIZE, max_files=3, compress=True)
     go.touch()
-    time.sleep(0.5)
+    wait(over.exists, log)
     assert {path.name for path in tmp_path.iterdir()} == {"log", "log.1"}
     log.append(record(2))
     log.close()
-    go.unlink()
     assert contents(tmp_path) == {"log": record(2), "log.1": record(1), "log.2": record(0)}
 
 

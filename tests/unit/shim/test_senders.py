@@ -45,6 +45,14 @@ def tcp() -> socket.socket:
     return made
 
 
+def deaf() -> socket.socket:
+    """Nobody listens: who connects is refused."""
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.settimeout(10)
+    return made
+
+
 def order(scheme: str, server: socket.socket | None, **more: Any) -> dict[str, Any]:
     host, port = server.getsockname() if server is not None else ("", 0)
     return {"tag": "box", "address": [scheme, host, port], "facility": 3, "id": "a1" * 32, "name": "web", **more}
@@ -128,13 +136,12 @@ def test_syslog_over_tls_checks_the_certificate_and_counts_rfc5424(tmp_path: Pat
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
-    with tcp() as server:
+    with deaf() as server:
         port = server.getsockname()[1]
-    order_ = {**order("tcp", None), "address": ["tcp", "127.0.0.1", port]}
-    with pytest.raises(OSError, match=f"dial tcp 127.0.0.1:{port}: connect: connection refused"):
-        Syslog(order_).connect()
-    with pytest.raises(ValueError, match=f"gelf: cannot connect to GELF endpoint: 127.0.0.1:{port} dial tcp"):
-        Gelf(order_).connect()
+        with pytest.raises(OSError, match=f"dial tcp 127.0.0.1:{port}: connect: connection refused"):
+            Syslog(order("tcp", server)).connect()
+        with pytest.raises(ValueError, match=f"gelf: cannot connect to GELF endpoint: 127.0.0.1:{port} dial tcp"):
+            Gelf(order("tcp", server)).connect()
 
 
 def test_a_certificate_that_cannot_be_read_is_named() -> None:
@@ -292,18 +299,16 @@ def test_fluentd_has_pieces_nanoseconds_and_acks() -> None:
 
 
 def test_fluentd_waits_for_its_server_unless_it_must_be_there() -> None:
-    with tcp() as server:
-        port = server.getsockname()[1]
-    there = {**order("tcp", None), "address": ["tcp", "127.0.0.1", port]}
-    with pytest.raises(ConnectionRefusedError):
-        Fluentd(there).connect()
-    options = {"fluentd-async": "true", "fluentd-retry-wait": "50ms"}
-    driver = Fluentd({**there, "options": options})
-    driver.connect()
-    sending = threading.Thread(target=lambda: driver.send("stdout", Line(b"late", MOMENT)))
-    sending.start()
-    with socket.create_server(("127.0.0.1", port)) as server:
-        server.settimeout(10)
+    with deaf() as server:
+        there = order("tcp", server)
+        with pytest.raises(ConnectionRefusedError):
+            Fluentd(there).connect()
+        options = {"fluentd-async": "true", "fluentd-retry-wait": "50ms"}
+        driver = Fluentd({**there, "options": options})
+        driver.connect()
+        sending = threading.Thread(target=lambda: driver.send("stdout", Line(b"late", MOMENT)), daemon=True)
+        sending.start()
+        server.listen()
         connection, _ = server.accept()
         assert b"late" in connection.recv(4096)
         connection.close()
@@ -312,13 +317,9 @@ def test_fluentd_waits_for_its_server_unless_it_must_be_there() -> None:
 
 
 def test_a_limit_of_tries_is_kept() -> None:
-    with tcp() as server:
-        port = server.getsockname()[1]
     options = {"fluentd-async": "true", "fluentd-retry-wait": "1ms", "fluentd-max-retries": "3"}
-    with pytest.raises(ConnectionRefusedError):
-        Fluentd({**order("tcp", None), "address": ["tcp", "127.0.0.1", port], "options": options}).send(
-            "stdout", Line(b"x", MOMENT)
-        )
+    with deaf() as server, pytest.raises(ConnectionRefusedError):
+        Fluentd({**order("tcp", server), "options": options}).send("stdout", Line(b"x", MOMENT))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", 0), ("1s", 1), ("500ms", 0.5), ("1m30s", 90), ("1.5s", 1.5)])
