@@ -42,6 +42,34 @@ def test_events_outlive_a_killed_cortend_in_their_order_and_once(engine: CortenE
     assert told(engine, f"{time.time():.9f}") == []
 
 
+def test_an_end_that_a_killed_cortend_did_not_tell_is_told_by_the_next(engine: CortenEngine) -> None:
+    began = f"{time.time():.9f}"
+    engine.docker("run", "--name", "untold", IMAGE, "sh", "-c", "exit 3")
+    wait_for(lambda: len(told(engine, began)) == 4, "its events")
+    engine.kill9()
+    kept = engine.data_root / "events"
+    lines = kept.read_text().splitlines(keepends=True)
+    left = [line for line in lines if not ('"die"' in line and '"untold"' in line)]
+    assert len(left) == len(lines) - 1
+    kept.write_text("".join(left))
+    engine.start()
+    actions = [action for action, _ in told(engine, began)]
+    assert actions == ["create", "attach", "start", "die"]
+    finished = engine.docker("inspect", "-f", "{{.State.FinishedAt}}", "untold", check=True).stdout.strip()
+    (shown,) = [
+        json.loads(line)["Actor"]["Attributes"]
+        for line in engine.docker(
+            *("events", "--since", began, "--until", f"{time.time():.9f}", "--filter", "event=die"),
+            *("--format", "{{json .}}"), check=True,
+        ).stdout.splitlines()
+    ]  # fmt: skip
+    assert (shown["exitCode"], shown["verdict"]) == ("3", "exited with code 3")
+    assert engine.corten("why", "untold", check=True).stdout.startswith(f"untold: exited with code 3 ({finished}")
+    engine.docker("rm", "untold", check=True)
+    engine.restart()
+    assert [action for action, _ in told(engine, began)].count("die") == 1
+
+
 def test_the_verdict_on_a_container_that_removed_itself_outlives_it_and_cortend(engine: CortenEngine) -> None:
     ident = engine.docker("run", "-d", "--rm", "--name", "gone", IMAGE, "sleep", "600", check=True).stdout.strip()
     engine.docker("kill", "gone", check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -83,6 +84,30 @@ def test_a_follower_gets_every_line_once_while_the_log_is_rotated_and_packed(eng
 def follow(engine: CortenEngine, name: str) -> subprocess.Popen[bytes]:
     command = [*engine.netns.enter, "docker", "-H", engine.host, "logs", "-f", name]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
+
+def test_a_follower_that_is_far_too_slow_is_told_where_something_is_missing(engine: CortenEngine) -> None:
+    """It reads nothing while a thousand files are rotated away, of which 64 are kept for it."""
+    rotation = ("--log-opt", "max-size=20k", "--log-opt", "max-file=2", "--log-opt", "compress=false")
+    script = f"echo 0; {wait('go')}; seq 1 300000; touch /tmp/done; {wait('end')}"
+    engine.docker("run", "-d", "--name", "box", *rotation, IMAGE, "sh", "-c", script, check=True)
+    command = [*engine.netns.enter, "docker", "-H", engine.host, "logs", "-f", "box"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "0\n"
+        go_on(engine, "go")
+        until(lambda: not engine.docker("exec", "box", "test", "-f", "/tmp/done").returncode, "end of its writing")
+        go_on(engine, "end")
+        out, told = follower.communicate(timeout=60)
+    seen = numbers(out)
+    assert seen == sorted(set(seen))
+    assert (seen[0], seen[-1]) == (1, 300_000)
+    gaps = sum(after != before + 1 for before, after in itertools.pairwise(seen))
+    assert 0 < gaps <= len(told.splitlines())
+    said = r"corten: (\d+ bytes of this log were|a part of this log was) rotated away before this reader came to it"
+    assert all(re.fullmatch(said, line) for line in told.splitlines())
 
 
 def test_tails_and_bounds_reach_into_packed_files(engine: CortenEngine) -> None:

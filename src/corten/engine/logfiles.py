@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Final
 
 from corten.engine.logformats import BLOCK_BYTES, Format
@@ -26,6 +26,7 @@ _HEADER_BYTES: Final = 64
 # What a reader that is slower than its log keeps open beyond the log's own files, so that it loses nothing.
 _KEPT_FILES: Final = 64
 _KEPT_BYTES: Final = 256 << 20
+_STABLE_ATTEMPTS: Final = 20
 _UNBOUNDED: Final = -1
 UNKNOWN: Final = -1
 
@@ -142,8 +143,8 @@ class Reader:
         self._format = format
         self._rest = b""
         self._missed = 0
-        self._rotations = 0  # that were told
-        self._found = 0  # of the files that those have made
+        self._counter: Callable[[], int] | None = None
+        self._newest_at = UNKNOWN  # how many rotations there had been when the newest file was made
         self._lock = threading.Lock()
         self._parts = deque(_from_tail(open_parts(path), format, tail))
         self._left = _UNBOUNDED  # of the last file
@@ -167,17 +168,23 @@ class Reader:
         _close_all(self._parts)
         self._parts.clear()
 
-    def count_from_now(self) -> None:
-        """Rotations are told from now on: those of before are no gap."""
-        self.look()
-        self._rotations = self._found = 0
+    def count(self, counter: Callable[[], int]) -> None:
+        """`counter` says how many rotations there have been, since whenever, also in another thread.
 
-    def look(self, rotations: int = 0) -> None:
-        """Open what is new now, while a client takes its time; nothing while another thread reads.
-
-        rotations: how many there were since the last call.
+        Only who counts knows that a file is missing whose successor is gone as well.
         """
-        self._rotations += rotations
+        with self._lock:
+            self._counter = counter
+            for _ in range(_STABLE_ATTEMPTS):
+                before = counter()
+                is_current = bool(self._parts) and _inode(self._path) == self._parts[-1].inode
+                if is_current and counter() == before:
+                    self._newest_at = before
+                    return
+                self._find_newer()
+
+    def look(self) -> None:
+        """Open what is new now, while a client takes its time; nothing while another thread reads."""
         if self._parts and self._follows and self._lock.acquire(blocking=False):
             try:
                 self._find_newer()
@@ -227,17 +234,35 @@ class Reader:
         newest = self._parts[-1]
         if _inode(self._path) in (newest.inode, -1):
             return False
-        parts = open_parts(self._path)
+        parts, at = self._listed()
         own = max((place for place, part in enumerate(parts) if part.identity == newest.identity), default=-1)
         _close_all(parts[: own + 1])
         newer = parts[own + 1 :]
-        self._found += len(newer)
-        if own < 0 and newer and self._found < self._rotations:  # the newest one of then is gone, and more than that
+        if own < 0 and newer and self._is_missing(at, len(newer)):
             newer[0].missed = UNKNOWN
-        self._found = max(self._found, self._rotations)
+        if newer:
+            self._newest_at = at
         self._parts.extend(newer)
         self._forget_oldest()
         return bool(newer)
+
+    def _is_missing(self, at: int, newer: int) -> bool:
+        """Whether not only the newest file of then is gone.  When all went too fast to be counted, it is: a reader that
+        keeps up, if only just, is told a gap that is none at worst."""
+        if self._counter is None:
+            return False
+        return UNKNOWN in (at, self._newest_at) or self._newest_at < at - newer
+
+    def _listed(self) -> tuple[list[LogPart], int]:
+        """The files, and after how many rotations that was; UNKNOWN if nobody counts, or they come too fast to say."""
+        if (counter := self._counter) is not None:
+            for _ in range(_STABLE_ATTEMPTS):
+                before = counter()
+                parts = open_parts(self._path)
+                if counter() == before:
+                    return parts, before
+                _close_all(parts)
+        return open_parts(self._path), UNKNOWN
 
     def _forget_oldest(self) -> None:
         """The first is being read; what follows it goes when too much disk is held."""

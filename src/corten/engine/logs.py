@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
@@ -79,7 +80,8 @@ class LogStream:
             formatter = Formatter(self._query, raw=self.tty, format=place.format)
             if follows:
                 growth = _Growth(place.path, container.wait("next-exit"), reader.look)
-                reader.count_from_now()
+                if growth.is_told:
+                    reader.count(growth.rotations)
             while not formatter.is_past_until:
                 block = await asyncio.to_thread(reader.read) if reader.is_slow else reader.read()
                 out = formatter.gap(missed) if (missed := reader.missed()) else b""
@@ -95,10 +97,11 @@ class LogStream:
 
 
 class _Growth:
-    """Waits for a log to grow, until its container ends; `look` is called at each change, whoever waits for what, with
-    the number of rotations that there were."""
+    """Waits for a log to grow, until its container ends; `look` is called at each change, whoever waits for what."""
 
-    def __init__(self, path: str, end: Waiter, look: Callable[[int], None]) -> None:
+    def __init__(self, path: str, end: Waiter, look: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._rotations = 0
         self._new = os.fsencode(os.path.basename(path) + NEW)
         self._look = look
         self._loop = asyncio.get_running_loop()
@@ -111,12 +114,30 @@ class _Growth:
             self._loop.add_reader(self._watch.fileno(), self._told)
         self._end.add_done_callback(lambda done: self._changed.set())
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it hears of changes, and need not look."""
+        return self._watch is not None
+
     def _told(self) -> None:
-        assert self._watch is not None
-        told = self._watch.drain()
-        rotations = sum(bool(mask & IN_MOVED_FROM) and name == self._new for mask, name in told)
+        self._drain()
         self._changed.set()
-        self._look(_MANY if any(mask & IN_Q_OVERFLOW for mask, _ in told) else rotations)
+        self._look()
+
+    def rotations(self) -> int:
+        """How many there were since this began; any thread may ask."""
+        if self._drain():  # whoever is to wait for more has not heard of it
+            self._loop.call_soon_threadsafe(self._changed.set)
+        return self._rotations
+
+    def _drain(self) -> bool:
+        """Whether anything was told."""
+        with self._lock:
+            told = self._watch.drain() if self._watch is not None else []
+            for mask, name in told:
+                self._rotations += bool(mask & IN_MOVED_FROM) and name == self._new
+                self._rotations += _MANY if mask & IN_Q_OVERFLOW else 0
+        return bool(told)
 
     async def wait(self) -> bool:
         """True when there may be more; False once the container had ended before the last look."""

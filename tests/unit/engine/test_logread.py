@@ -326,10 +326,11 @@ def test_rotations_that_nobody_looked_at_are_a_gap_as_soon_as_a_file_is_missing(
     log_file = LogFile(path, max_size=10 * len(line("0000")), max_files=2)
     log_file.append(line("0000").encode())
     reader = Reader(path, JSON_LINES)
-    reader.count_from_now()
+    rotations = 0
+    reader.count(lambda: rotations)
     for number in range(1, 10 * late + 5):
         log_file.append(line(f"{number:04}").encode())
-    reader.look(late)
+    rotations = late
     reader.read()
     seen = numbered([reader.read()])
     assert reader.missed() == (0 if late == 2 else -1)
