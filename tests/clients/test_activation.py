@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,9 @@ class Activated:
                 start_new_session=True,
                 env=engine.environment | {"NOTIFY_SOCKET": str(manager)},
             )
+
+    def reload(self) -> None:
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> int:
         if self._process.poll() is None:
@@ -79,6 +83,9 @@ def test_a_client_waits_for_the_engine_and_containers_outlive_it() -> None:
         output, _ = early.communicate(timeout=60)
         assert (early.returncode, len(output.strip())) == (0, 64)
         pid = pid_of_box(path)
+        first.reload()
+        assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.recv(100) == b"READY=1"
         assert first.stop() == 0
         assert manager.recv(100) == b"STOPPING=1"
         assert path.exists(), "the socket is systemd's"

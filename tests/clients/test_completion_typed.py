@@ -113,6 +113,7 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[T
     (tmp_path / "archive.tar").touch()
     environment = client_environment() | {"PATH": f"{program.parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     environment |= {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb", "HISTFILE": ""}
+    environment |= {"XDG_RUNTIME_DIR": str(tmp_path)}  # fish
     with start(request.param, tmp_path, environment) as made:
         made.type(f"corten {READY}\r")
         made.wait_for(record, READY)
