@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from corten.cli.tunnel import Tls
 
 _START_WAIT_S = 10.0
+SYSTEMD = "/run/systemd/system"  # sd_booted(3)
+UNITS = tuple(
+    f"{folder}/systemd/system/cortend.socket" for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+)
+
+
+def is_systemds() -> bool:
+    """Whether it is for systemd to start the engine of the default socket: a second one would not be its service."""
+    return os.path.isdir(SYSTEMD) and any(map(os.path.exists, UNITS))
 
 
 class Session:
@@ -52,9 +61,11 @@ class Session:
     def _ensure_engine(self) -> None:
         try:
             connect(self.host).close()
-        except ConnectFailed:
+        except ConnectFailed as error:
             if os.geteuid() != 0:
                 raise
+            if is_systemds():
+                raise ConnectFailed(f"{error.text} `systemctl start cortend.socket` makes it so") from error
             self._start_engine()
 
     def _start_engine(self) -> None:
