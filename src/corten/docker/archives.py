@@ -11,7 +11,7 @@ from corten.docker.call import Call
 from corten.docker.streams import Begun
 from corten.errors import InvalidArgument
 from corten.spec.docker import ContainerConfig
-from corten.spec.docker_parse import parse_body
+from corten.spec.docker_parse import parse_named
 from corten.spec.image import Platform
 
 
@@ -30,7 +30,7 @@ async def changes(call: Call) -> web.StreamResponse:
 
 
 async def commit(call: Call) -> web.StreamResponse:
-    """The body is a configuration that takes the place of the container's; usually there is none."""
+    """The body is a configuration that takes the place of the container's, if it names a field of one."""
     query = call.query
     body = (await call.json_bytes()).strip()
     found = await call.engine.container_commit(
@@ -41,7 +41,7 @@ async def commit(call: Call) -> web.StreamResponse:
         author=query.text("author"),
         pause=query.flag("pause", default=True) if query.text("pause") else True,
         changes=query.texts("changes"),
-        config=parse_body(body, ContainerConfig)[0] if body not in (b"", b"null") else None,
+        config=parse_named(body, ContainerConfig),
     )
     return call.answer(found, 201)
 

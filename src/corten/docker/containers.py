@@ -129,14 +129,10 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 
 async def list_all(call: Call) -> web.StreamResponse:
-    """`GET /containers/json`; `since` and `before` are filters of old clients."""
+    """`GET /containers/json`."""
     query = call.query
-    filters = dict(query.filters())
-    for name in ("since", "before"):
-        if query.text(name):
-            filters[name] = [*filters.get(name, ()), query.text(name)]
     limit = query.integer("limit") or 0
-    found = await call.engine.container_list(query.flag("all"), limit, query.flag("size"), filters)
+    found = await call.engine.container_list(query.flag("all"), limit, query.flag("size"), query.filters())
     return call.answer([adapt_answer(item, LIST_RULES, call.version) for item in found])
 
 

@@ -79,7 +79,7 @@ class Execs:
         """`{"Id"}`."""
         container = self._parts.roster.find(ref)
         if container.record.state.status is Status.PAUSED:
-            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+            raise Conflict(f"Container {ref} is paused, unpause the container before exec")
         container.require_running()
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
@@ -105,7 +105,7 @@ class Execs:
         if one.state is ExecState.EXITED:
             raise Conflict(f"Error: Exec command {exec_id} has already run")
         if one.container.record.state.status is Status.PAUSED:
-            raise Conflict(f"Container {one.container.name} is paused, unpause the container before exec")
+            raise Conflict(f"Container {one.container.id} is paused, unpause the container before exec")
         one.container.require_running()
         return one.config.tty
 

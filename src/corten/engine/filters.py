@@ -134,8 +134,7 @@ class ListQuery:
         self._filters = filters
         self._names, self._ids = (Regexps(key, filters.get(key, ())) for key in ("name", "id"))
         self._network_ids = network_ids
-        asks_state = any(key in filters for key in ("status", "exited"))
-        self._running_only = not (all or asks_state or before is not None or since is not None)
+        self._running_only = not (all or "status" in filters)
         self._ancestors = ancestors
         self._before, self._since = before, since
         published = [_ports_of("publish", value) for value in filters.get("publish", ())]

@@ -89,6 +89,14 @@ def parse_body(body: bytes, cls: type[T]) -> tuple[T, tuple[str, ...]]:
     return value, tuple(unknown)
 
 
+def parse_named(body: bytes, cls: type[T]) -> T | None:
+    """As `parse_body`; None for a body that names no field of `cls`, as Go leaves an embedded pointer nil."""
+    names = {field.encode_name.lower() for field in msgspec.structs.fields(cls)}
+    if not body or names.isdisjoint(name.lower() for name in _decode(body, cls)):
+        return None
+    return parse_body(body, cls)[0]
+
+
 def is_zero(value: object) -> bool:
     """Whether a raw JSON value is what Go leaves out: null, false, 0, "", and collections of such."""
     todo = [value]

@@ -58,6 +58,10 @@ async def test_commit_takes_its_parameters_and_perhaps_a_configuration(harness: 
     answer = await client.ask("POST", "/commit?container=box&pause=0", {"Cmd": ["y"]})
     asked: Any = harness.engine.calls[-1][4]
     assert (asked["pause"], asked["config"].cmd) == (False, ["y"])
+    for empty in ({}, {"HostConfig": {"Memory": 5}}, {"nobodys": 1}):  # docker-py sends the first
+        await client.ask("POST", "/commit?container=box", empty)
+        asked = harness.engine.calls[-1][4]
+        assert asked["config"] is None
     assert (await client.ask("POST", "/commit?container=nothing")).status == 404
 
 

@@ -400,9 +400,9 @@ async def test_stats_cannot_stream_one_shot(client: Client) -> None:
 
 
 async def test_parameters_of_a_list_reach_the_engine(harness: Harness, client: Client) -> None:
-    path = '/containers/json?all=true&limit=3&size=1&before=b&filters={"label":{"a=b":true},"status":["exited"]}'
+    path = '/containers/json?all=true&limit=3&size=1&filters={"label":{"a=b":true},"status":["exited"]}'
     assert (await client.ask("GET", path)).json == []
-    filters = {"label": ["a=b"], "status": ["exited"], "before": ["b"]}
+    filters = {"label": ["a=b"], "status": ["exited"]}
     assert harness.engine.calls == [("list", True, 3, True, filters)]
 
 

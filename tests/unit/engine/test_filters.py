@@ -59,11 +59,12 @@ def test_without_all_only_running_ones_are_listed(make: Make) -> None:
     assert found(both, all=True) == ["up", "down"]
 
 
-def test_a_status_or_exit_code_implies_all(make: Make) -> None:
+def test_a_status_implies_all_and_an_exit_code_does_not(make: Make) -> None:
     both = [make("up"), make("down", state={"status": Status.EXITED, "exit_code": 3})]
     assert found(both, status=["exited"]) == ["down"]
-    assert found(both, exited=["3"]) == ["down"]
-    assert found(both, exited=["0"]) == []
+    assert found(both, exited=["3"]) == []
+    assert found(both, all=True, exited=["3"]) == ["down"]
+    assert found(both, all=True, exited=["0"]) == []
 
 
 def test_names_are_patterns(make: Make) -> None:
@@ -117,8 +118,9 @@ def test_age_is_relative_to_another_container(make: Make) -> None:
     old, middle, young = make("old", created=1), make("middle", created=2), make("young", created=3)
     before = ListQuery({}, all=False, ancestors=None, before=middle.record, since=None, network_ids=NETWORKS)
     since = ListQuery({}, all=False, ancestors=None, before=None, since=middle.record, network_ids=NETWORKS)
-    assert [one.name for one in (old, middle, young) if before.matches(one)] == ["old"]
-    assert [one.name for one in (old, middle, young) if since.matches(one)] == ["young"]
+    ended = make("ended", created=4, state={"status": Status.EXITED})
+    assert [one.name for one in (old, middle, young, ended) if before.matches(one)] == ["old"]
+    assert [one.name for one in (old, middle, young, ended) if since.matches(one)] == ["young"]
 
 
 def test_nobody_is_healthy_where_there_are_no_checks(make: Make) -> None:
@@ -190,7 +192,7 @@ def test_an_address_is_no_port_filter() -> None:
 
 def test_exit_codes_are_numbers(make: Make) -> None:
     gone = [make("gone", state={"status": Status.EXITED, "exit_code": 3})]
-    assert found(gone, exited=["03"]) == found(gone, exited=["+3"]) == ["gone"]
+    assert found(gone, all=True, exited=["03"]) == found(gone, all=True, exited=["+3"]) == ["gone"]
     for value in ("--3", "\u00b2", ""):
         with pytest.raises(InvalidArgument, match="strconv"):
             found(gone, exited=[value])
