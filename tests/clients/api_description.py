@@ -21,9 +21,13 @@ INSIDE = "usr/share/gocode/src/github.com/docker/docker/api/swagger.yaml"
 @functools.cache
 def description() -> dict[str, Any]:
     """The parsed description, the newest that there is."""
+    return parse(file().read_text())
+
+
+def file() -> Path:
+    """Where it is."""
     found = sorted(BESIDE.glob("docker-engine-api-v*.yaml"))
-    text = (found[-1] if found else _from_debian()).read_text()
-    return parse(text)
+    return found[-1] if found else _from_debian()
 
 
 def version() -> tuple[int, int]:

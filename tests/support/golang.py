@@ -29,8 +29,9 @@ def toolchain() -> Path:
 
 
 def build(module: Path, packages: Sequence[str]) -> Path:
-    """The folder with the programs of `packages`, static, as go.mod and go.sum in `module` have them."""
-    pins = hashlib.sha256(b"".join((module / name).read_bytes() for name in ("go.mod", "go.sum"))).hexdigest()[:16]
+    """The folder with the programs of `packages`, static, as go.mod and go.sum in `module` have them; `.`: its own."""
+    files = [module / "go.mod", module / "go.sum", *(sorted(module.glob("*.go")) if "." in packages else ())]
+    pins = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
     done = paths.cache("go") / f"{module.name}-{pins}"
     with peers.locked(paths.cache("go")):
         if not done.exists():

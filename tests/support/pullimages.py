@@ -175,15 +175,14 @@ def minbase() -> Image:
         return image([stream.read()], {"Cmd": ["bash"], "Env": [PATH]})
 
 
-def redis() -> Image:
+def redis(*, compression: str = "gzip") -> Image:
     """Debian's redis-server over busybox and its libraries: five layers; says PONG at port 6379."""
     config = {"Cmd": ["redis-server", "--save", "", "--protected-mode", "no"], "ExposedPorts": {"6379/tcp": {}}}
-    return image(
-        _of_packages("redis", ("redis-server", "redis-tools")), {**config, "Env": [PATH], "WorkingDir": "/tmp"}
-    )
+    layers = _of_packages("redis", ("redis-server", "redis-tools"))
+    return image(layers, {**config, "Env": [PATH], "WorkingDir": "/tmp"}, compression=compression)
 
 
-def nginx() -> Image:
+def nginx(*, compression: str = "gzip") -> Image:
     """Debian's nginx-light over busybox and its libraries: six layers; serves /var/www/html at port 80."""
     config = {"Cmd": ["nginx", "-g", "daemon off;"], "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGQUIT"}
     # what the packages' scripts would do
@@ -195,7 +194,16 @@ def nginx() -> Image:
         images.Entry("var/www/html/index.html", b"Welcome to nginx\n"),
     ]
     layers = [*_of_packages("nginx", ("nginx-light", "nginx-common", "nginx")), images.layer(made)]
-    return image(layers, {**config, "Env": [PATH]})
+    return image(layers, {**config, "Env": [PATH]}, compression=compression)
+
+
+def archive(made: Image, *references: str) -> bytes:
+    """What `docker save` writes of an image of one platform, its layers as they are packed."""
+    files = {"config.json": made.config.data, **{f"{n}/layer.tar": one.data for n, one in enumerate(made.layers)}}
+    names = list(files)
+    manifest = [{"Config": names[0], "RepoTags": list(references), "Layers": names[1:]}]
+    files["manifest.json"] = json.dumps(manifest).encode()
+    return images.layer(images.Entry(name, data) for name, data in files.items())
 
 
 def schema1(repository: str, tag: str) -> bytes:

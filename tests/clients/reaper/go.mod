@@ -1,0 +1,3 @@
+module corten.test/reaper
+
+go 1.19
