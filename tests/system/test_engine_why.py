@@ -331,6 +331,9 @@ def test_an_end_while_cortend_is_dead_is_judged_by_the_next(engine: CortenEngine
         assert (eaten["Cause"], eaten["Memory"]["Limit"]) == ("oom", 16 << 20)
         assert 0 < eaten["Memory"]["Peak"] <= 16 << 20
         assert eaten["Memory"]["Victims"][0]["Pid"] == pids["eats"]
+        assert [event["oomKills"] for event in events(engine, "child", "oom")] == ["1"]
+        engine.restart()
+        assert [event["oomKills"] for event in events(engine, "child", "oom")] == ["1"], "it is told once"
         shown = engine.corten("why", "child", check=True).stdout
         assert "killed for want of memory: 1 (peak " in shown
         assert "tail (pid " in shown

@@ -107,13 +107,18 @@ class Finisher:
             case "health" | "health-probe" | "health-action":
                 self.health_told(container, message)
             case "oom":
-                kills = str(message.get("oom_kill_count", ""))
-                self._parts.bus.publish(container_event(container.record, "oom", oomKills=kills))
+                self.tell_oom(container, int(message.get("oom_kill_count", 0)))
             case "detach" if not message.get("exec_id"):
                 self._parts.bus.publish(container_event(container.record, "detach"))
             case "detach":
                 attributes = {"execID": str(message["exec_id"])}
                 self._parts.bus.publish(container_event(container.record, "exec_detach", **attributes))
+
+    def tell_oom(self, container: Container, kills: int) -> None:
+        """The event, unless it was told already: an earlier cortend may have been dead when it happened."""
+        if kills > container.record.state.oom_kills:
+            self._parts.note(container, container.record.with_state(oom_kills=kills))
+            self._parts.bus.publish(container_event(container.record, "oom", oomKills=str(kills)))
 
     def lost(self, container: Container, task: Task) -> None:
         """A shim's connection has ended though nobody ended it."""

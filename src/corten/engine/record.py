@@ -114,6 +114,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False
+    oom_kills: int = 0  # of this run, as far as events have told of them
     started_ns: int = 0
     finished_ns: int = 0
     restart_count: int = 0

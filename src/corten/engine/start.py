@@ -418,6 +418,7 @@ class Starter:
             error="",
             verdict="",
             oom_killed=False,
+            oom_kills=0,
             started_ns=from_rfc3339(run.started["started_at"]) or time.time_ns(),
             health=container.record.fresh_health(),
         )

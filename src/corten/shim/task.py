@@ -309,6 +309,7 @@ class Task:
             "execs": {exec_id: process.to_obj() for exec_id, process in self.execs.items()},
             "phases": self.phases.to_obj(),
             "health": self.health.to_obj() if self.health is not None else None,
+            "oom_kill_count": self._oom_kills_told,
         }
 
     # Launching
