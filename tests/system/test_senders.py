@@ -78,6 +78,13 @@ def queue(pid: int, number: int, code: int, said_pid: int) -> None:
     assert ctypes.CDLL(None).syscall(call, pid, number, info) == 0
 
 
+def doctor(engine: CortenEngine, *flags: str) -> str:
+    """What `cortend --doctor` finds."""
+    argv = [*engine.netns.enter, *engine.argv, "--doctor", *flags]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=engine.environment)
+    return done.stdout
+
+
 def program(engine: CortenEngine) -> str:
     """The name of the engine's program in the kernel."""
     return f"ct_{(engine.data_root / 'engine-id').read_text().strip()}"
@@ -253,6 +260,15 @@ def test_the_program_goes_with_the_setting_and_with_the_engine() -> None:
         engine.start()
         assert bpfprograms.names().count(name) == 1
         engine.kill9()
+        assert doctor(engine) == ""
+        engine.config_file.write_text("{}")
+        assert doctor(engine) == "program of signal-senders: it is not wanted\n"
+        assert doctor(engine, "--fix").endswith("removed: program of signal-senders\n")
+        wait_for(lambda: name not in bpfprograms.names(), "end of the program")
+        engine.config_file.write_text('{"signal-senders": true}')
+        engine.start()
+        engine.kill9()
+        assert bpfprograms.names().count(name) == 1
     finally:
         assert engine.destroy() == []
     wait_for(lambda: name not in bpfprograms.names(), "end of the program")

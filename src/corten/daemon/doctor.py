@@ -26,6 +26,7 @@ from corten.core import dataroot
 from corten.core.snapshots import STAGING, TRASH
 from corten.core.trees import remove_entry
 from corten.daemon import execroot
+from corten.engine import senders
 from corten.engine.parts import cgroup_parent
 from corten.engine.record import Status, decode
 from corten.engine.settings import Settings
@@ -121,6 +122,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_runs(settings, records),
             *_mounts(settings, records),
             *_journal(settings, records),
+            *_senders(settings),
         }
     )
 
@@ -249,6 +251,12 @@ def _journal(settings: Settings, records: Records) -> Iterator[Finding]:
             yield Finding("journal", str(entry), f"journal entry {entry} ({kind} {name}): it is not there")
 
 
+def _senders(settings: Settings) -> Iterator[Finding]:
+    """A program of an earlier start that is not wanted any more."""
+    if not settings.signal_senders and senders.is_there(settings.exec_root):
+        yield Finding("senders", settings.exec_root, f"program of {senders.SETTING}: it is not wanted")
+
+
 def _tree(path: str, why: str) -> Finding:
     return Finding("tree", path, f"{path}: {why}")
 
@@ -317,6 +325,10 @@ def _remove_tree(_: Settings, path: str) -> None:
         os.close(parent_fd)
 
 
+def _remove_senders(_: Settings, exec_root: str) -> None:
+    senders.remove(exec_root)
+
+
 def _strike_out(settings: Settings, entry: str) -> None:
     with closing(sqlite3.connect(f"{settings.data_root}/corten.db", timeout=10)) as database, database:
         database.execute("DELETE FROM journal WHERE id = ?", (int(entry),))
@@ -329,4 +341,5 @@ _FIXES: Final[dict[str, Callable[[Settings, str], None]]] = {
     "link": _delete_link,
     "tree": _remove_tree,
     "journal": _strike_out,
+    "senders": _remove_senders,
 }

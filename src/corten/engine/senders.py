@@ -146,6 +146,11 @@ def open_senders(exec_root: str, engine_id: str) -> Senders:
     return Senders(watched, seen)
 
 
+def is_there(exec_root: str) -> bool:
+    """Whether a program is kept below this exec root."""
+    return os.path.realpath(f"{exec_root}/{FOLDER}") in mount.mount_points()
+
+
 def remove(exec_root: str) -> None:
     """The program ends, and nothing of it is left; none is fine."""
     folder = os.path.realpath(f"{exec_root}/{FOLDER}")
