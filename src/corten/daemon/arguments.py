@@ -48,9 +48,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_tls(parser)
     flagvalues.add(parser)
     parser.add_argument("--metrics-addr", metavar="ADDRESS:PORT", help="where metrics are shown at /metrics (nowhere)")
-    parser.add_argument(
-        "--signal-senders", action="store_true", default=None, help="record who sends signals to containers"
-    )
     parser.add_argument("-D", "--debug", action="store_true", default=None, help="log more")
     parser.add_argument("--validate", action="store_true", help="check the configuration and exit")
     parser.add_argument("--destroy", action="store_true", help="stop and remove everything of this engine, and exit")
@@ -119,7 +116,6 @@ def flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "metrics-addr": arguments.metrics_addr,
         "no-proxy": arguments.no_proxy,
         "registry-mirrors": _tuple(arguments.registry_mirror),
-        "signal-senders": arguments.signal_senders,
         "tls": arguments.tls,
         "tlscacert": arguments.tlscacert,
         "tlscert": arguments.tlscert,

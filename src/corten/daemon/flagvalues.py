@@ -133,6 +133,7 @@ TABLE: Final = (
     _flag("raw-logs", "--raw-logs", "", "taken: the log has no colours"),
     _flag("runtimes", "--add-runtime", "NAME=PATH", "a further runtime; may be given several times", _runtimes),
     _flag("seccomp-profile", "--seccomp-profile", "FILE", "of containers that name none; builtin or unconfined"),
+    _flag("signal-senders", "--signal-senders", "", "record who sends signals to containers"),
     _flag("shutdown-timeout", "--shutdown-timeout", "SECONDS", "taken: containers outlive the daemon"),
     _flag("storage-driver", "-s --storage-driver", "NAME", "overlay2, the only one"),
 )
@@ -154,7 +155,6 @@ FLAGS: Final = {
     "no-proxy": "--no-proxy",
     "pidfile": "--pidfile",
     "registry-mirrors": "--registry-mirror",
-    "signal-senders": "--signal-senders",
     "tls": "--tls",
     "tlscacert": "--tlscacert",
     "tlscert": "--tlscert",

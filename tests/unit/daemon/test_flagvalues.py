@@ -50,6 +50,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--no-new-privileges=1"], {"no-new-privileges": True}),
     (["--raw-logs"], {"raw-logs": True}),
     (["--seccomp-profile", "unconfined"], {"seccomp-profile": "unconfined"}),
+    (["--signal-senders"], {"signal-senders": True}),
     (["--shutdown-timeout", "7"], {"shutdown-timeout": 7}),
     (["-s", "overlay2"], {"storage-driver": "overlay2"}),
 ]
