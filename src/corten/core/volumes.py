@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -93,26 +93,45 @@ class VolumeStore:
         self, name: str, *, labels: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None
     ) -> Volume:
         """A new one; the name is free.  Raises InvalidArgument for none, Unavailable, OSError."""
-        if not is_name(name):
-            raise InvalidArgument(f"{name!r} is no name of a volume")
         volume = Volume(
             name=name,
             labels=None if labels is None else dict(labels),
             options=None if options is None else dict(options),
-            created_ns=time.time_ns(),
         )
-        entry = self._journal.begin(VOLUME_DIR, name)
+        return self.create_all([volume])[0]
+
+    def create_all(self, wanted: Sequence[Volume]) -> list[Volume]:
+        """Several new ones in two transactions, however many they are: all of them, or none.
+
+        The names are free and each stands once.  Raises what `create` does; an OSError has the path.
+        """
+        for one in wanted:
+            if not is_name(one.name):
+                raise InvalidArgument(f"{one.name!r} is no name of a volume")
+        if not wanted:
+            return []
+        now = time.time_ns()
+        volumes = [msgspec.structs.replace(one, created_ns=now) for one in wanted]
+        entries = self._journal.begin_all([(VOLUME_DIR, one.name, {}) for one in volumes])
+        begun = list(zip(volumes, entries, strict=True))
         try:
-            self._make(name)
+            for volume in volumes:
+                self._make(volume.name)
             with self._database.transaction():
-                self._insert(volume)
-                self._journal.done(entry)
+                for volume in volumes:
+                    self._insert(volume)
+                self._journal.done(*entries)
         except BaseException:
-            with suppress(OSError):
-                self._trash.throw(self.path, name)
-                self._journal.done(entry)
+            self._unmake(begun)
             raise
-        return volume
+        return volumes
+
+    def _unmake(self, begun: Sequence[tuple[Volume, int]]) -> None:
+        """What cannot be taken away stays announced, and goes with the next start."""
+        for volume, entry in begun:
+            with suppress(OSError):
+                self._trash.throw(self.path, volume.name)
+                self._journal.done(entry)
 
     def _insert(self, volume: Volume) -> None:
         with self._database.transaction() as tx:

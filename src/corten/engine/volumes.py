@@ -60,44 +60,38 @@ class Volumes:
         """
         if not name:
             name, labels = secrets.token_hex(32), {**(labels or {}), ANONYMOUS_LABEL: ""}
-        volume = self._make(name, driver, options, labels)
+        _check_driver(name, driver)
+        volume = self._store.get(name)
+        if volume is None:
+            volume = self._make([_wanted(name, options, labels)])[0]
         await asyncio.to_thread(self._parts.sync)
         return self._shown(volume)
 
-    def _make(
-        self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
-    ) -> Volume:
-        if driver not in ("", LOCAL):
-            raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
-        mountspec.check_name(name)
-        known = self._store.get(name)
-        if known is not None:
-            return known
+    def _make(self, wanted: Sequence[Volume]) -> list[Volume]:
+        """New ones, which were checked: all or none."""
         try:
-            localdriver.check_options(options)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"create {name}: {error.text}") from error
-        try:
-            volume = self._store.create(name, labels=labels, options=options or None)
+            volumes = self._store.create_all(wanted)
         except OSError as error:
+            name = os.path.relpath(str(error.filename or ""), self._store.path).partition("/")[0]
             reason = f"mkdir {self._store.directory(name)}: {(error.strerror or '').lower()}"
             raise Internal(f"create {name}: error while creating volume root path '{reason}'") from error
-        self._parts.bus.publish(volume_event(name, "create", driver=LOCAL))
-        return volume
+        for volume in volumes:
+            self._parts.bus.publish(volume_event(volume.name, "create", driver=LOCAL))
+        return volumes
 
     async def rows(self, wanted: Filters) -> Json:
         """VolumeList."""
         filters.check_keys(wanted, _LIST_FILTERS)
         dangling = filters.flags("dangling", wanted)
         names = Regexps("name", wanted.get("name", ()))
-        in_use = self._in_use()
+        in_use = self._in_use() if dangling is not None else {}
         drivers = wanted.get("driver", ())
 
         def matching(volumes: Sequence[Volume]) -> list[Volume]:
             return [
                 one
                 for one in volumes
-                if (dangling is None or dangling == (one.name not in in_use))
+                if (dangling is None or dangling == (one.name not in in_use and not self._unreadable(one.name)))
                 and (not drivers or LOCAL in drivers)
                 and labels_match(one.labels or {}, wanted.get("label", ()))
                 and names.match(one.name)
@@ -201,10 +195,13 @@ class Volumes:
         """
         counts = self._in_use()
         return [
-            self._shown(one) | {"UsageData": {"Size": await self._size(one), "RefCount": counts.get(one.name, 0)}}
+            self._shown(one) | {"UsageData": {"Size": await self._size(one), "RefCount": self._count(one.name, counts)}}
             for one in self._store.all()
             if not one.options
         ]
+
+    def _count(self, name: str, counts: Mapping[str, int]) -> int:
+        return counts.get(name, 0) + len(self._unreadable(name))
 
     async def _size(self, volume: Volume) -> int:
         """Bytes of its files."""
@@ -222,8 +219,11 @@ class Volumes:
 
     def _holders(self, name: str) -> list[str]:
         """The ids of those, and of containers with an unreadable record that may have it."""
-        unreadable = [one for one, record in self._parts.unreadable.items() if _may_name(record, name)]
-        return [one.id for one in self.users(name)] + unreadable
+        return [one.id for one in self.users(name)] + self._unreadable(name)
+
+    def _unreadable(self, name: str) -> list[str]:
+        """The ids of containers that may have it, and whose records this release cannot read."""
+        return [one for one, record in self._parts.unreadable.items() if _may_name(record, name)]
 
     def _in_use(self) -> dict[str, int]:
         """Names, and by how many containers they are used."""
@@ -252,26 +252,22 @@ class Volumes:
         And the names of those that are new, which `unmake` removes again.  Does not pause: the container must be known
         before anything else happens.  Raises what `create` does; nothing new is left then.
         """
-        done: list[MountPoint] = []
-        new: list[str] = []
-        try:
-            for point in points:
-                done.append(self._known(point, new))
-        except BaseException:
-            self.unmake(new)
-            raise
-        return tuple(done), new
+        new: dict[str, Volume] = {}
+        done = tuple([self._known(point, new) for point in points])
+        self._make(list(new.values()))
+        return done, list(new)
 
-    def _known(self, point: MountPoint, new: list[str]) -> MountPoint:
+    def _known(self, point: MountPoint, new: dict[str, Volume]) -> MountPoint:
         if point.kind == "volume":
-            return self._made(point, new)
+            return self._taken(point, new)
         return imagebinds.resolved(point, self._parts.images) if point.kind == "image" else point
 
-    def _made(self, point: MountPoint, new: list[str]) -> MountPoint:
-        labels = {**(point.labels or {}), ANONYMOUS_LABEL: ""} if point.is_anonymous else point.labels
-        if self._store.get(point.name) is None:
-            self._make(point.name, point.driver, point.driver_options, labels)
-            new.append(point.name)
+    def _taken(self, point: MountPoint, new: dict[str, Volume]) -> MountPoint:
+        """With the place of its volume, which is there or among the new ones now."""
+        if point.name not in new and self._store.get(point.name) is None:
+            labels = {**(point.labels or {}), ANONYMOUS_LABEL: ""} if point.is_anonymous else point.labels
+            _check_driver(point.name, point.driver)
+            new[point.name] = _wanted(point.name, point.driver_options, labels)
         elif point.driver != LOCAL:
             raise NotFound(f'get {point.name}: plugin "{point.driver}" not found')
         return replace(point, source=self._store.mountpoint(point.name), labels=None, driver_options=None)
@@ -292,6 +288,23 @@ class Volumes:
                 self._parts.run_later(self._discard(taken))
             except (CortenError, OSError) as error:
                 log.warning("anonymous volume %s of container %s is left: %s", point.name, container.id, error)
+
+
+def _check_driver(name: str, driver: str) -> None:
+    if driver not in ("", LOCAL):
+        raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
+    mountspec.check_name(name)
+
+
+def _wanted(name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None) -> Volume:
+    """A volume that is to be made.  Raises InvalidArgument."""
+    try:
+        localdriver.check_options(options)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"create {name}: {error.text}") from error
+    return Volume(
+        name=name, labels=None if labels is None else dict(labels), options=dict(options) if options else None
+    )
 
 
 def _may_name(record: bytes, name: str) -> bool:
