@@ -23,6 +23,8 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
 HANGUP = select.EPOLLHUP | select.EPOLLERR
+_LONGEST_S = 86400.0  # of a wait: epoll counts milliseconds in an int, and a health check may be told to come in years
+_SWEEP_AT = 64
 
 
 class Readable(NamedTuple):
@@ -57,7 +59,7 @@ class Timer:
 class Loop:
     """Level-triggered; handlers get the epoll event mask, and their errors pass through `turn`."""
 
-    __slots__ = ("_epoll", "_handlers", "_masks", "_order", "_rest", "_timers")
+    __slots__ = ("_epoll", "_handlers", "_masks", "_order", "_rest", "_sweep_at", "_timers")
 
     def __init__(self, rest: Rest | None = None) -> None:
         """`rest`: what an idle process does about its memory."""
@@ -67,6 +69,7 @@ class Loop:
         self._masks: dict[int, int] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._sweep_at = _SWEEP_AT
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
         """Watch a descriptor that is not watched yet; `events` 0 still reports hang-up and error."""
@@ -93,8 +96,16 @@ class Loop:
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call once, not before `seconds` from now (monotonic)."""
         timer = Timer(callback)
+        if len(self._timers) >= self._sweep_at:
+            self._sweep()
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
+
+    def _sweep(self) -> None:
+        """Forget the cancelled ones: far ones would stay until their time comes, one for each probe of a check."""
+        self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._timers))
 
     def start(self, job: Job) -> None:
         """Run a job up to its first wait, and on from there as it is ready."""
@@ -113,7 +124,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return limit_s
-        left = max(0.0, self._timers[0][0] - time.monotonic())
+        left = min(max(0.0, self._timers[0][0] - time.monotonic()), _LONGEST_S)
         return left if limit_s is None else min(left, limit_s)
 
     def _run_timers(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -61,15 +61,18 @@ _DOCUMENT_NAMES = {"media_type": "mediaType", "schema_version": "schemaVersion",
 _T = TypeVar("_T")
 
 
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what Go reads it into
+
+
 class Healthcheck(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True):
     """Docker's extension of the configuration; times are nanoseconds."""
 
     test: list[str] | None = None
-    interval: int = 0
-    timeout: int = 0
-    start_period: int = 0
-    start_interval: int = 0
-    retries: int = 0
+    interval: Int64 = 0
+    timeout: Int64 = 0
+    start_period: Int64 = 0
+    start_interval: Int64 = 0
+    retries: Int64 = 0
 
 
 class RunConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True):
@@ -89,7 +92,7 @@ class RunConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True
     on_build: list[str] | None = None
     labels: dict[str, str] | None = None
     stop_signal: str = ""
-    stop_timeout: int | None = None
+    stop_timeout: Int64 | None = None
     shell: list[str] | None = None
 
 

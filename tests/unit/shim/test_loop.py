@@ -75,3 +75,23 @@ def test_a_job_waits_for_descriptors_and_time(pipe: Pipe) -> None:
     while seen[-1:] != ["end"] and time.monotonic() < deadline:
         loop.turn()
     assert seen == [False, True, "end"]
+
+
+@pytest.mark.parametrize("seconds", [float(1 << 31), 1e18])
+def test_a_time_that_epoll_cannot_count_is_waited_for_in_parts(seconds: float, pipe: Pipe) -> None:
+    loop = Loop()
+    seen: list[int] = []
+    loop.call_later(seconds, lambda: seen.append(-1))
+    loop.add(pipe[0], READ, seen.append)
+    os.write(pipe[1], b"x")
+    loop.turn()
+    assert seen == [READ]
+
+
+def test_cancelled_timers_of_a_far_time_do_not_pile_up() -> None:
+    loop = Loop()
+    kept = [loop.call_later(1e6, lambda: None) for _ in range(100)]
+    for _ in range(5000):
+        loop.call_later(1e6, lambda: None).cancel()
+    assert len(loop._timers) < 300
+    assert {id(timer) for timer in kept} <= {id(entry[2]) for entry in loop._timers}
