@@ -105,7 +105,8 @@ seen(
     look=lambda container: Path(f"/proc/{container.pid}/cgroup").read_text(),
     expect=has(f"/{paths.mark()}fields/"),
 )
-refused("HostConfig.KernelMemoryTCP", 100)
+NOTHING = "dockerd does nothing with it on Linux, and Corten says so in a warning"
+seen("HostConfig.KernelMemoryTCP", 100, why=NOTHING)
 seen(
     "HostConfig.CpuRealtimePeriod",
     900_000,
@@ -139,10 +140,10 @@ for name, key, v1 in (
         script=cgroup(f"blkio/blkio.throttle.{v1}_device", "io.max"),
         expect=has("1234567"),
     )
-for name in ("CpuCount", "CpuPercent"):
-    refused(f"HostConfig.{name}", 1)
+seen("HostConfig.CpuCount", 1, why=NOTHING)
+seen("HostConfig.CpuPercent", 1, inspect=("HostConfig/CpuPercent", 0), why="discarded with a warning, as by dockerd")
 for name in ("IOMaximumIOps", "IOMaximumBandwidth"):
-    refused(f"HostConfig.{name}", 1, words="linux does not support Maximum IO Bandwidth or Maximum IO IOps")
+    refused(f"HostConfig.{name}", 1, words="linux does not support configuration of maximum")
 
 HOLE = {"PathOnHost": "/dev/loop-control", "PathInContainer": "/dev/hole", "CgroupPermissions": "rwm"}
 OPEN_HOLE = "test -c /dev/hole && exec 3<>/dev/hole && echo open"

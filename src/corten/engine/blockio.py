@@ -44,8 +44,6 @@ def adapt(limits: Resources, machine: Host) -> tuple[dict[str, Any], list[str]]:
             warnings.append(f"{unable} {discarded} discarded.")
     if limits.blkio_weight and "blkio_weight" not in change:
         _check_weight(limits.blkio_weight)
-    if limits.io_maximum_bandwidth or limits.io_maximum_iops:
-        raise InvalidArgument("Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps")
     return change, warnings
 
 

@@ -1,57 +1,41 @@
 """What a create request may not ask for: dockerd's checks with dockerd's texts, and what Corten does not do yet.
 
-A field at its zero value counts as absent (the CLI sends every field).  `UNSUPPORTED` is the table of the rest:
-dotted path → None (any value is refused) or a predicate that tells which values are.
+A field at its zero value counts as absent (the CLI sends every field).  `UNSUPPORTED` are those of which any value is
+refused; `WITHOUT_EFFECT` those that dockerd keeps and does nothing with on Linux: here too, and the answer says so.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, Final
-
-import msgspec
+from collections.abc import Iterable
+from typing import Final
 
 from corten.engine import defaults
 from corten.engine.host import Host, parse_list
 from corten.engine.settings import Settings
 from corten.errors import Internal, InvalidArgument
 from corten.network.files import HOST_GATEWAY, parse_extra_hosts
-from corten.spec.address import is_address
+from corten.spec.address import is_address, mac_address
 from corten.spec.docker import ContainerConfig, ContainerCreateRequest, HostConfig, Resources, RestartPolicy
 from corten.spec.docker_json import nonzero_fields
 
-Refused = Callable[[Any], bool]
-
-UNSUPPORTED: Final[dict[str, Refused | None]] = {
-    "ArgsEscaped": None,
-    "NetworkDisabled": None,
-    "HostConfig.Cgroup": None,
-    "HostConfig.UsernsMode": lambda mode: mode != "host",
-    "HostConfig.KernelMemory": None,
-    "HostConfig.KernelMemoryTCP": None,
-    "HostConfig.CpuCount": None,
-    "HostConfig.CpuPercent": None,
+UNSUPPORTED: Final = frozenset({"HostConfig.KernelMemory"})  # of API 1.41 and before; later ones leave it out
+WITHOUT_EFFECT: Final = {
+    "Cgroup": "no engine has it any more",
+    "CpuCount": "it is of Windows alone",
+    "KernelMemoryTCP": "runtimes ignore limits of the kernel's memory",
+    "UsernsMode": "this engine maps no users",
 }
 ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "IPAMConfig.LinkLocalIPs"})
-# Limits that dockerd takes in an update and leaves as they were.
-_NOT_UPDATED: Final = frozenset(
-    {
-        "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps",
-        "BlkioDeviceWriteIOps", "DeviceRequests",
-    }
-)  # fmt: skip
+NO_PERCENT: Final = "linux does not support CPU percent. Percent discarded."
+_EMPTY_KEY: Final = "the empty string is not permitted as an annotation key"
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
-_MAC: Final = re.compile(r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")
 _POLICIES: Final = frozenset({"no", "always", "on-failure", "unless-stopped"})
 
 
 def refuse_unsupported(request: ContainerCreateRequest) -> None:
-    """Raises InvalidArgument naming the first field that has a value and no effect here."""
-    fields = [*nonzero_fields(request.config), *nonzero_fields(request.host_config, "HostConfig")]
-    for path, value in fields:
-        refused = UNSUPPORTED.get(path, _never)
-        if refused is None or refused(value):
+    """Raises InvalidArgument naming the first field that has a value and is not served."""
+    for path, _ in nonzero_fields(request.host_config, "HostConfig"):
+        if path in UNSUPPORTED:
             raise _unsupported(path)
     for name, endpoint in (request.networking_config.endpoints_config or {}).items():
         for path, _ in nonzero_fields(endpoint):
@@ -59,19 +43,17 @@ def refuse_unsupported(request: ContainerCreateRequest) -> None:
                 raise _unsupported(f"NetworkingConfig.EndpointsConfig.{name}.{path}")
 
 
-def _never(value: Any) -> bool:
-    return False
-
-
 def _unsupported(path: str) -> InvalidArgument:
     return InvalidArgument(f"{path} is not supported yet")
 
 
-def refuse_update(body: msgspec.Struct) -> None:
-    """The same for ContainerUpdate."""
-    for path, _ in nonzero_fields(body):
-        if f"HostConfig.{path}" in UNSUPPORTED or path in _NOT_UPDATED:
-            raise _unsupported(path)
+def without_effect(host: Resources) -> list[str]:
+    """A warning for each field that is kept, and changes nothing."""
+    return [
+        f"{path} has no effect: {WITHOUT_EFFECT[path]}."
+        for path, value in nonzero_fields(host)
+        if path in WITHOUT_EFFECT and (path, value) != ("UsernsMode", "host")
+    ]
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -131,7 +113,7 @@ def check_modes(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument(f"invalid {name} mode: {mode}")
     if host.uts_mode == "host" and config.hostname:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
-    if host.isolation not in ("", "default"):
+    if host.isolation.lower() not in ("", "default"):
         raise Internal(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
 
 
@@ -151,7 +133,13 @@ def _check_container_network(config: ContainerConfig, host: HostConfig) -> None:
 
 
 def check_resources(resources: Resources, machine: Host, *, is_update: bool = False) -> None:
-    """HostConfig's limits, in dockerd's order and words; of an update what is given, or what comes of it."""
+    """HostConfig's limits, in dockerd's order and words; of an update what is given, or what comes of it.
+
+    Raises InvalidArgument, and Internal where dockerd answers 500.
+    """
+    if is_update and (resources.io_maximum_bandwidth or resources.io_maximum_iops):
+        raise InvalidArgument("Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps")
+    _check_kernel(resources)
     _check_memory(resources, is_update)
     _check_cpu(resources, machine)
     for text, online, what, title in (
@@ -159,6 +147,24 @@ def check_resources(resources: Resources, machine: Host, *, is_update: bool = Fa
         (resources.cpuset_mems, machine.mems, "cpuset mems", "memory nodes"),
     ):
         _check_set(text, online, what, title)
+
+
+def _check_kernel(limits: Resources) -> None:
+    """What Linux has not, and real time."""
+    unable = "Invalid QoS settings: linux does not support configuration of maximum"
+    rules = (
+        (limits.io_maximum_bandwidth, f"{unable} bandwidth"),
+        (limits.io_maximum_iops, f"{unable} IOPs"),
+        (
+            limits.cpu_realtime_period
+            and limits.cpu_realtime_runtime
+            and limits.cpu_realtime_runtime > limits.cpu_realtime_period,
+            "cpu real-time runtime cannot be higher than cpu real-time period",
+        ),
+    )
+    for broken, text in rules:
+        if broken:
+            raise Internal(text)
 
 
 def _check_memory(limits: Resources, is_update: bool) -> None:
@@ -241,6 +247,7 @@ def check_host(host: HostConfig) -> None:
     """The rest of HostConfig."""
     _raise_first(
         (
+            ("" in (host.annotations or {}), f"invalid Annotations: {_EMPTY_KEY}"),
             (host.shm_size < 0, "SHM size can not be less than 0"),
             (
                 not -1000 <= host.oom_score_adj <= 1000,
@@ -269,7 +276,7 @@ def _check_dns(address: str) -> None:
 
 def check_network(request: ContainerCreateRequest) -> None:
     """NetworkingConfig on the networks of now: bridge, none, host; Docker's refusals for the default bridge."""
-    if request.config.mac_address and not _MAC.match(request.config.mac_address):
+    if request.config.mac_address and not mac_address(request.config.mac_address):
         raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {request.config.mac_address}")
     for name, endpoint in (request.networking_config.endpoints_config or {}).items():
         if name not in ("bridge", "default"):
@@ -281,7 +288,7 @@ def check_network(request: ContainerCreateRequest) -> None:
             problems.append(
                 "* user specified IP address is supported only when connecting to networks with user configured subnets"
             )
-        if endpoint.mac_address and not _MAC.match(endpoint.mac_address):
+        if endpoint.mac_address and not mac_address(endpoint.mac_address):
             raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {endpoint.mac_address}")
         if endpoint.aliases:
             problems.append("network-scoped alias is supported only for containers in user defined networks")

@@ -9,6 +9,7 @@ file or "built-in"; where parts of it are from several, all of them, as in "flag
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ BUILT_IN: Final = "built-in"
 UPDATE: Final = "update"  # docker update, as in the runtime's state
 SHORT_ID: Final = 12
 _U64: Final = (1 << 64) - 1
+_I64: Final = (1 << 63) - 1
 NODE_KEY: Final = "Corten"
 
 Origins = dict[str, str]
@@ -70,9 +72,14 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.hostname
 
     @property
+    def network(self) -> str:
+        """The network mode that counts: with NetworkDisabled there is none, whatever the mode says."""
+        return "none" if self.config.network_disabled else self.host.network_mode
+
+    @property
     def is_private_network(self) -> bool:
         """Whether it has a network namespace of its own (also with `none`)."""
-        return self.host.network_mode != "host" and not self.host.network_mode.startswith("container:")
+        return self.network != "host" and not self.network.startswith("container:")
 
 
 def decide(
@@ -144,6 +151,8 @@ def _fields(config: ContainerConfig, host: HostConfig) -> Iterator[tuple[str, An
 def merge_image(config: ContainerConfig, image: RunConfig, origins: Origins) -> ContainerConfig:
     """The client's Config over the image's: runconfig.merge of dockerd.  Fills `origins` for what it takes."""
     change: dict[str, Any] = {}
+    if config.working_dir.startswith("/"):
+        change["working_dir"] = posixpath.normpath(f"/{config.working_dir.lstrip('/')}")
 
     def take(attribute: str, path: str, value: Any) -> None:
         if value and not getattr(config, attribute):
@@ -231,7 +240,7 @@ def _host_defaults(
     default("network_mode", "NetworkMode", "bridge")
     default("cgroupns_mode", "CgroupnsMode", *_cgroupns_mode(host, settings, machine))
     default("runtime", "Runtime", settings.default_runtime, settings.origin("default-runtime"))
-    default("memory_swap", "MemorySwap", host.memory * 2 if host.memory > 0 else 0)
+    default("memory_swap", "MemorySwap", _twice(host.memory) if host.memory > 0 else 0)
     if host.network_mode == "default":
         change["network_mode"] = "bridge"
         origins["HostConfig.NetworkMode"] = BUILT_IN
@@ -253,8 +262,19 @@ def _host_defaults(
         origins["HostConfig.SecurityOpt"] = f"{FLAG}, {BUILT_IN}" if host.security_opt else BUILT_IN
     less, warnings = blockio.adapt(host, machine)
     change |= less
+    warnings += checks.without_effect(host)
+    if host.cpu_percent > 0:
+        change["cpu_percent"] = 0
+        origins.pop("HostConfig.CpuPercent", None)
+        warnings.append(checks.NO_PERCENT)
     warnings += _oom_warnings(host, machine, change)
     return replace(host, **change), warnings
+
+
+def _twice(limit: int) -> int:
+    """In 64 bits, as Go has it: past them it is negative, and that is no limit."""
+    double = 2 * limit
+    return double if double <= _I64 else double - (1 << 64)
 
 
 def _cgroupns_mode(host: HostConfig, settings: Settings, machine: Host) -> tuple[str, str]:
@@ -342,7 +362,7 @@ def _check(
 
 def port_bindings(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]:
     """What is to be published, in the order in which ports are taken.  Raises InvalidArgument, NotImplemented."""
-    if host.network_mode != "bridge":
+    if host.network_mode != "bridge" or config.network_disabled:
         return ()
     wanted = {
         key: [(item.host_ip, item.host_port) for item in items or ()] or [("", "")]

@@ -191,7 +191,7 @@ class Engine:
         """ContainerInspect."""
         container = self._life.find(ref)
         parts = self._parts
-        owner = container.record.effective.host.network_mode.partition("container:")[2] or container.id
+        owner = container.record.effective.network.partition("container:")[2] or container.id
         out = inspect(
             container,
             parts.paths(container.id),
@@ -298,7 +298,7 @@ class Engine:
 
     def _network_owner(self, container: Container) -> Container:
         """The container whose network it uses: itself, or that of `--network container:`."""
-        mode = container.record.effective.host.network_mode
+        mode = container.record.effective.network
         owner = self._parts.roster.get(mode.partition("container:")[2])
         return owner if owner is not None and owner.is_running else container
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import re
 from typing import Final
 
 import msgspec
@@ -94,12 +95,19 @@ def _kernel_capabilities() -> frozenset[str]:
     return frozenset(name for number, name in enumerate(defaults.ALL_CAPABILITIES) if bounding >> number & 1)
 
 
+_RANGE: Final = re.compile(r"[0-9]+(-[0-9]+)?")
+
+
 def parse_list(text: str) -> frozenset[int]:
     """A kernel list: `0-2,4` → {0, 1, 2, 4}.  Raises ValueError, OverflowError for more than LIST_MAX."""
     out: set[int] = set()
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
+        if not _RANGE.fullmatch(part):
+            raise ValueError(text)
+        first, dash, last = part.partition("-")
         begin, end = int(first), int(last if dash else first)
+        if end < begin:
+            raise ValueError(text)
         if max(begin, end) > LIST_MAX:
             raise OverflowError(f"value of out range, maximum is {LIST_MAX}")
         out.update(range(begin, end + 1))

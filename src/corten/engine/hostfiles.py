@@ -32,7 +32,7 @@ def write(
     of_host = files.parse_resolv_conf(_read(files.RESOLV_CONF))
     if files.is_systemd_stub(of_host):
         of_host = files.parse_resolv_conf(_read(files.SYSTEMD_RESOLV_CONF), files.SYSTEMD_RESOLV_CONF)
-    if host.network_mode == "host":
+    if effective.network == "host":
         hosts = files.hosts_on_host_network(_read(_HOSTS), extra=extra)
         resolv_conf = files.resolv_conf_on_host_network(of_host, overrides)
     else:

@@ -150,10 +150,10 @@ def network_settings(container: Container, network_ids: Mapping[str, str]) -> Js
 
 
 def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
-    """`Networks`: one entry, none for `container:ID`."""
+    """`Networks`: one entry, none for `container:ID` and with NetworkDisabled."""
     record = container.record
     mode = record.effective.host.network_mode
-    if mode.startswith("container:"):
+    if mode.startswith("container:") or record.effective.config.network_disabled:
         return {}
     asked = record.effective.endpoint or EndpointSettings()
     network_id = network_ids.get(mode, "") if record.state.started_ns else ""
@@ -165,7 +165,7 @@ def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
 
 def port_map(container: Container) -> Json:
     """`Ports`: published ones with their bindings, exposed ones with null; empty while it does not run."""
-    if not container.is_running or container.record.effective.host.network_mode != "bridge":
+    if not container.is_running or container.record.effective.network != "bridge":
         return {}
     specs = container.record.effective.config.exposed_ports or ()
     return ports_map(

@@ -34,7 +34,7 @@ from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
 from corten.engine.tasks import Task
-from corten.engine.update import updated
+from corten.engine.update import left_alone, updated
 from corten.engine.volumes import Volumes
 from corten.errors import (
     Conflict,
@@ -443,9 +443,11 @@ class Lifecycle:
         if container.record.state.status in (Status.REMOVING, Status.DEAD):
             raise Conflict('container is marked for removal and cannot be "update"')
         less, warnings = blockio.adapt(request, self._parts.machine)
-        changed = updated(container.record.effective, replace(request, **less), self._parts.machine)
+        before, request = container.record.effective, replace(request, **less)
+        changed = updated(before, request, self._parts.machine)
+        warnings += left_alone(before, request)
         if container.is_running:
-            await container.require_running().update(oci.resources(changed))
+            await container.require_running().update(oci.update_resources(changed))
         self._parts.save(container, replace(container.record, effective=changed))
         return warnings
 

@@ -35,12 +35,12 @@ class Link:
 
 
 def parse(text: str) -> tuple[str, str]:
-    """(name, alias) of `name`, `name:alias` or inspect's `/name:/own name/alias`.  Raises InvalidArgument."""
+    """(name, alias) of `name`, `name:alias` or inspect's `/name:/own name/alias`.  Raises Internal, as dockerd."""
     if not text:
-        raise InvalidArgument("empty string specified for links")
+        raise Internal("empty string specified for links")
     name, *rest = text.split(":")
     if len(rest) > 1:
-        raise InvalidArgument(f"bad format for links: {text}")
+        raise Internal(f"bad format for links: {text}")
     alias = rest[0] if rest else name
     if name.startswith("/") and rest:
         return name[1:], alias.rpartition("/")[2]
@@ -56,7 +56,7 @@ def resolved(host: HostConfig, find: Callable[[str], Container]) -> list[str]:
             other = find(name)
         except CortenError as error:  # not NotFound: the CLI would take it for the image's and pull
             raise InvalidArgument(f"could not get container for {name}: {error.text}") from error
-        if other.record.effective.host.network_mode == "host":
+        if other.record.effective.network == "host":
             hint = "This would result in undefined behavior"
             raise InvalidArgument(f"conflicting options: host type networking can't be used with links. {hint}")
         found.append(f"{other.id}:{alias}")

@@ -281,8 +281,6 @@ def parse_mount(mount: Mount, exists: Exists = os.path.exists) -> MountPoint:
             return _volume_mount(mount)
         case "image":
             return _image_mount(mount)
-        case "cluster" | "npipe":
-            raise InvalidArgument(f"HostConfig.Mounts: mounts of type {mount.type} are not supported yet")
     raise _config_error(mount.type, "mount type unknown")
 
 

@@ -309,6 +309,18 @@ def _resources(effective: Effective, at: Surroundings) -> Json:
     return {"devices": rules, **resources(effective), **({"blockIO": at.block_io} if at.block_io else {})}
 
 
+def update_resources(effective: Effective) -> Json:
+    """What a runtime is told of a running container after an update: as at a start, and what ends a limit.
+
+    dockerd leaves the kernel's limit of swap as it was with --memory-swap -1, though its inspect says that there is
+    none; here both say so.
+    """
+    out = resources(effective)
+    if effective.host.memory_swap < 0:
+        out["memory"] = {**out.get("memory", {}), "swap": -1}
+    return out
+
+
 def resources(effective: Effective) -> Json:
     """The limits in `linux.resources`: all that an update may change."""
     host = effective.host

@@ -32,7 +32,7 @@ def describe(effective: Effective, parts: Parts, facts: HostFacts) -> list[str]:
             uts=None if effective.host.uts_mode == "host" else "",
             pid=None if effective.host.pid_mode == "host" else "",
             ipc=None if effective.host.ipc_mode == "host" else "",
-            network=None if effective.host.network_mode == "host" else "",
+            network=None if effective.network == "host" else "",
             init_binary=parts.init_binary,
         )
         with open(f"{bundle}/{CONFIG_NAME}", "wb") as file:

@@ -197,7 +197,7 @@ class Recovery:
 
         Without a place nobody would take it off the network at its exit.
         """
-        mode = record.effective.host.network_mode
+        mode = record.effective.network
         if record.place.network or mode not in self._parts.networks.ids:
             return record
         endpoint_id = container.endpoint.endpoint_id if container.endpoint is not None else secrets.token_hex(32)

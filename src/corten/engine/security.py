@@ -27,7 +27,7 @@ def normalize_capabilities(names: Sequence[str], field: str) -> tuple[str, ...]:
     out = []
     for name in names:
         upper = name.upper()
-        if upper in ("ALL", "CAP_ALL"):
+        if upper == "ALL":
             out.append("ALL")
             continue
         full = upper if upper.startswith("CAP_") else f"CAP_{upper}"

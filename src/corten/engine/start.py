@@ -51,6 +51,7 @@ from corten.engine.volumemounts import VolumeMounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
 from corten.network.values import Publication
 from corten.shim.protocol import NETNS_FD
+from corten.spec.address import mac_address
 from corten.spec.docker import ExecConfig
 
 CONFIG_NAME: Final = "config.json"
@@ -217,7 +218,7 @@ class Starter:
             "pid": self._joined(host.pid_mode, "pid"),
             "ipc": self._joined(host.ipc_mode, "ipc"),
         }
-        mode = host.network_mode
+        mode = run.effective.network
         if mode.startswith("container:"):
             other = self._network_owner(mode)
             run.network_pid = other.record.state.pid
@@ -269,7 +270,7 @@ class Starter:
         await asyncio.sleep(0)  # the zygote has the request, and forks while network and files are made here
 
     async def _join_network(self, run: Run, undo: AsyncExitStack) -> None:
-        mode = run.effective.host.network_mode
+        mode = run.effective.network
         if mode.startswith("container:"):
             return
         run.endpoint_id = secrets.token_hex(32)
@@ -286,7 +287,9 @@ class Starter:
         driver = self._parts.bridge
         if driver.endpoint(container.id) is not None:  # the end of its last run could not take it off
             driver.disconnect(container.id)
-        endpoint = driver.connect(container.id, run.netns_fd, mac=asked.mac_address if asked is not None else "")
+        endpoint = driver.connect(
+            container.id, run.netns_fd, mac=mac_address(asked.mac_address) if asked is not None else ""
+        )
         undo.callback(driver.disconnect, container.id)
         bindings = port_bindings(run.effective.config, run.effective.host)
         if bindings:
@@ -337,7 +340,7 @@ class Starter:
 
     def _surroundings(self, run: Run, task: Task) -> Surroundings:
         parts, host = self._parts, run.effective.host
-        owner = host.network_mode.partition(":")[2] if run.network_pid else run.container.id
+        owner = run.effective.network.partition(":")[2] if run.network_pid else run.container.id
         paths = parts.paths(owner)
         runtime = run.runtime
         return Surroundings(
@@ -364,7 +367,7 @@ class Starter:
     def _network_path(self, run: Run) -> str | None:
         if run.network_pid:
             return f"/proc/{run.network_pid}/ns/net"
-        if run.effective.host.network_mode == "host":
+        if run.effective.network == "host":
             return None
         return f"/proc/{run.shim.pid}/fd/{NETNS_FD}"
 
@@ -408,7 +411,7 @@ class Starter:
 
     async def _record(self, run: Run, undo: AsyncExitStack) -> None:
         container, parts = run.container, self._parts
-        mode = run.effective.host.network_mode
+        mode = run.effective.network
         network = mode if mode in parts.networks.ids else ""
         record = container.record.with_state(
             status=advance(container.record.state.status, Move.START),

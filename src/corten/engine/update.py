@@ -30,6 +30,7 @@ _FIELDS: Final = {
     "cpu_realtime_period": "CpuRealtimePeriod",
     "cpu_realtime_runtime": "CpuRealtimeRuntime",
 }
+_UPDATED: Final = frozenset({"pids_limit", "restart_policy", "cpu_percent"})  # each in its own way
 
 
 def updated(before: Effective, request: ContainerUpdateRequest, machine: Host) -> Effective:
@@ -37,7 +38,6 @@ def updated(before: Effective, request: ContainerUpdateRequest, machine: Host) -
 
     Raises InvalidArgument for values that cannot be, Conflict for those that do not go with what the container has.
     """
-    checks.refuse_update(request)
     checks.check_resources(request, machine, is_update=True)
     checks.check_restart_policy(request.restart_policy, auto_remove=False)
     _check_conflicts(before.host, request)
@@ -55,6 +55,19 @@ def updated(before: Effective, request: ContainerUpdateRequest, machine: Host) -
     checks.check_resources(host, machine, is_update=True)
     origins = before.origins | {f"HostConfig.{field}": UPDATE for field in fields}
     return replace(before, host=host, pids_limit=limit, origins=origins)
+
+
+def left_alone(before: Effective, request: ContainerUpdateRequest) -> list[str]:
+    """A warning for each limit that is another than the container's, and that no update changes (dockerd's neither)."""
+    out = [checks.NO_PERCENT] if request.cpu_percent > 0 else []
+    out += checks.without_effect(request)
+    for attribute, name in zip(request.__struct_fields__, request.__struct_encode_fields__, strict=True):
+        wanted = getattr(request, attribute)
+        if attribute in _FIELDS or attribute in _UPDATED or name in checks.WITHOUT_EFFECT or not wanted:
+            continue
+        if wanted != getattr(before.host, attribute):
+            out.append(f"{name} stays as it was: no update changes it.")
+    return out
 
 
 def _check_conflicts(host: HostConfig, request: ContainerUpdateRequest) -> None:

@@ -263,7 +263,7 @@ class Views:
         """The mounts that the container was made with, and the engine's own files once they are there."""
         host = container.record.effective.host
         grafts = {}
-        paths = self._parts.paths(host.network_mode.partition("container:")[2] or container.id)
+        paths = self._parts.paths(container.record.effective.network.partition("container:")[2] or container.id)
         for target, source in (
             ("/etc/resolv.conf", paths.resolv_conf),
             ("/etc/hostname", paths.hostname),

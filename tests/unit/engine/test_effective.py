@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from corten.engine import effective
 from corten.engine.effective import explain, origins
 from corten.engine.host import Host
 from corten.engine.settings import Settings
 from corten.errors import CortenError, Internal, InvalidArgument
 from corten.spec.docker_json import to_json
+from corten.spec.docker_parse import parse_create
 from corten.spec.image import RunConfig
 
 from .conftest import ID, Decide
@@ -195,7 +198,7 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"HostConfig": {"CpuCount": 1}}, "HostConfig.CpuCount"),
+        ({"HostConfig": {"KernelMemory": 1}}, "HostConfig.KernelMemory"),
         (
             {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
             "NetworkingConfig.EndpointsConfig.bridge.DriverOpts",
@@ -207,6 +210,37 @@ def test_what_is_not_supported_yet_is_refused_by_name(decide: Decide, body: dict
         decide(**body)
     assert field in caught.value.text
     assert "not supported yet" in caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("host", "warnings"),
+    [
+        ({"CpuCount": 1}, ["CpuCount has no effect: it is of Windows alone."]),
+        ({"KernelMemoryTCP": 1}, ["KernelMemoryTCP has no effect: runtimes ignore limits of the kernel's memory."]),
+        ({"Cgroup": "x"}, ["Cgroup has no effect: no engine has it any more."]),
+        ({"UsernsMode": "private"}, ["UsernsMode has no effect: this engine maps no users."]),
+        ({"UsernsMode": "host", "CpuCount": 0}, []),
+    ],
+)
+def test_what_does_nothing_on_linux_is_kept_and_the_answer_says_so(
+    machine: Host, settings: Settings, host: dict[str, Any], warnings: list[str]
+) -> None:
+    request = parse_create(msgspec.json.encode({"Image": "x", "Cmd": ["true"], "HostConfig": host}))
+    made, said = effective.decide(request, RunConfig(), settings, machine, container_id=ID)
+    assert said[: len(warnings)] == warnings
+    assert (said == []) == (warnings == [])
+    shown = to_json(made.host)
+    assert {name: shown.get(name, 0) for name in host} == host
+
+
+def test_without_a_network_there_is_none_whatever_the_mode_says(decide: Decide) -> None:
+    for mode in ("", "host", "container:" + "f" * 64, "bridge"):
+        host = {"NetworkMode": mode, "PublishAllPorts": not mode.startswith("container")}
+        made = decide(NetworkDisabled=True, HostConfig=host, ExposedPorts={} if mode else {"80/tcp": {}})
+        assert (made.network, made.is_private_network) == ("none", True)
+        assert made.host.network_mode == (mode or "bridge")
+        assert effective.port_bindings(made.config, made.host) == ()
+    assert decide().network == "bridge"
 
 
 def test_volumes_of_an_image_are_anonymous_ones_of_the_container(decide: Decide) -> None:
@@ -224,9 +258,6 @@ def test_volumes_of_an_image_are_anonymous_ones_of_the_container(decide: Decide)
 
 
 def test_names_of_joined_containers_become_ids(machine: Host, settings: Settings) -> None:
-    from corten.engine import effective
-    from corten.spec.docker_parse import parse_create
-
     request = parse_create(b'{"Image": "x", "Cmd": ["true"], "HostConfig": {"NetworkMode": "container:web"}}')
     made, _ = effective.decide(request, RunConfig(), settings, machine, container_id=ID, resolve={"web": "f" * 64})
     assert made.host.network_mode == "container:" + "f" * 64

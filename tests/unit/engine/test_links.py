@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corten.engine.links import _ranges, parse
-from corten.errors import InvalidArgument
+from corten.errors import Internal
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_link_has_a_name_and_an_alias(text: str, expected: tuple[str, str]) ->
     ("text", "words"), [("", "empty string specified for links"), ("a:b:c", "bad format for links")]
 )
 def test_a_wrong_link_is_refused_in_dockers_words(text: str, words: str) -> None:
-    with pytest.raises(InvalidArgument, match=words):
+    with pytest.raises(Internal, match=words):
         parse(text)
 
 

@@ -129,3 +129,13 @@ def test_device_rules_have_wildcards() -> None:
 def test_processors_that_nobody_has_are_not_counted() -> None:
     with pytest.raises(OverflowError, match="value of out range, maximum is 8192"):
         parse_list("0-99999999999")
+
+
+@pytest.mark.parametrize("text", ["1-0", " 0", "0 ", "0,", ",", "-1", "0-", "+1", "1_0", "\u0661", "0-1:2", ""])
+def test_a_list_of_the_kernel_is_strict(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_list(text)
+
+
+def test_a_list_of_the_kernel_has_single_numbers_and_ranges() -> None:
+    assert parse_list("0-2,4,04") == {0, 1, 2, 4}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from corten.engine import oci
 from corten.engine.host import Host
-from corten.engine.update import updated
+from corten.engine.update import left_alone, updated
 from corten.errors import Conflict, CortenError, InvalidArgument
 from corten.spec.docker import ContainerUpdateRequest, DeviceRequest, RestartPolicy
 
@@ -51,8 +52,6 @@ def test_a_limit_of_processes_that_is_none_ends_the_nodes_too(
         ({"Memory": 64 * MIB}, {"memory_swap": 10 * MIB}, InvalidArgument, "larger than memory limit"),
         ({}, {"memory": 1}, InvalidArgument, "Minimum memory limit allowed is 6MB"),
         ({}, {"restart_policy": RestartPolicy(name="what")}, InvalidArgument, "unknown policy 'what'"),
-        ({}, {"cpu_count": 5}, InvalidArgument, "CpuCount is not supported yet"),
-        ({}, {"device_requests": [DeviceRequest()]}, InvalidArgument, "DeviceRequests is not supported yet"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -66,3 +65,40 @@ def test_what_does_not_go_together_is_refused(
 def test_a_limit_of_swap_that_is_none_lets_memory_grow(decide: Decide, machine: Host) -> None:
     before = decide(HostConfig={"Memory": 64 * MIB, "MemorySwap": -1})
     assert updated(before, ContainerUpdateRequest(memory=200 * MIB), machine).host.memory == 200 * MIB
+
+
+@pytest.mark.parametrize(
+    ("host", "body", "warnings"),
+    [
+        ({}, {"cpu_count": 5}, ["CpuCount has no effect: it is of Windows alone."]),
+        ({}, {"cpu_percent": 5}, ["linux does not support CPU percent. Percent discarded."]),
+        ({}, {"device_requests": [DeviceRequest()]}, ["DeviceRequests stays as it was: no update changes it."]),
+        ({}, {"memory_swappiness": 5}, ["MemorySwappiness stays as it was: no update changes it."]),
+        ({"MemorySwappiness": 5}, {"memory_swappiness": 5, "memory": 1 << 26}, []),
+        ({}, {"pids_limit": 5, "restart_policy": RestartPolicy(name="always")}, []),
+    ],
+)
+def test_what_no_update_changes_is_told(
+    decide: Decide, host: dict[str, Any], body: dict[str, Any], warnings: list[str]
+) -> None:
+    assert left_alone(decide(HostConfig=host), ContainerUpdateRequest(**body)) == warnings
+
+
+@pytest.mark.parametrize(
+    ("host", "body", "memory"),
+    [
+        ({"Memory": 64 * MIB}, {"memory_swap": -1}, {"limit": 64 * MIB, "swap": -1, "disableOOMKiller": False}),
+        ({}, {"memory_swap": -1}, {"swap": -1, "disableOOMKiller": False}),
+        ({}, {"cpu_shares": 5}, {"disableOOMKiller": False}),
+        (
+            {"Memory": 64 * MIB, "MemorySwap": -1},
+            {"memory_swap": 96 * MIB},
+            {"limit": 64 * MIB, "swap": 96 * MIB, "disableOOMKiller": False},
+        ),
+    ],
+)
+def test_the_end_of_a_limit_of_swap_is_told_to_the_runtime(
+    decide: Decide, machine: Host, host: dict[str, Any], body: dict[str, Any], memory: dict[str, Any]
+) -> None:
+    after = updated(decide(HostConfig=host), ContainerUpdateRequest(**body), machine)
+    assert oci.update_resources(after)["memory"] == memory

@@ -58,6 +58,37 @@ def test_memory_alone_allows_as_much_swap_again_and_minus_one_allows_all(engine:
     assert output(engine, "-m", "32m", "--memory-swap", "-1", IMAGE, *files).split() == [str(32 << 20), "max"]
 
 
+MIB = 1 << 20
+CHANGES = (  # one after the other
+    (("--memory-swap", "-1"), {"memory.max": str(64 * MIB), "memory.swap.max": "max"}),
+    (("-m", "100m", "--memory-swap", "150m"), {"memory.max": str(100 * MIB), "memory.swap.max": str(50 * MIB)}),
+    (("-m", "32m"), {"memory.max": str(32 * MIB), "memory.swap.max": str(118 * MIB)}),
+    (("--memory-swap", "-1"), {"memory.max": str(32 * MIB), "memory.swap.max": "max"}),
+    (("-m", "200m"), {"memory.max": str(200 * MIB), "memory.swap.max": "max"}),
+    (("--memory-reservation", "16m"), {"memory.low": str(16 * MIB)}),
+    (("--cpu-shares", "512"), {"cpu.weight": "20"}),
+    (("--cpu-quota", "50000"), {"cpu.max": "50000 100000"}),
+    (("--cpu-period", "50000"), {"cpu.max": "50000 50000"}),
+    (("--cpu-quota", "-1"), {"cpu.max": "max 50000"}),
+    (("--cpuset-cpus", "0", "--cpuset-mems", "0"), {"cpuset.cpus": "0", "cpuset.mems": "0"}),
+    (("--pids-limit", "44"), {"pids.max": "44"}),
+    (("--pids-limit", "-1"), {"pids.max": "max"}),
+)
+
+
+@pytest.mark.slow
+def test_an_update_of_a_running_container_changes_each_limit_in_the_kernel(engine: CortenEngine) -> None:
+    with running(engine, "changed", "-m", "64m", IMAGE, "sleep", "1000"):
+        own = cgroup(engine, "changed")
+        for words, wanted in CHANGES:
+            engine.docker("update", *words, "changed", check=True)
+            assert {name: read(own, name) for name in wanted} == wanted, words
+    with running(engine, "changed", IMAGE, "sleep", "1000"):
+        own = cgroup(engine, "changed")
+        engine.docker("update", "--cpus", "0.5", "changed", check=True)
+        assert read(own, "cpu.max") == "50000 100000"
+
+
 @pytest.mark.slow
 def test_a_cgroup_parent_of_the_users_is_made_and_removed(engine: CortenEngine) -> None:
     with running(engine, "placed", "--cgroup-parent", "/users-own", "-m", "32m", IMAGE, "sleep", "1000"):
