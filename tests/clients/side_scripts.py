@@ -119,6 +119,12 @@ create --name volumes-from --volumes-from volume --volumes-from volume-3:ro {ima
 create --name workdir -w /made/here {image}
 create --name content-trust --disable-content-trust=false {image}
 create --name quiet -q {image}
+create --name cidfile --cidfile {shared}/cid {image}
+create --name dns-option --dns-option ndots:3 {image}
+create --name env-file --env-file {shared}/env {image}
+create --name label-file --label-file {shared}/env {image}
+create --name ip6 --ip6 fd00::77 {image}
+create --name api-socket --use-api-socket {image}
 """
 
 # The life of a container, verb by verb.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +11,8 @@ import pytest
 from clients import side_scripts
 from clients.compare import Side
 from clients.normal import RULES, Normalizer
-from clients.side_by_side import compare, idle, table, unexplained
-from support import paths, process
+from clients.side_by_side import compare, idle, lines, table, unexplained
+from support import paths, peers, process
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 
@@ -21,6 +23,7 @@ SHORT = "options of create"  # in every run; what the others show is in checks_*
 def reference(dockerd: Dockerd) -> Iterator[Side]:
     """dockerd 26.1."""
     side = Side(dockerd.socket, dockerd.folder, tuple(dockerd.netns.enter))
+    furnish(side)
     yield side
     process.remove_cgroups(side.parent)
 
@@ -29,8 +32,29 @@ def reference(dockerd: Dockerd) -> Iterator[Side]:
 def corten(shared_engine: CortenEngine) -> Iterator[Side]:
     """The engine under test."""
     side = Side(shared_engine.socket, shared_engine.folder, tuple(shared_engine.netns.enter))
+    furnish(side)
     yield side
     process.remove_cgroups(side.parent)
+
+
+def furnish(side: Side) -> None:
+    """The files that scripts name."""
+    (side.shared / "env").write_text("A=b\nC=d e\n")
+    (side.shared / "cid").unlink(missing_ok=True)
+
+
+# of `run` alone, or of the client itself
+NOT_CREATED = {"--help", "--detach", "--detach-keys", "--sig-proxy"}
+
+
+def test_every_flag_of_create_and_run_is_played() -> None:
+    for verb in ("create", "run"):
+        done = subprocess.run([peers.docker_cli(), verb, "--help"], check=True, capture_output=True, text=True)
+        flags = re.findall(r"^ +(?:(-\w), )?(--[\w-]+)", done.stdout, re.M)
+        assert len(flags) > 95
+        words = {word.partition("=")[0] for line in lines(side_scripts.CREATED) for word in line.split()}
+        missing = {long for short, long in flags if not {short, long} & words}
+        assert missing <= NOT_CREATED
 
 
 @pytest.mark.parametrize(
