@@ -20,6 +20,7 @@ from corten.errors import CortenError, Unavailable
 log = logging.getLogger("corten.engine")
 
 PERIOD_S: Final = 60.0
+SPACING_S: Final = 2.0  # between two pings at least: what the watch costs does not grow with the containers
 RETRY_S: Final = 2.0
 
 
@@ -31,10 +32,13 @@ class ShimWatch:
         self.adopt: Callable[[Container], Awaitable[None]] | None = None
 
     async def run(self) -> None:
-        """Until cancelled: every shim is asked once in a period, spread over it; silent ones more often."""
+        """Until cancelled: every shim is asked in its turn, once in a period while they are few.
+
+        Whoever needs a silent one finds out at once; this is for those that nobody has asked anything.
+        """
         while True:
             running = [one for one in self._parts.roster if one.is_running]
-            pause_s = PERIOD_S / max(1, len(running))
+            pause_s = max(SPACING_S, PERIOD_S / max(1, len(running)))
             for container in running:
                 await self._look(container)
                 await asyncio.sleep(pause_s)
