@@ -103,7 +103,8 @@ class Journal:
 
     def done_by_name(self, kind: str, name: str) -> None:
         """Strikes out every entry of an object."""
-        self.done(*(entry.id for entry in self.entries(kind) if entry.name == name))
+        rows = self._database.query("SELECT id FROM journal WHERE kind = ? AND name = ?", (kind, name))
+        self.done(*(row[0] for row in rows))
 
     def entries(self, kind: str = "") -> list[JournalEntry]:
         """What may exist, oldest first; of one kind or of all."""

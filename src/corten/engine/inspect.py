@@ -17,7 +17,6 @@ from corten.engine.times import rfc3339
 from corten.engine.verdict import to_json as to_json_verdict
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_port
-from corten.spec.docker import EndpointSettings
 from corten.spec.docker_json import to_json
 
 Json = dict[str, Any]
@@ -155,11 +154,11 @@ def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
     mode = record.effective.host.network_mode
     if mode.startswith("container:") or record.effective.config.network_disabled:
         return {}
-    asked = record.effective.endpoint or EndpointSettings()
+    asked = record.effective.endpoint
     network_id = network_ids.get(mode, "") if record.state.started_ns else ""
     entry = endpoint_settings(network_id, container.endpoint, record.place.endpoint_id)
-    entry["IPAMConfig"] = to_json(asked)["IPAMConfig"]
-    entry["MacAddress"] = entry["MacAddress"] or asked.mac_address
+    entry["IPAMConfig"] = to_json(asked)["IPAMConfig"] if asked is not None else None
+    entry["MacAddress"] = entry["MacAddress"] or (asked.mac_address if asked is not None else "")
     return {mode: entry}
 
 

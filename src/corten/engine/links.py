@@ -81,6 +81,8 @@ def names(roster: Roster) -> dict[str, list[str]]:
     """Names that containers have by the links of others, by id: `/other/alias`."""
     found: dict[str, list[str]] = {}
     for parent in roster:
+        if not parent.record.effective.host.links:
+            continue
         for other, alias in _others(parent, roster):
             found.setdefault(other.id, []).append(f"/{parent.name}/{alias}")
     return found
@@ -124,7 +126,9 @@ def parents(container: Container, roster: Roster) -> list[Container]:
     return [
         parent
         for parent in roster
-        if parent.is_running and any(other is container for other, _ in _others(parent, roster))
+        if parent.record.effective.host.links  # few have any: who starts looks at all of them
+        and parent.is_running
+        and any(other is container for other, _ in _others(parent, roster))
     ]
 
 

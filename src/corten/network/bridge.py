@@ -31,6 +31,7 @@ from corten.errors import Conflict, CortenError, FailedPrecondition, Internal, I
 from corten.network import pools
 from corten.network.conntrack import Forwarded, StaleFlows
 from corten.network.device import Device, alias_of, forward_policy
+from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
 from corten.network.host import Host
 from corten.network.ports import EPHEMERAL, PortTable, Reservation
@@ -103,7 +104,7 @@ class BridgeDriver:
         self._firewall = Firewall(engine_id, host.nft)
         self._flows = StaleFlows(host.tracking, self._forwarded)
         self._ports = PortTable(_ephemeral(host))
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints = Endpoints()
         self._gone: dict[str, Endpoint] = {}  # whose records could not be removed yet
         self._bridge: Bridge | None = None
         self._lock = threading.RLock()
@@ -129,12 +130,12 @@ class BridgeDriver:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Every endpoint on the bridge."""
         with self._lock:
-            return tuple(self._endpoints.values())
+            return self._endpoints.all()
 
     def endpoint(self, container_id: str) -> Endpoint | None:
         """A container's endpoint."""
         with self._lock:
-            return next((one for one in self._endpoints.values() if one.container_id == container_id), None)
+            return self._endpoints.of(container_id)
 
     # --- the bridge
 
@@ -143,17 +144,17 @@ class BridgeDriver:
         with self._lock:
             self._load()
             links = self._host.links.links()
-            bridge = self._device.choose(links, is_used=bool(self._endpoints))
+            bridge = self._device.choose(links, is_used=len(self._endpoints) > 0)
             policy = forward_policy(self._host, self._store)
             others = [link.name for link in links if link.kind == "bridge" and link.name != bridge.name]
-            self._firewall.apply((bridge,), self._endpoints.values(), policy=policy, others=others)
+            self._firewall.apply((bridge,), self._endpoints.all(), policy=policy, others=others)
             self._device.make(bridge, links)
             self._host.set_sysctl("ipv4/ip_forward", "1")
             self._bridge = bridge
 
     def _load(self) -> None:
-        self._endpoints = {one.endpoint_id: one for one in self._store.endpoints()}
-        for endpoint in self._endpoints.values():
+        self._endpoints = Endpoints(self._store.endpoints())
+        for endpoint in self._endpoints.all():
             for publication in endpoint.publications:
                 self._ports.take(publication)
 
@@ -193,16 +194,16 @@ class BridgeDriver:
                 journal=(entry,),
             )
             self._store.save(endpoint)
-        self._endpoints[endpoint.endpoint_id] = endpoint
+        self._endpoints.put(endpoint)
         return endpoint
 
     def _lease(self, wanted: IPv4Address | None) -> IPv4Address:
-        taken = {self.bridge.address.ip, *(one.ip for one in self._endpoints.values())}
+        own = self.bridge.address.ip
         if wanted is None:
-            return pools.first_free(self.bridge.subnet, taken)
+            return pools.first_free(self.bridge.subnet, {int(own)} | self._endpoints.numbers)
         if wanted not in self.bridge.subnet:
             raise InvalidArgument(f"no configured subnet contains IP address {wanted}")
-        if wanted in taken:
+        if wanted == own or int(wanted) in self._endpoints.numbers:
             raise Conflict("Address already in use")
         return wanted
 
@@ -259,7 +260,7 @@ class BridgeDriver:
 
     def _forget(self, endpoint: Endpoint) -> None:
         """Nothing of it is left in the kernel.  On a full disk its record stays for now, and goes with the next one."""
-        self._endpoints.pop(endpoint.endpoint_id, None)
+        self._endpoints.discard(endpoint.endpoint_id)
         self._gone[endpoint.endpoint_id] = endpoint
         try:
             with self._store.transaction():
@@ -294,7 +295,7 @@ class BridgeDriver:
             entry = self._journal.begin(NFT_ELEMENT, endpoint.endpoint_id, ports=ports)
             wider = dataclasses.replace(endpoint, publications=publications, journal=(*endpoint.journal, entry))
             self._store.save(wider)
-        self._endpoints[wider.endpoint_id] = wider
+        self._endpoints.put(wider)
         return wider
 
     def _reserve(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> tuple[Reservation, ...]:
@@ -334,7 +335,7 @@ class BridgeDriver:
         with self._lock:
             ports = {
                 (port.host_ip, port.host_port): (one.ip, port.container_port)
-                for one in self._endpoints.values()
+                for one in self._endpoints.all()
                 for port in one.publications
                 if port.transport == "udp"
             }
@@ -359,11 +360,11 @@ class BridgeDriver:
 
     def _narrow(self, endpoint: Endpoint) -> None:
         """The record without ports, and without the journal entry that is theirs."""
-        before = self._endpoints[endpoint.endpoint_id]
-        if not before.publications:
+        before = self._endpoints.get(endpoint.endpoint_id)
+        if before is None or not before.publications:
             return
         narrow = dataclasses.replace(endpoint, publications=(), journal=before.journal[:1])
-        self._endpoints[endpoint.endpoint_id] = narrow
+        self._endpoints.put(narrow)
         with self._store.transaction():
             self._store.save(narrow)
             self._journal.done(*before.journal[1:])
@@ -379,12 +380,12 @@ class BridgeDriver:
         """Brings kernel and records together; `alive` are the containers that still run.  Returns what was removed."""
         with self._lock:
             self._load()
-            for endpoint in list(self._endpoints.values()):
+            for endpoint in self._endpoints.all():
                 if endpoint.container_id not in alive:
                     self._disconnect(endpoint)
             self.ensure()
             self._rejoin()
-            self._flows.check({port for one in self._endpoints.values() for port in _udp_ports(one)})
+            self._flows.check({port for one in self._endpoints.all() for port in _udp_ports(one)})
             strays = self.leftovers()
             for one in strays:
                 if one.kind == "link":  # elements that no record names went when the table was written
@@ -394,7 +395,7 @@ class BridgeDriver:
 
     def _strike_out(self) -> None:
         """Ends the journal entries of what is gone."""
-        known = {entry for one in self._endpoints.values() for entry in one.journal}
+        known = {entry for one in self._endpoints.all() for entry in one.journal}
         known.update(self._device.journal_entries())
         begun = [entry.id for kind in (LINK, NFT_ELEMENT) for entry in self._journal.entries(kind)]
         self._journal.done(*(entry for entry in begun if entry not in known))
@@ -402,7 +403,7 @@ class BridgeDriver:
     def _rejoin(self) -> None:
         """Makes recorded links ports of the bridge again, when it was made anew."""
         index = self._device.index()
-        known = {one.link for one in self._endpoints.values()}
+        known = {one.link for one in self._endpoints.all()}
         apart = [link for link in self._own_links() if link.name in known and link.master != index]
         for link in apart:
             self._host.links.send(netlink.set_up(link.name, index), netlink.hairpin_on(link.index))
@@ -412,10 +413,10 @@ class BridgeDriver:
     def leftovers(self) -> list[Leftover]:
         """What carries the engine's id and no record names.  Changes nothing."""
         with self._lock:
-            known = {one.link for one in self._endpoints.values()}
+            known = {one.link for one in self._endpoints.all()}
             found = [Leftover("link", link.name) for link in self._own_links() if link.name not in known]
             if self._firewall.exists():
-                strays = self._firewall.published() - self._firewall.expected(self._endpoints.values())
+                strays = self._firewall.published() - self._firewall.expected(self._endpoints.all())
                 found += [Leftover("nft-element", one) for one in sorted(strays)]
             return found
 
@@ -433,12 +434,12 @@ class BridgeDriver:
     def destroy(self) -> None:
         """Removes everything of this engine from kernel and records.  The host's sysctls stay as they are."""
         with self._lock:
-            self._endpoints = {one.endpoint_id: one for one in self._store.endpoints()}
+            self._endpoints = Endpoints(self._store.endpoints())
             for link in self._own_links():
                 self._delete_link(link.name)
             self._device.destroy()
             self._firewall.destroy()
-            for endpoint in list(self._endpoints.values()):
+            for endpoint in self._endpoints.all():
                 self._forget(endpoint)
             self._strike_out()
             self._bridge = None

@@ -46,12 +46,11 @@ def choose_subnet(pools: Iterable[Pool], taken: Collection[IPv4Network]) -> IPv4
     )
 
 
-def first_free(subnet: IPv4Network, taken: Collection[IPv4Address]) -> IPv4Address:
-    """The lowest host address that is not taken, as Docker; raises FailedPrecondition."""
+def first_free(subnet: IPv4Network, taken: Collection[int]) -> IPv4Address:
+    """The lowest host address that is not among the numbers of the taken, as Docker; raises FailedPrecondition."""
     for number in range(int(subnet.network_address) + 1, int(subnet.broadcast_address)):
-        address = IPv4Address(number)
-        if address not in taken:
-            return address
+        if number not in taken:
+            return IPv4Address(number)
     raise FailedPrecondition("no available IPv4 addresses on this network's address pools")
 
 
