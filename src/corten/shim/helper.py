@@ -48,7 +48,7 @@ from corten.shim.request import Request
 from corten.shim.rootfs import RootMount, make_detached
 from corten.spec.process import parse_process
 from corten.spec.resources import parse_resources
-from corten.sys import files
+from corten.sys import files, openfiles
 
 if TYPE_CHECKING:
     from corten.launch.ops import Plan
@@ -57,7 +57,7 @@ STATE = "runtime"  # below a task's directory
 PARENT = "shim"  # what is launched dies with its parent
 _BREATH_S = 0.05
 _PIPE_BYTES = 65536
-_MAX_STAYS = 256  # a descriptor each; more shims try again now and then, and one is enough
+_MAX_STAYS = 16384  # a descriptor each, and half of all at most; more shims try again now and then
 _WIDOW_S = 1.0  # between looks for another helper, without a zygote
 TRACE = "trace"  # of a task's directory, for people; that of the state directory is the runtime's
 
@@ -430,7 +430,7 @@ class Helper:
         except Exception as error:  # the thread's outermost loop
             complain(error)
         finally:
-            if session.is_stay and len(self._stays) < _MAX_STAYS:
+            if session.is_stay and len(self._stays) < min(_MAX_STAYS, openfiles.limit() // 2):
                 sock = session.detach()
                 self._stays[sock.fileno()] = sock
                 self._epoll.register(sock.fileno(), 0)  # its end is told unasked

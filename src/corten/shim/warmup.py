@@ -13,7 +13,7 @@ from corten.runtime import container, executing, fast, hooks  # noqa: F401  # lo
 from corten.runtime.prepare import Host, prepare
 from corten.shim.helper import Helper
 from corten.shim.stage import Stage
-from corten.sys import files, mount
+from corten.sys import files, mount, openfiles
 
 if TYPE_CHECKING:
     from corten.launch.facts import HostFacts
@@ -35,6 +35,7 @@ def run(
         Stage(rehearsal.directory, rehearsal.listener, host).run(rehearsal.over_fd)
         rehearsal.close()
     play(host)
+    openfiles.take_all()  # for itself: what it launches is a shim's child, with the shim's limits
     Helper(listener, host, reason, exec_root).run(life_fd)
 
 

@@ -20,3 +20,8 @@ def take_all() -> int:
 def give_back(soft: int) -> None:
     """Sets the soft limit to what `take_all` of the parent returned."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def limit() -> int:
+    """The soft limit now."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
