@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,6 +25,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 LOG_MB = 40
 LINES = LOG_MB * 10_000
 _LINE = "x" * 99
+SHIM = b"corten-shim moby/"
 
 
 def rows(engines: Engines, count: int) -> list[Row]:
@@ -68,15 +69,15 @@ def memory_rows(engines: Engines, count: int) -> list[Row]:
 
 def _memory_turn(engines: Engines, count: int, idle_s: float = 0) -> dict[str, tuple[float, float, float]]:
     """For each engine: MB before, MB with `count` containers, CPU in % of a core in `idle_s` of rest."""
-    before = {label: _pss_mb(_processes(engine)) for label, engine in engines.items()}
+    before = {label: pss_mb(processes(engine)) for label, engine in engines.items()}
     with ExitStack() as stack:
         after = {}
         for engine in engines.values():
             stack.enter_context(_Sleepers(engine, count))
         time.sleep(REST_S)
         for label, engine in engines.items():
-            workload = _workload(engine)
-            after[label] = _pss_mb(pid for pid in _processes(engine) if pid not in workload)
+            own = processes(engine)
+            after[label] = pss_mb(set(own) - workload(own))
         ticks = {label: _ticks(engine) for label, engine in engines.items()}
         time.sleep(idle_s)
         taken = {label: (_ticks(engine) - ticks[label]) / TICKS for label, engine in engines.items()}
@@ -107,8 +108,11 @@ def _mark(engine: DockerClient) -> str:
     return Path(engine.socket).parent.name
 
 
-def _processes(engine: DockerClient) -> list[int]:
-    """Every process that belongs to the engine: by the folder's name in its command line, and their descendants."""
+def processes(engine: DockerClient, ids: Collection[str] = ()) -> list[int]:
+    """Every process that belongs to the engine: by the folder's name in its command line, and their descendants.
+
+    ids: containers whose shims are the engine's though a cortend of before has started them.
+    """
     mark = _mark(engine).encode()
     parents: dict[int, int] = {}
     found = set()
@@ -119,7 +123,8 @@ def _processes(engine: DockerClient) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
-        if mark in command and b"bench/run.py" not in command:
+        is_shim = command.startswith(SHIM) and command[len(SHIM) :].strip(b"\0").decode() in ids
+        if is_shim or (mark in command and b"bench/" not in command):
             found.add(int(name))
     changed = True
     while changed:
@@ -129,12 +134,13 @@ def _processes(engine: DockerClient) -> list[int]:
     return sorted(found)
 
 
-def _workload(engine: DockerClient) -> set[int]:
-    """The container's own processes among them: they sleep."""
-    return {pid for pid in _processes(engine) if b"sleep\x0010000" in Path("/proc", str(pid), "cmdline").read_bytes()}
+def workload(pids: Iterable[int]) -> set[int]:
+    """The containers' own processes among them: they sleep."""
+    return {pid for pid in pids if b"sleep\x0010000" in Path("/proc", str(pid), "cmdline").read_bytes()}
 
 
-def _pss_mb(pids: Iterable[int]) -> float:
+def pss_mb(pids: Iterable[int]) -> float:
+    """Sum of their proportional set sizes; processes that are gone have none."""
     total = 0
     for pid in pids:
         try:
@@ -147,7 +153,7 @@ def _pss_mb(pids: Iterable[int]) -> float:
 
 def _ticks(engine: DockerClient) -> int:
     total = 0
-    for pid in _processes(engine):
+    for pid in processes(engine):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):

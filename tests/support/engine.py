@@ -27,6 +27,8 @@ class CortenEngine(DockerClient):
     by their command lines.
     """
 
+    patience_s: float = START_SECONDS  # until cortend answers
+
     def __init__(
         self,
         *,
@@ -75,7 +77,7 @@ class CortenEngine(DockerClient):
     def start(self, prefix: Sequence[str] = ()) -> None:
         """Starts cortend (below `prefix`, for example strace) and waits until it answers; NotReady otherwise."""
         self._daemon = process.Daemon([*self.netns.enter, *prefix, *self.argv], self.log, self.environment)
-        self._daemon.wait_until(self.answers, "answer of cortend", timeout=START_SECONDS)
+        self._daemon.wait_until(self.answers, "answer of cortend", timeout=self.patience_s)
 
     @property
     def pid(self) -> int:
