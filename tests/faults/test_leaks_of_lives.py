@@ -220,7 +220,7 @@ def test_end_of_cortend_without_containers_leaves_no_process(held_engine: HeldEn
     held_engine.docker("run", "--rm", IMAGE, "true", check=True)
     process.wait_for(lambda: not shims(subject), "end of the shim")  # while cortend lives it is cortend that ends it
     getattr(held_engine, end)()
-    left = [leak for leak in settled(before, allowed=()) if leak.fact.kind in {"process", "zombie", "descriptor"}]
+    left = settled(before, allowed=(), kinds={"process", "zombie", "descriptor"})
     assert not left, render(left)
 
 

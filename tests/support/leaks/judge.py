@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -115,11 +115,21 @@ def _is_allowed(fact: Fact, count: int, allowed: Sequence[Allowed]) -> bool:
     return any(count <= line.most and re.fullmatch(line.pattern, str(fact)) for line in allowed)
 
 
-def settled(before: Snapshot, timeout: float = SETTLE_SECONDS, *, allowed: Sequence[Allowed] = ALLOWED) -> list[Leak]:
-    """Compares again and again until there is no leak or the time (seconds) is over: the kernel removes with delay."""
+def settled(
+    before: Snapshot,
+    timeout: float = SETTLE_SECONDS,
+    *,
+    allowed: Sequence[Allowed] = ALLOWED,
+    kinds: Collection[str] = (),
+) -> list[Leak]:
+    """Compares again and again until there is no leak or the time (seconds) is over: the kernel removes with delay.
+
+    `kinds`: of facts that count; all when there are none.
+    """
     end = time.monotonic() + timeout
     while True:
         found = diff(before, Snapshot.take(before.subject), allowed=allowed)
+        found = [leak for leak in found if not kinds or leak.fact.kind in kinds]
         if not found or time.monotonic() > end:
             return found
         time.sleep(0.05)
