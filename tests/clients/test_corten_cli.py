@@ -129,7 +129,8 @@ def test_stdin_goes_through(box: CortenEngine) -> None:
 
 
 def test_life_of_a_container(box: CortenEngine) -> None:
-    created = box.corten("create", "--name", "cli-life", IMAGE, "sleep", "1000", check=True).stdout.strip()
+    patient = ("--stop-timeout", "300")  # of a process that no SIGTERM ends: only -t 0 shortens it
+    created = box.corten("create", "--name", "cli-life", *patient, IMAGE, "sleep", "1000", check=True).stdout.strip()
     assert len(created) == 64
     for verb in ("start", "pause", "unpause", "restart", "stop"):
         extra = ["-t", "0"] if verb in {"restart", "stop"} else []

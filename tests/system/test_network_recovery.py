@@ -21,12 +21,13 @@ from corten.network.host import Host
 from corten.network.ports import parse_bindings
 from corten.network.store import DatabaseStore
 from corten.sys import netlink
-from support import paths, summary
+from support import killpoints, paths, summary
 from support.netkill import BETWEEN, ENGINE
 from support.netlab import Node, TcpServer, UdpServer, ask_tcp, ask_udp, join
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
+GATE_SAMPLE = 14
 HOST, CLIENT, BRIDGE = "192.0.2.1", "192.0.2.9", f"ctn-{ENGINE}"
 WEB = {"80/tcp": [("", "8080")], "53/udp": [("", "53")]}
 
@@ -81,12 +82,13 @@ def point_names(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_kill_at_any_point_leaves_nothing_that_restore_does_not_settle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [GATE_SAMPLE, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_kill_at_any_point_leaves_nothing_that_restore_does_not_settle(tmp_path: Path, most: int) -> None:
     lines = point_names(tmp_path)
     between = lines.index(BETWEEN)
     points = lines[:between] + lines[between + 1 :]
     hit = 0
-    for point, name in enumerate(points, 1):
+    for point, name in killpoints.sample(list(enumerate(points, 1)), most):
         for alive in ((), ("second",)) if point > between else ((),):
             survive(tmp_path / f"{point}-{len(alive)}.db", point, name, alive)
             hit += 1

@@ -255,8 +255,13 @@ class Client:
             raise errors.Unavailable(f"the engine at {self.host} closed the connection: {error}") from error
 
 
+def _is_absent(value: object) -> bool:
+    """A zero is a value: `stop -t 0` waits for nothing."""
+    return value is None or value is False or value in ("", [])
+
+
 def _target(path: str, query: Mapping[str, Any] | None) -> str:
-    given = {key: _query_text(value) for key, value in (query or {}).items() if value not in (None, "", False, [])}
+    given = {key: _query_text(value) for key, value in (query or {}).items() if not _is_absent(value)}
     return f"/v{API_VERSION}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
 
