@@ -14,6 +14,7 @@ from typing import Final
 from corten.errors import InvalidArgument
 
 FIRST_FD: Final = 3
+PATIENCE_S: Final = 1.0
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -80,6 +81,7 @@ class Notifier:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+            sender.settimeout(PATIENCE_S)  # its queue may be full
             sender.sendto("\n".join(lines).encode(), address)
 
     def ready(self) -> None:
