@@ -49,6 +49,7 @@ def run(*argv: str) -> tuple[int, str]:
         (["--add-runtime", "x"], 'invalid argument "x" for "--add-runtime" flag: invalid runtime argument: x'),
         (["--label", "x"], 'invalid argument "x" for "--label" flag: bad attribute format: x'),
         (["--bip", "x"], "--bip is not supported yet"),
+        (["--metrics-addr", "x"], "--metrics-addr: 'x': give address:port"),
         (
             ["--registry-mirror=x://y"],
             'invalid argument "x://y" for "--registry-mirror" flag: invalid mirror: unsupported scheme "x" in "x://y"',
@@ -80,6 +81,7 @@ WRONG_FILES = [
     (b'{"log-driver": "nope"}', 'error looking up logging plugin nope: plugin "nope" not found'),
     (b'{"nonsense": 1}', "the following directives don't match any configuration option: nonsense"),
     (b'{"bip": "x"}', "bip is not supported yet"),
+    (b'{"metrics-addr": "x"}', "metrics-addr: 'x': give address:port"),
 ]
 
 

@@ -266,7 +266,7 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
             check(made)
         except CortenError as error:
             if made.origin(key) != "flag":
-                raise _unable(path, f"{key}: {error.text}" if key == "hosts" else error.text) from error
+                raise _unable(path, f"{key}: {error.text}" if key in _NAMED else error.text) from error
             raise InvalidArgument(f"{FLAGS[key]}: {error.text}") from error
     return made
 
@@ -380,7 +380,7 @@ def _check_metrics(made: Settings) -> None:
         try:
             address_port(made.metrics_addr)
         except ValueError:
-            raise InvalidArgument(f"metrics-addr: {made.metrics_addr!r}: give address:port") from None
+            raise InvalidArgument(f"{made.metrics_addr!r}: give address:port") from None
 
 
 def _check_default_runtime(made: Settings) -> None:
@@ -402,6 +402,9 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "labels": _check_labels,
     "metrics-addr": _check_metrics,
 }
+
+
+_NAMED: Final = ("hosts", "metrics-addr")  # whose texts do not say the key
 
 
 def reloaded(before: Settings, after: Settings) -> Settings:

@@ -21,6 +21,8 @@ from corten.shim.wire import address_of, attributes_of
 
 _ERR, _INFO = b"3", b"6"
 _LENGTH = struct.Struct("<Q")
+# A journal that is not there any more; the kernel says the first of them once and then forgets the peer (unix(7)).
+_GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -56,9 +58,15 @@ class Journald(Driver):
         self._ordinal += 1
         data = self._entry(source, line)
         try:
-            self._socket.send(data)
-        except ConnectionError:  # it was started again
-            self._socket.connect(self._path)
+            self._put(data)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            self._socket.connect(self._path)  # it may have been started again
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        try:
             self._socket.send(data)
         except OSError as error:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):

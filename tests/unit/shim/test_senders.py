@@ -210,6 +210,37 @@ def test_journald_gets_docker_s_fields(tmp_path: Path) -> None:
         assert expected in entry
 
 
+def test_a_journal_that_comes_back_gets_what_is_sent_from_then_on_large_entries_too(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+
+    def journal() -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.bind(str(path))
+        made.settimeout(10)
+        return made
+
+    driver = Journald({**order("", None), "address": ["unixgram", str(path), 0]})
+    with closing(driver):
+        with journal() as first:
+            driver.connect()
+            driver.send("stdout", Line(b"before", MOMENT))
+            assert b"MESSAGE=before\n" in first.recv(4096)
+        path.unlink()
+        for _ in range(3):
+            with pytest.raises(FileNotFoundError):
+                driver.send("stdout", Line(b"lost", MOMENT))
+        large = b"x" * (4 << 20)
+        for text in (b"again", large):
+            with journal() as second:
+                driver.send("stdout", Line(text, MOMENT))
+                _, rights, _, _ = socket.recv_fds(second, 4096, 1) if text == large else (second.recv(4096), [], 0, 0)
+                if text == large:
+                    with open(rights[0], "rb") as file:
+                        file.seek(0)
+                        assert b"MESSAGE=" + large + b"\n" in file.read()
+            path.unlink()
+
+
 def test_a_journal_that_is_not_there_is_named(tmp_path: Path) -> None:
     driver = Journald({**order("", None), "address": ["unixgram", str(tmp_path / "nope"), 0]})
     with closing(driver), pytest.raises(ValueError, match="journald is not enabled on this host"):
