@@ -131,8 +131,9 @@ async def inspect(call: Call) -> web.StreamResponse:
 async def list_all(call: Call) -> web.StreamResponse:
     """`GET /containers/json`."""
     query = call.query
+    filters = query.filters()  # first, as in dockerd: what is wrong with it is 400, with the limit 500
     limit = query.integer("limit") or 0
-    found = await call.engine.container_list(query.flag("all"), limit, query.flag("size"), query.filters())
+    found = await call.engine.container_list(query.flag("all"), limit, query.flag("size"), filters)
     return call.answer([adapt_answer(item, LIST_RULES, call.version) for item in found])
 
 

@@ -404,6 +404,8 @@ async def test_parameters_of_a_list_reach_the_engine(harness: Harness, client: C
     assert (await client.ask("GET", path)).json == []
     filters = {"label": ["a=b"], "status": ["exited"]}
     assert harness.engine.calls == [("list", True, 3, True, filters)]
+    assert (await client.ask("GET", "/containers/json?limit=x")).status == 500
+    assert (await client.ask("GET", "/containers/json?limit=x&filters=x")).status == 400
 
 
 async def test_exec_without_command_is_refused(client: Client) -> None:
