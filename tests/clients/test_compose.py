@@ -110,8 +110,8 @@ def compose(request: pytest.FixtureRequest, engine: CortenEngine, tmp_path: Path
 def test_a_project_lives_from_up_to_down(compose: Compose) -> None:
     engine = compose.engine
     compose("up", "-d")
-    assert compose.get() == "page\n"
-    assert "hello" in compose("logs", "web")
+    wait_for(lambda: compose.get() == "page\n", "the web server")
+    wait_for(lambda: "hello" in compose("logs", "web"), "its first line")
     wait_for(lambda: "stored" in compose("logs", "--tail", "3", "worker"), "answers of the store")
     assert compose("exec", "-T", "web", "cat", "/shared/www/index.html") == "stored\n"
     assert compose("port", "web", "80").strip() == "127.0.0.1:8123"
@@ -143,11 +143,14 @@ def test_a_changed_service_is_made_again_and_keeps_its_volumes(compose: Compose)
     assert compose.ids("store") == before[1]
     assert compose.ids("web").isdisjoint(before[0])
     assert compose("exec", "-T", "web", "cat", "/own/file") == "kept\n"
-    assert "changed" in compose("logs", "web")
+    wait_for(lambda: "changed" in compose("logs", "web"), "its first line")
 
 
 def test_a_command_runs_beside_and_nothing_is_left(compose: Compose) -> None:
     compose("up", "-d", "store")
+    (store,) = compose.ids("store")
+    health = ("inspect", "-f", "{{.State.Health.Status}}", store)
+    wait_for(lambda: compose.engine.docker(*health, check=True).stdout == "healthy\n", "the store")
     assert compose("run", "--rm", "-T", "worker", "wget", "-qO-", "http://127.0.0.1:6379/") == "stored\n"
     assert "one-off" in compose("run", "--rm", "-T", "web", "echo", "one-off")
     compose("kill", "store")

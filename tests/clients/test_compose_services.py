@@ -12,7 +12,7 @@ from support import peers, pullimages
 from support.engine import CortenEngine
 from support.leaks import no_leaks
 from support.process import wait_for
-from support.warmup import warm_up
+from support.warmup import load, warm_up
 
 # Networks of one's own are not served yet: redis and its workers share a network by `service:`.
 PROJECT = """\
@@ -48,9 +48,7 @@ volumes:
 def compose(request: pytest.FixtureRequest, engine: CortenEngine, tmp_path: Path) -> Iterator[Compose]:
     """The project, taken down in the end; nothing of it is left."""
     for made, name in ((pullimages.redis, "corten-test/redis:latest"), (pullimages.nginx, "corten-test/nginx:latest")):
-        (tmp_path / "image.tar").write_bytes(pullimages.archive(made(compression="none"), name))
-        engine.docker("load", "-i", str(tmp_path / "image.tar"), check=True)
-    (tmp_path / "image.tar").unlink()
+        load(engine, pullimages.archive(made(compression="none"), name))
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("a page of nginx\n")
     argv, head = [str(peers.binary("docker-compose-2.26"))], ""
@@ -81,7 +79,7 @@ def counts_on(compose: Compose, beyond: int) -> None:
 @pytest.mark.timeout(400)
 def test_nginx_redis_and_workers_live_a_whole_life(compose: Compose) -> None:
     compose("up", "-d")
-    assert compose.get() == "a page of nginx\n"
+    wait_for(lambda: compose.get() == "a page of nginx\n", "nginx")
     counts_on(compose, 2)
     scaled(compose)
     logged(compose)
@@ -115,7 +113,7 @@ def updated(compose: Compose) -> None:
     assert compose.ids("web").isdisjoint(before[0])
     assert compose.ids("redis") == before[1]
     assert "GENERATION=second" in compose("exec", "-T", "web", "env")
-    assert compose.get() == "a page of nginx\n"
+    wait_for(lambda: compose.get() == "a page of nginx\n", "nginx")
     assert jobs(compose) >= counted
 
 

@@ -20,7 +20,7 @@ from support.dockerd import client_environment
 from support.engine import CortenEngine
 from support.leaks import no_leaks
 from support.process import wait_for
-from support.warmup import warm_up
+from support.warmup import load, warm_up
 
 PROGRAM = Path(__file__).with_name("testcontainers_use.py")
 REAPER = Path(__file__).with_name("reaper")
@@ -38,13 +38,10 @@ def reaper() -> bytes:
 
 
 @pytest.fixture
-def ready(engine: CortenEngine, tmp_path: Path) -> CortenEngine:
+def ready(engine: CortenEngine) -> CortenEngine:
     """An engine with the images that testcontainers asks for."""
-    for data in (reaper(), pullimages.archive(pullimages.redis(compression="none"), "redis:latest")):
-        (tmp_path / "image.tar").write_bytes(data)
-        loaded = engine.docker("load", "-i", str(tmp_path / "image.tar"), check=True).stdout
-        engine.docker("create", "--name", "first", loaded.split()[-1], check=True)  # an image's init layer stays
-        engine.docker("rm", "first", check=True)
+    load(engine, reaper())
+    load(engine, pullimages.archive(pullimages.redis(compression="none"), "redis:latest"))
     engine.docker("run", "-d", "--name", "first", images.BUSYBOX_REF, "sleep", "60", check=True)
     engine.docker("cp", str(PROGRAM), "first:/", check=True)  # the launcher's copy, made at first use
     engine.docker("rm", "-f", "first", check=True)

@@ -6,6 +6,16 @@ from support import images
 from support.engine import CortenEngine
 
 
+def load(engine: CortenEngine, image: bytes) -> None:
+    """Loads an image in the form of docker save, and makes the init layer that its containers share."""
+    archive = engine.folder / "image.tar"
+    archive.write_bytes(image)
+    loaded = engine.docker("load", "-i", str(archive), check=True).stdout
+    archive.unlink()
+    engine.docker("create", "--name", "first", loaded.split()[-1], check=True)
+    engine.docker("rm", "first", check=True)
+
+
 def warm_up(engine: CortenEngine) -> None:
     """One life with a bridge, one without."""
     engine.docker("run", "--rm", "-p", "8099:80", images.BUSYBOX_REF, "true", check=True)
