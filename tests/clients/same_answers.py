@@ -52,6 +52,8 @@ system df
 system df --format json
 system df --format '{{.Type}}: {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}'
 system df --format 'table {{.Type}}\\t{{.Reclaimable}}'
+system df -v --format '{{range .Images}}{{.ID}} {{.Digest}}{{end}}{{range .Containers}}{{.ID}} {{.Names}} {{end}}'
+system df -v --format '{{json .Volumes}} {{json .Images}}'
 system df x
 image inspect {image} --platform linux/amd64 -f '{{.Id}}'
 image inspect {image} --platform linux/arm64
@@ -102,6 +104,11 @@ inspect --size -f '{{.SizeRw}} {{.SizeRootFs}}' cli-box
 inspect --type image cli-box
 inspect --type image {image}
 inspect --type image --size {image}
+inspect -s bridge
+inspect -s {image} no-such
+inspect --type '' cli-box
+inspect ''
+inspect --type image ''
 inspect --type network bridge
 inspect --type network no-such
 inspect --type volume x

@@ -18,6 +18,7 @@ from corten.cli.session import Session, pass_session
 from corten.cli.table import FORMAT, filter_flag, filters, write_rows
 from corten.cli.transport import Client
 from corten.cli.units import human_size
+from corten.cli.volumes import volume_row
 
 Json = Mapping[str, Any]
 _Pruned = tuple[list[str], int]
@@ -117,21 +118,21 @@ def _line(what: str, total: int, active: int, size: int, reclaimable: int) -> di
     }
 
 
-def _image_rows(usage: Json) -> list[dict[str, str]]:
+def _image_rows(usage: Json, *, no_trunc: bool = False) -> list[dict[str, str]]:
     """One row an image, under the first of its tags."""
-    return [image_rows(one, no_trunc=False)[0] for one in usage["Images"] or ()]
+    return [image_rows(one, no_trunc=no_trunc)[0] for one in usage["Images"] or ()]
 
 
-def _container_rows(usage: Json) -> list[dict[str, Any]]:
-    return [container_row({**one, "SizeRootFs": 0}, no_trunc=False) for one in usage["Containers"] or ()]
+def _container_rows(usage: Json, *, no_trunc: bool = False) -> list[dict[str, Any]]:
+    return [container_row({**one, "SizeRootFs": 0}, no_trunc=no_trunc) for one in usage["Containers"] or ()]
 
 
-def _volume_rows(usage: Json) -> list[dict[str, str]]:
+def _volume_rows(usage: Json) -> list[dict[str, Any]]:
     rows = []
     for one in usage["Volumes"] or ():
         known = one.get("UsageData") or {"RefCount": "N/A", "Size": -1}
         size = "N/A" if known["Size"] == -1 else human_size(known["Size"], 4)
-        rows.append({"Name": one["Name"], "Links": str(known["RefCount"]), "Size": size})
+        rows.append({**volume_row(one), "Links": str(known["RefCount"]), "Size": size})
     return rows
 
 
@@ -154,17 +155,22 @@ def _write_details(usage: Json) -> None:
 
 
 def _write_formatted(usage: Json, form: str) -> None:
-    rows = {
-        "Images": _image_rows(usage),
-        "Containers": [{key: one for key, one in row.items() if not callable(one)} for row in _container_rows(usage)],
+    """Nothing is cut off, and digests are left out, as in Docker's CLI; no newline ends it."""
+    found: dict[str, list[dict[str, Any]]] = {
+        "Images": [{**row, "Digest": ""} for row in _image_rows(usage, no_trunc=True)],
+        "Containers": _container_rows(usage, no_trunc=True),
         "Volumes": _volume_rows(usage),
         "BuildCache": [],
     }
-    fields = {name: [Struct(row, row) for row in found] for name, found in rows.items()}
+    rows = {
+        name: [{key: one for key, one in sorted(row.items()) if not callable(one)} for row in values]
+        for name, values in found.items()
+    }
+    fields = {name: [Struct(row, row) for row in values] for name, values in rows.items()}
     reason = "can't evaluate field {} in type formatter.diskUsageContext"
     try:
         template = Template("{{json .}}" if form == "json" else form)
-        print(template.render(Struct(fields, rows, reason)))
+        print(template.render(Struct(fields, rows, reason)), end="")
     except (ParseError, errors.InvalidArgument) as error:
         raise Failure(f"template parsing error: {error.text}") from None
 

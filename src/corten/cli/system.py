@@ -153,8 +153,14 @@ _MORE_KINDS: dict[str, str] = {
 }
 
 
+# what a name without a letter is told; of others as below
+_EMPTY = {"image": "Error: No such image: "}
+
+
 def _find(client: Client, name: str, kinds: Sequence[str], query: Mapping[str, Any]) -> tuple[str, Any]:
     """(kind, value)"""
+    if not name:
+        raise Failure(_EMPTY.get(kinds[0], f"invalid {kinds[0]} name or ID: value is empty"))
     for kind in kinds:
         path = (_KINDS | _MORE_KINDS)[kind].format(name)
         try:
@@ -172,7 +178,10 @@ def _inspect(client: Client, names: Sequence[str], kinds: Sequence[str], form: s
     found, failed = [], []
     for name in names:
         try:
-            found.append(_find(client, name, kinds, query))
+            kind, value = _find(client, name, kinds, query)
+            if query["size"] and kind != "container":
+                print(f"WARNING: --size ignored for {kind}", file=sys.stderr)
+            found.append((kind, value))
         except Failure as failure:
             failed.append(failure.message)
     if template is not None:
@@ -190,14 +199,13 @@ def _inspect(client: Client, names: Sequence[str], kinds: Sequence[str], form: s
 def _inspect_command(name: str, kinds: tuple[str, ...], help_: str, *flags: click.Option) -> Command:
     @pass_session
     def callback(session: Session, /, operands: tuple[str, ...], form: str, **given: Any) -> None:
-        wanted = given.get("type_", "")
+        wanted = given.get("type_")
+        known = ", ".join(f'"{kind}"' for kind in sorted(_KINDS | _MORE_KINDS))
+        if wanted == "":
+            raise Failure(f"type is empty: must be one of {known}")
         if wanted and wanted not in _KINDS | _MORE_KINDS:
-            known = ", ".join(f'"{kind}"' for kind in sorted(_KINDS | _MORE_KINDS))
             raise Failure(f'unknown type: "{wanted}": must be one of {known}')
-        size = given.get("size", False)
-        if size and wanted not in ("", "container"):
-            print(f"WARNING: --size ignored for {wanted}", file=sys.stderr)
-        query = {"size": size and wanted in ("", "container"), "platform": platform_query(given.get("platform", ""))}
+        query = {"size": given.get("size", False), "platform": platform_query(given.get("platform", ""))}
         _inspect(session.client, operands, (wanted,) if wanted else kinds, form, query)
 
     return _command_with_flags(name, callback, help_, flags)
@@ -232,7 +240,7 @@ inspect = _inspect_command(
     tuple(_KINDS),
     "Return low-level information on Corten objects",
     _size_flag(),
-    click.Option(["--type", "type_"], default="", help="Only inspect objects of the given type"),
+    click.Option(["--type", "type_"], default=None, help="Only inspect objects of the given type"),
 )
 inspect_container = _inspect_command(
     "container inspect",
