@@ -157,3 +157,22 @@ def test_one_helper_stays_for_the_checks_and_goes_with_the_last(make_engine: Cal
     run(engine, "brief", "true", "exec sleep 3")
     engine.kill9()
     until(lambda: not helpers(engine), "the end of the helper with that of the last container")
+
+
+def test_a_check_that_comes_in_years_leaves_its_container_alone(shared_engine: CortenEngine) -> None:
+    options = ("--health-interval", "2000000h", "--health-timeout", "2000000h", "--network", "none")
+    words = ("run", "-d", "--name", "far", "--health-cmd", "true", *options, IMAGE, "sleep", "1000")
+    shared_engine.docker(*words, check=True)
+    try:
+        assert shared_engine.docker("exec", "far", "echo", "lives", check=True).stdout == "lives\n"
+        assert status(shared_engine, "far") == "starting"
+        assert inspect(shared_engine, "far")["State"]["Running"]
+    finally:
+        shared_engine.docker("rm", "-f", "far")
+
+
+def test_without_a_network_there_is_a_loopback_alone(shared_engine: CortenEngine) -> None:
+    """docker-py's network_disabled, which the CLI has no flag for."""
+    with contextlib.closing(shared_engine.client()) as client:
+        out = client.containers.run(IMAGE, ["ls", "/sys/class/net"], network_disabled=True, remove=True)
+    assert out == b"lo\n"
