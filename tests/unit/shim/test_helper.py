@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,21 @@ def test_a_helper_that_stays_ends_when_another_has_taken_its_place(tmp_path: Pat
             scene.thread.join(TIMEOUT_S)
         assert not scene.thread.is_alive()
         assert protocol.receive(sock)[0] == b"", "who stays looks for the other"
+
+
+def test_hundreds_of_shims_stay_and_none_has_to_ask_again(tmp_path: Path) -> None:
+    with playing(tmp_path) as scene, ExitStack() as stack:
+        for _ in range(300):
+            assert ask(stack.enter_context(scene.connect()), "stay") == b'{"ok":{}}'
+        wait_for(lambda: len(scene.helper._stays) == 300, "all who stay")
+
+
+def test_those_who_stay_leave_half_of_the_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corten.shim.helper.openfiles.limit", lambda: 2)
+    with playing(tmp_path) as scene, scene.connect() as first, scene.connect() as second:
+        assert ask(first, "stay") == b'{"ok":{}}'
+        assert ask(second, "stay") == b'{"ok":{}}'
+        assert protocol.receive(second)[0] == b""
 
 
 def test_more_than_enough_need_not_stay_and_descriptors_are_left(
