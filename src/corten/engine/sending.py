@@ -22,7 +22,6 @@ from corten.engine.times import rfc3339
 from corten.sys import signalprogram as code
 
 SIGSYS: Final = 31
-SYS_SECCOMP: Final = 1
 _SENT: Final = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL
 KERNEL, ITSELF, PROCESS = "kernel", "itself", "process"
 
