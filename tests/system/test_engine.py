@@ -239,3 +239,20 @@ def test_a_start_goes_on_when_its_client_goes(engine: CortenEngine, after_ms: in
     until(lambda: inspect(engine, "left")["State"]["Status"] == "running", "the start")
     assert inspect(engine, "left")["NetworkSettings"]["Ports"]["80/tcp"]
     engine.docker("rm", "-f", "left", check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["corten", "runc", "crun"])
+def test_the_end_of_a_limit_of_swap_reaches_every_runtime(shared_engine: CortenEngine, runtime: str) -> None:
+    """On cgroup v1; v2 is in guest/engine/test_2_options.py."""
+    options = ("--runtime", runtime, "-m", "64m", "--network", "none", "--name", "swaps")
+    shared_engine.docker("run", "-d", *options, IMAGE, "sleep", "1000", check=True)
+    try:
+        seen = []
+        for words in (("-m", "60m"), ("--memory-swap", "-1"), ("-m", "200m"), ("--memory-swap", "300m")):
+            shared_engine.docker("update", *words, "swaps", check=True)
+            file = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"
+            seen.append(int(shared_engine.docker("exec", "swaps", "cat", file, check=True).stdout) >> 20)
+    finally:
+        shared_engine.docker("rm", "-f", "swaps")
+    assert (seen[0], seen[1] == seen[2] > 1 << 40, seen[3]) == (128, True, 300)
