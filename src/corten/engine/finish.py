@@ -181,7 +181,7 @@ class Finisher:
             self._tell_network(container, network)
             self.tell_volumes(container)
             self._tell(container, how, verdict)
-            container.cleanup = self._parts.run_later(self._clean_up(container, task))
+            container.cleanup = self._parts.run_later(self.clean_up(container, task))
             if restart_delay_s is not None:
                 self._schedule(container, restart_delay_s)
             elif container.record.effective.host.auto_remove:
@@ -369,8 +369,11 @@ class Finisher:
 
     # Cleanup
 
-    async def _clean_up(self, container: Container, task: Task) -> None:
-        """What fails here is logged by who waits for background work; the next start buries what is left."""
+    async def clean_up(self, container: Container, task: Task) -> None:
+        """Of a run whose end is recorded.
+
+        What fails here is logged by who waits for background work; the next start buries what is left.
+        """
         try:
             await self._keep_trace(container, task)
             self._shared_memory.release(task)

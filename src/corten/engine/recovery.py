@@ -164,10 +164,15 @@ class Recovery:
             await self._parts.tasks.end(task)
             self._forget_run(container)
             return
+        if exited is not None and _is_recorded(container, status):
+            log.info("container %s had ended: the rest of its cleanup", container.id)
+            container.cleanup = self._parts.run_later(self._finisher.clean_up(container, task))
+            return
         container.task = task
         container.endpoint = self._parts.bridge.endpoint(container.id)
         if not container.is_running:  # a kill came between its start and the record of it
-            container.record = container.record.with_state(health=container.record.fresh_health())
+            fresh = container.record.fresh_health()  # and the start was not stopped, whatever was before it
+            container.record = container.record.with_state(health=fresh, stopped_by_user=False)
         self._healths.adopt(container, status.get("health"))
         self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})
@@ -383,6 +388,12 @@ def _is_wanted(container: Container) -> bool:
         policy, state.exit_code, restarts=state.restart_count, stopped_by_user=state.stopped_by_user
     )
     return wanted or state.status is Status.RESTARTING
+
+
+def _is_recorded(container: Container, status: dict[str, Any]) -> bool:
+    """Whether the record has the end of the run that this shim tells of: it must not be told, or followed, twice."""
+    started_ns = times.from_rfc3339(status["started_at"]) if status["started_at"] else 0
+    return not container.is_running and started_ns == container.record.state.started_ns
 
 
 def _running(record: Record, task: Task, status: dict[str, Any]) -> Record:
