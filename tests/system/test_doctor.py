@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import images, paths, process
+from support.doctor import doctor
 from support.engine import CortenEngine
 
 STRAY = "ab" * 32
@@ -34,13 +35,6 @@ def engine() -> Iterator[CortenEngine]:
         yield made
 
 
-def doctor(engine: CortenEngine, *flags: str) -> tuple[int, list[str], str]:
-    """Exit status, findings, and what it says at the end."""
-    argv = [*engine.netns.enter, *engine.argv, "--doctor", *flags]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=engine.environment)
-    return done.returncode, done.stdout.splitlines(), done.stderr.strip().splitlines()[-1]
-
-
 def is_running(engine: CortenEngine) -> bool:
     return process.is_alive(int(engine.docker("inspect", "-f", "{{.State.Pid}}", "box", check=True).stdout))
 
@@ -60,6 +54,8 @@ class Strays:
             engine.exec_root / "tasks" / "moby" / STRAY,
         ]
         self.ingest = data / "content" / "ingest" / "z"
+        self.table = f"corten-{self.id}"
+        self.element = "tcp . 4 : 172.17.0.99 . 5"
         self.mount = data / "snapshots" / "99999" / "fs"
 
     def make(self) -> None:
@@ -72,6 +68,7 @@ class Strays:
             (path / STRAY).mkdir()
         self.netns.run(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "straypeer"])
         self.netns.run(["ip", "link", "set", self.link, "alias", f"corten-{self.id} nobody"])
+        self.netns.run(["nft", "add", "element", "ip", self.table, "by_port", f"{{ {self.element} }}"])
 
     def cgroup_parents(self) -> list[Path]:
         return list(process.CGROUPS.glob(f"*/corten-{self.id}")) + list(process.CGROUPS.glob(f"corten-{self.id}"))
@@ -81,6 +78,8 @@ class Strays:
         found += [str(path / STRAY) for path in self.cgroup_parents() if (path / STRAY).exists()]
         if self.link in self.netns.run(["ip", "-br", "link"]):
             found.append(self.link)
+        if self.element in self.netns.run(["nft", "list", "map", "ip", self.table, "by_port"]):
+            found.append(self.element)
         return found
 
     @property
@@ -92,6 +91,7 @@ class Strays:
             f"mount {self.mount}: nobody mounts there",
             f"cgroup /corten-{self.id}/{STRAY}: no container",
             f"link {self.link}: no endpoint",
+            f"nftables table {self.table}, by_port {self.element}: no endpoint publishes it",
         }
 
 
@@ -128,6 +128,19 @@ def test_what_is_lost_is_told_and_left_to_the_next_start(engine: CortenEngine) -
     status, found, said = doctor(engine, "--fix")
     assert (status, found) == (1, ["volume empty: its directory is gone"])
     assert said == "doctor: 1 findings: --fix removes 0, a start of cortend mends 1"
+    engine.start()
+    assert doctor(engine)[:2] == (0, [])
+
+
+def test_a_published_port_that_is_not_in_the_kernel_is_told(engine: CortenEngine) -> None:
+    table = f"corten-{(engine.data_root / 'engine-id').read_text().strip()}"
+    engine.netns.run(["nft", "flush", "map", "ip", table, "by_port"])
+    status, found, _ = doctor(engine)
+    assert status == 1
+    assert len(found) == 1, found
+    assert found[0].startswith(f"nftables table {table}, by_port tcp . ")
+    assert found[0].endswith(" . 80: it is published, and not there")
+    engine.kill9()
     engine.start()
     assert doctor(engine)[:2] == (0, [])
 

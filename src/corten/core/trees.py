@@ -51,6 +51,26 @@ def remove_entry(parent_fd: int, name: bytes) -> int:
     return size
 
 
+def remove_tree(path: str) -> None:
+    """Removes what a path names, as `remove_entry` does; nothing when it is not there.  A link itself is removed."""
+    if not os.path.lexists(path):
+        return
+    parent, name = os.path.split(path)
+    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_entry(parent_fd, os.fsencode(name))
+    finally:
+        os.close(parent_fd)
+
+
+def listed(path: str) -> list[str]:
+    """What a directory holds, sorted; nothing when there is none."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def _empty(top_fd: int) -> int:
     """Removes everything in a directory, returning the bytes of its files."""
     size = 0

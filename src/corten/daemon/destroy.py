@@ -22,7 +22,7 @@ import msgspec
 from corten.core import dataroot, imagemounts
 from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
-from corten.core.trees import remove_entry
+from corten.core.trees import listed, remove_tree
 from corten.daemon import execroot, listeners, wiring
 from corten.engine import senders, sharedmemory
 from corten.engine.parts import cgroup_parent
@@ -72,7 +72,7 @@ def run(settings: Settings) -> int:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(settings.pidfile)  # a killed cortend left it
     for path in (settings.exec_root, settings.data_root):
-        _remove_tree(path)
+        remove_tree(path)
     log.info("engine of %s destroyed", settings.data_root)
     return 0
 
@@ -198,16 +198,9 @@ def _is_helper(words: list[bytes], root: bytes) -> bool:
 
 def _task_directories(exec_root: str) -> Iterator[str]:
     tasks = f"{exec_root}/{execroot.TASKS}"
-    for tenant in _names(tasks):
-        for name in _names(f"{tasks}/{tenant}"):
+    for tenant in listed(tasks):
+        for name in listed(f"{tasks}/{tenant}"):
             yield f"{tasks}/{tenant}/{name}"
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except FileNotFoundError:
-        return []
 
 
 def _cgroup_of(directory: str, facts: HostFacts) -> Cgroup | None:
@@ -245,7 +238,7 @@ def _kill_shim(directory: str) -> None:
 def _end_cgroups(engine_id: str, facts: HostFacts) -> None:
     """What is left in the engine's parent cgroup, and that."""
     parent = plan_paths(facts, cgroup_parent(engine_id), "")
-    names = {name for path in parent.directories() for name in _names(path) if os.path.isdir(f"{path}/{name}")}
+    names = {name for path in parent.directories() for name in listed(path) if os.path.isdir(f"{path}/{name}")}
     for name in sorted(names):
         cgroup = Cgroup(plan_paths(facts, f"{cgroup_parent(engine_id)}/{name}", ""))
         cgroup.kill_all()
@@ -259,16 +252,6 @@ def _unmount_below(path: str) -> None:
     for point in reversed(mount.mount_points()):
         if point.startswith(root):
             mount.umount(point, mount.MNT_DETACH)
-
-
-def _remove_tree(path: str) -> None:
-    parent, name = os.path.split(path)
-    if os.path.lexists(path):
-        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            remove_entry(parent_fd, os.fsencode(name))
-        finally:
-            os.close(parent_fd)
 
 
 def _ignore(message: dict[str, Any]) -> None:

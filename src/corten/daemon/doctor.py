@@ -23,8 +23,9 @@ from typing import Any, Final
 import msgspec
 
 from corten.core import dataroot
+from corten.core.journal import CONTAINER_DIR, VOLUME_DIR
 from corten.core.snapshots import STAGING, TRASH
-from corten.core.trees import remove_entry
+from corten.core.trees import listed, remove_tree
 from corten.daemon import execroot
 from corten.engine import senders
 from corten.engine.parts import cgroup_parent
@@ -34,10 +35,13 @@ from corten.engine.tasks import listener_pid
 from corten.errors import Conflict, NotFound
 from corten.launch.facts import HostFacts
 from corten.network.device import alias_of
+from corten.network.firewall import Firewall, table_name
 from corten.network.store import decode as decode_endpoint
+from corten.network.values import Endpoint
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.sys import mount, netlink
+from corten.sys.nft import Nft
 
 LOOK_AGAIN_S: Final = 1.5
 _DEATH_S: Final = 10.0
@@ -64,7 +68,7 @@ class Records:
     snapshots: dict[str, str]
     """Directory name → key."""
     volumes: frozenset[str]
-    links: frozenset[str]
+    endpoints: tuple[Endpoint, ...]
     journal: tuple[tuple[int, str, str], ...]
     """Id, kind, name."""
 
@@ -119,6 +123,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_tasks(settings, records),
             *_cgroups(engine_id, records, facts),
             *_links(engine_id, records),
+            *_elements(engine_id, records),
             *_runs(settings, records),
             *_mounts(settings, records),
             *_journal(settings, records),
@@ -145,7 +150,7 @@ def read_records(path: str) -> Records:
             running=frozenset(name for name, engine in containers.items() if _is_running(engine)),
             snapshots={str(number): key for number, key in rows("SELECT id, key FROM snapshots")},
             volumes=frozenset(name for (name,) in rows("SELECT name FROM volumes")),
-            links=frozenset(decode_endpoint(one).link for (one,) in rows("SELECT record FROM network_endpoints")),
+            endpoints=tuple(decode_endpoint(one) for (one,) in rows("SELECT record FROM network_endpoints")),
             journal=tuple(rows("SELECT id, kind, name FROM journal")),
         )
 
@@ -164,15 +169,15 @@ def _is_running(engine: bytes) -> bool:
 def _disk(settings: Settings, records: Records) -> Iterator[Finding]:
     root = settings.data_root
     ids = {one.partition("/")[2] for one in records.containers}
-    for name in _names(f"{root}/snapshots"):
+    for name in listed(f"{root}/snapshots"):
         if name not in {STAGING, TRASH, *records.snapshots}:
             yield _tree(f"{root}/snapshots/{name}", "snapshot directory: no record")
     for folder, words in ((STAGING, "staging directory: no request"), (TRASH, "thrown away, and not removed yet")):
-        for name in _names(f"{root}/snapshots/{folder}"):
+        for name in listed(f"{root}/snapshots/{folder}"):
             yield _tree(f"{root}/snapshots/{folder}/{name}", words)
-    for name in _names(f"{root}/content/ingest"):
+    for name in listed(f"{root}/content/ingest"):
         yield _tree(f"{root}/content/ingest/{name}", "content on its way: no request")
-    for name in _names(f"{root}/containers"):
+    for name in listed(f"{root}/containers"):
         if name not in ids:
             yield _tree(f"{root}/containers/{name}", "container directory: no record")
     for number, key in records.snapshots.items():
@@ -185,8 +190,8 @@ def _disk(settings: Settings, records: Records) -> Iterator[Finding]:
 
 def _tasks(settings: Settings, records: Records) -> Iterator[Finding]:
     root = f"{settings.exec_root}/{execroot.TASKS}"
-    for tenant in _names(root):
-        for name in _names(f"{root}/{tenant}"):
+    for tenant in listed(root):
+        for name in listed(f"{root}/{tenant}"):
             if f"{tenant}/{name}" not in records.containers:
                 directory = f"{root}/{tenant}/{name}"
                 yield _tree(directory, "task directory: no record")
@@ -198,21 +203,39 @@ def _cgroups(engine_id: str, records: Records, facts: HostFacts) -> Iterator[Fin
     parent = cgroup_parent(engine_id)
     ids = {one.partition("/")[2] for one in records.containers}
     directories = plan_paths(facts, parent, "").directories()
-    for name in {name for path in directories for name in _names(path) if os.path.isdir(f"{path}/{name}")}:
+    for name in {name for path in directories for name in listed(path) if os.path.isdir(f"{path}/{name}")}:
         if name not in ids:
             yield Finding("cgroup", f"{parent}/{name}", f"cgroup {parent}/{name}: no container")
 
 
 def _links(engine_id: str, records: Records) -> Iterator[Finding]:
     prefix = alias_of(engine_id, "")
+    known = {one.link for one in records.endpoints}
     socket = netlink.Socket(netlink.NETLINK_ROUTE)
     try:
         links = socket.links()
     finally:
         socket.close()
     for link in links:
-        if link.kind == "veth" and link.alias.startswith(prefix) and link.name not in records.links:
+        if link.kind == "veth" and link.alias.startswith(prefix) and link.name not in known:
             yield Finding("link", link.name, f"link {link.name}: no endpoint")
+
+
+def _elements(engine_id: str, records: Records) -> Iterator[Finding]:
+    """Published ports: what the maps of the engine's nftables table have, and what the records want there."""
+    table = table_name(engine_id)
+    expected = Firewall.expected(records.endpoints)
+    try:
+        nft = Nft()
+    except OSError:  # no libnftables: no engine has published anything with it
+        return
+    with nft:
+        firewall = Firewall(engine_id, nft)
+        found = firewall.published() if firewall.exists() else set()
+    for name in found - expected:
+        yield Finding("element", f"{table} {name}", f"nftables table {table}, {name}: no endpoint publishes it")
+    for name in expected - found:
+        yield Finding("lost", name, f"nftables table {table}, {name}: it is published, and not there")
 
 
 def _runs(settings: Settings, records: Records) -> Iterator[Finding]:
@@ -245,7 +268,7 @@ def _mounts(settings: Settings, records: Records) -> Iterator[Finding]:
 
 def _journal(settings: Settings, records: Records) -> Iterator[Finding]:
     """Entries of directories that are not there: harmless, and struck out at the next start."""
-    folders = {"container-dir": "containers", "volume-dir": "volumes"}
+    folders = {CONTAINER_DIR: "containers", VOLUME_DIR: "volumes"}
     for entry, kind, name in records.journal:
         if kind in folders and not os.path.lexists(os.path.join(settings.data_root, folders[kind], name)):
             yield Finding("journal", str(entry), f"journal entry {entry} ({kind} {name}): it is not there")
@@ -259,13 +282,6 @@ def _senders(settings: Settings) -> Iterator[Finding]:
 
 def _tree(path: str, why: str) -> Finding:
     return Finding("tree", path, f"{path}: {why}")
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 # mending
@@ -316,13 +332,14 @@ def _delete_link(_: Settings, name: str) -> None:
         socket.close()
 
 
+def _delete_element(_: Settings, name: str) -> None:
+    table, of, element = name.split(" ", 2)
+    with Nft() as nft:
+        nft.run(f"delete element ip {table} {of} {{ {element} }}\n")
+
+
 def _remove_tree(_: Settings, path: str) -> None:
-    parent, name = os.path.split(path)
-    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_entry(parent_fd, os.fsencode(name))
-    finally:
-        os.close(parent_fd)
+    remove_tree(path)
 
 
 def _remove_senders(_: Settings, exec_root: str) -> None:
@@ -339,6 +356,7 @@ _FIXES: Final[dict[str, Callable[[Settings, str], None]]] = {
     "mount": _unmount,
     "cgroup": _remove_cgroup,
     "link": _delete_link,
+    "element": _delete_element,
     "tree": _remove_tree,
     "journal": _strike_out,
     "senders": _remove_senders,
