@@ -8,6 +8,7 @@ import pytest
 
 from clients.api import Api
 from support import images
+from support.doctor import expect_well
 from support.engine import CortenEngine
 from support.faultlife import Life
 from support.warmup import warm_up
@@ -31,6 +32,14 @@ def lived_engine() -> Iterator[CortenEngine]:
         life.run()
         assert not life.failure, life.failure
         yield engine
+
+
+@pytest.fixture(scope="module")
+def the_doctor_agrees() -> Iterator[None]:
+    """At the end of each engine of a file `cortend --doctor` finds nothing, as the judge of leaks did before."""
+    CortenEngine.last_check = staticmethod(expect_well)
+    yield
+    CortenEngine.last_check = None
 
 
 @pytest.fixture(autouse=True)

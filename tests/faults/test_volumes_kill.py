@@ -23,6 +23,7 @@ from support.process import wait_for
 GATE_CALLS, SLOW_CALLS = 2, 60
 IMAGE = "corten-test/filled:1"
 FILES = {f"d{number}/f{number}": b"x" * number for number in range(20)}
+pytestmark = pytest.mark.usefixtures("the_doctor_agrees")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from support import paths, process
 from support.dockerd import DockerClient, client_environment
@@ -24,10 +24,11 @@ class CortenEngine(DockerClient):
 
     `config` becomes daemon.json; `commands` is where cortend lies, for builds that are not this checkout's.  The
     folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that all its processes can be told
-    by their command lines.
+    by their command lines.  `last_check` looks at each engine before its end, unless that is an error.
     """
 
     patience_s: float = START_SECONDS  # until cortend answers
+    last_check: ClassVar[Callable[[CortenEngine], None] | None] = None
 
     def __init__(
         self,
@@ -170,7 +171,11 @@ class CortenEngine(DockerClient):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            print(f"---- {self.log}\n{self.log_tail()}")
-        left = self.destroy()
+        try:
+            if error is not None:
+                print(f"---- {self.log}\n{self.log_tail()}")
+            elif CortenEngine.last_check is not None:
+                CortenEngine.last_check(self)
+        finally:
+            left = self.destroy()
         assert error is not None or not left, f"cortend --destroy left: {left}"
