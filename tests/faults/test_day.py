@@ -113,7 +113,7 @@ def whole_day(engine: CortenEngine, witnesses: Path, *, clients: int, boxes: int
 
 @pytest.mark.timeout(120)
 def test_a_short_day_of_deaths_leaves_nothing_untrue(engine: CortenEngine, witnesses: Path) -> None:
-    whole_day(engine, witnesses, clients=3, boxes=3, operations=45, kills=5)
+    whole_day(engine, witnesses, clients=3, boxes=3, operations=30, kills=3)
 
 
 @pytest.mark.slow

@@ -47,6 +47,9 @@ SCHEMA: Final[tuple[tuple[str, ...], ...]] = (
 )
 _COLUMNS: Final = "name, labels, options, created_ns"
 
+Forgotten = list[tuple[str, int]]
+"""Names of volumes whose records are gone, each with what `take` wants."""
+
 
 def is_name(name: str) -> bool:
     """Whether a volume may be called that: one component of a path, never hidden."""
@@ -150,9 +153,20 @@ class VolumeStore:
         Raises Unavailable when the database cannot be written: nothing has changed then.  Until the next sync the end
         of the machine may bring it back, empty.
         """
+        return self.take(name, self.forget(name))
+
+    def forget(self, name: str) -> int:
+        """The record's part of `remove`, which may stand in a transaction with more; what to give to `take` then.
+
+        A start of the engine takes away what nobody has taken.  Raises Unavailable.
+        """
         with self._database.transaction() as tx:
             entry = self._journal.begin(VOLUME_DIR, name)
             tx.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        return entry
+
+    def take(self, name: str, entry: int) -> str:
+        """The disk's part of `remove`; what to give to `discard`."""
         taken = self._trash.take(self.path, name)
         self._journal.done(entry)
         return taken

@@ -118,7 +118,8 @@ class Engine:
         volumes, mounts = Volumes(parts), VolumeMounts(parts)
         self._life.volumes, self._life.copy_ups = volumes, CopyUps(parts, mounts)
         self._recovery.volume_mounts = starter.volume_mounts = parts.views.volume_mounts = mounts
-        removal.drop_volumes = volumes.drop_anonymous
+        removal.forget_volumes = volumes.forget_anonymous
+        removal.drop_volumes = volumes.drop_forgotten
         finisher.tell_volumes, finisher.release_volumes = mounts.tell_unmount, mounts.release
         self.volume_create = volumes.create
         self.volume_list = volumes.rows

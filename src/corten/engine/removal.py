@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from corten.core import gc
 from corten.core.events import Event
 from corten.core.journal import CONTAINER_DIR
+from corten.core.volumes import Forgotten
 from corten.engine import filters, links, times, why
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.events import container_event
@@ -42,7 +43,8 @@ class Removal:
         self._parts = parts
         self._streams = streams
         self.kill_to_end: Callable[[Container, Waiter], Awaitable[None]]  # given by the life cycle
-        self.drop_volumes: Callable[[Container], None]  # its anonymous ones; given by the engine
+        self.forget_volumes: Callable[[Container], Forgotten]  # its anonymous ones; given by the engine
+        self.drop_volumes: Callable[[Forgotten], None]
 
     async def remove(self, ref: str, force: bool, volumes: bool, link: bool) -> None:
         """Raises Conflict while it runs, unless forced."""
@@ -100,11 +102,12 @@ class Removal:
             parts.journal.begin(CONTAINER_DIR, parts.paths(container.id).directory)
             parts.containers.delete(container.id, durable=False)
             parts.images.touch(container.record.image_id)  # it was used until now: who prunes by last use asks
+            forgotten = self.forget_volumes(container) if volumes else []
         container.record = container.record.with_state(status=status)
         parts.roster.discard(container)
         self._streams.drop(container)
-        if volumes:
-            self.drop_volumes(container)
+        if forgotten:
+            self.drop_volumes(forgotten)
         container.removal = parts.run_later(self._remove_files(container, container.cleanup))
         container.resolve_waiters(*CONDITIONS)
         event = container_event(container.record, "destroy")

@@ -11,15 +11,14 @@ import functools
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from corten.core import trees
-from corten.core.events import Event
-from corten.core.volumes import Volume
+from corten.core.volumes import Forgotten, Volume
 from corten.engine import filters, imagebinds, localdriver, mountspec
 from corten.engine.container import Container
 from corten.engine.events import volume_event
@@ -133,13 +132,16 @@ class Volumes:
         await asyncio.to_thread(self._parts.sync)
         await self._discard(taken)
 
-    def _forget(self, name: str, publish: Callable[[Event], None] | None = None) -> str:
+    def _forget(self, name: str) -> str:
+        self._unmount(name)
+        taken = self._store.remove(name)
+        self._parts.bus.publish(volume_event(name, "destroy", driver=LOCAL))
+        return taken
+
+    def _unmount(self, name: str) -> None:
         mountpoint = self._store.mountpoint(name)
         if localdriver.is_mounted(mountpoint):
             localdriver.unmount_volume(mountpoint)
-        taken = self._store.remove(name)
-        (publish or self._parts.bus.publish)(volume_event(name, "destroy", driver=LOCAL))
-        return taken
 
     async def _discard(self, taken: str) -> None:
         try:
@@ -278,16 +280,36 @@ class Volumes:
             if self._store.get(name) is not None and not self.users(name):
                 self._parts.run_later(self._discard(self._forget(name)))
 
-    def drop_anonymous(self, container: Container) -> None:
-        """What goes with a container: its anonymous volumes, unless another has them too.  It is off the roster."""
+    def forget_anonymous(self, container: Container) -> Forgotten:
+        """Names of what goes with a container: its anonymous volumes, unless another has them too.
+
+        A part of the transaction that removes the container, so that a kill leaves neither; what to give to
+        `drop_forgotten` then.  Raises Unavailable.
+        """
+        forgotten: Forgotten = []
         for point in container.record.effective.mounts:
-            if not point.is_anonymous or self._store.get(point.name) is None or self._holders(point.name):
+            if not point.is_anonymous or self._store.get(point.name) is None:
+                continue
+            if set(self._holders(point.name)) - {container.id}:
                 continue
             try:
-                taken = self._forget(point.name, self._parts.publish_after_waiters)
-                self._parts.run_later(self._discard(taken))
+                self._unmount(point.name)
             except (CortenError, OSError) as error:
                 log.warning("anonymous volume %s of container %s is left: %s", point.name, container.id, error)
+            else:
+                forgotten.append((point.name, self._store.forget(point.name)))
+        return forgotten
+
+    def drop_forgotten(self, forgotten: Forgotten) -> None:
+        """Their directories; what fails is left to the next start."""
+        for name, entry in forgotten:
+            try:
+                taken = self._store.take(name, entry)
+            except (CortenError, OSError) as error:
+                log.warning("files of anonymous volume %s are left to the next start: %s", name, error)
+                continue
+            self._parts.publish_after_waiters(volume_event(name, "destroy", driver=LOCAL))
+            self._parts.run_later(self._discard(taken))
 
 
 def _check_driver(name: str, driver: str) -> None:

@@ -214,29 +214,36 @@ async def test_anonymous_ones_go_with_the_last_container_that_has_them(volumes: 
     points, _ = volumes.make_for([point("anon", is_anonymous=True), point("named")])
     first, second = parts.hold("first", *points), parts.hold("second", *points)
     parts.roster.remove(first)
-    volumes.drop_anonymous(first)
+    volumes.drop_forgotten(volumes.forget_anonymous(first))
     assert len(parts.volumes.all()) == 2
     parts.roster.remove(second)
-    volumes.drop_anonymous(second)
-    volumes.drop_anonymous(second)
+    volumes.drop_forgotten(volumes.forget_anonymous(second))
+    assert volumes.forget_anonymous(second) == []
     await parts.settle()
     assert [one.name for one in parts.volumes.all()] == ["named"]
     assert parts.told[-1] == ("destroy", "anon")
 
 
-async def test_an_anonymous_one_that_a_full_disk_keeps_is_no_failure(
+async def test_anonymous_ones_stay_when_a_full_disk_keeps_the_container(
     volumes: Volumes, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points, _ = volumes.make_for([point("anon", is_anonymous=True)])
 
-    def full(name: str) -> str:
+    def full(name: str) -> int:
         raise Unavailable("corten.db: database or disk is full")
 
-    monkeypatch.setattr(parts.volumes, "remove", full)
-    gone = parts.hold("gone", *points)
-    parts.roster.remove(gone)
-    volumes.drop_anonymous(gone)
+    monkeypatch.setattr(parts.volumes, "forget", full)
+    with pytest.raises(Unavailable):
+        volumes.forget_anonymous(parts.hold("kept", *points))
     assert [one.name for one in parts.volumes.all()] == ["anon"]
+
+
+async def test_an_anonymous_one_goes_though_its_container_is_among_those_that_have_it(
+    volumes: Volumes, parts: Parts
+) -> None:
+    points, _ = volumes.make_for([point("anon", is_anonymous=True)])
+    assert [name for name, _ in volumes.forget_anonymous(parts.hold("going", *points))] == ["anon"]
+    assert parts.volumes.all() == []
 
 
 async def test_one_with_a_mount_is_unmounted_before_it_goes(
