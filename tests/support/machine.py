@@ -30,6 +30,7 @@ END = "=== the machine has done its work ==="
 
 PROGRAMS = ("ip", "nft", "nsenter", "unshare", "mount", "tar", "setpriv")  # of the host: busybox's do less, or are none
 PEERS = ("podman", "conmon")  # with the libraries that only their suite has
+CRUN = "/usr/local/lib/crun"  # where podman does not look for its runtime
 LIBRARIES = ("libseccomp.so.2", "libnftables.so.1", "libffi.so.8")  # opened by ctypes, or by what ctypes opens
 SITE_LEFT_OUT = (
     *("mypy*", "*__mypyc*", "ruff*", "pip", "pip-*", "setuptools*", "pkg_resources", "ast_serialize*", "librt*"),
@@ -291,6 +292,7 @@ def _userland(root: Path) -> None:
         _copy_to(found_library, root, str(found_library))
     _copy_to(peers.docker_cli(), root, "/usr/local/bin/docker")
     _copy_to(peers.binary("runc"), root, "/usr/local/sbin/runc")
+    _copy_to(peers.binary("crun"), root, CRUN, peers.tree("bookworm"))
     for path in _docker():
         _copy_to(path, root, str(Path("/usr") / path.parent.name / path.name))
     for name in PEERS:

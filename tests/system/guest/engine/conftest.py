@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,10 @@ from support import engine as support_engine
 from support import images
 from support.engine import CortenEngine
 from support.guestlook import state
+from support.machine import CRUN
 from support.netns import OwnNet
 
-RUNC = Path("/usr/local/sbin/runc")
+RUNTIMES = {name: {"path": path} for name, path in (("runc", "/usr/local/sbin/runc"), ("crun", CRUN))}
 
 PATIENCE_S = 180.0  # some twenty times slower, and that beside whatever the host does
 support_engine.START_SECONDS = 180
@@ -55,7 +55,7 @@ def before() -> dict[str, set[str]]:
 @pytest.fixture(scope="session")
 def engine(before: dict[str, set[str]]) -> Iterator[CortenEngine]:
     """cortend in the machine's network, with the busybox image loaded; the last test destroys it."""
-    made = Patient(netns=OwnNet(), config={"runtimes": {"runc": {"path": str(RUNC)}}, "signal-senders": True})
+    made = Patient(netns=OwnNet(), config={"runtimes": RUNTIMES, "signal-senders": True})
     try:
         made.docker("load", "-i", str(images.busybox()), check=True)
         yield made

@@ -90,7 +90,8 @@ def test_exits_during_an_outage_are_told_afterwards(engine: CortenEngine) -> Non
 
 
 @pytest.mark.slow
-def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine) -> None:
+@pytest.mark.parametrize("runtime", ["corten", "runc", "crun"])
+def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine, runtime: str) -> None:
     """Want of memory with the limit and the peak, refused processes, and a call that seccomp kills for."""
     profile = engine.folder / "kill.json"
     call = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}
@@ -99,12 +100,19 @@ def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine
         "eats": (("-m", "16m", "--memory-swap", "16m"), "exec tail -c 200m /dev/zero"),
         "crowd": (("--pids-limit", "3"), "(sleep 1 & sleep 1 & sleep 1 & sleep 1) 2> /dev/null; exit 9"),
         "denied": (("--security-opt", f"seccomp={profile}"), "exec mkdir /x"),
+        "child": (("-m", "16m", "--memory-swap", "16m"), "tail -c 200m /dev/zero; exit 4"),
+        "killed": ((), "exec sleep 1000"),
     }
     try:
         for name, (options, script) in cases.items():
-            engine.docker("run", "-d", "--network", "none", "--name", name, *options, IMAGE, "sh", "-c", script)
+            given = ("--runtime", runtime, "--network", "none", "--name", name, *options)
+            engine.docker("run", "-d", *given, IMAGE, "sh", "-c", script, check=True)
+            if name == "killed":
+                engine.docker("kill", name, check=True)
             engine.docker("wait", name, timeout=PATIENCE_S)
-        found = {name: inspect(engine, name)["Corten"]["Verdict"] for name in cases}
+        absent = ("--runtime", runtime, "--network", "none", "--name", "absent", IMAGE, "/no/such/program")
+        assert engine.docker("run", "-d", *absent).returncode != 0  # 127, where the CLI knows the runtime's words
+        found = {name: inspect(engine, name)["Corten"]["Verdict"] for name in (*cases, "absent")}
         eaten = found["eats"]
         assert (eaten["Cause"], eaten["Memory"]["Limit"]) == ("oom", 16 << 20)
         assert 0 < eaten["Memory"]["Peak"] <= 16 << 20
@@ -113,8 +121,14 @@ def test_verdicts_are_of_v2_counters_and_of_the_kernels_log(engine: CortenEngine
         assert found["crowd"]["Processes"]["Refused"] > 0
         assert found["denied"]["Signal"] == signal.SIGSYS
         assert (found["denied"]["Cause"], found["denied"]["Denied"]["Name"]) == ("seccomp", "mkdir")
+        child = found["child"]
+        assert (child["Cause"], child["ExitCode"], child["Memory"]["OomKills"]) == ("exited", 4, 1)
+        assert [one["Name"] for one in child["Memory"]["Victims"]] == ["tail"]
+        assert (found["killed"]["Sender"]["By"], found["killed"]["Sender"]["Command"]) == ("client", "docker")
+        assert (found["absent"]["Cause"], found["absent"]["ExitCode"]) == ("not-started", 127)
+        assert "/no/such/program" in found["absent"]["Sentence"]
     finally:
-        for name in cases:
+        for name in (*cases, "absent"):
             engine.docker("rm", "-f", name)
 
 
@@ -128,15 +142,16 @@ def test_who_kills_from_elsewhere_is_told_also_by_the_cortend_to_come(engine: Co
     cases = {
         "now": (IMAGE, "sleep", "1000"),
         "runc": ("--runtime", "runc", IMAGE, "sleep", "1000"),
+        "crun": ("--runtime", "crun", IMAGE, "sleep", "1000"),
         "then": (IMAGE, "sleep", "1000"),
         "child": filtered,
     }
     try:
         for name, options in cases.items():
             engine.docker("run", "-d", "--network", "none", "--name", name, *options, check=True)
-        pids = {name: inspect(engine, name)["State"]["Pid"] for name in ("now", "runc", "then")}
+        pids = {name: inspect(engine, name)["State"]["Pid"] for name in ("now", "runc", "crun", "then")}
         record = exit_file(engine, inspect(engine, "then")["Id"])
-        for name in ("now", "runc"):
+        for name in ("now", "runc", "crun"):
             os.kill(pids[name], signal.SIGKILL)
             engine.docker("wait", name, timeout=PATIENCE_S)
         engine.docker("wait", "child", timeout=PATIENCE_S)
