@@ -76,7 +76,7 @@ def counts_on(compose: Compose, beyond: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_nginx_redis_and_workers_live_a_whole_life(compose: Compose) -> None:
     compose("up", "-d")
     wait_for(lambda: compose.get() == "a page of nginx\n", "nginx")
