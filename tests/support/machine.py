@@ -349,8 +349,8 @@ def _python(root: Path) -> None:
 
 
 def _fill_checkout(target: Path, options: Sequence[str], inside: Path, init: str) -> None:
-    """src, tests, the launcher, the commands of .venv, the image archive, and what init runs."""
-    for name in ("src", "tests", "build", "tools"):
+    """src, tests, units, the launcher, the commands of .venv, the image archive, and what init runs."""
+    for name in ("src", "tests", "build", "tools", "units"):
         shutil.copytree(paths.REPOSITORY / name, target / name, symlinks=True)
     shutil.copy(paths.REPOSITORY / "pyproject.toml", target)
     # what was edited since set-up would be compiled at every boot, slowly
