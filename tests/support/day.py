@@ -161,6 +161,10 @@ class Day:
     def remove(self) -> None:
         """Everything that is left, and the volumes; then nothing of the day may be there."""
         self.each(end_client)
+        orphans = self.engine.docker("volume", "ls", "-q", check=True).stdout.split()
+        expected = sum(client.orphans for client in self.clients)
+        check(len(orphans) == expected, f"{expected} anonymous volumes must be left by prune, and there are {orphans}")
+        self.engine.docker("volume", "prune", "-f", check=True)
         for command in (("volume", "ls", "-q"), ("ps", "-aq"), ("images", "-q", "--filter", "dangling=true")):
             left = self.engine.docker(*command, check=True).stdout
             check(not left, f"docker {' '.join(command)}: {left}")

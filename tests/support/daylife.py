@@ -37,6 +37,7 @@ class Owner:
         self.kept: dict[str, str] = {}  # volume → what was written to it last
         self.done: Counter[str] = Counter()
         self.doubts = 0
+        self.orphans = 0  # anonymous volumes that their containers have left
         self._number = 0
 
     def docker(self, *words: str, already: str = "") -> Heard:

@@ -240,3 +240,4 @@ class Worker(Owner):
                     status = self.line.status(one.name)
                     check(status == "absent", f"{one.name} was not pruned, and is {status}: {one.story[-5:]}")
                     one.state = ABSENT
+                    self.orphans += bool(one.volume)  # prune leaves anonymous volumes, as dockerd's
