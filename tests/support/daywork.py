@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from support import images, peers
-from support.daybox import ABSENT, EXITED, KILLED, Box, Json, check, lines_of_runs
+from support.daybox import ABSENT, EXITED, KILLED, Box, Json, Untrue, check, lines_of_runs
 from support.daylife import GONE, WAIT_SECONDS, Owner
 from support.dockerd import client_environment
 from support.process import wait_for
@@ -65,7 +65,12 @@ class Worker(Owner):
         while True:
             made = self.noted(self.line.api("POST", f"/containers/{box.name}/exec", body))
             target = f"/exec/{made.answer['Id']}"
-            begun = self.noted(self.line.api("POST", f"{target}/start", {"Detach": True}, already=(404, 409)))
+            try:
+                begun = self.noted(self.line.api("POST", f"{target}/start", {"Detach": True}, already=(404, 409)))
+            except Untrue:
+                if self.line.eras.number == made.era:
+                    raise
+                continue  # what was not started is forgotten with its cortend, as dockerd forgets it
             if not made.doubts and not begun.doubts:
                 break
         wait_for(lambda: not self._exec(target).get("Running", True), f"end of an exec in {box.name}", WAIT_SECONDS)
