@@ -23,7 +23,7 @@ from support.daybox import Json, Untrue
 from support.engine import CortenEngine
 
 CLIENT_SECONDS = 60.0
-ATTEMPTS = 20
+ATTEMPTS = 60  # more than a day has deaths
 UNHEARD = (OSError, http.client.HTTPException, json.JSONDecodeError)
 
 
