@@ -12,6 +12,7 @@ import re
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from corten.cli.gotemplate import ParseError, Template
 
 _LIMIT: Final = 10 << 20
 _META: Final = "meta.json"
-_TLS: Final = re.compile(r"tls/([^/]+)/([^/]+)")
+_TLS: Final = re.compile(r"tls/([^/\0]+)/([^/\0]+)")
 _KIND: Final = "can't evaluate field {} in type context.contextWithTLSListing"
 
 
@@ -74,7 +75,7 @@ def read(source: str) -> tuple[Context, TlsFiles]:
     members = _zipped(data) if data.startswith(b"PK\x03\x04") else _packed(data)
     try:
         return _sorted(members)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError):
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError):
         raise errors.InvalidArgument("unexpected EOF") from None
 
 
@@ -84,7 +85,7 @@ def _packed(data: bytes) -> Iterator[tuple[str, bytes]]:
     # Docker's CLI ends its archives without a last block
     with tarfile.open(fileobj=io.BytesIO(data + bytes(-len(data) % 512)), mode="r:") as archive:
         for member in archive:
-            if member.offset_data + member.size > len(data):
+            if member.size < 0 or member.offset_data + member.size > len(data):
                 raise EOFError
             if not member.isdir():
                 file = archive.extractfile(member) if member.isreg() else None
@@ -96,6 +97,8 @@ def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for member in archive.infolist():
             if not member.is_dir():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # Go reads no other
+                    raise zipfile.BadZipFile(member.filename)
                 with archive.open(member) as file:
                     text = file.read(left + 1)
                 left -= len(text)

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from corten import errors
+from corten.cli.contextchoice import DEFAULT
 from corten.cli.gojson import go_json
 
-DEFAULT: Final = "default"
 ENDPOINT: Final = "docker"
 TLS_FILES: Final = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
 _NAME: Final = r"^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"
@@ -78,6 +78,7 @@ def parse(data: bytes, path: str) -> Context:
     """A context out of meta.json.  Raises InvalidArgument that names the file."""
     try:
         values = json.loads(data)
+        json.dumps(values, ensure_ascii=False).encode()  # a lone surrogate: UnicodeEncodeError is a ValueError
     except ValueError as error:
         raise errors.InvalidArgument(f"parsing {path}: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("Name"), str):
@@ -132,11 +133,15 @@ class Store:
         """In no order."""
         folder = os.path.join(self._root, "meta")
         found = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             for id in os.listdir(folder):
                 path = os.path.join(folder, id, "meta.json")
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, "rb") as file:
                     found.append(_of_list(file.read(), path))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise _failed(error) from error
         return found
 
     def save(self, context: Context) -> None:
@@ -151,15 +156,25 @@ class Store:
     def tls_names(self, name: str) -> dict[str, list[str]]:
         """The names of its TLS files, by endpoint."""
         found: dict[str, list[str]] = {}
-        with contextlib.suppress(FileNotFoundError):
+        try:
             for endpoint in sorted(os.listdir(self.tls_path(name))):
                 found[endpoint] = sorted(os.listdir(os.path.join(self.tls_path(name), endpoint)))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _failed(error) from error
         return found
 
     def tls_file(self, name: str, which: str) -> str:
         """The path of one of TLS_FILES of its engine; empty when there is none."""
         path = os.path.join(self.tls_path(name), ENDPOINT, TLS_FILES[which])
-        return path if os.path.isfile(path) else ""
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:  # a directory of somebody else: no reason to talk without TLS
+            raise _failed(error) from error
+        return path
 
     def tls(self, name: str) -> dict[str, dict[str, bytes]]:
         """What is in them."""

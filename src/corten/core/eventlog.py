@@ -84,11 +84,12 @@ class EventLog:
 
     def _contents(self) -> list[bytes]:
         """The newer file, then the older one, both of one moment."""
-        with self._lock, contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as files:
             opened = []
-            for path in (self._path, f"{self._path}.1"):
-                with contextlib.suppress(FileNotFoundError):
-                    opened.append(files.enter_context(open(path, "rb")))
+            with self._lock:  # not for reading: a line that is being written is none
+                for path in (self._path, f"{self._path}.1"):
+                    with contextlib.suppress(FileNotFoundError):
+                        opened.append(files.enter_context(open(path, "rb")))
             return [file.read(2 * self._limit) for file in opened]
 
     def _complain(self, error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sys
@@ -36,6 +37,8 @@ from corten.network.bridge import BridgeDriver
 from corten.network.host import Host as NetworkHost
 from corten.network.store import DatabaseStore
 from corten.runtime import hostfacts
+
+log = logging.getLogger("corten.daemon")
 
 SHIM_PROGRAM = "corten-shim"
 INIT_PROGRAM = "corten-init"
@@ -129,7 +132,10 @@ def _senders(settings: Settings, engine_id: str) -> Senders:
     """Also when it is not wanted any more: the program of an earlier start goes."""
     if settings.signal_senders:
         return senders.open_senders(settings.exec_root, engine_id)
-    senders.remove(settings.exec_root)
+    try:
+        senders.remove(settings.exec_root)
+    except OSError as error:
+        log.warning("the program of %s of an earlier start stays: %s", senders.SETTING, error)
     return Senders()
 
 

@@ -47,7 +47,7 @@ from corten.engine.sharedmemory import SharedMemory
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.start import Starter
 from corten.engine.streams import AttachOptions, ClientStream, Streams, check_size
-from corten.engine.threads import in_own_thread
+from corten.engine.threads import disk_error, in_own_thread
 from corten.engine.volumemounts import VolumeMounts
 from corten.engine.volumes import Volumes
 from corten.engine.webimport import WebImport
@@ -303,7 +303,10 @@ class Engine:
         runtime = self._parts.settings.runtimes.get(container.record.effective.host.runtime)
         if container.task is None or runtime is None or runtime.path:  # another's choice, of which the shim knows
             return await shim.stats()
-        return self._parts.tasks.cgroup(container.task.cgroup_path).stats()
+        try:
+            return self._parts.tasks.cgroup(container.task.cgroup_path).stats()
+        except OSError as error:  # the cgroup went while it was read
+            raise disk_error(error) from error
 
     def _network_owner(self, container: Container) -> Container:
         """The container whose network it uses: itself, or that of `--network container:`."""

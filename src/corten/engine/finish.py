@@ -135,8 +135,11 @@ class Finisher:
     def verdict(self, container: Container, task: Task) -> Exit:
         """How a container ended whose shim cannot say: by its exit record, else `shim lost`.  Mends its log."""
         recorded = read_exit_record(task.directory)
-        if (place := self._parts.log_place(container)) is not None and not is_written(place.path):
-            place.mend(place.path)
+        try:
+            if (place := self._parts.log_place(container)) is not None and not is_written(place.path):
+                place.mend(place.path)
+        except OSError as error:  # the end is told all the same
+            log.warning("the log of container %s is not mended: %s", container.id, error)
         if recorded is not None:
             return exit_of(recorded)
         return Exit(LOST_EXIT_CODE, times.now_ns(), verdict=SHIM_LOST)
@@ -245,6 +248,7 @@ class Finisher:
             shim_pid=0,
             exit_code=how.code,
             oom_killed=how.oom_killed,
+            oom_kills=0,
             finished_ns=how.at_ns,
             verdict=how.verdict,
             error=how.verdict,

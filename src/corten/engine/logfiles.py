@@ -26,7 +26,7 @@ _HEADER_BYTES: Final = 64
 # What a reader that is slower than its log keeps open beyond the log's own files, so that it loses nothing.
 _KEPT_FILES: Final = 64
 _KEPT_BYTES: Final = 256 << 20
-_STABLE_ATTEMPTS: Final = 20
+_STABLE_ATTEMPTS: Final = 3
 _UNBOUNDED: Final = -1
 UNKNOWN: Final = -1
 

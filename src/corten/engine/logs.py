@@ -157,7 +157,9 @@ class _Growth:
         self._end.cancel()
         if self._watch is not None:
             self._loop.remove_reader(self._watch.fileno())
-            self._watch.close()
+            with self._lock:  # a reader in a thread may be counting
+                self._watch.close()
+                self._watch = None
 
 
 def parse_query(options: LogOptions) -> Query:

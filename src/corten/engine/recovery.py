@@ -172,7 +172,7 @@ class Recovery:
         container.endpoint = self._parts.bridge.endpoint(container.id)
         if not container.is_running:  # a kill came between its start and the record of it
             fresh = container.record.fresh_health()  # and the start was not stopped, whatever was before it
-            container.record = container.record.with_state(health=fresh, stopped_by_user=False)
+            container.record = container.record.with_state(health=fresh, stopped_by_user=False, oom_kills=0)
         self._healths.adopt(container, status.get("health"))
         self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})

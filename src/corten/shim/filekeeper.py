@@ -16,14 +16,12 @@ import os
 from collections.abc import Callable, Iterator
 
 from corten.shim.client import STDERR
-from corten.shim.courier import DROPPED
+from corten.shim.courier import DROPPED, READY
 from corten.shim.log import open_file
 from corten.shim.logfile import LOCK
 from corten.shim.packer import be_killable
 from corten.shim.protocol import Message
 from corten.shim.request import Request
-
-_READY = b"+"
 
 
 def run(order: Message, inlet: int, say: int, frames: Callable[[int], Iterator[tuple[int, int, bytes]]]) -> None:
@@ -38,7 +36,7 @@ def run(order: Message, inlet: int, say: int, frames: Callable[[int], Iterator[t
             os.write(say, f"{error.filename}: {error.strerror}".encode()[:4096])
         return
     with contextlib.suppress(BrokenPipeError):
-        os.write(say, _READY)
+        os.write(say, READY)
     os.close(say)
     keeper.keep(frames(inlet))
     os.close(fd)
