@@ -206,6 +206,7 @@ def test_those_who_stay_leave_half_of_the_descriptors(tmp_path: Path, monkeypatc
     monkeypatch.setattr("corten.shim.helper.openfiles.limit", lambda: 2)
     with playing(tmp_path) as scene, scene.connect() as first, scene.connect() as second:
         assert ask(first, "stay") == b'{"ok":{}}'
+        wait_for(lambda: len(scene.helper._stays) == 1, "the first that stays")  # which is noted behind its answer
         assert ask(second, "stay") == b'{"ok":{}}'
         assert protocol.receive(second)[0] == b""
 
@@ -216,6 +217,7 @@ def test_more_than_enough_need_not_stay_and_descriptors_are_left(
     monkeypatch.setattr(helper, "_MAX_STAYS", 1)
     with playing(tmp_path) as scene, scene.connect() as first, scene.connect() as second:
         assert ask(first, "stay") == b'{"ok":{}}'
+        wait_for(lambda: len(scene.helper._stays) == 1, "the first that stays")  # which is noted behind its answer
         assert ask(second, "stay") == b'{"ok":{}}'
         assert protocol.receive(second)[0] == b"", "asks again later"
         scene.end_zygote()
