@@ -43,7 +43,7 @@ def put(root: Path) -> Iterator[Callable[..., None]]:
 
     before = len(os.listdir("/proc/self/fd"))
     yield act
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
     os.close(fd)
 
 

@@ -118,7 +118,7 @@ def test_an_archive_leaves_no_descriptor_open_however_it_ends(root: tuple[Path, 
     packed(root[1], "/d")
     with pytest.raises(FileNotFoundError):
         packed(root[1], "/nope")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 def test_a_stat_has_gos_modes_and_where_links_end(root: tuple[Path, int]) -> None:

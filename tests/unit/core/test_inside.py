@@ -70,7 +70,7 @@ def test_a_path_that_leads_nowhere_is_the_kernels_error(root_fd: int, path: str,
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         find(root_fd, path.encode())
     assert caught.value.errno == number
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 def test_the_last_link_is_looked_at_when_asked_for(root_fd: int) -> None:

@@ -36,7 +36,7 @@ def test_a_tree_deeper_than_any_limit_is_removed(tmp_path: Path, root_fd: int) -
     before = len(os.listdir("/proc/self/fd"))
     remove_entry(root_fd, b"top")
     assert os.listdir(tmp_path) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 def test_removal_takes_links_not_their_targets_and_counts_bytes(tmp_path: Path, root_fd: int) -> None:

@@ -69,4 +69,4 @@ def test_nothing_is_kept_of_copies_of_which_one_fails(files: list[int], monkeypa
     sender: Any = Sender(fails_at=200)
     with pytest.raises(Unavailable, match="no mount"):
         liveroot.copies(sender, files[0], files)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector

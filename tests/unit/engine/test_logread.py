@@ -171,7 +171,7 @@ def test_a_reader_closes_all_its_files(tmp_path: Path) -> None:
         reader = Reader(str(path), JSON_LINES, tail)
         reader.read()
         reader.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 def test_a_file_that_is_packed_behind_a_reader_is_not_read_again(tmp_path: Path) -> None:

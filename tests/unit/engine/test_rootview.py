@@ -24,4 +24,4 @@ def test_a_source_that_was_replaced_after_it_was_compared_is_not_mounted(tmp_pat
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Conflict, match="was replaced meanwhile"):
         rootview._opened(graft, theirs)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector

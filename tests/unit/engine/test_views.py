@@ -59,7 +59,7 @@ async def test_a_start_waits_for_a_tree_that_is_being_made_though_nobody_wants_i
     work.let.set()
     await leaving
     assert work.ends == ["end"]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 async def test_a_tree_that_cannot_be_made_ends_at_once_and_says_what_it_was() -> None:

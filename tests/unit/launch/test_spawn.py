@@ -184,7 +184,7 @@ def test_missing_descriptor_leaves_nothing_open(launcher: Launcher) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Internal, match="no descriptor for start"):
         launcher.spawn(Plan((Wait("start", "start"),), ("start",)), {})
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 def test_sealed_memfd_cannot_be_written() -> None:

@@ -286,7 +286,7 @@ def test_a_courier_that_cannot_be_followed_is_followed_later(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, refusing(name))
             play.until(lambda name=name: refused[-1:] == [name])  # type: ignore[misc]
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert set(os.listdir("/proc/self/fd")) <= before
         assert (play.courier.pid, play.courier._fd, play.courier._pidfd) == (0, -1, -1)
     second = accepted(server, play)
     play.courier.close()

@@ -341,4 +341,4 @@ def test_a_process_that_was_never_started_leaves_nothing_open() -> None:
     bench.loop.turn(0)
     del bench
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
