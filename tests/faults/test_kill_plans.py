@@ -1,7 +1,7 @@
 """kill -9 of `run`, `create`, `start` and `exec` at every step of plans of every kind; `delete --force` then brings the
 machine back to where it was, from state.json alone: processes, namespaces, mounts, cgroups, network devices, files.
 
-The gate takes two steps of each kind, by the seed of the run; the slow form takes all.
+The gate takes one step of each kind, by the seed of the run; the slow form takes all.
 (Kills at calls of the command itself, between steps: test_kill_runtime.py, system/test_runtime_killed.py.)
 """
 
@@ -36,7 +36,7 @@ from support.netns import InNetNs, NetNs
 from support.rootless import UserRuntime
 from support.runtimes import Bundle, Runtime
 
-FEW = 2
+FEW = 1
 MARK = f"27182818.{os.getpid()}"  # an argument of every process of the containers
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 PR_SET_DUMPABLE = 4
