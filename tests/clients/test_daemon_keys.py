@@ -28,6 +28,7 @@ from support.netns import NetNs
 # Keys without a flag of their own, and those whose plural is not the flag with an s.
 MORE_KEYS = (
     "builder",
+    "deprecated-key-path",
     "features",
     "insecure-registries",
     "runtimes",
@@ -78,7 +79,29 @@ SEEN: dict[str, Row] = {
     "default-ipc-mode": Row("shareable", lambda running: running.inspect["HostConfig"]["IpcMode"], "shareable"),
     "default-shm-size": Row("32M", lambda running: running.inspect["HostConfig"]["ShmSize"], 32 << 20),
     "exec-opts": Row(["native.cgroupdriver=cgroupfs"], lambda running: running.info["CgroupDriver"], "cgroupfs"),
+    "allow-nondistributable-artifacts": Row(
+        ["a.example"], lambda running: "allow-nondistributable-artifacts has no" in running.engine.log.read_text(), True
+    ),
+    "api-cors-header": Row("", lambda running: running.configuration.get("data-root", "") != "", True),
+    "cpu-rt-period": Row(0, lambda running: running.configuration.get("cpu-rt-period"), 0),
+    "cpu-rt-runtime": Row(0, lambda running: running.configuration.get("cpu-rt-runtime"), 0),
+    "deprecated-key-path": Row("/x", lambda running: running.configuration.get("data-root", "") != "", True),
+    "dns": Row(["192.0.2.53"], lambda running: "nameserver 192.0.2.53\n" in running.said, True),
+    "dns-opts": Row(["ndots:3"], lambda running: "options ndots:3\n" in running.said, True),
+    "dns-search": Row(
+        ["a.example"], lambda running: running.inspect["Corten"]["Origins"].get("HostConfig.DnsSearch"), "daemon.json"
+    ),
     "experimental": Row(True, lambda running: running.info["ExperimentalBuild"], True),
+    "features": Row({"x": True}, lambda running: running.configuration.get("features"), {"x": True}),
+    "host-gateway-ips": Row(
+        ["192.0.2.1", "2001:db8::1"], lambda running: "192.0.2.1\tgate\n2001:db8::1\tgate\n" in running.said, True
+    ),
+    "min-api-version": Row(
+        "1.44", lambda running: Api(running.engine.socket).ok("GET", "/version")["MinAPIVersion"], "1.44"
+    ),
+    "selinux-enabled": Row(
+        True, lambda running: "Docker could not enable SELinux on the host" in running.engine.log.read_text(), True
+    ),
     "group": Row("1", lambda running: running.engine.socket.stat().st_gid, 1),
     "init": Row(True, lambda running: "docker-init" in running.said, True),
     "init-path": Row("", lambda running: running.info["InitBinary"], "tini-static"),
@@ -129,6 +152,7 @@ SEEN: dict[str, Row] = {
     "runtimes": Row({"crun": {"path": str}}, lambda running: "crun" in running.info["Runtimes"], True),
 }
 SEEN_WITH_TLS = ("tls", "tlscacert", "tlscert", "tlskey", "tlsverify")  # test_tls.py
+BY_ITSELF = ("validate", "host-gateway-ip")  # tests below
 GIVEN_AS_FLAGS = ("data-root", "exec-root", "hosts", "pidfile", "debug")
 
 
@@ -163,19 +187,19 @@ def validate(folder: Path, values: Any) -> tuple[int, str]:
 def test_every_key_of_dockerd_is_refused_by_name_or_has_a_row(tmp_path: Path) -> None:
     accepted = []
     for key in known_keys(tmp_path):
-        if key in SEEN or key in GIVEN_AS_FLAGS or key in SEEN_WITH_TLS:
+        if key in SEEN or key in (*GIVEN_AS_FLAGS, *SEEN_WITH_TLS, *BY_ITSELF):
             continue
         try:
             config.settings("daemon.json", {key: "x"}, {})
         except InvalidArgument as error:
-            if f"{key} is not supported yet" in error.text:
+            if f"{key} is not supported" in error.text:
                 continue
         accepted.append(key)
     assert not accepted
 
 
 def test_every_row_is_of_a_key_that_dockerd_knows_but_for_our_own(tmp_path: Path) -> None:
-    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit", "signal-senders"}
+    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit", "signal-senders", "min-api-version"}
 
 
 def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -227,8 +251,19 @@ def running() -> Iterator[Running]:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         api = Api(engine.socket)
         script = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/1/comm"
-        script += "; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"
-        engine.docker("run", "--name", "box", images.BUSYBOX_REF, "sh", "-c", script, check=True)
+        script += "; cat /etc/resolv.conf /etc/hosts; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"
+        engine.docker(
+            "run",
+            "--name",
+            "box",
+            "--add-host",
+            "gate:host-gateway",
+            images.BUSYBOX_REF,
+            "sh",
+            "-c",
+            script,
+            check=True,
+        )
         inspect = api.ok("GET", "/containers/box/json")
         yield Running(engine, api.ok("GET", "/info"), inspect, api.logs("box").strip(), reloaded(engine))
         engine.docker("rm", "box", check=True)
@@ -249,10 +284,27 @@ def test_the_effects_are_not_the_defaults(shared_engine: CortenEngine) -> None:
     assert sorted(same) == ["exec-opts", "live-restore", "raw-logs", "runtimes", "storage-driver"]
 
 
+def test_a_file_that_says_validate_is_checked_and_nothing_is_started(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"validate": True, "data-root": str(tmp_path / "data")}))
+    argv = [str(paths.COMMANDS / "cortend"), "--config", str(file)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "configuration OK\n")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_request_older_than_the_oldest_version_is_refused(running: Running) -> None:
+    status, answer = Api(running.engine.socket, "1.43").call("GET", "/info")
+    assert status == 400
+    assert "client version 1.43 is too old. Minimum supported API version is 1.44" in str(answer)
+
+
 def test_log_driver_none_keeps_no_log() -> None:
     with CortenEngine(config={"log-driver": "none"}) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
-        engine.docker("run", "--name", "box", images.BUSYBOX_REF, "echo", "x", check=True)
+        engine.docker(
+            "run", "--name", "box", "--add-host", "gate:host-gateway", images.BUSYBOX_REF, "echo", "x", check=True
+        )
         done = engine.docker("logs", "box")
         assert "configured logging driver does not support reading" in done.stderr
 

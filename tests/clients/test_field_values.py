@@ -70,7 +70,6 @@ KNOWN: tuple[Known, ...] = (
         )
     ),
     Known("HostConfig.IpcMode", '"container:"', "", EARLIER),
-    Known("HostConfig.SecurityOpt", '["label=x"]', "", "SELinux labels are not supported yet"),
     Known(
         "HostConfig.Mounts",
         json.dumps(mount(BindOptions={"ReadOnlyForceRecursive": True})),

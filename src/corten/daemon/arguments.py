@@ -10,6 +10,7 @@ from corten import __version__
 from corten.daemon import flagvalues
 from corten.daemon.config import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, DEFAULT_FILE, UNSUPPORTED
 from corten.daemon.flagvalues import boolean, integer
+from corten.daemon.legacy import ABSENT
 from corten.errors import InvalidArgument
 from corten.runtime.defaults import CONFIG_PATH as NODE_FILE
 
@@ -94,6 +95,8 @@ def _unknown(word: str) -> InvalidArgument:
     bare = name[2:].removeprefix("add-")
     forms = (bare, f"{bare}s", bare.replace("-opt", "-opts"), f"{bare.removesuffix('y')}ies")
     for key in forms:
+        if key in ABSENT:
+            return InvalidArgument(f"{name} is not supported: {ABSENT[key]}")
         if key in UNSUPPORTED:
             return InvalidArgument(f"{name} is not supported yet")
     return InvalidArgument(f"unknown flag: {name}{_SEE}")

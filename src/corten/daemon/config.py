@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from corten.daemon import flagvalues, keys, registries
+from corten.daemon import flagvalues, keys, legacy, registries, resolving
 from corten.daemon.flagvalues import FLAGS
 from corten.engine import logoptions
 from corten.engine.seccomp import check_overrides
@@ -36,25 +36,21 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 # What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
 UNSUPPORTED: Final = frozenset(
     {
-        "allow-direct-routing", "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bip",
-        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs", "cluster-advertise",
-        "cluster-store", "cluster-store-opts", "containerd", "containerd-namespace", "containerd-plugin-namespace",
-        "containerd-plugins-namespace", "cri-containerd",
-        "cpu-rt-period", "cpu-rt-runtime", "default-address-pools", "default-gateway",
+        "allow-direct-routing", "authorization-plugins", "bip",
+        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs",
+        "default-address-pools", "default-gateway",
         "default-gateway-v6", "default-network-opts",
-        "deprecated-key-path", "dns", "dns-opts", "dns-search", "features",
-        "firewall-backend", "fixed-cidr", "fixed-cidr-v6", "host-gateway-ip", "host-gateway-ips",
+        "firewall-backend", "fixed-cidr", "fixed-cidr-v6",
         "icc", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
-        "ip6tables", "iptables", "ipv6", "min-api-version", "mtu",
-        "network-control-plane-mtu", "network-diagnostic-port",
-        "node-generic-resources", "oom-score-adjust", "registry-proxy", "rootless",
-        "selinux-enabled", "storage-opts",
-        "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path", "userns-remap", "validate",
+        "ip6tables", "iptables", "ipv6", "mtu",
+        "network-diagnostic-port",
+        "storage-opts",
+        "userland-proxy", "userland-proxy-path", "userns-remap",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
 RELOADABLE: Final = (
-    "debug", "default-pids-limit", "default-runtime", "insecure-registries", "labels", "log-level",
+    "debug", "default-pids-limit", "default-runtime", "features", "insecure-registries", "labels", "log-level",
     "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
     "tlscacert", "tlscert", "tlskey",
 )  # fmt: skip
@@ -162,7 +158,11 @@ Parser = Callable[[str, Any], Any]
 
 # key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
 KEYS: Final[dict[str, tuple[str, Parser]]] = {
+    "allow-nondistributable-artifacts": ("allow_nondistributable_artifacts", _texts),
+    "api-cors-header": ("", legacy.cors_header),
     "cgroup-parent": ("cgroup_parent", _text),
+    "cpu-rt-period": ("cpu_rt_period", keys.microseconds),
+    "cpu-rt-runtime": ("cpu_rt_runtime", keys.microseconds),
     "data-root": ("data_root", _text),
     "debug": ("debug", _boolean),
     "default-cgroupns-mode": ("default_cgroupns_mode", keys.cgroupns_mode),
@@ -171,10 +171,16 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "default-runtime": ("default_runtime", _text),
     "default-shm-size": ("default_shm_size", keys.size),
     "default-ulimits": ("default_ulimits", _ulimits),
+    "deprecated-key-path": ("", legacy.anything),
+    "dns": ("dns", resolving.servers),
+    "dns-opts": ("dns_opts", resolving.options),
+    "dns-search": ("dns_search", resolving.domains),
     "exec-opts": ("exec_opts", keys.exec_opts),
     "exec-root": ("exec_root", _text),
     "experimental": ("experimental", _boolean),
+    "features": ("features", legacy.features),
     "group": ("group", _text),
+    "host-gateway-ips": ("host_gateway_ips", resolving.gateways),
     "hosts": ("hosts", _texts),
     "http-proxy": ("http_proxy", registries.proxy),
     "https-proxy": ("https_proxy", registries.proxy),
@@ -191,6 +197,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "max-concurrent-uploads": ("max_concurrent_uploads", registries.limit),
     "max-download-attempts": ("max_download_attempts", registries.limit),
     "metrics-addr": ("metrics_addr", _text),
+    "min-api-version": ("min_api_version", legacy.min_api_version),
     "no-new-privileges": ("no_new_privileges", _boolean),
     "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
@@ -198,6 +205,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "registry-mirrors": ("registry_mirrors", registries.mirrors),
     "runtimes": ("runtimes", _runtimes),
     "seccomp-profile": ("seccomp_profile", _text),
+    "selinux-enabled": ("selinux_enabled", _boolean),
     "shutdown-timeout": ("shutdown_timeout", keys.count),
     "signal-senders": ("signal_senders", _boolean),
     "storage-driver": ("storage_driver", keys.storage_driver),
@@ -206,6 +214,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "tlscert": ("tlscert", _text),
     "tlskey": ("tlskey", _text),
     "tlsverify": ("tlsverify", _boolean),
+    "validate": ("validate", _boolean),
 }
 
 
@@ -240,6 +249,7 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
     try:
         file = registries.flat(file)
         _refuse_keys(file, flags)
+        file = resolving.migrated(file, flags)
         values: dict[str, Any] = {}
         for key, raw in file.items():
             attribute, parse = KEYS[key]
@@ -254,6 +264,9 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
             values[KEYS[key][0]] = parsed
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
     given = {name: value for name, value in values.items() if value not in ("", (), 0)}
+    if "min_api_version" not in given and (found := legacy.min_api_version_of()):
+        given["min_api_version"] = found
+        origins["min-api-version"] = legacy.MIN_API_VARIABLE
     made = Settings(**(given | _paths(given)), certs_dirs=_certs_dirs(path), origins=origins)
     try:
         made = replace(made, seccomp_text=keys.seccomp_text(made.seccomp_profile))
@@ -299,12 +312,15 @@ def named(made: Settings, key: str) -> str:
 
 
 def _refuse_keys(file: File, flags: Mapping[str, Any]) -> None:
-    unknown = [key for key in file if key not in KEYS and key not in UNSUPPORTED]
+    known = {*KEYS, *UNSUPPORTED, *legacy.ABSENT, resolving.GATEWAY}
+    unknown = [key for key in file if key not in known]
     if unknown:
         raise InvalidArgument(f"the following directives don't match any configuration option: {', '.join(unknown)}")
     for key in file:
         if key in UNSUPPORTED:
             raise InvalidArgument(f"{key} is not supported yet")
+        if key in legacy.ABSENT:
+            raise InvalidArgument(f"{key} is not supported: {legacy.ABSENT[key]}")
     both = [
         f"{key}: (from flag: {_told(key, flags[key])}, from file: {_told(key, file[key])})"
         for key in file
@@ -401,10 +417,11 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "hosts": _check_hosts,
     "labels": _check_labels,
     "metrics-addr": _check_metrics,
+    "selinux-enabled": legacy.check_selinux,
 }
 
 
-_NAMED: Final = ("hosts", "metrics-addr")  # whose texts do not say the key
+_NAMED: Final = ("hosts", "metrics-addr", "selinux-enabled")  # whose texts do not say the key
 
 
 def reloaded(before: Settings, after: Settings) -> Settings:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from corten.daemon import legacy, resolving
 from corten.errors import InvalidArgument
 from corten.spec.process import RLIMITS
 from corten.spec.words import BOOLEANS
@@ -111,16 +112,25 @@ def _flag(key: str, name: str, metavar: str, help: str, form: Callable[[Sequence
 
 # Those whose values `arguments` does not make by itself.
 TABLE: Final = (
+    _flag("allow-nondistributable-artifacts", "--allow-nondistributable-artifacts", "HOST", "without effect", list),
+    _flag("api-cors-header", "--api-cors-header", "HEADERS", "removed by Docker, and refused"),
     _flag("cgroup-parent", "--cgroup-parent", "PATH", "of containers that name none"),
+    _flag("cpu-rt-period", "--cpu-rt-period", "US", "real-time period of the containers' parent cgroup (v1)"),
+    _flag("cpu-rt-runtime", "--cpu-rt-runtime", "US", "real-time of each period for all containers (v1)"),
     _flag("default-cgroupns-mode", "--default-cgroupns-mode", "MODE", "host or private"),
     _flag("default-ipc-mode", "--default-ipc-mode", "MODE", "shareable or private (private)"),
     _flag("default-pids-limit", "--default-pids-limit", "N", "of containers that have none; -1 is no limit (500)"),
     _flag("default-runtime", "--default-runtime", "NAME", "of containers that name none (corten)"),
     _flag("default-shm-size", "--default-shm-size", "SIZE", "of containers that name none (64M)"),
     _flag("default-ulimits", "--default-ulimit", "NAME=SOFT[:HARD]", "of containers that name none", _ulimits),
+    _flag("dns", "--dns", "ADDRESS", "server of containers that name none", resolving.address_of_flag),
+    _flag("dns-opts", "--dns-opt", "OPTION", "of resolv.conf of containers that name none", list),
+    _flag("dns-search", "--dns-search", "DOMAIN", "of containers that name none", resolving.domain_of_flag),
     _flag("exec-opts", "--exec-opt", "NAME=VALUE", "native.cgroupdriver=cgroupfs, the only one", list),
     _flag("experimental", "--experimental", "", "shown by info and version"),
+    _flag("features", "--feature", "NAME[=BOOL]", "turn one of dockerd's features on or off", legacy.features_of_flag),
     _flag("group", "-G --group", "GROUP", "of unix sockets (docker)"),
+    _flag("host-gateway-ips", "--host-gateway-ip", "ADDRESS", "what host-gateway is", resolving.gateway_of_flag),
     _flag("init", "--init", "", "an init in every container whose request is silent"),
     _flag("init-path", "--init-path", "FILE", "that init"),
     _flag("labels", "--label", "NAME=VALUE", "shown by info; may be given several times", _labels),
@@ -133,11 +143,12 @@ TABLE: Final = (
     _flag("raw-logs", "--raw-logs", "", "taken: the log has no colours"),
     _flag("runtimes", "--add-runtime", "NAME=PATH", "a further runtime; may be given several times", _runtimes),
     _flag("seccomp-profile", "--seccomp-profile", "FILE", "of containers that name none; builtin or unconfined"),
+    _flag("selinux-enabled", "--selinux-enabled", "", "taken where the host has no SELinux"),
     _flag("signal-senders", "--signal-senders", "", "record who sends signals to containers"),
     _flag("shutdown-timeout", "--shutdown-timeout", "SECONDS", "taken: containers outlive the daemon"),
     _flag("storage-driver", "-s --storage-driver", "NAME", "overlay2, the only one"),
 )
-_NUMBERS: Final = ("default-pids-limit", "shutdown-timeout")
+_NUMBERS: Final = ("cpu-rt-period", "cpu-rt-runtime", "default-pids-limit", "shutdown-timeout")
 
 # key → its flag
 FLAGS: Final = {

@@ -48,6 +48,13 @@ def count(key: str, value: Any) -> int:
     return value
 
 
+def microseconds(key: str, value: Any) -> int:
+    """Of real-time scheduling; the kernel says what is too much."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >> 63:
+        raise InvalidArgument(f"{key}: not a number of microseconds")
+    return value
+
+
 def ipc_mode(key: str, value: Any) -> str:
     """Of containers without --ipc."""
     if value not in ("", "private", "shareable"):

@@ -24,6 +24,7 @@ from corten.daemon import (
     doctor,
     keys,
     leaving,
+    legacy,
     listeners,
     preflight,
     tls,
@@ -31,6 +32,7 @@ from corten.daemon import (
 )
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
+from corten.docker.versions import version_of
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
 from corten.engine.settings import Settings
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
         if not given.destroy:  # which needs no container's defaults
             settings = config.with_node(settings, config.node_defaults(given.node_defaults))
             secured = tls.context_of(settings)
-        if given.validate:
+        if given.validate or (settings.validate and not (given.destroy or given.doctor)):
             sys.stderr.write("configuration OK\n")
             return 0
         _set_up_logging(settings)
@@ -61,6 +63,8 @@ def main(argv: list[str]) -> int:
         if given.doctor:
             return doctor.run(settings, fix=given.fix)
         preflight.check(settings)
+        for text in legacy.warnings(settings):
+            log.warning("%s", text)
         asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured))
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
@@ -139,6 +143,7 @@ class Daemon:
             version=__version__,
             is_cgroup2=parts.machine.cgroup_mode == "v2",
             is_experimental=self._settings.experimental,
+            oldest=version_of(self._settings.min_api_version),
         )
         for one in listening:
             await (door.serve(one) if one.family == socket.AF_UNIX else door.serve(one, tls=lambda: self._secured))

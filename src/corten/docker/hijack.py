@@ -16,7 +16,7 @@ from corten.docker.head import Head
 from corten.docker.plain import error_response, plain_response, stdout_frame, stream_head
 from corten.docker.query import Query
 from corten.docker.status import status_of
-from corten.docker.versions import Version, negotiate, split_version
+from corten.docker.versions import MIN_VERSION, Version, negotiate, split_version
 from corten.errors import CortenError
 from corten.spec.docker import ExecStartConfig
 from corten.spec.docker_parse import parse_body
@@ -61,9 +61,12 @@ class HijackedStream:
 class Hijacker:
     """Serves one hijacking request: parse, check, hand over, or answer as plain HTTP."""
 
-    __slots__ = ("_engine", "_front", "_head", "_headers", "_path", "_query", "_version")
+    __slots__ = ("_engine", "_front", "_head", "_headers", "_oldest", "_path", "_query", "_version")
 
-    def __init__(self, engine: Engine, front: Front, head: Head, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, engine: Engine, front: Front, head: Head, headers: Mapping[str, str], oldest: Version = MIN_VERSION
+    ) -> None:
+        self._oldest = oldest
         self._engine = engine
         self._front = front
         self._head = head
@@ -78,7 +81,7 @@ class Hijacker:
         await self._front.flushed()
         try:
             text, path = split_version(unquote(self._path))
-            self._version = negotiate(text)
+            self._version = negotiate(text, self._oldest)
             if path.startswith("/exec/"):
                 await self._exec_start(path.removeprefix("/exec/").removesuffix("/start"), body)
             else:

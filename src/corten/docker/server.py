@@ -22,7 +22,7 @@ from corten.docker.query import Query
 from corten.docker.routes import Router
 from corten.docker.status import status_of
 from corten.docker.tls import TlsConnection
-from corten.docker.versions import MAX_VERSION, negotiate, split_version, version_text
+from corten.docker.versions import MAX_VERSION, MIN_VERSION, Version, negotiate, split_version, version_text
 from corten.errors import CortenError
 
 log = logging.getLogger("corten.docker")
@@ -36,7 +36,13 @@ class Door:
     """
 
     def __init__(
-        self, engine: Engine, *, version: str, is_cgroup2: bool = False, is_experimental: bool = False
+        self,
+        engine: Engine,
+        *,
+        version: str,
+        is_cgroup2: bool = False,
+        is_experimental: bool = False,
+        oldest: Version = MIN_VERSION,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.web_server = web.Server(self._handle, handler_cancellation=True)
@@ -48,6 +54,7 @@ class Door:
         }
         self._engine = engine
         self._is_cgroup2 = is_cgroup2
+        self._oldest = oldest
         self._router = Router()
         self._servers: list[asyncio.Server] = []
         self._fronts: set[Front] = set()
@@ -91,7 +98,7 @@ class Door:
         """Serve attach or exec start; the outermost frame of such a request."""
         started = time.perf_counter()
         try:
-            await Hijacker(self._engine, front, head, self._headers).serve(body)
+            await Hijacker(self._engine, front, head, self._headers, self._oldest).serve(body)
         except Exception:  # outermost of a connection: a defect must not take others with it
             log.exception("%s %s failed", head.method, head.target)
             front.close()
@@ -131,7 +138,7 @@ class Door:
         found = self._router.find(call.request.method, path)
         if found is None:
             return call.error(404, "page not found")
-        call.version = negotiate(text)
+        call.version = negotiate(text, self._oldest)
         operation, call.args = found
         return await operation(call)
 

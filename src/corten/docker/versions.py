@@ -33,21 +33,27 @@ def version_text(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
+def version_of(text: str) -> Version:
+    """ "1.44" as `(1, 44)`; "" is the oldest that is served."""
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if text else MIN_VERSION
+
+
 def split_version(path: str) -> tuple[str, str]:
     """The version in a path, or "", and the path without it: `/v1.44/info` is ("1.44", "/info")."""
     found = _PREFIX.match(path)
     return (found[1], found[2]) if found else ("", path)
 
 
-def negotiate(text: str) -> Version:
-    """The version to answer in; "" is the newest.  Raises InvalidArgument with dockerd's words."""
+def negotiate(text: str, oldest: Version = MIN_VERSION) -> Version:
+    """The version to answer in; "" is the newest; `oldest` the node's.  Raises InvalidArgument in dockerd's words."""
     if not text:
         return MAX_VERSION
     # a number of many digits is only too new: int() refuses 4300 of them
     asked = tuple(int(part[:9] or 0) for part in text.split("."))
-    if asked < MIN_VERSION:
+    if asked < oldest:
         raise InvalidArgument(
-            f"client version {text} is too old. Minimum supported API version is {version_text(MIN_VERSION)}, "
+            f"client version {text} is too old. Minimum supported API version is {version_text(oldest)}, "
             "please upgrade your client to a newer version"
         )
     if asked > MAX_VERSION:

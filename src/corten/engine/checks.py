@@ -256,7 +256,7 @@ def check_host(host: HostConfig) -> None:
         )
     )
     _check_storage(host.storage_opt or {})
-    parse_extra_hosts(host.extra_hosts or (), HOST_GATEWAY)
+    parse_extra_hosts(host.extra_hosts or (), (HOST_GATEWAY,))
     for address in host.dns or ():
         _check_dns(address)
 

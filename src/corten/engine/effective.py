@@ -64,6 +64,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     pids_limit: int = defaults.PIDS_LIMIT  # -1: none
     init: bool = False
     origins: Origins = {}
+    names: dict[str, tuple[tuple[str, ...], str]] = {}  # field → what daemon.json says for it now, and its origin
     node: dict[str, list[dict[str, Any]]] = {}  # taken from daemon.json and the node's file, in the runtime's form
 
     @property
@@ -138,9 +139,20 @@ def decide(
         pids_limit=limit,
         init=(settings.init if host.init is None else host.init) and host.pid_mode == "",
         origins=origins,
+        names=_resolver(host, settings),
         node=node,
     )
     return effective, warnings
+
+
+def _resolver(host: HostConfig, settings: Settings) -> dict[str, tuple[tuple[str, ...], str]]:
+    """What daemon.json says of resolv.conf where the request is silent; each start asks it again, as with dockerd."""
+    rows = (
+        ("HostConfig.Dns", host.dns, settings.dns, "dns"),
+        ("HostConfig.DnsOptions", host.dns_options, settings.dns_opts, "dns-opts"),
+        ("HostConfig.DnsSearch", host.dns_search, settings.dns_search, "dns-search"),
+    )
+    return {field: (value, settings.origin(key)) for field, own, value, key in rows if value and not own}
 
 
 def _fields(config: ContainerConfig, host: HostConfig) -> Iterator[tuple[str, Any]]:
@@ -445,6 +457,9 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
     if effective.host.pids_limit is None:
         origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
         out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
+    out += [
+        {"field": field, "value": list(value), "origin": origin} for field, (value, origin) in effective.names.items()
+    ]
     out += [
         {"field": f"{NODE_KEY}.{word}", "value": text, "origin": origin}
         for word, text, origin in node_words.lines(effective.node)

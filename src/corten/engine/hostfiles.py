@@ -9,6 +9,7 @@ from typing import Final
 
 from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
+from corten.engine.settings import Settings
 from corten.network import files
 
 _HOSTS: Final = "/etc/hosts"
@@ -20,15 +21,22 @@ def write(
     *,
     address: IPv4Address | None,
     gateway: str,
+    settings: Settings,
     linked: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write all three.
 
-    address: in the default bridge; gateway: what host-gateway stands for; linked: (names, address) of --link.
+    address: in the default bridge; gateway: its own address, which host-gateway stands for where daemon.json names
+    none; linked: (names, address) of --link.  What daemon.json says of DNS counts as it is at this start (dockerd).
     """
     config, host = effective.config, effective.host
-    extra = (*files.parse_extra_hosts(host.extra_hosts or (), gateway), *linked)
-    overrides = files.Overrides(tuple(host.dns or ()), tuple(host.dns_search or ()), tuple(host.dns_options or ()))
+    gateways = settings.host_gateway_ips or (gateway,)
+    extra = (*files.parse_extra_hosts(host.extra_hosts or (), gateways), *linked)
+    overrides = files.Overrides(
+        tuple(host.dns or settings.dns),
+        tuple(host.dns_search or settings.dns_search),
+        tuple(host.dns_options or settings.dns_opts),
+    )
     of_host = files.parse_resolv_conf(_read(files.RESOLV_CONF))
     if files.is_systemd_stub(of_host):
         of_host = files.parse_resolv_conf(_read(files.SYSTEMD_RESOLV_CONF), files.SYSTEMD_RESOLV_CONF)

@@ -35,6 +35,7 @@ class Info:
     async def version(self) -> Json:
         """SystemVersion.  There is no Go: GoVersion names the language that there is."""
         machine = self._parts.machine
+        oldest = self._parts.settings.min_api_version or MIN_API_VERSION
         details = {
             "ApiVersion": API_VERSION,
             "Arch": machine.architecture,
@@ -43,7 +44,7 @@ class Info:
             "GitCommit": "",
             "GoVersion": f"python{platform.python_version()}",
             "KernelVersion": machine.kernel_release,
-            "MinAPIVersion": MIN_API_VERSION,
+            "MinAPIVersion": oldest,
             "Os": "linux",
         }
         return {
@@ -51,7 +52,7 @@ class Info:
             "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
             "Version": __version__,
             "ApiVersion": API_VERSION,
-            "MinAPIVersion": MIN_API_VERSION,
+            "MinAPIVersion": oldest,
             "GitCommit": "",
             "GoVersion": details["GoVersion"],
             "Os": "linux",

@@ -67,7 +67,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     no_new_privileges: bool = False
     seccomp_profile: str = ""  # "builtin", "unconfined", or a path
     seccomp_text: str = ""  # as in corten.engine.security.Security
+    dns: tuple[str, ...] = ()  # of resolv.conf, where a container names none
+    dns_opts: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    host_gateway_ips: tuple[str, ...] = ()  # of --add-host NAME:host-gateway; empty: the default bridge's address
+    cpu_rt_period: int = 0  # microseconds, of the cgroups that containers are below
+    cpu_rt_runtime: int = 0
     experimental: bool = False
+    features: dict[str, bool] = {}
+    min_api_version: str = ""  # "": the oldest that there is
     group: str = ""  # of unix sockets
     log_format: str = "text"
     log_level: str = "info"
@@ -76,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: int = 15
     storage_driver: str = "overlay2"
     exec_opts: tuple[str, ...] = ()
+    allow_nondistributable_artifacts: tuple[str, ...] = ()
+    selinux_enabled: bool = False
+    validate: bool = False  # check the configuration and exit
     origins: dict[str, str] = {}
 
     def origin(self, key: str) -> str:

@@ -29,7 +29,18 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import blockio, devices, healthcheck, hostfiles, launcherrors, links, logconfig, oci, sources
+from corten.engine import (
+    blockio,
+    devices,
+    healthcheck,
+    hostfiles,
+    launcherrors,
+    links,
+    logconfig,
+    oci,
+    realtime,
+    sources,
+)
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
@@ -180,6 +191,7 @@ class Starter:
         launcherrors.check(run.effective)
         await self._look_at_host(run)
         run.devices[1].extend(devices.cgroup_rules(host.device_cgroup_rules or ()))
+        realtime.prepare(self._parts.settings, run.container.record.cgroup)
         self._find_namespaces(run)
         self._find_links(run)
 
@@ -315,6 +327,7 @@ class Starter:
             self._parts.paths(container.id),
             address=endpoint.ip if endpoint is not None else None,
             gateway=str(self._parts.bridge.bridge.address.ip),
+            settings=self._parts.settings,
             linked=links.hosts(linked),
         )
 

@@ -70,26 +70,26 @@ def hosts_on_host_network(of_host: str, *, extra: Iterable[tuple[str, str]] = ()
     return hosts("", extra=added) if added else of_host
 
 
-def parse_extra_hosts(entries: Iterable[str], gateway: IPv4Address | str) -> tuple[tuple[str, str], ...]:
+def parse_extra_hosts(entries: Iterable[str], gateways: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """HostConfig.ExtraHosts (`name:address`, `name:host-gateway`) as (name, address).
 
-    `gateway` is what host-gateway stands for: the default bridge's own address, or `host-gateway-ip` of daemon.json.
+    `gateways` are what host-gateway stands for: the default bridge's own address, or `host-gateway-ips` of daemon.json.
     Raises InvalidArgument in Docker's words.
     """
-    return tuple(_extra_host(entry, str(gateway)) for entry in entries)
+    return tuple(found for entry in entries for found in _extra_host(entry, gateways))
 
 
-def _extra_host(entry: str, gateway: str) -> tuple[str, str]:
+def _extra_host(entry: str, gateways: Sequence[str]) -> list[tuple[str, str]]:
     name, colon, address = entry.partition(":")
     if not colon or not name:
         raise InvalidArgument(f'bad format for add-host: "{entry}"')
     if address == HOST_GATEWAY:
-        if not gateway:
+        if not any(gateways):
             raise InvalidArgument("unable to derive the IP value for host-gateway")
-        return name, gateway
+        return [(name, gateway) for gateway in gateways if gateway]
     if not is_address(address):
         raise InvalidArgument(f'invalid IP address in add-host: "{address}"')
-    return name, address
+    return [(name, address)]
 
 
 def hostname_file(hostname: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from corten.daemon import arguments, config
+from corten.daemon import arguments, config, legacy
 from corten.daemon.registries import PROXIES
 from corten.engine.settings import Runtime
 from corten.errors import InvalidArgument
@@ -43,6 +43,11 @@ def test_runtimes_are_added_to_the_built_in_one() -> None:
     assert made.runtimes["crun"] == Runtime("crun", "/usr/bin/crun", ("--x",))
     assert set(made.runtimes) == {"corten", "crun"}
     assert made.default_runtime == "crun"
+
+
+@pytest.mark.parametrize("key", sorted(legacy.ABSENT))
+def test_a_key_of_a_part_that_corten_has_none_of_says_why(key: str) -> None:
+    assert f"{key} is not supported: " in refused({key: "x"})
 
 
 @pytest.mark.parametrize("key", sorted(config.UNSUPPORTED))
@@ -125,7 +130,8 @@ def test_a_reload_takes_over_what_docker_reloads_and_nothing_else() -> None:
 def test_the_whole_configuration_is_one_line_of_json() -> None:
     text = config.shown(config.settings(PATH, {"registry-mirrors": ["https://mirror.example"]}, {}))
     shown = msgspec.json.decode(text)
-    assert set(shown) == (set(config.KEYS) - set(PROXIES)) | {"proxies"}
+    ignored = {"api-cors-header", "deprecated-key-path"}
+    assert set(shown) == (set(config.KEYS) - set(PROXIES) - ignored) | {"proxies"}
     assert shown["registry-mirrors"] == ["https://mirror.example/"]
     assert "\n" not in text
 

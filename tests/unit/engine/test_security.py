@@ -6,7 +6,7 @@ import pytest
 
 from corten.engine import defaults
 from corten.engine.security import capabilities, parse_security_opt
-from corten.errors import Internal, InvalidArgument
+from corten.errors import Internal
 
 KNOWN = frozenset(defaults.ALL_CAPABILITIES)
 
@@ -58,7 +58,6 @@ def test_unknown_options_are_refused_in_dockers_words(option: str, text: str) ->
     assert caught.value.text == text
 
 
-def test_labels_are_refused_by_name_but_for_disabling_them() -> None:
-    parse_security_opt(["label=disable"], privileged=False)
-    with pytest.raises(InvalidArgument, match="SecurityOpt"):
-        parse_security_opt(["label=type:x"], privileged=False)
+@pytest.mark.parametrize("option", ["label=disable", "label:disable", "disable", "label=type:x", "label=", "label:x"])
+def test_labels_are_taken_and_change_nothing(option: str) -> None:
+    assert parse_security_opt([option], privileged=False) == parse_security_opt([], privileged=False)

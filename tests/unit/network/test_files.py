@@ -45,7 +45,7 @@ def test_a_full_name_is_followed_by_its_first_part(hostname: str, domainname: st
 
 
 def test_added_hosts_stand_before_the_container() -> None:
-    extra = files.parse_extra_hosts(["a:1.2.3.4", "b:host-gateway", "c:::1"], IPv4Address("172.17.0.1"))
+    extra = files.parse_extra_hosts(["a:1.2.3.4", "b:host-gateway", "c:::1"], ("172.17.0.1",))
     text = files.hosts("h", addresses=[ADDRESS], extra=extra)
     assert text.endswith("ip6-allrouters\n1.2.3.4\ta\n172.17.0.1\tb\n::1\tc\n172.17.0.2\th\n")
 
@@ -78,13 +78,13 @@ def test_on_the_hosts_network_the_hosts_file_is_taken_unless_names_were_added() 
 )
 def test_a_bad_added_host_is_refused(entry: str, message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        files.parse_extra_hosts([entry], "172.17.0.1")
+        files.parse_extra_hosts([entry], ("172.17.0.1",))
     assert str(caught.value) == message
 
 
 def test_host_gateway_needs_an_address() -> None:
     with pytest.raises(InvalidArgument, match="unable to derive the IP value for host-gateway"):
-        files.parse_extra_hosts(["a:host-gateway"], "")
+        files.parse_extra_hosts(["a:host-gateway"], ("",))
 
 
 def test_the_hostname_file_has_the_name_alone() -> None:
