@@ -18,12 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from support import images, paths, programs, summary, weakened_corten
+from support import images, paths, programs, races, summary, weakened_corten
 from support import tarballs as t
 from support.copying import call, tree
 from support.engine import CortenEngine
+from support.races import Race, Wanted
 
 SLOW = pytest.mark.slow
+pytestmark = races.TIMEOUT
 SECRET = b"the host's own"
 ROUNDS = 30
 ONE = t.archive(t.directory(b"sub", mode=0o777), t.entry(b"sub/x", data=b"1"), t.entry(b"x", data=b"1"))
@@ -87,16 +89,14 @@ SWAPS = {
 }
 
 
-def swapped_out(engine: CortenEngine, path: str, rounds: int) -> tuple[int, int]:
-    """(reads that met the link, reads that got the host's file)."""
-    met = stolen = 0
-    for number in range(8 * rounds):
-        if number >= rounds and (met or stolen):
-            break
+def swapped_out(engine: CortenEngine, path: str, wanted: Wanted = "met") -> Race:
+    """Reads that met the link, reads that got the host's file."""
+    race = Race()
+    for _ in race.until(ROUNDS, wanted):
         found = call(engine.socket, "GET", "box", f"{path}/secret")
-        met += found.status == 404
-        stolen += SECRET in found.body
-    return met, stolen
+        race.met += found.status == 404
+        race.escaped += SECRET in found.body
+    return race
 
 
 @pytest.mark.parametrize("where", ["layer", pytest.param("volume", marks=SLOW), pytest.param("above", marks=SLOW)])
@@ -105,10 +105,11 @@ def test_a_path_whose_names_are_swapped_is_read_inside(
 ) -> None:
     script, path = SWAPS[where]
     run(target, volume, script.format(outside=outside))
-    met, stolen = swapped_out(target, path, ROUNDS)
-    summary.add("races", f"cp out, names swapped ({where}): link met in {met} reads, {stolen} of the host")
-    assert stolen == 0
-    assert met > 0, "the window was never hit"
+    race = swapped_out(target, path)
+    seen = f"link met in {race.met} of {race.rounds} reads, {race.escaped} of the host"
+    summary.add("races", f"cp out, names swapped ({where}): {seen}")
+    assert race.escaped == 0
+    assert race.met > 0, races.NEVER
 
 
 @pytest.mark.parametrize("where", ["layer", pytest.param("volume", marks=SLOW), pytest.param("above", marks=SLOW)])
@@ -120,14 +121,13 @@ def test_a_directory_whose_names_are_swapped_is_written_inside(
     run(target, volume, script.format(outside=outside))
     above, _, name = path.rpartition("/")
     deep = t.archive(t.entry(f"{name}/sub/x".encode(), data=b"1"), t.directory(f"{name}/sub".encode(), mode=0o777))
-    refused = number = 0
-    while number < ROUNDS or (not refused and number < 8 * ROUNDS):
-        number += 1
-        refused += call(target.socket, "PUT", "box", path, body=ONE).status != 200
-        refused += call(target.socket, "PUT", "box", above, body=deep).status != 200
-    summary.add("races", f"cp in, names swapped ({where}): link met in at least {refused} of {2 * number}")
+    race = Race()
+    for _ in race.until(ROUNDS):
+        race.met += call(target.socket, "PUT", "box", path, body=ONE).status != 200
+        race.met += call(target.socket, "PUT", "box", above, body=deep).status != 200
+    summary.add("races", f"cp in, names swapped ({where}): link met in at least {race.met} of {2 * race.rounds}")
     assert tree(outside) == before
-    assert refused > 0, "the window was never hit"
+    assert race.met > 0, races.NEVER
 
 
 @SLOW
@@ -139,12 +139,13 @@ def test_twin_without_rules_the_host_is_read_and_written(volume: Path, outside: 
     ):
         engine.docker("load", "-i", str(images.busybox()), check=True)
         run(engine, volume, script.format(outside=outside))
-        _, stolen = swapped_out(engine, path, ROUNDS)
-        assert stolen > 0
+        assert swapped_out(engine, path, "escaped").escaped > 0, races.NEVER
         before = tree(outside)
-        for _ in range(ROUNDS):
+        race = Race()
+        for _ in race.until(ROUNDS, "escaped"):
             call(engine.socket, "PUT", "box", path, body=ONE)
-        assert tree(outside) != before
+            race.escaped += tree(outside) != before
+        assert race.escaped > 0, races.NEVER
 
 
 # what a link may name, at rest
@@ -353,15 +354,15 @@ def test_links_of_a_container_lead_the_command_line_nowhere(
     script = "mkdir -p /d/x; echo own > /d/x/secret; ln -s {outside} /d/link; exec /data/swap /d/x /d/link"
     run(target, volume, script.format(outside=outside))
     before = tree(outside)
-    copies = 0
-    for number in range(12):
+    race = Race()  # met: something was copied
+    for number in race.until(12):
         into = tmp_path / str(number)
         into.mkdir()
         (into / "link").symlink_to(outside)
-        copies += target.corten("cp", "box:/d/.", str(into)).returncode == 0
+        race.met += target.corten("cp", "box:/d/.", str(into)).returncode == 0
         for path in into.rglob("*"):
             assert not (path.is_file() and not path.is_symlink() and path.read_bytes() == SECRET)
-    assert copies > 0, "nothing was copied"
+    assert race.met > 0, "nothing was copied"
     assert tree(outside) == before
 
 

@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
-from support import images, paths, programs, summary, weakened, weakened_corten
+from support import images, paths, programs, races, summary, weakened, weakened_corten
 from support import tarballs as t
 from support.engine import CortenEngine
 from support.hostile import ESCAPES, Place, look
+from support.races import Race, Wanted
 from support.weakened import Edit
 
 NUMBERS = range(3, 13)
 SWAPPED_STARTS = 25
 ATTACK_S = 8
+ATTACKS = 10  # of so many seconds each, at most
 SLOW = (pytest.mark.slow, pytest.mark.timeout(900))
+pytestmark = races.TIMEOUT
 
 MakeWeak = Callable[..., CortenEngine]
 
@@ -156,8 +159,8 @@ def test_twin_without_the_resolver_it_is_made_on_the_host(weak_engine: MakeWeak,
 # CVE-2021-30465 as it was found: one container swaps names in a volume that the next one mounts into.
 
 
-def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -> tuple[int, int]:
-    """(starts that met the link, starts whose target was made on the host)."""
+def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS, wanted: Wanted = "met") -> Race:
+    """Starts that met the link, starts whose target was made on the host."""
     volume = outside.with_name(outside.name + "-volume")
     (volume / "d").mkdir(parents=True)
     (volume / "link").symlink_to(outside)
@@ -176,15 +179,13 @@ def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -
             "/data/link",
         )
         engine.docker(*attacker, check=True)
-        met = escaped = 0
-        for number in range(8 * starts):  # for longer where the machine is busy and the window was not hit yet
-            if number >= starts and met:
-                break
+        race = Race()
+        for number in race.until(starts, wanted):
             target = ("-v", f"/usr:/data/d/made{number}")
             seen = engine.docker("run", "--rm", *options, *target, images.BUSYBOX_REF, "ls", f"{outside}/made{number}")
-            escaped += (outside / f"made{number}").exists()
-            met += seen.returncode == 0 or (outside / f"made{number}").exists()
-        return met, escaped
+            race.escaped += (outside / f"made{number}").exists()
+            race.met += seen.returncode == 0 or (outside / f"made{number}").exists()
+        return race
     finally:
         engine.docker("rm", "-f", "attacker")
         shutil.rmtree(volume)
@@ -194,18 +195,20 @@ def swapped(engine: CortenEngine, outside: Path, starts: int = SWAPPED_STARTS) -
 def test_a_volume_whose_names_are_swapped_leads_nowhere(
     shared_engine: CortenEngine, outside: Path, starts: int
 ) -> None:
-    met, escaped = swapped(shared_engine, outside, starts)
-    summary.add("races", f"volume's names swapped by a container: link met in {met} of {starts}, {escaped} out")
-    assert escaped == 0
-    assert met > 0, "the window was never hit"
+    race = swapped(shared_engine, outside, starts)
+    seen = f"link met in {race.met} of {race.rounds}, {race.escaped} out"
+    summary.add("races", f"volume's names swapped by a container: {seen}")
+    assert race.escaped == 0
+    assert race.met > 0, races.NEVER
 
 
 def test_twin_without_the_resolver_a_swapped_volume_leads_out(weak_engine: MakeWeak, outside: Path) -> None:
     engine = weak_engine(launcher=weakened.FOLLOW_LINKS)
     engine.docker("load", "-i", str(images.busybox()), check=True)
-    met, escaped = swapped(engine, outside)
-    summary.add("races", f"volume's names swapped, twin: link met in {met} of {SWAPPED_STARTS}, {escaped} out")
-    assert escaped > 0, "the window was never hit"
+    race = swapped(engine, outside, wanted="escaped")
+    seen = f"link met in {race.met} of {race.rounds}, {race.escaped} out"
+    summary.add("races", f"volume's names swapped, twin: {seen}")
+    assert race.escaped > 0, races.NEVER
 
 
 # CVE-2019-5736: a container overwrites the program that enters it.
@@ -229,13 +232,13 @@ def overwritten(engine: CortenEngine, folder: Path, seconds: int = ATTACK_S) -> 
 
 @pytest.mark.parametrize("seconds", [ATTACK_S, pytest.param(300, marks=SLOW)])
 def test_a_container_cannot_overwrite_what_enters_it(shared_engine: CortenEngine, outside: Path, seconds: int) -> None:
-    for _ in range(4):  # for longer where the machine is busy
+    race = Race()
+    for _ in race.until(1, most=ATTACKS):
         caught, outcome = overwritten(shared_engine, outside, seconds)
-        if caught:
-            break
-    summary.add("races", f"/proc/PID/exe by docker exec: caught {caught} times, {outcome}")
-    assert caught > 0, "the window was never hit"
-    assert outcome != "written"
+        race.met += caught
+        assert outcome != "written"
+    summary.add("races", f"/proc/PID/exe by docker exec: caught {race.met} times in {race.rounds}, {outcome}")
+    assert race.met > 0, races.NEVER
     assert shared_engine.docker("run", "--rm", images.BUSYBOX_REF, "echo", "hi").stdout == "hi\n"
 
 
@@ -243,11 +246,12 @@ def test_twin_an_engine_whose_launcher_is_a_file_loses_it(outside: Path) -> None
     with weakened_corten.build(*weakened_corten.UNSEALED) as build, CortenEngine(commands=build.commands) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         program = build.folder / "build/launcher/corten-launch"
-        for _ in range(4):  # for longer where the machine is busy
+        race = Race()
+        for _ in race.until(1, "escaped", most=ATTACKS):
             caught, outcome = overwritten(engine, outside)
-            if caught:
-                break
-        summary.add("races", f"/proc/PID/exe by docker exec, twin: caught {caught} times, {outcome}")
+            race.met += caught
+            race.escaped += outcome == "written"
+        summary.add("races", f"/proc/PID/exe by docker exec, twin: caught {race.met} times in {race.rounds}, {outcome}")
         assert (outcome, program.read_bytes()[:4]) == ("written", b"EVIL")
 
 

@@ -11,10 +11,8 @@ import contextlib
 import importlib
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,9 +21,10 @@ from corten.core.lower import LowerView
 from corten.core.unpack import NeedsLower, apply_layer
 from corten.errors import InvalidArgument
 from corten.sys.openat2 import RESOLVE_IN_ROOT, STRICT, openat2
-from support import summary, weakened_corten
+from support import races, summary, weakened_corten
 from support import tarballs as t
 from support.hostile import ESCAPES, NOTHING_BELOW, Place, made_place, swapping, unpack
+from support.races import Race, Wanted
 from support.weakened import Edit
 
 
@@ -91,7 +90,6 @@ def test_twin_a_whiteout_of_dot_dot_hides_all_that_lies_below(place: Place, with
     assert os.listxattr(place.layer) == ["trusted.overlay.opaque"]
 
 
-PATIENCE_S = 60  # where the machine is busy and the window was not hit yet
 STORES = ("corten.core.dataroot", "corten.core.metadata", "corten.core.journal", "corten.core.snapshots")
 
 
@@ -144,63 +142,50 @@ def readable_by_nobody(path: str) -> bool:
 # A parent that changes into a link while the layer is unpacked.
 
 
-@dataclass
-class Raced:
-    """Where the files of a race landed."""
-
-    rounds: int
-    escaped: int
-    met: int
-    """Rounds in which the link was met: the file landed where it points, seen from the layer's root."""
-
-
-def race(place: Place, apply: Apply, seconds: float, is_over: Callable[[Raced], bool]) -> Raced:
+def raced(title: str, place: Place, apply: Apply, seconds: float, wanted: Wanted = "met") -> Race:
     """Unpacks `d/gN` again and again, while another process exchanges `d` with a link to outside without a pause.
 
-    Until it `is_over`, but for so many seconds at least, and not for ever.
+    The link was met where the file landed where it points, seen from the layer's root.
     """
     (place.layer / "d").mkdir()
     (place.layer / "link").symlink_to(place.outside)
     inside = place.layer / str(place.outside).lstrip("/")
-    begun, found = time.monotonic(), Raced(0, 0, 0)
+    found = Race()
     with swapping(place.layer / "d", place.layer / "link"):
-        while (spent := time.monotonic() - begun) < seconds or (spent < seconds + PATIENCE_S and not is_over(found)):
-            found.rounds += 1
-            name = f"g{found.rounds}"
+        for number in found.until(1, wanted, seconds=seconds):
+            name = f"g{number}"
             with contextlib.suppress(OSError, InvalidArgument):
                 unpack(place, t.archive(t.entry(b"d/" + name.encode())), apply=apply)
             found.escaped += (place.outside / name).exists()
             found.met += (inside / name).exists()
-    return found
-
-
-def raced(title: str, place: Place, apply: Apply, seconds: float, is_over: Callable[[Raced], bool]) -> Raced:
-    found = race(place, apply, seconds, is_over)
     text = f"link met in {found.met}, {found.escaped} files outside, of {found.rounds} layers"
     summary.add("races", f"layer's directory swapped for a link{title}: {text}")
     return found
 
 
 def without_a_way_out(place: Place, seconds: float) -> None:
-    found = raced("", place, apply_layer, seconds, lambda found: found.met > 0)
+    found = raced("", place, apply_layer, seconds)
     assert found.escaped == 0
     assert place.untouched()
-    assert found.met > 0, "the window was never hit"
+    assert found.met > 0, races.NEVER
 
 
+@races.TIMEOUT
 def test_a_directory_swapped_for_a_link_is_never_followed(place: Place) -> None:
     without_a_way_out(place, 2)
 
 
 @pytest.mark.slow
+@races.TIMEOUT
 def test_a_directory_swapped_for_a_link_is_never_followed_in_a_long_race(place: Place) -> None:
     without_a_way_out(place, 60)
 
 
+@races.TIMEOUT
 def test_twin_a_link_looked_for_before_and_not_while_opening_is_followed(place: Place, without: Without) -> None:
     """The window is the moment between lstat(2) and open(2)."""
-    found = raced(", twin", place, without(weakened_corten.LOOKED_FOR), 4, lambda found: found.escaped > 0)
-    assert found.escaped > 0, "the window was never hit"
+    found = raced(", twin", place, without(weakened_corten.LOOKED_FOR), 2, "escaped")
+    assert found.escaped > 0, races.NEVER
 
 
 def test_the_resolver_forbids_what_its_flags_say(place: Place) -> None:

@@ -20,12 +20,14 @@ from corten.launch.mountops import Mknod, OpenPty
 from corten.launch.ops import Close, Open, OpenDevice, Plan, SendFd, SetControllingTerminal, SetStdio
 from corten.launch.spawn import Launcher
 from corten.launch.userops import Chdir, ChownStdio
-from support import summary, weakened
+from support import races, summary, weakened
 from support.hostile import swapping
 from support.launching import DEVPTS_OPTIONS, Machine, Outcome, mount
+from support.races import Race, Wanted
 
 O_PATH = os.O_PATH
 ROUNDS = 40
+pytestmark = races.TIMEOUT
 LENGTHS = pytest.mark.parametrize(
     "rounds", [ROUNDS, pytest.param(2000, marks=(pytest.mark.slow, pytest.mark.timeout(1800)))]
 )
@@ -166,45 +168,45 @@ class TestSwappedTargets:
     """CVE-2021-30465: the mount point is swapped for a link while the container starts."""
 
     def attack(
-        self, machine: Machine, make: Callable[[Machine], dict[str, Any]], rounds: int = ROUNDS
-    ) -> tuple[int, int]:
-        """(runs in which the link was met, runs whose target was made on the host)."""
+        self, machine: Machine, make: Callable[[Machine], dict[str, Any]], rounds: int = ROUNDS, wanted: Wanted = "met"
+    ) -> Race:
+        """Runs in which the link was met, runs whose target was made on the host."""
         inside = machine.rootfs / str(outside(machine)).lstrip("/")
-        met = escaped = 0
+        race = Race()
         (machine.rootfs / "data").mkdir()
         (machine.rootfs / "other").symlink_to(outside(machine))
         with swapping(machine.rootfs / "data", machine.rootfs / "other"):
-            for _ in range(rounds):
+            for _ in race.until(rounds, wanted):
                 inside.mkdir(parents=True, exist_ok=True)
                 machine.run(make(machine))
-                escaped += "made" in host_names(machine)
-                met += (inside / "made").exists() or "made" in host_names(machine)
+                race.escaped += "made" in host_names(machine)
+                race.met += (inside / "made").exists() or "made" in host_names(machine)
                 for made in (inside / "made", outside(machine) / "made"):
                     if made.exists():
                         made.rmdir()
-        return met, escaped
+        return race
 
     @LENGTHS
     @SWAPPED
     def test_swapped_target_never_leaves_the_root(
         self, machine: Machine, make: Callable[[Machine], dict[str, Any]], rounds: int
     ) -> None:
-        met, escaped = self.attack(machine, make, rounds)
+        race = self.attack(machine, make, rounds)
         kind = make.__name__.replace("_", " ")
-        summary.add("races", f"swapped target of a {kind}: link met in {met} of {rounds} starts, {escaped} escaped")
-        assert escaped == 0
-        assert met > 0, "the window was never hit"
+        seen = f"link met in {race.met} of {race.rounds} starts, {race.escaped} escaped"
+        summary.add("races", f"swapped target of a {kind}: {seen}")
+        assert race.escaped == 0
+        assert race.met > 0, races.NEVER
 
     @SWAPPED
     def test_twin_a_launcher_that_follows_links_is_led_out(
         self, machine: Machine, make: Callable[[Machine], dict[str, Any]]
     ) -> None:
         with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
-            met, escaped = self.attack(machine, make)
+            race = self.attack(machine, make, wanted="escaped")
         kind = make.__name__.replace("_", " ")
-        summary.add("races", f"swapped target of a {kind}, twin: {escaped} of {ROUNDS} starts escaped")
-        assert escaped > 0
-        assert met > 0
+        summary.add("races", f"swapped target of a {kind}, twin: {race.escaped} of {race.rounds} starts escaped")
+        assert race.escaped > 0, races.NEVER
 
 
 class TestDeviceDirectory:
@@ -235,8 +237,8 @@ BOUND = pytest.mark.parametrize("userns", [False, True], ids=["made", "bound"])
 class TestSwappedDeviceDirectory:
     """CVE-2025-52565, 2025-31133, 2026-41579: /dev changes into a link while pts, nodes, links and console are made."""
 
-    def attack(self, machine: Machine, rounds: int = ROUNDS, *, userns: bool) -> tuple[int, int]:
-        """(starts that met the link, starts that made something on the host)."""
+    def attack(self, machine: Machine, rounds: int = ROUNDS, wanted: Wanted = "met", *, userns: bool) -> Race:
+        """Starts that met the link, starts that made something on the host."""
         inside = machine.rootfs / str(outside(machine)).lstrip("/")
         document = machine.config("true", terminal=True)
         if userns:
@@ -244,36 +246,36 @@ class TestSwappedDeviceDirectory:
         pts = mount("/dev/pts", "devpts", "devpts", *DEVPTS_OPTIONS)
         document["mounts"] = [*(m for m in document["mounts"] if not m["destination"].startswith("/dev")), pts]
         (machine.rootfs / "other").symlink_to(outside(machine))
-        met = escaped = 0
+        race = Race()
         with swapping(machine.rootfs / "dev", machine.rootfs / "other"):
-            for _ in range(rounds):
+            for _ in race.until(rounds, wanted):
                 shutil.rmtree(inside, ignore_errors=True)
                 inside.mkdir(parents=True)
                 with console_socket() as console:  # one of its own: nobody reads it, and some hundred fill it
                     done = machine.spawn(machine.plan(document, console=True), {"console": console}).finish()
                 made = host_names(machine)
-                escaped += bool(made)
-                met += bool(made or any(inside.iterdir()) or "too many levels" in done.failure)
+                race.escaped += bool(made)
+                race.met += bool(made or any(inside.iterdir()) or "too many levels" in done.failure)
                 for name in made:
                     remove(outside(machine) / name)
-        return met, escaped
+        return race
 
     @LENGTHS
     @BOUND
     def test_nothing_is_made_on_the_host(self, machine: Machine, userns: bool, rounds: int) -> None:
-        met, escaped = self.attack(machine, rounds, userns=userns)
+        race = self.attack(machine, rounds, userns=userns)
         what = f"swapped /dev, {'bound' if userns else 'made'} nodes"
-        summary.add("races", f"{what}: link met in {met} of {rounds} starts, {escaped} escaped")
-        assert escaped == 0
-        assert met > 0, "the window was never hit"
+        summary.add("races", f"{what}: link met in {race.met} of {race.rounds} starts, {race.escaped} escaped")
+        assert race.escaped == 0
+        assert race.met > 0, races.NEVER
 
     @BOUND
     def test_twin_a_launcher_that_follows_links_makes_it_there(self, machine: Machine, userns: bool) -> None:
         with weakened.launcher(weakened.FOLLOW_LINKS) as weak, using(machine, weak):
-            met, escaped = self.attack(machine, userns=userns)
+            race = self.attack(machine, wanted="escaped", userns=userns)
         what = f"swapped /dev, {'bound' if userns else 'made'} nodes"
-        summary.add("races", f"{what}, twin: link met in {met} of {ROUNDS} starts, {escaped} escaped")
-        assert escaped > 0, "the window was never hit"
+        summary.add("races", f"{what}, twin: link met in {race.met} of {race.rounds} starts, {race.escaped} escaped")
+        assert race.escaped > 0, races.NEVER
 
 
 def remove(path: Path) -> None:
@@ -284,36 +286,40 @@ def remove(path: Path) -> None:
 class TestSwappedNull:
     """CVE-2025-31133 as a race: the mask is the container's own /dev/null, which is swapped for a file."""
 
-    def attack(self, machine: Machine, rounds: int, take: Callable[[Any], Any] = lambda op: op) -> tuple[int, int]:
-        """(starts that met the file, starts in which the container read it instead of nothing)."""
+    def attack(
+        self, machine: Machine, rounds: int, wanted: Wanted = "met", take: Callable[[Any], Any] = lambda op: op
+    ) -> Race:
+        """Starts that met the file, starts in which the container read it instead of nothing, after which it ends."""
         null, fake = machine.rootfs / "dev" / "null", machine.rootfs / "dev" / "fake"
         os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         fake.write_text("of the attacker\n")
         document = machine.config("cat", "/proc/keys")
         document["mounts"] = [m for m in document["mounts"] if not m["destination"].startswith("/dev")]
         plan = machine.plan(document)
-        met = shown = 0
+        race = Race()
         with swapping(null, fake):
-            for _ in range(rounds):
-                if shown:
-                    break  # once is enough
+            for _ in race.until(rounds, wanted):
                 done = machine.spawn(plan, transform=lambda plan: replaced(plan, OpenDevice, take)).finish()
-                shown += "attacker" in done.out
-                met += "null" in done.failure or "attacker" in done.out
-        return met, shown
+                race.escaped += "attacker" in done.out
+                race.met += "null" in done.failure or "attacker" in done.out
+                if race.escaped:
+                    break
+        return race
 
     @LENGTHS
     def test_only_the_null_device_hides_a_path(self, machine: Machine, rounds: int) -> None:
-        met, shown = self.attack(machine, rounds)
-        summary.add("races", f"swapped /dev/null: file met in {met} of {rounds} starts, shown in {shown}")
-        assert shown == 0
-        assert met > 0, "the window was never hit"
+        race = self.attack(machine, rounds)
+        seen = f"file met in {race.met} of {race.rounds} starts, shown in {race.escaped}"
+        summary.add("races", f"swapped /dev/null: {seen}")
+        assert race.escaped == 0
+        assert race.met > 0, races.NEVER
 
     def test_twin_an_unchecked_device_shows_the_file(self, machine: Machine) -> None:
         null = str(machine.rootfs / "dev" / "null")
-        met, shown = self.attack(machine, 50 * ROUNDS, lambda op: Open(op.slot, null, O_PATH))
-        summary.add("races", f"swapped /dev/null, twin: shown after the file was met in {met} starts")
-        assert shown > 0, "the window was never hit"
+        race = self.attack(machine, ROUNDS, "escaped", lambda op: Open(op.slot, null, O_PATH))
+        seen = f"file met in {race.met} of {race.rounds} starts, shown in {race.escaped}"
+        summary.add("races", f"swapped /dev/null, twin: {seen}")
+        assert race.escaped > 0, races.NEVER
 
 
 class TestMasks:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from corten.launch.facts import facts_from_obj, facts_to_obj
 from corten.launch.ops import Clone, Close, Op, Plan, Wait
 from corten.runtime import launching
 from corten.runtime.trace import Trace
-from support import summary, weakened
+from support import races, summary, weakened
 from support.launching import CAPS, DEFAULT_CAPS, Machine, Running, docker_filter
+from support.races import Race, Wanted
 
 SYS_PTRACE, SYS_ADMIN = 1 << 19, 1 << 21
 OWN = DEFAULT_CAPS | SYS_PTRACE
@@ -34,6 +36,7 @@ RACES = 60
 STARTED = 65536
 EPERM = 1
 PATIENCE_S = 60.0
+pytestmark = races.TIMEOUT
 
 Transform = Callable[[Plan], Plan]
 
@@ -199,19 +202,20 @@ def race(machine: Machine, order: Transform | None, *attack: str) -> tuple[list[
     return lines[1:-1], attacker
 
 
-def caught(machine: Machine, order: Transform | None) -> list[str]:
-    """What an attacker that looks has seen; for longer where the machine is busy and the window was not hit yet."""
-    for _ in range(6):
-        lines, _ = race(machine, order, "look", str(RACES))
-        if lines:
-            break
-    return lines
+def caught(machine: Machine, order: Transform | None, wanted: Wanted = "met") -> tuple[Race, list[str]]:
+    """(processes that an attacker that looks has seen, and with SYS_ADMIN, in rounds of RACES execs); its lines."""
+    found, lines = Race(), []
+    for _ in found.until(1, wanted):
+        lines += race(machine, order, "look", str(RACES))[0]
+        found.met = len(lines)
+        found.escaped = sum(bool(int(line.split()[0], 16) & SYS_ADMIN) for line in lines)
+    return found, lines
 
 
 def test_race_for_the_first_moment_gets_the_containers_own_rights(machine: Machine) -> None:
-    lines = caught(machine, None)
-    summary.add("races", f"ptrace of a process before execve: caught {len(lines)} of {RACES}")
-    assert lines, "the window was never hit"
+    found, lines = caught(machine, None)
+    summary.add("races", f"ptrace of a process before execve: caught {found.met} of {found.rounds * RACES}")
+    assert found.met > 0, races.NEVER
     for line in lines:
         effective, permitted, bounding, filter = line.split()
         assert (int(effective, 16), int(permitted, 16)) in ((OWN, OWN), (0, 0))
@@ -219,10 +223,10 @@ def test_race_for_the_first_moment_gets_the_containers_own_rights(machine: Machi
 
 
 def test_twin_race_in_the_old_order_gets_sys_admin(machine: Machine) -> None:
-    lines = caught(machine, weakened.cloned_first)
-    admin = [line for line in lines if int(line.split()[0], 16) & SYS_ADMIN]
-    summary.add("races", f"ptrace of a process before execve, twin: caught {len(lines)}, with SYS_ADMIN {len(admin)}")
-    assert admin
+    found, _ = caught(machine, weakened.cloned_first, "escaped")
+    seen = f"caught {found.met} of {found.rounds * RACES}, with SYS_ADMIN {found.escaped}"
+    summary.add("races", f"ptrace of a process before execve, twin: {seen}")
+    assert found.escaped > 0, races.NEVER
 
 
 # how an init that joins the pid namespace of another container can be launched
@@ -326,35 +330,47 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
     made.wait()
 
 
-def forge(machine: Machine, kind: int, value: int, reader: type[launching.Running]) -> tuple[int, list[str], set[int]]:
-    """Execs until the attacker has forged three times, or once with success.
+@dataclass(slots=True)
+class Forged:
+    """What came of forging."""
 
-    Gives back the number of records written, the errors, and the pids that the reader took.
-    """
+    attacker: Running
+    errors: list[str] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+    """The pids that the reader took."""
+
+    @property
+    def written(self) -> int:
+        """How many records the attacker wrote."""
+        lines = (self.attacker.outcome.out or self.attacker.output()).splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("forged"))
+
+
+def forge(
+    machine: Machine, kind: int, value: int, reader: type[launching.Running], wanted: Callable[[Forged], object]
+) -> Forged:
+    """Execs until what came of it is what is `wanted`."""
     document = with_ptrace(machine, "visible", "forge", "1000000", str(kind), str(value))
     attacker = machine.spawn(machine.plan(document))
-    errors: list[str] = []
-    taken: set[int] = set()
+    found, forging = Forged(attacker), Race()
     try:
         attacker.executed()
-        deadline = time.monotonic() + PATIENCE_S
-        while attacker.output().count("forged") < 3 and value not in taken:
-            assert time.monotonic() < deadline, "the window was never hit"
+        for _ in forging.until(1):
             running = _spawn(machine, attacker, document, reader)
             try:
                 running.follow_to_exec()
             except CortenError as error:
-                errors.append(str(error))
-            taken.add(running.pid)
+                found.errors.append(str(error))
+            found.taken.add(running.pid)
             running.abandon()
             forgotten = getattr(running, "forgotten", value)
             if forgotten != value:
                 os.kill(forgotten, signal.SIGKILL)
                 os.waitpid(forgotten, 0)
+            forging.met = bool(wanted(found))
     finally:
         attacker.stop()
-    lines = [line for line in attacker.outcome.out.splitlines() if line.startswith("forged")]
-    return sum(int(line.split()[1]) for line in lines), errors, taken
+    return found
 
 
 def _spawn(
@@ -375,32 +391,35 @@ class TestForgedTrace:
     """The container opens the trace pipe of the process that it holds, and writes records of its own."""
 
     def test_foreign_pid_is_not_taken(self, machine: Machine, victim: subprocess.Popen[bytes]) -> None:
-        written, _, taken = forge(machine, STARTED, victim.pid, launching.Running)
-        summary.add("races", f"forged Started in the trace of an exec: {written} records")
-        assert written >= 3
-        assert victim.pid not in taken
+        found = forge(machine, STARTED, victim.pid, launching.Running, lambda found: found.written >= 3)
+        summary.add("races", f"forged Started in the trace of an exec: {found.written} records")
+        assert found.written >= 3, races.NEVER
+        assert victim.pid not in found.taken
         assert victim.poll() is None, "and is not killed when the exec is given up"
 
     def test_twin_a_reader_that_believes_kills_a_process_of_the_host(
         self, machine: Machine, victim: subprocess.Popen[bytes]
     ) -> None:
-        _, _, taken = forge(machine, STARTED, victim.pid, Believing)
-        assert victim.pid in taken
+        found = forge(machine, STARTED, victim.pid, Believing, lambda found: victim.pid in found.taken)
+        assert victim.pid in found.taken, races.NEVER
         assert not Path(f"/proc/{victim.pid}").exists(), "killed and reaped in place of the process"
 
     def test_forged_failure_fails_that_exec_alone(self, machine: Machine) -> None:
-        written, errors, taken = forge(machine, EPERM, 0, launching.Running)
-        assert written >= 3
-        assert any("operation not permitted" in error for error in errors)
-        for pid in taken - {0}:
+        def failed(found: Forged) -> bool:
+            return found.written >= 3 and any("operation not permitted" in error for error in found.errors)
+
+        found = forge(machine, EPERM, 0, launching.Running, failed)
+        assert failed(found), races.NEVER
+        for pid in found.taken - {0}:
             assert not Path(f"/proc/{pid}").exists()
 
     @pytest.mark.parametrize("kind", [0, 99999, 65539], ids=["steps", "unknown", "launcher"])
     def test_flood_and_nonsense_are_passed_over(
         self, machine: Machine, victim: subprocess.Popen[bytes], kind: int
     ) -> None:
-        written, errors, taken = forge(machine, kind, victim.pid, launching.Running)
-        assert written >= (3000 if kind == 0 else 3)
-        assert victim.pid not in taken
+        enough = 3000 if kind == 0 else 3
+        found = forge(machine, kind, victim.pid, launching.Running, lambda found: found.written >= enough)
+        assert found.written >= enough, races.NEVER
+        assert victim.pid not in found.taken
         assert victim.poll() is None
-        assert not errors
+        assert not found.errors

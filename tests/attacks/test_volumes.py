@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from support import images, programs, summary, weakened_corten
+from support import images, programs, races, summary, weakened_corten
 from support.engine import CortenEngine
+from support.races import Race, Wanted
 
 DIRECTORIES = 400
 ROUNDS = 4
 SUBPATH_STARTS = 12
 SLOW = (pytest.mark.slow, pytest.mark.timeout(900))
+pytestmark = races.TIMEOUT
 
 
 def load(engine: CortenEngine, name: str, *entries: images.Entry, **config: object) -> str:
@@ -80,90 +82,89 @@ done
 """
 
 
-def filled(engine: CortenEngine, outside: Path, rounds: int) -> tuple[int, list[str]]:
-    """(rounds in which a link came into the way, what appeared on the host)."""
+def filled(engine: CortenEngine, outside: Path, rounds: int, wanted: Wanted = "met") -> tuple[Race, list[str]]:
+    """(rounds in which a link came into the way, and led out), what appeared on the host, after which it ends."""
     entries = []
     for number in range(DIRECTORIES):
         entries += [images.directory(f"data/d{number}"), images.Entry(f"data/d{number}/planted", b"x")]
     image = load(engine, "many:1", images.directory("data"), *entries)
     signs = outside.with_name(outside.name + "-signs")
-    met = 0
-    for number in range(8 * rounds):
-        if number >= rounds and met:
-            break
+    race, planted = Race(), []
+    for _ in race.until(rounds, wanted):
         signs.mkdir()
         script = SWAPPER.replace("OUTSIDE", str(outside))
         options = ("-d", "--rm", "--name", "swapper", "-v", "swapped:/v", "-v", f"{signs}:/met")
         engine.docker("run", *options, images.BUSYBOX_REF, "sh", "-c", script, check=True)
         engine.docker("create", "--name", "filled", "-v", "swapped:/data", image)
         engine.docker("rm", "-f", "swapper", "filled")
-        met += (signs / "met").exists()
+        race.met += (signs / "met").exists()
         shutil.rmtree(signs)
         engine.docker("volume", "rm", "-f", "swapped")
-        if {path.name for path in outside.iterdir()} != {"secret"}:
+        planted = sorted(path.name for path in outside.iterdir() if path.name != "secret")
+        race.escaped += bool(planted)
+        if planted:
             break
-    return met, sorted(path.name for path in outside.iterdir() if path.name != "secret")
+    return race, planted
 
 
 @pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(200, marks=SLOW)])
 def test_a_volume_whose_names_are_swapped_while_it_is_filled_leads_nowhere(
     shared_engine: CortenEngine, outside: Path, rounds: int
 ) -> None:
-    met, planted = filled(shared_engine, outside, rounds)
-    summary.add("races", f"volume swapped while it is filled: link met in {met} of {rounds}, {len(planted)} out")
+    race, planted = filled(shared_engine, outside, rounds)
+    seen = f"link met in {race.met} of {race.rounds}, {len(planted)} out"
+    summary.add("races", f"volume swapped while it is filled: {seen}")
     assert planted == []
-    assert met > 0, "the window was never hit"
+    assert race.met > 0, races.NEVER
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twin_a_volume_whose_names_are_swapped_is_filled_on_the_host(outside: Path) -> None:
     with weak_engine() as engine:
-        assert filled(engine, outside, 8 * ROUNDS)[1] == ["planted"]
+        assert filled(engine, outside, ROUNDS, "escaped")[1] == ["planted"]
 
 
 # A container that swaps the subpath that the next one is given.
 
 
-def subpaths(engine: CortenEngine, outside: Path, starts: int) -> tuple[int, int]:
-    """(starts that were refused for the link, starts that saw the host's file)."""
+def subpaths(engine: CortenEngine, outside: Path, starts: int, wanted: Wanted = "met") -> Race:
+    """Starts that were refused for the link, starts that saw the host's file, after which it ends."""
     binary = outside.with_name(outside.name + "-swap")
     programs.build(Path(__file__).with_name("swap.c"), binary)
     script = f"mkdir /v/sub; echo mine > /v/sub/secret; ln -s {outside} /v/link"
     engine.docker("run", "--rm", "-v", "subs:/v", images.BUSYBOX_REF, "sh", "-c", script, check=True)
     attack = ("-d", "--name", "attacker", "-v", "subs:/v", "-v", f"{binary}:/swap")
     engine.docker("run", *attack, images.BUSYBOX_REF, "/swap", "/v/sub", "/v/link", check=True)
-    wanted = ("run", "--rm", "--network", "none", "--mount", "type=volume,src=subs,dst=/x,volume-subpath=sub")
-    refused = stolen = 0
+    victim = ("run", "--rm", "--network", "none", "--mount", "type=volume,src=subs,dst=/x,volume-subpath=sub")
+    race = Race()
     try:
-        for number in range(8 * starts):
-            if number >= starts and refused:
-                break
-            done = engine.docker(*wanted, images.BUSYBOX_REF, "cat", "/x/secret")
-            refused += "escapes" in done.stderr
-            stolen += "of the host" in done.stdout
-            if stolen:
+        for _ in race.until(starts, wanted):
+            done = engine.docker(*victim, images.BUSYBOX_REF, "cat", "/x/secret")
+            race.met += "escapes" in done.stderr
+            race.escaped += "of the host" in done.stdout
+            if race.escaped:
                 break
     finally:
         engine.docker("rm", "-f", "attacker")
         engine.docker("volume", "rm", "-f", "subs")
         binary.unlink()
-    return refused, stolen
+    return race
 
 
 @pytest.mark.parametrize("starts", [SUBPATH_STARTS, pytest.param(1000, marks=SLOW)])
 def test_a_subpath_that_is_swapped_leads_nowhere(shared_engine: CortenEngine, outside: Path, starts: int) -> None:
-    refused, stolen = subpaths(shared_engine, outside, starts)
-    summary.add("races", f"subpath swapped: link met in {refused} of {starts}, {stolen} out")
-    assert stolen == 0
-    assert refused > 0, "the window was never hit"
+    race = subpaths(shared_engine, outside, starts)
+    summary.add("races", f"subpath swapped: link met in {race.met} of {race.rounds}, {race.escaped} out")
+    assert race.escaped == 0
+    assert race.met > 0, races.NEVER
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twin_a_subpath_that_is_swapped_leads_out(outside: Path) -> None:
     with weak_engine() as engine:
-        assert subpaths(engine, outside, SUBPATH_STARTS)[1] > 0
+        assert subpaths(engine, outside, SUBPATH_STARTS, "escaped").escaped > 0, races.NEVER
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "a/../../b", "/etc", "a b", "a\n", "ä", "-x"])

@@ -58,7 +58,7 @@ LONG = (
 )
 
 # What measures the machine, or loads it beyond measure: files and folders, with the reason.
-_RACES = "it counts how often a window is met in a fixed number of rounds; on a busy machine that may be never"
+_RACES = "it goes on until a window is met; on a busy machine that takes many more rounds"
 ALONE: Mapping[str, str] = {
     "system/test_demo.py": "it compares the machine before and after",
     "system/test_network_cost.py": "it has a budget of milliseconds",

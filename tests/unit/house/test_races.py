@@ -1,0 +1,65 @@
+"""A race goes on until its window was met, and gives up at its bounds alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from support import races
+from support.races import Race
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still; its one item are the seconds it shows."""
+    shown = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: shown[0])
+    return shown
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_window_that_is_met_at_once_costs_no_further_round() -> None:
+    race = Race()
+    for _ in race.until(40):
+        race.met += 1
+    assert (race.rounds, race.met) == (40, 40)
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("wanted", ["met", "escaped"])
+def test_a_race_goes_on_until_it_saw_what_is_wanted(wanted: races.Wanted) -> None:
+    race = Race()
+    for number in race.until(40, wanted):
+        race.met += wanted == "met" and number == 333
+        race.escaped += wanted == "escaped" and number == 333
+    assert race.rounds == 333
+    assert race.count(wanted) == 1
+
+
+def test_it_gives_up_when_both_bounds_are_passed(clock: list[float]) -> None:
+    race = Race()
+    for number in race.until(4):
+        clock[0] = races.PATIENCE_S if number == 200 else 0.0
+    assert race.rounds == 200, "so many rounds took less than the seconds"
+    race, clock[0] = Race(), 0.0
+    for _ in race.until(4):
+        clock[0] += races.PATIENCE_S
+    assert race.rounds == 4 * races.MOST, "so few took longer"
+
+
+def test_the_least_time_is_kept_though_the_window_was_met(clock: list[float]) -> None:
+    race = Race()
+    for _ in race.until(1, seconds=2):
+        clock[0] += 0.25
+        race.met += 1
+    assert race.rounds == 8
+
+
+@pytest.mark.usefixtures("clock")
+def test_who_leaves_a_race_early_keeps_its_count() -> None:
+    race = Race()
+    for number in race.until(40):
+        if number == 3:
+            break
+    assert race.rounds == 3
