@@ -154,7 +154,7 @@ inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.Resta
 diff done
 commit -m said -a me -c 'CMD ["true"]' done made:1
 run --rm made:1
-history --no-trunc --format '{{.CreatedBy}} {{.Comment}}' made:1
+history --no-trunc --format '{{.ID}} {{.CreatedBy}} {{.Comment}}' made:1
 tag made:1 made:2
 rmi made:2
 kill -s TERM site

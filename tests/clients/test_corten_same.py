@@ -25,6 +25,7 @@ from support.engine import CortenEngine
 from support.process import wait_for
 
 IMAGE = images.BUSYBOX_REF
+ODD = ("sh", "-c", '"a"\t\\\nb')  # a command that is shown in quotes, on one line
 NAMES = ("cli-box", "cli-done", "cli-tty", "cli-new", "cli-paused")
 _PROGRAM = re.compile(r"\b(docker|corten)\b")
 _OWN = re.compile(r"(?<=/)[0-9a-f]{64}(?=/)|endpoint \w+ \([0-9a-f]{64}\)")
@@ -42,7 +43,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CortenEngine]:
         engine.docker("run", "-d", "--name", "cli-box", *options, IMAGE, "sleep", "10000", check=True)
         engine.docker("run", "--name", "cli-done", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 3")
         engine.docker("run", "-d", "--name", "cli-tty", "-t", IMAGE, "sleep", "10000", check=True)
-        engine.docker("create", "--name", "cli-new", "-v", "/tmp:/x", IMAGE, "true", check=True)
+        engine.docker("create", "--name", "cli-new", "-v", "/tmp:/x", IMAGE, *ODD, check=True)
         engine.docker("run", "-d", "--name", "cli-paused", IMAGE, "sleep", "10000", check=True)
         engine.docker("pause", "cli-paused", check=True)
         yield engine

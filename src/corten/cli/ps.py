@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from corten.cli.command import Command, operands
-from corten.cli.flags import Integer
+from corten.cli.flags import Integer, quoted
 from corten.cli.session import Session, pass_session
 from corten.cli.table import FORMAT, ellipsis, filter_flag, filters, raw_template, write_rows
 from corten.cli.units import ago, human_size
@@ -94,7 +94,7 @@ def container_row(item: Mapping[str, Any], *, no_trunc: bool) -> dict[str, Any]:
     return {
         "ID": item["Id"] if no_trunc else item["Id"][:12],
         "Image": _image(item, no_trunc=no_trunc),
-        "Command": f'"{command if no_trunc else ellipsis(command, 20)}"',
+        "Command": quoted(command if no_trunc else ellipsis(command, 20)),
         "CreatedAt": _local_time(item["Created"]),
         "RunningFor": ago(item["Created"]),
         "Status": item["Status"],

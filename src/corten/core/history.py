@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from corten.core.images import Image, ImageStore
 
@@ -13,7 +13,7 @@ class HistoryLine:
     """One line of `docker history`."""
 
     id: str
-    """The image's for the newest line, else `<missing>`."""
+    """The image's for the newest line, then those of the images that it was committed from; else `<missing>`."""
     created: str
     """As the configuration says it (RFC 3339), '' when it does not."""
     created_by: str
@@ -30,9 +30,15 @@ def history(images: ImageStore, image: Image) -> Sequence[HistoryLine]:
     for entry in image.config.history or ():
         size = 0 if entry.empty_layer else sizes.get(next(chain, ""), 0)
         lines.append(HistoryLine("<missing>", entry.created or "", entry.created_by, size, entry.comment, ()))
-    if not lines:
-        return ()
-    *older, top = lines
-    tags = tuple(image.repo_tags)
-    newest = HistoryLine(image.id, top.created, top.created_by, top.size, top.comment, tags)
-    return [newest, *reversed(older)]
+    lines.reverse()
+    named = zip(lines, _with_parents(images, image), strict=False)
+    named_lines = [replace(line, id=one.id, tags=tuple(one.repo_tags)) for line, one in named]
+    return [*named_lines, *lines[len(named_lines) :]]
+
+
+def _with_parents(images: ImageStore, image: Image) -> Iterator[Image]:
+    """It and what it was committed from, an image a line as dockerd has it, as far as they are here."""
+    above: Image | None = image
+    while above is not None:
+        yield above
+        above = images.find_id(above.parent) if above.parent else None

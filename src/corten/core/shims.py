@@ -319,11 +319,17 @@ class Zygote:
     row that is killed (by the kernel, for memory?) at its start, before it has done anything.
     """
 
-    def __init__(self, program: str, exec_root: str, *, open_files: int = -1, debug: bool = False) -> None:
-        """`program`: path of corten-shim; `open_files`: the soft limit that shims and containers get, not below 0."""
+    def __init__(
+        self, program: str, exec_root: str, *, open_files: int = -1, debug: bool = False, joins: Sequence[str] = ()
+    ) -> None:
+        """`program`: path of corten-shim; `open_files`: the soft limit that shims and containers get, not below 0.
+
+        `joins`: the files of the cgroup that shims are to be in, to which the zygote writes 0 before all else.
+        """
         self._argv = [program, "--zygote", "--exec-root", exec_root, *(["--debug"] if debug else [])]
         if open_files >= 0:
             self._argv.append(f"--open-files={open_files}")
+        self._argv += [f"--join={file}" for file in joins]
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()

@@ -23,7 +23,7 @@ from corten.core import dataroot, imagemounts
 from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
 from corten.core.trees import listed, remove_tree
-from corten.daemon import execroot, listeners, wiring
+from corten.daemon import execroot, listeners, shimplace, wiring
 from corten.engine import senders, sharedmemory
 from corten.engine.parts import cgroup_parent
 from corten.engine.settings import Settings
@@ -57,6 +57,7 @@ def run(settings: Settings) -> int:
         stores = wiring.open_stores(settings)
         try:
             _end_cgroups(stores.root.engine_id, facts)
+            shimplace.remove(facts, stores.root.engine_id)
             imagemounts.detach_all(stores.images)
             for entry in stores.journal.entries(CGROUP):
                 _remove_empty(entry.name, facts)

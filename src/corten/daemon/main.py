@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from corten import __version__
 from corten.core.events import Event
@@ -27,6 +28,7 @@ from corten.daemon import (
     legacy,
     listeners,
     preflight,
+    shimplace,
     tls,
     wiring,
 )
@@ -36,6 +38,7 @@ from corten.docker.versions import version_of
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
 from corten.engine.settings import Settings
+from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, InvalidArgument
 from corten.sys import openfiles
 
@@ -153,6 +156,8 @@ class Daemon:
         self._catch_signals(parts)
         log.info("Corten %s, engine %s, listening on %s", __version__, parts.engine_id, ", ".join(self._settings.hosts))
         attending = asyncio.create_task(engine.attend())
+        pids = [one.record.state.shim_pid for one in parts.roster if one.task is not None]
+        parts.run_later(in_own_thread("shims", partial(shimplace.take_in, stores.facts, parts.engine_id, pids)))
         self._manager.ready()
         self._manager.watch(asyncio.get_running_loop())
         await self._stopped.wait()

@@ -21,7 +21,7 @@ from corten.core.metadata import Database
 from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
-from corten.daemon import execroot
+from corten.daemon import execroot, shimplace
 from corten.engine import host, senders
 from corten.engine.container import Roster
 from corten.engine.networks import Networks
@@ -100,9 +100,10 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
     """The engine's parts; `program` is cortend's own path, with corten-shim beside it; `open_files` as for Zygote."""
     execroot.prepare(settings.exec_root)
     shim = find_program(program, SHIM_PROGRAM)
-    zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug)
-    stores.bridge.ensure()
     engine_id = stores.root.engine_id
+    joins = shimplace.prepare(stores.facts, engine_id)
+    zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug, joins=joins)
+    stores.bridge.ensure()
     created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())
     stores.database.set_meta(_CREATED, created)
     return Parts(

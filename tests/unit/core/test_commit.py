@@ -13,6 +13,7 @@ import pytest
 from corten.core import archive, gc
 from corten.core.commit import Request, commit
 from corten.core.events import EventBus
+from corten.core.history import history
 from corten.core.images import Image, ImageStore
 from corten.core.init import init_layer
 from corten.core.leases import CONTENT
@@ -176,3 +177,21 @@ def test_the_image_of_a_commit_keeps_its_parents_layers(store: ImageStore, base:
     gc.collect(store)
     assert all(store.overlay.exists(chain) for chain in image.chain_ids)
     assert all(store.content.has(digest) for digest in store.layer_blobs(image))
+
+
+def test_history_has_the_id_and_the_names_of_what_an_image_was_committed_from(store: ImageStore) -> None:
+    lines = [
+        {"created_by": "add"},
+        {"created_by": "env", "empty_layer": True},
+        {"created_by": "cmd", "empty_layer": True},
+    ]
+    config = t.image_config([BASE], history=lines)
+    archive.load([t.docker_archive([BASE], ["base:1"], config=config)], store)
+    base = store.get("base:1")
+    container(store, base)
+    image = commit(asked(base, command="sh -c x", reference=parse("new:1")), store)
+    expected = [(image.id, "sh -c x", ("new:1",)), (base.id, "cmd", ("base:1",))]
+    expected += [("<missing>", "env", ()), ("<missing>", "add", ())]
+    assert [(line.id, line.created_by, line.tags) for line in history(store, image)] == expected
+    remove_image(store, "base:1", [])
+    assert [(line.id, line.tags) for line in history(store, image)][:2] == [(image.id, ("new:1",)), (base.id, ())]

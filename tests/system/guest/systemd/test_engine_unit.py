@@ -158,6 +158,62 @@ def test_a_death_of_cortend_is_followed_by_a_start(box: int) -> None:
     assert lines == [str(number + 1) for number in range(len(lines))]
 
 
+def members(cgroup: str) -> set[int]:
+    """The processes of a cgroup and of those below, as a kill of all of a unit finds them."""
+    folder = Path("/sys/fs/cgroup") / cgroup.strip("/")
+    return {int(word) for file in folder.rglob("cgroup.procs") for word in file.read_text().split()}
+
+
+def shims_of(box: int) -> str:
+    """The cgroup of the shim of a container by its init."""
+    shim = Path(f"/proc/{box}/stat").read_text().rpartition(")")[2].split()[1]
+    return Path(f"/proc/{shim}/cgroup").read_text().strip().partition("::")[2]
+
+
+def recovered() -> None:
+    """A cortend that serves, after one that may have ended too often."""
+    run("systemctl", "reset-failed", SERVICE, check=False)
+    running_pid()
+
+
+@pytest.mark.slow
+def test_the_cgroup_of_the_unit_has_cortend_alone_and_a_kill_of_it_all_hits_nobody_else(box: int) -> None:
+    before = running_pid()
+    (data,) = Path("/sys/fs/cgroup").glob("corten-*-shims")
+    assert shims_of(box) == f"/{data.name}"
+    group = show(SERVICE, ("ControlGroup",))["ControlGroup"]
+    assert members(group) == {before}
+    assert (data / "cgroup.subtree_control").read_text().strip() == ""
+    run("systemctl", "kill", "-s", "KILL", "--kill-whom=all", SERVICE)
+    wait_for(lambda: main_pid() not in (0, before), "new cortend", PATIENCE_S)
+    recovered()
+    assert pid_of("box") == box
+
+
+@pytest.mark.slow
+def test_a_stop_that_kills_all_of_the_unit_leaves_a_container_alone(box: int) -> None:
+    drop_in("KillMode=control-group\n")
+    recovered()
+    run("systemctl", "restart", SERVICE)
+    assert Path(f"/proc/{box}").exists()
+    recovered()
+    assert pid_of("box") == box
+    drop_in("")
+
+
+@pytest.mark.slow
+def test_a_limit_of_memory_that_kills_cortend_takes_no_container_along(box: int) -> None:
+    before, count = running_pid(), last_line("box")
+    run("systemctl", "set-property", "--runtime", SERVICE, "MemoryMax=1M")
+    wait_for(lambda: main_pid() != before, "its end", PATIENCE_S)
+    run("systemctl", "set-property", "--runtime", SERVICE, "MemoryMax=infinity")
+    assert "oom-kill" in state()
+    recovered()
+    assert pid_of("box") == box
+    wait_for(lambda: last_line("box") > count, "further lines", PATIENCE_S)
+    assert "left-over process" not in run("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
+
+
 @pytest.mark.slow
 def test_limits_outlive_a_reload_of_systemd_itself(box: int) -> None:
     cgroup = Path("/sys/fs/cgroup") / Path(f"/proc/{box}/cgroup").read_text().strip().partition("::/")[2]
