@@ -190,8 +190,11 @@ def test_history_has_the_id_and_the_names_of_what_an_image_was_committed_from(st
     base = store.get("base:1")
     container(store, base)
     image = commit(asked(base, command="sh -c x", reference=parse("new:1")), store)
-    expected = [(image.id, "sh -c x", ("new:1",)), (base.id, "cmd", ("base:1",))]
-    expected += [("<missing>", "env", ()), ("<missing>", "add", ())]
-    assert [(line.id, line.created_by, line.tags) for line in history(store, image)] == expected
+    assert [(line.id, line.created_by, line.tags) for line in history(store, image)] == [
+        (image.id, "sh -c x", ("new:1",)),
+        (base.id, "cmd", ("base:1",)),
+        ("<missing>", "env", ()),
+        ("<missing>", "add", ()),
+    ]
     remove_image(store, "base:1", [])
     assert [(line.id, line.tags) for line in history(store, image)][:2] == [(image.id, ("new:1",)), (base.id, ())]
