@@ -65,8 +65,11 @@ def _print_counters(now: Mapping[str, Any]) -> None:
 def _of(counted: Mapping[str, Any], unit: str) -> str:
     peak, limit = counted["Peak"], counted["Limit"]
     known = [f"peak {peak}"] if peak >= 0 else []
-    shown = ", ".join([*known, f"limit {limit}" if limit >= 0 else "no limit"])
-    return f" ({f'{shown} {unit}'.rstrip()})"
+    if limit >= 0:
+        known.append(f"limit {limit}")
+    if known and unit:
+        known[-1] += f" {unit}"
+    return f" ({', '.join(known if limit >= 0 else [*known, 'no limit'])})"
 
 
 def _print_lines(answer: Mapping[str, Any]) -> None:

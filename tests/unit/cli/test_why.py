@@ -38,6 +38,17 @@ def test_a_run_that_goes_on_is_counted_and_the_one_before_is_told(capsys: pytest
     assert shown.endswith("LAST LINES\n  a\\tb\n  \\x07\n")
 
 
+def test_what_has_no_limit_is_counted_in_bytes_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    now = {
+        "Memory": {"OomKills": 0, "Limit": -1, "Peak": 60, "Victims": []},
+        "Processes": {"Refused": 0, "Limit": 500, "Peak": 3},
+    }
+    print_answer({**ANSWER, "Status": "running", "Now": now})
+    shown = capsys.readouterr().out
+    assert "  killed for want of memory: 0 (peak 60 bytes, no limit)\n" in shown
+    assert "  processes refused: 0 (peak 3, limit 500)\n" in shown
+
+
 def test_what_never_ran_and_what_has_no_log_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_answer({**ANSWER, "Status": "created", "Verdict": None, "LogError": "no such driver"})
     assert capsys.readouterr().out == "box: created; it has never run\n\nLAST LINES: no such driver\n"
