@@ -143,6 +143,7 @@ SEEN: dict[str, Row] = {
     "max-download-attempts": Row(6, lambda running: running.configuration.get("max-download-attempts"), 6),
     "metrics-addr": Row("127.0.0.1:9324", lambda running: running.configuration.get("metrics-addr"), "127.0.0.1:9324"),
     "no-proxy": Row("r.example", lambda running: running.info["NoProxy"], "r.example"),
+    "policies": Row([], lambda running: running.configuration.get("policies"), []),  # system/test_policies.py
     "registry-mirrors": Row(
         ["https://mirror.example/"],
         lambda running: running.info["RegistryConfig"]["Mirrors"],
@@ -199,7 +200,8 @@ def test_every_key_of_dockerd_is_refused_by_name_or_has_a_row(tmp_path: Path) ->
 
 
 def test_every_row_is_of_a_key_that_dockerd_knows_but_for_our_own(tmp_path: Path) -> None:
-    assert set(SEEN) - set(known_keys(tmp_path)) == {"default-pids-limit", "signal-senders", "min-api-version"}
+    own = {"default-pids-limit", "policies", "signal-senders", "min-api-version"}
+    assert set(SEEN) - set(known_keys(tmp_path)) == own
 
 
 def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
@@ -211,6 +213,8 @@ def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
+        ({"policies": ["a.py"]}, "policies: 'a.py' is not an absolute path"),
+        ({"policies": ["/nowhere.py"]}, "policies (daemon.json): open /nowhere.py: no such file or directory"),
         ({"live-restore": False}, "live-restore: false is not supported"),
         ({"debug": "yes"}, "debug: not true or false"),
         ({"hosts": "unix:///x"}, "hosts: not a list of strings"),

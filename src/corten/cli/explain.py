@@ -70,6 +70,9 @@ def print_explanation(answer: Mapping[str, Any], flags: Iterable[str]) -> None:
     cells = [["FIELD", "ORIGIN", "VALUE"]]
     for row in answer["effective"]:
         origin = _origin(row["field"], row["origin"], given)
+        if "asked" in row:
+            asked = _origin(row["field"], row["asked"]["origin"], given)
+            origin = f"{origin} (asked: {ellipsis(_text(row['asked']['value']), _VALUE_WIDTH)}, {asked})"
         cells.append([row["field"], origin, ellipsis(_text(row["value"]), _VALUE_WIDTH)])
     align(cells)
     print("\nPLAN")

@@ -24,6 +24,8 @@ _CREDENTIALS: Final = struct.Struct("iII")
 class Asker(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """`by`: client, engine, or the reason that the engine acts for; `operation`: method and path of the request.
 
+    Of a policy: `policy FILE:FUNCTION`, and as `operation` what it says.
+
     Of a signal that did not come from Corten (engine.sending): process, itself or kernel.
     """
 
@@ -71,6 +73,11 @@ def set_client(sock: Socket | None, operation: str) -> None:
 def set_engine() -> None:
     """What this task does from here on is the engine's own doing, whoever's request has led to it."""
     _current.set(ENGINE)
+
+
+def set_to(by: Asker) -> None:
+    """What this task does from here on is done for somebody that is no client: a policy."""
+    _current.set(by)
 
 
 def of_socket(sock: Socket | None, operation: str, *, own_pid: int = 0) -> Asker:

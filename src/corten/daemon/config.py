@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from corten.daemon import flagvalues, keys, legacy, registries, resolving
 from corten.daemon.flagvalues import FLAGS
-from corten.engine import logoptions
+from corten.engine import logoptions, policyfiles
+from corten.engine.policyfiles import PolicyFile
 from corten.engine.seccomp import check_overrides
 from corten.engine.settings import BUILT_IN_RUNTIME, Runtime, Settings
 from corten.errors import CortenError, InvalidArgument
@@ -51,7 +52,8 @@ UNSUPPORTED: Final = frozenset(
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
 RELOADABLE: Final = (
     "debug", "default-pids-limit", "default-runtime", "features", "insecure-registries", "labels", "log-level",
-    "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "registry-mirrors", "runtimes",
+    "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "policies", "registry-mirrors",
+    "runtimes",
     "tlscacert", "tlscert", "tlskey",
 )  # fmt: skip
 
@@ -201,6 +203,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "no-new-privileges": ("no_new_privileges", _boolean),
     "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
+    "policies": ("policies", keys.paths),
     "raw-logs": ("raw_logs", _boolean),
     "registry-mirrors": ("registry_mirrors", registries.mirrors),
     "runtimes": ("runtimes", _runtimes),
@@ -304,6 +307,14 @@ def with_node(made: Settings, node: Defaults) -> Settings:
     if PIDS_KEY in made.origins or node.pids_limit_origin == BUILT_IN:
         return made
     return replace(made, default_pids_limit=node.pids_limit, origins={**made.origins, PIDS_KEY: node.pids_limit_origin})
+
+
+def policy_files(made: Settings) -> tuple[PolicyFile, ...]:
+    """What the files of `policies` say.  Raises InvalidArgument naming the setting and the file."""
+    try:
+        return policyfiles.load(made.policies)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{named(made, 'policies')}: {error.text}") from error
 
 
 def named(made: Settings, key: str) -> str:

@@ -140,6 +140,7 @@ TABLE: Final = (
     _flag("log-level", "-l --log-level", "LEVEL", "of cortend's log: debug, info, warn, error or fatal (info)"),
     _flag("log-opts", "--log-opt", "NAME=VALUE", "of --log-driver; may be given several times", _options),
     _flag("no-new-privileges", "--no-new-privileges", "", "in every container whose request is silent"),
+    _flag("policies", "--policy", "FILE", "asked about every container; may be given several times", list),
     _flag("raw-logs", "--raw-logs", "", "taken: the log has no colours"),
     _flag("runtimes", "--add-runtime", "NAME=PATH", "a further runtime; may be given several times", _runtimes),
     _flag("seccomp-profile", "--seccomp-profile", "FILE", "of containers that name none; builtin or unconfined"),

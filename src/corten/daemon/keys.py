@@ -92,6 +92,18 @@ def storage_driver(key: str, value: Any) -> str:
     return STORAGE_DRIVER
 
 
+def paths(key: str, value: Any) -> tuple[str, ...]:
+    """Absolute paths, each once."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidArgument(f"{key}: not a list of strings")
+    for path in value:
+        if not path.startswith("/"):
+            raise InvalidArgument(f"{key}: {path!r} is not an absolute path")
+        if value.count(path) > 1:
+            raise InvalidArgument(f"{key}: {path} is named twice")
+    return tuple(value)
+
+
 def exec_opts(key: str, value: Any) -> tuple[str, ...]:
     """`native.cgroupdriver=cgroupfs`, which is the only way there is."""
     if not isinstance(value, list):

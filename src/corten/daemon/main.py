@@ -35,8 +35,11 @@ from corten.daemon import (
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
 from corten.docker.versions import version_of
+from corten.engine import policies
 from corten.engine.engine import Engine
 from corten.engine.parts import Parts
+from corten.engine.policies import Policies
+from corten.engine.policyfiles import PolicyFile
 from corten.engine.settings import Settings
 from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, InvalidArgument
@@ -52,12 +55,15 @@ def main(argv: list[str]) -> int:
     """`argv` with the program's name first; the exit status."""
     try:
         given, secured = arguments.parse(argv[1:]), None
+        files: tuple[PolicyFile, ...] = ()
         path = given.config or config.DEFAULT_FILE
         settings = _settings(given, path)
         if not given.destroy:  # which needs no container's defaults
             settings = config.with_node(settings, config.node_defaults(given.node_defaults))
             secured = tls.context_of(settings)
+            files = config.policy_files(settings)
         if given.validate or (settings.validate and not (given.destroy or given.doctor)):
+            asyncio.run(policies.check(files))
             sys.stderr.write("configuration OK\n")
             return 0
         _set_up_logging(settings)
@@ -68,7 +74,7 @@ def main(argv: list[str]) -> int:
         preflight.check(settings)
         for text in legacy.warnings(settings):
             log.warning("%s", text)
-        asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured))
+        asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured, files))
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
         return 1
@@ -113,28 +119,32 @@ class Daemon:
         self._flags = flags
         self._open_files = -1  # the limit that was ours and is our children's
         self._stopped = asyncio.Event()
+        self._reloads = asyncio.Lock()  # one at a time
         self._handed = activation.take()
         self._manager = activation.Notifier()
         self._secured: ssl.SSLContext | None = None  # of tcp:// sockets
 
-    async def run(self, secured: ssl.SSLContext | None) -> None:
+    async def run(self, secured: ssl.SSLContext | None, files: Sequence[PolicyFile] = ()) -> None:
         """Until SIGTERM or SIGINT.  Containers go on.  `secured` is for tcp:// sockets."""
         os.umask(0o022)
         faulthandler.enable()  # what hung is told when the service manager's watchdog ends us
         self._secured = secured
         self._open_files = openfiles.take_all()
         pool = leaving.set_up_pool()
+        asked = Policies(files, exec_root=self._settings.exec_root)
+        await asked.load()
         stores = wiring.open_stores(self._settings)
         try:
             with self._pidfile():
-                await self._serve(stores)
+                await self._serve(stores, asked)
         except BaseException:
             stores.close()
             raise
         await leaving.leave(stores, pool)
 
-    async def _serve(self, stores: wiring.Stores) -> None:
+    async def _serve(self, stores: wiring.Stores, asked: Policies) -> None:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
+        parts.policies = asked
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
         numbers = _listen_for_metrics(self._settings)
@@ -170,6 +180,7 @@ class Daemon:
                 await metrics.close()
                 await door.close()
                 await engine.close()
+                parts.policies.close()
                 await parts.tasks.close()
         except TimeoutError:
             log.warning("not everything is closed after %g s", _CLOSE_S)
@@ -195,11 +206,15 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload, parts)
 
     def _reload(self, parts: Parts) -> None:
-        self._manager.reloading()
-        self._take_over(parts)
-        self._manager.ready()
+        parts.run_later(self._reload_soon(parts))
 
-    def _take_over(self, parts: Parts) -> None:
+    async def _reload_soon(self, parts: Parts) -> None:
+        async with self._reloads:
+            self._manager.reloading()
+            await self._take_over(parts)
+            self._manager.ready()
+
+    async def _take_over(self, parts: Parts) -> None:
         """A file that cannot be read leaves everything as it was; connections that are open stay."""
         path = self._config_path
         try:
@@ -208,10 +223,13 @@ class Daemon:
             after = config.with_node(after, config.node_defaults(self._node_path))
             settings = config.reloaded(parts.settings, after)
             secured = tls.context_of(settings)
+            asked = Policies(config.policy_files(settings), exec_root=settings.exec_root)
+            await asked.load()
         except CortenError as error:
             log.warning("configuration not reloaded: %s", error)
             return
-        parts.settings, self._secured = settings, secured
+        parts.policies.close()
+        parts.settings, parts.policies, self._secured = settings, asked, secured
         _set_level(parts.settings)
         text = config.shown(parts.settings)
         log.info("Reloaded configuration: %s", text)

@@ -56,6 +56,7 @@ class Container:
         self.exec_ids: list[str] = []
         self.phases: list[dict[str, Any]] = []
         self.restart_timer: asyncio.TimerHandle | None = None
+        self.lifetime_timer: asyncio.TimerHandle | None = None
         self.cleanup: asyncio.Task[None] | None = None
         self.removal: asyncio.Task[None] | None = None
         self.is_stopping = False

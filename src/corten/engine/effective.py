@@ -35,7 +35,7 @@ from corten.spec.docker import (
     LogConfig,
     Ulimit,
 )
-from corten.spec.docker_json import nonzero_fields, to_json
+from corten.spec.docker_json import nonzero_fields
 from corten.spec.image import RunConfig
 
 FLAG: Final = "flag"
@@ -48,6 +48,21 @@ _I64: Final = (1 << 63) - 1
 NODE_KEY: Final = "Corten"
 
 Origins = dict[str, str]
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What a field would be had no policy set it."""
+
+    value: Any
+    origin: str
+
+
+class Lifetime(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """How long each run of a container may last; policy: who says so, `policy FILE:FUNCTION`."""
+
+    seconds: float
+    policy: str
+    reason: str
 
 
 class Effective(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +81,8 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     origins: Origins = {}
     names: dict[str, tuple[tuple[str, ...], str]] = {}  # field → what daemon.json says for it now, and its origin
     node: dict[str, list[dict[str, Any]]] = {}  # taken from daemon.json and the node's file, in the runtime's form
+    asked: dict[str, Asked] = {}  # by field, of those that policies have set (engine.policyvalues)
+    lifetime: Lifetime | None = None
 
     @property
     def hostname(self) -> str:
@@ -102,7 +119,7 @@ def decide(
     Raises InvalidArgument (Internal where dockerd answers 500) with Docker's texts, or naming a field that is
     not supported yet.
     """
-    origins: Origins = {path: FLAG for path, _ in _fields(request.config, request.host_config)}
+    origins: Origins = {path: FLAG for path, _ in fields(request.config, request.host_config)}
     checks.refuse_unsupported(request)
     checks.check_modes(request.config, request.host_config)
     config = merge_image(request.config, image, origins)
@@ -155,7 +172,8 @@ def _resolver(host: HostConfig, settings: Settings) -> dict[str, tuple[tuple[str
     return {field: (value, settings.origin(key)) for field, own, value, key in rows if value and not own}
 
 
-def _fields(config: ContainerConfig, host: HostConfig) -> Iterator[tuple[str, Any]]:
+def fields(config: ContainerConfig, host: HostConfig) -> Iterator[tuple[str, Any]]:
+    """(path, value) of every field with a value: `HostConfig.Memory`."""
     yield from nonzero_fields(config, "Config")
     yield from nonzero_fields(host, "HostConfig")
 
@@ -437,48 +455,3 @@ def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
 def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> tuple[str, ...]:
     names = request.networking_config.endpoints_config or {}
     return tuple(name for name in names if name not in (host.network_mode, "default"))
-
-
-def explain(effective: Effective) -> list[dict[str, Any]]:
-    """`corten run --explain`: every field that has a value, with its origin."""
-    shown = {"Config": to_json(effective.config), "HostConfig": to_json(effective.host)}
-    out = []
-    for path, _ in _fields(effective.config, effective.host):
-        value: Any = shown
-        for part in path.split("."):
-            value = value[part]
-        out.append({"field": path, "value": value, "origin": effective.origins.get(path, BUILT_IN)})
-    if effective.endpoint is not None:
-        network = f"EndpointsConfig.{effective.host.network_mode}"
-        out += [
-            {"field": path, "value": msgspec.to_builtins(value), "origin": FLAG}
-            for path, value in nonzero_fields(effective.endpoint, network)
-        ]
-    if effective.host.pids_limit is None:
-        origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
-        out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
-    out += [
-        {"field": field, "value": list(value), "origin": origin} for field, (value, origin) in effective.names.items()
-    ]
-    out += [
-        {"field": f"{NODE_KEY}.{word}", "value": text, "origin": origin}
-        for word, text, origin in node_words.lines(effective.node)
-    ]
-    return out
-
-
-def origins(effective: Effective) -> dict[str, str]:
-    """For inspect: field with a value → where that is from, in the words of `explain`."""
-    node = f"{NODE_KEY}."
-    return {row["field"]: row["origin"] for row in explain(effective) if not row["field"].startswith(node)}
-
-
-def node_object(effective: Effective) -> dict[str, Any]:
-    """For inspect: what the node's file and daemon.json said, in the words of `corten` in the runtime's `state`.
-
-    {} where neither did; where one said anything the limit of processes stands there too, whoever said that.
-    """
-    origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
-    if not effective.node and origin in (FLAG, BUILT_IN, UPDATE):
-        return {}
-    return {NODE_KEY: {"pidsLimit": {"value": effective.pids_limit, "origin": origin}, **effective.node}}

@@ -23,8 +23,8 @@ from corten.engine.commits import Commits
 from corten.engine.container import Container
 from corten.engine.copies import Copies
 from corten.engine.copyups import CopyUps
-from corten.engine.effective import explain
 from corten.engine.execs import Execs
+from corten.engine.explaining import explain
 from corten.engine.filters import Filters, ListQuery, sift
 from corten.engine.finish import TRACE_NAME, Finisher
 from corten.engine.health import Healths
@@ -36,6 +36,7 @@ from corten.engine.info import Info
 from corten.engine.inspect import inspect, summary
 from corten.engine.lasting import Lasting
 from corten.engine.lifecycle import Lifecycle
+from corten.engine.lifetimes import Lifetimes
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.metrics import Metrics
 from corten.engine.parts import Parts
@@ -84,11 +85,15 @@ class Engine:
         self._healths = healths = Healths(parts, execs)
         finisher.exec_exited = execs.exited
         finisher.health_told = healths.told
-        finisher.container_ended = execs.container_ended
+        self._lasting = Lasting()
+        lifetimes = Lifetimes(parts, life, self._lasting)
+        starter.begun = lifetimes.arm
+        lifetimes.disarmed = execs.container_ended
+        finisher.container_ended = lifetimes.disarm
         self.metrics_text = Metrics(parts, self._sample).text
         self._recovery = Recovery(parts, finisher, execs, healths, watch, database=database, content=content)
+        self._recovery.adopted = lifetimes.arm
         info = Info(parts)
-        self._lasting = Lasting()
         lasting = self._lasting.verb
 
         self.version = info.version

@@ -9,7 +9,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from corten.engine.container import Container
-from corten.engine.effective import NODE_KEY, Effective, node_object, origins
+from corten.engine.effective import NODE_KEY, Effective
+from corten.engine.explaining import node_object, of_policies, origins
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
 from corten.engine.record import Health, Record, Status
@@ -74,7 +75,11 @@ def inspect(
         "Config": _config(effective),
         "NetworkSettings": network_settings(container, network_ids),
     }
-    out[NODE_KEY] = {**node_object(effective).get(NODE_KEY, {}), "Origins": origins(effective)}
+    out[NODE_KEY] = {
+        **node_object(effective).get(NODE_KEY, {}),
+        "Origins": origins(effective),
+        **of_policies(effective),
+    }
     if record.state.death is not None:
         out[NODE_KEY] = {**out[NODE_KEY], "Verdict": to_json_verdict(record.state.death)}
     return out

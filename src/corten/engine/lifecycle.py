@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import secrets
@@ -17,16 +16,15 @@ from msgspec.structs import replace
 
 from corten.core import asker
 from corten.core import journal as kinds
-from corten.core.archive import host_platform
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import blockio, effective, links, mountspec, names, oci
+from corten.engine import blockio, names, oci
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.copyups import CopyUps
+from corten.engine.deciding import Decider
 from corten.engine.effective import Effective
 from corten.engine.events import container_event
 from corten.engine.finish import Finisher
-from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts, row
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.removal import Removal
@@ -34,7 +32,7 @@ from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
 from corten.engine.start import Starter
 from corten.engine.tasks import Task
-from corten.engine.update import left_alone, updated
+from corten.engine.update import left_alone
 from corten.engine.volumes import Volumes
 from corten.errors import (
     Conflict,
@@ -45,8 +43,7 @@ from corten.errors import (
     NotModified,
     Unavailable,
 )
-from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
-from corten.spec.platforms import parse_platform
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest
 
 Json = dict[str, Any]
 
@@ -67,6 +64,7 @@ class Lifecycle:
         self._finisher = finisher
         self._watch = watch
         self._removal = removal
+        self._decider = Decider(parts)
         self.volumes: Volumes  # given by the engine
         self.copy_ups: CopyUps
 
@@ -81,7 +79,7 @@ class Lifecycle:
         container_id = secrets.token_hex(32)
         name = self._reserve(name, container_id)
         try:
-            image, decided, warnings = await self._decide(request, container_id, platform)
+            image, decided, warnings = await self._decider.decide(request, container_id, platform, name=name)
             points, new = self.volumes.make_for(decided.mounts)
             record = Record(
                 id=container_id,
@@ -119,60 +117,6 @@ class Lifecycle:
                 self.volumes.unmake(new)
                 raise
 
-    async def _decide(
-        self, request: ContainerCreateRequest, container_id: str, platform: str
-    ) -> tuple[Image, Effective, list[str]]:
-        parts = self._parts
-        if not request.config.image:
-            raise InvalidArgument("no image specified")
-        needed = [mount.source for mount in request.host_config.mounts or () if mountspec.needs_source(mount)]
-        existing = {source for source in needed if await self._exists(source)}
-        wanted = parse_platform(platform, host_platform()) if platform else None
-        image = parts.images.get(request.config.image, wanted)  # nothing is awaited from here on: an rmi finds it used
-        decided, warnings = effective.decide(
-            request,
-            image.config.run,
-            parts.settings,
-            parts.machine,
-            container_id=container_id,
-            resolve=self._named_containers(request),
-            exists=existing.__contains__,
-            borrowed=self._borrowed(request.host_config),
-            linked=links.resolved(request.host_config, self.find),
-        )
-        return image, decided, warnings
-
-    def _borrowed(self, host: HostConfig) -> list[MountPoint]:
-        """The mounts that --volumes-from names.  Not NotFound: the CLI would take it for the image's and pull."""
-        points: list[MountPoint] = []
-        for text in host.volumes_from or ():
-            ref, read_only = mountspec.parse_volumes_from(text)
-            try:
-                other = self.find(ref)
-            except CortenError as error:
-                raise InvalidArgument(error.text) from error
-            points += mountspec.borrow(other.record.effective.mounts, read_only=read_only)
-        return points
-
-    async def _exists(self, source: str) -> bool:
-        look = functools.partial(os.path.exists, source)
-        return await self._parts.host_looks.look("bind source", os.path.normpath(source), look)
-
-    def _named_containers(self, request: ContainerCreateRequest) -> dict[str, str]:
-        """Names in `container:NAME` modes and their ids.  Pid and ipc must exist now, a network at start."""
-        host = request.host_config
-        out = {}
-        for mode, is_needed in ((host.pid_mode, True), (host.ipc_mode, True), (host.network_mode, False)):
-            prefix, _, name = mode.partition(":")
-            if prefix != "container" or not name:
-                continue
-            try:
-                out[name] = self.find(name).id
-            except CortenError as error:
-                if is_needed:  # not NotFound: the CLI would take it for the image's and pull
-                    raise InvalidArgument(error.text) from error
-        return out
-
     def _reserve(self, name: str, container_id: str) -> str:
         """The name without its slash, the container's from now on."""
         roster = self._parts.roster
@@ -209,7 +153,7 @@ class Lifecycle:
         """What `create` would decide; nothing is made."""
         if name and self._parts.roster.is_taken(name.removeprefix("/")):
             self._parts.roster.reserve_name(name.removeprefix("/"), "")
-        image, decided, _ = await self._decide(request, secrets.token_hex(32), "")
+        image, decided, _ = await self._decider.decide(request, secrets.token_hex(32), "", name=name.removeprefix("/"))
         return image, replace(decided, mounts=self.volumes.placed(decided.mounts))
 
     # Starting and stopping
@@ -329,6 +273,12 @@ class Lifecycle:
             text = "tried to kill container, but did not receive an exit event"
             raise Internal(f"could not kill container: {container.name}: {text}")
 
+    async def end(self, container: Container, by: asker.Asker) -> None:
+        """Stop what runs, as a client would, for somebody else."""
+        asker.set_to(by)
+        await self._stop(container, 0, None)
+        self._parts.bus.publish(container_event(container.record, "stop"))
+
     async def restart(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
         """Stop if it runs, then start."""
         container = self.find(ref)
@@ -444,7 +394,7 @@ class Lifecycle:
             raise Conflict('container is marked for removal and cannot be "update"')
         less, warnings = blockio.adapt(request, self._parts.machine)
         before, request = container.record.effective, replace(request, **less)
-        changed = updated(before, request, self._parts.machine)
+        changed = await self._decider.update(container, request)
         warnings += left_alone(before, request)
         if container.is_running:
             await container.require_running().update(oci.update_resources(changed))

@@ -23,6 +23,7 @@ from corten.engine.inspect import Paths
 from corten.engine.logconfig import LogPlace
 from corten.engine.looks import Looks
 from corten.engine.networks import Networks
+from corten.engine.policies import Policies
 from corten.engine.record import Record, encode
 from corten.engine.registries import Registries
 from corten.engine.retry import Retries
@@ -42,7 +43,7 @@ _LEASES = "leases of requests that are over"
 
 @dataclass(slots=True)
 class Parts:
-    """`settings` is replaced on reload; all else stays."""
+    """`settings` and `policies` are replaced on reload; all else stays."""
 
     settings: Settings
     machine: Host
@@ -64,6 +65,7 @@ class Parts:
     views: Views = field(init=False)
     init_binary: str = ""
     started_ns: int = 0
+    policies: Policies = field(default_factory=Policies)
     senders: Senders = field(default_factory=Senders)
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
     container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -68,6 +69,7 @@ class Recovery:
         self._watch = watch
         watch.adopt = self._adopt
         self.volume_mounts: VolumeMounts  # given by the engine
+        self.adopted: Callable[[Container], None]
         self._database = database
         self._content = content
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
@@ -180,6 +182,7 @@ class Recovery:
         await self._end_hold(container, task)
         if exited is not None:
             await self._finisher.finish(container, task, exit_of(exited))
+        self.adopted(container)
         log.info("container %s adopted: %s", container.id, state)
 
     async def _end_hold(self, container: Container, task: Task) -> None:
@@ -234,6 +237,7 @@ class Recovery:
         container.task = task
         container.endpoint = self._parts.bridge.endpoint(container.id)
         self._watch.unresponsive(container)
+        self.adopted(container)
 
     def _forget_run(self, container: Container) -> None:
         """A start that a kill interrupted never was."""

@@ -73,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host_gateway_ips: tuple[str, ...] = ()  # of --add-host NAME:host-gateway; empty: the default bridge's address
     cpu_rt_period: int = 0  # microseconds, of the cgroups that containers are below
     cpu_rt_runtime: int = 0
+    policies: tuple[str, ...] = ()  # files, in the order in which they are asked: engine.policyfiles
     experimental: bool = False
     features: dict[str, bool] = {}
     min_api_version: str = ""  # "": the oldest that there is

@@ -122,6 +122,7 @@ class Starter:
         self._events = events
         self._lost = lost
         self.volume_mounts: VolumeMounts  # given by the engine
+        self.begun: Callable[[Container], None]  # of a run
         self._accounts = AccountBook(f"{parts.settings.exec_root}/empty")
         self._steps: tuple[tuple[str, Step], ...] = (
             ("look", self._look),
@@ -456,6 +457,7 @@ class Starter:
             )
         self.volume_mounts.tell_mount(container)
         parts.bus.publish(container_event(container.record, "start"))
+        self.begun(container)
 
 
 def _health(run: Run, process: dict[str, Any]) -> dict[str, Any]:

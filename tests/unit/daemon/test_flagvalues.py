@@ -61,6 +61,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--log-format", "json"], {"log-format": "json"}),
     (["-l", "WARN"], {"log-level": "WARN"}),
     (["--no-new-privileges=1"], {"no-new-privileges": True}),
+    (["--policy", "/a.py", "--policy=/b.py"], {"policies": ["/a.py", "/b.py"]}),
     (["--raw-logs"], {"raw-logs": True}),
     (["--seccomp-profile", "unconfined"], {"seccomp-profile": "unconfined"}),
     (["--signal-senders"], {"signal-senders": True}),

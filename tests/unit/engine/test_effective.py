@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from corten.engine import effective
-from corten.engine.effective import explain, origins
+from corten.engine.explaining import explain, origins
 from corten.engine.host import Host
 from corten.engine.settings import Settings
 from corten.errors import CortenError, Internal, InvalidArgument

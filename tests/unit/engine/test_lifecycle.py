@@ -53,7 +53,12 @@ async def test_an_image_that_goes_while_a_bind_source_is_looked_at_makes_no_cont
     body = {"Image": "busybox", "HostConfig": {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/mnt"}]}}
     roster = Roster()
     unused: Any = None
-    parts: Any = SimpleNamespace(roster=roster, images=SimpleNamespace(get=get), host_looks=SimpleNamespace(look=look))
+    parts: Any = SimpleNamespace(
+        roster=roster,
+        images=SimpleNamespace(get=get),
+        host_looks=SimpleNamespace(look=look),
+        policies=SimpleNamespace(functions=()),
+    )
     life = Lifecycle(parts, unused, unused, unused, unused)
     with pytest.raises(NotFound, match="No such image: busybox"):
         await life.create(parse_create(msgspec.json.encode(body)), "new", "")

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from corten.engine import effective
-from corten.engine.effective import Effective, explain, node_object
+from corten.engine.effective import Effective
+from corten.engine.explaining import explain, node_object
 from corten.engine.host import Host
 from corten.engine.settings import Settings
 from corten.engine.update import updated

@@ -15,7 +15,7 @@ SOURCE = paths.REPOSITORY / "src" / "corten"
 
 # A room imports itself and rooms that stand before it here.
 ROOMS = (
-    *("errors", "spec", "sys", "launch", "runtime", "shim", "core", "registry", "network", "engine", "build"),
+    *("errors", "policy", "spec", "sys", "launch", "runtime", "shim", "core", "registry", "network", "engine", "build"),
     *("docker", "containerd", "cri", "daemon", "cli", "xray"),
 )
 
