@@ -73,6 +73,14 @@ class Row:
 
 # The keys that CortenEngine gives as flags (data-root, exec-root, hosts, pidfile, debug) have a test of their own.
 PARENT = f"/{paths.mark()}keys"
+CARD = ([{"Source": "cdi", "ID": "v.example/card=card"}], True)
+CARD_SPEC = """
+cdiVersion: "0.8.0"
+kind: v.example/card
+devices:
+  - name: card
+    containerEdits: {env: [CARD=yes]}
+"""
 SEEN: dict[str, Row] = {
     "cgroup-parent": Row(PARENT, lambda running: running.inspect["HostConfig"]["CgroupParent"], PARENT),
     "default-cgroupns-mode": Row("private", lambda running: running.inspect["HostConfig"]["CgroupnsMode"], "private"),
@@ -83,6 +91,7 @@ SEEN: dict[str, Row] = {
         ["a.example"], lambda running: "allow-nondistributable-artifacts has no" in running.engine.log.read_text(), True
     ),
     "api-cors-header": Row("", lambda running: running.configuration.get("data-root", "") != "", True),
+    "cdi-spec-dirs": Row([], lambda running: (running.info.get("DiscoveredDevices"), "CARD=yes" in running.said), CARD),
     "cpu-rt-period": Row(0, lambda running: running.configuration.get("cpu-rt-period"), 0),
     "cpu-rt-runtime": Row(0, lambda running: running.configuration.get("cpu-rt-runtime"), 0),
     "deprecated-key-path": Row("/x", lambda running: running.configuration.get("data-root", "") != "", True),
@@ -246,22 +255,27 @@ def reloaded(engine: CortenEngine) -> Any:
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """An engine whose daemon.json has every row's value."""
     values = {key: row.value for key, row in SEEN.items()}
     values["init-path"] = str(peers.binary("tini"))
     values["runtimes"] = {"crun": {"path": str(peers.crun_for_hybrid())}}
+    folder = tmp_path_factory.mktemp("cdi")
+    (folder / "card.yaml").write_text(CARD_SPEC)
+    values["cdi-spec-dirs"] = [str(folder)]
     with CortenEngine(config=values) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         api = Api(engine.socket)
         script = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null; cat /proc/1/comm"
-        script += "; cat /etc/resolv.conf /etc/hosts; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"
+        script += "; env; cat /etc/resolv.conf /etc/hosts; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"
         engine.docker(
             "run",
             "--name",
             "box",
             "--add-host",
             "gate:host-gateway",
+            "--device",
+            "v.example/card=card",
             images.BUSYBOX_REF,
             "sh",
             "-c",
@@ -307,7 +321,13 @@ def test_log_driver_none_keeps_no_log() -> None:
     with CortenEngine(config={"log-driver": "none"}) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         engine.docker(
-            "run", "--name", "box", "--add-host", "gate:host-gateway", images.BUSYBOX_REF, "echo", "x", check=True
+            "run",
+            "--name",
+            "box",
+            images.BUSYBOX_REF,
+            "echo",
+            "x",
+            check=True,
         )
         done = engine.docker("logs", "box")
         assert "configured logging driver does not support reading" in done.stderr

@@ -20,6 +20,7 @@ from corten.cli.mounts import parse_mount, parse_volume
 from corten.cli.ports import parse_exposed, parse_ports
 from corten.cli.units import parse_bytes, parse_duration_ns, parse_swap
 from corten.cli.values import CHECKS, LISTS
+from corten.spec.cdiname import is_qualified
 from corten.spec.words import HEALTH_ACTION_LABEL
 
 # (flags, kind, help): kind is bool, str, int, uint, uint16, list, mounts, or one of corten.cli.values
@@ -345,7 +346,8 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     _put(host, "Sysctls", dict(_pairs(given["sysctl"])))
     _put(host, "StorageOpt", dict(_pairs(given["storage_opt"])))
     _put(host, "Annotations", dict(_pairs(given["annotation"])))
-    _put(host, "Devices", [_device(text) for text in given["device"]])
+    of_cdi = [text for text in given["device"] if is_qualified(text)]
+    _put(host, "Devices", [_device(text) for text in given["device"] if text not in of_cdi])
     for field, name, convert in HOST_LISTS:
         _put(host, field, [convert(text) for text in given[name]])
     _put(host, "Tmpfs", {path: rest for path, _, rest in (t.partition(":") for t in given["tmpfs"])})
@@ -354,6 +356,8 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
         host["LogConfig"] = {"Type": given["log_driver"] or "", "Config": dict(_pairs(given["log_opt"]))}
     if given["gpus"]:
         host["DeviceRequests"] = [{"Driver": "", "Count": -1, "Capabilities": [["gpu"]]}]
+    if of_cdi:
+        host["DeviceRequests"] = [*host.get("DeviceRequests", ()), {"Driver": "cdi", "DeviceIDs": of_cdi}]
     return host
 
 

@@ -38,7 +38,7 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 UNSUPPORTED: Final = frozenset(
     {
         "allow-direct-routing", "authorization-plugins", "bip",
-        "bip6", "bridge", "bridge-accept-fwmark", "builder", "cdi-spec-dirs",
+        "bip6", "bridge", "bridge-accept-fwmark", "builder",
         "default-address-pools", "default-gateway",
         "default-gateway-v6", "default-network-opts",
         "firewall-backend", "fixed-cidr", "fixed-cidr-v6",
@@ -162,6 +162,7 @@ Parser = Callable[[str, Any], Any]
 KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "allow-nondistributable-artifacts": ("allow_nondistributable_artifacts", _texts),
     "api-cors-header": ("", legacy.cors_header),
+    "cdi-spec-dirs": ("cdi_spec_dirs", _texts),
     "cgroup-parent": ("cgroup_parent", _text),
     "cpu-rt-period": ("cpu_rt_period", keys.microseconds),
     "cpu-rt-runtime": ("cpu_rt_runtime", keys.microseconds),

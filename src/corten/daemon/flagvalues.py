@@ -114,6 +114,7 @@ def _flag(key: str, name: str, metavar: str, help: str, form: Callable[[Sequence
 TABLE: Final = (
     _flag("allow-nondistributable-artifacts", "--allow-nondistributable-artifacts", "HOST", "without effect", list),
     _flag("api-cors-header", "--api-cors-header", "HEADERS", "removed by Docker, and refused"),
+    _flag("cdi-spec-dirs", "--cdi-spec-dir", "DIR", "of CDI devices (/etc/cdi and /var/run/cdi)", list),
     _flag("cgroup-parent", "--cgroup-parent", "PATH", "of containers that name none"),
     _flag("cpu-rt-period", "--cpu-rt-period", "US", "real-time period of the containers' parent cgroup (v1)"),
     _flag("cpu-rt-runtime", "--cpu-rt-runtime", "US", "real-time of each period for all containers (v1)"),

@@ -45,15 +45,21 @@ def options(key: str, value: Any) -> tuple[str, ...]:
 
 
 def domains(key: str, value: Any) -> tuple[str, ...]:
-    """`dns-search`: domains, or `.` for none."""
-    out = []
-    for text in _texts(key, value):
-        stripped = text.strip(" ")
-        found = _DOMAIN.fullmatch(stripped) if re.search("[a-zA-Z]", stripped) else None
-        if stripped != "." and (found is None or len(found[1]) >= 255):
+    """`dns-search`: domains, or `.` for none; kept as they are."""
+    texts = _texts(key, value)
+    for text in texts:
+        if _domain(text) is None:
             raise InvalidArgument(f"{key}: {text} is not a valid domain")
-        out.append(found[1] if found else stripped)
-    return tuple(out)
+    return texts
+
+
+def _domain(text: str) -> str | None:
+    """Without the dot at its end; None for what is no domain."""
+    stripped = text.strip(" ")
+    if stripped == ".":
+        return stripped
+    found = _DOMAIN.fullmatch(stripped) if re.search("[a-zA-Z]", stripped) else None
+    return found[1] if found is not None and len(found[1]) < 255 else None
 
 
 def gateways(key: str, value: Any) -> tuple[str, ...]:
@@ -102,8 +108,11 @@ def gateway_of_flag(texts: Sequence[str]) -> list[str]:
 
 
 def domain_of_flag(texts: Sequence[str]) -> list[str]:
-    """`--dns-search DOMAIN`."""
-    try:
-        return list(domains("dns-search", list(texts)))
-    except InvalidArgument as error:
-        raise InvalidArgument(error.text.removeprefix("dns-search: ")) from None
+    """`--dns-search DOMAIN`, whose last dot goes, as with dockerd."""
+    out = []
+    for text in texts:
+        found = _domain(text)
+        if found is None:
+            raise InvalidArgument(f"{text} is not a valid domain")
+        out.append(found)
+    return out

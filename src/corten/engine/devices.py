@@ -13,6 +13,7 @@ from corten.spec.docker import DeviceMapping, DeviceRequest
 
 _RULE: Final = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
 _ALL_ACCESS: Final = "rwm"
+CDI_DRIVER: Final = "cdi"  # engine.cdi
 # What containerd leaves out of a privileged container's devices: file systems of their own, and the console.
 _SKIPPED_DIRECTORIES: Final = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 _SKIPPED_FILES: Final = frozenset({"console"})
@@ -69,6 +70,12 @@ def _device(source: str, inside: str) -> Device | None:
     }
 
 
+def node_type(mode: int) -> str:
+    """`c`, `b` or `p` as config.json has it, "" for what is no device node."""
+    kinds = ((stat.S_ISCHR, "c"), (stat.S_ISBLK, "b"), (stat.S_ISFIFO, "p"))
+    return next((kind for test, kind in kinds if test(mode)), "")
+
+
 def _walk(directory: str) -> Iterator[str]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -89,8 +96,10 @@ def every_device() -> list[Device]:
 
 
 def refuse_requests(requests: Iterable[DeviceRequest]) -> None:
-    """`--gpus`: no driver serves it here.  Raises InvalidArgument with dockerd's text."""
+    """`--gpus`: no driver but that of CDI serves here.  Raises InvalidArgument with dockerd's text."""
     for request in requests:
+        if request.driver == CDI_DRIVER:
+            continue
         sets = " ".join(f"[{' '.join(names)}]" for names in request.capabilities or ())
         raise InvalidArgument(f'could not select device driver "{request.driver}" with capabilities: [{sets}]')
 

@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from corten import __version__
-from corten.engine import logoptions
+from corten.engine import cdi, logoptions
 from corten.engine.infowarnings import file_system, uses_metacopy, warnings
 from corten.engine.inspect import DRIVER
 from corten.engine.mountspec import LOCAL
@@ -64,6 +64,7 @@ class Info:
 
     async def info(self) -> Json:
         """SystemInfo."""
+        devices = await cdi.found(self._parts)
         return {
             "ID": self._parts.engine_id,
             **self._counts(),
@@ -84,15 +85,17 @@ class Info:
             },
             **(kernel := self._kernel()),
             **self._daemon(),
-            "Warnings": self._warnings(kernel),
+            **_discovered(devices),
+            "Warnings": self._warnings(kernel, devices),
         }
 
-    def _warnings(self, kernel: Json) -> list[str] | None:
+    def _warnings(self, kernel: Json, devices: cdi.Found) -> list[str] | None:
         settings = self._parts.settings
         is_tls = settings.tls or settings.tlsverify
         found = warnings(kernel, settings.hosts, is_tls=is_tls, is_verified=settings.tlsverify)
         if self._parts.senders.trouble:
             found.append(f"WARNING: {SETTING}: who sends signals stays unknown: {self._parts.senders.trouble}")
+        found += [f"CDI: Error associated with spec file {path}: {text}" for path, text in devices.errors]
         return found or None
 
     def _counts(self) -> Json:
@@ -165,7 +168,7 @@ class Info:
             "InitCommit": {"ID": __version__},
             "SecurityOptions": _security_options(settings, self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
-            "CDISpecDirs": [],
+            "CDISpecDirs": list(settings.cdi_directories),
         }
 
     def _runtimes(self) -> Json:
@@ -198,6 +201,12 @@ def _security_options(settings: Settings, cgroup_mode: str) -> list[str]:
     options = [f"name=seccomp,profile={settings.seccomp_profile or 'builtin'}"]
     options += ["name=cgroupns"] if mode == "private" else []
     return options + (["name=no-new-privileges"] if settings.no_new_privileges else [])
+
+
+def _discovered(found: cdi.Found) -> Json:
+    """Left out where there are none, as by dockerd."""
+    devices = [{"Source": "cdi", "ID": name} for name in found.devices]
+    return {"DiscoveredDevices": devices} if devices else {}
 
 
 _SWARM: Final[Json] = {

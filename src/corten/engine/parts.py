@@ -16,7 +16,7 @@ from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
-from corten.engine import logconfig
+from corten.engine import cdi, logconfig
 from corten.engine.container import Container, Roster
 from corten.engine.host import Host
 from corten.engine.inspect import Paths
@@ -63,6 +63,7 @@ class Parts:
     retries: Retries
     registries: Registries = field(init=False)
     views: Views = field(init=False)
+    cdi: cdi.Registry = field(default_factory=cdi.Registry)
     init_binary: str = ""
     started_ns: int = 0
     policies: Policies = field(default_factory=Policies)

@@ -76,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...] = ()  # files, in the order in which they are asked: engine.policyfiles
     experimental: bool = False
     features: dict[str, bool] = {}
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # [""]: none
     min_api_version: str = ""  # "": the oldest that there is
     group: str = ""  # of unix sockets
     log_format: str = "text"
@@ -93,6 +94,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def origin(self, key: str) -> str:
         """Where the value of a daemon.json key is from."""
         return self.origins.get(key, "built-in")
+
+    @property
+    def cdi_directories(self) -> tuple[str, ...]:
+        """Where specifications of CDI devices are; none where the feature is turned off."""
+        is_off = self.cdi_spec_dirs == ("",) or not self.features.get("cdi", True)
+        return () if is_off else self.cdi_spec_dirs
 
     @property
     def proxies(self) -> Proxies:

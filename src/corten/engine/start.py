@@ -31,6 +31,7 @@ from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
 from corten.engine import (
     blockio,
+    cdi,
     devices,
     healthcheck,
     hostfiles,
@@ -42,6 +43,7 @@ from corten.engine import (
     sources,
 )
 from corten.engine.accounts import AccountBook, find_user
+from corten.engine.cdispec import Edits
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
@@ -91,6 +93,7 @@ class Run:
         self.shm_source = ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
         self.block_io: dict[str, Any] = {}
+        self.cdi_edits: tuple[Edits, list[Any]] = (Edits(), [])
         self.links: list[Link] = []
         self.task: Task | None = None
         self.health: dict[str, Any] = {}  # the check as the shim is told of it
@@ -221,7 +224,7 @@ class Starter:
             for path in blockio.devices(run.effective.host)
         }
         run.block_io = blockio.block_io(run.effective.host, numbers)
-        devices.refuse_requests(run.effective.host.device_requests or ())
+        run.cdi_edits = await cdi.look(self._parts, run.effective.host.device_requests or ())
 
     def _find_namespaces(self, run: Run) -> None:
         """Which namespaces are new (""), the host's (None) or another container's (a path)."""
@@ -348,6 +351,7 @@ class Starter:
     async def _write_bundle(self, run: Run, undo: AsyncExitStack) -> None:
         assert run.task is not None
         config = oci.config(run.effective, self._surroundings(run, run.task))
+        cdi.apply(config, *run.cdi_edits)
         run.health = _health(run, config["process"])
         with open(f"{run.task.directory}/{CONFIG_NAME}", "wb") as file:
             file.write(msgspec.json.encode(config))

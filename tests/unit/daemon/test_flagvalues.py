@@ -36,6 +36,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--exec-opt", "native.cgroupdriver=cgroupfs"], {"exec-opts": ["native.cgroupdriver=cgroupfs"]}),
     (["--allow-nondistributable-artifacts", "a.example"], {"allow-nondistributable-artifacts": ["a.example"]}),
     (["--api-cors-header", ""], {"api-cors-header": ""}),
+    (["--cdi-spec-dir", "/a", "--cdi-spec-dir", "/b"], {"cdi-spec-dirs": ["/a", "/b"]}),
     (["--cpu-rt-period", "1000000"], {"cpu-rt-period": 1000000}),
     (["--cpu-rt-runtime", "950000"], {"cpu-rt-runtime": 950000}),
     (["--dns", "192.0.2.1", "--dns", "2001:db8::1"], {"dns": ["192.0.2.1", "2001:db8::1"]}),

@@ -37,7 +37,7 @@ PACKAGES = {
     "core": {"msgspec", "isal", "zstandard"},
     "registry": {"msgspec", "urllib3"},
     "network": {"msgspec"},
-    "engine": {"msgspec", "re2"},
+    "engine": {"msgspec", "re2", "yaml"},
     "docker": {"msgspec", "aiohttp", "multidict", "yarl"},
     "daemon": {"msgspec", "aiohttp"},
     "cli": {"click", "rich"},
