@@ -5,11 +5,13 @@ Device paths become numbers at start, for they may be others then.  runtime-spec
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 from corten.engine.host import Host
+from corten.engine.looks import Looks
 from corten.errors import Internal, InvalidArgument
 from corten.spec.docker import Resources
 
@@ -65,6 +67,15 @@ def number(path: str) -> tuple[int, int]:
     except OSError as error:
         raise Internal(f"stat {path}: {(error.strerror or '').lower()}") from error
     return os.major(found), os.minor(found)
+
+
+async def look(looks: Looks, host: Resources) -> dict[str, Any]:
+    """`block_io` with the numbers of every device, each looked at in a thread of its path; raises NoAnswer as well."""
+    numbers = {
+        path: await looks.look("device", os.path.normpath(path), functools.partial(number, path))
+        for path in devices(host)
+    }
+    return block_io(host, numbers)
 
 
 def block_io(limits: Resources, numbers: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from corten.engine.looks import Looks
 from corten.errors import Internal, InvalidArgument
 from corten.spec.docker import DeviceMapping, DeviceRequest
 
@@ -44,6 +46,11 @@ def mapped(mapping: DeviceMapping) -> tuple[list[Device], list[Rule]]:
     if not devices:
         raise _gather_error(host, "not a device node")
     return devices, [_allow(device, access) for device in devices]
+
+
+async def look(looks: Looks, mapping: DeviceMapping) -> tuple[list[Device], list[Rule]]:
+    """`mapped` in a thread of its path; raises NoAnswer as well."""
+    return await looks.look("device", os.path.normpath(mapping.path_on_host), functools.partial(mapped, mapping))
 
 
 def _gather_error(path: str, reason: str) -> Internal:

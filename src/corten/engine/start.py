@@ -215,15 +215,10 @@ class Starter:
             points.append(await looks.look("bind source", point.source, prepare) if is_bind else point)
         run.effective = replace(run.effective, mounts=tuple(points))
         for mapping in run.effective.host.devices or ():
-            look = functools.partial(devices.mapped, mapping)
-            nodes, rules = await looks.look("device", os.path.normpath(mapping.path_on_host), look)
+            nodes, rules = await devices.look(looks, mapping)
             run.devices[0].extend(nodes)
             run.devices[1].extend(rules)
-        numbers = {
-            path: await looks.look("device", os.path.normpath(path), functools.partial(blockio.number, path))
-            for path in blockio.devices(run.effective.host)
-        }
-        run.block_io = blockio.block_io(run.effective.host, numbers)
+        run.block_io = await blockio.look(looks, run.effective.host)
         run.cdi_edits = await cdi.look(self._parts, run.effective.host.device_requests or ())
 
     def _find_namespaces(self, run: Run) -> None:
