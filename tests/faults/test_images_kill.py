@@ -122,15 +122,18 @@ def starts(engine: CortenEngine, folder: Path, most: int) -> None:
     """Starts after a crash are killed, each at another call, until one is let be."""
     before = Snapshot.take(Subject.of(engine))
     points = [(name, number) for name in ("unlink", "unlinkat", "rename", "pwrite64", "rmdir") for number in (1, 2, 5)]
-    hit = 0
-    for point in killpoints.sample(points, most):
+
+    def kill(point: tuple[str, int]) -> bool:
         with named(f"start: {point[0]} {point[1]}"):
             broken_load(engine, folder)
-            hit += start_killed(engine, point)
+            landed = start_killed(engine, point)
             engine.start()
             judge(engine, Request(("rmi", NAME)))
             clear(engine)
             expect_none(before)
+            return landed
+
+    hit = killpoints.hits(killpoints.sample(points, most), kill, least=1)
     killpoints.report("images, garbage collected by a start", hit, len(points))
 
 

@@ -21,7 +21,6 @@ from support.process import wait_for
 
 GATE_SAMPLE = 12
 GATE_SAMPLE_OF_OTHERS = 5
-ATTEMPTS = 4
 LIFE_TIMEOUT_S = 3600
 
 
@@ -130,17 +129,13 @@ GROUPS: tuple[Group, ...] = (
 
 
 def kill_at(engine: CortenEngine, group: Group, point: Any, before: Snapshot) -> bool:
-    """Lives with the kill at this point, the restart and the verdict, until it landed.
-
-    It is missed when a message came between the tracer's look at the socket and the receive.
-    """
-    for _ in range(ATTEMPTS):
-        life = group.life(engine)
-        if group.kill_at(engine, life, point):
-            wait_for(lambda: not engine.is_running(), "end of the killed cortend")
-            restart_and_judge(engine, life, before)
-            return True
-        assert not life.failure, f"{life.failure}, but nothing was killed"
+    """One life with the kill at this point, the restart and the verdict; whether it landed."""
+    life = group.life(engine)
+    if group.kill_at(engine, life, point):
+        wait_for(lambda: not engine.is_running(), "end of the killed cortend")
+        restart_and_judge(engine, life, before)
+        return True
+    assert not life.failure, f"{life.failure}, but nothing was killed"
     return False
 
 
@@ -161,11 +156,14 @@ def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
     assert points, f"{group.name}: a life has none"
     chosen = killpoints.sample(points, most or len(points))
     before, entries = Snapshot.take(Subject.of(engine)), journal(engine)
-    hit = 0
-    for point in chosen:
+
+    def kill(point: Any) -> bool:
         with named(f"{group.name}: {point[0]} {point[1]}"):
-            hit += kill_at(engine, group, point, before)
+            landed = kill_at(engine, group, point, before)
             wait_for(lambda: not journal(engine) - entries, f"empty journal, but {journal(engine) - entries}")
+            return landed
+
+    hit = killpoints.hits(chosen, kill)
     killpoints.report(group.name, hit, len(points))
     assert hit == len(chosen), f"{group.name}: {hit} of {len(chosen)} points hit"
     whole_life(engine)

@@ -163,11 +163,15 @@ def campaign(engine: CortenEngine, kind: Kind, most: int) -> None:
     """Kills at a sample of the points."""
     found = points(engine, kind)
     before = Snapshot.take(Subject.of(engine))
-    hit = 0
-    for how, point in killpoints.sample(found, most):
+
+    def kill(found: tuple[str, Point]) -> bool:
+        how, point = found
         with named(f"{kind.name}: {point[1]} {point[0]}"):
-            hit += kill_at(engine, kind, how, point)
+            landed = kill_at(engine, kind, how, point)
             expect_none(before)
+            return landed
+
+    hit = killpoints.hits(killpoints.sample(found, most), kill, least=1)
     expect_well(engine)
     killpoints.report(f"end {kind.name}", hit, len(found))
 

@@ -20,7 +20,6 @@ from support.process import NotReady, wait_for
 
 STEPS = ("create", "start", "exec", "pause", "unpause")
 GATE_SAMPLE = 6
-ATTEMPTS = 3
 INTERRUPTED_AT = 40  # the journal write of a start at which cortend died first: its container is half made
 
 
@@ -98,12 +97,14 @@ def campaign(engine: CortenEngine, most: int | None) -> None:
     """Counts the writes of a recovery, then kills at a sample of them, or at all: each must be hit."""
     before = Snapshot.take(Subject.of(engine))
     existing = count(engine, before)
-    hit = 0
     chosen = killpoints.sample(range(1, existing + 1), most or existing)
-    for number in chosen:
+
+    def kill(number: int) -> bool:
         with named(f"recovery: pwrite64 {number}"):
-            # the last write may come after the answer, when the harness has ended cortend already
-            hit += any(kill_at(engine, number, before) for _ in range(ATTEMPTS))
+            return kill_at(engine, number, before)
+
+    # the last write may come after the answer, when the harness has ended cortend already
+    hit = killpoints.hits(chosen, kill)
     killpoints.report("cortend in recovery, journal writes", hit, existing)
     assert hit == len(chosen), f"{hit} of {len(chosen)} points hit"
 

@@ -24,7 +24,6 @@ from support.process import is_alive, wait_for
 GATE_SAMPLE = 14
 GATE_SAMPLE_OF_THE_HELPER = 8
 GATE_SAMPLE_OF_STREAMS = 5
-ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -133,21 +132,18 @@ def count(engine: CortenEngine, group: Group) -> list[Named]:
 
 
 def kill_at(engine: CortenEngine, group: Group, point: Named, before: Snapshot) -> bool:
-    """Lives with the kill, and the verdict, until it landed; a message may come while its receive has begun."""
-    for _ in range(ATTEMPTS):
-        life = group.life(engine)
-        with group.trace(engine, point) as trace:
-            life.run()
-            trace.end()
-        assert trace.killed in (None, point), trace.killed
-        if trace.killed is not None:
-            group.judge(life)
-        else:
-            assert not life.failure, f"{life.failure}, but nothing was killed"
-        expect_none(before)
-        if trace.killed is not None:
-            return True
-    return False
+    """One life with the kill, and the verdict; whether it landed."""
+    life = group.life(engine)
+    with group.trace(engine, point) as trace:
+        life.run()
+        trace.end()
+    assert trace.killed in (None, point), trace.killed
+    if trace.killed is not None:
+        group.judge(life)
+    else:
+        assert not life.failure, f"{life.failure}, but nothing was killed"
+    expect_none(before)
+    return trace.killed is not None
 
 
 def settled(life: Life) -> bool:
@@ -161,10 +157,12 @@ def campaign(engine: CortenEngine, group: Group, most: int | None) -> None:
     points = count(engine, group)
     chosen = killpoints.sample(points, most or len(points))
     before = Snapshot.take(Subject.of(engine))
-    hit = 0
-    for point in chosen:
+
+    def kill(point: Named) -> bool:
         with named(f"{group.what}: {point[0]} {point[1]}"):
-            hit += kill_at(engine, group, point, before)
+            return kill_at(engine, group, point, before)
+
+    hit = killpoints.hits(chosen, kill)
     killpoints.report(group.what, hit, len(points))
     assert hit == len(chosen), f"{hit} of {len(chosen)} points hit"
     whole_life(engine, group.life)

@@ -107,9 +107,10 @@ def points(engine: CortenEngine, request: Request) -> list[tuple[str, int]]:
 
 
 def campaign(engine: CortenEngine, name: str, most: int) -> None:
-    request, hit = REQUESTS[name], 0
+    request = REQUESTS[name]
     found = points(engine, request)
-    for point in killpoints.sample(found, most):
+
+    def kill(point: tuple[str, int]) -> bool:
         with named(f"{name}: {point}"):
             prepare(engine, request)
             with Trace(engine.pid, calls=CALLS, kill=point, follow=True) as trace:
@@ -117,11 +118,13 @@ def campaign(engine: CortenEngine, name: str, most: int) -> None:
                 running.wait(CLIENT_TIMEOUT_S)
                 is_dead = not engine.answers()
                 trace.end(died=is_dead)
-            hit += is_dead
             engine.kill9()
             engine.start()
             judge(engine)
             clear(engine)
+            return is_dead
+
+    hit = killpoints.hits(killpoints.sample(found, most), kill, least=1)
     killpoints.report(f"volumes, {name}", hit, len(found))
 
 

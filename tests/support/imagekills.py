@@ -138,15 +138,18 @@ def campaign(engine: CortenEngine, name: str, request: Request, *, calls: int, m
     for _ in range(moments):
         seconds = chance.uniform(0, spent)
         kills[f"after {seconds:.3f} s"] = after(seconds)
-    hit = 0
-    for where, kill in kills.items():
+
+    def landed(where: str) -> bool:
         with named(f"{name}: {where}"):
             prepare(engine, request)
-            hit += kill(engine, request)
+            is_hit = kills[where](engine, request)
             engine.kill9()
             engine.start()
             judge(engine, request)
             clear(engine)
             request.afresh()
             expect_none(before, allowed=(*ALLOWED, IDLE))
+            return is_hit
+
+    hit = killpoints.hits(list(kills), landed, least=1)
     killpoints.report(f"images, {name}", hit, len(points))

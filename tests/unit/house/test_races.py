@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from support import races
+from support import killpoints, races
 from support.races import Race
 
 
@@ -63,3 +63,32 @@ def test_who_leaves_a_race_early_keeps_its_count() -> None:
         if number == 3:
             break
     assert race.rounds == 3
+
+
+@pytest.mark.usefixtures("clock")
+def test_kill_points_that_were_missed_are_tried_again_and_no_others() -> None:
+    tried: list[str] = []
+
+    def kill(point: str) -> bool:
+        tried.append(point)
+        return point != "rare" or tried.count("rare") == 3
+
+    assert killpoints.hits(["first", "rare", "last"], kill) == 3
+    assert tried == ["first", "rare", "last", "rare", "rare"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_share_of_the_kill_points_is_enough_where_no_more_is_asked_for() -> None:
+    assert killpoints.hits(["first", "never"], lambda point: point == "first", least=1) == 1
+
+
+def test_a_kill_point_that_never_comes_is_given_up_in_the_end(clock: list[float]) -> None:
+    tried: list[str] = []
+
+    def kill(point: str) -> bool:
+        tried.append(point)
+        clock[0] += races.PATIENCE_S
+        return False
+
+    assert killpoints.hits(["never"], kill) == 0
+    assert len(tried) == races.MOST
