@@ -23,7 +23,7 @@ LIMIT_S = 120  # issue 2: the demo ends in under two minutes
 SYSCTLS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/bridge/bridge-nf-call-iptables")
 
 # $0: the name of the cgroups; $1: where the two states are written.
-SCRIPT = """
+SCRIPT = r"""
 set -e
 for tree in /sys/fs/cgroup/*/"$0"; do
     [ ! -d "$tree" ] || mount --bind "$tree" "${tree%/*}"
@@ -32,7 +32,8 @@ state() {
     for kind in link addr rule 'route show table all' neigh; do ip -json $kind; done
     nft list ruleset
     for name in SYSCTLS; do cat /proc/sys/$name 2>/dev/null || echo none; done
-    sed 's/^[0-9]* [0-9]* //; s/ shared:[0-9]*//' /proc/self/mountinfo  # ip-netns(8) shares /run/netns
+    # ip-netns(8) shares /run/netns; mounts of other tests, copied with all others, go when their folders are removed
+    sed 's/^[0-9]* [0-9]* //; s/ shared:[0-9]*//; / [^ ]*\/corten-test-/d' /proc/self/mountinfo
     find /sys/fs/cgroup -type d
 }
 state >"$1/before"

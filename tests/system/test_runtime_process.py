@@ -73,7 +73,7 @@ def test_scheduler_of_init_and_exec(
     assert seen.items() <= run(corten, folder, scheduler=scheduler).items()
     corten("delete", "--force", "c")
     bundle = container(corten, folder)
-    assert exec_in(corten, bundle)["policy"] == "0"
+    assert exec_in(corten, bundle)["policy"] == str(os.sched_getscheduler(0)), "who asks for none inherits ours"
     assert seen.items() <= exec_in(corten, bundle, scheduler=scheduler).items()
     user = {"uid": 1000, "gid": 1000}
     assert seen.items() <= exec_in(corten, bundle, script=LOOK_SHORT, user=user, scheduler=scheduler).items()

@@ -68,7 +68,7 @@ def test_no_descriptor_of_a_layer_stays_open(folder: Path, kernel: tuple[int, in
     root = overlay(folder, [f"{LONG}{number:03}" for number in range(30)])
     before = len(os.listdir("/proc/self/fd"))
     os.close(make_detached(root, f"{folder}/scratch", kernel))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # less: what an earlier test left to the collector
 
 
 @pytest.mark.parametrize("kernel", [OLD, NEW])
