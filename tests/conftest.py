@@ -20,7 +20,7 @@ from support.engine import CortenEngine
 
 TESTS = Path(__file__).parent
 STARTED = pytest.StashKey[float]()
-DYING_SECONDS = 10  # that what was killed may take to be gone
+DYING_SECONDS = 60  # that what was killed may take to be gone
 NEED_ROOT = frozenset(streams.ROOMS) - {"unit", "golden", "fuzz"}
 
 

@@ -44,7 +44,7 @@ def resident(pid: int) -> int:
 def send(engine: CortenEngine, data: bytes) -> bytes:
     """The answer to raw bytes; the engine may answer before it has read them all."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(str(engine.socket))
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)

@@ -69,7 +69,7 @@ def run(engine: CortenEngine, volume: Path, script: str, *options: str) -> None:
     head, _, last = script.rpartition("; ")
     words = ("run", "-d", "--name", "box", "--network", "none", "-v", f"{volume}:/data", *options, images.BUSYBOX_REF)
     engine.docker(*words, "sh", "-c", f"{head}; touch /data/ready; {last}", check=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (volume / "ready").exists():
         assert time.monotonic() < deadline, engine.docker("logs", "box").stderr
         time.sleep(0.01)
@@ -329,11 +329,11 @@ def test_a_directory_that_goes_while_it_is_copied_into_takes_nothing_along(
         def __iter__(self) -> Iterator[bytes]:
             yield t.entry(b"first", data=b"x" * (2 << 20))
             reading.set()
-            renamed.wait(20)
+            renamed.wait(60)
             yield t.archive(t.entry(b"second/x", data=b"1"), t.entry(b"third", data=b"1"))
 
     def rename() -> None:
-        reading.wait(20)
+        reading.wait(60)
         script = f"until [ -e /d/first ]; do sleep 0.05; done; mv /d /e; ln -s {outside} /d"
         target.docker("exec", "box", "sh", "-c", script, check=True)
         renamed.set()
@@ -380,7 +380,7 @@ def test_a_start_that_is_asked_for_meanwhile_waits_for_the_copy(target: CortenEn
             yield t.archive(t.entry(b"second", data=b"in time\n"))
 
     def start() -> None:
-        started.wait(20)
+        started.wait(60)
         found = target.docker("start", "-a", "box")
         done.append(lambda: found.stdout)
 

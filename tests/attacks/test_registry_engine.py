@@ -281,7 +281,7 @@ def test_a_client_that_goes_away_ends_its_pull(engine: CortenEngine, registry: L
     before = threads(engine)
     with pytest.raises(TimeoutError):
         run_briefly(engine, "pull", name_at(registry))
-    wait_for(lambda: threads(engine) <= before + 2, "threads of the pull to end", timeout=20)
+    wait_for(lambda: threads(engine) <= before + 2, "threads of the pull to end", timeout=60)
     assert nothing_of(engine) == []
 
 

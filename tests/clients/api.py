@@ -57,7 +57,7 @@ class Api:
         raw = self.ok("GET", f"/containers/{container_id}/logs?stdout=1&stderr=1")
         return (raw if tty else demultiplexed(raw)).decode(errors="replace").replace("\r\n", "\n")
 
-    def logs_until(self, container_id: str, mark: str, *, tty: bool = False, timeout_s: float = 15) -> str:
+    def logs_until(self, container_id: str, mark: str, *, tty: bool = False, timeout_s: float = 60) -> str:
         """The output in front of `mark`, as soon as that is there, or all of it when the container has ended."""
         deadline = time.monotonic() + timeout_s
         while True:

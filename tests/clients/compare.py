@@ -93,7 +93,7 @@ class Side:
     socket: Path
     folder: Path  # the engine's; files that a check wants to mount go below `shared`
     enter: tuple[str, ...]  # what to put before an argv that is to run in the engine's network
-    patience: float = 40  # seconds that one call may take
+    patience: float = 120  # seconds that one call may take
 
     @property
     def shared(self) -> Path:
@@ -160,7 +160,7 @@ class Side:
     def inside(self, *argv: str) -> Json:
         """Runs a command in the engine's network: {"status", "stdout"}."""
         done = subprocess.run(
-            [*self.enter, *argv], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
+            [*self.enter, *argv], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
         return {"status": done.returncode, "stdout": done.stdout}
 

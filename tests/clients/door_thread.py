@@ -37,7 +37,7 @@ class DoorThread:
     ) -> None:
         self.run(self.harness.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(60)
         self._loop.close()
 
     async def _make(self) -> Harness:

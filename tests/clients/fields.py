@@ -216,11 +216,11 @@ def published(container: Seen) -> str:
 def from_netns(container: Seen, address: str, port: int) -> str:
     """What a TCP client in the engine's network namespace reads."""
     script = (
-        "import socket,sys; s=socket.create_connection((sys.argv[1], int(sys.argv[2])), 5); "
-        "s.settimeout(5); print(s.recv(100).decode().strip())"
+        "import socket,sys; s=socket.create_connection((sys.argv[1], int(sys.argv[2])), 60); "
+        "s.settimeout(60); print(s.recv(100).decode().strip())"
     )
     argv = [*container.engine.netns.enter, "/usr/bin/python3", "-c", script, address, str(port)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=15)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=150)
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 

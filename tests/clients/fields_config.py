@@ -23,7 +23,7 @@ ATTACHED = "a wish to the client that asks for it: docker run attaches by its ow
 def spoken(container: Seen) -> tuple[str, str]:
     """What `docker start -a` prints of the container's second run: (stdout, stderr)."""
     container.api.ok("POST", f"/containers/{container.id}/wait")
-    done = container.engine.docker("start", "-a", container.id, timeout=20)
+    done = container.engine.docker("start", "-a", container.id, timeout=60)
     return done.stdout.strip(), done.stderr.strip()
 
 
@@ -87,7 +87,7 @@ def ends_with_its_client(container: Seen) -> bool:
         client.connect(str(container.engine.socket))
         target = f"/v1.51/containers/{container.id}/attach?stream=1&stdin=1&stdout=1"
         client.sendall(f"POST {target} HTTP/1.1\r\nHost: d\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n".encode())
-        client.settimeout(20)
+        client.settimeout(60)
         client.recv(4096)
     deadline = time.monotonic() + 6
     while time.monotonic() < deadline:

@@ -45,7 +45,7 @@ class Activated:
     def stop(self) -> int:
         if self._process.poll() is None:
             self._process.terminate()
-        return self._process.wait(20)
+        return self._process.wait(60)
 
 
 def client(path: Path) -> list[str]:

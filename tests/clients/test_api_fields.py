@@ -367,7 +367,7 @@ class Exec:
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(str(self.engine.socket))
             client.sendall(head.encode() + data)
             if detach_keys:

@@ -58,7 +58,7 @@ EXPLAINED = {
 
 def flags(program: str, verb: tuple[str, ...]) -> set[str]:
     """All flags that a verb's help lists, short and long."""
-    done = subprocess.run([program, *verb, "--help"], check=True, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([program, *verb, "--help"], check=True, capture_output=True, text=True, timeout=60)
     heads = [re.split(r"\s{2,}", line.strip())[0] for line in done.stdout.splitlines() if line.strip().startswith("-")]
     return {flag for head in heads for flag in re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", head)}
 

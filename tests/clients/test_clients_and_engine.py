@@ -29,7 +29,7 @@ def in_one_segment(engine: CortenEngine, target: str, upgrade: str, body: bytes,
     )
     got = b""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(str(engine.socket))
         connection.sendall(head.encode() + body + stdin)
         connection.shutdown(socket.SHUT_WR)

@@ -85,7 +85,7 @@ class Compose:
     def get(self) -> str:
         """What the published port answers."""
         argv = [*self.engine.netns.enter, "/bin/busybox", "wget", "-qO-", "http://127.0.0.1:8123/"]
-        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20).stdout
+        return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.fixture(params=["1.29", "2.26"])

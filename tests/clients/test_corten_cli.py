@@ -149,7 +149,7 @@ def test_detached_run_prints_the_id_and_attach_brings_the_exit_code(box: CortenE
     assert attached.stdout is not None
     assert attached.stdout.readline() == "up\n"
     box.corten("exec", "cli-attach", "touch", "/go", check=True)
-    assert attached.communicate(timeout=20)[0].endswith("up\ndone\n")
+    assert attached.communicate(timeout=60)[0].endswith("up\ndone\n")
     assert attached.returncode == 9
 
 
@@ -159,7 +159,7 @@ def terminal(argv: list[str], typed: bytes, until: bytes) -> bytes:
     environment = client_environment() | {"TERM": "xterm"}
     process = subprocess.Popen(argv, stdin=follower, stdout=follower, stderr=follower, env=environment, close_fds=True)
     os.close(follower)
-    shown, end = b"", time.monotonic() + 20
+    shown, end = b"", time.monotonic() + 60
     os.write(leader, typed)
     while until not in shown and time.monotonic() < end:
         ready, _, _ = select.select([leader], [], [], 0.5)
@@ -167,7 +167,7 @@ def terminal(argv: list[str], typed: bytes, until: bytes) -> bytes:
             shown += os.read(leader, 4096) if ready else b""
         except OSError:
             break
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     os.close(leader)
     return shown
 
@@ -183,9 +183,9 @@ def test_detach_keys_leave_the_container_running(box: CortenEngine) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(argv, stdin=follower, stdout=follower, stderr=follower, env=client_environment())
     os.close(follower)
-    assert select.select([leader], [], [], 20)[0]
+    assert select.select([leader], [], [], 60)[0]
     os.write(leader, b"\x10\x11")
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     os.close(leader)
     assert box.corten("inspect", "-f", "{{.State.Running}}", "cli-keys").stdout == "true\n"
     box.corten("rm", "-f", "cli-keys", check=True)
@@ -229,7 +229,7 @@ def test_field_that_is_not_supported_is_named(box: CortenEngine) -> None:
 
 def test_engine_that_does_not_answer_is_named() -> None:
     argv = [str(paths.COMMANDS / "corten"), "-H", "unix:///nonexistent/corten.sock", "ps"]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == (
         "cannot connect to the corten engine at unix:///nonexistent/corten.sock. Is cortend running?\n"

@@ -31,10 +31,10 @@ def test_end_of_cortend_leaves_containers_and_their_ports(engine: CortenEngine) 
     fetch = [*engine.netns.enter, "/bin/busybox", "wget", "-qO-", "http://127.0.0.1:8123/passwd"]
     engine.stop()
     assert not engine.is_running()
-    assert b"root:" in subprocess.run(fetch, check=True, capture_output=True, timeout=20).stdout
+    assert b"root:" in subprocess.run(fetch, check=True, capture_output=True, timeout=60).stdout
     engine.start()
     assert engine.docker("inspect", "-f", "{{.State.Pid}}", "web").stdout == pid
-    assert b"root:" in subprocess.run(fetch, check=True, capture_output=True, timeout=20).stdout
+    assert b"root:" in subprocess.run(fetch, check=True, capture_output=True, timeout=60).stdout
     engine.docker("rm", "-f", "web", check=True)
 
 
@@ -59,7 +59,7 @@ def test_stdin_in_the_segment_of_the_attach_request_reaches_the_container(engine
 
 def wait_for_head(connection: socket.socket) -> None:
     """The attach is registered when its head is here."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     seen = b""
     while b"\r\n\r\n" not in seen:
         assert time.monotonic() < end

@@ -394,7 +394,7 @@ def test_a_helper_is_called_as_docker_calls_it(lab: Lab, tmp_path: Path, monkeyp
 def test_a_client_that_goes_away_ends_its_login(lab: Lab) -> None:
     body = {"username": USER, "password": PASSWORD, "serveraddress": ""}
     with listen(lab.engine.netns) as silent:
-        silent.settimeout(20)
+        silent.settimeout(60)
         body["serveraddress"] = f"127.0.0.1:{silent.getsockname()[1]}"
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(lab.engine.socket))
@@ -403,6 +403,6 @@ def test_a_client_that_goes_away_ends_its_login(lab: Lab) -> None:
             client.sendall("\r\n".join([*lines, "", ""]).encode() + data)
             asked, _ = silent.accept()
         with asked:
-            asked.settimeout(20)
+            asked.settimeout(60)
             while asked.recv(4096):
                 pass

@@ -28,7 +28,7 @@ def netns() -> Iterator[NetNs]:
 
 def run(*argv: str) -> tuple[int, str]:
     """(exit code, stderr without its last line end); stdout must be empty."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20, stdin=subprocess.DEVNULL)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL)
     assert done.stdout == ""
     return done.returncode, done.stderr.removesuffix("\n")
 

@@ -11,7 +11,7 @@ from support import peers
 @functools.cache
 def _is_debians() -> bool:
     argv = [str(peers.docker_cli()), "--version"]
-    return "+dfsg" in subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
+    return "+dfsg" in subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def worded_anew(text: str) -> str:

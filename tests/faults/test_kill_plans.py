@@ -332,7 +332,7 @@ def delete_by_record_alone(lab: Lab) -> None:
 
 def check_back(lab: Lab, before: Snapshot, pids: list[int], alone: Alone, what: str) -> None:
     """The machine is as it was; what is on its way out gets some seconds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         alive = sorted({*process.processes(MARK), *(pid for pid in pids if process.is_alive(pid))})
         found = before.differences(lab.snapshot()) + [f"process {pid}" for pid in alive]

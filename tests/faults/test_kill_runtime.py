@@ -69,7 +69,7 @@ def delete_by_record_alone(corten: Runtime, bundle: Bundle, what: str) -> None:
 def delete(corten: Runtime, bundle: Bundle, what: str) -> None:
     """`delete --force`, and nothing is left."""
     corten("delete", "--force", "c", check=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := left(bundle, corten.root)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not found, f"after the kill {what}"

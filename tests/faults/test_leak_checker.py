@@ -29,7 +29,7 @@ IMAGE = images.BUSYBOX_REF
 
 
 @contextmanager
-def planted(subject: Subject, kind: str, what: str, timeout: float = 20) -> Iterator[None]:
+def planted(subject: Subject, kind: str, what: str, timeout: float = 60) -> Iterator[None]:
     """The body plants, the end says `found` or fails; the caller uproots after it."""
     before = Snapshot.take(subject)
     yield

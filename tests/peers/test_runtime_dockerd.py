@@ -285,7 +285,7 @@ def test_attach_without_a_terminal_gives_what_it_gives_with_runc(engine: Dockerd
                 assert client.stderr
                 client.stdin.write("one\ntwo\n")
                 client.stdin.flush()  # and stays open: at its end dockerd closes the other streams
-                found.append((client.wait(20), client.stdout.read(), client.stderr.read()))
+                found.append((client.wait(60), client.stdout.read(), client.stderr.read()))
             found.append(engine.docker("logs", "home").stdout)
             found.append(engine.docker("attach", "home").stderr)
         finally:

@@ -176,7 +176,7 @@ class Typist:
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
-    def read_until(self, text: str, timeout_s: float = 20) -> None:
+    def read_until(self, text: str, timeout_s: float = 60) -> None:
         end = time.monotonic() + timeout_s
         while text not in self.seen:
             ready, _, _ = select.select([self._terminal], [], [], max(0.0, end - time.monotonic()))
@@ -185,7 +185,7 @@ class Typist:
 
     def end(self) -> int:
         try:
-            return self._process.wait(20)
+            return self._process.wait(60)
         finally:
             self._process.kill()
             self._process.wait()
@@ -232,7 +232,7 @@ def test_a_published_port_leads_to_the_container(engine: Dockerd) -> None:
             get = [*enter, "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8099/index.html"]
 
             def answer(get: list[str] = get) -> str:
-                return subprocess.run(get, check=False, capture_output=True, text=True, timeout=20).stdout
+                return subprocess.run(get, check=False, capture_output=True, text=True, timeout=60).stdout
 
             answers.append(until(answer, "answer"))
         finally:

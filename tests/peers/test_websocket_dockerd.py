@@ -67,12 +67,12 @@ async def _exchange(socket: aiohttp.ClientWebSocketResponse, lines: tuple[str, .
     for line in lines:
         await socket.send_str(f"{line}\n")
         while data.count(f"got {line}") < 1:
-            message = await socket.receive(timeout=20)
+            message = await socket.receive(timeout=60)
             if not isinstance(message.data, bytes):
                 break
             data += message.data.decode()
             kinds.add(message.type)
-    while (message := await socket.receive(timeout=20)).type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
+    while (message := await socket.receive(timeout=60)).type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
         data += message.data.decode()
         kinds.add(message.type)
     return [sorted(data.split()), kinds, socket.close_code]
@@ -116,7 +116,7 @@ def test_one_that_attaches_before_the_start_misses_nothing(fresh: Engines) -> No
         async def attached(engine: DockerClient = engine) -> list[Any]:
             there = asyncio.Event()
             talking = asyncio.ensure_future(talk(engine, "stream=1&stdout=1&stderr=1", there=there))
-            await asyncio.wait_for(there.wait(), 20)
+            await asyncio.wait_for(there.wait(), 60)
             await asyncio.sleep(0.5)  # dockerd attaches behind its answer
             await asyncio.to_thread(engine.docker, "start", "box", check=True)
             return await talking
@@ -156,7 +156,7 @@ def test_a_client_that_goes_leaves_the_container_alone(fresh: Engines) -> None:
         async with aiohttp.ClientSession(connector=connector) as session:
             socket = await session.ws_connect(f"http://engine/containers/box/attach/ws?{ALL}", origin="http://engine")
             await socket.send_str("one\n")
-            await socket.receive(timeout=20)
+            await socket.receive(timeout=60)
             await socket.close()
 
     _, ours = fresh

@@ -32,7 +32,7 @@ class ConsoleSocket:
 
     def master(self) -> int:
         """The descriptor, once it has come."""
-        self._listener.settimeout(10)
+        self._listener.settimeout(60)
         connection, _ = self._listener.accept()
         with connection:
             fds = array.array("i")
@@ -45,7 +45,7 @@ class ConsoleSocket:
 def read_until(fd: int, wanted: bytes) -> bytes:
     """What a terminal shows, up to `wanted`."""
     data = b""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while wanted not in data:
         assert select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0], f"no {wanted!r}: {data!r}"
         data += os.read(fd, 1000)
@@ -73,7 +73,7 @@ def in_terminal(
                 break
             if left and seen.endswith(left[0][0].encode()):
                 os.write(master, left.pop(0)[1].encode())
-        return child.wait(10), seen.decode()
+        return child.wait(60), seen.decode()
     finally:
         child.kill()
         child.wait()

@@ -16,7 +16,7 @@ from support import paths, process
 from support.dockerd import DockerClient, client_environment
 from support.netns import NetNs
 
-START_SECONDS = 15
+START_SECONDS = 60
 
 
 class CortenEngine(DockerClient):

@@ -136,7 +136,7 @@ class FakeSystemd:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def members(self) -> list[str]:
         return [member for member, _ in self.calls]

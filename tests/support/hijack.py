@@ -77,7 +77,7 @@ class Hijacked:
             assert chunk, f"the stream ended before {what}: {self._received!r}"
             self._received += chunk
 
-    def _chunk(self, what: str, timeout_s: float = 20) -> bytes:
+    def _chunk(self, what: str, timeout_s: float = 60) -> bytes:
         end = time.monotonic() + timeout_s
         ready, _, _ = select.select([self._socket], [], [], max(0.0, end - time.monotonic()))
         assert ready, f"no {what} after {timeout_s} s: {self._received!r}"

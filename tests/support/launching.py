@@ -43,7 +43,7 @@ CAPS = [
 DEFAULT_CAPS = 0x00000000A80425FB
 NAMESPACES = ("mount", "uts", "ipc", "pid", "network")
 DEVPTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def default_config(*args: str, **process: Any) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class UdpServer(TcpServer):
             self._socket.sendto(f"{self._tag}{peer[0]}".encode(), peer)
 
 
-def ask_tcp(node: Node, address: str, port: int, timeout: float = 8.0) -> str:
+def ask_tcp(node: Node, address: str, port: int, timeout: float = 60.0) -> str:
     """Who a server says that we are; 'refused' or 'silence' when it does not."""
     asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     with asker:
@@ -172,7 +172,7 @@ def ask_tcp(node: Node, address: str, port: int, timeout: float = 8.0) -> str:
             return "refused" if isinstance(error, ConnectionRefusedError) else f"errno {error.errno}"
 
 
-def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 8.0) -> str:
+def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 60.0) -> str:
     """As `ask_tcp`, by one datagram."""
     asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with asker:

@@ -213,7 +213,7 @@ def _output(argv: Sequence[str], libraries: str = "") -> str:
     where = os.environ | {"LD_LIBRARY_PATH": libraries} if libraries else None
     pipe = subprocess.PIPE
     return subprocess.run(
-        argv, check=False, stdout=pipe, stderr=subprocess.STDOUT, text=True, timeout=20, env=where
+        argv, check=False, stdout=pipe, stderr=subprocess.STDOUT, text=True, timeout=60, env=where
     ).stdout
 
 

@@ -160,7 +160,7 @@ def _target(link: Path) -> str:
         return ""
 
 
-def kill_all(mark: str, timeout: float = 10) -> list[str]:
+def kill_all(mark: str, timeout: float = 60) -> list[str]:
     """SIGKILLs every process with `mark` in its command line and waits; where each of them stood.
 
     `mark` must be a random path of the caller's own: nothing else may match.
@@ -172,7 +172,7 @@ def kill_all(mark: str, timeout: float = 10) -> list[str]:
     return told
 
 
-def kill(pids: Iterable[int], timeout: float = 10) -> None:
+def kill(pids: Iterable[int], timeout: float = 60) -> None:
     """SIGKILLs these processes and waits."""
     killed = list(pids)
     for pid in killed:

@@ -155,7 +155,7 @@ class Runtime:
         found: dict[str, Any] = json.loads(self("state", id, check=True).stdout)
         return found
 
-    def wait_for(self, id: str, status: str, timeout_s: float = 10) -> dict[str, Any]:
+    def wait_for(self, id: str, status: str, timeout_s: float = 60) -> dict[str, Any]:
         """The state, once it has the status."""
         deadline = time.monotonic() + timeout_s
         while (found := self.state(id))["status"] != status:

@@ -30,19 +30,19 @@ class Stream:
         self.socket, self.theirs = socket.socketpair()
         self.socket.setblocking(False)
 
-    async def read(self, size: int = 65536, timeout: float = 10) -> bytes:
+    async def read(self, size: int = 65536, timeout: float = 60) -> bytes:
         """Up to `size` bytes; b'' at the end."""
         loop = asyncio.get_running_loop()
         return await asyncio.wait_for(loop.sock_recv(self.socket, size), timeout)
 
-    async def read_all(self, timeout: float = 20) -> bytes:
+    async def read_all(self, timeout: float = 60) -> bytes:
         """Everything up to the end."""
         data = b""
         while piece := await self.read(timeout=timeout):
             data += piece
         return data
 
-    async def read_until(self, text: bytes, timeout: float = 10) -> bytes:
+    async def read_until(self, text: bytes, timeout: float = 60) -> bytes:
         """Everything up to `text`."""
         data = b""
         while text not in data:
@@ -94,7 +94,7 @@ class Box:
         self.events.append(event)
         self._news.set()
 
-    async def wait_event(self, kind: str, timeout: float = 20) -> dict[str, Any]:
+    async def wait_event(self, kind: str, timeout: float = 60) -> dict[str, Any]:
         """The first event of a kind, past or future."""
         deadline = time.monotonic() + timeout
         while True:

@@ -276,7 +276,7 @@ def test_nothing_is_left_of_copies_and_a_killed_engine_starts_the_container_agai
         reading, killed = threading.Event(), threading.Event()
         thread = threading.Thread(target=_slow_copy, args=(engine, reading, killed))
         thread.start()
-        assert reading.wait(20)
+        assert reading.wait(60)
         engine.kill9()
         killed.set()
         thread.join()
@@ -294,7 +294,7 @@ def _slow_copy(engine: CortenEngine, reading: threading.Event, killed: threading
         def __iter__(self) -> Iterator[bytes]:
             yield t.entry(b"half", data=b"x" * (3 << 20))
             reading.set()
-            killed.wait(20)
+            killed.wait(60)
             yield t.archive(t.entry(b"more"))
 
     with pytest.raises(OSError):  # noqa: PT011 - whatever the dead engine's socket says
@@ -333,7 +333,7 @@ def test_a_client_that_stops_keeps_no_container_from_starting(box: CortenEngine,
 
     thread = threading.Thread(target=client if direction == "in" else stuck)
     thread.start()
-    assert reading.wait(20)
+    assert reading.wait(60)
     began = time.monotonic()
     assert box.docker("start", "box").returncode == 0
     assert time.monotonic() - began < 20

@@ -122,7 +122,7 @@ def test_following_a_log_ends_with_the_container(shared_engine: CortenEngine) ->
     script = "for i in 1 2 3 4 5; do echo $i; sleep 0.05; done"
     shared_engine.docker("run", "-d", "--name", "speaks", IMAGE, "sh", "-c", script, check=True)
     try:
-        done = shared_engine.docker("logs", "-f", "speaks", timeout=20)
+        done = shared_engine.docker("logs", "-f", "speaks", timeout=60)
         assert done.stdout == "1\n2\n3\n4\n5\n"
         assert shared_engine.docker("logs", "--tail", "2", "speaks").stdout == "4\n5\n"
     finally:

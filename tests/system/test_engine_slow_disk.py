@@ -118,7 +118,7 @@ def test_an_end_and_a_start_wait_for_no_tree_that_is_being_removed(
 ) -> None:
     stuck.deafen()
     with removals(slow, tmp_path):
-        assert stuck.asked.wait(20)
+        assert stuck.asked.wait(60)
         began = time.monotonic()
         assert slow.stop() == 0
         assert time.monotonic() - began < END_S
@@ -128,7 +128,7 @@ def test_an_end_and_a_start_wait_for_no_tree_that_is_being_removed(
     began = time.monotonic()
     slow.start()  # it goes on with the removal, and waits like the one before
     assert time.monotonic() - began < START_S
-    assert stuck.asked.wait(20)
+    assert stuck.asked.wait(60)
     with served(slow):
         done = slow.docker("run", "--rm", images.BUSYBOX_REF, "echo", "hi", check=True, timeout=15)
         assert done.stdout == "hi\n"
@@ -144,7 +144,7 @@ def test_the_data_root_is_locked_for_as_long_as_a_thread_may_remove_something_in
     slow: CortenEngine, stuck: StuckFs, tmp_path: Path
 ) -> None:
     with removals(slow, tmp_path):
-        assert stuck.asked.wait(20)
+        assert stuck.asked.wait(60)
         pid = slow.pid
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: "left to the next start" in slow.log_tail(), "end of all but that thread", END_S)
@@ -154,7 +154,7 @@ def test_the_data_root_is_locked_for_as_long_as_a_thread_may_remove_something_in
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             env=slow.environment,
             check=False,
         )

@@ -21,7 +21,7 @@ SHARED = ("unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -
 def inside(engine: CortenEngine, *argv: str) -> str:
     """What a program prints in cortend's mount namespace."""
     enter = ["nsenter", f"--mount=/proc/{engine.pid}/ns/mnt", "--"]
-    return subprocess.run([*enter, *argv], check=True, capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run([*enter, *argv], check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def mount_points(engine: CortenEngine) -> set[str]:

@@ -50,7 +50,7 @@ def mounted(engine: CortenEngine) -> list[str]:
 def inside(engine: CortenEngine, *argv: str) -> subprocess.CompletedProcess[str]:
     """In the mount namespace of the engine, which may be its own."""
     enter = ["nsenter", "--mount", "--target", str(engine.pid), "--"]
-    return subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_files_of_all_layers_are_there_and_cannot_be_changed(engine: CortenEngine, image: str) -> None:

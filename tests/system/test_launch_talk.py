@@ -146,7 +146,7 @@ class TestConversation:
         os.close(read_fd)
         os.kill(shim, signal.SIGKILL)
         os.waitpid(shim, 0)
-        assert select.select([pidfd], [], [], 10)[0], "the container outlives its shim"
+        assert select.select([pidfd], [], [], 60)[0], "the container outlives its shim"
         os.close(pidfd)
 
     @pytest.mark.parametrize("dead", ["the reader of the trace", "the parent"])
@@ -189,7 +189,7 @@ class TestConversation:
             os.waitpid(shim, 0)
             os.write(write_fd, b"\0")
             try:
-                assert select.select([pidfd], [], [], 10)[0], "the container outlives its shim"
+                assert select.select([pidfd], [], [], 60)[0], "the container outlives its shim"
             finally:
                 with suppress(ProcessLookupError):  # whoever adopted it may have collected it
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -71,7 +71,7 @@ def test_a_follower_gets_every_line_once_while_the_log_is_rotated_and_packed(eng
         slow.append(piece)
         time.sleep(0.01)
     out, _ = followers[0].communicate(timeout=60)
-    assert followers[1].wait(10) == 0
+    assert followers[1].wait(60) == 0
     for seen in (out, b"".join(slow)):
         assert numbers(seen.decode()) == list(range(60_000))
     slow_follower = followers[1].stdout
@@ -267,7 +267,7 @@ def stuck(folder: Path) -> tuple[socket.socket, str]:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     server.bind(str(folder / "stuck"))
     server.listen()
-    server.settimeout(20)
+    server.settimeout(60)
     return server, f"syslog-address=unix://{folder}/stuck"
 
 
@@ -281,7 +281,7 @@ def test_a_server_that_does_not_read_holds_up_a_container_that_is_to_wait(engine
         time.sleep(1)
         assert inspect(engine, "box")["State"]["Running"]
         size = 0
-        connection.settimeout(20)
+        connection.settimeout(60)
         while data := connection.recv(1 << 20):
             size += data.count(b"\n")
         assert size == 30_000

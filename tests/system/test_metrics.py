@@ -30,7 +30,7 @@ def ask(netns: NetNs, *, accept: str = "", path: str = "/metrics", method: str =
     """Head and body of one request inside the engine's network."""
     script = (
         "import http.client, sys\n"
-        "c = http.client.HTTPConnection('127.0.0.1', 9323, timeout=20)\n"
+        "c = http.client.HTTPConnection('127.0.0.1', 9323, timeout=60)\n"
         "c.request(sys.argv[1], sys.argv[2], headers={'Accept': sys.argv[3]})\n"
         "r = c.getresponse()\n"
         "print(r.status, r.headers['Content-Type'])\n"

@@ -364,7 +364,7 @@ def test_a_hardware_address_of_ones_own_is_taken_and_forgotten_with_the_containe
         assert ask_tcp(lab.host, "172.17.0.2", 80) == GATEWAY
 
 
-def ask_until(node: Node, wanted: str, tries: int = 20) -> str:
+def ask_until(node: Node, wanted: str, tries: int = 300) -> str:
     """Keeps one UDP flow going (always from the same port), as a DNS forwarder does."""
     answer = ""
     for _ in range(tries):

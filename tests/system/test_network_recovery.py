@@ -165,7 +165,7 @@ def test_after_somebody_deleted_the_bridge_restore_puts_the_links_back(world: tu
         host.links.send(netlink.delete_link(BRIDGE))
         assert ask_tcp(client, HOST, 8080, timeout=0.3) != CLIENT
         host.call(lambda: engine.driver.restore({"one"}))
-        assert ask_tcp(client, HOST, 8080, timeout=3) == CLIENT
+        assert ask_tcp(client, HOST, 8080, timeout=60) == CLIENT
         assert ask_tcp(one, HOST, 8080) == "172.17.0.1", "hairpin is on again"
 
 

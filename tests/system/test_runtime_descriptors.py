@@ -38,7 +38,7 @@ def listener(folder: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
         made.bind(str(folder / "pidfd.sock"))
         made.listen(1)
-        made.settimeout(10)
+        made.settimeout(60)
         yield made
 
 
@@ -142,7 +142,7 @@ class Manager:
         self.path = folder / "manager.sock"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.path))
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
 
     def messages(self, side: Runtime) -> list[bytes]:
         """What comes up to the pid, and to the barrier behind it, which Debian's runc has not yet."""
@@ -212,7 +212,7 @@ def spawn(side: Runtime, manager: Manager, *words: str) -> subprocess.Popen[byte
 def finished(command: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     """Exit status and stderr of what does not stay."""
     with command:
-        status = command.wait(20)
+        status = command.wait(60)
         assert command.stderr is not None
         return status, command.stderr.read() if status else b""
 
@@ -287,7 +287,7 @@ def test_orphans_without_a_pid_namespace_become_children_of_the_run(
         os.kill(orphan, signal.SIGKILL)
         process.wait_for(lambda: not Path(f"/proc/{orphan}").exists(), "the orphan to be collected")
         side("kill", "c", "KILL", check=True)
-        assert command.wait(10) == 137
+        assert command.wait(60) == 137
 
 
 def parent(pid: int) -> int:

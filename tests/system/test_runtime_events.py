@@ -83,7 +83,7 @@ def follow(runtime: Runtime, root: Path, *, ends_by_itself: bool) -> list[dict[s
             runtime("kill", "c", "KILL", check=True)
             if ends_by_itself:
                 lines += [json.loads(line) for line in command.stdout]
-                assert command.wait(10) == 0
+                assert command.wait(60) == 0
         finally:
             command.kill()
     return lines

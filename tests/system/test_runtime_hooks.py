@@ -72,7 +72,7 @@ def test_run_in_a_terminal_copies_both_ways(corten: Runtime, folder: Path) -> No
         os.write(master, b"word\n")
         shown = read_until(master, b"41 77")
         assert b"got word\r\n" in shown
-        assert run.wait(10) == 4
+        assert run.wait(60) == 4
     settings = subprocess.run(["stty", "-F", os.ttyname(slave)], check=True, capture_output=True, text=True).stdout
     assert "-icanon" not in settings, "the caller's terminal is as it was"
     os.close(slave)

@@ -42,7 +42,7 @@ def test_signals_reach_the_process_of_a_run(corten: Runtime, folder: Path) -> No
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGUSR1)
         assert run.stdout.read() == "usr1\n"
-        assert run.wait(10) == 5
+        assert run.wait(60) == 5
 
 
 def test_run_detached_leaves_a_running_container(corten: Runtime, folder: Path) -> None:
@@ -261,7 +261,7 @@ def test_exec_that_ignores_a_pause_freezes_with_the_container_and_goes_on_with_i
         assert corten.state("c")["status"] == "paused"
         assert exec_.poll() is None
         corten("resume", "c", check=True)
-        assert exec_.communicate(timeout=20)[0] == "thawed\n"
+        assert exec_.communicate(timeout=60)[0] == "thawed\n"
         assert exec_.returncode == 0
 
 

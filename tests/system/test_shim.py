@@ -77,7 +77,7 @@ async def test_a_program_that_cannot_be_found_fails_the_create_and_leaves_nothin
     box = lab.boxes[0]
     assert (await box.client.hello())["state"] == "new"
     await box.client.shutdown()
-    await asyncio.wait_for(box.lost.wait(), 20)
+    await asyncio.wait_for(box.lost.wait(), 60)
     assert not (box.directory / "shim.sock").exists()
 
 

@@ -218,7 +218,7 @@ async def test_a_killed_shim_takes_its_container_along(own_lab: Lab) -> None:
     await until(lambda: len(members(box)) == 2, "two processes")
     victims = members(box)
     os.kill(box.client.pid, signal.SIGKILL)
-    await asyncio.wait_for(box.lost.wait(), 20)
+    await asyncio.wait_for(box.lost.wait(), 60)
     await until(lambda: not any(is_alive(pid) for pid in victims), "the container's death")
     with pytest.raises(Unavailable):
         await box.client.ping()
@@ -233,7 +233,7 @@ async def test_a_shim_that_is_killed_in_the_middle_of_a_flood_leaves_every_byte_
         box = await own_lab.run("sh", "-c", "while :; do seq 1 2000; done")
         await until(partial(is_longer, box.log_path, 200_000 + 50_000 * attempt), "a log")
         os.kill(box.client.pid, signal.SIGKILL)
-        await asyncio.wait_for(box.lost.wait(), 20)
+        await asyncio.wait_for(box.lost.wait(), 60)
         raw = box.log_path.read_bytes()
         torn += mend(str(box.log_path)) > 0
         mended = box.log_path.read_bytes()

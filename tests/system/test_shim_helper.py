@@ -128,9 +128,9 @@ def hook(kind: str, script: str) -> Callable[[dict[str, Any]], None]:
 
 async def talks(box: Box) -> None:
     """Streams and log of a running `cat` go on, and so do answers."""
-    stream = await asyncio.wait_for(box.attach(stdin=True), 5)
+    stream = await asyncio.wait_for(box.attach(stdin=True), 60)
     await stream.send(b"are you there\n")
-    await stream.read_until(b"are you there\n", timeout=5)
+    await stream.read_until(b"are you there\n", timeout=60)
     stream.close()
     await box.client.ping()
     assert "are you there\n" in box.log_text()
@@ -267,7 +267,7 @@ async def test_an_exec_that_loses_its_helper_is_an_error_and_leaves_no_process(l
 async def test_the_courier_of_a_log_outlives_an_exec_that_loses_its_helper(lab: Lab) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        server.settimeout(10)
+        server.settimeout(60)
         order = {"driver": "syslog", "tag": "t", "facility": 3, "address": ["udp", *server.getsockname()]}
         box = await lab.run("cat", stdin=True, log={"courier": order})
         before = children(box.client.pid)
@@ -326,7 +326,7 @@ async def test_a_shim_at_rest_has_little_memory_of_its_own_also_after_an_exec(la
     box, other = await lab.run("sleep", "1000"), await lab.run("sleep", "1000")
     await until(lambda: private_dirty_kb(box) < PRIVATE_DIRTY_KB, "rest")
     await (await box.exec("e1", "true")).read_all()
-    await until(lambda: private_dirty_kb(box) < PRIVATE_DIRTY_KB, "rest after an exec", timeout=20)
+    await until(lambda: private_dirty_kb(box) < PRIVATE_DIRTY_KB, "rest after an exec", timeout=60)
     await until(lambda: private_dirty_kb(other) < PRIVATE_DIRTY_KB, "rest of the other")
     await talks_of_sleep(box)
 

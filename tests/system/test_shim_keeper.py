@@ -242,7 +242,7 @@ async def test_a_helper_that_hangs_is_replaced_and_who_waits_for_it_is_served(la
     box = await lab.run("cat", stdin=True)
     hung = helper_of(lab)
     os.kill(hung, signal.SIGSTOP)
-    other, stream = await asyncio.wait_for(asyncio.gather(lab.run("echo", "hi"), box.exec("e1", "echo", "ho")), 10)
+    other, stream = await asyncio.wait_for(asyncio.gather(lab.run("echo", "hi"), box.exec("e1", "echo", "ho")), 60)
     assert await stream.read_all() == b"ho\n"
     await other.wait_event("exit")
     assert other.log_text() == "hi\n"
@@ -260,7 +260,7 @@ async def test_a_create_whose_helper_hangs_is_an_error_and_leaves_nothing(lab: L
     assert not creating.done()  # a hook takes as long as it takes
     os.kill(helper_of(lab), signal.SIGSTOP)
     with pytest.raises(Exception, match="create: the helper died"):
-        await asyncio.wait_for(creating, 10)
+        await asyncio.wait_for(creating, 60)
     assert not children(box.client.pid)
     assert not (box.directory / "runtime" / box.id).exists()
     assert not list(Path("/sys/fs/cgroup").glob(f"*{box.config['linux']['cgroupsPath']}"))
@@ -272,7 +272,7 @@ async def test_a_helper_that_stands_still_for_a_moment_is_not_replaced(lab: Lab)
     with stopped(first):
         starting = asyncio.create_task(lab.run("true"))
         await asyncio.sleep(0.7)
-    await asyncio.wait_for(starting, 5)
+    await asyncio.wait_for(starting, 60)
     with stopped(first):
         await asyncio.sleep(3)  # nobody waits for it
     assert helper_of(lab) == first
@@ -379,7 +379,7 @@ def test_a_zygote_and_a_helper_that_are_stopped_end_with_cortend(engine: CortenE
     time.sleep(0.3)
     engine.kill9()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in stopped_ones), "the end of both")
-    asking.wait(10)
+    asking.wait(60)
     engine.start()
     assert engine.docker("exec", "goes-on", "echo", "ok", check=True).stdout == "ok\n"
     engine.docker("rm", "-f", "goes-on", check=True)

@@ -209,7 +209,7 @@ def test_driver_options_are_mounted_while_somebody_runs(node: CortenEngine) -> N
 
 
 def until_unmounted(engine: CortenEngine) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while mounts(engine):
         assert time.monotonic() < deadline, mounts(engine)
         time.sleep(0.02)

@@ -36,7 +36,7 @@ from support.warmup import warm_up
 CLONE_NEWCGROUP = 0x02000000
 MASKED = ("/tmp", "/run", "/var/tmp", "/dev/shm", "/var/log")
 GROUP = "corten-test-{pid}-alone"  # pid: of the test, which removes it
-SECONDS = 20.0
+SECONDS = 60.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

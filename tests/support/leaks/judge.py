@@ -14,7 +14,7 @@ from support.leaks import cgroups, descriptors, files, mounts, network, processe
 from support.leaks.facts import Fact, Facts
 from support.leaks.subject import Subject
 
-SETTLE_SECONDS = 20.0
+SETTLE_SECONDS = 60.0
 LINES_PER_KIND = 12
 
 

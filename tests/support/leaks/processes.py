@@ -108,11 +108,12 @@ def _read(pid: int) -> Process | None:
 
 def _argv(pid: int, state: str) -> tuple[str, ...]:
     """The command line.  For a moment of execve(2), in which descriptors are closed already, it is empty."""
-    for _ in range(100):
+    for _ in range(1000):
         words = text(f"/proc/{pid}/cmdline").rstrip("\0 ")
-        if words or state in "ZX" or not Path(f"/proc/{pid}").exists():
+        if words or state in "ZX":  # or '': it is gone
             break
         time.sleep(0.002)
+        state = text(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
     return tuple(words.split("\0"))
 
 
