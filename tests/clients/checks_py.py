@@ -165,7 +165,7 @@ def hijack(side: Side, target: str, body: Json, first: bytes, *, upgrade: bool, 
     ]
     lines += ["Connection: Upgrade", "Upgrade: tcp"] if upgrade else []
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(min(10, side.patience / 2))
+        connection.settimeout(side.patience / 2)
         connection.connect(str(side.socket))
         connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
         answer = b""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from support import engine as support_engine
 from support import images
 from support.engine import CortenEngine
 from support.guestlook import state
@@ -18,7 +17,7 @@ from support.netns import OwnNet
 RUNTIMES = {name: {"path": path} for name, path in (("runc", "/usr/local/sbin/runc"), ("crun", CRUN))}
 
 PATIENCE_S = 180.0  # some twenty times slower, and that beside whatever the host does
-support_engine.START_SECONDS = 180
+CortenEngine.patience_s = PATIENCE_S
 
 
 class Patient(CortenEngine):
