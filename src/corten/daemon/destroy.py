@@ -33,7 +33,7 @@ from corten.launch.facts import HostFacts
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.shim.external import PID_FILE
-from corten.shim.protocol import HELPER_SOCKET, connect
+from corten.shim.protocol import HELPER_SOCKET, connect, encode, receive, send
 from corten.sys import mount
 
 log = logging.getLogger("corten.daemon")
@@ -43,6 +43,7 @@ _MAKERS_TIMEOUT_S = 5.0
 _CONCURRENT = 64
 _HELPER_END_S = 0.5
 _HELPER_LOOK_S = 0.01
+_HELPER_ANSWER_S = 5.0
 
 
 def run(settings: Settings) -> int:
@@ -109,13 +110,35 @@ def _holder(data_root: str) -> int:
 async def _end_tasks(exec_root: str, facts: HostFacts) -> None:
     """Every task directory, many at once."""
     gate = asyncio.Semaphore(_CONCURRENT)
-    has_helper = _has_helper(exec_root)
+    with _held_helper(exec_root) as has_helper:
 
-    async def end(directory: str) -> None:
-        async with gate:
-            await _end_task(directory, facts, has_helper=has_helper)
+        async def end(directory: str) -> None:
+            async with gate:
+                await _end_task(directory, facts, has_helper=has_helper)
 
-    await asyncio.gather(*(end(directory) for directory in _task_directories(exec_root)))
+        await asyncio.gather(*(end(directory) for directory in _task_directories(exec_root)))
+
+
+@contextlib.contextmanager
+def _held_helper(exec_root: str) -> Iterator[bool]:
+    """Whether there is a helper that shims may ask; it stays until the end of the block.
+
+    One that is there for health checks alone would go with the first container, and the others' shims wait for it.
+    """
+    if not _has_helper(exec_root):
+        yield False
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            helper = stack.enter_context(connect(exec_root, HELPER_SOCKET))
+            send(helper, encode({"op": "stay"}))
+            select.select([helper], [], [], _HELPER_ANSWER_S)
+            stays = bool(receive(helper)[0])
+        except BlockingIOError:  # it has much to do
+            stays = True
+        except OSError:
+            stays = False
+        yield stays
 
 
 def _has_helper(exec_root: str) -> bool:
