@@ -27,7 +27,7 @@ class CortenEngine(DockerClient):
     by their command lines.  `last_check` looks at each engine before its end, unless that is an error.
     """
 
-    patience_s: ClassVar[float] = START_SECONDS  # until cortend answers
+    patience_s: float = START_SECONDS  # until cortend answers
     last_check: ClassVar[Callable[[CortenEngine], None] | None] = None
 
     def __init__(
