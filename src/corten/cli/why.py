@@ -60,6 +60,9 @@ def _print_counters(now: Mapping[str, Any]) -> None:
         who = f"{printable(one['Name'])} (pid {one['Pid']}, uid {one['Uid']})"
         print(f"    {who}: kernel log, record {one['Sequence']}")
     print(f"  processes refused: {processes['Refused']}{_of(processes, '')}")
+    for one in now.get("Calls", ()):
+        which = f"{printable(one['Call'])} ({one['Number']}, arch {one['Arch']:#x}) {one['Action']}"
+        print(f"  system call {which}: {one['Count']} in the kernel log, {one['First']} to {one['Last']}")
 
 
 def _of(counted: Mapping[str, Any], unit: str) -> str:

@@ -19,6 +19,7 @@ from corten.core.content import ContentStore
 from corten.core.metadata import Database
 from corten.engine import events, filters, links, logfiles, plan, stats, top, why
 from corten.engine.archives import Archives
+from corten.engine.callwatch import CallWatch
 from corten.engine.commits import Commits
 from corten.engine.container import Container
 from corten.engine.copies import Copies
@@ -87,8 +88,10 @@ class Engine:
         finisher.health_told = healths.told
         self._lasting = Lasting()
         lifetimes = Lifetimes(parts, life, self._lasting)
+        calls = CallWatch(parts)
+        lifetimes.armed, lifetimes.disarmed = (calls.begun,), (calls.ended, execs.container_ended)
+        finisher.before_verdict = calls.drain
         starter.begun = lifetimes.arm
-        lifetimes.disarmed = execs.container_ended
         finisher.container_ended = lifetimes.disarm
         self.metrics_text = Metrics(parts, self._sample).text
         self._recovery = Recovery(parts, finisher, execs, healths, watch, database=database, content=content)

@@ -91,6 +91,7 @@ class Finisher:
         self.exec_exited: Callable[[Container, dict[str, Any]], None]
         self.container_ended: Callable[[Container], None]
         self.health_told: Callable[[Container, dict[str, Any]], None]
+        self.before_verdict: Callable[[Container], None] = _nobody
         self.tell_volumes: Callable[[Container], None] = _nobody  # of the end
         self.release_volumes: Callable[[Container], Awaitable[None]]
 
@@ -193,6 +194,7 @@ class Finisher:
 
     async def _judge(self, container: Container, task: Task, how: Exit) -> Verdict:
         """While the cgroup is there; what cannot be read any more is `unknown`."""
+        self.before_verdict(container)
         state, signal = container.record.state, how.signal
         cgroup = self._parts.tasks.cgroup(task.cgroup_path) if how.oom_kills or how.pids_refused else None
         sent, to_shim, filtered = self._sendings(container, how)
@@ -212,6 +214,7 @@ class Finisher:
             disk=witness.full_disk(self._parts.paths(container.id).directory) if how.code else None,
             was_oom_killed=how.pid > 0 and how.pid in found.killed,
             fault=found.faults.get(how.pid, ""),
+            calls=state.calls,
             probe=witness.last_probe(state.health.log) if how.health_action and state.health is not None else "",
             is_watched=self._parts.senders.is_active,
             sendings=sent,
@@ -249,6 +252,7 @@ class Finisher:
             exit_code=how.code,
             oom_killed=how.oom_killed,
             oom_kills=0,
+            calls=(),
             finished_ns=how.at_ns,
             verdict=how.verdict,
             error=how.verdict,

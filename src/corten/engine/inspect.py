@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from corten.engine.container import Container
@@ -80,6 +81,8 @@ def inspect(
         "Origins": origins(effective),
         **of_policies(effective),
     }
+    if record.state.calls:
+        out[NODE_KEY] = {**out[NODE_KEY], "Calls": msgspec.to_builtins(record.state.calls)}
     if record.state.death is not None:
         out[NODE_KEY] = {**out[NODE_KEY], "Verdict": to_json_verdict(record.state.death)}
     return out

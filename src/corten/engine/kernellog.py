@@ -112,18 +112,25 @@ def records() -> Iterator[tuple[int, int, str]]:
     """(sequence, µs since boot, text) of every kernel message that is still there; not what programs have written."""
     fd = os.open(PATH, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        for _ in range(_RECORDS):
-            try:
-                record = os.read(fd, _RECORD_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # overwritten while it was read: the next one is there
-                    continue
-                raise
-            head, _, text = record.decode("utf-8", "replace").partition(";")
-            fields = head.split(",")
-            if int(fields[0]) >> 3 == 0:  # facility 0 is the kernel; a program cannot write as it
-                yield int(fields[1]), int(fields[2]), text.split("\n", 1)[0]
+        yield from of_descriptor(fd, _RECORDS)
     finally:
         os.close(fd)
+
+
+def of_descriptor(fd: int, limit: int, *, mark: bytes = b"") -> Iterator[tuple[int, int, str]]:
+    """The next ones of an open log, at most `limit`, until there is no other; of those that have `mark` in them."""
+    for _ in range(limit):
+        try:
+            record = os.read(fd, _RECORD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # overwritten while it was read: the next one is there
+                continue
+            raise
+        if mark not in record:
+            continue
+        head, _, text = record.decode("utf-8", "replace").partition(";")
+        fields = head.split(",")
+        if int(fields[0]) >> 3 == 0:  # facility 0 is the kernel; a program cannot write as it
+            yield int(fields[1]), int(fields[2]), text.split("\n", 1)[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from corten.core.asker import Asker
@@ -32,11 +32,14 @@ class Lifetimes:
         self._life = life
         self._end_lasting = lasting.verb(self._end)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.disarmed: Callable[[Container], None]  # who hears of ends after this
+        self.armed: Sequence[Callable[[Container], None]] = ()  # who hears of beginnings and ends as well
+        self.disarmed: Sequence[Callable[[Container], None]] = ()
 
     def arm(self, container: Container) -> None:
         """A run has begun, or was found by this cortend."""
         self._cancel(container)
+        for hear in self.armed:
+            hear(container)
         lifetime = container.record.effective.lifetime
         if lifetime is None or not container.is_running:
             return
@@ -46,7 +49,8 @@ class Lifetimes:
     def disarm(self, container: Container) -> None:
         """The run is over."""
         self._cancel(container)
-        self.disarmed(container)
+        for hear in self.disarmed:
+            hear(container)
 
     def _cancel(self, container: Container) -> None:
         if container.lifetime_timer is not None:

@@ -22,6 +22,7 @@ import msgspec
 
 from corten.engine import healthcheck
 from corten.engine.effective import Effective
+from corten.engine.loggedcalls import LoggedCall
 from corten.engine.verdict import Verdict
 from corten.errors import FailedPrecondition
 
@@ -122,6 +123,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by_user: bool = False
     verdict: str = ""
     health: Health | None = None  # of one with a check that was started
+    calls: tuple[LoggedCall, ...] = ()  # of the run that goes on
+    calls_sequence: int = -1  # of the last record among them, in the kernel's log
     death: Verdict | None = None  # on the last run, or the last start that failed; it stays while the next one runs
     is_held: bool = False  # a commit froze it, and whoever finds it frozen for that reason alone thaws it
 

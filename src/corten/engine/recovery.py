@@ -180,9 +180,9 @@ class Recovery:
         self._execs.adopt(container, status.get("execs") or {})
         self._finisher.tell_oom(container, int((exited or status).get("oom_kill_count", 0)))
         await self._end_hold(container, task)
+        self.adopted(container)
         if exited is not None:
             await self._finisher.finish(container, task, exit_of(exited))
-        self.adopted(container)
         log.info("container %s adopted: %s", container.id, state)
 
     async def _end_hold(self, container: Container, task: Task) -> None:

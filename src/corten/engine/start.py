@@ -435,6 +435,8 @@ class Starter:
             verdict="",
             oom_killed=False,
             oom_kills=0,
+            calls=(),
+            calls_sequence=-1,
             started_ns=from_rfc3339(run.started["started_at"]) or time.time_ns(),
             health=container.record.fresh_health(),
         )

@@ -14,7 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from corten.core.asker import Asker
+from corten.engine import loggedcalls
 from corten.engine.kernellog import Denied, OomKill
+from corten.engine.loggedcalls import LoggedCall
 from corten.engine.sending import Sending, last_of
 from corten.errors import CortenError
 
@@ -95,6 +97,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     failure: Failure | None = None
     denied: Denied | None = None
     disk: Disk | None = None
+    calls: tuple[LoggedCall, ...] = ()
     claims: tuple[Claim, ...] = ()
 
 
@@ -114,6 +117,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     processes: Processes | None = None
     denied: Denied | None = None
     disk: Disk | None = None
+    calls: tuple[LoggedCall, ...] = ()  # that its filter has logged
     was_oom_killed: bool = False
     fault: str = ""  # what the kernel's log says of the init's
     probe: str = ""  # what the last health probe said, when a failing check ended it
@@ -152,6 +156,7 @@ def judge(seen: Seen) -> Verdict:
         processes=seen.processes,
         denied=seen.denied,
         disk=seen.disk,
+        calls=seen.calls,
         claims=tuple(_claims(seen, cause, sender)),
     )
 
@@ -388,6 +393,7 @@ def _other_claims(seen: Seen) -> list[Claim]:
         claims.append(Claim(claim=f"a fault: {seen.fault}", evidence=f"kernel log, of pid {seen.pid}"))
     if seen.probe:
         claims.append(Claim(claim=f"the health check failed: {seen.probe}", evidence="its last probe (State.Health)"))
+    claims += [Claim(claim=loggedcalls.told(row), evidence=loggedcalls.evidence(row)) for row in seen.calls]
     if seen.disk is not None:
         claims.append(Claim(claim=f"{seen.disk.path} was full", evidence="statvfs at the end"))
     return claims

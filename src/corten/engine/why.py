@@ -139,7 +139,8 @@ async def _now(container: Container, parts: Parts) -> Json:
         found = await witness.kernel_log(record.cgroup, record.state.started_ns)
         memory = witness.with_victims(memory, found, record.state.death)
     processes = witness.processes(cgroup, counted.pids_max_hits)
-    return {"Memory": msgspec.to_builtins(memory), "Processes": msgspec.to_builtins(processes)}
+    calls = msgspec.to_builtins(container.record.state.calls)
+    return {"Memory": msgspec.to_builtins(memory), "Processes": msgspec.to_builtins(processes), "Calls": calls}
 
 
 async def _last_lines(source: Source) -> tuple[list[str] | None, str]:
