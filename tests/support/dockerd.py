@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from support.netns import NetNs
 if TYPE_CHECKING:
     from docker import DockerClient as DockerPy
 
+STARTS = 4
 SUITES = {"20.10": "bookworm", "26.1": "trixie"}
 
 # dockerd makes /run/docker, looks in /run for systemd, and 20.10 writes /etc/docker/key.json: both are its own here.
@@ -81,6 +82,19 @@ def client_environment() -> dict[str, str]:
     return kept | {"HOME": str(paths.cache("home")), "DOCKER_CONFIG": str(paths.cache("home", "docker"))}
 
 
+def started(start: Callable[[], process.Daemon], answers: Callable[[], bool], timeout: float) -> process.Daemon:
+    """A dockerd that answers; tried again where its containerd took longer than the 15 s that dockerd gives it."""
+    for number in range(1, STARTS + 1):
+        daemon = start()
+        try:
+            daemon.wait_until(answers, "answer of dockerd", timeout=timeout)
+            break
+        except process.NotReady as error:
+            if number == STARTS or "timeout waiting for containerd to start" not in str(error):
+                raise
+    return daemon
+
+
 class Dockerd(DockerClient):
     """dockerd `version` ("20.10" or "26.1") with runc of Debian 12; a context manager.
 
@@ -103,9 +117,13 @@ class Dockerd(DockerClient):
         self.folder = paths.scratch("dockerd")
         self.socket = self.folder / "s"
         self.netns = NetNs() if netns is None else netns
-        self._daemon = process.Daemon(self._argv(runtimes or {}, args), self.folder / "log", self._environment())
+
+        def start() -> process.Daemon:
+            self._daemon = process.Daemon(self._argv(runtimes or {}, args), self.folder / "log", self._environment())
+            return self._daemon
+
         try:
-            self._daemon.wait_until(self.answers, "answer of dockerd", timeout=60)
+            started(start, self.answers, 60)
         except process.NotReady:
             self.close()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from support import process
-from support.dockerd import DockerClient
+from support.dockerd import DockerClient, started
 from support.guestbundle import CORTEN, RUNC
 
 TIMEOUT_S = 180.0
@@ -20,8 +20,7 @@ class Docker(DockerClient):
         argv += ["--host", f"unix://{self.socket}", "--group", "root", "--add-runtime", f"corten={CORTEN}"]
         argv += ["--add-runtime", f"peer={RUNC}", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
         argv += words
-        self.daemon = process.Daemon(argv, folder / "log")
-        self.daemon.wait_until(self.answers, "answer of dockerd", timeout=TIMEOUT_S)
+        self.daemon = started(lambda: process.Daemon(argv, folder / "log"), self.answers, TIMEOUT_S)
 
     def run(self, *words: str) -> str:
         """What `docker run --rm` writes, and its status unless that is 0."""
