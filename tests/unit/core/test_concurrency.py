@@ -97,7 +97,7 @@ class SlowDisk(Overlay):
     def remove_directory(self, snapshot_id: int) -> None:
         """As the base has it, later."""
         self.asked.set()
-        assert self.told.wait(20)
+        assert self.told.wait(60)
         super().remove_directory(snapshot_id)
 
 
@@ -120,10 +120,10 @@ def test_nobody_waits_for_the_files_of_an_image_that_is_removed(
     }
     removing = threading.Thread(target=jobs[removes])
     removing.start()
-    assert disk.asked.wait(20)
+    assert disk.asked.wait(60)
     others = threading.Thread(target=lambda: store.tag("test:1", "while", "it-goes"))
     others.start()
-    others.join(10)
+    others.join(60)
     is_free = not others.is_alive()
     disk.told.set()
     for thread in (removing, others):
@@ -168,7 +168,7 @@ def test_an_unpacking_that_fails_waits_for_no_more_of_any_layer(store: ImageStor
         def chunks(self, digest: str, /) -> Generator[bytes, None, None]:
             if digest == "bad":
                 yield b"garbage" * 1000
-            waits.append(stopped.wait(5))
+            waits.append(stopped.wait(60))
             raise LookupError("given up")
 
     layers = [Layer("late", t.digest(b"late")), Layer("bad", t.digest(b"bad"), 1)]

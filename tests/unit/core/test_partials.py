@@ -31,7 +31,7 @@ def test_a_blob_is_read_while_it_grows(partials: Partials) -> None:
         partial.write(DATA[at : at + 1000])
     assert reader.is_alive()  # the end comes when all was verified
     partial.verify()
-    reader.join(10)
+    reader.join(60)
     assert b"".join(read) == DATA
     partial.close()
 
@@ -152,7 +152,7 @@ def test_who_is_called_away_just_before_he_waits_does_not_wait(partials: Partial
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     was_away = bool(failed)
     partial.wake()
     threads[1].join()

@@ -90,14 +90,14 @@ def test_two_never_remove_the_same_tree(trash: Trash, tmp_path: Path, monkeypatc
     def remove_entry(parent_fd: int, name: bytes) -> int:
         calls.append(name)
         began.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return trees.remove_entry(parent_fd, name)
 
     monkeypatch.setattr("corten.core.trash.remove_entry", remove_entry)
     tree(tmp_path, "1")
     first = threading.Thread(target=trash.throw, args=(str(tmp_path), "1"))
     first.start()
-    assert began.wait(20)
+    assert began.wait(60)
     assert trash.empty() == 0
     go_on.set()
     first.join()

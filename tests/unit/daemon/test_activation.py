@@ -80,7 +80,7 @@ def test_variables_count_for_this_process_alone_and_go(listener: socket.socket, 
 def test_the_manager_is_told_once_it_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(10)
+        manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notifier = activation.Notifier()
         assert "NOTIFY_SOCKET" not in os.environ
@@ -107,7 +107,7 @@ def test_a_watchdog_is_fed_twice_in_its_time_and_only_by_whom_it_was_set_for(
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(10)
+        manager.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "30000000")
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if process == "own" else process)

@@ -43,7 +43,7 @@ class Client:
         await self.writer.drain()
 
     async def head(self) -> tuple[int, str, dict[str, str]]:
-        raw = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        raw = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)
         lines = raw.decode("latin-1").split("\r\n")
         _, status, phrase = lines[0].split(" ", 2)
         pairs = (line.split(": ", 1) for line in lines[1:] if line)
@@ -67,11 +67,11 @@ class Client:
         return data
 
     async def exactly(self, count: int) -> bytes:
-        return await asyncio.wait_for(self.reader.readexactly(count), 10)
+        return await asyncio.wait_for(self.reader.readexactly(count), 60)
 
     async def rest(self) -> bytes:
         """Everything up to the end of the stream."""
-        return await asyncio.wait_for(self.reader.read(-1), 10)
+        return await asyncio.wait_for(self.reader.read(-1), 60)
 
     async def ask(self, method: str, target: str, body: Any = None, headers: tuple[str, ...] = ()) -> Answer:
         """One ordinary request; a body that is not bytes is sent as JSON."""

@@ -54,9 +54,9 @@ async def test_frames_become_bytes_and_bytes_become_binary_frames(session: aioht
             await loop.sock_sendall(end, b"\xff" * 200_000)
             received = b""
             while len(received) < 200_000:
-                received += await client.receive_bytes(timeout=10)
+                received += await client.receive_bytes(timeout=60)
             assert received == b"\xff" * 200_000
-        message = await client.receive(timeout=10)
+        message = await client.receive(timeout=60)
         assert (message.type, client.close_code) == (aiohttp.WSMsgType.CLOSE, 1000)
 
 
@@ -82,16 +82,16 @@ async def test_a_log_that_is_longer_than_a_buffer_is_read_while_it_is_written(
 
     async def replayed(ref: str, options: AttachOptions, stream: ClientStream) -> None:
         with socket.socket(fileno=os.dup(stream.fileno())) as end:
-            await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(end, log), 10)
+            await asyncio.wait_for(asyncio.get_running_loop().sock_sendall(end, log), 60)
         await attached(ref, options, stream)
 
     monkeypatch.setattr(harness.engine, "container_attach", replayed)
     async with session.ws_connect(url(box, QUERY + "&logs=1"), max_msg_size=0) as client:
         received = 0
         while received < len(log):
-            received += len(await client.receive_bytes(timeout=10))
+            received += len(await client.receive_bytes(timeout=60))
         (await container_end(box)).close()
-        assert (await client.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
+        assert (await client.receive(timeout=60)).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_a_client_that_goes_while_a_log_is_written_ends_the_writing(
@@ -110,8 +110,8 @@ async def test_a_client_that_goes_while_a_log_is_written_ends_the_writing(
 
     monkeypatch.setattr(harness.engine, "container_attach", replayed)
     async with session.ws_connect(url(box, QUERY + "&logs=1"), max_msg_size=0) as client:
-        await client.receive_bytes(timeout=10)
-    await asyncio.wait_for(ended.wait(), 10)
+        await client.receive_bytes(timeout=60)
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_streams_are_chosen_since_1_42_and_never_have_headers(

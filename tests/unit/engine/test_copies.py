@@ -41,5 +41,5 @@ async def test_the_thread_of_an_archive_has_ended_when_its_tree_does(
     archive = cast(AsyncGenerator[bytes, None], Copies(parts).archive("box", "/"))
     await anext(archive)
     await anext(archive)
-    await asyncio.wait_for(archive.aclose(), 10)
+    await asyncio.wait_for(archive.aclose(), 60)
     assert ends == ["thread", "tree"]

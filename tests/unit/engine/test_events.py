@@ -98,7 +98,7 @@ async def test_what_comes_is_told_at_once() -> None:
     await asyncio.sleep(0)
     bus.publish(TAG)
     bus.publish(START)
-    assert (await asyncio.wait_for(first, 20))["Action"] == "start"
+    assert (await asyncio.wait_for(first, 60))["Action"] == "start"
     await stream.aclose()  # type: ignore[attr-defined]
     assert bus.listener_count == 0
 

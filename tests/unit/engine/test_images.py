@@ -76,7 +76,7 @@ class Waiting:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def wait(*_: object) -> None:
-            assert self.told.wait(20)
+            assert self.told.wait(60)
 
         return wait
 
@@ -86,7 +86,7 @@ async def test_a_tag_that_waits_for_the_disk_holds_up_neither_the_loop_nor_the_p
     images = Images(SimpleNamespace(images=store))  # type: ignore[arg-type]  # all that `tag` asks for
     tags = [asyncio.ensure_future(images.tag("busybox", "other", str(number))) for number in range(40)]
     await asyncio.sleep(0.05)
-    assert await asyncio.wait_for(asyncio.to_thread(lambda: "served"), 10) == "served"
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "served"), 60) == "served"
     store.told.set()
     await asyncio.gather(*tags)
 

@@ -22,7 +22,7 @@ async def test_a_verb_goes_on_without_its_client() -> None:
     client.cancel()
     with pytest.raises(asyncio.CancelledError):
         await client
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), 60)
 
 
 async def test_the_end_waits_neither_for_a_start_nor_for_its_undoing_when_a_shim_hangs(
@@ -45,7 +45,7 @@ async def test_the_end_waits_neither_for_a_start_nor_for_its_undoing_when_a_shim
     verbs = Lasting()
     client = asyncio.create_task(verbs.verb(start)())
     await asyncio.sleep(0)
-    await asyncio.wait_for(verbs.close(), 10)
+    await asyncio.wait_for(verbs.close(), 60)
     assert steps == ["shutdown", "network"]
     with pytest.raises(asyncio.CancelledError):
         await client

@@ -183,7 +183,7 @@ def test_a_file_that_is_packed_behind_a_reader_is_not_read_again(tmp_path: Path)
     blocks = list(iter(reader.read, b""))
     for number in range(15, 45):
         log_file.append(line(f"{number:04}").encode())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len([name for name in os.listdir(tmp_path) if name.endswith(".gz")]) < 4:
         assert time.monotonic() < deadline
         log_file.settle()

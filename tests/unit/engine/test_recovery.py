@@ -70,7 +70,7 @@ async def test_a_start_that_waits_holds_up_only_those_that_join_it(decide: Decid
     await turns()
     assert (finisher.began, finisher.running) == (["a", "e"], ["e"])
     finisher.answer.set()
-    await asyncio.wait_for(work, 10)
+    await asyncio.wait_for(work, 60)
     assert finisher.running == ["e", "a", "b", "c"]
 
 
@@ -81,7 +81,7 @@ async def test_what_a_client_does_before_its_turn_counts(decide: Decide) -> None
         work = asyncio.create_task(recovery(roster, finisher).start_policies())
         await turns()
         container.record = container.record.with_state(status=Status.RUNNING)
-    await asyncio.wait_for(work, 10)
+    await asyncio.wait_for(work, 60)
     assert finisher.began == []
 
 
@@ -90,7 +90,7 @@ async def test_a_delay_that_is_not_over_is_waited_out(decide: Decide) -> None:
     for name, delay_s in (("a", 0.0), ("b", 50.0)):
         container = add(roster, decide, name)
         container.record = container.record.with_state(status=Status.RESTARTING, restart_delay_s=delay_s)
-    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 10)
+    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 60)
     assert finisher.began == ["a"]
 
 
@@ -104,6 +104,6 @@ async def test_retries_that_are_used_up_stay_so_and_a_stop_of_always_counts_no_m
     tried.record = tried.record.with_state(exit_code=1, restart_count=2)
     stopped = add(roster, decide, "b")
     stopped.record = stopped.record.with_state(stopped_by_user=True)
-    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 10)
+    await asyncio.wait_for(recovery(roster, finisher).start_policies(), 60)
     assert finisher.began == ["b"]
     assert not stopped.record.state.stopped_by_user

@@ -80,7 +80,7 @@ def test_client_that_goes_away_stops_the_work() -> None:
 
     def work(tell: Tell) -> None:
         tell(progress.status("first"))
-        stopped.wait(10)
+        stopped.wait(60)
         ended.set()
 
     async def run() -> None:

@@ -37,7 +37,7 @@ async def test_a_kill_waits_for_nobodys_work_in_the_pool(killing: tuple[Tasks, C
     busy = [asyncio.ensure_future(asyncio.to_thread(go_on.wait, 30)) for _ in range(100)]
     await asyncio.sleep(0.05)
     try:
-        await asyncio.wait_for(made.kill(Task("id", "/nowhere", "/c/id", 0)), 10)
+        await asyncio.wait_for(made.kill(Task("id", "/nowhere", "/c/id", 0)), 60)
         assert cgroup.killed.is_set()
     finally:
         go_on.set()

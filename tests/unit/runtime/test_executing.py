@@ -137,4 +137,4 @@ def test_a_process_whose_terminal_nobody_takes_is_killed(exec_refused: Callable[
     exec.ours.close()
     with pytest.raises(Internal, match="send terminal to the console: broken pipe"):
         exec.run()
-    assert exec.launcher.children[1].wait(10) is not None
+    assert exec.launcher.children[1].wait(60) is not None

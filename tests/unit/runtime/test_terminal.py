@@ -123,8 +123,8 @@ def test_what_a_file_gives_waits_until_its_echo_has_been_taken() -> None:
                 taken += os.read(shown.fileno(), 1 << 16)
             if taken.count(b"\n") == 3000:
                 break
-        feeder.join(10)
-        program.join(10)
+        feeder.join(60)
+        program.join(60)
         terminal.close()
     assert taken.replace(b"\r\n", b"\n") == lines
 

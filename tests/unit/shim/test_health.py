@@ -89,7 +89,7 @@ class Lab:
         )
 
     def turn_until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, self.events
             self.loop.turn(0.1)

@@ -53,7 +53,7 @@ def test_timers_run_in_their_order_and_not_after_cancel() -> None:
     loop.call_later(0.02, lambda: seen.append("late"))
     loop.call_later(0.01, lambda: seen.append("early"))
     loop.call_later(0.0, lambda: seen.append("never")).cancel()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(seen) < 2 and time.monotonic() < deadline:
         loop.turn()
     assert seen == ["early", "late"]
@@ -71,7 +71,7 @@ def test_a_job_waits_for_descriptors_and_time(pipe: Pipe) -> None:
         seen.append("end")
 
     loop.start(job())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while seen[-1:] != ["end"] and time.monotonic() < deadline:
         loop.turn()
     assert seen == [False, True, "end"]

@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def wait(condition: object, log: LogFile, loop: Loop | None = None) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     assert callable(condition)
     while not condition():
         assert time.monotonic() < deadline
@@ -152,7 +152,7 @@ def test_what_is_plain_at_the_end_is_packed_after_it(tmp_path: Path) -> None:
     log.append(b"".join(map(record, range(5))))
     log.close()
     names = {"log", *(f"log.{number}.gz" for number in range(1, 5))}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while {path.name for path in tmp_path.iterdir()} != names:
         assert time.monotonic() < deadline
         time.sleep(0.01)

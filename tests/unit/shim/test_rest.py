@@ -52,7 +52,7 @@ def dirty():
     return next(int(row.split()[1]) for row in rows if row.startswith("Private_Dirty"))
 os.read(ready, 1)
 before = dirty()
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 60
 while dirty() > before / 3 and time.monotonic() < deadline:
     time.sleep(0.05)
 print(before, dirty(), flush=True)

@@ -35,13 +35,13 @@ HOST = socket.gethostname()
 def udp() -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.bind(("127.0.0.1", 0))
-    made.settimeout(10)
+    made.settimeout(60)
     return made
 
 
 def tcp() -> socket.socket:
     made = socket.create_server(("127.0.0.1", 0))
-    made.settimeout(10)
+    made.settimeout(60)
     return made
 
 
@@ -49,7 +49,7 @@ def deaf() -> socket.socket:
     """Nobody listens: who connects is refused."""
     made = socket.socket()
     made.bind(("127.0.0.1", 0))
-    made.settimeout(10)
+    made.settimeout(60)
     return made
 
 
@@ -94,7 +94,7 @@ def test_syslog_over_tcp_comes_in_lines_and_connects_again() -> None:
         for text in (b"two", b"three"):  # the first may still go into the dead connection
             driver.send("stdout", Line(text, MOMENT))
         second, _ = server.accept()
-        second.settimeout(10)
+        second.settimeout(60)
         assert second.recv(4096).endswith(b"three\n")
         second.close()
 
@@ -129,7 +129,7 @@ def test_syslog_over_tls_checks_the_certificate_and_counts_rfc5424(tmp_path: Pat
         thread.start()
         options = {"syslog-format": "rfc5424", "syslog-tls-ca-cert": str(authority.ca)}
         sent(Syslog(order("tcp+tls", server, options=options)), ("stdout", "secret"))
-        thread.join(10)
+        thread.join(60)
     length, _, message = got[0].partition(b" ")
     assert int(length) == len(message)
     assert message.endswith(b"- secret\n")
@@ -216,7 +216,7 @@ def test_a_journal_that_comes_back_gets_what_is_sent_from_then_on_large_entries_
     def journal() -> socket.socket:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         made.bind(str(path))
-        made.settimeout(10)
+        made.settimeout(60)
         return made
 
     driver = Journald({**order("", None), "address": ["unixgram", str(path), 0]})
@@ -321,7 +321,7 @@ def test_fluentd_has_pieces_nanoseconds_and_acks() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         driver.send("stderr", Lines().feed(b"x" * PIECE_BYTES, MOMENT)[0])
-        thread.join(10)
+        thread.join(60)
         connection.close()
     tag, moment, record, _ = seen[0]
     assert (tag, moment) == ("box", (1_700_000_000, 123_456_789))
@@ -343,7 +343,7 @@ def test_fluentd_waits_for_its_server_unless_it_must_be_there() -> None:
         connection, _ = server.accept()
         assert b"late" in connection.recv(4096)
         connection.close()
-    sending.join(10)
+    sending.join(60)
     driver.close()
 
 
@@ -400,5 +400,5 @@ def test_a_server_that_talks_without_end_instead_of_an_ack_is_an_error() -> None
         thread.start()
         with pytest.raises(OSError, match="no ack"):
             sent(Fluentd(order("tcp", server, options=options)), ("stdout", "hi"))
-        thread.join(20)
+        thread.join(60)
     assert len(talked) < 10_000

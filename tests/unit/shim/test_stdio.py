@@ -46,13 +46,13 @@ class Bench:
 
     def attach(self, **options: object) -> socket.socket:
         ours, theirs = socket.socketpair()
-        ours.settimeout(5)
+        ours.settimeout(60)
         self.stdio.attach(theirs.detach(), AttachOptions(**options))  # type: ignore[arg-type]  # keywords by name
         self.peers.append(ours)
         return ours
 
     def turn(self, until: Callable[[], bool] | None = None) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while True:
             self.loop.turn(0.02)
             if until is None or until():
@@ -174,7 +174,7 @@ def test_a_process_that_does_not_read_slows_its_client_down(bench: Bench) -> Non
     received = 0
     os.set_blocking(bench.stdin, False)
     peer.shutdown(socket.SHUT_WR)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while received < sent and time.monotonic() < deadline:
         bench.loop.turn(0.01)
         try:
@@ -212,7 +212,7 @@ def test_a_client_that_does_not_read_pauses_the_process_and_nothing_is_lost(benc
     assert written < 4 * HIGH_WATER_BYTES + 1_000_000
     slow.setblocking(False)
     total = 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while total < written and time.monotonic() < deadline:
         total += read_all(slow)
         bench.loop.turn(0.01)
@@ -263,7 +263,7 @@ def test_what_a_slow_client_has_not_read_is_kept_after_the_end(bench: Bench) -> 
     assert len(bench.connections) == 1
     peer.setblocking(False)
     total = 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while bench.connections and time.monotonic() < deadline:
         total += read_all(peer)
         bench.loop.turn(0.01)
@@ -290,7 +290,7 @@ def test_detach_keys_take_one_client_off_a_terminal() -> None:
     keys.sendall(b"\x11")
     bench.turn(lambda: bench.stdio.client_count == 1)
     assert bench.detached == 1
-    keys.settimeout(5)
+    keys.settimeout(60)
     assert b"\x11" not in drained(keys)
     other.sendall(b"b\n")
     bench.turn()

@@ -114,7 +114,7 @@ def test_an_end_is_told_though_the_cgroup_refuses(
     backend = Sleeper(refuses)
     play(loop, lambda: task.create(backend, tty=False, stdin=False, size=None, log=None))
     play(loop, task.start)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while task.state != "stopped" and time.monotonic() < deadline:
         loop.turn(0.05)
     assert [event["event"] for event in events][-1:] == ["exit"]
