@@ -4,9 +4,10 @@
     volumes/<name>/.new     what is copied up from an image, until it takes the place of the empty `_data`
 
 The directory is announced in the journal, made, and then recorded; a removal deletes the row and announces what it
-will throw away.  So after a crash an announced directory without a row is a leftover.  A directory that nobody
-announced and no row names is somebody's data all the same (the database was lost, or an older copy of it is back): it
-becomes a volume again.
+will throw away.  So after a crash an announced directory without a row is a leftover.  What is made for a container
+stays announced until that is recorded (`settle`), and is a leftover as well when it never was.  A directory that
+nobody announced and no row names is somebody's data all the same (the database was lost, or an older copy of it is
+back): it becomes a volume again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -103,10 +104,11 @@ class VolumeStore:
         )
         return self.create_all([volume])[0]
 
-    def create_all(self, wanted: Sequence[Volume]) -> list[Volume]:
+    def create_all(self, wanted: Sequence[Volume], owner: str = "") -> list[Volume]:
         """Several new ones in two transactions, however many they are: all of them, or none.
 
-        The names are free and each stands once.  Raises what `create` does; an OSError has the path.
+        owner: the container that they are made for; then `settle` is to follow.  The names are free and each stands
+        once.  Raises what `create` does; an OSError has the path.
         """
         for one in wanted:
             if not is_name(one.name):
@@ -115,7 +117,9 @@ class VolumeStore:
             return []
         now = time.time_ns()
         volumes = [msgspec.structs.replace(one, created_ns=now) for one in wanted]
-        entries = self._journal.begin_all([(VOLUME_DIR, one.name, {}) for one in volumes])
+        entries = self._journal.begin_all(
+            [(VOLUME_DIR, one.name, {"owner": owner} if owner else {}) for one in volumes]
+        )
         begun = list(zip(volumes, entries, strict=True))
         try:
             for volume in volumes:
@@ -123,11 +127,17 @@ class VolumeStore:
             with self._database.transaction():
                 for volume in volumes:
                     self._insert(volume)
-                self._journal.done(*entries)
+                if not owner:
+                    self._journal.done(*entries)
         except BaseException:
             self._unmake(begun)
             raise
         return volumes
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Their container is recorded, in the transaction that this stands in, or will never be."""
+        for name in names:
+            self._journal.done_by_name(VOLUME_DIR, name)
 
     def _unmake(self, begun: Sequence[tuple[Volume, int]]) -> None:
         """What cannot be taken away stays announced, and goes with the next start."""
@@ -196,12 +206,20 @@ class VolumeStore:
 
     # After a crash
 
-    def repair(self) -> list[str]:
-        """Rows and directories made to agree; a sentence for each that did not.  No user is there yet."""
+    def repair(self, is_orphan: Callable[[str, str], bool] = lambda owner, name: False) -> list[str]:
+        """Rows and directories made to agree; a sentence for each that did not.  No user is there yet.
+
+        is_orphan: whether the container that a volume was made for is not there, and no other has the volume.
+        """
         rows = {volume.name for volume in self.all()}
         said = []
         for entry in self._journal.entries(VOLUME_DIR):
-            if entry.name not in rows:
+            owner = str(entry.data.get("owner", ""))
+            if entry.name in rows and owner and is_orphan(owner, entry.name):
+                said.append(f"volume {entry.name}: its container was never made: removed")
+                rows.discard(entry.name)
+                self.remove(entry.name)
+            elif entry.name not in rows:
                 said.append(f"volume directory {entry.name}: no record: removed")
                 self._trash.take(self.path, entry.name)
             self._journal.done(entry.id)

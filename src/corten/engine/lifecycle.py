@@ -80,7 +80,7 @@ class Lifecycle:
         name = self._reserve(name, container_id)
         try:
             image, decided, warnings = await self._decider.decide(request, container_id, platform, name=name)
-            points, new = self.volumes.make_for(decided.mounts)
+            points, new = self.volumes.make_for(decided.mounts, container_id)
             record = Record(
                 id=container_id,
                 name=name,
@@ -92,7 +92,7 @@ class Lifecycle:
                 is_unfinished=any(point.copies for point in points),
             )
             try:
-                container = self._make(record, image)
+                container = self._make(record, image, new)
             except BaseException:
                 self.volumes.unmake(new)
                 raise
@@ -127,8 +127,8 @@ class Lifecycle:
         roster.reserve_name(bare, container_id)
         return bare
 
-    def _make(self, record: Record, image: Image) -> Container:
-        """Directories first, each announced, then the record.
+    def _make(self, record: Record, image: Image, volumes: Sequence[str]) -> Container:
+        """Directories first, each announced, then the record; its new volumes are announced until then.
 
         A --rm container's is not synced: after the machine's end it would be removed anyway (`recovery`).
         """
@@ -142,6 +142,7 @@ class Lifecycle:
                 parts.containers.create(row(record), durable=False)
                 parts.images.touch(image.id)
                 parts.journal.done(entry)
+                parts.volumes.settle(volumes)
         except BaseException:
             self._removal.discard_unmade(record.id, image.id)
             raise

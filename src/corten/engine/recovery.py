@@ -324,8 +324,14 @@ class Recovery:
             log.warning("images are neither repaired nor cleaned up: %s", error)
         parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
         self.volume_mounts.unmount_unheld()
-        for line in parts.volumes.repair():
+        for line in parts.volumes.repair(self._is_orphan):
             log.warning("%s", line)
+
+    def _is_orphan(self, owner: str, name: str) -> bool:
+        """Whether a volume was made for a container that was never made, and is nobody's."""
+        mounts = (point for one in self._parts.roster for point in one.record.effective.mounts)
+        is_held = any(point.kind == "volume" and point.name == name for point in mounts)
+        return owner not in self._parts.roster and not is_held and not self._parts.unreadable
 
     def _repair_images(self, found: recovery.Leftovers, containers: str) -> None:
         parts = self._parts

@@ -66,10 +66,10 @@ class Volumes:
         await asyncio.to_thread(self._parts.sync)
         return self._shown(volume)
 
-    def _make(self, wanted: Sequence[Volume]) -> list[Volume]:
+    def _make(self, wanted: Sequence[Volume], owner: str = "") -> list[Volume]:
         """New ones, which were checked: all or none."""
         try:
-            volumes = self._store.create_all(wanted)
+            volumes = self._store.create_all(wanted, owner)
         except OSError as error:
             name = os.path.relpath(str(error.filename or ""), self._store.path).partition("/")[0]
             reason = f"mkdir {self._store.directory(name)}: {(error.strerror or '').lower()}"
@@ -248,15 +248,16 @@ class Volumes:
             return f"{self._parts.tasks.root}/{SUBPATHS}/{point.name}"
         return self._store.mountpoint(point.name)
 
-    def make_for(self, points: Iterable[MountPoint]) -> tuple[tuple[MountPoint, ...], list[str]]:
-        """Mounts of a container that is being made: its volumes exist and their places are known.
+    def make_for(self, points: Iterable[MountPoint], owner: str) -> tuple[tuple[MountPoint, ...], list[str]]:
+        """Mounts of a container that is being made, `owner`: its volumes exist and their places are known.
 
-        And the names of those that are new, which `unmake` removes again.  Does not pause: the container must be known
-        before anything else happens.  Raises what `create` does; nothing new is left then.
+        And the names of those that are new, which `unmake` removes again; with its record they are settled.  Does not
+        pause: the container must be known before anything else happens.  Raises what `create` does; nothing new is left
+        then.
         """
         new: dict[str, Volume] = {}
         done = tuple([self._known(point, new) for point in points])
-        self._make(list(new.values()))
+        self._make(list(new.values()), owner)
         return done, list(new)
 
     def _known(self, point: MountPoint, new: dict[str, Volume]) -> MountPoint:
@@ -274,11 +275,12 @@ class Volumes:
             raise NotFound(f'get {point.name}: plugin "{point.driver}" not found')
         return replace(point, source=self._store.mountpoint(point.name), labels=None, driver_options=None)
 
-    def unmake(self, names: Iterable[str]) -> None:
+    def unmake(self, names: Sequence[str]) -> None:
         """Removes volumes of a container that was not made."""
         for name in names:
             if self._store.get(name) is not None and not self.users(name):
                 self._parts.run_later(self._discard(self._forget(name)))
+        self._store.settle(names)
 
     def forget_anonymous(self, container: Container) -> Forgotten:
         """Names of what goes with a container: its anonymous volumes, unless another has them too.

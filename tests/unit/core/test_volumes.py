@@ -12,7 +12,7 @@ import pytest
 from corten.core.journal import VOLUME_DIR, Journal
 from corten.core.metadata import Database
 from corten.core.trash import Trash
-from corten.core.volumes import VolumeStore
+from corten.core.volumes import Volume, VolumeStore
 from corten.errors import InvalidArgument
 
 
@@ -67,6 +67,31 @@ def test_a_directory_that_was_announced_and_not_recorded_is_removed(disk: Disk) 
     assert disk.store.repair() == ["volume directory half: no record: removed"]
     assert not (disk.root / "half").exists()
     assert not disk.journal.entries()
+
+
+@pytest.mark.parametrize("is_orphan", [False, True])
+def test_a_volume_whose_container_was_never_made_is_removed_when_nobody_has_it(disk: Disk, is_orphan: bool) -> None:
+    disk.store.create_all([Volume(name="its")], "box")
+    disk.store.create("other")
+    asked = []
+
+    def look(owner: str, name: str) -> bool:
+        asked.append((owner, name))
+        return is_orphan
+
+    said = ["volume its: its container was never made: removed"] if is_orphan else []
+    assert disk.store.repair(look) == said
+    assert asked == [("box", "its")]
+    assert [one.name for one in disk.store.all()] == (["other"] if is_orphan else ["its", "other"])
+    assert sorted(path.name for path in disk.root.iterdir()) == (["other"] if is_orphan else ["its", "other"])
+    assert not disk.journal.entries()
+
+
+def test_a_volume_whose_container_was_recorded_is_announced_no_more(disk: Disk) -> None:
+    disk.store.create_all([Volume(name="its")], "box")
+    disk.store.settle(["its"])
+    assert disk.store.repair(lambda owner, name: True) == []
+    assert [one.name for one in disk.store.all()] == ["its"]
 
 
 def test_data_that_nobody_announced_become_a_volume_again(disk: Disk) -> None:

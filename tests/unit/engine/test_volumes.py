@@ -174,12 +174,15 @@ async def test_those_of_a_container_are_made_together_and_known_by_place(volumes
     await volumes.create("old", "", None, {"kept": ""})
     parts.told.clear()
     wanted = [point("old", labels={"other": ""}), point("new", labels={"a": "b"}), point("anon", is_anonymous=True)]
-    points, new = volumes.make_for([*wanted, point("new")])
+    points, new = volumes.make_for([*wanted, point("new")], "box")
     assert new == ["new", "anon"]
     assert [one.source for one in points] == [parts.volumes.mountpoint(one.name) for one in points]
     labels = {one.name: one.labels for one in parts.volumes.all()}
     assert labels == {"old": {"kept": ""}, "new": {"a": "b"}, "anon": {ANONYMOUS_LABEL: ""}}
     assert parts.told == [("create", "new"), ("create", "anon")]
+    assert [one.data for one in parts.journal.entries()] == [{"owner": "box"}] * 2
+    parts.volumes.settle(new)
+    assert parts.journal.entries() == []
 
 
 @pytest.mark.parametrize(
@@ -196,22 +199,23 @@ async def test_one_that_cannot_be_made_leaves_none_of_the_others(
 ) -> None:
     await volumes.create("old", "", None, None)
     with pytest.raises(CortenError) as caught:
-        volumes.make_for([point("new"), last])
+        volumes.make_for([point("new"), last], "box")
     assert text in caught.value.text
     assert [one.name for one in parts.volumes.all()] == ["old"]
     assert parts.told == [("create", "old")]
 
 
 async def test_those_of_a_container_that_was_not_made_go_again(volumes: Volumes, parts: Parts) -> None:
-    _, new = volumes.make_for([point("one"), point("two")])
+    _, new = volumes.make_for([point("one"), point("two")], "box")
     parts.hold("other", point("two"))  # which was quicker
     volumes.unmake(new)
     await parts.settle()
     assert [one.name for one in parts.volumes.all()] == ["two"]
+    assert parts.journal.entries() == []
 
 
 async def test_anonymous_ones_go_with_the_last_container_that_has_them(volumes: Volumes, parts: Parts) -> None:
-    points, _ = volumes.make_for([point("anon", is_anonymous=True), point("named")])
+    points, _ = volumes.make_for([point("anon", is_anonymous=True), point("named")], "box")
     first, second = parts.hold("first", *points), parts.hold("second", *points)
     parts.roster.remove(first)
     volumes.drop_forgotten(volumes.forget_anonymous(first))
@@ -227,7 +231,7 @@ async def test_anonymous_ones_go_with_the_last_container_that_has_them(volumes: 
 async def test_anonymous_ones_stay_when_a_full_disk_keeps_the_container(
     volumes: Volumes, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points, _ = volumes.make_for([point("anon", is_anonymous=True)])
+    points, _ = volumes.make_for([point("anon", is_anonymous=True)], "box")
 
     def full(name: str) -> int:
         raise Unavailable("corten.db: database or disk is full")
@@ -241,7 +245,7 @@ async def test_anonymous_ones_stay_when_a_full_disk_keeps_the_container(
 async def test_an_anonymous_one_goes_though_its_container_is_among_those_that_have_it(
     volumes: Volumes, parts: Parts
 ) -> None:
-    points, _ = volumes.make_for([point("anon", is_anonymous=True)])
+    points, _ = volumes.make_for([point("anon", is_anonymous=True)], "box")
     assert [name for name, _ in volumes.forget_anonymous(parts.hold("going", *points))] == ["anon"]
     assert parts.volumes.all() == []
 
