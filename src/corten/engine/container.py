@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -17,12 +18,13 @@ from corten.engine.record import Record, Status
 from corten.engine.restart import Backoff
 from corten.engine.tasks import Task
 from corten.engine.times import rfc3339
-from corten.errors import Conflict, InvalidArgument, NotFound, Unavailable
+from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
 from corten.network.values import Endpoint
 
 ID_LENGTH: Final = 64
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
 EXIT_CONDITIONS: Final = ("not-running", "next-exit")
+_OVER: Final = ("container is stopped", "container is deleted")  # as a shim says it
 
 
 class Waiter:
@@ -61,7 +63,7 @@ class Container:
         self.removal: asyncio.Task[None] | None = None
         self.is_stopping = False
         self.is_unresponsive = False  # its shim
-        self.keeps_record = False  # a restart of a --rm container
+        self.keepers = 0  # restarts of a --rm container that are between its end and its start
         self.backoff = Backoff(record.state.restart_delay_s)
         self.kills: list[dict[str, Any]] = []  # of this run, as the shim's exit record has them; for a shim that cannot
         self._loop = loop
@@ -89,10 +91,15 @@ class Container:
         """There is a process, perhaps frozen."""
         return self.record.state.is_running
 
+    @property
+    def is_active(self) -> bool:
+        """It runs, or its policy is about to start it again."""
+        return self.is_running or self.record.state.status is Status.RESTARTING
+
     def wait(self, condition: str) -> Waiter:
         """A wait that misses no exit while the caller keeps it; `not-running` of one that is not ends at once."""
         waiter = Waiter(self._loop)
-        if condition == "not-running" and not self.is_running and self.restart_timer is None:
+        if condition == "not-running" and not self.is_active:
             waiter.resolve(self.record.state.exit_code, self.record.state.error)
         else:
             self._waiters[condition][waiter] = None
@@ -114,6 +121,27 @@ class Container:
         if self.task.shim is None:
             raise Unavailable(f"shim of container {self.id} does not respond")
         return self.task.shim
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[ShimClient]:
+        """Its shim, for one request; raises as `require_running`, also when it is over before the answer."""
+        shim = self.require_running()
+        with self.told_of_end(shim):
+            yield shim
+
+    @contextlib.contextmanager
+    def told_of_end(self, shim: ShimClient) -> Iterator[None]:
+        """What a request to `shim` meets of the end of its run is Conflict: `container … is not running`.
+
+        The shim knows of it before it is recorded here; when it is, the shim goes with all requests under way.
+        """
+        try:
+            yield
+        except CortenError as error:
+            is_gone = self.task is None or self.task.shim is not shim
+            if error.text in _OVER or (is_gone and isinstance(error, Unavailable)):
+                raise Conflict(f"container {self.id} is not running") from error
+            raise
 
 
 class Roster:

@@ -285,8 +285,9 @@ class Engine:
     async def container_top(self, ref: str, ps_args: str) -> Json:
         """`docker top`."""
         container = self._life.find(ref)
-        shim = container.require_running()
-        answer = await top.top(await shim.pids(), ps_args)
+        with container.asked() as shim:
+            pids = await shim.pids()
+        answer = await top.top(pids, ps_args)
         self._parts.bus.publish(events.container_event(container.record, "top"))
         return answer
 
@@ -348,7 +349,8 @@ class Engine:
         """Size of the terminal."""
         check_size(rows, cols)
         container = self._life.find(ref)
-        await container.require_running().resize(rows, cols)
+        with container.asked() as shim:
+            await shim.resize(rows, cols)
         attributes = {"height": str(rows), "width": str(cols)}
         self._parts.bus.publish(events.container_event(container.record, "resize", **attributes))
 

@@ -6,6 +6,7 @@ created  --start failed-->  exited (126)
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import enum
@@ -38,6 +39,7 @@ Json = dict[str, Any]
 _HEADER: Final = struct.Struct(">BxxxI")
 _STDOUT: Final = 1
 _KILLED: Final = 137
+_PAUSED: Final = "container is paused"  # as a shim says it
 _MAX_FINISHED: Final = 1024  # older ones are forgotten
 _MAX_PROBES: Final = 256  # they come all the time, and must not push out those of clients
 
@@ -79,7 +81,7 @@ class Execs:
         """`{"Id"}`."""
         container = self._parts.roster.find(ref)
         if container.record.state.status is Status.PAUSED:
-            raise Conflict(f"Container {ref} is paused, unpause the container before exec")
+            raise _paused(ref)
         container.require_running()
         if not config.cmd:
             raise InvalidArgument("No exec command specified")
@@ -105,7 +107,7 @@ class Execs:
         if one.state is ExecState.EXITED:
             raise Conflict(f"Error: Exec command {exec_id} has already run")
         if one.container.record.state.status is Status.PAUSED:
-            raise Conflict(f"Container {one.container.id} is paused, unpause the container before exec")
+            raise _paused(one.container.id)
         one.container.require_running()
         return one.config.tty
 
@@ -118,10 +120,14 @@ class Execs:
         shim = one.container.require_running()
         one.state = ExecState.RUNNING
         self._tell(one, f"exec_start: {_words(one.config)}")
+        is_asked = False
         try:
             process = await self._process(one, shim, console_size)
+            is_asked = True
             status = await self._run(one, shim, process, console_size, stream)
-        except (CortenError, OSError):  # OSError: the client has gone
+        except (CortenError, OSError, asyncio.CancelledError) as error:  # the last two: the client has gone
+            if is_asked and isinstance(error, asyncio.CancelledError):
+                raise  # it runs, and the shim tells of its end
             one.code = launcherrors.CANNOT_INVOKE
             self._end(one)
             raise
@@ -155,12 +161,12 @@ class Execs:
         """Hand process and socket to the shim.  What keeps it from starting is written to the socket, as by dockerd."""
         tty = one.config.tty
         if stream is None:
-            with _launch_errors():
+            with _launch_errors(one.container, shim):
                 return await shim.exec_start(one.id, process, terminal=tty, console_size=size)
         stream.write_head()
         fd = stream.detach_fd()
         try:
-            with _launch_errors():
+            with _launch_errors(one.container, shim):
                 return await shim.exec_start(
                     one.id,
                     process,
@@ -237,7 +243,8 @@ class Execs:
             raise NotFound(f"process does not exist {exec_id}: not found")
         if one.state is not ExecState.RUNNING:
             raise Internal("timeout waiting for exec session ready")
-        await one.container.require_running().resize(rows, cols, exec_id)
+        with one.container.asked() as shim:
+            await shim.resize(rows, cols, exec_id)
 
     async def inspect(self, exec_id: str) -> Json:
         """ExecInspect's answer."""
@@ -316,12 +323,21 @@ def _attach(config: ExecConfig, stream: ClientStream) -> Attach:
     )
 
 
+def _paused(ref: str) -> Conflict:
+    return Conflict(f"Container {ref} is paused, unpause the container before exec")
+
+
 @contextlib.contextmanager
-def _launch_errors() -> Iterator[None]:
-    """What a runtime says, as dockerd words it."""
+def _launch_errors(container: Container, shim: ShimClient) -> Iterator[None]:
+    """What a runtime says, as dockerd words it; of one that was paused or ended meanwhile as before it was asked."""
     try:
-        yield
+        with container.told_of_end(shim):
+            yield
+    except Conflict:
+        raise
     except CortenError as error:
+        if error.text == _PAUSED:
+            raise _paused(container.id) from error
         raise launcherrors.exec_error(error) from error
 
 

@@ -32,8 +32,8 @@ from corten.engine.start import port_name
 from corten.engine.tasks import Task
 from corten.engine.verdict import Kill, Verdict
 from corten.errors import CortenError, Unavailable
+from corten.shim.ending import read_exit_record
 from corten.shim.logfile import is_written
-from corten.shim.task import read_exit_record
 
 log = logging.getLogger("corten.engine")
 
@@ -374,6 +374,8 @@ class Finisher:
         if state.status is Status.RESTARTING:
             self._parts.note(container, container.record.with_state(status=advance(state.status, Move.EXIT)))
             container.resolve_waiters(*EXIT_CONDITIONS)
+            if container.record.effective.host.auto_remove:
+                self.remove(container)
 
     # Cleanup
 

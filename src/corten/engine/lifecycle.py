@@ -30,7 +30,7 @@ from corten.engine.record import Move, Record, Status, advance
 from corten.engine.removal import Removal
 from corten.engine.shimwatch import ShimWatch
 from corten.engine.signals import parse_signal
-from corten.engine.start import Starter
+from corten.engine.start import Starter, check_startable
 from corten.engine.tasks import Task
 from corten.engine.update import left_alone
 from corten.engine.volumes import Volumes
@@ -168,7 +168,8 @@ class Lifecycle:
             await self._start(container)
 
     async def _start(self, container: Container) -> None:
-        """By hand: restarts begin to count anew."""
+        """By hand: restarts begin to count anew.  One that runs is left as it is, perhaps about to be stopped."""
+        check_startable(container)
         if container.restart_timer is not None:
             container.restart_timer.cancel()
             container.restart_timer = None
@@ -189,7 +190,7 @@ class Lifecycle:
     async def stop(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
         """Signal, wait, kill.  Raises NotModified when it does not run."""
         container = self.find(ref)
-        if not container.is_running and container.record.state.status is not Status.RESTARTING:
+        if not container.is_active:
             raise NotModified(f"container {container.id} is not running")
         number = parse_signal(signal) if signal else 0
         await self._stop(container, number, timeout_s)
@@ -200,24 +201,28 @@ class Lifecycle:
         number = number or parse_signal(config.stop_signal or "SIGTERM")
         if timeout_s is None:
             timeout_s = config.stop_timeout if config.stop_timeout is not None else 10
-        waiter = container.wait("next-exit") if container.is_running else None
-        if not await self._signal_to_end(container, number) or waiter is None:
-            return
-        if await _ended(waiter, timeout_s if timeout_s >= 0 else None):
-            return
-        await self.kill_to_end(container, waiter)
+        waiter = await self._signal_to_end(container, number)
+        run = container.task
+        if waiter is not None and not await _ended(waiter, timeout_s if timeout_s >= 0 else None):
+            await self.kill_to_end(container, run)
 
-    async def _signal_to_end(self, container: Container, number: int) -> bool:
-        """Send a signal that is meant to end it; False when it does not run (any more)."""
+    async def _signal_to_end(self, container: Container, number: int, run: Task | None = None) -> Waiter | None:
+        """Send a signal that is meant to end it.  Who waits for that end; None when it does not run (any more).
+
+        With `run` it is meant for that one, not for what another client has started since.
+        """
         async with container.lock:
-            self._mark_stopped(container)
+            if run is not None and container.task is not run:
+                return None
             if container.record.state.status is Status.RESTARTING:
+                self._mark_stopped(container)
                 self._finisher.give_up(container)
-                return False
             if not container.is_running:
-                return False
+                return None
+            self._mark_stopped(container)
+            waiter = container.wait("next-exit")
             await self._send(container, number)
-            return True
+            return waiter
 
     def _mark_stopped(self, container: Container) -> None:
         """The user wants it stopped: no policy starts it again."""
@@ -236,6 +241,8 @@ class Lifecycle:
         except FailedPrecondition:
             return  # it is dead; its exit is on the way
         except Unavailable:
+            if task.shim is not None and not task.shim.is_open:
+                return  # the shim is dead, and its container with it: likewise
             self._watch.unresponsive(container)
             if number == SIGKILL:
                 await self._parts.tasks.kill(task)
@@ -255,18 +262,19 @@ class Lifecycle:
             self._parts.run_later(self._finisher.finish(container, task, self._finisher.verdict(container, task)))
 
     async def _thaw(self, container: Container) -> None:
+        """So that it can die of the signal.  One that is dead already cannot be thawed."""
         try:
             await container.require_running().resume()
-        except (FailedPrecondition, Unavailable):
+        except CortenError as error:
+            log.log(_thaw_level(error), "container %s is not thawed: %s", container.id, error)
             return
         record = container.record.with_state(status=advance(container.record.state.status, Move.UNPAUSE))
         self._parts.note(container, record)
 
-    async def kill_to_end(self, container: Container, waiter: Waiter) -> None:
-        """SIGKILL and, when even that does not end it in time, its whole cgroup."""
-        if not await self._signal_to_end(container, SIGKILL):
-            return
-        if await _ended(waiter, _AFTER_KILL_S):
+    async def kill_to_end(self, container: Container, run: Task | None = None) -> None:
+        """SIGKILL and, when even that does not end it in time, its whole cgroup.  `run`: see `_signal_to_end`."""
+        waiter = await self._signal_to_end(container, SIGKILL, run)
+        if waiter is None or await _ended(waiter, _AFTER_KILL_S):
             return
         if container.task is not None:
             await self._parts.tasks.kill(container.task)
@@ -281,19 +289,19 @@ class Lifecycle:
         self._parts.bus.publish(container_event(container.record, "stop"))
 
     async def restart(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:
-        """Stop if it runs, then start."""
+        """Stop if it runs, then start, unless another client has done that meanwhile."""
         container = self.find(ref)
         number = parse_signal(signal) if signal else 0
-        auto_remove = container.record.effective.host.auto_remove
-        if container.is_running or container.restart_timer is not None:
-            container.keeps_record = auto_remove
+        if container.is_active:
+            container.keepers += 1
             try:
                 await self._stop(container, number, timeout_s)
             finally:
-                container.keeps_record = False
+                container.keepers -= 1
             self._parts.bus.publish(container_event(container.record, "stop"))
         async with container.lock:
-            await self._start(container)
+            if not container.is_running:
+                await self._start(container)
         self._parts.bus.publish(container_event(container.record, "restart"))
 
     async def kill(self, ref: str, signal: str = "SIGKILL") -> None:
@@ -304,16 +312,15 @@ class Lifecycle:
             await self._signal_to_end(container, number)
             return
         container.require_running()
-        waiter = container.wait("next-exit")
         if number == SIGKILL:
-            await self.kill_to_end(container, waiter)
+            await self.kill_to_end(container)
             return
         async with container.lock:
+            container.require_running()  # nothing was sent to one that has ended meanwhile
             stop_signal = container.record.effective.config.stop_signal
             if not stop_signal or parse_signal(stop_signal) == number:
                 self._mark_stopped(container)
-            if container.is_running:
-                await self._send(container, number)
+            await self._send(container, number)
 
     async def pause(self, ref: str) -> None:
         """Freeze."""
@@ -321,7 +328,8 @@ class Lifecycle:
         async with container.lock:
             if container.record.state.status is Status.PAUSED:
                 raise Conflict(f"Container {container.id} is already paused")
-            await container.require_running().pause()
+            with container.asked() as shim:
+                await shim.pause()
             self._move(container, Move.PAUSE, "pause")
 
     async def unpause(self, ref: str) -> None:
@@ -330,7 +338,8 @@ class Lifecycle:
         async with container.lock:
             if container.record.state.status is not Status.PAUSED:
                 raise Internal(f"Container {container.id} is not paused")
-            await container.require_running().resume()
+            with container.asked() as shim:
+                await shim.resume()
             self._move(container, Move.UNPAUSE, "unpause")
 
     def _move(self, container: Container, move: Move, action: str) -> None:
@@ -352,19 +361,19 @@ class Lifecycle:
         if not ref or not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         container = self.find(ref)
-        bare, before = name.removeprefix("/"), container.name
-        if bare == before:
-            raise InvalidArgument("Renaming a container with the same name as its current name")
+        bare = name.removeprefix("/")
+        _check_other_name(container, bare)
         if not names.NAME_PATTERN.match(name):
             shown = f"/{bare}"
             raise InvalidArgument(
                 f"Error when allocating new name: Invalid container name ({shown}), only {names.NAME_CHARS} are allowed"
             )
         async with container.lock:
-            self._rename(container, bare, before)
+            _check_other_name(container, bare)  # another client may have renamed it meanwhile
+            self._rename(container, bare)
 
-    def _rename(self, container: Container, bare: str, before: str) -> None:
-        roster = self._parts.roster
+    def _rename(self, container: Container, bare: str) -> None:
+        roster, before = self._parts.roster, container.name
         try:
             roster.reserve_name(bare, container.id)
         except Conflict as error:
@@ -398,9 +407,27 @@ class Lifecycle:
         changed = await self._decider.update(container, request)
         warnings += left_alone(before, request)
         if container.is_running:
-            await container.require_running().update(oci.update_resources(changed))
+            await self._limit(container, changed)
         self._parts.save(container, replace(container.record, effective=changed))
         return warnings
+
+    async def _limit(self, container: Container, changed: Effective) -> None:
+        """What runs gets its new limits; of one that ends meanwhile the next run has them."""
+        try:
+            with container.asked() as shim:
+                await shim.update(oci.update_resources(changed))
+        except Conflict as error:
+            log.debug("container %s ended before its update: %s", container.id, error)
+
+
+def _check_other_name(container: Container, bare: str) -> None:
+    if bare == container.name:
+        raise InvalidArgument("Renaming a container with the same name as its current name")
+
+
+def _thaw_level(error: CortenError) -> int:
+    """An end that came first is nothing to tell."""
+    return logging.DEBUG if isinstance(error, FailedPrecondition) else logging.WARNING
 
 
 def _signal_init(container: Container, number: int) -> None:

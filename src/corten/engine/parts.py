@@ -31,7 +31,7 @@ from corten.engine.senders import Senders
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.views import Views
-from corten.errors import Unavailable
+from corten.errors import NotFound, Unavailable
 from corten.network.bridge import BridgeDriver
 
 Json = dict[str, Any]
@@ -115,6 +115,8 @@ class Parts:
         """A record of what has happened already: true in any case; on disk now or, when that is full, with the next."""
         try:
             self.save(container, record)
+        except NotFound:  # it was removed meanwhile
+            container.record = record
         except Unavailable as error:
             log.warning("record of container %s is kept in memory: %s", container.id, error)
             container.record = record

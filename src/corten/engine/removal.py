@@ -20,7 +20,7 @@ from corten.core.events import Event
 from corten.core.journal import CONTAINER_DIR
 from corten.core.volumes import Forgotten
 from corten.engine import filters, links, times, why
-from corten.engine.container import CONDITIONS, Container, Waiter
+from corten.engine.container import CONDITIONS, Container
 from corten.engine.events import container_event
 from corten.engine.filters import Filters
 from corten.engine.parts import Parts
@@ -42,7 +42,7 @@ class Removal:
     def __init__(self, parts: Parts, streams: Streams) -> None:
         self._parts = parts
         self._streams = streams
-        self.kill_to_end: Callable[[Container, Waiter], Awaitable[None]]  # given by the life cycle
+        self.kill_to_end: Callable[[Container], Awaitable[None]]  # given by the life cycle
         self.forget_volumes: Callable[[Container], Forgotten]  # its anonymous ones; given by the engine
         self.drop_volumes: Callable[[Forgotten], None]
 
@@ -54,11 +54,11 @@ class Removal:
         container = self._parts.roster.find(ref)
         is_done = False
         while not is_done:
-            if _is_active(container):
+            if container.is_active:
                 self._refuse_running(container, force)
-                await self._kill_for_removal(container)
+                await self.kill_to_end(container)
             async with container.lock:
-                is_done = not _is_active(container)  # a start that had the lock first has made it run
+                is_done = not container.is_active  # a start that had the lock first has made it run
                 if is_done and container.id in self._parts.roster:
                     self.remove_now(container, volumes=volumes)
         if container.removal is not None:
@@ -83,10 +83,6 @@ class Removal:
         }[status]
         raise Conflict(f'cannot remove container "/{container.name}": {advice}')
 
-    async def _kill_for_removal(self, container: Container) -> None:
-        waiter = container.wait("next-exit")
-        await self.kill_to_end(container, waiter)
-
     def remove_now(self, container: Container, *, volumes: bool = False) -> None:
         """The record goes at once, the disk's part follows in the background; the caller holds the lock.
 
@@ -94,7 +90,7 @@ class Removal:
         Nothing is synced here: `remove` does that, and a --rm container is removed again at the next start.  Raises
         Unavailable when the database cannot be written; nothing has changed then.
         """
-        if container.keeps_record or container.id not in self._parts.roster:
+        if container.id not in self._parts.roster:
             return
         parts = self._parts
         status = advance(container.record.state.status, Move.REMOVE)  # refused before anything is changed
@@ -114,7 +110,12 @@ class Removal:
         parts.publish_after_waiters(replace(event, detail=why.last_words(container.record)))
 
     def remove_soon(self, container: Container) -> None:
-        """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock."""
+        """A --rm container: now or, on a full disk, as soon as it can be; the caller holds the lock.
+
+        One that is being restarted stays.
+        """
+        if container.keepers:
+            return
         try:
             self.remove_now(container, volumes=True)
         except Unavailable as error:
@@ -215,10 +216,6 @@ class Removal:
         directory = self._parts.paths(container_id).directory
         self._parts.snapshots.trash.throw(*os.path.split(directory))
         self._parts.journal.done_by_name(CONTAINER_DIR, directory)
-
-
-def _is_active(container: Container) -> bool:
-    return container.is_running or container.record.state.status is Status.RESTARTING
 
 
 def _prune_event(space: int) -> Event:

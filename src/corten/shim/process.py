@@ -42,6 +42,11 @@ class Process:
         """Readable when the process is dead; -1 before it exists and after it was reaped."""
         return self._pidfd
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended, perhaps just now: before anybody has collected it."""
+        return self.state == EXITED or (self._pidfd >= 0 and pidfd.is_dead(self._pidfd))
+
     def launched(self, launched: Launched) -> None:
         """The process exists."""
         self.pid = launched.pid

@@ -17,7 +17,6 @@ renamed into place; the event goes out; attached clients see the end of their st
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -30,6 +29,7 @@ from corten.runtime.cgroups import Counters
 from corten.shim.backend import Backend, Phases, Steps, Streams
 from corten.shim.client import AttachOptions
 from corten.shim.complain import complain
+from corten.shim.ending import EXIT_RECORD, exit_record, on_the_living, thaw_the_dead
 from corten.shim.health import Capture, Health, Settings
 from corten.shim.log import Log
 from corten.shim.loop import READ, Loop, Readable, Sleep
@@ -39,7 +39,6 @@ from corten.shim.protocol import Message
 from corten.shim.stdio import Output, Stdio, receive_master
 from corten.sys import files
 
-EXIT_RECORD = "exit"
 TRACE = "trace"
 
 TRANSITIONS: dict[str, tuple[str, ...]] = {
@@ -153,9 +152,10 @@ class Task:
         self.execs[exec_id] = child
         backend = self._runtime()
         try:
-            yield from self._launch(
+            launch = self._launch(
                 child, lambda streams: backend.exec(exec_id, process, streams), stdin=stdin, size=size
             )
+            yield from on_the_living(self._init(), launch)
         except BaseException:
             del self.execs[exec_id]
             child.stdio.abandon()
@@ -178,21 +178,27 @@ class Task:
 
     def pause(self) -> Steps[None]:
         self._require("running")
-        yield from self._runtime().pause()
+        try:
+            yield from on_the_living(self._init(), self._runtime().pause())
+            self._require_alive("running")
+        except FailedPrecondition:
+            yield from thaw_the_dead(self._init(), self._runtime())
+            raise
         self._enter("paused")
         if self.health is not None:
             self.health.rest()
 
     def resume(self) -> Steps[None]:
         self._require("paused")
-        yield from self._runtime().resume()
+        yield from on_the_living(self._init(), self._runtime().resume())
+        self._require_alive("paused")
         self._enter("running")
         if self.health is not None:
             self.health.begin()
 
     def update(self, resources: dict[str, Any]) -> Steps[None]:
         self._require("created", "running", "paused")
-        yield from self._runtime().update(resources)
+        yield from on_the_living(self._init(), self._runtime().update(resources))
 
     def give_up(self) -> None:
         """End what the runtime is at: a delete is waiting."""
@@ -442,7 +448,8 @@ class Task:
 
     def _kill_and_wait(self) -> Steps[None]:
         if self.state == "paused":
-            yield from self._runtime().resume()
+            with contextlib.suppress(FailedPrecondition):  # it ends already
+                yield from on_the_living(self._init(), self._runtime().resume())
         with contextlib.suppress(ProcessLookupError):
             self._init().send_signal(signal.SIGKILL)
         while self.state != "stopped":
@@ -464,6 +471,12 @@ class Task:
         if self.state not in states:
             raise FailedPrecondition(f"container is {self.state}")
 
+    def _require_alive(self, state: str) -> None:
+        """The same after a verb of the runtime's, in whose time the init may have ended."""
+        self._require(state)
+        if self._init().state == EXITED:
+            raise FailedPrecondition("container is stopped")
+
     def _init(self) -> Process:
         if self.init is None:
             raise FailedPrecondition(f"container is {self.state}")
@@ -473,28 +486,3 @@ class Task:
         if self._backend is None:
             raise FailedPrecondition(f"container is {self.state}")
         return self._backend
-
-
-def exit_record(init: Process, counters: Counters, kills: tuple[Message, ...] = ()) -> Message:
-    """What is written to `exit` and told in the event; `status` is 128+n for signal n, times are RFC 3339."""
-    return {
-        "status": init.exit_status,
-        "signal": init.signal,
-        "at": init.exited_at,
-        "pid": init.pid,
-        "started_at": init.started_at,
-        "oom_killed": counters.oom_kills > 0,
-        "oom_kill_count": counters.oom_kills,
-        "pids_max_hits": counters.pids_max_hits,
-        "reason": "",
-        "kills": list(kills),
-    }
-
-
-def read_exit_record(directory: str) -> Message | None:
-    """The exit record of a task's directory, None when there is none."""
-    try:
-        record = fast.loads(files.read(os.path.join(directory, EXIT_RECORD)))
-    except FileNotFoundError:
-        return None
-    return record if isinstance(record, dict) else None

@@ -103,6 +103,23 @@ async def test_a_removed_container_is_gone_and_its_layer_goes_when_there_is_room
     assert parts.snapshots.refusals == 0
 
 
+async def test_a_transient_container_that_is_being_restarted_goes_when_somebody_removes_it(
+    parts: Parts, decide: Decide
+) -> None:
+    effective, state = decide(HostConfig={"AutoRemove": True}), State(status=Status.EXITED)
+    record = Record(id=ID, name="n", image_id="i", image_ref="r", created_ns=1, effective=effective, state=state)
+    parts.containers.create(row(record), durable=False)
+    container = Container(record, parts.loop)
+    parts.roster.add(container)
+    container.keepers = 1
+    removal = Removal(parts, SimpleNamespace(drop=lambda container: None))  # type: ignore[arg-type]
+    removal.remove_soon(container)
+    assert ID in parts.roster
+    await removal.remove(ID, force=False, volumes=False, link=False)
+    assert ID not in parts.roster
+    await parts.settled()
+
+
 async def test_a_container_that_could_not_be_made_leaves_nothing_when_there_is_room(parts: Parts) -> None:
     parts.journal.begin(CONTAINER_DIR, str(parts.directory))
     Removal(parts, SimpleNamespace()).discard_unmade(ID, "i")  # type: ignore[arg-type]
