@@ -226,7 +226,11 @@ class Engine:
         return out | {"MergedDir": f"{posixpath.dirname(out['UpperDir'])}/merged"} if "UpperDir" in out else out
 
     async def _sizes(self, container: Container) -> Json:
-        own = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
+        """Raises NotFound, also when it is removed meanwhile."""
+        try:
+            own = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
+        except (NotFound, FileNotFoundError) as error:
+            raise NotFound(f"No such container: {container.id}") from error
         image = self._parts.images.find_id(container.record.image_id)
         return {"SizeRw": own.size, "SizeRootFs": own.size + (image.size if image is not None else 0)}
 
@@ -241,7 +245,10 @@ class Engine:
             name = image_name(container.record.image_ref, container.record.image_id)
             row = summary(container, self._parts.networks.ids, name, now_ns)
             row["Names"] = sorted([*row["Names"], *aliases.get(container.id, ())])
-            sizes = await self._sizes(container) if size else {}
+            try:
+                sizes = await self._sizes(container) if size else {}
+            except NotFound:  # it was removed meanwhile
+                continue
             rows.append(row | {name: value for name, value in sizes.items() if value})
         return rows
 

@@ -300,7 +300,7 @@ class Lifecycle:
                 container.keepers -= 1
             self._parts.bus.publish(container_event(container.record, "stop"))
         async with container.lock:
-            if not container.is_running:
+            if not container.is_active:
                 await self._start(container)
         self._parts.bus.publish(container_event(container.record, "restart"))
 

@@ -140,7 +140,10 @@ class Removal:
         for container in self._parts.roster:
             if not self._is_prunable(container, query, until_ns):
                 continue
-            used = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
+            try:
+                used = await in_own_thread("usage", functools.partial(self._parts.snapshots.usage, container.id))
+            except (NotFound, FileNotFoundError):  # another client has removed it meanwhile
+                continue
             if dry_run:
                 removed.append(container.id)
                 space += used.size

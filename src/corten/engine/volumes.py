@@ -206,7 +206,7 @@ class Volumes:
         return counts.get(name, 0) + len(self._unreadable(name))
 
     async def _size(self, volume: Volume) -> int:
-        """Bytes of its files."""
+        """Bytes of its files; none when it is removed meanwhile."""
         return await in_own_thread("usage", functools.partial(_usage, self._store.mountpoint(volume.name)))
 
     # Containers
@@ -346,7 +346,10 @@ def _sorted(values: dict[str, str] | None) -> dict[str, str] | None:
 
 
 def _usage(path: str) -> int:
-    fd = os.open(path, _DIRECTORY)
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return 0
     try:
         return trees.usage(fd).size
     finally:

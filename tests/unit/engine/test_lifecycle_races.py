@@ -19,6 +19,7 @@ from corten.engine.engine import Engine
 from corten.engine.execs import Execs
 from corten.engine.finish import Finisher
 from corten.engine.lifecycle import Lifecycle
+from corten.engine.policies import Policies
 from corten.engine.record import Move, Record, State, Status, advance
 from corten.engine.removal import Removal
 from corten.engine.tasks import Task
@@ -101,6 +102,7 @@ class Stage:
         self.parts: Any = SimpleNamespace(
             roster=self.roster,
             machine=machine,
+            policies=Policies(),
             loop=loop,
             save=self._save,
             note=self._save,
@@ -450,6 +452,36 @@ async def test_a_forced_removal_beside_a_restart_of_a_transient_container_remove
     assert [*await asyncio.wait_for(asyncio.gather(restart, removal), 30)] == [None, None]
     assert transient.starts == 2  # the restart came first, and what it started was killed
     assert len(transient.roster) == 0
+
+
+async def test_a_list_with_sizes_leaves_out_what_is_removed_while_it_is_measured(stage: Stage) -> None:
+    def usage(container_id: str) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/snapshots/1/fs")  # renamed into the trash
+
+    stage.parts.snapshots = SimpleNamespace(usage=usage)
+    stage.parts.networks = SimpleNamespace(ids={})
+    engine: Any = SimpleNamespace(
+        _parts=stage.parts,
+        _list_query=lambda _, filters: SimpleNamespace(among=lambda rows: rows),
+        _image_name=lambda ref, image_id: ref,
+    )
+    engine._sizes = lambda container: Engine._sizes(engine, container)
+    assert await Engine.container_list(engine, True, 0, True, {}) == []
+    assert len(await Engine.container_list(engine, True, 0, False, {})) == 1
+    with pytest.raises(NotFound, match=f"^No such container: {ID}$"):
+        await engine._sizes(stage.container)
+
+
+@pytest.mark.parametrize("error", [NotFound("snapshot is gone"), FileNotFoundError(2, "No such file or directory")])
+async def test_a_prune_goes_on_past_what_is_removed_while_it_is_measured(stage: Stage, error: Exception) -> None:
+    def usage(container_id: str) -> None:
+        raise error
+
+    stage.end()
+    stage.parts.snapshots = SimpleNamespace(usage=usage)
+    stage.parts.sync = lambda: None
+    assert await stage.removal.prune({}) == {"ContainersDeleted": None, "SpaceReclaimed": 0}
+    assert stage.told == ["prune"]
 
 
 async def test_two_renames_at_once_leave_one_name(stage: Stage) -> None:

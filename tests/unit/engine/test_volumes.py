@@ -167,6 +167,13 @@ async def test_a_dry_prune_counts_those_as_gone_that_would_go(volumes: Volumes, 
     assert (await volumes.prune({}, leaving={"box"}))["VolumesDeleted"] is None
 
 
+async def test_the_size_of_one_that_is_removed_meanwhile_is_nothing(volumes: Volumes, parts: Parts) -> None:
+    await volumes.create("gone", "", None, None)
+    parts.volumes.discard(parts.volumes._trash.take(parts.volumes.path, "gone"))
+    assert [row["UsageData"]["Size"] for row in await volumes.usage()] == [0]
+    assert (await volumes.prune({"all": ["true"]}, dry_run=True))["SpaceReclaimed"] == 0
+
+
 # Containers
 
 
