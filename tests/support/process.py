@@ -50,7 +50,7 @@ class Daemon:
         """The last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 60) -> None:
         """Polls `ready`; raises NotReady when the program ends first or the time (seconds) is over."""
         end = time.monotonic() + timeout
         while not ready():
@@ -183,7 +183,7 @@ def kill(pids: Iterable[int], timeout: float = 60) -> None:
     wait_for(lambda: not any(is_alive(pid) for pid in killed), f"death of {killed}", timeout)
 
 
-def wait_for(ready: Callable[[], object], what: str, timeout: float = 30) -> None:
+def wait_for(ready: Callable[[], object], what: str, timeout: float = 60) -> None:
     """Polls `ready` every 10 ms; AssertionError naming `what` when the time (seconds) is over."""
     end = time.monotonic() + timeout
     while not ready():

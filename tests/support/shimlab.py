@@ -295,7 +295,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-async def until(condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
     """Poll until a condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():
