@@ -76,7 +76,7 @@ class Parts:
         return [*names, *self.snapshots.directories(), *(["directory"] if self.directory.exists() else [])]
 
     async def settled(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.left:
                 await asyncio.sleep(0.01)
 
