@@ -233,6 +233,7 @@ def _counts(asked: Asked) -> str:
     return ", ".join(f"{status}: {count}" for status, count in sorted(asked.answers.items()))
 
 
+@pytest.mark.timeout(600)
 def test_no_request_that_schemathesis_makes_ends_in_a_failure_of_the_engine(
     engine: CortenEngine, dockerd: Dockerd
 ) -> None:
