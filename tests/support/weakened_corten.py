@@ -155,6 +155,11 @@ UNSEALED: tuple[Edit, ...] = (
 ANY_ACCOUNTS: tuple[Edit, ...] = (
     ("engine/users.py", "if not stat.S_ISREG(status.st_mode) or not status.st_size:", "if False:"),
 )
+# Policy files are read, whoever can write them.
+ANY_POLICIES: tuple[Edit, ...] = (
+    ("engine/policyfiles.py", "        _check_directories(path)\n", ""),
+    ("engine/policyfiles.py", "            _check_file(path, os.fstat(fd))\n", ""),
+)
 
 
 def leaking(folder: Path) -> tuple[Edit, ...]:

@@ -14,7 +14,7 @@ import pytest
 
 from clients.api import Api
 from corten.engine.policies import LIMIT_S
-from support import images, paths, process
+from support import images, paths
 from support.engine import CortenEngine
 from support.process import wait_for
 
@@ -146,7 +146,8 @@ def test_an_update_cannot_get_round_a_maximum(policed: Policed, remove: Callable
         found = policed.inspect(name)
         assert found["HostConfig"]["PidsLimit"] == 50
         assert found["Corten"]["Origins"]["HostConfig.PidsLimit"] == policed.named("limits")
-        limit = policed.engine.docker("exec", name, "sh", "-c", "cat /sys/fs/cgroup/pids/pids.max").stdout
+        look = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null"
+        limit = policed.engine.docker("exec", name, "sh", "-c", look).stdout
         assert limit == "50\n"
     policed.engine.docker("update", "--pids-limit", "30", name, check=True)
     assert policed.inspect(name)["HostConfig"]["PidsLimit"] == 30
@@ -308,7 +309,7 @@ def test_a_reload_while_containers_are_made_loses_none(policed: Policed) -> None
     for maker in makers:
         maker.join(120)
     assert results == [0] * 16
-    assert len(workers(policed)) == 1
+    wait_for(lambda: len(workers(policed)) == 1, "end of those before", 60)
 
 
 def workers(policed: Policed) -> list[int]:
@@ -324,11 +325,28 @@ def workers(policed: Policed) -> list[int]:
     return found
 
 
+def test_their_process_may_be_killed(policed: Policed) -> None:
+    policed.engine.docker("rm", policed.engine.docker("create", IMAGE, check=True).stdout.strip(), check=True)
+    wait_for(lambda: len(workers(policed)) == 1, "the one process", 60)
+    (before,) = workers(policed)
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: before not in workers(policed), "its end", 60)
+    wait_for(lambda: _refusals(policed) == 0, "an answer", 60)
+
+
+def _refusals(policed: Policed) -> int:
+    """Of a question now: the one that met the end of the process is refused, none after it."""
+    done = policed.engine.docker("create", "--name", "again", IMAGE)
+    policed.engine.docker("rm", "again")
+    return done.returncode
+
+
 def test_their_process_ends_with_cortend(policed: Policed) -> None:
     policed.engine.docker("create", "--name", "asked", IMAGE, check=True)  # it is started for a question at the latest
     policed.engine.docker("rm", "asked", check=True)
+    wait_for(lambda: len(workers(policed)) == 1, "the one process", 60)
     (before,) = workers(policed)
     policed.engine.kill9()
-    process.wait_for(lambda: not workers(policed), "end of the process of policies", 60)
+    wait_for(lambda: not workers(policed), "end of the process of policies", 60)
     policed.engine.start()
     assert before not in workers(policed)

@@ -71,6 +71,11 @@ class _Worker:
             return None
         return answer
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended by itself: somebody killed it."""
+        return self._reader.at_eof()
+
     def end(self) -> None:
         """Kill it; it is reaped by a thread."""
         self._writer.close()
@@ -119,6 +124,8 @@ class Policies:
             self._end_when_closed()
 
     async def _ask(self, function: Function, view: Json) -> Json:
+        if self._worker is not None and self._worker.is_gone:
+            self._drop()
         if self._worker is None:
             self._worker = await self._start()
         answer = None
