@@ -120,6 +120,7 @@ SEEN: dict[str, Row] = {
     "raw-logs": Row(True, lambda running: "\033" in running.engine.log.read_text(), False),
     "seccomp-profile": Row("unconfined", lambda running: "Seccomp:\t0" in running.said, True),
     "shutdown-timeout": Row(7, lambda running: running.configuration.get("shutdown-timeout"), 7),
+    "userns-remap": Row("root", lambda running: running.configuration.get("userns-remap"), "root"),  # nobody's
     "storage-driver": Row("overlay2", lambda running: running.info["Driver"], "overlay2"),
     "default-pids-limit": Row(77, lambda running: running.said.split()[0], "77"),
     "default-runtime": Row("crun", lambda running: running.inspect["HostConfig"]["Runtime"], "crun"),

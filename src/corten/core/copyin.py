@@ -42,6 +42,10 @@ class Rules:
     """A directory is not replaced by something else, nor the other way round (noOverwriteDirNonDir)."""
     owner: tuple[int, int] | None = None
     """uid and gid of everything, instead of the archive's."""
+    outside: Callable[[int, int], tuple[int, int]] | None = None
+    """The ids on the host of the container's, which archives have; None where they are the same."""
+    maker: int = 0
+    """The uid of what this thread makes."""
 
 
 def extract(chunks: Iterable[bytes], root_fd: int, trail: Trail, rules: Rules, limits: Limits = DEFAULT) -> None:
@@ -237,7 +241,7 @@ class _Writer:
         fd = openat2(place.fd, base, O_PATH | os.O_NOFOLLOW, resolve=ENTER)
         try:
             status = os.fstat(fd)
-            if stat.S_IFMT(status.st_mode) != kind or status.st_nlink != 1 or status.st_uid:
+            if stat.S_IFMT(status.st_mode) != kind or status.st_nlink != 1 or status.st_uid != self._rules.maker:
                 raise Internal(f"{self._shown_path(base)}: the container has changed it")
             name = f"/proc/self/fd/{fd}"
             os.chown(name, *self._owner(entry))
@@ -265,7 +269,8 @@ class _Writer:
             source.close()
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
-        return self._rules.owner or (entry.uid, entry.gid)
+        owner = self._rules.owner or (entry.uid, entry.gid)
+        return self._rules.outside(*owner) if self._rules.outside is not None else owner
 
     def _check_space(self, fd: int, size: int) -> None:
         """What containers write into their own layers takes the engine's disk, of which some stays free."""

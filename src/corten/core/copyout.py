@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Generator, Iterator
+import struct
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from corten.core.inside import ENTER, VANISHED, Trail, find, follow_broken, walk
@@ -20,6 +21,10 @@ from corten.core.treetar import KINDS, content
 from corten.sys.openat2 import O_PATH, openat2
 
 _CAPABILITY = "security.capability"
+_REVISION_2, _REVISION_3 = 0x02000000, 0x03000000  # linux/capability.h
+_WITH_ROOT = struct.Struct("<6I")
+
+Inside = Callable[[int, int], tuple[int, int]]
 
 # Go's os.FileMode, whose number the API gives
 _GO_KINDS = {
@@ -81,9 +86,12 @@ def go_mode(mode: int) -> int:
     return _GO_KINDS.get(stat.S_IFMT(mode), 0) | bits | mode & 0o777
 
 
-def archive(trail: Trail, path: str) -> Generator[bytes, None, None]:
-    """The archive of what `look` has found at `path`, and of everything below it.  Raises OSError."""
-    writer = _Writer()
+def archive(trail: Trail, path: str, *, inside: Inside | None = None) -> Generator[bytes, None, None]:
+    """The archive of what `look` has found at `path`, and of everything below it.  Raises OSError.
+
+    `inside` gives the container's ids of the host's, where they are not the same.
+    """
+    writer = _Writer(inside)
     name = os.fsencode(base(path))
     if not trail.is_directory:
         yield from writer.write(name, os.dup(trail.fd))
@@ -107,8 +115,9 @@ def _directory(trail: Trail, name: bytes, writer: _Writer) -> Iterator[bytes]:
 class _Writer:
     """Entries one after the other; knows the hard links so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: Inside | None) -> None:
         self._links: dict[tuple[int, int], bytes] = {}
+        self._inside = inside
 
     def write(self, name: bytes, fd: int) -> Iterator[bytes]:
         """What the archive has of the file of an O_PATH descriptor, which is closed; nothing of a socket."""
@@ -127,14 +136,14 @@ class _Writer:
             if first != name:
                 kind, link = Kind.HARD_LINK, first
         size = status.st_size if kind is Kind.FILE else 0
+        owner = status.st_uid, status.st_gid
         yield header(
             Entry(
                 kind,
                 name,
                 link,
                 stat.S_IMODE(status.st_mode),
-                status.st_uid,
-                status.st_gid,
+                *(self._inside(*owner) if self._inside is not None else owner),
                 size,
                 status.st_mtime_ns,
                 status.st_rdev,
@@ -149,6 +158,10 @@ class _Writer:
 
 def _capability(fd: int) -> tuple[tuple[bytes, bytes], ...]:
     try:
-        return ((_CAPABILITY.encode(), os.getxattr(f"/proc/self/fd/{fd}", _CAPABILITY)),)
+        found = os.getxattr(f"/proc/self/fd/{fd}", _CAPABILITY)
     except OSError:  # it has none
         return ()
+    if len(found) == _WITH_ROOT.size:  # those of root of a user namespace, who is root in there
+        magic, *sets, _ = _WITH_ROOT.unpack(found)
+        found = struct.pack("<5I", magic & ~_REVISION_3 | _REVISION_2, *sets)
+    return ((_CAPABILITY.encode(), found),)

@@ -69,8 +69,12 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
 class VolumeStore:
     """The volumes below `path`.  Thread-safe."""
 
-    def __init__(self, path: str, database: Database, journal: Journal, trash: Trash) -> None:
+    def __init__(
+        self, path: str, database: Database, journal: Journal, trash: Trash, *, owner: tuple[int, int] | None = None
+    ) -> None:
+        """`owner`: uid and gid that the data of a new volume gets: the root of containers whose users are mapped."""
         self.path = path
+        self._owner = owner
         self._database = database
         self._journal = journal
         self._trash = trash
@@ -155,6 +159,8 @@ class VolumeStore:
         for path, mode in ((self.directory(name), DIRECTORY_MODE), (self.mountpoint(name), DATA_MODE)):
             with suppress(FileExistsError):
                 os.mkdir(path, mode)
+                if self._owner is not None and mode == DATA_MODE:
+                    os.chown(path, *self._owner)
                 os.chmod(path, mode)
 
     def remove(self, name: str) -> str:

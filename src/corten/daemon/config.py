@@ -46,7 +46,7 @@ UNSUPPORTED: Final = frozenset(
         "ip6tables", "iptables", "ipv6", "mtu",
         "network-diagnostic-port",
         "storage-opts",
-        "userland-proxy", "userland-proxy-path", "userns-remap",
+        "userland-proxy", "userland-proxy-path",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
@@ -218,6 +218,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "tlscert": ("tlscert", _text),
     "tlskey": ("tlskey", _text),
     "tlsverify": ("tlsverify", _boolean),
+    "userns-remap": ("userns_remap", _text),
     "validate": ("validate", _boolean),
 }
 

@@ -149,6 +149,9 @@ TABLE: Final = (
     _flag("signal-senders", "--signal-senders", "", "record who sends signals to containers"),
     _flag("shutdown-timeout", "--shutdown-timeout", "SECONDS", "taken: containers outlive the daemon"),
     _flag("storage-driver", "-s --storage-driver", "NAME", "overlay2, the only one"),
+    _flag(
+        "userns-remap", "--userns-remap", "USER", "containers have the ids of this user's ranges; default: dockremap"
+    ),
 )
 _NUMBERS: Final = ("cpu-rt-period", "cpu-rt-runtime", "default-pids-limit", "shutdown-timeout")
 

@@ -28,6 +28,7 @@ from corten.daemon import (
     legacy,
     listeners,
     preflight,
+    remap,
     shimplace,
     tls,
     wiring,
@@ -74,6 +75,7 @@ def main(argv: list[str]) -> int:
         preflight.check(settings)
         for text in legacy.warnings(settings):
             log.warning("%s", text)
+        settings = remap.applied(settings)
         asyncio.run(Daemon(argv[0], (path, given.node_defaults), settings, arguments.flags(given)).run(secured, files))
     except CortenError as error:
         sys.stderr.write(f"cortend: {error.text}\n")
@@ -181,6 +183,7 @@ class Daemon:
                 await door.close()
                 await engine.close()
                 parts.policies.close()
+                parts.user_namespaces.close()
                 await parts.tasks.close()
         except TimeoutError:
             log.warning("not everything is closed after %g s", _CLOSE_S)

@@ -31,6 +31,7 @@ from corten.engine.senders import Senders
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.times import rfc3339
+from corten.engine.usernamespaces import UserNamespaces
 from corten.launch.facts import HostFacts
 from corten.launch.spawn import launcher_path
 from corten.network.bridge import BridgeDriver
@@ -80,13 +81,16 @@ def open_stores(settings: Settings) -> Stores:
     event_log = EventLog(root.path)
     bus = EventBus(keeper=event_log)
     network_host = NetworkHost()
+    id_map = settings.id_map
     return Stores(
         root=root,
         database=database,
         journal=journal,
         content=content,
         snapshots=snapshots,
-        volumes=VolumeStore(root.join("volumes"), database, journal, snapshots.trash),
+        volumes=VolumeStore(
+            root.join("volumes"), database, journal, snapshots.trash, owner=id_map.root if id_map is not None else None
+        ),
         event_log=event_log,
         bus=bus,
         images=ImageStore(database, content, snapshots, bus.publish),
@@ -106,6 +110,9 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
     stores.bridge.ensure()
     created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())
     stores.database.set_meta(_CREATED, created)
+    namespaces = UserNamespaces()
+    if settings.id_map is not None:
+        namespaces.path(settings.id_map)  # before anything is served: it blocks
     return Parts(
         settings=settings,
         machine=host.gather(stores.facts.cgroup_mode, stores.facts.cgroup_v1),
@@ -126,6 +133,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         init_binary=settings.init_path or os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
         started_ns=time.time_ns(),
         senders=_senders(settings, engine_id),
+        user_namespaces=namespaces,
     )
 
 

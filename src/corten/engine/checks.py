@@ -47,12 +47,12 @@ def _unsupported(path: str) -> InvalidArgument:
     return InvalidArgument(f"{path} is not supported yet")
 
 
-def without_effect(host: Resources) -> list[str]:
-    """A warning for each field that is kept, and changes nothing."""
+def without_effect(host: Resources, *, maps_users: bool = False) -> list[str]:
+    """A warning for each field that is kept, and changes nothing; `maps_users`: the node has `userns-remap`."""
     return [
         f"{path} has no effect: {WITHOUT_EFFECT[path]}."
         for path, value in nonzero_fields(host)
-        if path in WITHOUT_EFFECT and (path, value) != ("UsernsMode", "host")
+        if path in WITHOUT_EFFECT and not (path == "UsernsMode" and (maps_users or value == "host"))
     ]
 
 
@@ -115,6 +115,31 @@ def check_modes(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if host.isolation.lower() not in ("", "default"):
         raise Internal(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
+
+
+def check_mapped(host: HostConfig, settings: Settings) -> None:
+    """What a container in a user namespace may not have, in dockerd's words; and what is not served with one yet."""
+    runtime = settings.runtimes.get(host.runtime)
+    _raise_first(
+        (
+            (
+                host.privileged,
+                "privileged mode is incompatible with user namespaces.  You must run the container in the host "
+                "namespace when running privileged mode",
+            ),
+            (
+                host.network_mode == "host",
+                "cannot share the host's network namespace when user namespaces are enabled",
+            ),
+            (host.pid_mode == "host", "cannot share the host PID namespace when user namespaces are enabled"),
+            (host.ipc_mode == "host", "cannot share the host IPC namespace when user namespaces are enabled"),
+            (
+                runtime is not None and runtime.path,
+                f"runtime {host.runtime}: user namespaces (userns-remap) are not supported with other runtimes than "
+                "the built-in one yet: give --userns=host",
+            ),
+        )
+    )
 
 
 def _check_container_network(config: ContainerConfig, host: HostConfig) -> None:

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from corten.core import copyin, copyout
 from corten.core.copyout import PathStat
 from corten.core.inside import Trail
+from corten.engine import mapped
 from corten.engine.archives import require_whole
 from corten.engine.container import Container
 from corten.engine.events import container_event
@@ -63,11 +64,13 @@ class Copies:
             found, trail = await _with(view, "stat", looked, late=_drop)
             with trail:
                 yield msgspec.json.encode(_shown(found))
+                id_map = container.record.effective.id_map
+                inside = id_map.inside if id_map is not None else None
                 client = asyncio.current_task()  # the client's from here on, no longer that of the first piece
                 assert client is not None
                 with view.cutting(client.cancel):
                     self._parts.bus.publish(container_event(container.record, "archive-path"))
-                    pieces = from_thread("archive", functools.partial(_archived, view, trail, whole))
+                    pieces = from_thread("archive", functools.partial(_archived, view, trail, whole, inside))
                     async with aclosing(pieces):  # its thread ends before the trail does
                         async for piece in pieces:
                             yield piece
@@ -126,7 +129,11 @@ def _extracted(view: View, wanted: _Wanted, chunks: Iterator[bytes]) -> None:
         _check_writable(container, os.fsdecode(trail.path))
         owner = _owner(container, view.fd) if wanted.copies_owner else None
         rules = copyin.Rules(keeps_kinds=wanted.keeps_kinds, owner=owner)
-        copyin.extract(_checked(view, chunks), view.fd, trail, rules)
+        id_map = container.record.effective.id_map
+        if id_map is not None:
+            rules = replace(rules, outside=id_map.outside, maker=id_map.root[0])
+        with mapped.acting(id_map):
+            copyin.extract(_checked(view, chunks), view.fd, trail, rules)
 
 
 def _check_writable(container: Container, path: str) -> None:
@@ -154,9 +161,9 @@ def _looked(view: View, path: str, ref: str, *, shown: str = "") -> tuple[PathSt
 
 
 @contextmanager
-def _archived(view: View, trail: Trail, path: str) -> Iterator[Iterator[bytes]]:
+def _archived(view: View, trail: Trail, path: str, inside: copyout.Inside | None) -> Iterator[Iterator[bytes]]:
     """For a thread; who has asked for it holds the view and the trail until it ends."""
-    with closing(copyout.archive(trail, path)) as chunks:
+    with closing(copyout.archive(trail, path, inside=inside)) as chunks:
         yield _checked(view, chunks)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from corten.core import copyup
 from corten.core.snapshots import Mount
 from corten.core.volumes import VolumeStore
+from corten.engine import mapped
 from corten.engine.container import Container
 from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts
@@ -41,7 +42,9 @@ class CopyUps:
         wanted = [point for point in points if point.kind == "volume" and point.copies and not point.subpath]
         if not wanted:
             return
-        root = self._parts.snapshots.mounts(container.id)[0]
+        id_map = container.record.effective.id_map
+        layers = self._parts.snapshots.mounts(container.id)[0]
+        root = mapped.root(layers, id_map, self._parts.user_namespaces)
         root_fd = await in_own_thread("copy-up", functools.partial(self._mount, root), late=os.close)
         try:
             for point in wanted:
@@ -57,7 +60,7 @@ class CopyUps:
             os.close(root_fd)
 
     def _mount(self, root: Mount) -> int:
-        """The container's root for a moment: nothing is written through it."""
+        """The container's root for a moment, with the owners that it sees: nothing is written through it."""
         scratch = f"{self._parts.settings.exec_root}/empty"
         return make_detached(RootMount(root.type, root.source, list(root.options)), scratch)
 

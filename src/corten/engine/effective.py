@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from corten.core.owners import IdMap
 from corten.engine import blockio, checks, defaults, healthcheck, logoptions, mountspec, security
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
@@ -46,6 +47,7 @@ SHORT_ID: Final = 12
 _U64: Final = (1 << 64) - 1
 _I64: Final = (1 << 63) - 1
 NODE_KEY: Final = "Corten"
+ID_MAP: Final = "HostConfig.IDMappings"  # podman's name; no field of the request
 
 Origins = dict[str, str]
 
@@ -77,6 +79,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
     security: Security = Security()
     pids_limit: int = defaults.PIDS_LIMIT  # -1: none
+    id_map: IdMap | None = None  # of its users, who are the host's own without one
     init: bool = False
     origins: Origins = {}
     names: dict[str, tuple[tuple[str, ...], str]] = {}  # field → what daemon.json says for it now, and its origin
@@ -154,6 +157,7 @@ def decide(
         ),
         security=secure,
         pids_limit=limit,
+        id_map=_id_map(host, settings, origins),
         init=(settings.init if host.init is None else host.init) and host.pid_mode == "",
         origins=origins,
         names=_resolver(host, settings),
@@ -292,13 +296,22 @@ def _host_defaults(
         origins["HostConfig.SecurityOpt"] = f"{FLAG}, {BUILT_IN}" if host.security_opt else BUILT_IN
     less, warnings = blockio.adapt(host, machine)
     change |= less
-    warnings += checks.without_effect(host)
+    warnings += checks.without_effect(host, maps_users=settings.id_map is not None)
     if host.cpu_percent > 0:
         change["cpu_percent"] = 0
         origins.pop("HostConfig.CpuPercent", None)
         warnings.append(checks.NO_PERCENT)
     warnings += _oom_warnings(host, machine, change)
     return replace(host, **change), warnings
+
+
+def _id_map(host: HostConfig, settings: Settings, origins: Origins) -> IdMap | None:
+    """The node's map of users, unless the request says that they are the host's (`--userns host`)."""
+    if settings.id_map is None or host.userns_mode == "host":
+        return None
+    checks.check_mapped(host, settings)
+    origins[ID_MAP] = settings.origin("userns-remap")
+    return settings.id_map
 
 
 def _twice(limit: int) -> int:

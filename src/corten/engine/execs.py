@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from corten.core.shims import Attach, ShimClient
-from corten.engine import launcherrors, links, oci
+from corten.engine import launcherrors, links, mapped, oci
 from corten.engine.accounts import find_user
 from corten.engine.container import Container
 from corten.engine.events import container_event
@@ -148,6 +148,7 @@ class Execs:
         except OSError as error:  # its init is dead, which nobody has told yet
             raise Conflict(f"container {container.id} is not running") from error
         user = await find_user(config.user or effective.config.user, accounts, effective.host.group_add or ())
+        mapped.check_exec_user(user, effective.id_map)
         if size is not None:
             config = msgspec.structs.replace(config, console_size=size)
         lent = links.environment(container, links.up(container, self._parts.roster))

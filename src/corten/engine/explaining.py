@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from corten.engine.effective import BUILT_IN, FLAG, NODE_KEY, UPDATE, Effective, fields
+from corten.engine.effective import BUILT_IN, FLAG, ID_MAP, NODE_KEY, UPDATE, Effective, fields
 from corten.runtime import effective as node_words
 from corten.spec.docker_json import nonzero_fields, to_json
 
@@ -29,6 +29,8 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
     if effective.host.pids_limit is None:
         origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
         out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})
+    if effective.id_map is not None:
+        out.append({"field": ID_MAP, "value": effective.id_map.text, "origin": effective.origins.get(ID_MAP, BUILT_IN)})
     out += [
         {"field": field, "value": list(value), "origin": origin} for field, (value, origin) in effective.names.items()
     ]

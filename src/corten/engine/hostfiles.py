@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Final
@@ -24,7 +25,7 @@ def write(
     settings: Settings,
     linked: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write all three.
+    """Write all three; they are those of the container's root.
 
     address: in the default bridge; gateway: its own address, which host-gateway stands for where daemon.json names
     none; linked: (names, address) of --link.  What daemon.json says of DNS counts as it is at this start (dockerd).
@@ -47,9 +48,15 @@ def write(
         addresses = [address] if address is not None else []
         hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
         resolv_conf = files.resolv_conf(of_host, overrides)
-    _replace(paths.hostname, files.hostname_file(config.hostname))
-    _replace(paths.hosts, hosts)
-    _replace(paths.resolv_conf, resolv_conf)
+    texts = (
+        (paths.hostname, files.hostname_file(config.hostname)),
+        (paths.hosts, hosts),
+        (paths.resolv_conf, resolv_conf),
+    )
+    for path, text in texts:
+        _replace(path, text)
+        if effective.id_map is not None:
+            os.chown(path, *effective.id_map.root)
 
 
 def _read(path: str) -> str:

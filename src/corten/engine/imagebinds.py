@@ -28,15 +28,18 @@ def resolved(point: MountPoint, images: ImageStore) -> MountPoint:
     return replace(point, source=image.id)
 
 
-def detached(point: MountPoint, images: ImageStore, scratch: str) -> int:
-    """The mount of a resolved one, which no path leads to; the caller's.  Raises NotFound, Internal."""
+def detached(point: MountPoint, images: ImageStore, scratch: str, *, owners: Sequence[str] = ()) -> int:
+    """The mount of a resolved one, which no path leads to; the caller's.  Raises NotFound, Internal.
+
+    `owners`: options of `shim.idmapped`.
+    """
     image, overlay = images.get(point.source), images.overlay
     layers = [overlay.fs_path(overlay.stat(chain_id).id) for chain_id in reversed(image.chain_ids)]
-    return merged(layers, scratch)
+    return merged(layers, scratch, owners=owners)
 
 
-def merged(layers: Sequence[str], scratch: str) -> int:
+def merged(layers: Sequence[str], scratch: str, *, owners: Sequence[str] = ()) -> int:
     """Layers, topmost first, as one read-only mount that no path leads to; the caller's.  Raises Internal."""
     if len(layers) == 1:
-        return make_detached(RootMount("bind", layers[0], ["ro"]), scratch)
-    return make_detached(RootMount("overlay", "overlay", [lowerdir(layers), "ro"]), scratch)
+        return make_detached(RootMount("bind", layers[0], ["ro", *owners]), scratch)
+    return make_detached(RootMount("overlay", "overlay", [lowerdir(layers), "ro", *owners]), scratch)

@@ -199,6 +199,7 @@ def _security_options(settings: Settings, cgroup_mode: str) -> list[str]:
     """
     mode = settings.default_cgroupns_mode or ("private" if cgroup_mode == "v2" else "host")
     options = [f"name=seccomp,profile={settings.seccomp_profile or 'builtin'}"]
+    options += ["name=userns"] if settings.id_map is not None else []
     options += ["name=cgroupns"] if mode == "private" else []
     return options + (["name=no-new-privileges"] if settings.no_new_privileges else [])
 

@@ -50,19 +50,25 @@ def copies(launcher: Launcher, namespace_fd: int, mount_fds: Sequence[int]) -> l
 
 
 def _batch(launcher: Launcher, namespace_fd: int, mount_fds: Sequence[int]) -> list[int]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        steps = plan(len(mount_fds))
-        fds = {_SOCKET: theirs.fileno(), _NAMESPACE: namespace_fd}
-        fds |= {f"mount{number}": fd for number, fd in enumerate(mount_fds)}
-        failed = _run(launcher, steps, fds)
-        found = _received(ours, len(mount_fds))
-    if failed is not None or len(found) != len(mount_fds):
-        for fd in found:
-            os.close(fd)
-        why = sentence(steps, failed.index, failed.errno) if failed is not None else "it was killed"
+    steps = plan(len(mount_fds))
+    fds = {_NAMESPACE: namespace_fd} | {f"mount{number}": fd for number, fd in enumerate(mount_fds)}
+    found, why = collected(launcher, steps, fds, len(mount_fds))
+    if why:
         raise Unavailable(f"the files of the container cannot be reached: {why}")
     return found
+
+
+def collected(launcher: Launcher, steps: Plan, given: dict[str, int], count: int) -> tuple[list[int], str]:
+    """The `count` descriptors that a plan sends over its slot `socket`, the caller's, or none and why.  Blocks."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        failed = _run(launcher, steps, {_SOCKET: theirs.fileno(), **given})
+        found = _received(ours, count)
+    if failed is None and len(found) == count:
+        return found, ""
+    for fd in found:
+        os.close(fd)
+    return [], sentence(steps, failed.index, failed.errno) if failed is not None else "it was killed"
 
 
 def _run(launcher: Launcher, steps: Plan, fds: dict[str, int]) -> Failed | None:

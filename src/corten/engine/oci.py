@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from corten.core.owners import IdMap
 from corten.engine import defaults, devices, idmapspec, mountspec, seccomp, security
 from corten.engine.effective import Effective, limits
 from corten.engine.host import Host
@@ -42,6 +43,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     ipc: str | None = ""
     pid: str | None = ""
     uts: str | None = ""
+    userns: str = ""  # of a container whose users are mapped
     shm_source: str = ""  # another container's /dev/shm, or the host's
     init_binary: str = ""
     host_devices: Sequence[Json] = ()  # of --privileged
@@ -172,7 +174,7 @@ def _mounts(effective: Effective, at: Surroundings) -> list[Json]:
         for mount in out:
             if mount["destination"] == "/sys" or mount["type"] == "cgroup":
                 mount["options"] = [option for option in mount["options"] if option != "ro"]
-    out += [_tmpfs(point) if point.kind == "tmpfs" else _bind(point) for point in points]
+    out += [_tmpfs(point) if point.kind == "tmpfs" else _bind(point, effective.id_map) for point in points]
     if effective.init:
         out.append(
             {
@@ -227,7 +229,7 @@ def _tmpfs(point: MountPoint) -> Json:
     }
 
 
-def _bind(point: MountPoint) -> Json:
+def _bind(point: MountPoint, id_map: IdMap | None) -> Json:
     options = ["bind" if point.non_recursive else "rbind"]
     if point.read_only:
         options.append("ro" if point.read_only_non_recursive else "rro")
@@ -236,7 +238,8 @@ def _bind(point: MountPoint) -> Json:
     mount: Json = {"destination": point.target, "type": "bind", "source": point.source, "options": options}
     if point.id_map:
         options.append("idmap" if point.non_recursive else "ridmap")
-        mount |= idmapspec.mappings(point.id_map)
+        mappings = idmapspec.mappings(point.id_map)
+        mount |= mappings if id_map is None else id_map.composed(mappings)
     return mount
 
 
@@ -246,6 +249,8 @@ def _bind(point: MountPoint) -> Json:
 def _linux(effective: Effective, at: Surroundings) -> Json:
     host = effective.host
     out: Json = {}
+    if effective.id_map is not None:
+        out |= effective.id_map.mappings()
     if sysctls := _sysctls(effective, at):
         out["sysctl"] = sysctls
     out["resources"] = _resources(effective, at)
@@ -270,6 +275,8 @@ def _sysctls(effective: Effective, at: Surroundings) -> dict[str, str]:
     out = {}
     if effective.is_private_network:
         out = {name: value for name, value in defaults.SYSCTLS.items() if name in at.machine.sysctls}
+        if effective.id_map is not None:  # the kernel takes no range of groups there, and dockerd sets none
+            out.pop("net.ipv4.ping_group_range", None)
     if effective.config.domainname and at.uts is not None:
         out["kernel.domainname"] = effective.config.domainname
     return out | (effective.host.sysctls or {})
@@ -283,6 +290,7 @@ def _namespaces(effective: Effective, at: Surroundings) -> list[Json]:
         ("pid", at.pid),
         ("ipc", at.ipc),
         ("cgroup", "" if effective.host.cgroupns_mode == "private" else None),
+        ("user", at.userns if effective.id_map is not None else None),
     ]
     return [{"type": kind, **({"path": path} if path else {})} for kind, path in wanted if path is not None]
 

@@ -30,6 +30,7 @@ from corten.engine.retry import Retries
 from corten.engine.senders import Senders
 from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
+from corten.engine.usernamespaces import UserNamespaces
 from corten.engine.views import Views
 from corten.errors import NotFound, Unavailable
 from corten.network.bridge import BridgeDriver
@@ -68,6 +69,7 @@ class Parts:
     started_ns: int = 0
     policies: Policies = field(default_factory=Policies)
     senders: Senders = field(default_factory=Senders)
+    user_namespaces: UserNamespaces = field(default_factory=UserNamespaces)
     host_looks: Looks = field(default_factory=Looks)  # at bind sources and devices, by path
     container_looks: Looks = field(default_factory=Looks)  # at files of containers, by id
     unreadable: dict[str, bytes] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from corten.core.owners import IdMap
 from corten.engine import defaults
 from corten.registry.proxies import Proxies, from_environment
 from corten.runtime.effective import Node
@@ -74,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpu_rt_period: int = 0  # microseconds, of the cgroups that containers are below
     cpu_rt_runtime: int = 0
     policies: tuple[str, ...] = ()  # files, in the order in which they are asked: engine.policyfiles
+    userns_remap: str = ""
+    id_map: IdMap | None = None  # what it means: corten.daemon.remap
     experimental: bool = False
     features: dict[str, bool] = {}
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")  # [""]: none

@@ -34,17 +34,21 @@ class SharedMemory:
         if mode == "container":
             other = self._roster.find(ref).task
             return f"{other.directory}/{_NAME}" if other is not None else ""
-        return _mount(task, host.shm_size) if mode == "shareable" else ""
+        if mode != "shareable":
+            return ""
+        id_map = container.record.effective.id_map
+        return _mount(task, host.shm_size, id_map.root if id_map is not None else (0, 0))
 
     def release(self, task: Task) -> None:
         """Unmount a task's own; does nothing when it has none."""
         release(task.directory)
 
 
-def _mount(task: Task, size_bytes: int) -> str:
+def _mount(task: Task, size_bytes: int, owner: tuple[int, int]) -> str:
     target = f"{task.directory}/{_NAME}"
     os.mkdir(target, 0o700)
-    mount.mount("shm", target, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, f"mode=1777,size={size_bytes}")
+    data = f"mode=1777,size={size_bytes},uid={owner[0]},gid={owner[1]}"
+    mount.mount("shm", target, "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, data)
     return target
 
 

@@ -29,19 +29,7 @@ from msgspec.structs import replace
 
 from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
-from corten.engine import (
-    blockio,
-    cdi,
-    devices,
-    healthcheck,
-    hostfiles,
-    launcherrors,
-    links,
-    logconfig,
-    oci,
-    realtime,
-    sources,
-)
+from corten.engine import blockio, cdi, devices, healthcheck, hostfiles, launcherrors, links, logconfig, mapped, oci
 from corten.engine.accounts import AccountBook, find_user
 from corten.engine.cdispec import Edits
 from corten.engine.checks import check_runtime
@@ -52,12 +40,15 @@ from corten.engine.links import Link
 from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
 from corten.engine.phases import Phases
+from corten.engine.realtime import prepare as prepare_realtime
 from corten.engine.record import Move, Place, Status, advance
 from corten.engine.settings import Runtime
 from corten.engine.sharedmemory import SharedMemory, release
+from corten.engine.sources import prepare as prepare_source
 from corten.engine.streams import Streams
 from corten.engine.tasks import Task
 from corten.engine.times import from_rfc3339, rfc3339
+from corten.engine.usernamespaces import fd_path
 from corten.engine.users import User
 from corten.engine.verdict import Failure, failure_of, judge_failure
 from corten.engine.volumemounts import VolumeMounts
@@ -84,7 +75,8 @@ class Run:
         self.sandbox_id = ""
         self.endpoint_id = ""
         self.network_pid = 0  # of the container whose network is joined
-        self.netns_fd = -1
+        self.netns_fd, self.userns_fd = -1, -1
+        self.userns = ""  # the path of the user namespace that is joined
         self.held: dict[str, int] = {}
         self.mounts: list[Mount] = []
         self.user = User(0, 0, (0,))
@@ -192,10 +184,12 @@ class Starter:
         run.mounts = parts.snapshots.mounts(run.container.id)
         accounts = self._accounts.of(record.image_id, run.mounts[0])
         run.user = await find_user(run.effective.config.user, accounts, host.group_add or ())
+        mapped.check_user(run.user, run.effective.id_map)
+        run.mounts = [mapped.root(one, run.effective.id_map, parts.user_namespaces) for one in run.mounts]
         launcherrors.check(run.effective)
         await self._look_at_host(run)
         run.devices[1].extend(devices.cgroup_rules(host.device_cgroup_rules or ()))
-        realtime.prepare(self._parts.settings, run.container.record.cgroup)
+        prepare_realtime(self._parts.settings, run.container.record.cgroup)
         self._find_namespaces(run)
         self._find_links(run)
 
@@ -210,7 +204,7 @@ class Starter:
         """Makes and checks bind sources; the devices of `--device` and their rules.  Path by path: see `looks`."""
         looks, points = self._parts.host_looks, []
         for point in run.effective.mounts:
-            prepare = functools.partial(sources.prepare, point)
+            prepare = functools.partial(prepare_source, point)
             is_bind = point.kind == "bind"
             points.append(await looks.look("bind source", point.source, prepare) if is_bind else point)
         run.effective = replace(run.effective, mounts=tuple(points))
@@ -229,6 +223,8 @@ class Starter:
             "pid": self._joined(host.pid_mode, "pid"),
             "ipc": self._joined(host.ipc_mode, "ipc"),
         }
+        if run.effective.id_map is not None and (lender := mapped.lender(run.effective, self._parts.roster)):
+            run.userns = f"/proc/{lender.record.state.pid}/ns/user"
         mode = run.effective.network
         if mode.startswith("container:"):
             other = self._network_owner(mode)
@@ -288,7 +284,12 @@ class Starter:
         run.sandbox_id = secrets.token_hex(32)
         if mode == "host":
             return
-        run.netns_fd = await self._parts.tasks.netns()
+        id_map = run.effective.id_map
+        if id_map is None:
+            run.netns_fd = await self._parts.tasks.netns()
+        else:
+            pair = await self._parts.user_namespaces.pair(id_map, joined=run.userns)
+            run.userns_fd, run.userns, run.netns_fd = pair.user_fd, fd_path(pair.user_fd), pair.network_fd
         run.held["netns"] = run.netns_fd
         if mode == "bridge":
             self._join_bridge(run, undo)
@@ -336,7 +337,7 @@ class Starter:
         points = await self.volume_mounts.acquire(run.container, run.effective.mounts)
         undo.push_async_callback(self.volume_mounts.release, run.container)
         undo.callback(run.subpaths.close)
-        points = await self.volume_mounts.bind_subpaths(points, run.subpaths)
+        points = await self.volume_mounts.bind_subpaths(points, run.subpaths, id_map=run.effective.id_map)
         run.effective = replace(run.effective, mounts=tuple(points))
 
     async def _await_shim(self, run: Run, undo: AsyncExitStack) -> None:
@@ -366,6 +367,7 @@ class Starter:
             resolv_file=paths.resolv_conf,
             network=self._network_path(run),
             uts=run.namespaces["uts"],
+            userns=run.userns,
             pid=run.namespaces["pid"],
             ipc=run.namespaces["ipc"],
             shm_source=run.shm_source,
@@ -495,5 +497,5 @@ async def _settle(fork: asyncio.Task[ShimClient]) -> None:
 
 def _close(run: Run) -> None:
     """This process's copies of what the shim holds now."""
-    for fd in run.held.values():
+    for fd in (*run.held.values(), *([run.userns_fd] if run.userns_fd >= 0 else [])):
         os.close(fd)

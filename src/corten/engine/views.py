@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
-from corten.engine import sources
+from corten.engine import mapped, sources
 from corten.engine.container import Container
 from corten.engine.rootview import Graft, Live, of_running, of_stopped
 from corten.engine.threads import NoThread, disk_error, in_own_thread
@@ -153,7 +153,8 @@ class Views:
 
         def work() -> int:
             try:
-                return of_running(live, grafts, self._scratch, launcher, read_only=read_only)
+                with mapped.acting(container.record.effective.id_map):
+                    return of_running(live, grafts, self._scratch, launcher, read_only=read_only)
             finally:
                 os.close(live.root_fd)
 
@@ -183,7 +184,11 @@ class Views:
         if container.id not in self._parts.roster:
             raise Conflict(f"container {container.id} was removed")
         grafts, read_only = self._grafts(container), container.record.effective.host.readonly_rootfs
-        described = self._parts.snapshots.mounts(container.id)[0]
+        described = mapped.root(
+            self._parts.snapshots.mounts(container.id)[0],
+            container.record.effective.id_map,
+            self._parts.user_namespaces,
+        )
         root = RootMount(described.type, described.source, list(described.options))
 
         holder = f"copies of {container.id} {secrets.token_hex(8)}"  # its end may come after the next one's beginning
@@ -192,7 +197,8 @@ class Views:
         def work() -> int:
             root_fd = make_detached(root, self._scratch)
             try:
-                return of_stopped(root_fd, grafts, self._scratch, read_only=read_only)
+                with mapped.acting(container.record.effective.id_map):
+                    return of_stopped(root_fd, grafts, self._scratch, read_only=read_only)
             finally:
                 os.close(root_fd)
 

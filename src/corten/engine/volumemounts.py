@@ -23,6 +23,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from corten.core.owners import IdMap
 from corten.core.volumes import DATA, Volume
 from corten.engine import imagebinds, localdriver
 from corten.engine.container import Container
@@ -32,6 +33,7 @@ from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts
 from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, Internal, InvalidArgument, NotFound
+from corten.shim import idmapped
 from corten.sys import mount
 from corten.sys.openat2 import O_PATH, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, openat2
 
@@ -185,23 +187,30 @@ class VolumeMounts:
 
     # Subpaths
 
-    async def bind_subpaths(self, points: Sequence[MountPoint], undo: contextlib.ExitStack) -> list[MountPoint]:
+    async def bind_subpaths(
+        self, points: Sequence[MountPoint], undo: contextlib.ExitStack, *, id_map: IdMap | None = None
+    ) -> list[MountPoint]:
         """Points whose subpath or image is bound to a place of its own, which is the source now, until `undo` ends."""
         if not any(point.subpath or point.kind == "image" for point in points):
             return list(points)
-        work = functools.partial(self._bind_all, points, undo)
+        work = functools.partial(self._bind_all, points, undo, id_map)
         return await in_own_thread("subpath", work)
 
-    def _bind_all(self, points: Sequence[MountPoint], undo: contextlib.ExitStack) -> list[MountPoint]:
+    def _bind_all(
+        self, points: Sequence[MountPoint], undo: contextlib.ExitStack, id_map: IdMap | None
+    ) -> list[MountPoint]:
         os.makedirs(self._places, 0o700, exist_ok=True)
         out = []
         for point in points:
-            found = self._with_image(point, undo) if point.kind == "image" else point
+            found = self._with_image(point, undo, id_map) if point.kind == "image" else point
             out.append(self._bound(found, undo) if found.subpath else found)
         return out
 
-    def _with_image(self, point: MountPoint, undo: contextlib.ExitStack) -> MountPoint:
-        tree_fd = imagebinds.detached(point, self._parts.images, f"{self._parts.settings.exec_root}/empty")
+    def _with_image(self, point: MountPoint, undo: contextlib.ExitStack, id_map: IdMap | None) -> MountPoint:
+        scratch, owners = f"{self._parts.settings.exec_root}/empty", []
+        if id_map is not None:
+            owners = idmapped.options(self._parts.user_namespaces.path(id_map), id_map.root)
+        tree_fd = imagebinds.detached(point, self._parts.images, scratch, owners=owners)
         try:
             return replace(point, source=self._placed_at(tree_fd, undo))
         finally:

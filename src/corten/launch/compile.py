@@ -79,6 +79,7 @@ def compile_init(config: Config, facts: HostFacts, context: InitContext) -> Plan
         enter.add_oom_score_adj(b, process, enter.host_proc(b))
     if fs.userns:
         enter.raise_rlimits(b, process)
+        enter.give_stdio(b, process)
     if whole and needs_apparmor(b, process):
         enter.host_proc(b)
     enter.make_time(b)
@@ -137,6 +138,7 @@ def compile_exec(config: Config, process: Process, facts: HostFacts, context: Ex
         enter.add_oom_score_adj(b, process, enter.HOST_PROC)
     if userns:
         enter.raise_rlimits(b, process)
+        enter.give_stdio(b, process)
     if apparmor:
         add_apparmor(b, process, enter.HOST_PROC)
     b.close(enter.HOST_PROC)

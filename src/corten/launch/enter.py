@@ -40,7 +40,7 @@ from corten.launch.ops import (
     WriteFile,
     WriteIdMaps,
 )
-from corten.launch.userops import SetIds, SetRlimit, Umask
+from corten.launch.userops import ChownStdio, SetIds, SetRlimit, Umask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,6 +143,16 @@ def add_oom_score_adj(b: Builder, process: Process, proc: str) -> None:
 def raise_rlimits(b: Builder, process: Process) -> None:
     """Before a user namespace is entered, in which nobody may raise a hard limit."""
     b.add(*[SetRlimit(limit.type, limit.soft, limit.hard) for limit in process.rlimits])
+
+
+def give_stdio(b: Builder, process: Process) -> None:
+    """Stdio to the user before a user namespace is joined: nobody in there may take what is the host's root's."""
+    user = b.config.linux.namespace("user")
+    if user is None or not user.path or is_rootless(b.facts):
+        return
+    for entry in b.config.linux.uid_mappings:
+        if entry.container_id <= process.user.uid < entry.container_id + entry.size:
+            b.add(ChownStdio(entry.host_id + process.user.uid - entry.container_id))
 
 
 def open_proc(b: Builder) -> None:

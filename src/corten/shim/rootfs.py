@@ -17,6 +17,7 @@ from corten.sys.namespace import CLONE_NEWNS, unshare
 
 _FSCONFIG_VALUE_BYTES = 255
 _READ_ONLY = "ro"
+_USERNS = "userns="  # corten.shim.idmapped
 _APPENDS_LAYERS = (6, 7)  # the kernel that knows `lowerdir+`
 
 
@@ -41,8 +42,13 @@ def make_detached(root: RootMount, scratch: str, kernel: tuple[int, int] | None 
         InvalidArgument: an unknown type.
         Internal: with what the kernel said.
     """
+    kernel = kernel or kernel_version(os.uname().release)
+    if any(option.startswith(_USERNS) for option in root.options):
+        from corten.shim import idmapped  # a shim has no use for it: its helper does this
+
+        return idmapped.make(root, scratch, kernel)
     if root.type == "overlay":
-        return _overlay(root, scratch, kernel or kernel_version(os.uname().release))
+        return _overlay(root, scratch, kernel)
     if root.type in ("bind", "rbind"):
         return _bind(root)
     raise InvalidArgument(f"rootfs: unknown mount type {root.type!r}")

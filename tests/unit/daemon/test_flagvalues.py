@@ -68,6 +68,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--signal-senders"], {"signal-senders": True}),
     (["--shutdown-timeout", "7"], {"shutdown-timeout": 7}),
     (["-s", "overlay2"], {"storage-driver": "overlay2"}),
+    (["--userns-remap", "default"], {"userns-remap": "default"}),
 ]
 
 

@@ -36,7 +36,11 @@ async def test_the_thread_of_an_archive_has_ended_when_its_tree_does(
 
     monkeypatch.setattr("corten.core.copyout.archive", endless)
     monkeypatch.setattr(copies, "container_event", lambda *args: None)
-    monkeypatch.setattr(Copies, "_find", lambda self, ref: SimpleNamespace(record=None))
+    monkeypatch.setattr(
+        Copies,
+        "_find",
+        lambda self, ref: SimpleNamespace(record=SimpleNamespace(effective=SimpleNamespace(id_map=None))),
+    )
     parts: Any = SimpleNamespace(views=Views(), bus=SimpleNamespace(publish=lambda event: None))
     archive = cast(AsyncGenerator[bytes, None], Copies(parts).archive("box", "/"))
     await anext(archive)
