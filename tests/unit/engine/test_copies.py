@@ -22,7 +22,7 @@ async def test_the_thread_of_an_archive_has_ended_when_its_tree_does(
 ) -> None:
     ends: list[str] = []
 
-    def endless(trail: Trail, path: str) -> Iterator[bytes]:
+    def endless(trail: Trail, path: str, **options: object) -> Iterator[bytes]:
         try:
             while True:
                 os.fstat(trail.fd)
