@@ -34,7 +34,7 @@ SCRIPT = (
     ("run", "--rm", "--userns", "host", "--privileged", "--network", "host", "--pid", "host", IMAGE, "id"),
     ("run", "--rm", "--userns", "private", IMAGE, "id"),
     ("run", "--rm", "--tmpfs", "/t", IMAGE, "stat", "-c", "%u:%g %a", "/t"),
-    ("run", "--rm", "--device", "/dev/zero:/dev/nought", IMAGE, "stat", "-c", "%u:%g", "/dev/nought"),
+    ("run", "--rm", "--device", "/dev/zero:/dev/zero:r", IMAGE, "stat", "-c", "%u:%g", "/dev/zero"),
     ("run", "--rm", "-v", "data:/home/user", IMAGE, "ls", "-ln", "/home/user"),
     ("run", "--rm", "-v", "data:/v", "--userns", "host", IMAGE, "stat", "-c", "%u:%g", "/v"),
     ("run", "--rm", "-v", "/etc:/b:ro", IMAGE, "stat", "-c", "%u:%g", "/b/passwd"),
@@ -76,7 +76,7 @@ def volume_owners(data: Path) -> list[tuple[int, int, int]]:
 def test_the_same_script_says_the_same_as_with_dockerd() -> None:
     with dockerd() as reference, RemappedEngine(config=SETTING) as engine:
         theirs, ours = played(reference), played(engine)
-        for words, their_row, our_row in zip(SCRIPT, theirs, ours, strict=True):
-            assert our_row == their_row, words
+        rows = zip(SCRIPT, theirs, ours, strict=True)
+        assert not [row for row in rows if row[1] != row[2]]
         folder = Path(reference.docker("info", "-f", "{{.DockerRootDir}}", check=True).stdout.strip())
         assert volume_owners(engine.data_root) == volume_owners(folder)
