@@ -140,9 +140,6 @@ def decide(
     )
     node = _node(request.host_config, secure, settings, machine)
     host = _with_masks(host, node, origins)
-    limit, limit_origin = _pids_limit(host, settings)
-    if limit_origin != FLAG:
-        origins["HostConfig.PidsLimit"] = limit_origin
     effective = Effective(
         config=config,
         host=host,
@@ -156,7 +153,7 @@ def decide(
             host.cap_add or (), host.cap_drop or (), privileged=host.privileged, known=machine.capabilities
         ),
         security=secure,
-        pids_limit=limit,
+        pids_limit=_pids_limit(host, settings, origins),
         id_map=_id_map(host, settings, origins),
         init=(settings.init if host.init is None else host.init) and host.pid_mode == "",
         origins=origins,
@@ -414,11 +411,12 @@ def port_bindings(config: ContainerConfig, host: HostConfig) -> tuple[PortBindin
     return parse_bindings(config.exposed_ports or {}, wanted, publish_all=host.publish_all_ports)
 
 
-def _pids_limit(host: HostConfig, settings: Settings) -> tuple[int, str]:
+def _pids_limit(host: HostConfig, settings: Settings, origins: Origins) -> int:
     """The client's when it gave one (-1: none), else the node's; 0 and absent mean the node's."""
     if host.pids_limit is not None and host.pids_limit != 0:
-        return (host.pids_limit if host.pids_limit > 0 else -1), FLAG
-    return settings.default_pids_limit, settings.origin("default-pids-limit")
+        return host.pids_limit if host.pids_limit > 0 else -1
+    origins["HostConfig.PidsLimit"] = settings.origin("default-pids-limit")
+    return settings.default_pids_limit
 
 
 def _node(asked: HostConfig, secure: Security, settings: Settings, machine: Host) -> node_words.Origins:

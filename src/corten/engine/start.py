@@ -72,8 +72,7 @@ class Run:
         self.container = container
         self.effective: Effective = container.record.effective
         self.phases = Phases()
-        self.sandbox_id = ""
-        self.endpoint_id = ""
+        self.sandbox_id, self.endpoint_id = "", ""
         self.network_pid = 0  # of the container whose network is joined
         self.netns_fd, self.userns_fd = -1, -1
         self.userns = ""  # the path of the user namespace that is joined
@@ -82,7 +81,7 @@ class Run:
         self.user = User(0, 0, (0,))
         self.runtime = Runtime("")
         self.namespaces: dict[str, str | None] = {}
-        self.shm_source = ""
+        self.shm_source, self.step = "", ""
         self.devices: tuple[list[Any], list[Any]] = ([], [])
         self.block_io: dict[str, Any] = {}
         self.cdi_edits: tuple[Edits, list[Any]] = (Edits(), [])
@@ -92,7 +91,6 @@ class Run:
         self.fork: asyncio.Task[ShimClient] | None = None
         self.started: dict[str, Any] = {}
         self.subpaths = ExitStack()
-        self.step = ""
 
     @property
     def shim(self) -> ShimClient:
