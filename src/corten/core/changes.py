@@ -55,8 +55,6 @@ def merge(own: RunConfig, other: RunConfig) -> RunConfig:
     known = {item.partition("=")[0] for item in own.env or ()}
     more = [item for item in other.env or () if item.partition("=")[0] not in known]
     change["env"] = [*(own.env or ()), *more] or None
-    if own.stop_timeout is None:
-        change["stop_timeout"] = other.stop_timeout
     if not own.entrypoint:
         if not own.cmd:
             change |= {"cmd": other.cmd, "args_escaped": other.args_escaped}

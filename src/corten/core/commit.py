@@ -51,6 +51,8 @@ class Request:
     container_id: str
     image_id: str
     run: RunConfig
+    container: RunConfig | None = None
+    """Config of the container itself."""
     command: str = ""
     """For the line of the history."""
     author: str = ""
@@ -152,8 +154,9 @@ def _config(request: Request, base: ImageConfig, diff_ids: Sequence[str], is_emp
             base,
             created=created,
             author=request.author,
-            comment=request.comment,
+            comment="",  # it stands in the history
             container=request.container_id,
+            container_config=request.container,
             config=request.run,
             rootfs=RootFS("layers", list(diff_ids)),
             history=[*(base.history or ()), line],

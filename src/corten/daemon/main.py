@@ -31,6 +31,7 @@ from corten.daemon import (
     remap,
     shimplace,
     tls,
+    told,
     wiring,
 )
 from corten.docker.metricsdoor import MetricsDoor
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
         if given.destroy:
             return destroy.run(settings)
         if given.doctor:
-            return doctor.run(settings, fix=given.fix)
+            return doctor.run(told.heard(settings), fix=given.fix)
         preflight.check(settings)
         for text in legacy.warnings(settings):
             log.warning("%s", text)
@@ -147,6 +148,7 @@ class Daemon:
     async def _serve(self, stores: wiring.Stores, asked: Policies) -> None:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         parts.policies = asked
+        told.tell(self._settings)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
         numbers = _listen_for_metrics(self._settings)
@@ -234,6 +236,7 @@ class Daemon:
         parts.policies.close()
         parts.settings, parts.policies, self._secured = settings, asked, secured
         _set_level(parts.settings)
+        told.tell(parts.settings)
         text = config.shown(parts.settings)
         log.info("Reloaded configuration: %s", text)
         more = config.event_attributes(parts.settings)

@@ -8,7 +8,7 @@ from corten.docker.archives import only_platform, parse_platform, platform
 from corten.docker.call import Call
 from corten.docker.registries import header_credentials
 from corten.docker.streams import progress
-from corten.docker.versions import IMAGE_INSPECT_RULES, IMAGE_LIST_RULES, adapt_answer
+from corten.docker.versions import IMAGE_INSPECT_RULES, IMAGE_LIST_RULES, LEGACY_KEY, adapt_answer
 from corten.errors import InvalidArgument
 
 
@@ -29,7 +29,9 @@ async def inspect(call: Call) -> web.StreamResponse:
     if wanted is not None and manifests:
         raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
     found = await call.engine.image_inspect(call.args[0], wanted, manifests)
-    return call.answer(adapt_answer(found, IMAGE_INSPECT_RULES, call.version))
+    answer = adapt_answer(found, IMAGE_INSPECT_RULES, call.version)
+    answer.pop(LEGACY_KEY, None)
+    return call.answer(answer)
 
 
 async def history(call: Call) -> web.StreamResponse:

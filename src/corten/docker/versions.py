@@ -263,6 +263,7 @@ IMAGE_LIST_RULES: tuple[Rule, ...] = (
     ((1, 43), _named_none),
 )
 
+LEGACY_KEY = "Legacy"  # in the engine's answer: what only old versions say; never sent
 # Of a container's configuration, and never of an image's; printed at their zero value up to 1.49.
 _RUNTIME_FIELDS: Json = {
     "Hostname": "", "Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
@@ -271,13 +272,16 @@ _RUNTIME_FIELDS: Json = {
 
 
 def _config_like_a_container(answer: Json) -> None:
-    answer["Config"] = {**_RUNTIME_FIELDS, **(answer.get("Config") or {})}
+    of_container = answer.get(LEGACY_KEY, {}).get("Config", {})
+    answer["Config"] = {**_RUNTIME_FIELDS, **of_container, **(answer.get("Config") or {})}
 
 
 def _container_of_image(answer: Json) -> None:
-    answer["Container"] = ""
+    legacy = answer.get(LEGACY_KEY, {})
+    answer["Container"] = legacy.get("Container", "")
     empty = {"Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None}
     answer["ContainerConfig"] = {**_RUNTIME_FIELDS, "User": "", **empty, "Labels": None}
+    answer["ContainerConfig"] |= legacy.get("ContainerConfig", {})
 
 
 def _created_always(answer: Json) -> None:

@@ -58,11 +58,13 @@ class Commits:
         container = self._parts.roster.find(ref)
         require_whole(container, "commit")
         own = container.record.effective.config
-        run = merge(apply_changes(_run_config(config or own), changes), _run_config(own))
+        of_container = _run_config(own)
+        run = merge(apply_changes(_run_config(config) if config else of_container, changes), of_container)
         request = core.Request(
             container.id,
             container.record.image_id,
             run,
+            of_container,
             command=" ".join(own.cmd or ()),
             author=author,
             comment=comment,
@@ -114,6 +116,5 @@ def _is_paused(container: Container) -> bool:
 
 
 def _run_config(config: ContainerConfig) -> RunConfig:
-    """What of a container's Config is an image's: not its host name."""
-    run = msgspec.convert(msgspec.to_builtins(config), RunConfig)
-    return msgspec.structs.replace(run, hostname="", domainname="")
+    """A container's Config in an image's form: with its host name and streams, as dockerd keeps them."""
+    return msgspec.convert(msgspec.to_builtins(config), RunConfig)

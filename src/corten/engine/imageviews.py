@@ -21,13 +21,28 @@ from corten.engine.parts import Parts
 from corten.engine.patterns import PathPattern
 from corten.engine.threads import in_own_thread
 from corten.errors import CortenError, InvalidArgument
-from corten.spec.image import Descriptor, Platform, RunConfig
+from corten.spec.image import Descriptor, ImageConfig, Platform, RunConfig
 from corten.spec.reference import Reference
 
 Json = dict[str, Any]
 
 _LIST_FILTERS: Final = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 _ATTESTS: Final = "vnd.docker.reference.digest"
+LEGACY_KEY: Final = "Legacy"  # corten.docker.versions
+OF_CONTAINERS: Final = (
+    *(
+        "Hostname",
+        "Domainname",
+        "AttachStdin",
+        "AttachStdout",
+        "AttachStderr",
+        "Tty",
+        "OpenStdin",
+        "StdinOnce",
+        "Image",
+    ),
+    "StopTimeout",
+)
 _EMPTY_CONFIG: Final[Json] = {  # printed also where the image says nothing
     "User": "", "Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None,
     "Labels": None,
@@ -175,7 +190,7 @@ class ImageViews:
             "RepoTags": image.repo_tags,
             "RepoDigests": image.repo_digests,
             "Parent": image.parent,
-            "Comment": config.comment,
+            "Comment": config.comment or (config.history[-1].comment if config.history else ""),
             "Created": times.rfc3339(created_ns(image)) if config.created else "",
             "DockerVersion": config.docker_version,
             "Author": config.author,
@@ -186,6 +201,7 @@ class ImageViews:
             "GraphDriver": {"Data": self._layers(image), "Name": DRIVER},
             "RootFS": {"Type": "layers", **({"Layers": list(config.diff_ids)} if config.diff_ids else {})},
             "Metadata": {"LastTagTime": times.rfc3339(image.tagged_ns)},
+            LEGACY_KEY: _legacy(config),
         }
         if config.variant:
             out["Variant"] = config.variant
@@ -240,9 +256,18 @@ def _content_size(content: ContentStore) -> int:
 def run_config(run: RunConfig) -> Json:
     """An image's Config: what it has, as dockerd prints it since 1.50."""
     out = msgspec.to_builtins(run)
-    for name in ("Hostname", "Domainname", "StopTimeout"):
-        out.pop(name, None)
-    return dict(out)
+    return {name: value for name, value in out.items() if name not in OF_CONTAINERS}
+
+
+def _legacy(config: ImageConfig) -> Json:
+    """What versions before 1.50 say of the container that an image was committed from."""
+    run = msgspec.to_builtins(config.run)
+    out: Json = {"Config": {name: run[name] for name in OF_CONTAINERS if run.get(name) is not None}}
+    if config.container:
+        out["Container"] = config.container
+    if config.container_config is not None:
+        out["ContainerConfig"] = msgspec.to_builtins(config.container_config)
+    return out
 
 
 def created_ns(image: Image) -> int:

