@@ -230,7 +230,7 @@ def _copy(
     with (
         stream.raw_terminal(stream.STDIN, is_tty and body["AttachStdin"]),
         stream.followed_size(resize, is_tty),
-        stream.forwarded_signals(send, bool(given.get("sig_proxy", True)) and not is_tty),
+        stream.forwarded_signals(send, bool(given.get("sig_proxy", True))),
     ):
         return stream.copy(sock, first, stdin=bool(body["AttachStdin"]), raw=is_tty, detach_keys=keys)
 

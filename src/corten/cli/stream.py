@@ -23,7 +23,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 _CHUNK = 65536
 # sent to nobody: they are about this process alone
 _NOT_FORWARDED = {
-    signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH,
+    signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP, signal.SIGCONT,
 }  # fmt: skip
 
@@ -100,10 +100,12 @@ def raw_terminal(fd: int, wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def forwarded_signals(send: Callable[[str], None], wanted: bool) -> Iterator[None]:
-    """Every signal that reaches us goes to the container instead (`--sig-proxy`)."""
-    saved = {}
+    """Every signal that reaches us goes to the container instead (`--sig-proxy`), with a terminal as well."""
+    saved: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def forward(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGWINCH and callable(follow := saved[signal.SIGWINCH]):
+            follow(number, frame)
         with contextlib.suppress(errors.CortenError):
             send(signal.Signals(number).name)
 
