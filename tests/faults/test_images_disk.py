@@ -59,10 +59,13 @@ def engine() -> Iterator[SmallEngine]:
 
 @pytest.fixture
 def room(engine: SmallEngine) -> Iterator[LoopDisk]:
-    """The engine's disk, which has room again after the test."""
+    """The engine's disk, which has room again after the test; what a test left that failed halfway goes."""
     yield engine.disk
     engine.disk.empty()
-    engine.docker("rmi", "-f", NAME)
+    for name in imagestate.tags(engine) - {images.BUSYBOX_REF}:
+        engine.docker("rmi", "-f", name, check=True)
+    engine.docker("image", "prune", "-f", check=True)  # takes what came of blobs along
+    imagestate.judge(engine)
 
 
 def large_layers() -> list[bytes]:
@@ -215,16 +218,13 @@ def test_an_image_is_removed_from_a_nearly_full_disk_and_gives_its_room_back(
     assert full - room.used >= taken * 9 // 10, f"{full - room.used} of {taken} bytes came back"
 
 
-def test_a_removal_that_cannot_be_recorded_on_a_full_disk_is_refused_in_words_and_loses_nothing(
+def test_an_image_is_removed_from_a_full_disk_and_loaded_again_when_there_is_room(
     engine: SmallEngine, room: LoopDisk, archive: Path
 ) -> None:
     engine.docker("load", "-i", str(archive), check=True)
     room.fill()
-    done = engine.docker("rmi", NAME)
-    if done.returncode:  # the log of the database may have room in itself
-        assert NO_ROOM.search(done.stderr), done.stderr
-        assert NAME in imagestate.tags(engine)
+    engine.docker("rmi", NAME, check=True)
     imagestate.judge(engine)
     room.empty()
-    engine.docker("rmi", "-f", NAME)
+    engine.docker("load", "-i", str(archive), check=True)
     imagestate.judge(engine)

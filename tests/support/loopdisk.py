@@ -24,7 +24,7 @@ _OVERHEAD = 1 << 20  # of a file that is nearly as large as the disk
 class LoopDisk:
     """Mounted at `path`, which is short (unix(7): engines bind sockets below it); a context manager that removes it."""
 
-    def __init__(self, size_mib: int, *, number: int = 0) -> None:
+    def __init__(self, size_mib: int, *, number: int = 0, block_bytes: int = 4096) -> None:
         """`number` tells apart those that one process has at a time."""
         self.path = Path(f"/tmp/{paths.mark()}d{number}")
         self._file = self.path.with_suffix(".img")
@@ -33,7 +33,9 @@ class LoopDisk:
         try:
             with self._file.open("wb") as file:
                 file.truncate(size_mib * MIB)
-            subprocess.run(["mkfs.ext4", "-q", "-E", _OPTIONS, "-m", "0", self._file], check=True)
+            subprocess.run(
+                ["mkfs.ext4", "-q", "-b", str(block_bytes), "-E", _OPTIONS, "-m", "0", self._file], check=True
+            )
             subprocess.run(["mount", "-o", "loop", self._file, self.path], check=True)
         except subprocess.CalledProcessError:
             self._remove()
@@ -91,7 +93,7 @@ def _allocate(file: FileIO, wanted: int) -> None:
 
 def _write_to_the_end(file: FileIO) -> None:
     file.seek(0, os.SEEK_END)
-    for size in (1 << 16, 1 << 12):
+    for size in (1 << 16, 1 << 12, 1 << 10):
         with suppress(OSError):
             while True:
                 file.write(bytes(size))

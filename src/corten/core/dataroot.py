@@ -71,8 +71,7 @@ def lock(path: str) -> int:
         holder = _holder(fd)
         os.close(fd)
         raise Conflict(f"data root {path} is in use by {holder}") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    os.ftruncate(fd, os.pwrite(fd, f"{os.getpid()}\n".encode(), 0))  # in the block that is there: the disk may be full
     return fd
 
 

@@ -3,7 +3,7 @@
 Commits do not wait for the disk (synchronous=NORMAL): after a crash of cortend everything that was committed is there,
 after a crash of the machine the last moments may be missing, never a part of a transaction.  What must survive the
 machine ends in `durable`, one fsync of the log for everything committed so far (design.md §5: records of kernel objects
-need none, records of disk objects one per request).
+need none, records of disk objects one per request).  On a full disk it goes on in room of its own (`dbroom`).
 
     component   tables
     core        meta, images, tags, snapshots, containers, leases, lease_items, journal
@@ -15,11 +15,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
+from corten.core.dbroom import Index, Room, is_no_room
 from corten.errors import FailedPrecondition, Unavailable
+
+Found = TypeVar("Found")
 
 _BUSY_S = 5  # that a transaction waits for somebody else's
 
@@ -109,26 +112,30 @@ class Database:
 
         Raises:
             FailedPrecondition: a newer Corten wrote it.
+            Unavailable: the disk is full, and the database has no room of its own yet.
             sqlite3.Error: it is damaged or another program holds it.
         """
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        index = self._find_room(lambda: Index(path))
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._connection.execute("PRAGMA foreign_keys=ON")
         self._connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
-        # SQLite keeps the log while a connection is open; it holds no locks on it that closing this could drop
-        self._log_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._room = Room(path, self._connection, index)
+        self._room.top_up()
         self.migrate("core", CORE_SCHEMA)
 
     def close(self) -> None:
-        """Ends the connection; the log is written back."""
+        """Ends the connection; the log is written back, and stays."""
         with self._lock:
-            os.close(self._log_fd)
+            with suppress(sqlite3.DatabaseError):
+                self._connection.execute("PRAGMA wal_checkpoint")
             self._connection.close()
+            self._room.close()
 
     def migrate(self, component: str, steps: Sequence[Sequence[str]]) -> None:
         """Brings the tables of `component` to version `len(steps)`, each step in a transaction.
@@ -202,12 +209,27 @@ class Database:
             try:
                 yield self._connection
                 self._check_open()
+                if not nested:
+                    self._find_room(self._room.before_commit)
                 self._connection.execute(f"RELEASE {name}" if nested else "COMMIT")
-            except BaseException:
+            except BaseException as error:
                 self._roll_back(name if nested else "")
+                if not nested and isinstance(error, (sqlite3.DatabaseError, Unavailable)):
+                    self._room.refused()
                 raise
             finally:
                 self._depth -= 1
+            if not nested:
+                self._room.committed()
+
+    def _find_room(self, find: Callable[[], Found]) -> Found:
+        """Raises Unavailable, in SQLite's words, where there is none."""
+        try:
+            return find()
+        except OSError as error:
+            if is_no_room(error):
+                raise Unavailable(f"{os.path.basename(self.path)}: database or disk is full") from error
+            raise Unavailable(f"{os.path.basename(self.path)}: {error}") from error
 
     def _check_open(self) -> None:
         """Somebody took an error for one that cost nothing else: what follows it must not be committed alone."""
@@ -245,4 +267,4 @@ class Database:
 
     def sync(self) -> None:
         """What was committed reaches the disk: one fsync, concurrent callers each wait for their own."""
-        os.fsync(self._log_fd)
+        os.fsync(self._room.log_fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from corten.core.dbroom import FREE_PAGES, LOG_PAGES, TRANSACTION_PAGES
 from corten.core.metadata import Database
 from corten.errors import FailedPrecondition, Unavailable
 
@@ -133,3 +135,79 @@ def test_damage_is_told_in_words_and_mistakes_of_ours_are_not(tmp_path: Path) ->
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         second.query("SELECT * FROM others")
     second.close()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_database_has_its_room_from_the_first_moment_and_keeps_it_when_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "corten.db"
+    least = {"": 1 << 18, "-wal": (LOG_PAGES + TRANSACTION_PAGES) * 4096, "-shm": 1 << 15}
+    for _ in range(2):
+        opened = Database(str(path))
+        for number in range(300):
+            with opened.transaction():
+                opened.set_meta("w", str(number))
+        assert opened.query("PRAGMA freelist_count")[0][0] >= FREE_PAGES // 2
+        opened.close()
+        found = {suffix: os.stat(f"{path}{suffix}") for suffix in least}
+        assert all(found[suffix].st_blocks * 512 >= least[suffix] for suffix in least)
+        assert all(stat.S_IMODE(one.st_mode) == 0o600 for one in found.values())
+
+
+def test_an_older_copy_of_a_database_that_was_closed_gets_nothing_of_its_log(tmp_path: Path) -> None:
+    path = tmp_path / "corten.db"
+    first = Database(str(path))
+    first.set_meta("w", "older")
+    first.close()
+    copy = path.read_bytes()
+    second = Database(str(path))
+    second.set_meta("w", "newer")
+    second.close()
+    path.write_bytes(copy)
+    third = Database(str(path))
+    assert words(third) == ["older"]
+    assert third.query("PRAGMA integrity_check") == [("ok",)]
+    third.close()
+
+
+def test_pages_without_room_are_refused_before_they_are_committed_and_have_it_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = "x" * (FREE_PAGES * 4096 * 2)
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(Unavailable, match=r"^corten\.db: database or disk is full$"):
+        database.set_meta("w1", large)
+    for number in range(100):  # where there are pages
+        database.set_meta("w2", str(number))
+    assert words(database) == ["99"]
+    monkeypatch.undo()
+    database.set_meta("w1", large)
+    assert words(database) == [large, "99"]
+
+
+def test_without_room_for_the_file_that_is_mapped_nothing_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "corten.db")
+    monkeypatch.setattr(os, "pwrite", no_room)
+    with pytest.raises(Unavailable, match=r"^corten\.db: database or disk is full$"):
+        Database(path)
+    monkeypatch.undo()
+    Database(path).close()
+
+
+def test_a_database_that_others_read_is_opened_and_closed_beside_them(tmp_path: Path) -> None:
+    path = str(tmp_path / "corten.db")
+    Database(path).close()
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM meta WHERE key LIKE 'w%'").fetchone() == (0,)
+        for number in range(3):
+            opened = Database(path)
+            opened.set_meta(f"w{number}", "x")
+            opened.close()
+            assert reader.execute("SELECT count(*) FROM meta WHERE key LIKE 'w%'").fetchone() == (0,)
+        reader.execute("COMMIT")
+        assert reader.execute("SELECT count(*) FROM meta WHERE key LIKE 'w%'").fetchone() == (3,)
