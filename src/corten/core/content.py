@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from corten.core.dataroot import sync_directory, write_durably
+from corten.core.dbroom import is_no_room
 from corten.core.partials import Partials
 from corten.core.streams import Hashed, chunks_of
 from corten.errors import InvalidArgument, NotFound
@@ -177,18 +178,21 @@ class ContentStore:
     def write_index(self, manifests: Sequence[Descriptor]) -> None:
         """Writes index.json: what other tools find in this layout.
 
-        Replaced whole, but not synced: the images' tables are the truth, and every start writes it again.
+        Replaced whole, but not synced: the images' tables are the truth, and every start writes it again.  On a full
+        disk it is written over the old one, if it is no longer: neither a removal nor a start needs room.
         """
         data = encode(Index(schema_version=2, manifests=list(manifests), media_type=OCI_INDEX))
         temporary = os.path.join(self._ingest, f"index.json.{secrets.token_hex(4)}")
+        path = os.path.join(self.root, "index.json")
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
-            os.rename(temporary, os.path.join(self.root, "index.json"))
-        except OSError:
+            os.rename(temporary, path)
+        except OSError as error:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            raise
+            if not is_no_room(error) or not _write_over(path, data):
+                raise
 
     def _holds(self, digest: str, data: bytes) -> bool:
         """Whether the blob is there as it should be: a disk may have damaged it, or be unable to read it."""
@@ -235,3 +239,13 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _write_over(path: str, data: bytes) -> bool:
+    """Whether a file had room for it already."""
+    with suppress(FileNotFoundError), open(path, "r+b", buffering=0) as file:
+        if len(data) <= os.fstat(file.fileno()).st_size:
+            file.write(data)
+            file.truncate()
+            return True
+    return False

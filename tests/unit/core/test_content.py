@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +182,22 @@ def test_opening_again_empties_what_was_on_its_way_and_keeps_the_rest(store: Con
     assert again.ingests() == []
     assert again.has(blob.digest)
     assert b"manifest" in Path(store.root, "index.json").read_bytes()
+
+
+def test_on_a_full_disk_an_index_that_is_no_longer_than_the_old_one_is_written_over_it(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    path = Path(store.root, "index.json")
+    one, two = (Descriptor(OCI_MANIFEST, digest(name), 1) for name in (b"1", b"2"))
+    store.write_index([one, two])
+    inode = path.stat().st_ino
+    monkeypatch.setattr(os, "rename", no_room)
+    store.write_index([two])
+    assert (path.stat().st_ino, len(json.loads(path.read_text())["manifests"])) == (inode, 1)
+    with pytest.raises(OSError, match="no room"):
+        store.write_index([one, two])
+    assert [entry["digest"] for entry in json.loads(path.read_text())["manifests"]] == [digest(b"2")]
+    assert store.ingests() == []
