@@ -144,7 +144,7 @@ def load(
     members = None
     before: set[str] = set()
     try:
-        with images.leases.held() as lease:
+        with gc.request(images) as lease:
             members = Members(images.content, images.leases, lease.id)
             members.collect(chunks, limits)
             loaded: list[Loaded] = []

@@ -70,7 +70,7 @@ def commit(
     """
     ingested: set[str] = set()
     try:
-        with images.leases.held() as lease:
+        with gc.request(images) as lease:
 
             def keep(digest: str) -> None:
                 images.leases.add(lease.id, CONTENT, digest)

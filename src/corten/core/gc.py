@@ -16,12 +16,12 @@ crash leaves behind.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from corten.core.images import ImageStore
-from corten.core.leases import CONTENT, SNAPSHOT
+from corten.core.leases import CONTENT, SNAPSHOT, Lease
 from corten.core.snapshots import Forgotten, Kind, Snapshot
 from corten.errors import CortenError, FailedPrecondition
 
@@ -50,6 +50,25 @@ def collect(images: ImageStore) -> Collected:
     discard(images, forgotten)
     snapshots = tuple(one.key for one in forgotten)
     return Collected(tuple(blobs), snapshots, sum(size for digest, size in sizes.items() if digest in blobs))
+
+
+@contextmanager
+def request(images: ImageStore) -> Iterator[Lease]:
+    """A lease for the length of a request that makes an image; the layers of one that fails go.
+
+    They are there before the image is: its record is what may fail then, for want of room.
+    """
+    try:
+        with images.leases.held() as lease:
+            yield lease
+    except BaseException:
+        try:
+            with images.lock:
+                forgotten = _drop_snapshots(images)
+            discard(images, forgotten)
+        except (CortenError, OSError) as error:
+            log.warning("layers of a request that failed, removed by the next start: %s", error)
+        raise
 
 
 def drop_orphans(images: ImageStore, image_id: str) -> None:

@@ -47,7 +47,7 @@ def import_rootfs(
     run = apply_changes(RunConfig(), changes)
     ingested: set[str] = set()
     try:
-        with images.leases.held() as lease:
+        with gc.request(images) as lease:
 
             def keep(digest: str) -> None:
                 images.leases.add(lease.id, CONTENT, digest)

@@ -190,7 +190,7 @@ class _Pull:
         found = self._complete(target, body)
         brought: set[str] = set()
         try:
-            with self._images.leases.held() as lease:
+            with gc.request(self._images) as lease:
                 return self._take_in(found, lease.id, brought)
         except BaseException:
             gc.drop_blobs(self._images, brought)

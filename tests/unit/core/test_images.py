@@ -60,6 +60,16 @@ def test_a_docker_archive_becomes_an_image(store: ImageStore, pack: object, gzip
     assert store.leases.list() == []
 
 
+def test_a_load_whose_record_fails_leaves_no_layers(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise Unavailable("corten.db: database or disk is full")
+
+    monkeypatch.setattr(store, "add", refuse)
+    with pytest.raises(Unavailable):
+        load(store, t.docker_archive([ONE, TWO], ("test:1",)))
+    assert is_empty(store)
+
+
 def test_small_and_large_layers_both_end_in_the_content_store(store: ImageStore) -> None:
     large = t.archive(t.entry(b"large", data=os.urandom(3 << 20)))
     image = loaded(store, ONE, large)
