@@ -88,7 +88,8 @@ def stopped_after_a_time(side: Side) -> Json:
 @check("stop -s", Query("signal", "/containers/*/stop"))
 def stopped_with_a_signal(side: Side) -> Json:
     trapper(side, "TERM USR1")
-    return [side.docker("stop", "-s", "USR1", "box"), ended(side)]
+    wrong = [side.api("POST", f"/containers/box/{verb}", signal="FOO") for verb in ("stop", "restart")]
+    return [wrong, side.docker("stop", "-s", "USR1", "box"), ended(side)]
 
 
 @check("stop with the container's own signal", Body("StopSignal"))

@@ -141,6 +141,10 @@ wait cli-done nope
 rename cli-done
 rename nope x
 rename cli-done 'bad name'
+rename cli-done ''
+rename ' ' x
+stop -s FOO cli-box
+restart -s FOO cli-box
 rename cli-done cli-done
 port cli-box 80/tcp
 port cli-box 80/udp

@@ -143,6 +143,8 @@ def wait(session: Session, /, operands: tuple[str, ...]) -> None:
 @pass_session
 def rename(session: Session, /, operands: tuple[str, ...]) -> None:
     """Renames a container."""
+    if not all(name.strip() for name in operands):
+        raise Failure("Error: Neither old nor new names may be empty")
     try:
         session.client.json("POST", f"/containers/{operands[0]}/rename", query={"name": operands[1]})
     except errors.CortenError as error:

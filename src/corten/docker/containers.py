@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 
 from aiohttp import web
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from corten.docker.plain import MULTIPLEXED_STREAM, RAW_STREAM
 from corten.docker.query import integer
 from corten.docker.streams import close, json_line
 from corten.docker.versions import INSPECT_RULES, LIST_RULES, adapt_answer, adapt_create
-from corten.errors import CortenError, InvalidArgument, from_kind
+from corten.errors import CortenError, Internal, InvalidArgument, NotFound, NotModified, Unavailable, from_kind
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from corten.spec.docker_parse import parse_create
 
@@ -65,14 +66,31 @@ async def start(call: Call) -> web.StreamResponse:
 
 async def stop(call: Call) -> web.StreamResponse:
     signal = call.query.text("signal") if call.version >= (1, 42) else ""
-    await call.engine.container_stop(call.args[0], signal, call.query.integer("t"))
+    name, timeout_s = call.args[0], call.query.integer("t")
+    with _as_dockerd_says(f"cannot stop container: {name}"):
+        await call.engine.container_stop(name, signal, timeout_s)
     return call.empty()
 
 
 async def restart(call: Call) -> web.StreamResponse:
     signal = call.query.text("signal") if call.version >= (1, 42) else ""
-    await call.engine.container_restart(call.args[0], signal, call.query.integer("t"))
+    name, timeout_s = call.args[0], call.query.integer("t")
+    with _as_dockerd_says(f"Cannot restart container {name}"):
+        await call.engine.container_restart(name, signal, timeout_s)
     return call.empty()
+
+
+@contextlib.contextmanager
+def _as_dockerd_says(what: str) -> Iterator[None]:
+    """Around what fails once the container is found: dockerd has 500 for it, be it the client's mistake or not."""
+    try:
+        yield
+    except (NotFound, NotModified):
+        raise
+    except Unavailable as error:
+        raise Unavailable(f"{what}: {error.text}") from error
+    except CortenError as error:
+        raise Internal(f"{what}: {error.text}") from error
 
 
 async def kill(call: Call) -> web.StreamResponse:
