@@ -140,6 +140,9 @@ wait cli-done cli-done
 wait cli-done nope
 rename cli-done
 rename nope x
+help nope
+help container nope
+help run x y
 rename cli-done 'bad name'
 rename cli-done ''
 rename ' ' x

@@ -148,6 +148,9 @@ _CONTEXT_HELP = "Name of the context to use (see `corten context`); goes before 
 _LEVEL_HELP = 'Set the logging level ("debug", "info", "warn", "error", "fatal"); this program logs nothing'
 
 
+_WHOLE = 1000  # characters of a command's help, which is one line
+
+
 def _check_level(text: str) -> None:
     if text.lower() not in ("debug", "info", "warn", "warning", "error", "fatal", "panic", "trace"):
         raise errors.InvalidArgument(f"unable to parse logging level: {text}")
@@ -175,7 +178,7 @@ class LazyGroup(click.Group):
             table = {
                 verb: COMMANDS[where] if isinstance(where, str) else where for verb, where in GROUPS[cmd_name].items()
             }
-            text = f"Manage {cmd_name}s"
+            text = "Manage Corten" if cmd_name == "system" else f"Manage {cmd_name}s"
             callback = click.pass_context(_help)
             return LazyGroup(cmd_name, table=table, callback=callback, invoke_without_command=True, help=text)
         return None
@@ -184,9 +187,35 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         command = self.get_command(ctx, args[0])
+        if command is None and args[0] == "help" and ctx.parent is None:
+            return self._topic(ctx, args[1:])
         if command is None:
             raise _unknown(ctx, args[0])
         return args[0], command, args[1:]
+
+    def _topic(self, ctx: click.Context, words: list[str]) -> tuple[str, click.Command, list[str]]:
+        """`help [COMMAND [VERB]]` is `[COMMAND [VERB]] --help`."""
+        found: click.Command | None = self
+        for number, word in enumerate(words):
+            above = ctx if number == 0 else click.Context(self, parent=ctx)
+            found = found.get_command(above, word) if isinstance(found, LazyGroup) else None
+            if found is None:
+                raise Failure(f"unknown help topic: {' '.join(words[number:])}")
+        if not words:
+            print(ctx.get_help())
+            ctx.exit()
+        command = self.get_command(ctx, words[0])
+        assert command is not None
+        return words[0], command, [*words[1:], "--help"]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does, but for its cut through long lines."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            rows = [
+                (name, one.get_short_help_str(_WHOLE)) for name, one in commands if one is not None and not one.hidden
+            ]
+            formatter.write_dl(rows)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
