@@ -155,6 +155,9 @@ diff done
 commit -m said -a me -c 'CMD ["true"]' done made:1
 run --rm made:1
 history --no-trunc --format '{{.ID}} {{.CreatedBy}} {{.Comment}}' made:1
+commit -c 'ENTRYPOINT ["sh"]' done made:3
+commit -c 'CMD ["-c", "true"]' -c 'ENTRYPOINT ["sh"]' done made:4
+rmi made:3 made:4
 tag made:1 made:2
 rmi made:2
 kill -s TERM site

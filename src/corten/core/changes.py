@@ -34,12 +34,17 @@ def apply_changes(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     lines = [line for line in "\n".join(changes).split("\n") if line.strip() and not line.lstrip().startswith("#")]
     if changes and not lines:
         raise InvalidArgument("file with no instructions")
+    has_command = False  # a new entry point drops the command of before, but not one of these changes
     for line in lines:
         name, *rest = line.split(maxsplit=1)
         instruction = _INSTRUCTIONS.get(name.lower())
         if instruction is None:
             raise InvalidArgument(f"{name} is not a valid change command")
-        config = msgspec.structs.replace(config, **instruction(config, "".join(rest).strip()))
+        change = instruction(config, "".join(rest).strip())
+        if "entrypoint" in change and not has_command:
+            change["cmd"] = None
+        has_command = has_command or (bool(rest) and bool(change.get("cmd")))
+        config = msgspec.structs.replace(config, **change)
     return config
 
 
@@ -121,7 +126,7 @@ def _cmd(_: RunConfig, text: str) -> _Change:
 
 
 def _entrypoint(_: RunConfig, text: str) -> _Change:
-    return {"entrypoint": _command(text) if text else None}
+    return {"entrypoint": (_command(text) or None) if text else None}
 
 
 def _env(config: RunConfig, text: str) -> _Change:

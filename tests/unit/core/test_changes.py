@@ -16,6 +16,20 @@ SECOND = 10**9
 
 
 @pytest.mark.parametrize(
+    ("lines", "cmd"),
+    [
+        (['ENTRYPOINT ["e"]'], None),
+        (["CMD new", 'ENTRYPOINT ["e"]'], ["/bin/sh", "-c", "new"]),
+        (['ENTRYPOINT ["e"]', 'CMD ["new"]'], ["new"]),
+        (["CMD []", "ENTRYPOINT e"], None),
+        (["ENV A=b"], ["old"]),
+    ],
+)
+def test_a_new_entry_point_drops_the_command_of_before(lines: list[str], cmd: list[str] | None) -> None:
+    assert apply_changes(RunConfig(cmd=["old"], entrypoint=["x"]), lines).cmd == cmd
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [
         ('CMD ["a", "b c"]', RunConfig(cmd=["a", "b c"])),
@@ -26,6 +40,7 @@ SECOND = 10**9
         ('ENTRYPOINT ["/x"]', RunConfig(entrypoint=["/x"])),
         ('ENTRYPOINT exec x "y z"', RunConfig(entrypoint=["/bin/sh", "-c", 'exec x "y z"'])),
         ("ENTRYPOINT", RunConfig()),
+        ("ENTRYPOINT []", RunConfig()),
         ("ENV A x  y ", RunConfig(env=["A=x  y"])),
         ('ENV A="x y" B=z\\ w', RunConfig(env=["A=x y", "B=z w"])),
         ("ENV A='x'y", RunConfig(env=["A=xy"])),
