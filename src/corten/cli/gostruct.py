@@ -84,7 +84,10 @@ _IMAGE_ZEROS: Final[dict[str, dict[str, str]]] = {
     "Config": _ZEROS["Config"],
 }
 _NETWORK_ZEROS: Final[dict[str, dict[str, str]]] = {"IPAM.Config[]": {"IPRange": "s", "AuxiliaryAddresses": "m"}}
-_KINDS: Final = {"container": _ZEROS, "image": _IMAGE_ZEROS, "network": _NETWORK_ZEROS}
+_VOLUME_ZEROS: Final[dict[str, dict[str, str]]] = {
+    "": {"CreatedAt": "s", "Labels": "m", "Options": "m", "Status": "m", "UsageData": "p", "ClusterVolume": "p"},
+}
+_KINDS: Final = {"container": _ZEROS, "image": _IMAGE_ZEROS, "network": _NETWORK_ZEROS, "volume": _VOLUME_ZEROS}
 
 
 # The order of Go's fields, where the JSON's is another.
