@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import images, peers, process, programs, tarballs
+from support import images, paths, peers, process, programs, tarballs
 from support.engine import CortenEngine
 from support.remapped import COUNT, FIRST, SETTING, RemappedEngine
 
@@ -243,6 +245,22 @@ def test_processes_are_shown_and_checks_are_done(mapped: CortenEngine) -> None:
     shown = ("inspect", "-f", "{{.State.Health.Status}}", "checked")
     process.wait_for(lambda: mapped.docker(*shown, check=True).stdout == "healthy\n", "the check", timeout=60)
     mapped.docker("rm", "-f", "checked", check=True)
+
+
+PRIVATE_ETC = 'mount -t tmpfs etc "$1" && cp -a /etc/. "$1" && mount --bind "$1" /etc && exec "$2" -c "$3"'
+TWICE = (
+    "from corten.daemon import remap; first = remap.load('default'); print(first.text, first == remap.load('default'))"
+)
+
+
+def test_default_makes_its_user_with_ranges_and_finds_him_the_next_time(tmp_path: Path) -> None:
+    """In a copy of /etc that ends with its mount namespace."""
+    words = ("sh", "-c", PRIVATE_ETC, "sh", str(tmp_path), sys.executable, TWICE)
+    argv = ["unshare", "--mount", "--propagation", "private", *words]
+    env = {**os.environ, "PYTHONPATH": str(paths.REPOSITORY / "src")}
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60, env=env)
+    assert re.fullmatch(rf"0:\d+:{COUNT} True\n", done.stdout)
+    assert "dockremap" not in Path("/etc/passwd").read_text()
 
 
 def test_a_container_keeps_its_map_when_the_node_has_another_or_none() -> None:

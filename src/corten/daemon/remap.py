@@ -52,15 +52,17 @@ def _check_kernel(settings: Settings, id_map: IdMap) -> None:
     if kernel < idmapped.OLDEST:
         raise FailedPrecondition(f"{SETTING}: kernel {kernel[0]}.{kernel[1]}: mapped users need 5.19 or later")
     os.makedirs(settings.data_root, 0o710, exist_ok=True)
+    namespaces = UserNamespaces()
     try:
-        path = UserNamespaces().path(id_map)
-        userns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        userns_fd = os.open(namespaces.path(id_map), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.close(idmapped.mapped(settings.data_root, userns_fd))
         finally:
             os.close(userns_fd)
     except CortenError as error:
         raise FailedPrecondition(f"{SETTING}: {error.text}") from error
+    finally:
+        namespaces.close()
 
 
 def load(value: str, *, subuid: str = SUBUID, subgid: str = SUBGID) -> IdMap | None:

@@ -116,7 +116,10 @@ class UserNamespaces:
             raise Unavailable("user namespace: the kernel makes none") from None
 
     def close(self) -> None:
-        """Let go of the spare pair."""
+        """Let go of the spare pair, and of the maps: their paths end."""
+        with self._lock:
+            while self._maps:
+                os.close(self._maps.popitem()[1])
         if self._spare is not None:
             self._spare[1].add_done_callback(_drop)
             self._spare = None
