@@ -22,6 +22,8 @@ from support.process import wait_for
 from support.pullimages import Image
 from support.registries import Registry
 
+pytestmark = pytest.mark.usefixtures("the_doctor_agrees")
+
 MIB = 1 << 20
 LAYERS, LAYER_BYTES = 5, 8 * MIB  # two of them are busybox
 REPOSITORY = "faults/lines"

@@ -18,6 +18,8 @@ from support.killpoints import Trace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import NotReady, wait_for
 
+pytestmark = pytest.mark.usefixtures("the_doctor_agrees")
+
 STEPS = ("create", "start", "exec", "pause", "unpause")
 GATE_SAMPLE = 6
 INTERRUPTED_AT = 40  # the journal write of a start at which cortend died first: its container is half made

@@ -21,6 +21,8 @@ from support.killpoints import NamedTrace
 from support.leaks import Snapshot, Subject, expect_none
 from support.process import is_alive, wait_for
 
+pytestmark = pytest.mark.usefixtures("the_doctor_agrees")
+
 
 def zygote_of(engine: CortenEngine) -> int:
     """The pid of the engine's zygote."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+import time
 
 from support.engine import CortenEngine
 
+SETTLE_SECONDS = 30
 WELL = "doctor: records, journal, disk and kernel agree"
 
 
@@ -17,6 +19,8 @@ def doctor(engine: CortenEngine, *flags: str) -> tuple[int, list[str], str]:
 
 
 def expect_well(engine: CortenEngine) -> None:
-    """AssertionError with its findings, when there are any."""
-    found = doctor(engine)
+    """AssertionError with its findings, when there are any that do not go: what the engine is at may take its time."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while (found := doctor(engine))[0] and time.monotonic() < end:
+        time.sleep(1)
     assert found == (0, [], WELL), "\n".join([found[2], *found[1]])
