@@ -130,7 +130,7 @@ class Room:
             frame_bytes = self._page_bytes + _FRAME_HEADER_BYTES
             _allocate(self.log_fd, _LOG_HEADER_BYTES + (LOG_PAGES + TRANSACTION_PAGES) * frame_bytes)
             self._is_whole = True
-            if free < FREE_PAGES:
+            if free < _LEAST_FREE_PAGES:  # a start writes nothing that the last one has written
                 self._add_free(FREE_PAGES - free)
         except (OSError, sqlite3.DatabaseError):
             self._again_s = time.monotonic() + _AGAIN_S
