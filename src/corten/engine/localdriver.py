@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from typing import Final
@@ -36,6 +37,7 @@ _FLAGS: Final = {
 }  # fmt: skip
 _PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
 _READ_ONLY_BIND: Final = mount.MS_BIND | mount.MS_RDONLY
+_PASSWORD: Final = re.compile(r"\bpassword=[^,]*")
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs"})
 
 
@@ -93,7 +95,7 @@ def mount_volume(options: Options, target: str) -> None:
     if not device:
         raise Internal("missing device in volume options")
     if kind in _REMOTE:
-        text = _with_address(text)
+        device, text = _with_numbers(device, kind, text)
     flags, data = mount_options(text)
     plain = flags & ~_PROPAGATION
     _call("mount", device, target, kind, plain, data)
@@ -113,23 +115,36 @@ def _call(verb: str, source: str, target: str, kind: str, flags: int, data: str)
     except OSError as error:
         text = f"failed to mount local volume: {verb} {f'{source}:' if source else ''}{target}"
         text += f", flags: {flags:#x}" if flags else ""
-        text += f", data: {data}" if data else ""
+        text += f", data: {_PASSWORD.sub('password=********', data)}" if data else ""
         raise Internal(f"{text}: {os.strerror(error.errno or 0).lower()}") from error
 
 
-def _with_address(text: str) -> str:
-    """`addr=` with a number in place of a name: the kernel knows no names."""
+def _with_numbers(device: str, kind: str, text: str) -> tuple[str, str]:
+    """Device and options with a number in place of the name after `addr=`: the kernel knows no names.
+
+    Without that word, the host in the device of cifs.
+    """
     words = text.split(",")
     for index, word in enumerate(words):
         key, _, value = word.partition("=")
-        if key == "addr" and value and not _is_number(value):
-            try:
-                found = socket.getaddrinfo(value, None, proto=socket.IPPROTO_TCP)[0][4][0]
-            except OSError as error:
-                reason = f"error resolving passed in network volume address: {error.strerror}"
-                raise Internal(f"failed to mount local volume: {reason}") from error
-            words[index] = f"addr={found}"
-    return ",".join(words)
+        if key == "addr" and value:
+            words[index] = f"addr={_number_of(value)}"
+            return device, ",".join(words)
+    host, slash, path = device.removeprefix("//").partition("/")
+    if kind == "cifs" and device.startswith("//") and host:
+        device = f"//{_number_of(host)}{slash}{path}"
+    return device, text
+
+
+def _number_of(host: str) -> str:
+    if _is_number(host):
+        return host
+    try:
+        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+    except OSError as error:
+        reason = "no such host" if error.errno == socket.EAI_NONAME else (error.strerror or "").lower()
+        raise Internal(f"error resolving passed in network volume address: lookup {host}: {reason}") from error
+    return str(found[0][4][0])
 
 
 def _is_number(value: str) -> bool:

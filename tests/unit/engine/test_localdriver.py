@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+
 import pytest
 
+from corten.engine import localdriver
 from corten.engine.localdriver import check_options, mount_options, needs_mount
-from corten.errors import InvalidArgument
+from corten.errors import Internal, InvalidArgument
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,59 @@ def test_words_of_mount_8_become_flags_and_the_rest_is_the_file_systems() -> Non
     assert mount_options("bind,ro,size=1m") == (4096 | 1, "size=1m")
     assert mount_options("ro,rw,noexec") == (8, "")
     assert mount_options("addr=10.0.0.1,vers=4") == (0, "addr=10.0.0.1,vers=4")
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, options: dict[str, str]) -> tuple[list[tuple[object, ...]], str]:
+    """What mount(2) is called with, and the text of its failure."""
+    calls: list[tuple[object, ...]] = []
+
+    def mount(*arguments: object) -> None:
+        calls.append(arguments)
+        raise OSError(errno.ENODEV, "no such device")
+
+    def look_up(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if host != "server.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("192.0.2.7", 0))]
+
+    monkeypatch.setattr("corten.engine.localdriver.mount.mount", mount)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(Internal) as caught:
+        localdriver.mount_volume(options, "/v")
+    return calls, caught.value.text
+
+
+@pytest.mark.parametrize(
+    ("options", "source", "data"),
+    [
+        ({"type": "nfs", "device": ":/x", "o": "addr=server.example,rw"}, ":/x", "addr=192.0.2.7"),
+        ({"type": "nfs", "device": ":/x", "o": "addr=192.0.2.9,nolock"}, ":/x", "addr=192.0.2.9,nolock"),
+        ({"type": "nfs", "device": "server.example:/x", "o": "vers=4"}, "server.example:/x", "vers=4"),
+        ({"type": "cifs", "device": "//server.example/x", "o": "username=u"}, "//192.0.2.7/x", "username=u"),
+        ({"type": "cifs", "device": "//a/x", "o": "addr=server.example"}, "//a/x", "addr=192.0.2.7"),
+        ({"type": "ext4", "device": "/dev/x", "o": "addr=server.example"}, "/dev/x", "addr=server.example"),
+    ],
+)
+def test_names_of_servers_become_numbers(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], source: str, data: str
+) -> None:
+    calls, text = refused(monkeypatch, options)
+    assert calls == [(source, "/v", options["type"], 0, data)]
+    assert text == f"failed to mount local volume: mount {source}:/v, data: {data}: no such device"
+
+
+def test_a_name_that_nobody_knows_is_told_in_dockerds_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for options in (
+        {"type": "nfs", "device": ":/x", "o": "addr=nobody.example"},
+        {"type": "cifs", "device": "//nobody.example/x"},
+    ):
+        calls, text = refused(monkeypatch, options)
+        assert not calls
+        assert text == "error resolving passed in network volume address: lookup nobody.example: no such host"
+
+
+def test_no_password_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"type": "cifs", "device": "//server.example/x", "o": "username=u,password=secret,rw"}
+    calls, text = refused(monkeypatch, options)
+    assert calls[0][-1] == "username=u,password=secret"
+    assert "data: username=u,password=********:" in text
