@@ -215,6 +215,65 @@ def until_unmounted(engine: CortenEngine) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[str]:
+    """A loop device with an ext4, and `f` in it."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/f").write_text("of the device")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tmp_path / "tree", tmp_path / "disk", "8M"], check=True)
+    argv = ["losetup", "--find", "--show", str(tmp_path / "disk")]
+    name = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    yield name
+    subprocess.run(["losetup", "--detach", name], check=True)
+
+
+def on_device(device: str, kind: str = "ext4") -> tuple[str, ...]:
+    return ("volume", "create", "--opt", f"type={kind}", "--opt", f"device={device}")
+
+
+def test_a_device_is_mounted_while_somebody_runs(node: CortenEngine, device: str) -> None:
+    node.docker(*on_device(device), "disk", check=True)
+    assert not mounts(node)
+    for name in ("aa", "bb"):
+        node.docker("run", "-d", "--name", name, "-v", "disk:/d", IMAGE, "sleep", "100", check=True)
+    node.docker("exec", "aa", "sh", "-c", "cat /d/f > /d/g", check=True)
+    assert len(mounts(node)) == 1
+    node.docker("rm", "-f", "aa", check=True)
+    assert node.docker("exec", "bb", "cat", "/d/g", check=True).stdout == "of the device"
+    node.docker("rm", "-f", "bb", check=True)
+    until_unmounted(node)
+
+
+def test_a_device_that_a_killed_engine_has_mounted_is_unmounted_by_the_next(node: CortenEngine, device: str) -> None:
+    """Killed after the mount, before the container ran."""
+    node.docker(*on_device(device), "disk", check=True)
+    node.kill9()
+    subprocess.run(["mount", "-t", "ext4", device, node.data_root / "volumes/disk/_data"], check=True)
+    node.start()
+    assert not mounts(node)
+    assert run(node, "-v", "disk:/d", IMAGE, "cat", "/d/f") == "of the device"
+    until_unmounted(node)
+
+
+def test_what_is_wrong_with_a_device_is_told_in_dockerds_words(node: CortenEngine, device: str) -> None:
+    for name, options, words in (
+        ("xfs", on_device(device, "xfs"), f"mount {device}:PLACE: invalid argument"),
+        ("none", on_device(device, "nope"), f"mount {device}:PLACE: no such device"),
+        ("gone", on_device("/dev/nowhere"), "mount /dev/nowhere:PLACE: no such file or directory"),
+        (
+            "word",
+            (*on_device(device), "--opt", "o=ro,odd"),
+            f"mount {device}:PLACE, flags: 0x1, data: odd: invalid argument",
+        ),
+    ):
+        node.docker(*options, name, check=True)
+        done = node.docker("run", "--rm", "-v", f"{name}:/x", IMAGE, "true")
+        place = f"{node.data_root}/volumes/{name}/_data"
+        told = f"error while mounting volume '{place}': failed to mount local volume: {words.replace('PLACE', place)}"
+        assert told in done.stderr
+    assert not mounts(node)
+
+
 def test_a_device_that_is_not_there_is_told(node: CortenEngine) -> None:
     options = ("--opt", "type=none", "--opt", "o=bind", "--opt", "device=/nonexistent")
     node.docker("volume", "create", *options, "wrong", check=True)
@@ -312,16 +371,23 @@ def test_images_are_mounted_in_containers_of_others(node: CortenEngine) -> None:
     assert list((node.exec_root / "tasks/subpaths").iterdir()) == []
 
 
-def test_the_end_of_an_engine_leaves_what_its_volumes_had_mounted(tmp_path: Path) -> None:
+def test_the_end_of_an_engine_leaves_what_its_volumes_had_mounted(tmp_path: Path, device: str) -> None:
     (tmp_path / "f").write_text("of the host")
     engine = CortenEngine()
     try:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         options = ("--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}")
         engine.docker("volume", "create", *options, "host", check=True)
-        engine.docker("run", "-d", "-v", "host:/x", IMAGE, "sleep", "100", check=True)
-        assert len(mounts(engine)) == 1
+        engine.docker(*on_device(device), "disk", check=True)
+        engine.docker("run", "-d", "-v", "host:/x", "-v", "disk:/d", IMAGE, "sleep", "100", check=True)
+        assert len(mounts(engine)) == 2
         engine.kill9()
     finally:
         assert engine.destroy() == []
     assert (tmp_path / "f").read_text() == "of the host"
+    (tmp_path / "look").mkdir()
+    subprocess.run(["mount", "-o", "ro", device, tmp_path / "look"], check=True)
+    try:
+        assert (tmp_path / "look/f").read_text() == "of the device"
+    finally:
+        subprocess.run(["umount", tmp_path / "look"], check=True)
