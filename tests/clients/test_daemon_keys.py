@@ -122,6 +122,9 @@ SEEN: dict[str, Row] = {
     "shutdown-timeout": Row(7, lambda running: running.configuration.get("shutdown-timeout"), 7),
     "userns-remap": Row("root", lambda running: running.configuration.get("userns-remap"), "root"),  # nobody's
     "storage-driver": Row("overlay2", lambda running: running.info["Driver"], "overlay2"),
+    "storage-opts": Row(
+        ["overlay2.size=0"], lambda running: running.configuration.get("storage-opts"), ["overlay2.size=0"]
+    ),
     "default-pids-limit": Row(77, lambda running: running.said.split()[0], "77"),
     "default-runtime": Row("crun", lambda running: running.inspect["HostConfig"]["Runtime"], "crun"),
     "default-ulimits": Row(
@@ -236,6 +239,8 @@ def test_a_key_that_nobody_knows_is_refused(tmp_path: Path) -> None:
         ({"log-level": "loud"}, "log-level: invalid logging level: loud"),
         ({"seccomp-profile": "/nowhere"}, "opening seccomp profile (/nowhere) failed: no such file or directory"),
         ({"storage-driver": "vfs"}, "storage-driver: driver not supported: vfs: overlay2 is the only one"),
+        ({"storage-opts": ["overlay2.size=x"]}, "storage-opts: invalid size: 'x'"),
+        ({"storage-opts": ["size=1g"]}, "storage-opts: overlay2: unknown option size"),
         ({"exec-opts": ["native.cgroupdriver=systemd"]}, "native.cgroupdriver option systemd is not supported yet"),
         ({"default-pids-limit": 0}, "default-pids-limit: not a number above 0, or -1 for no limit"),
     ],

@@ -25,12 +25,14 @@ from corten.core.trees import remove_entry
 from corten.core.unpack import FOREIGN_XATTRS, write_all, write_segments
 from corten.errors import CortenError, Internal, InvalidArgument, Unavailable
 from corten.sys.openat2 import O_PATH, openat2
+from corten.sys.projectquota import has_project
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _IMPLIED_MODE = 0o755
 _RACES_MAX = 16
 _SPACE_EVERY = 64 << 20
+_PART = 8  # of a container's size
 _NODES = {Kind.CHAR: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 
 
@@ -273,14 +275,20 @@ class _Writer:
         return self._rules.outside(*owner) if self._rules.outside is not None else owner
 
     def _check_space(self, fd: int, size: int) -> None:
-        """What containers write into their own layers takes the engine's disk, of which some stays free."""
+        """What containers write into their own layers takes the engine's disk, of which some stays free.
+
+        Of a container with a size, fstatvfs(3) says how much of that is left: a part of it is enough.
+        """
         self._until_space_check -= size + 4096
         if self._until_space_check >= 0 or os.fstat(fd).st_dev != self._device:
             return
         self._until_space_check = _SPACE_EVERY
         space = os.fstatvfs(fd)
-        if space.f_bavail * space.f_frsize < self._limits.disk_reserve + size:
-            raise Unavailable(f"no space left: less than {self._limits.disk_reserve} bytes would be free")
+        reserve = self._limits.disk_reserve
+        if space.f_bavail * space.f_frsize < reserve + size and has_project(fd):
+            reserve = min(reserve, space.f_blocks * space.f_frsize // _PART)
+        if space.f_bavail * space.f_frsize < reserve + size:
+            raise Unavailable(f"no space left: less than {reserve} bytes would be free")
 
 
 def _set_xattrs(fd: int, entry: Entry) -> None:

@@ -31,6 +31,7 @@ from corten.core import journal as j
 from corten.core.journal import Journal
 from corten.core.lower import LowerView
 from corten.core.metadata import Database
+from corten.core.projects import Projects
 from corten.core.trash import Trash
 from corten.core.trees import Usage, remove_entry, usage
 from corten.errors import AlreadyExists, FailedPrecondition, NotFound
@@ -41,6 +42,7 @@ TRASH = "trash"
 SNAPSHOT_MODE = 0o710
 ROOT_MODE = 0o755
 WORK_MODE = 0o700
+SIZE_LABEL = "corten.size"  # of an active snapshot that may take so many bytes
 
 
 class Kind(StrEnum):
@@ -131,9 +133,13 @@ class Forgotten:
 class Overlay:
     """The snapshots below one directory.  Thread-safe."""
 
-    def __init__(self, root: str, database: Database, journal: Journal) -> None:
-        """`root` exists.  What an earlier process left in staging is thrown away; `trash` is to be emptied."""
+    def __init__(self, root: str, database: Database, journal: Journal, projects: Projects | None = None) -> None:
+        """`root` exists.  What an earlier process left in staging is thrown away; `trash` is to be emptied.
+
+        `projects` are those of `root`; without them no snapshot can have a size.
+        """
         self.root = os.path.abspath(root)
+        self.projects = projects
         self._database = database
         self._journal = journal
         self._staging = os.path.join(self.root, STAGING)
@@ -146,12 +152,23 @@ class Overlay:
 
     # -- life cycle
 
-    def prepare(self, key: str, parent: str = "", labels: Mapping[str, str] | None = None) -> list[Mount]:
+    def prepare(
+        self, key: str, parent: str = "", labels: Mapping[str, str] | None = None, *, size: int = 0
+    ) -> list[Mount]:
         """A writable snapshot over the committed `parent` ('' = nothing).
 
-        Raises AlreadyExists, NotFound (the parent), FailedPrecondition (the parent is not committed).
+        size: bytes that it may take; 0 is no limit.
+        Raises AlreadyExists, NotFound (the parent), FailedPrecondition (the parent is not committed; no project
+        quotas for a size), OSError.
         """
-        return self._create(Kind.ACTIVE, key, parent, labels or {})
+        if size and not self.can_limit:
+            raise FailedPrecondition(f"snapshot {key} cannot have a size: no project quotas in {self.root}")
+        return self._create(Kind.ACTIVE, key, parent, {**(labels or {}), **({SIZE_LABEL: str(size)} if size else {})})
+
+    @property
+    def can_limit(self) -> bool:
+        """Whether snapshots may have a size."""
+        return self.projects is not None and self.projects.is_supported
 
     def view(self, key: str, parent: str, labels: Mapping[str, str] | None = None) -> list[Mount]:
         """A read-only snapshot; raises as `prepare`."""
@@ -169,10 +186,12 @@ class Overlay:
             tx.execute(
                 "UPDATE snapshots SET key = ?, kind = ?, labels = ?, size = ?, inodes = ?, updated_ns = ? WHERE id = ?",
                 (
-                    *(name, Kind.COMMITTED, _labels(labels if labels is not None else snapshot.labels)),
+                    *(name, Kind.COMMITTED, _labels(labels if labels is not None else _unlimited(snapshot.labels))),
                     *(used.size, used.inodes, time.time_ns(), snapshot.id),
                 ),
             )
+        if self.projects is not None:
+            self.projects.end(str(snapshot.id))
 
     def remove(self, key: str) -> None:
         """Ends a snapshot and removes its directory.  Raises NotFound; FailedPrecondition when it is a parent."""
@@ -199,6 +218,13 @@ class Overlay:
     def remove_directory(self, snapshot_id: int) -> None:
         """Removes the directory of a snapshot that has no row (any more); absent is fine."""
         self.trash.throw(self.root, str(snapshot_id))
+        if self.projects is not None:
+            self.projects.end(str(snapshot_id))
+
+    def repair_sizes(self) -> list[str]:
+        """Makes the projects of snapshots with a size agree with the rows; sentences as `Projects.repair`."""
+        wanted = {str(one.id): int(one.labels[SIZE_LABEL]) for one in self.all() if SIZE_LABEL in one.labels}
+        return [] if self.projects is None else self.projects.repair(wanted)
 
     # -- layers on their way
 
@@ -322,6 +348,8 @@ class Overlay:
         path = self._path(number)
         try:
             os.mkdir(path, SNAPSHOT_MODE)
+            if SIZE_LABEL in labels and self.projects is not None:
+                self.projects.assign(str(number), int(labels[SIZE_LABEL]))  # fs and work inherit it
             _make_directory(os.path.join(path, "fs"), ROOT_MODE)
             if kind is Kind.ACTIVE:
                 _make_directory(os.path.join(path, "work"), WORK_MODE)
@@ -410,6 +438,10 @@ def _make_directory(path: str, mode: int) -> None:
     """mkdir with exactly this mode, whatever the umask."""
     os.mkdir(path, 0o700)
     os.chmod(path, mode)
+
+
+def _unlimited(labels: Mapping[str, str]) -> Mapping[str, str]:
+    return {key: value for key, value in labels.items() if key != SIZE_LABEL}
 
 
 def _labels(labels: Mapping[str, str]) -> str:

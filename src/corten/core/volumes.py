@@ -25,8 +25,10 @@ import msgspec
 from corten.core.dataroot import sync_directory
 from corten.core.journal import VOLUME_DIR, Journal
 from corten.core.metadata import Database
+from corten.core.projects import Projects
 from corten.core.trash import Trash
 from corten.errors import InvalidArgument
+from corten.spec.units import parse_size
 
 log = logging.getLogger("corten.core")
 
@@ -41,7 +43,7 @@ SCHEMA: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TABLE volumes (
             name TEXT PRIMARY KEY,
             labels TEXT NOT NULL,
-            options TEXT NOT NULL,              -- of the local driver: type, device, o
+            options TEXT NOT NULL,              -- of the local driver: type, device, o, size
             created_ns INTEGER NOT NULL
         ) STRICT""",
     ),
@@ -70,10 +72,21 @@ class VolumeStore:
     """The volumes below `path`.  Thread-safe."""
 
     def __init__(
-        self, path: str, database: Database, journal: Journal, trash: Trash, *, owner: tuple[int, int] | None = None
+        self,
+        path: str,
+        database: Database,
+        journal: Journal,
+        trash: Trash,
+        *,
+        owner: tuple[int, int] | None = None,
+        projects: Projects | None = None,
     ) -> None:
-        """`owner`: uid and gid that the data of a new volume gets: the root of containers whose users are mapped."""
+        """`owner`: uid and gid that the data of a new volume gets: the root of containers whose users are mapped.
+
+        `projects` are those of `path`; without them no volume can have a size.
+        """
         self.path = path
+        self.projects = projects
         self._owner = owner
         self._database = database
         self._journal = journal
@@ -127,7 +140,7 @@ class VolumeStore:
         begun = list(zip(volumes, entries, strict=True))
         try:
             for volume in volumes:
-                self._make(volume.name)
+                self._make(volume)
             with self._database.transaction():
                 for volume in volumes:
                     self._insert(volume)
@@ -148,20 +161,35 @@ class VolumeStore:
         for volume, entry in begun:
             with suppress(OSError):
                 self._trash.throw(self.path, volume.name)
+                self._end_size(volume.name)
                 self._journal.done(entry)
 
     def _insert(self, volume: Volume) -> None:
         with self._database.transaction() as tx:
             tx.execute(f"INSERT INTO volumes ({_COLUMNS}) VALUES (?, ?, ?, ?)", _row(volume))
 
-    def _make(self, name: str) -> None:
+    def _make(self, volume: Volume) -> None:
         """Modes in spite of the umask; what is there already stays as it is."""
-        for path, mode in ((self.directory(name), DIRECTORY_MODE), (self.mountpoint(name), DATA_MODE)):
-            with suppress(FileExistsError):
-                os.mkdir(path, mode)
-                if self._owner is not None and mode == DATA_MODE:
-                    os.chown(path, *self._owner)
-                os.chmod(path, mode)
+        self._make_directory(self.directory(volume.name), DIRECTORY_MODE)
+        if (size := size_of(volume.options)) and self.projects is not None and self.projects.is_supported:
+            self.projects.assign(volume.name, size)  # the data, and what is copied up beside them, inherit it
+        self._make_directory(self.mountpoint(volume.name), DATA_MODE)
+
+    def _make_directory(self, path: str, mode: int) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(path, mode)
+            if self._owner is not None and mode == DATA_MODE:
+                os.chown(path, *self._owner)
+            os.chmod(path, mode)
+
+    @property
+    def can_limit(self) -> bool:
+        """Whether volumes may have a size."""
+        return self.projects is not None and self.projects.is_supported
+
+    def _end_size(self, name: str) -> None:
+        if self.projects is not None:
+            self.projects.end(name)
 
     def remove(self, name: str) -> str:
         """Forgets a volume and takes its directory away: its name is free; what to give to `discard`.
@@ -184,6 +212,7 @@ class VolumeStore:
     def take(self, name: str, entry: int) -> str:
         """The disk's part of `remove`; what to give to `discard`."""
         taken = self._trash.take(self.path, name)
+        self._end_size(name)
         self._journal.done(entry)
         return taken
 
@@ -235,17 +264,28 @@ class VolumeStore:
             elif is_name(name) and self._has_data(name):
                 said.append(f"volume directory {name}: nobody announced it: it is a volume again")
                 self._insert(Volume(name=name, created_ns=os.stat(self.directory(name)).st_mtime_ns))
-        for name in sorted(rows):
-            if not self._has_data(name):
-                said.append(f"volume {name}: its directory is gone: it is empty now")
-                self._make(name)
-        return said
+        for volume in self.all():
+            if not self._has_data(volume.name):
+                said.append(f"volume {volume.name}: its directory is gone: it is empty now")
+                self._end_size(volume.name)
+                self._make(volume)
+        sizes = {volume.name: size_of(volume.options) for volume in self.all()}
+        limited = {name: size for name, size in sizes.items() if size}
+        return said + ([] if self.projects is None else self.projects.repair(limited))
 
     def _has_data(self, name: str) -> bool:
         """By its entry alone: what is mounted there may be of a server that does not answer."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.directory(name)) as entries:
             return any(one.name == DATA and (one.is_dir(follow_symlinks=False) or one.is_symlink()) for one in entries)
         return False
+
+
+def size_of(options: Mapping[str, str] | None) -> int:
+    """The driver option `size` in bytes; 0 is no limit, as is what an earlier release took and nobody can read."""
+    try:
+        return parse_size((options or {}).get("size", "0"), 1024)
+    except ValueError:
+        return 0
 
 
 def _row(volume: Volume) -> tuple[str, str, str, int]:

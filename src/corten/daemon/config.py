@@ -45,7 +45,6 @@ UNSUPPORTED: Final = frozenset(
         "icc", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
         "ip6tables", "iptables", "ipv6", "mtu",
         "network-diagnostic-port",
-        "storage-opts",
         "userland-proxy", "userland-proxy-path",
     }
 )  # fmt: skip
@@ -213,6 +212,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "shutdown-timeout": ("shutdown_timeout", keys.count),
     "signal-senders": ("signal_senders", _boolean),
     "storage-driver": ("storage_driver", keys.storage_driver),
+    "storage-opts": ("storage_opts", keys.storage_opts),
     "tls": ("tls", _boolean),
     "tlscacert": ("tlscacert", _text),
     "tlscert": ("tlscert", _text),

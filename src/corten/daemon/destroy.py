@@ -63,6 +63,9 @@ def run(settings: Settings) -> int:
             for entry in stores.journal.entries(CGROUP):
                 _remove_empty(entry.name, facts)
             stores.bridge.destroy()
+            for projects in (stores.snapshots.projects, stores.volumes.projects):
+                if projects is not None:
+                    projects.end_all()
         finally:
             stores.close()
         _unmount_below(f"{settings.data_root}/volumes")

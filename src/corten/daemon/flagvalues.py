@@ -149,6 +149,7 @@ TABLE: Final = (
     _flag("signal-senders", "--signal-senders", "", "record who sends signals to containers"),
     _flag("shutdown-timeout", "--shutdown-timeout", "SECONDS", "taken: containers outlive the daemon"),
     _flag("storage-driver", "-s --storage-driver", "NAME", "overlay2, the only one"),
+    _flag("storage-opts", "--storage-opt", "NAME=VALUE", "overlay2.size=SIZE: of containers that name none", list),
     _flag(
         "userns-remap", "--userns-remap", "USER", "containers have the ids of this user's ranges; default: dockremap"
     ),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corten.engine import seccomp
+from corten.engine import seccomp, storage
 from corten.engine.security import UNCONFINED
 from corten.errors import InvalidArgument
 from corten.spec.units import parse_size
@@ -101,6 +101,17 @@ def paths(key: str, value: Any) -> tuple[str, ...]:
             raise InvalidArgument(f"{key}: {path!r} is not an absolute path")
         if value.count(path) > 1:
             raise InvalidArgument(f"{key}: {path} is named twice")
+    return tuple(value)
+
+
+def storage_opts(key: str, value: Any) -> tuple[str, ...]:
+    """`overlay2.size=10G`: of containers that name no size."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidArgument(f"{key}: not a list of strings")
+    try:
+        storage.driver_options(value)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{key}: {error.text}") from error
     return tuple(value)
 
 

@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from corten.core.containers import ContainerStore
 from corten.core.content import ContentStore
 from corten.core.dataroot import DataRoot, open_data_root
@@ -18,12 +20,14 @@ from corten.core.events import EventBus
 from corten.core.images import ImageStore
 from corten.core.journal import Journal
 from corten.core.metadata import Database
+from corten.core.projects import Projects
 from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
 from corten.daemon import execroot, shimplace
-from corten.engine import host, senders
+from corten.engine import host, senders, storage
 from corten.engine.container import Roster
+from corten.engine.infowarnings import file_system
 from corten.engine.networks import Networks
 from corten.engine.parts import Parts, cgroup_parent
 from corten.engine.retry import Retries
@@ -32,6 +36,7 @@ from corten.engine.settings import Settings
 from corten.engine.tasks import Tasks
 from corten.engine.times import rfc3339
 from corten.engine.usernamespaces import UserNamespaces
+from corten.errors import InvalidArgument
 from corten.launch.facts import HostFacts
 from corten.launch.spawn import launcher_path
 from corten.network.bridge import BridgeDriver
@@ -77,7 +82,8 @@ def open_stores(settings: Settings) -> Stores:
     database = Database(root.join("corten.db"))
     journal = Journal(database)
     content = ContentStore(root.join("content"))
-    snapshots = Overlay(root.join("snapshots"), database, journal)
+    projects = {name: Projects(root.join(name), database, root.engine_id) for name in ("snapshots", "volumes")}
+    snapshots = Overlay(root.join("snapshots"), database, journal, projects["snapshots"])
     event_log = EventLog(root.path)
     bus = EventBus(keeper=event_log)
     network_host = NetworkHost()
@@ -89,7 +95,12 @@ def open_stores(settings: Settings) -> Stores:
         content=content,
         snapshots=snapshots,
         volumes=VolumeStore(
-            root.join("volumes"), database, journal, snapshots.trash, owner=id_map.root if id_map is not None else None
+            root.join("volumes"),
+            database,
+            journal,
+            snapshots.trash,
+            owner=id_map.root if id_map is not None else None,
+            projects=projects["volumes"],
         ),
         event_log=event_log,
         bus=bus,
@@ -102,6 +113,7 @@ def open_stores(settings: Settings) -> Stores:
 
 def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: int = -1) -> Parts:
     """The engine's parts; `program` is cortend's own path, with corten-shim beside it; `open_files` as for Zygote."""
+    _check_storage(settings, has_quotas=stores.snapshots.can_limit)
     execroot.prepare(settings.exec_root)
     shim = find_program(program, SHIM_PROGRAM)
     engine_id = stores.root.engine_id
@@ -115,7 +127,9 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         namespaces.path(settings.id_map)  # before anything is served: it blocks
     return Parts(
         settings=settings,
-        machine=host.gather(stores.facts.cgroup_mode, stores.facts.cgroup_v1),
+        machine=replace(
+            host.gather(stores.facts.cgroup_mode, stores.facts.cgroup_v1), has_quotas=stores.snapshots.can_limit
+        ),
         engine_id=engine_id,
         loop=asyncio.get_running_loop(),
         roster=Roster(),
@@ -135,6 +149,18 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         senders=_senders(settings, engine_id),
         user_namespaces=namespaces,
     )
+
+
+def _check_storage(settings: Settings, *, has_quotas: bool) -> None:
+    """Whether containers can have daemon.json's size.  Raises InvalidArgument in dockerd's words."""
+    if has_quotas or not storage.default_options(settings.storage_opts):
+        return
+    kind = file_system(settings.data_root)
+    reason = f"Option {storage.DRIVER_SIZE} only supported for backingFS XFS. Found {kind}"
+    if kind == "xfs":
+        lacks = "Filesystem does not support, or has not enabled quotas"
+        reason = f"option {storage.DRIVER_SIZE} not supported. Filesystem does not support Project Quota: {lacks}"
+    raise InvalidArgument(f"error initializing graphdriver: Storage {reason}: overlay2")
 
 
 def _senders(settings: Settings, engine_id: str) -> Senders:

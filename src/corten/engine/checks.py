@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from corten.engine import defaults
+from corten.engine import defaults, storage
 from corten.engine.host import Host, parse_list
 from corten.engine.settings import Settings
 from corten.errors import Internal, InvalidArgument
@@ -268,7 +268,7 @@ def _check_set(text: str, online: str, what: str, title: str) -> None:
         raise InvalidArgument(f"Requested {title} are not available - requested {text}, available: {online}")
 
 
-def check_host(host: HostConfig) -> None:
+def check_host(host: HostConfig, machine: Host) -> None:
     """The rest of HostConfig."""
     _raise_first(
         (
@@ -280,18 +280,10 @@ def check_host(host: HostConfig) -> None:
             ),
         )
     )
-    _check_storage(host.storage_opt or {})
+    storage.check_options(host.storage_opt or {}, has_quotas=machine.has_quotas)
     parse_extra_hosts(host.extra_hosts or (), (HOST_GATEWAY,))
     for address in host.dns or ():
         _check_dns(address)
-
-
-def _check_storage(options: dict[str, str]) -> None:
-    """overlay2's `size` needs project quotas, which a snapshot here has not."""
-    for key in options:
-        if key.lower() != "size":
-            raise Internal(f"Unknown option {key}")
-        raise Internal("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
 
 
 def _check_dns(address: str) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.core.owners import IdMap
-from corten.engine import blockio, checks, defaults, healthcheck, logoptions, mountspec, security
+from corten.engine import blockio, checks, defaults, healthcheck, logoptions, mountspec, security, storage
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.security import Security
@@ -269,6 +269,8 @@ def _host_defaults(
     default("ipc_mode", "IpcMode", settings.default_ipc_mode, settings.origin("default-ipc-mode"))
     default("cgroup_parent", "CgroupParent", settings.cgroup_parent, settings.origin("cgroup-parent"))
     default("network_mode", "NetworkMode", "bridge")
+    if all(key.lower() != storage.SIZE for key in host.storage_opt or ()) and settings.storage_opts:
+        _default_size(host, settings, change, origins)
     default("cgroupns_mode", "CgroupnsMode", *_cgroupns_mode(host, settings, machine))
     default("runtime", "Runtime", settings.default_runtime, settings.origin("default-runtime"))
     default("memory_swap", "MemorySwap", _twice(host.memory) if host.memory > 0 else 0)
@@ -309,6 +311,15 @@ def _id_map(host: HostConfig, settings: Settings, origins: Origins) -> IdMap | N
     checks.check_mapped(host, settings)
     origins[ID_MAP] = settings.origin("userns-remap")
     return settings.id_map
+
+
+def _default_size(host: HostConfig, settings: Settings, change: dict[str, Any], origins: Origins) -> None:
+    """daemon.json's size of a container that names none."""
+    found = storage.default_options(settings.storage_opts)
+    if found:
+        change["storage_opt"] = {**(host.storage_opt or {}), **found}
+        given = [FLAG] if host.storage_opt else []
+        origins["HostConfig.StorageOpt"] = ", ".join([*given, settings.origin("storage-opts")])
 
 
 def _twice(limit: int) -> int:
@@ -393,7 +404,7 @@ def _check(
         parse_signal(config.stop_signal)
     checks.check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
     checks.check_resources(host, machine)
-    checks.check_host(host)
+    checks.check_host(host, machine)
     checks.check_runtime(host.runtime, settings)
     logoptions.check(host.log_config.type, host.log_config.config or {})
     checks.check_network(request)

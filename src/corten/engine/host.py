@@ -40,6 +40,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     sysctls: frozenset[str] = frozenset(defaults.SYSCTLS)
     apparmor: bool = False
     masked_paths: tuple[str, ...] = defaults.MASKED_PATHS
+    has_quotas: bool = False  # containers may have a size
 
     @property
     def architecture(self) -> str:

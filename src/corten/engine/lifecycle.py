@@ -18,7 +18,7 @@ from corten.core import asker
 from corten.core import journal as kinds
 from corten.core.images import Image
 from corten.core.init import init_layer
-from corten.engine import blockio, names, oci
+from corten.engine import blockio, names, oci, storage
 from corten.engine.container import CONDITIONS, Container, Waiter
 from corten.engine.copyups import CopyUps
 from corten.engine.deciding import Decider
@@ -137,7 +137,8 @@ class Lifecycle:
         entry = parts.journal.begin(kinds.CONTAINER_DIR, paths.directory)
         try:
             os.mkdir(paths.directory, 0o710)
-            parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain))
+            size = storage.size_of(record.effective.host.storage_opt)
+            parts.snapshots.prepare(record.id, init_layer(parts.snapshots, image.chain), size=size)
             with parts.images.database.transaction():
                 parts.containers.create(row(record), durable=False)
                 parts.images.touch(image.id)

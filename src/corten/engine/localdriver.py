@@ -1,8 +1,7 @@
 """The volume driver `local`: its options, and what it mounts for them.
 
-Options as Docker's (volume/local): `type`, `device`, `o`, as of mount(8); `size` needs a quota, which there is not.
-With
-a type the device is mounted on the volume's directory while a container uses it, else the directory is the volume.
+Options as Docker's (volume/local): `type`, `device`, `o`, as of mount(8); `size` needs project quotas (core.projects).
+With a type the device is mounted on the volume's directory while a container uses it, else the directory is the volume.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _PASSWORD: Final = re.compile(r"\bpassword=[^,]*")
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs"})
 
 
-def check_options(options: Options | None) -> None:
+def check_options(options: Options | None, *, has_quotas: bool = False) -> None:
     """Raises InvalidArgument in dockerd's words."""
     given = options or {}
     if any("\0" in value for value in given.values()):
@@ -54,15 +53,15 @@ def check_options(options: Options | None) -> None:
             if other not in given:
                 raise InvalidArgument(f'missing required option: "{other}"')
     if "size" in given:
-        _check_size(given["size"])
+        _check_size(given["size"], has_quotas=has_quotas)
 
 
-def _check_size(text: str) -> None:
+def _check_size(text: str, *, has_quotas: bool) -> None:
     try:
         size = parse_size(text, 1024)
     except ValueError:
         raise InvalidArgument(f"invalid size: '{text}'") from None
-    if size > 0:
+    if size > 0 and not has_quotas:
         raise InvalidArgument("quota size requested but no quota support")
 
 

@@ -77,6 +77,7 @@ class MountPoint(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     driver_options: dict[str, str] | None = None
     id_map: str = ""  # idmapspec
+    has_size: bool = False  # of a volume: no more than so much goes into it
 
 
 def parse_all(

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from corten.core.owners import IdMap
-from corten.engine import defaults, devices, idmapspec, mountspec, seccomp, security
+from corten.engine import defaults, devices, idmapspec, mountspec, seccomp, security, storage
 from corten.engine.effective import Effective, limits
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
@@ -298,7 +298,9 @@ def _namespaces(effective: Effective, at: Surroundings) -> list[Json]:
 def _seccomp(effective: Effective, machine: Host) -> msgspec.Raw:
     host = seccomp.Host(machine.machine, machine.kernel, frozenset(effective.capabilities))
     if not effective.security.seccomp:
-        rules = node_words.rules(effective.node)
+        rules = [*node_words.rules(effective.node)]
+        if storage.is_confined(effective.host.storage_opt, effective.mounts):
+            rules += [rule for rule in storage.RULES if all("ioctl" not in one["names"] for one in rules)]
         return msgspec.Raw(seccomp.resolved_default(host, msgspec.json.encode(rules) if rules else b""))
     profile = seccomp.parse_profile(effective.security.seccomp)
     return msgspec.Raw(msgspec.json.encode(seccomp.resolve(profile, host)))

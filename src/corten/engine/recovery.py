@@ -324,7 +324,7 @@ class Recovery:
             log.warning("images are neither repaired nor cleaned up: %s", error)
         parts.journal.done(*(entry.id for entry in parts.journal.entries(CONTAINER_DIR)))
         self.volume_mounts.unmount_unheld()
-        for line in parts.volumes.repair(self._is_orphan):
+        for line in (*parts.volumes.repair(self._is_orphan), *parts.snapshots.repair_sizes()):
             log.warning("%s", line)
 
     def _is_orphan(self, owner: str, name: str) -> bool:

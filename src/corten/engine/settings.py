@@ -88,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     raw_logs: bool = False
     shutdown_timeout: int = 15
     storage_driver: str = "overlay2"
+    storage_opts: tuple[str, ...] = ()  # engine.storage
     exec_opts: tuple[str, ...] = ()
     allow_nondistributable_artifacts: tuple[str, ...] = ()
     selinux_enabled: bool = False

@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.core import trees
-from corten.core.volumes import Forgotten, Volume
+from corten.core.volumes import Forgotten, Volume, size_of
 from corten.engine import filters, imagebinds, localdriver, mountspec
 from corten.engine.container import Container
 from corten.engine.events import volume_event
@@ -62,9 +62,19 @@ class Volumes:
         _check_driver(name, driver)
         volume = self._store.get(name)
         if volume is None:
-            volume = self._make([_wanted(name, options, labels)])[0]
+            volume = self._make([self._wanted(name, options, labels)])[0]
         await asyncio.to_thread(self._parts.sync)
         return self._shown(volume)
+
+    def _wanted(self, name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None) -> Volume:
+        """A volume that is to be made.  Raises InvalidArgument."""
+        try:
+            localdriver.check_options(options, has_quotas=self._store.can_limit)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"create {name}: {error.text}") from error
+        return Volume(
+            name=name, labels=None if labels is None else dict(labels), options=dict(options) if options else None
+        )
 
     def _make(self, wanted: Sequence[Volume], owner: str = "") -> list[Volume]:
         """New ones, which were checked: all or none."""
@@ -270,10 +280,12 @@ class Volumes:
         if point.name not in new and self._store.get(point.name) is None:
             labels = {**(point.labels or {}), ANONYMOUS_LABEL: ""} if point.is_anonymous else point.labels
             _check_driver(point.name, point.driver)
-            new[point.name] = _wanted(point.name, point.driver_options, labels)
+            new[point.name] = self._wanted(point.name, point.driver_options, labels)
         elif point.driver != LOCAL:
             raise NotFound(f'get {point.name}: plugin "{point.driver}" not found')
-        return replace(point, source=self._store.mountpoint(point.name), labels=None, driver_options=None)
+        volume = new.get(point.name) or self._get(point.name)
+        place, has_size = self._store.mountpoint(point.name), size_of(volume.options) > 0
+        return replace(point, source=place, labels=None, driver_options=None, has_size=has_size)
 
     def unmake(self, names: Sequence[str]) -> None:
         """Removes volumes of a container that was not made."""
@@ -318,17 +330,6 @@ def _check_driver(name: str, driver: str) -> None:
     if driver not in ("", LOCAL):
         raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
     mountspec.check_name(name)
-
-
-def _wanted(name: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None) -> Volume:
-    """A volume that is to be made.  Raises InvalidArgument."""
-    try:
-        localdriver.check_options(options)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"create {name}: {error.text}") from error
-    return Volume(
-        name=name, labels=None if labels is None else dict(labels), options=dict(options) if options else None
-    )
 
 
 def _may_name(record: bytes, name: str) -> bool:

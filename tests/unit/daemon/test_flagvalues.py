@@ -69,6 +69,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--shutdown-timeout", "7"], {"shutdown-timeout": 7}),
     (["-s", "overlay2"], {"storage-driver": "overlay2"}),
     (["--userns-remap", "default"], {"userns-remap": "default"}),
+    (["--storage-opt", "overlay2.size=1g"], {"storage-opts": ["overlay2.size=1g"]}),
 ]
 
 
@@ -124,6 +125,7 @@ def test_every_flag_of_the_table_is_compared() -> None:
         (["--default-pids-limit", "0"], "--default-pids-limit: not a number above 0, or -1 for no limit"),
         (["--default-runtime", "nope"], "--default-runtime: specified default runtime 'nope' does not exist"),
         (["--storage-driver", "vfs"], "--storage-driver: driver not supported: vfs: overlay2 is the only one"),
+        (["--storage-opt", "x=1g"], "--storage-opt: overlay2: unknown option x"),
         (["--seccomp-profile", "/nowhere"], "--seccomp-profile: opening seccomp profile (/nowhere) failed"),
         (["--init=maybe"], 'invalid argument "maybe" for "--init" flag: strconv.ParseBool: parsing "maybe"'),
         (["--shutdown-timeout", "x"], 'invalid argument "x" for "--shutdown-timeout" flag: strconv.ParseInt'),
