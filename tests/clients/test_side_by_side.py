@@ -57,8 +57,11 @@ def test_every_flag_of_create_and_run_is_played() -> None:
         assert missing <= NOT_CREATED
 
 
+LONG = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
 @pytest.mark.parametrize(
-    "name", [name if name == SHORT else pytest.param(name, marks=pytest.mark.slow) for name in side_scripts.SCRIPTS]
+    "name", [name if name == SHORT else pytest.param(name, marks=LONG) for name in side_scripts.SCRIPTS]
 )
 def test_a_script_shows_the_same_on_both(reference: Side, corten: Side, name: str) -> None:
     script = side_scripts.SCRIPTS[name]
