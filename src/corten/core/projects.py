@@ -152,16 +152,21 @@ class Projects:
         return said + self._drop_unknown()
 
     def _restore(self, owner: str, size: int, rows: Mapping[str, int]) -> list[str]:
-        """One whose row is lost gets the project that the directory has, or a new one."""
+        """One whose row is lost gets the project that the directory has.
+
+        A copy has none, nor do its files: what is made in directories that are there would not count for a new one
+        (the parent alone hands it down), and none of the files could be renamed in directories of another project.
+        """
         fd = os.open(os.path.join(self._path, owner), _DIRECTORY)
         try:
             number = self._kernel.project_of(fd)
             if rows.get(owner) != number or not self._is_ours(number):
-                known = {row[0] for row in self._database.query("SELECT id FROM projects WHERE owner != ?", (owner,))}
-                if not self._is_ours(number) or number in known:
+                others = self._database.query(
+                    "SELECT id FROM projects WHERE (place, owner) != (?, ?)", (self._place, owner)
+                )
+                if not self._is_ours(number) or (number,) in others:
                     self.end(owner)
-                    self.assign(owner, size)
-                    return [f"{self._place}/{owner}: has a size and no project: what comes now counts"]
+                    return [f"{self._place}/{owner}: its size is not enforced: its files have lost their project"]
                 self._record(owner, number)
             if self._kernel.look(fd, number).limit != size // 512 * 512:
                 self._kernel.set_limit(fd, number, size)

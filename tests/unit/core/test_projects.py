@@ -177,13 +177,30 @@ def test_lost_rows_and_limits_come_back_from_the_directories(disk: Disk, kernel:
     assert (disk.rows(), kernel.limits) == (rows, limits)
 
 
-def test_a_volume_that_was_copied_from_elsewhere_gets_a_project(disk: Disk, kernel: FakeKernel) -> None:
+def test_of_a_volume_that_was_copied_from_elsewhere_each_start_says_that_its_size_is_not_enforced(
+    disk: Disk, kernel: FakeKernel
+) -> None:
+    """Its directories hand no project down: a number for the topmost would count nothing."""
     disk.volumes.create("v1", options={"size": "8k"})
     kernel.marks.clear()
     kernel.used[FIRST + 1] = 512  # somebody else's now
-    assert "what comes now counts" in disk.volumes.repair()[0]
-    assert (disk.mark("volumes/v1"), kernel.limited) == (FIRST + 2, {FIRST + 2: 8 * KIB})
-    assert disk.rows() == [("volumes", "v1", FIRST + 2)]
+    for _ in range(2):
+        disk.open()
+        assert disk.volumes.repair() == ["volumes/v1: its size is not enforced: its files have lost their project"]
+        assert (disk.mark("volumes/v1"), kernel.limited, disk.rows()) == (0, {}, [])
+
+
+def test_a_directory_with_the_project_of_another_of_the_same_name_does_not_take_it(
+    disk: Disk, kernel: FakeKernel
+) -> None:
+    disk.overlay.prepare("one", size=4 * KIB)
+    disk.volumes.create("v1", options={"size": "8k"})
+    with disk.database.transaction() as tx:
+        tx.execute("DELETE FROM projects WHERE place = 'volumes'")
+        tx.execute("UPDATE projects SET owner = 'v1'")  # of snapshots
+    kernel.marks[(disk.root / "volumes/v1").stat().st_ino] = FIRST + 1
+    assert "its size is not enforced" in disk.volumes.repair()[0]
+    assert disk.rows() == [("snapshots", "v1", FIRST + 1)]
 
 
 def test_a_lost_directory_with_a_size_is_made_again_with_it(disk: Disk, kernel: FakeKernel) -> None:
