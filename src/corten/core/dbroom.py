@@ -35,6 +35,7 @@ _SHARED_FIRST: Final = 0x40000002  # os.h: bytes that every reader of the databa
 _SHARED_BYTES: Final = 510
 _DEAD_MAN_SWITCH: Final = 128  # os_unix.c, UNIX_SHM_DMS: a byte of the -shm that everybody locks who has it open
 _INDEX_HEADER_BYTES: Final = 136
+_OPENING_S, _OPENING_LOOK_S = 5.0, 0.01  # that somebody else's opening may take: it is a few calls
 _AGAIN_S: Final = 10.0  # on a full disk an allocation that fails costs a commit of the file system's journal
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -56,6 +57,17 @@ class Index:
             raise
 
     def _prepare(self) -> None:
+        """Who opens the database at this moment as the first one (`corten doctor`) has the file for himself."""
+        end_s = time.monotonic() + _OPENING_S
+        while True:
+            try:
+                return self._join()
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > end_s:
+                    raise
+            time.sleep(_OPENING_LOOK_S)
+
+    def _join(self) -> None:
         with suppress(BlockingIOError, PermissionError):  # others have the database open, and so the file is in use
             _lock(self.fd, fcntl.F_WRLCK, _DEAD_MAN_SWITCH, 1)
             os.ftruncate(self.fd, min(os.fstat(self.fd).st_size, _SHARED_MEMORY_BYTES))
@@ -125,10 +137,12 @@ class Room:
             return
         try:
             free = self._number("freelist_count")
+            log_bytes = _LOG_HEADER_BYTES + (LOG_PAGES + TRANSACTION_PAGES) * (self._page_bytes + _FRAME_HEADER_BYTES)
+            if os.fstat(self.log_fd).st_size < log_bytes:  # also when somebody has cut it (wal_checkpoint(TRUNCATE))
+                self._is_whole = False
             if self._is_whole and free >= _LEAST_FREE_PAGES:
                 return
-            frame_bytes = self._page_bytes + _FRAME_HEADER_BYTES
-            _allocate(self.log_fd, _LOG_HEADER_BYTES + (LOG_PAGES + TRANSACTION_PAGES) * frame_bytes)
+            _allocate(self.log_fd, log_bytes)
             self._is_whole = True
             if free < _LEAST_FREE_PAGES:  # a start writes nothing that the last one has written
                 self._add_free(FREE_PAGES - free)

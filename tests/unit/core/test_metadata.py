@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import sqlite3
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +156,33 @@ def test_a_database_has_its_room_from_the_first_moment_and_keeps_it_when_it_is_c
         found = {suffix: os.stat(f"{path}{suffix}") for suffix in least}
         assert all(found[suffix].st_blocks * 512 >= least[suffix] for suffix in least)
         assert all(stat.S_IMODE(one.st_mode) == 0o600 for one in found.values())
+
+
+def test_a_log_that_somebody_else_has_cut_gets_its_room_again(database: Database) -> None:
+    whole = os.stat(f"{database.path}-wal").st_size
+    with contextlib.closing(sqlite3.connect(database.path)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    assert os.stat(f"{database.path}-wal").st_size == 0
+    database.set_meta("w", "x")
+    assert os.stat(f"{database.path}-wal").st_size == whole
+
+
+def test_a_start_waits_for_who_opens_the_database_at_this_moment(tmp_path: Path) -> None:
+    """SQLite has the first byte behind its locks of the -shm for itself meanwhile (os_unix.c, unixLockSharedMemory)."""
+    path = tmp_path / "corten.db"
+    Database(str(path)).close()
+    waited = threading.Event()
+    with open(f"{path}-shm", "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 128, 1, 0))
+
+        def end(_: float) -> None:
+            waited.set()
+            file.close()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("corten.core.dbroom.time.sleep", end)
+            Database(str(path)).close()
+    assert waited.is_set()
 
 
 def test_an_older_copy_of_a_database_that_was_closed_gets_nothing_of_its_log(tmp_path: Path) -> None:
