@@ -36,7 +36,8 @@ _FLAGS: Final = {
 }  # fmt: skip
 _PROPAGATION: Final = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
 _READ_ONLY_BIND: Final = mount.MS_BIND | mount.MS_RDONLY
-_PASSWORD: Final = re.compile(r"\bpassword=[^,]*")
+_PASSWORD: Final = re.compile(r"\b(pass(?:word2?)?)=(?:[^,]|,,)*")  # cifs: a comma in it is doubled
+_STARS: Final = r"\1=********"
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs"})
 
 
@@ -114,7 +115,7 @@ def _call(verb: str, source: str, target: str, kind: str, flags: int, data: str)
     except OSError as error:
         text = f"failed to mount local volume: {verb} {f'{source}:' if source else ''}{target}"
         text += f", flags: {flags:#x}" if flags else ""
-        text += f", data: {_PASSWORD.sub('password=********', data)}" if data else ""
+        text += f", data: {_PASSWORD.sub(_STARS, data)}" if data else ""
         raise Internal(f"{text}: {os.strerror(error.errno or 0).lower()}") from error
 
 
@@ -140,8 +141,10 @@ def _number_of(host: str) -> str:
         return host
     try:
         found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
-    except OSError as error:
-        reason = "no such host" if error.errno == socket.EAI_NONAME else (error.strerror or "").lower()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that none can be, such as a..b
+        reason = "no such host"
+        if isinstance(error, OSError) and error.errno != socket.EAI_NONAME:
+            reason = (error.strerror or "").lower()
         raise Internal(f"error resolving passed in network volume address: lookup {host}: {reason}") from error
     return str(found[0][4][0])
 

@@ -91,8 +91,25 @@ def test_a_name_that_nobody_knows_is_told_in_dockerds_words(monkeypatch: pytest.
         assert text == "error resolving passed in network volume address: lookup nobody.example: no such host"
 
 
-def test_no_password_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"type": "cifs", "device": "//server.example/x", "o": "username=u,password=secret,rw"}
+def test_a_name_that_none_can_be_is_told_as_one_that_nobody_knows() -> None:
+    for host in ("a..b", "a" * 64):
+        with pytest.raises(Internal) as caught:
+            localdriver.mount_volume({"type": "nfs", "device": ":/x", "o": f"addr={host}"}, "/v")
+        assert caught.value.text == f"error resolving passed in network volume address: lookup {host}: no such host"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("password=secret", "password=********"),
+        ("password=sec,,ret", "password=********"),
+        ("pass=secret", "pass=********"),
+        ("password2=secret,pass=", "password2=********,pass=********"),
+        ("passkey=shown", "passkey=shown"),
+    ],
+)
+def test_no_password_is_told(monkeypatch: pytest.MonkeyPatch, words: str, shown: str) -> None:
+    options = {"type": "cifs", "device": "//server.example/x", "o": f"username=u,{words},rw"}
     calls, text = refused(monkeypatch, options)
-    assert calls[0][-1] == "username=u,password=secret"
-    assert "data: username=u,password=********:" in text
+    assert calls[0][-1] == f"username=u,{words}"
+    assert f"data: username=u,{shown}:" in text
