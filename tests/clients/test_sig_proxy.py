@@ -1,4 +1,7 @@
-"""--sig-proxy of run, attach and start -a: what a client is sent reaches the container, or ends the client alone."""
+"""--sig-proxy of run, attach and start -a: what a client is sent reaches the container, or ends the client alone.
+
+With a terminal `run` alone passes signals on: whoever closes the window of an attach leaves the container alone.
+"""
 
 from __future__ import annotations
 
@@ -96,17 +99,7 @@ def proxied(engine: CortenEngine, program: str, verb: str, *, tty: bool) -> None
         assert client.process.wait(60) == 7
 
 
-@pytest.mark.parametrize(
-    ("verb", "tty"),
-    [
-        ("run", False),
-        ("run", True),
-        ("attach", False),
-        ("start", False),
-        pytest.param("attach", True, marks=pytest.mark.slow),
-        pytest.param("start", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("verb", "tty"), [("run", False), ("run", True), ("attach", False), ("start", False)])
 def test_signals_of_the_client_reach_the_container(shared_engine: CortenEngine, verb: str, tty: bool) -> None:
     proxied(shared_engine, "corten", verb, tty=tty)
 
@@ -126,3 +119,17 @@ def test_without_it_the_client_ends_alone(shared_engine: CortenEngine, verb: str
         assert api.ok("GET", f"/containers/{BOX}/json")["State"]["Running"]
         api.ok("POST", f"/containers/{BOX}/kill?signal=USR1")
         assert api.logs_until(BOX, "got-USR1.", timeout_s=60).replace("got-USR2.", "").split() == ["ready."]
+
+
+@pytest.mark.parametrize("program", ["corten", pytest.param("docker", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("verb", ["attach", "start"])
+def test_with_a_terminal_a_client_that_is_attached_ends_alone(
+    shared_engine: CortenEngine, program: str, verb: str
+) -> None:
+    api = Api(shared_engine.socket)
+    with attached(shared_engine, program, verb, tty=True) as client:
+        client.process.send_signal(signal.SIGHUP)
+        client.process.wait(60)
+        assert api.ok("GET", f"/containers/{BOX}/json")["State"]["Running"]
+        api.ok("POST", f"/containers/{BOX}/kill?signal=USR1")
+        assert "got-HUP." not in api.logs_until(BOX, "got-USR1.", tty=True)

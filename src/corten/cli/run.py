@@ -295,7 +295,7 @@ def start(
         "AttachStderr": True,
     }
     body["AttachStdin"] = interactive and body["OpenStdin"]
-    given = {"rm": info["HostConfig"]["AutoRemove"], "detach_keys": detach_keys}
+    given = {"rm": info["HostConfig"]["AutoRemove"], "detach_keys": detach_keys, "sig_proxy": not body["Tty"]}
     return _foreground(client, info["Id"], body, given)
 
 
@@ -330,7 +330,8 @@ def attach(
         f"/containers/{info['Id']}/attach",
         query={"stream": True, "stdin": stdin, "stdout": True, "stderr": True},
     )
-    given = {"sig_proxy": sig_proxy, "detach_keys": detach_keys}
+    # a terminal's end (HUP) is the client's own, as with docker; of `run` alone it is the container's
+    given = {"sig_proxy": sig_proxy and not body["Tty"], "detach_keys": detach_keys}
     if _copy(client, f"/containers/{info['Id']}", sock, first, body, given):
         return 0
     return _exit_code(waiting)

@@ -100,11 +100,12 @@ def raw_terminal(fd: int, wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def forwarded_signals(send: Callable[[str], None], wanted: bool) -> Iterator[None]:
-    """Every signal that reaches us goes to the container instead (`--sig-proxy`), with a terminal as well."""
+    """Every signal that reaches us goes to the container instead (`--sig-proxy`)."""
     saved: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+    follow = signal.getsignal(signal.SIGWINCH)
 
     def forward(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGWINCH and callable(follow := saved[signal.SIGWINCH]):
+        if number == signal.SIGWINCH and callable(follow):
             follow(number, frame)
         with contextlib.suppress(errors.CortenError):
             send(signal.Signals(number).name)

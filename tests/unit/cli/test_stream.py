@@ -1,12 +1,15 @@
-"""The two small machines on a hijacked stream."""
+"""The two small machines on a hijacked stream, and signals on their way to the container."""
 
 from __future__ import annotations
 
+import signal
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from corten.cli.stream import Demultiplexer, DetachKeys, parse_detach_keys
+from corten.cli.stream import Demultiplexer, DetachKeys, forwarded_signals, parse_detach_keys
 from corten.errors import InvalidArgument
 
 
@@ -36,3 +39,23 @@ def test_names_of_detach_keys() -> None:
     assert parse_detach_keys("a,ctrl-[") == b"a\x1b"
     with pytest.raises(InvalidArgument, match="unknown character"):
         parse_detach_keys("ctrl-p,shift-x")
+
+
+def test_a_new_size_that_comes_while_the_handlers_are_set_is_followed_and_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    followed: list[int] = []
+
+    def follow(number: int, _: object) -> None:
+        followed.append(number)
+
+    def install(number: int, handler: Callable[[int, Any], object]) -> object:
+        if number == signal.SIGWINCH and handler is not follow:
+            handler(number, None)
+        return follow
+
+    monkeypatch.setattr(signal, "signal", install)
+    monkeypatch.setattr(signal, "getsignal", lambda number: follow)
+    sent: list[str] = []
+    with forwarded_signals(sent.append, True):
+        assert (followed, sent) == ([signal.SIGWINCH], ["SIGWINCH"])
