@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         if given.destroy:
             return destroy.run(settings)
         if given.doctor:
-            return doctor.run(told.heard(settings), fix=given.fix)
+            return doctor.run(told.heard(settings, path), fix=given.fix)
         preflight.check(settings)
         for text in legacy.warnings(settings):
             log.warning("%s", text)
@@ -148,7 +148,7 @@ class Daemon:
     async def _serve(self, stores: wiring.Stores, asked: Policies) -> None:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         parts.policies = asked
-        told.tell(self._settings)
+        told.tell(self._settings, self._config_path)
         zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
         numbers = _listen_for_metrics(self._settings)
@@ -236,7 +236,7 @@ class Daemon:
         parts.policies.close()
         parts.settings, parts.policies, self._secured = settings, asked, secured
         _set_level(parts.settings)
-        told.tell(parts.settings)
+        told.tell(parts.settings, path)
         text = config.shown(parts.settings)
         log.info("Reloaded configuration: %s", text)
         more = config.event_attributes(parts.settings)
