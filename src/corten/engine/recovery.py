@@ -48,6 +48,29 @@ log = logging.getLogger("corten.engine")
 _CONCURRENT: Final = 32
 
 
+class News:
+    """What a shim tells while it is being taken over, kept until that is done.
+
+    The end of a run that is nobody's yet would be told to nobody: its container would run for ever.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Callable[[], None]] | None = []
+
+    def come(self, tell: Callable[[], None]) -> None:
+        """Now or later."""
+        if self._kept is None:
+            tell()
+        else:
+            self._kept.append(tell)
+
+    def tell(self) -> None:
+        """What was kept, in its order; from here on all is told at once."""
+        kept, self._kept = self._kept or [], None
+        for tell in kept:
+            tell()
+
+
 class Recovery:
     """One start of the engine."""
 
@@ -137,21 +160,32 @@ class Recovery:
             if was_running:
                 await self._bury(container, self._task(container))
             return
-        task = self._task(container)
+        task, before, news = self._task(container), container.task, News()
         try:
             status = await self._parts.tasks.adopt(
                 task,
-                events=lambda message: self._finisher.told(container, task, message),
-                lost=lambda: self._finisher.lost(container, task),
+                events=lambda message: news.come(lambda: self._finisher.told(container, task, message)),
+                lost=lambda: news.come(lambda: self._finisher.lost(container, task)),
             )
-        except NotFound as error:
-            log.warning("container %s: %s", container.id, error)
-            await self._bury(container, task)
+        except (NotFound, Unavailable) as error:
+            if container.task is before:  # else somebody has ended it meanwhile
+                await self._go_on_without(container, task, error)
             return
-        except Unavailable as error:
+        if container.task is not before:
+            assert task.shim is not None
+            task.shim.close()
+            return
+        try:
+            await self._take_over(container, task, status)
+        finally:
+            news.tell()
+
+    async def _go_on_without(self, container: Container, task: Task, error: NotFound | Unavailable) -> None:
+        if isinstance(error, Unavailable):
             await self._leave_hung(container, task, error)
             return
-        await self._take_over(container, task, status)
+        log.warning("container %s: %s", container.id, error)
+        await self._bury(container, task)
 
     def _task(self, container: Container) -> Task:
         directory = self._parts.tasks.directory(container.id)
@@ -219,8 +253,10 @@ class Recovery:
 
     async def _bury(self, container: Container, task: Task) -> None:
         """No shim answers: what is left of the container dies, and its exit is told."""
+        container.task = task  # first: nobody else ends this run and begins another meanwhile
         await self._parts.tasks.kill(task)
-        container.task = task
+        if container.task is not task:
+            return
         if container.is_running:
             await self._finisher.finish(container, task, self._finisher.verdict(container, task))
             return
