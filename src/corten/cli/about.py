@@ -129,6 +129,9 @@ def _parts(info: Json) -> Iterator[str]:
         found = info["Plugins"].get(kind)
         if found is not None:
             yield f"  {kind}: {' '.join(found)}"
+    if info.get("CDISpecDirs"):
+        yield " CDI spec directories:"
+        yield from (f"  {directory}" for directory in info["CDISpecDirs"])
     yield f" Swarm: {info['Swarm']['LocalNodeState']}"
     yield f" Runtimes: {' '.join(sorted(info['Runtimes']))}"
     yield f" Default Runtime: {info['DefaultRuntime']}"
