@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -369,8 +370,20 @@ def forge(
                 os.waitpid(forgotten, 0)
             forging.met = bool(wanted(found))
     finally:
-        attacker.stop()
+        _end(attacker, found.taken)
     return found
+
+
+def _end(attacker: Running, pids: set[int]) -> None:
+    """It may keep dead processes by tracing them, and cannot end before their parent has collected them after it."""
+    if attacker.pid:
+        os.kill(attacker.pid, signal.SIGKILL)
+    while attacker.pid and os.waitid(os.P_PID, attacker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        for pid in pids - {0, attacker.pid}:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.005)
+    attacker.stop()
 
 
 def _spawn(

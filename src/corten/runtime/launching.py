@@ -71,8 +71,14 @@ class Parent:
         return open_child(pid)
 
     def reap(self, pid: int, pidfd: int) -> None:
-        """Blocks until a killed process is dead, and collects it."""
-        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED)
+        """Blocks until a killed process is dead, and collects it.
+
+        Not where a tracer in the container (SYS_PTRACE) keeps the dead one to itself: it is its to collect (ptrace(2)).
+        """
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll()
+        posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOHANG)
 
 
 OWN_CHILDREN = Parent()
