@@ -228,7 +228,8 @@ def test_a_lifetime_ends_a_run_and_the_verdict_names_the_policy(policed: Policed
     assert found["State"]["Status"] == "exited"
     assert said in policed.engine.corten("why", name, check=True).stdout
     filters = ("--filter", "event=die", "--filter", f"container={name}", "--since", "0", "--until", "0s")
-    assert said in policed.engine.docker("events", *filters, "--format", "{{json .Actor.Attributes}}").stdout
+    asked = ("events", *filters, "--format", "{{json .Actor.Attributes}}")
+    wait_for(lambda: said in policed.engine.docker(*asked).stdout, "the event, which comes behind the end of the wait")
 
 
 def test_a_lifetime_outlives_a_kill_of_cortend_between_the_signal_and_the_end(
