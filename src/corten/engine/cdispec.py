@@ -121,9 +121,12 @@ def _yaml(text: bytes) -> Any:
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [getattr(key, "value", None) for key, _ in node.value]
-            if twice := next((key for key in keys if not isinstance(key, str) or keys.count(key) > 1), None):
-                raise ValueError(f"key {twice!r} twice, or not text")
+            seen: set[str] = set()
+            for one, _ in node.value:
+                key = getattr(one, "value", None)
+                if not isinstance(key, str) or key in seen:
+                    raise ValueError(f"key {key!r} twice, or not text")
+                seen.add(key)
             return super().construct_mapping(node, deep=deep)
 
     null = "tag:yaml.org,2002:null"

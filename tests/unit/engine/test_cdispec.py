@@ -73,6 +73,7 @@ def test_json_is_read() -> None:
         (b"- a\n- b\n", "failed to unmarshal CDI Spec"),
         (b"!!python/object/apply:os.system [true]", "failed to unmarshal CDI Spec"),
         (b"kind: a\nkind: b\n", "key 'kind' twice"),
+        (b"{[a]: b}\n", "or not text"),
         (b"a: &x [1]\nb: [" + b"*x," * 100 + b"]\n", "too many aliases"),
         (b" " * (cdi.MAX_BYTES + 1), "larger than 1 MiB"),
         (spec(cdiVersion="0.2.0"), 'invalid version "0.2.0"'),
