@@ -21,7 +21,7 @@ from corten.engine.container import Container
 from corten.engine.effective import Effective
 from corten.engine.mountspec import MountPoint
 from corten.engine.parts import Parts
-from corten.engine.policies import Function, wrong
+from corten.engine.policies import Policies, wrong
 from corten.engine.update import updated
 from corten.errors import Conflict, CortenError, InvalidArgument
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, HostConfig
@@ -62,18 +62,19 @@ class Decider:
             policies = self._parts.policies
             if not policies.functions:
                 return self._now(wanted)
-            wanted, image, judged, told = await self._judged(wanted)
+            wanted, image, judged, told = await self._judged(wanted, policies)
             now, same, warnings = self._now(wanted)
             if (now.id, same) == (image.id, judged) and policies is self._parts.policies:
                 return now, policyvalues.carried(same, told), warnings
         raise Conflict("what the container is made of has changed while policies were asked: try again")
 
-    async def _judged(self, wanted: Wanted) -> tuple[Wanted, Image, Effective, Effective]:
+    async def _judged(self, wanted: Wanted, policies: Policies) -> tuple[Wanted, Image, Effective, Effective]:
         """The request with the policies' values, what it comes to, and the same with their origins."""
         image, judged, _ = self._now(wanted)
         told = judged
-        for function in self._parts.policies.functions:
-            values = await self._ask(function, told, verb="create", name=wanted.name, image_id=image.id)
+        for function in policies.functions:
+            shown = self._view(told, verb="create", name=wanted.name, image_id=image.id)
+            values = policyvalues.checked(await policies.ask(function, shown), function)
             if not values:
                 continue
             wanted = replace(wanted, request=policyvalues.in_create(wanted.request, values, function))
@@ -84,10 +85,9 @@ class Decider:
             told = policyvalues.told(policyvalues.carried(judged, told), told, values, function)
         return wanted, image, judged, told
 
-    async def _ask(self, function: Function, shown: Effective, *, verb: str, name: str, image_id: str) -> Json:
+    def _view(self, shown: Effective, *, verb: str, name: str, image_id: str) -> Json:
         machine, client = self._parts.machine, asker.current()
-        view = policyvalues.view(shown, verb=verb, name=name, image_id=image_id, machine=machine, client=client)
-        return policyvalues.checked(await self._parts.policies.ask(function, view), function)
+        return policyvalues.view(shown, verb=verb, name=name, image_id=image_id, machine=machine, client=client)
 
     def _now(self, wanted: Wanted) -> tuple[Image, Effective, list[str]]:
         parts, request = self._parts, wanted.request
@@ -114,8 +114,10 @@ class Decider:
         before, machine = container.record.effective, self._parts.machine
         changed = updated(before, request, machine)
         name, image_id = container.name, container.record.image_id
-        for function in self._parts.policies.functions:
-            values = await self._ask(function, changed, verb="update", name=name, image_id=image_id)
+        policies = self._parts.policies  # these to the end: a reload puts others in their place
+        for function in policies.functions:
+            shown = self._view(changed, verb="update", name=name, image_id=image_id)
+            values = policyvalues.checked(await policies.ask(function, shown), function)
             request, counts = policyvalues.in_update(request, values, function, changed)
             if not counts:
                 continue

@@ -52,6 +52,7 @@ log = logging.getLogger("corten.engine")
 SIGKILL: Final = 9
 _SIGTERM: Final = 15
 _AFTER_KILL_S: Final = 10.0
+_LONGEST_STOP_S: Final = 600  # where a policy stops it: the time between its signal and SIGKILL is the client's word
 _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 
 
@@ -284,9 +285,11 @@ class Lifecycle:
             raise Internal(f"could not kill container: {container.name}: {text}")
 
     async def end(self, container: Container, by: asker.Asker) -> None:
-        """Stop what runs, as a client would, for somebody else."""
+        """Stop what runs, as a client would, for somebody else: in a time that no client can make endless."""
         asker.set_to(by)
-        await self._stop(container, 0, None)
+        own = container.record.effective.config.stop_timeout
+        is_short = own is None or 0 <= own <= _LONGEST_STOP_S
+        await self._stop(container, 0, None if is_short else _LONGEST_STOP_S)
         self._parts.bus.publish(container_event(container.record, "stop"))
 
     async def restart(self, ref: str, signal: str = "", timeout_s: int | None = None) -> None:

@@ -63,9 +63,9 @@ class Worker:
                 self._answer(self._call(self._policies[request["call"]], request["view"]))
 
     def _answer(self, answer: Json) -> None:
-        data = json.dumps(answer).encode() + b"\n"
+        data = _encoded(answer, errors="replace")
         if len(data) > _ANSWER_BYTES:
-            data = json.dumps({"failed": "returned too much", "line": self._line}).encode() + b"\n"
+            data = _encoded({"failed": "returned too much", "line": self._line})
         self._answers.sendall(data)
 
     def _load(self, files: list[list[str]]) -> Json:
@@ -86,7 +86,7 @@ class Worker:
             values = self._timed(lambda: policy.function(Container(**view)))
             if values is not None and not isinstance(values, dict):
                 return {"failed": f"returned a {type(values).__name__}, not a dict or None", "line": policy.line}
-            json.dumps(values)
+            _encoded(values)
         except Refused as refused:
             return {"refused": str(refused)}
         except BaseException as error:  # outermost, as above
@@ -121,6 +121,11 @@ def _found(path: str, names: Json) -> list[Policy]:
         if getattr(value, MARK, False) and code is not None and code.co_filename == path:
             found.append(Policy(path, name, code.co_firstlineno, value))
     return sorted(found, key=lambda one: one.line)
+
+
+def _encoded(answer: Any, errors: str = "strict") -> bytes:
+    """JSON that every reader takes: no NaN, no half of a surrogate pair.  Raises ValueError, TypeError."""
+    return json.dumps(answer, allow_nan=False, ensure_ascii=False).encode(errors=errors) + b"\n"
 
 
 def _said(error: BaseException) -> str:

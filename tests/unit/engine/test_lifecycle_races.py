@@ -11,9 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from corten.core.asker import Asker
 from corten.engine import lifecycle
+from corten.engine.deciding import Decider
 from corten.engine.engine import Engine
+from corten.engine.policies import Function
 from corten.engine.record import Status
 from corten.errors import (
     Conflict,
@@ -23,6 +27,7 @@ from corten.errors import (
     Unavailable,
 )
 from corten.spec.docker import ContainerUpdateRequest, ExecConfig, RestartPolicy
+from corten.spec.docker_parse import parse_create
 
 from .conftest import ID, Decide
 from .lifestage import Stage
@@ -203,3 +208,52 @@ async def test_a_transient_container_whose_restart_is_given_up_goes(transient: S
     transient.container.keepers -= 1
     await transient.life.stop("n")
     assert len(transient.roster) == 0
+
+
+@pytest.mark.parametrize("stop_timeout", [-1, 10**6])
+async def test_a_policy_ends_a_run_whatever_its_client_said_of_its_stop(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, stop_timeout: int
+) -> None:
+    monkeypatch.setattr(lifecycle, "_LONGEST_STOP_S", 0.01)
+    effective = stage.container.record.effective
+    config = replace(effective.config, stop_timeout=stop_timeout)
+    stage.container.record = replace(stage.container.record, effective=replace(effective, config=config))
+    stage.deadly = (9,)
+    shim = stage.shim
+    await asyncio.wait_for(stage.life.end(stage.container, Asker(by="policy /p.py:f")), 30)
+    assert shim.sent == [15, 9]
+
+
+class Loaded:
+    """Policies in whose first answer others take their place, as in a reload."""
+
+    def __init__(self, stage: Stage, file: str, count: int, after: Loaded | None = None) -> None:
+        self.functions = tuple(Function(n, file, f"f{n}", 1) for n in range(count))
+        self.asked: list[str] = [] if after is None else after.asked
+        self._stage = stage
+        self._after = after
+
+    async def ask(self, function: Function, view: Any) -> dict[str, Any]:
+        assert function in self.functions
+        self.asked.append(f"{function.file}:{function.name}")
+        self._stage.parts.policies = self._after or self
+        return {}
+
+
+async def test_a_reload_in_an_update_leaves_it_to_those_who_were_asked_first(stage: Stage) -> None:
+    new = Loaded(stage, "/new.py", 1)
+    stage.parts.policies = Loaded(stage, "/old.py", 2, new)
+    await stage.life.update("n", ContainerUpdateRequest(cpu_shares=9))
+    assert new.asked == ["/old.py:f0", "/old.py:f1"]
+
+
+async def test_a_reload_in_a_create_has_the_new_ones_asked_as_well(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = Loaded(stage, "/new.py", 1)
+    stage.parts.policies = Loaded(stage, "/old.py", 2, new)
+    decider, effective = Decider(stage.parts), stage.container.record.effective
+    monkeypatch.setattr(decider, "_now", lambda wanted: (SimpleNamespace(id="i"), effective, []))
+    request = parse_create(b'{"Image": "i"}')
+    await decider.decide(request, ID, "", name="n")
+    assert new.asked == ["/old.py:f0", "/old.py:f1", "/new.py:f0"]

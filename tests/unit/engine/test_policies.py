@@ -34,6 +34,10 @@ FUNCTION = Function(0, "/p.py", "f", 2)
 EXAMPLES = re.findall(r"```python\n(.*?)```", (paths.REPOSITORY / "docs/policies.md").read_text(), re.DOTALL)
 
 
+def mount(kind: str, source: str) -> Json:
+    return {"Type": kind, "Source": source, "Target": "/mounted"}
+
+
 def asked(text: str, use: Callable[[Policies], Awaitable[Any]], limit_s: float = 60.0) -> Any:
     """What `use` makes of the policies of one file."""
 
@@ -76,6 +80,7 @@ def test_a_refusal_names_function_and_reason_in_one_line() -> None:
         ("  x = 1\n  return 1 / 0", "failed at line 5: ZeroDivisionError: division by zero"),
         ("  return [1]", "failed at line 2: returned a list, not a dict or None"),
         ("  return {'Env': object()}", "failed at line 2: TypeError: Object of type object is not JSON serializable"),
+        ("  raise ValueError('\\udc80')", "failed at line 4: ValueError: ?"),
         ("  raise SystemExit(3)", "failed at line 4: SystemExit: 3"),
         ("  return {'Labels': {'a': 'b' * (2 << 20)}}", "failed at line 2: returned too much"),
         ("  import os; os._exit(0)", "failed at line 2: no answer: its process was ended"),
@@ -85,6 +90,18 @@ def test_a_refusal_names_function_and_reason_in_one_line() -> None:
 )
 def test_a_function_that_fails_is_told_with_its_line(body: str, text: str) -> None:
     assert refused(Internal, body) == f"policy /p.py:f {text}"  # line 2: where it begins, with its decorator
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("  return {'Lifetime': float('nan')}", "failed at line 2: ValueError: Out of range float values"),
+        ("  return {'Labels': {'a': '\\udc80'}}", "failed at line 2: UnicodeEncodeError: 'utf-8' codec"),
+        ("  return {'Labels': {'\\udc80': 'a'}}", "failed at line 2: UnicodeEncodeError: 'utf-8' codec"),
+    ],
+)
+def test_what_is_no_json_is_told_as_the_functions_fault(body: str, text: str) -> None:
+    assert refused(Internal, body).startswith(f"policy /p.py:f {text}")
 
 
 def test_a_function_that_catches_everything_is_ended_when_it_hangs() -> None:
@@ -268,7 +285,10 @@ def example(machine: Host) -> Callable[[int, Json, Json], Json]:
         (0, {}, {}, {"memory": {"Memory": 512 << 20, "MemorySwap": 512 << 20}}),
         (0, {"Memory": 512 << 20}, {}, {"memory": {}}),
         (0, {"Memory": 512 << 20, "MemorySwap": -1}, {}, {"memory": {"MemorySwap": 512 << 20}}),
-        (1, {"Binds": ["/run/x.sock:/s"]}, {}, {"no_way_out": "no socket of the host in a container"}),
+        (1, {"Binds": ["/run/x.sock:/s"]}, {}, {"no_way_out": "of the host's files only those below /srv"}),
+        (1, {"Binds": ["/srv/../run:/s"]}, {}, {"no_way_out": "of the host's files only those below /srv"}),
+        (1, {"Mounts": [mount("bind", "/")]}, {}, {"no_way_out": "of the host's files only those below /srv"}),
+        (1, {"Mounts": [mount("volume", "other")], "Binds": ["/srv/x:/y", "volume:/s"]}, {}, {"no_way_out": {}}),
         (1, {"CapDrop": ["MKNOD"]}, {}, {"fewer_capabilities": {"CapDrop": ["MKNOD", "NET_RAW"]}, "no_way_out": {}}),
         (2, {"PidsLimit": 9}, {"Labels": {"kind": "job"}}, {"processes": {}, "jobs": {"Lifetime": 3600}}),
         (2, {}, {}, {"processes": {"PidsLimit": 200}, "jobs": {}}),
