@@ -34,6 +34,8 @@ def verdicts(request: pytest.FixtureRequest) -> dict[str, dict[str, Verdict]]:
 def test_the_program_finds_what_it_should(verdicts: dict[str, dict[str, Verdict]], name: str) -> None:
     ours, theirs = verdicts["corten-runtime"][name], verdicts["runc"][name]
     expected = EXPECTED.get(name, PASS)
+    if theirs.failed - expected.may_fail != expected.theirs:  # runc itself: no memory for its filter, once in a while
+        theirs = validation.run_all(RUNTIMES["runc"], [name])[name]
     summary.add(TITLE, f"{name}: {ours}; {theirs}" + (f" [{expected.reason}]" if expected.reason else ""))
     assert ours.failed - expected.may_fail == expected.ours, f"{ours}\n{ours.errors}"
     assert theirs.failed - expected.may_fail == expected.theirs, f"runc: {theirs}\n{theirs.errors}"
