@@ -20,7 +20,8 @@ def remove() -> list[str]:
     for name in names:
         process.kill_all(name)
         process.kill(process.holders(name))
-        process.remove_cgroups(name)
+        for mark in (name, *process.engines_below(Path("/tmp", name))):
+            process.remove_cgroups(mark)
         process.unmount_below(Path("/tmp", name))
         # what another checkout's run sweeps at the same time, and ends as it would an abandoned process, is no failure
         if (netns.RUN / name).exists():

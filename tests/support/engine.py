@@ -138,6 +138,7 @@ class CortenEngine(DockerClient):
         """
         if self._daemon is not None:
             self._daemon.stop()
+        ids = process.engines_below(self.folder)
         done = subprocess.run(
             [*self.netns.enter, *self.argv, "--destroy"],
             check=False,
@@ -148,22 +149,17 @@ class CortenEngine(DockerClient):
             env=self.environment,
         )
         left = [] if done.returncode == 0 else [f"cortend --destroy: {done.returncode}: {done.stderr.strip()}"]
-        return left + self._force()
+        return left + self._force(ids)
 
-    def _force(self) -> list[str]:
+    def _force(self, ids: Sequence[str]) -> list[str]:
         """Removes processes, cgroups, mounts and folders of this engine by name."""
         left = process.kill_all(self.folder.name)
-        for mark in self._ids():
+        for mark in ids:
             left += [f"cgroup {path}" for path in process.remove_cgroups(mark)]
         left += [f"mount {point}" for point in process.unmount_below(self.folder)]
         self.netns.close()
         shutil.rmtree(self.folder)
         return left
-
-    def _ids(self) -> list[str]:
-        """Names of this engine's cgroup parent, when the engine got so far as to choose its id."""
-        path = self.data_root / "engine-id"
-        return [f"corten-{path.read_text().strip()}"] if path.exists() else []
 
     def __enter__(self) -> CortenEngine:
         return self

@@ -21,7 +21,9 @@ from support.engine import CortenEngine
 from support.hijack import Hijacked
 from support.process import wait_for
 
-SCRIPT = 'trap "echo two; exit 7" USR1; sleep 1000 & echo one; wait'
+# `one` is said when the child is what it will be: until its exec it is another process for who compares
+CHILD = "sleep 1000 & until read -r name < /proc/$!/comm && [ $name = sleep ]; do :; done"
+SCRIPT = f'trap "echo two; exit 7" USR1; {CHILD}; echo one; wait'
 EXIT_CODE = 7
 LOST = (137, "shim lost")
 PORT = "8091"

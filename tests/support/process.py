@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -224,6 +225,15 @@ def cgroups_named(mark: str) -> list[Path]:
                 if not is_another and entry.is_dir(follow_symlinks=False):
                     left.append(entry.path)
     return found
+
+
+def engines_below(folder: Path) -> list[str]:
+    """Names of the cgroup parents of the engines whose data roots are in `folder`, not deep: those of its containers.
+
+    That of its shims begins with the same.
+    """
+    files = [file for depth in range(4) for file in folder.glob("*/" * depth + "engine-id")]
+    return [f"corten-{text}" for file in files if re.fullmatch("[0-9a-f]{8}", text := file.read_text().strip())]
 
 
 def remove_cgroups(mark: str) -> list[Path]:

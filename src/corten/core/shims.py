@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -320,16 +320,23 @@ class Zygote:
     """
 
     def __init__(
-        self, program: str, exec_root: str, *, open_files: int = -1, debug: bool = False, joins: Sequence[str] = ()
+        self,
+        program: str,
+        exec_root: str,
+        *,
+        open_files: int = -1,
+        debug: bool = False,
+        joins: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """`program`: path of corten-shim; `open_files`: the soft limit that shims and containers get, not below 0.
 
-        `joins`: the files of the cgroup that shims are to be in, to which the zygote writes 0 before all else.
+        `joins` makes the cgroup that shims are to be in, at each start: its files, to which the zygote writes 0 before
+        all else.
         """
         self._argv = [program, "--zygote", "--exec-root", exec_root, *(["--debug"] if debug else [])]
         if open_files >= 0:
             self._argv.append(f"--open-files={open_files}")
-        self._argv += [f"--join={file}" for file in joins]
+        self._joins = joins
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()
@@ -356,7 +363,8 @@ class Zygote:
                 self._reap(self._process)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                argv = [*self._argv, "--control-fd", str(theirs.fileno())]
+                joins = [f"--join={file}" for file in self._joins()]
+                argv = [*self._argv, *joins, "--control-fd", str(theirs.fileno())]
                 process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             self._process = process
             self._began = time.monotonic()

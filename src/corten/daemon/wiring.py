@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -117,7 +118,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
     execroot.prepare(settings.exec_root)
     shim = find_program(program, SHIM_PROGRAM)
     engine_id = stores.root.engine_id
-    joins = shimplace.prepare(stores.facts, engine_id)
+    joins = partial(shimplace.prepare, stores.facts, engine_id)  # later: a start that is refused makes none
     zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug, joins=joins)
     stores.bridge.ensure()
     created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())

@@ -19,6 +19,8 @@ pytestmark = [
 ]
 RUNTIMES = {"runc": peers.binary("runc"), "corten-runtime": paths.COMMANDS / "corten-runtime"}
 TEST = "test_the_program_finds_what_it_should"
+NO_MEMORY = "error adding seccomp filter rule"  # runc's own, in one of ten runs where process_rlimits limits its memory
+MOST_TRIES = 20
 TITLE = "OCI validation programs: corten-runtime; runc"
 
 
@@ -34,7 +36,9 @@ def verdicts(request: pytest.FixtureRequest) -> dict[str, dict[str, Verdict]]:
 def test_the_program_finds_what_it_should(verdicts: dict[str, dict[str, Verdict]], name: str) -> None:
     ours, theirs = verdicts["corten-runtime"][name], verdicts["runc"][name]
     expected = EXPECTED.get(name, PASS)
-    if theirs.failed - expected.may_fail != expected.theirs:  # runc itself: no memory for its filter, once in a while
+    for _ in range(MOST_TRIES):
+        if NO_MEMORY not in theirs.errors:
+            break
         theirs = validation.run_all(RUNTIMES["runc"], [name])[name]
     summary.add(TITLE, f"{name}: {ours}; {theirs}" + (f" [{expected.reason}]" if expected.reason else ""))
     assert ours.failed - expected.may_fail == expected.ours, f"{ours}\n{ours.errors}"
