@@ -114,6 +114,27 @@ async def test_a_zygote_that_is_killed_again_and_again_at_its_start_is_no_storm_
         await zygote.close()
 
 
+async def test_the_cgroup_of_shims_is_made_at_each_start_of_a_zygote_and_not_before(tmp_path: Path) -> None:
+    program = tmp_path / "corten-shim"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\nexit 3\n')
+    program.chmod(0o755)
+    made: list[str] = []
+
+    def make() -> list[str]:
+        made.append(f"/cgroup/{len(made)}")
+        return made[-1:]
+
+    zygote = Zygote(str(program), str(tmp_path), joins=make)
+    assert not made, "a cortend that is refused would leave it"
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="does not start"):
+            await zygote.start()
+    await zygote.close()
+    started = (tmp_path / "words").read_text()
+    assert "--join=/cgroup/0 " in started
+    assert f"--join={made[-1]} " in started.splitlines()[-1]
+
+
 async def wait_for_size(path: Path, size: int) -> None:
     async with asyncio.timeout(60):
         while not path.exists() or path.stat().st_size < size:
