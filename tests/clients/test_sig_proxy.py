@@ -54,7 +54,7 @@ class Client:
 def running(engine: CortenEngine, program: str, words: list[str], *, tty: bool) -> Iterator[Client]:
     """`program words`, in a terminal of its own or with a pipe."""
     output_fd, theirs = os.openpty() if tty else os.pipe()
-    argv = [str(CLIENTS[program]()), "-H", engine.host, *words]
+    argv = ["env", "--default-signal", str(CLIENTS[program]()), "-H", engine.host, *words]  # also below nohup(1)
     stdin = theirs if tty else subprocess.DEVNULL
     process = subprocess.Popen(
         argv, stdin=stdin, stdout=theirs, stderr=theirs, env=client_environment(), start_new_session=True

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,10 +17,10 @@ from corten.core.leases import CONTENT, Leases
 from corten.core.metadata import Database
 from corten.errors import Unavailable
 from support import images, imagestate, paths
-from support.engine import CortenEngine
 from support.faultlife import Life
 from support.leaks import Snapshot, Subject, expect_none
 from support.loopdisk import LoopDisk
+from support.smallengine import SmallEngine
 from support.warmup import warm_up
 
 DISK_MIB = 32
@@ -158,19 +158,6 @@ def test_a_database_that_was_closed_or_killed_works_on_a_full_disk_when_it_is_op
         expect_full(disk)
     with opened(disk) as database:
         assert database.query("PRAGMA integrity_check") == [("ok",)]
-
-
-class SmallEngine(CortenEngine):
-    """With its data on a disk of their own."""
-
-    def __init__(self, disk: LoopDisk) -> None:
-        self.disk = disk
-        super().__init__()
-
-    def start(self, prefix: Sequence[str] = ()) -> None:
-        """On that disk."""
-        self.data_root = self.disk.path / "root"
-        super().start(prefix)
 
 
 def test_on_a_full_disk_ends_are_recorded_removals_done_and_cortend_started_again() -> None:

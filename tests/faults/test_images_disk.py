@@ -15,13 +15,13 @@ import pytest
 
 from support import imagekills, images, imagestate, killpoints, pullimages
 from support.cutting import CuttingProxy
-from support.engine import CortenEngine
 from support.faultlife import named
 from support.imagekills import IDLE
 from support.leaks import ALLOWED, Allowed, Snapshot, Subject, expect_none
 from support.loopdisk import MIB, LoopDisk
 from support.pullimages import Image
 from support.registries import Registry
+from support.smallengine import SmallEngine
 from support.warmup import warm_up
 
 DISK_MIB = 1024  # a pull wants 512 of them free
@@ -31,19 +31,6 @@ LAYERS, LAYER_BYTES, FILES = 3, 6 * MIB, 60
 NEEDED = 2 * LAYERS * LAYER_BYTES  # blobs, and what is in them
 UNFINISHED = Allowed(r"file, under data-root: content/partial/.*", "what the next pull goes on with", 20)
 NO_ROOM = re.compile("no space left on device|disk is full", re.I)
-
-
-class SmallEngine(CortenEngine):
-    """An engine with its data root on a disk of its own."""
-
-    def __init__(self, disk: LoopDisk) -> None:
-        self.disk = disk
-        super().__init__()
-
-    def start(self, prefix: Sequence[str] = ()) -> None:
-        """On that disk."""
-        self.data_root = self.disk.path / "root"
-        super().start(prefix)
 
 
 @pytest.fixture(scope="module")

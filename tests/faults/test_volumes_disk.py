@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
 from support import images
-from support.engine import CortenEngine
 from support.loopdisk import MIB, LoopDisk
+from support.smallengine import SmallEngine
 
 DISK_MIB = 1024
 IMAGE = "corten-test/large:1"
 DATA = b"x" * (16 * MIB)
-
-
-class SmallEngine(CortenEngine):
-    """Its data are on a disk of their own."""
-
-    def __init__(self, disk: LoopDisk) -> None:
-        self.disk = disk
-        super().__init__()
-
-    def start(self, prefix: Sequence[str] = ()) -> None:
-        """On that disk."""
-        self.data_root = self.disk.path / "root"
-        super().start(prefix)
 
 
 @pytest.fixture

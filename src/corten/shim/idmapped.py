@@ -14,17 +14,14 @@ Options of a `RootMount`: `userns=PATH` of the namespace, `root=UID:GID` of its 
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from contextlib import ExitStack
 
 from corten.errors import FailedPrecondition, Internal
-from corten.shim.protocol import receive_fds
-from corten.shim.rootfs import RootMount, split_layers
+from corten.shim.rootfs import RootMount, mounted_apart, split_layers
 from corten.sys import files, mount
 from corten.sys.fsids import acting_as
 from corten.sys.libc import syscall
-from corten.sys.namespace import CLONE_NEWNS, unshare
 
 OLDEST = (5, 19)
 _DETACHED = (6, 15)
@@ -107,26 +104,9 @@ def _overlay(layers: list[str], top: str, names: list[str]) -> int:
 
 
 def _attached(layers: list[int], top: int, names: list[str], scratch: str) -> int:
-    """Before Linux 6.15: in a child's own mount namespace, with short names; a detached copy comes out."""
-    os.makedirs(scratch, 0o700, exist_ok=True)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        _send(layers, top, names, scratch, theirs)
-    theirs.close()
-    with ours:
-        said, fds, _ = receive_fds(ours, 1024, 1)
-    os.waitpid(child, 0)
-    if not fds:
-        raise Internal(f"rootfs: overlay: {said.decode(errors='replace') or 'mount helper died'}")
-    return fds[0]
+    """Before Linux 6.15: where each layer is mounted, with short names."""
 
-
-def _send(layers: list[int], top: int, names: list[str], scratch: str, out: socket.socket) -> None:
-    """The child of `_attached`; does not return."""
-    try:
-        unshare(CLONE_NEWNS)
-        mount.mount("none", "/", None, mount.MS_REC | mount.MS_PRIVATE)
+    def mounted() -> int:
         mount.mount("tmpfs", scratch, "tmpfs", 0)
         os.chdir(scratch)
         for name, fd in (("t", top), *((str(number), fd) for number, fd in enumerate(layers))):
@@ -137,8 +117,6 @@ def _send(layers: list[int], top: int, names: list[str], scratch: str, out: sock
         words = ["lowerdir=" + ":".join(str(number) for number in range(len(layers)))]
         words += [f"{key}=t/{name}" for key, name in zip((_UPPER, _WORK), names, strict=False)]
         mount.mount("overlay", "m", "overlay", 0, ",".join(words))
-        socket.send_fds(out, [b"."], [mount.open_tree("m")])
-    except OSError as error:
-        out.send(files.why(error).encode())
-    finally:
-        os._exit(0)
+        return mount.open_tree("m")
+
+    return mounted_apart(scratch, mounted)

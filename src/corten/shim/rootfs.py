@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 from corten.errors import Internal, InvalidArgument
 from corten.runtime.hostfacts import kernel_version
@@ -154,12 +155,27 @@ def split_layers(value: str) -> list[str]:
 
 
 def _overlay_by_mount(root: RootMount, scratch: str) -> int:
-    """Many layers before Linux 6.7: mount in a child's own mount namespace and send a detached copy out."""
+    """Many layers before Linux 6.7."""
+
+    def mounted() -> int:
+        with _Directories() as directories:
+            flags = mount.MS_RDONLY if _READ_ONLY in root.options else 0
+            mount.mount("overlay", scratch, "overlay", flags, mount_data(root.options, directories))
+        return mount.open_tree(scratch)
+
+    return mounted_apart(scratch, mounted)
+
+
+def mounted_apart(scratch: str, mounted: Callable[[], int]) -> int:
+    """What a child mounts on `scratch` in a mount namespace of its own: the detached copy that `mounted` gives there.
+
+    Raises Internal with the child's reason.
+    """
     os.makedirs(scratch, 0o700, exist_ok=True)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        _send_overlay(root, scratch, theirs)
+        _send(mounted, theirs)
     theirs.close()
     with ours:
         said, fds, _ = receive_fds(ours, 1024, 1)
@@ -169,15 +185,12 @@ def _overlay_by_mount(root: RootMount, scratch: str) -> int:
     return fds[0]
 
 
-def _send_overlay(root: RootMount, scratch: str, out: socket.socket) -> None:
-    """The child of `_overlay_by_mount`; does not return."""
+def _send(mounted: Callable[[], int], out: socket.socket) -> None:
+    """The child of `mounted_apart`; does not return."""
     try:
         unshare(CLONE_NEWNS)
         mount.mount("none", "/", None, mount.MS_REC | mount.MS_PRIVATE)
-        with _Directories() as directories:
-            flags = mount.MS_RDONLY if _READ_ONLY in root.options else 0
-            mount.mount("overlay", scratch, "overlay", flags, mount_data(root.options, directories))
-        socket.send_fds(out, [b"."], [mount.open_tree(scratch)])
+        socket.send_fds(out, [b"."], [mounted()])
     except OSError as error:
         out.send(files.why(error).encode())
     finally:
