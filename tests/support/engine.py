@@ -138,7 +138,7 @@ class CortenEngine(DockerClient):
         """
         if self._daemon is not None:
             self._daemon.stop()
-        ids = process.engines_below(self.folder)
+        ids = process.engines_below(self.folder, self.data_root)
         done = subprocess.run(
             [*self.netns.enter, *self.argv, "--destroy"],
             check=False,

@@ -227,12 +227,12 @@ def cgroups_named(mark: str) -> list[Path]:
     return found
 
 
-def engines_below(folder: Path) -> list[str]:
-    """Names of the cgroup parents of the engines whose data roots are in `folder`, not deep: those of its containers.
+def engines_below(*folders: Path) -> list[str]:
+    """Names of the cgroup parents of the engines whose data roots are in `folders`, not deep: those of its containers.
 
     That of its shims begins with the same.
     """
-    files = [file for depth in range(4) for file in folder.glob("*/" * depth + "engine-id")]
+    files = {file for folder in folders for depth in range(4) for file in folder.glob("*/" * depth + "engine-id")}
     return [f"corten-{text}" for file in files if re.fullmatch("[0-9a-f]{8}", text := file.read_text().strip())]
 
 
