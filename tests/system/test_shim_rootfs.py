@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from corten.errors import Internal
+from corten.shim import idmapped
 from corten.shim.rootfs import RootMount, make_detached
 from support import paths
+from support.process import wait_for
 
 OLD, NEW = (6, 1), (6, 7)
+BEFORE_MAPPED, MAPPED = (6, 1), (6, 15)  # whether overlayfs takes layers that are mounted nowhere
 LONG = "l" * 100
 
 
@@ -77,3 +81,38 @@ def test_a_missing_layer_is_an_error_in_words(folder: Path, kernel: tuple[int, i
     shutil.rmtree(folder / "a")
     with pytest.raises(Internal, match="rootfs: overlay: "):
         make_detached(root, f"{folder}/scratch", kernel)
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """A user namespace whose root is 100000 here."""
+    keeper = subprocess.Popen(["unshare", "--user", "sleep", "1000"])
+    try:
+        own = os.readlink("/proc/self/ns/user")
+        wait_for(lambda: os.readlink(f"/proc/{keeper.pid}/ns/user") != own, "user namespace")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{keeper.pid}/{name}").write_text("0 100000 1000")
+        yield f"/proc/{keeper.pid}/ns/user"
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+@pytest.mark.parametrize("kernel", [BEFORE_MAPPED, MAPPED])
+def test_layers_with_owners_of_a_user_namespace_are_those_of_the_disk(
+    folder: Path, namespace: str, kernel: tuple[int, int]
+) -> None:
+    plain = overlay(folder, ["a", "b", "c"])
+    root = RootMount("overlay", "overlay", [*plain.options, *idmapped.options(namespace, (100000, 100000))])
+    before = len(os.listdir("/proc/self/fd"))
+    fd = make_detached(root, f"{folder}/scratch", kernel)
+    try:
+        seen = Path(f"/proc/self/fd/{fd}")
+        assert (seen / "same").read_text() == "a"
+        assert (seen / "own2").stat().st_uid == 100000
+        os.chown(seen / "same", 100007, 100008)  # copied up
+        assert (folder / "upper" / "same").stat().st_uid == 7
+        assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    finally:
+        os.close(fd)
+    assert len(os.listdir("/proc/self/fd")) <= before
