@@ -19,10 +19,13 @@ class Parts:
     def __init__(self, **samples: Callable[[], Any]) -> None:
         self.roster = [SimpleNamespace(name=name, is_running=True, make=make) for name, make in samples.items()]
         self.samples = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     async def sample(self, container: Any) -> Any:
         self.samples += 1
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
+        await self.may_end.wait()
         return container.make()
 
 
@@ -58,9 +61,11 @@ def test_a_client_that_hangs_up_does_not_have_the_next_one_gather_again() -> Non
 
     async def play() -> bytes:
         scrapes = made(parts)
+        parts.may_end.clear()
         for _ in range(5):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(scrapes.text(is_open=False), 0.001)
+        parts.may_end.set()
         return await scrapes.text(is_open=False)
 
     assert b'seen{name="good"} 7' in asyncio.run(play())
