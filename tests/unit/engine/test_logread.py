@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import mmap
 import os
 import struct
 import time
@@ -219,13 +220,17 @@ def test_a_reader_in_the_middle_of_a_rotation_misses_no_file(tmp_path: Path) -> 
 
 
 def test_a_log_is_read_whole_while_it_is_written_rotated_and_packed(tmp_path: Path) -> None:
+    """The writer is never further ahead than the files that are kept reach: what is missing, the reader has lost."""
     path = str(tmp_path / "x.log")
-    count = 20_000
+    count, most_ahead = 20_000, 400
+    progress = mmap.mmap(-1, 8)  # how many lines the reader has
     child = os.fork()
     if not child:
         try:
             log_file = LogFile(path, max_size=20_000, max_files=4, compress=True)
             for number in range(0, count, 20):
+                while number - int.from_bytes(progress[:8], "little") > most_ahead:
+                    time.sleep(0.0002)
                 log_file.append("".join(line(f"{one:06}") for one in range(number, number + 20)).encode())
                 log_file.settle()
                 time.sleep(0.0002)
@@ -242,8 +247,10 @@ def test_a_log_is_read_whole_while_it_is_written_rotated_and_packed(tmp_path: Pa
         if block := reader.read():
             blocks.append(block)
             seen += block.count(b"\n")
+            progress[:8] = seen.to_bytes(8, "little")
     reader.close()
     os.waitpid(child, 0)
+    progress.close()
     assert numbered(blocks) == list(range(count))
 
 
