@@ -61,10 +61,15 @@ def numbers(text: str) -> list[int]:
 
 def test_a_follower_gets_every_line_once_while_the_log_is_rotated_and_packed(engine: CortenEngine) -> None:
     """Two followers, one of them slow; a pace that any machine keeps, and some twenty rotations."""
-    script = "i=0; while [ $i -lt 60 ]; do seq $((i*1000)) $((i*1000+999)); i=$((i+1)); sleep 0.05; done"
+    script = f"echo 0; {wait('go')}; seq 1 999; i=1"
+    script += "; while [ $i -lt 60 ]; do seq $((i*1000)) $((i*1000+999)); i=$((i+1)); sleep 0.05; done"
     rotation = ("--log-opt", "max-size=200k", "--log-opt", "max-file=4", "--log-opt", "compress=true")
     engine.docker("run", "-d", "--name", "box", *rotation, IMAGE, "sh", "-c", f"{script}; sleep 3", check=True)
     followers = [follow(engine, "box"), follow(engine, "box")]
+    for each in followers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == b"0\n"
+    go_on(engine, "go")
     slow: list[bytes] = []
     assert followers[1].stdout is not None
     while piece := followers[1].stdout.read(1 << 12):
@@ -73,7 +78,7 @@ def test_a_follower_gets_every_line_once_while_the_log_is_rotated_and_packed(eng
     out, _ = followers[0].communicate(timeout=60)
     assert followers[1].wait(60) == 0
     for seen in (out, b"".join(slow)):
-        assert numbers(seen.decode()) == list(range(60_000))
+        assert numbers(seen.decode()) == list(range(1, 60_000))
     slow_follower = followers[1].stdout
     slow_follower.close()
     kept = numbers(engine.docker("logs", "box", check=True).stdout)
