@@ -73,13 +73,15 @@ class LogStream:
         container, place = self._container, self._place
         assert container is not None
         assert place is not None
-        follows = self._options.follow and container.is_running
+        # taken before anything is awaited: of a container that ends meanwhile the next exit may never come
+        end = container.wait("next-exit") if self._options.follow and container.is_running else None
+        follows = end is not None
         reader = await asyncio.to_thread(Reader, place.path, place.format, self._query.tail, follows=follows)
         growth: _Growth | None = None
         try:
             formatter = Formatter(self._query, raw=self.tty, format=place.format)
-            if follows:
-                growth = _Growth(place.path, container.wait("next-exit"), reader.look)
+            if end is not None:
+                growth = _Growth(place.path, end, reader.look)
                 if growth.is_told:
                     reader.count(growth.rotations)
             while not formatter.is_past_until:
