@@ -12,10 +12,12 @@ import shutil
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from corten.sys import mount
+from support.process import wait_for
 
 _LOOKUP, _FORGET, _GETATTR, _INIT, _INTERRUPT, _BATCH_FORGET = 1, 2, 3, 26, 36, 42
 _ENOENT, _ENOSYS = 2, 38
@@ -109,4 +111,10 @@ class StuckFs:
         self._is_over = True
         self._thread.join()
         os.close(self._fd)  # whoever has it mounted still gets an error
-        shutil.rmtree(self.path)  # whoever was about to make something in it has made it
+        wait_for(self._is_removed, f"end of {self.path}")
+
+    def _is_removed(self) -> bool:
+        """False while somebody who had waited for an answer makes in it what he wanted to make."""
+        with suppress(OSError):
+            shutil.rmtree(self.path)
+        return not self.path.exists()
