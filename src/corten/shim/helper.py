@@ -360,6 +360,7 @@ class Helper:
         self._inode = _inode(self._path)
         self._epoll = select.epoll()
         self._stays: dict[int, socket.socket] = {}
+        self._staying: set[Session] = set()  # being answered
         self._signs = signs
         self._has_accepted = False
         self._host = host
@@ -390,7 +391,7 @@ class Helper:
 
     def _is_wanted(self) -> bool:
         """Whether somebody's checks need it, and nobody else listens where it does."""
-        return bool(self._stays) and _inode(self._path) == self._inode
+        return bool(self._stays or self._staying) and _inode(self._path) == self._inode
 
     def _end_stay(self, fd: int) -> None:
         self._epoll.unregister(fd)
@@ -423,19 +424,26 @@ class Helper:
         try:
             while not session.is_over and (request := session.receive()) is not None:
                 self._count(1)
+                if request.op == "stay":
+                    self._staying.add(session)
                 try:
                     session.serve(request)
+                    if session.is_stay and self._keep(session.detach()):
+                        return
                 finally:
+                    self._staying.discard(session)
                     self._count(-1)
         except Exception as error:  # the thread's outermost loop
             complain(error)
-        finally:
-            if session.is_stay and len(self._stays) < min(_MAX_STAYS, openfiles.limit() // 2):
-                sock = session.detach()
-                self._stays[sock.fileno()] = sock
-                self._epoll.register(sock.fileno(), 0)  # its end is told unasked
-            else:
-                session.close()
+        session.close()
+
+    def _keep(self, sock: socket.socket) -> bool:
+        """Whether there is room for one more that wants the helper to stay."""
+        if len(self._stays) >= min(_MAX_STAYS, openfiles.limit() // 2):
+            return False
+        self._stays[sock.fileno()] = sock
+        self._epoll.register(sock.fileno(), 0)  # its end is told unasked
+        return True
 
     def _count(self, change: int) -> None:
         with self._lock:

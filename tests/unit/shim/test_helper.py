@@ -185,6 +185,27 @@ def test_a_helper_stays_for_those_who_asked_and_ends_with_the_last(tmp_path: Pat
         assert not scene.thread.is_alive()
 
 
+def test_who_was_told_that_it_stays_finds_it_also_when_the_zygote_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, goes_on = Helper._keep, threading.Event()
+
+    def slowly(self: Helper, sock: socket.socket) -> bool:
+        goes_on.wait(TIMEOUT_S)
+        return keep(self, sock)
+
+    monkeypatch.setattr(Helper, "_keep", slowly)
+    with playing(tmp_path) as scene:
+        with scene.connect() as first, scene.connect() as second:
+            assert ask(first, "stay") == b'{"ok":{}}'
+            scene.end_zygote()
+            assert ask(second, "ping") == b'{"ok":{}}'
+            goes_on.set()
+            assert ask(second, "ping") == b'{"ok":{}}'
+        scene.thread.join(TIMEOUT_S)
+        assert not scene.thread.is_alive()
+
+
 def test_a_helper_that_stays_ends_when_another_has_taken_its_place(tmp_path: Path) -> None:
     with playing(tmp_path) as scene, scene.connect() as sock:
         assert ask(sock, "stay") == b'{"ok":{}}'
