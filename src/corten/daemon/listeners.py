@@ -11,6 +11,7 @@ from typing import Final
 
 from corten.errors import Conflict, InvalidArgument
 from corten.spec.endpoint import address_port, tcp_endpoint
+from corten.sys import unixlistener
 
 log = logging.getLogger("corten.daemon")
 
@@ -38,21 +39,17 @@ def _unix(path: str, group: str) -> socket.socket:
     """Mode 0660.  A path over 107 bytes is bound through its directory (unix(7))."""
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, 0o711, exist_ok=True)
+    group_number = group_id(group)
     directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        short = f"/proc/self/fd/{directory_fd}/{name}"
-        _refuse_live(short, path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~_MODE)
-        try:
-            listener.bind(short)
-        finally:
-            os.umask(before)
-        with contextlib.suppress(PermissionError):
-            os.chown(path, 0, group_id(group))
+        _refuse_live(f"/proc/self/fd/{directory_fd}/{name}", path)
+        unixlistener.appear(listener, directory_fd, name, backlog=1024, mode=_MODE, group=group_number)
+    except BaseException:
+        listener.close()
+        raise
     finally:
         os.close(directory_fd)
-    listener.listen(1024)
     listener.setblocking(False)
     return listener
 
@@ -70,14 +67,12 @@ def group_id(name: str) -> int:
 
 
 def _refuse_live(short: str, path: str) -> None:
-    """A socket that somebody serves is left alone; one whose server is dead is removed."""
+    """A socket that somebody serves is left alone; one whose server is dead is replaced."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.connect(short)
-    except FileNotFoundError:
+    except (FileNotFoundError, ConnectionRefusedError):
         return
-    except ConnectionRefusedError:
-        os.unlink(short)
     else:
         raise Conflict(f"{path} is served by another process")
     finally:

@@ -14,7 +14,6 @@ with the kind `not-implemented`.
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 from corten.errors import CortenError, InvalidArgument, from_kind
 from corten.runtime import fast
+from corten.sys import unixlistener
 
 VERSION = 1
 SOCKET_NAME = "shim.sock"
@@ -164,19 +164,11 @@ def close_all(fds: Sequence[int]) -> None:
 
 
 def bind_listener(directory: str, name: str = SOCKET_NAME, backlog: int = 16) -> socket.socket:
-    """A listening socket at `directory`/`name`; it appears there only once it listens.
-
-    The address goes through /proc/self/fd, because a path in sockaddr_un has at most 107 bytes (unix(7)).
-    """
+    """A listening socket at `directory`/`name`; it appears there only once it listens."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{name}.new", dir_fd=dir_fd)
-        listener.bind(f"/proc/self/fd/{dir_fd}/{name}.new")
-        os.chmod(f"{name}.new", 0o600, dir_fd=dir_fd)  # the folder above may be open to look at
-        listener.listen(backlog)
-        os.rename(f"{name}.new", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        unixlistener.appear(listener, dir_fd, name, backlog=backlog, mode=0o600)  # the folder may be open to look at
     except OSError:
         listener.close()
         raise
