@@ -112,6 +112,7 @@ def test_cortend_names_a_file_that_it_cannot_read(path: str, said: str) -> None:
         ("pidfile", "/nonexistent/pid", "no such file or directory"),
         ("pidfile", "{folder}", "is a directory"),
         ("host", "tcp://192.0.2.1:9999", "cannot assign requested address"),
+        ("metrics-addr", "192.0.2.1:9999", "cannot assign requested address"),
     ],
 )
 @pytest.mark.parametrize("given", ["flag", "file"])

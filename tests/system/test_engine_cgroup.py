@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from corten.sys import cgroup
-from support import process
+from support import paths, process
 from support.engine import CortenEngine
 from support.process import is_alive
 from support.process import wait_for as until
@@ -46,6 +46,19 @@ def cgroups_of(pid: int) -> set[str]:
     version_1, version_2 = cgroup.mounts(Path("/proc/self/mountinfo").read_text())
     lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     return {path for _, names, path in lines if (names.split(",")[0] in version_1 if names else version_2)}
+
+
+def test_a_cortend_that_cannot_listen_leaves_no_cgroup(tmp_path: Path) -> None:
+    """Where no device was ever up the kernel lets any address be bound (the check before the start), until one is."""
+    argv = ["unshare", "--net", str(paths.COMMANDS / "cortend"), "--data-root", f"{tmp_path}/d"]
+    argv += ["--exec-root", f"{tmp_path}/e", "--config", "/dev/null", "--host", "tcp://192.0.2.1:9999"]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+    try:
+        said = done.stderr.splitlines()[-1]
+        assert (done.returncode, said) == (1, f"cortend: --host {argv[-1]}: cannot assign requested address")
+        assert [found for place in process.engines_below(tmp_path) for found in process.cgroups_named(place)] == []
+    finally:
+        subprocess.run([*argv, "--destroy"], check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture

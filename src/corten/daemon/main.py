@@ -149,9 +149,9 @@ class Daemon:
         parts = wiring.make_parts(self._settings, stores, self._program, open_files=self._open_files)
         parts.policies = asked
         told.tell(self._settings, self._config_path)
-        zygote = asyncio.create_task(parts.tasks.zygote.start())
         listening = [one for host in self._settings.hosts for one in _listen(self._settings, host, self._handed)]
         numbers = _listen_for_metrics(self._settings)
+        zygote = asyncio.create_task(parts.tasks.zygote.start())  # with its cgroup, when nothing is refused any more
         engine = Engine(parts, stores.database, stores.content, stores.facts)
         await engine.recover()
         await zygote

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from corten.daemon.config import named
-from corten.daemon.listeners import FD, TCP, UNIX, group_id, tcp_address
+from corten.daemon.listeners import FD, TCP, UNIX, group_id, metrics, tcp_address
 from corten.engine.settings import Settings
 from corten.errors import InvalidArgument
 
@@ -22,6 +22,8 @@ def check(settings: Settings) -> None:
         for host in settings.hosts:
             _try(settings, "hosts", host, _host, made)
         _group(settings)
+        if settings.metrics_addr:
+            _try(settings, "metrics-addr", settings.metrics_addr, _metrics, made)
         if settings.pidfile:
             _try(settings, "pidfile", settings.pidfile, _pidfile, made)
     except InvalidArgument:
@@ -35,7 +37,8 @@ def _try(settings: Settings, key: str, value: str, work: Callable[[str, list[str
         work(value, made)
     except OSError as error:
         where = "" if error.filename in (None, value) else f"{error.filename}: "
-        reason = (error.strerror or str(error)).lower()
+        number = error.errno or 0  # below 0: of a name that is not found
+        reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
         raise InvalidArgument(f"{named(settings, key)} {value}: {where}{reason}") from error
 
 
@@ -63,6 +66,10 @@ def _host(host: str, made: list[str]) -> None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+
+
+def _metrics(text: str, _: list[str]) -> None:
+    metrics(text).close()
 
 
 def _group(settings: Settings) -> None:
