@@ -6,6 +6,7 @@ import gzip
 import itertools
 import mmap
 import os
+import signal
 import struct
 import time
 from pathlib import Path
@@ -237,20 +238,23 @@ def test_a_log_is_read_whole_while_it_is_written_rotated_and_packed(tmp_path: Pa
         finally:
             os._exit(0)
     blocks: list[bytes] = []
-    while not os.path.exists(path):
-        time.sleep(0.001)
-    reader = Reader(path, JSON_LINES)
     deadline = time.monotonic() + 60
-    seen = 0
-    while seen < count:
-        assert time.monotonic() < deadline
-        if block := reader.read():
-            blocks.append(block)
-            seen += block.count(b"\n")
-            progress[:8] = seen.to_bytes(8, "little")
-    reader.close()
-    os.waitpid(child, 0)
-    progress.close()
+    try:
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        reader = Reader(path, JSON_LINES)
+        seen = 0
+        while seen < count:
+            assert time.monotonic() < deadline
+            if block := reader.read():
+                blocks.append(block)
+                seen += block.count(b"\n")
+                progress[:8] = seen.to_bytes(8, "little")
+        reader.close()
+    finally:  # a writer whose reader has given up would wait for it for ever
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        progress.close()
     assert numbered(blocks) == list(range(count))
 
 
