@@ -37,8 +37,7 @@ def _try(settings: Settings, key: str, value: str, work: Callable[[str, list[str
         work(value, made)
     except OSError as error:
         where = "" if error.filename in (None, value) else f"{error.filename}: "
-        number = error.errno or 0  # below 0: of a name that is not found
-        reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
+        reason = (error.strerror or str(error)).lower()
         raise InvalidArgument(f"{named(settings, key)} {value}: {where}{reason}") from error
 
 
@@ -69,7 +68,12 @@ def _host(host: str, made: list[str]) -> None:
 
 
 def _metrics(text: str, _: list[str]) -> None:
-    metrics(text).close()
+    try:
+        metrics(text).close()
+    except OSError as error:
+        if error.errno is None or error.errno < 0:  # of a name that is not found
+            raise
+        raise OSError(error.errno, os.strerror(error.errno)) from None  # without what Python adds
 
 
 def _group(settings: Settings) -> None:
