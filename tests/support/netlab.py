@@ -17,8 +17,8 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import TypeVar
 
 from corten.core.journal import JournalEntry
-from corten.network.values import Endpoint
-from corten.sys import netlink
+from corten.network.values import Endpoint, Network
+from corten.sys import rtnetlink
 from corten.sys.namespace import CLONE_NEWNET
 
 T = TypeVar("T")
@@ -37,8 +37,8 @@ class Node:
         self.name = name
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_unshare)
         self.netns_fd = self.call(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        self.links = self.call(netlink.Socket)
-        self.links.send(netlink.set_up("lo"))
+        self.links = self.call(rtnetlink.Socket)
+        self.links.send(rtnetlink.set_up("lo"))
 
     def call(self, work: Callable[[], T]) -> T:
         """Runs `work` in the namespace."""
@@ -64,13 +64,13 @@ class Node:
         """Brings an interface up with an address."""
         link = self.links.link(interface)
         assert link is not None
-        self.links.send(netlink.set_up(interface), netlink.new_address(link.index, IPv4Interface(address)))
+        self.links.send(rtnetlink.set_up(interface), rtnetlink.new_address(link.index, IPv4Interface(address)))
 
     def route(self, interface: str, gateway: str) -> None:
         """Sets the default route."""
         link = self.links.link(interface)
         assert link is not None
-        self.links.send(netlink.new_default_route(IPv4Address(gateway), link.index))
+        self.links.send(rtnetlink.new_default_route(IPv4Address(gateway), link.index))
 
     def sysctl(self, name: str, value: str) -> None:
         """Writes a sysctl of the namespace."""
@@ -96,7 +96,7 @@ class Node:
 
 def join(one: Node, one_interface: str, one_address: str, other: Node, interface: str, address: str) -> None:
     """A cable between two namespaces."""
-    one.links.send(netlink.new_veth(one_interface, interface, "02:00:00:00:00:09", other.netns_fd))
+    one.links.send(rtnetlink.new_veth(one_interface, interface, "02:00:00:00:00:09", other.netns_fd))
     one.address(one_interface, one_address)
     other.address(interface, address)
 
@@ -196,11 +196,24 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.records: dict[str, Endpoint] = {}
+        self.known: dict[str, Network] = {}
         self.settings: dict[str, str] = {}
 
     def transaction(self) -> AbstractContextManager[object]:
         """Nothing to commit."""
         return nullcontext()
+
+    def networks(self) -> list[Network]:
+        """Every network."""
+        return list(self.known.values())
+
+    def save_network(self, network: Network) -> None:
+        """Records."""
+        self.known[network.network_id] = network
+
+    def remove_network(self, network_id: str) -> None:
+        """Forgets."""
+        self.known.pop(network_id, None)
 
     def endpoints(self) -> list[Endpoint]:
         """Every endpoint."""

@@ -20,8 +20,8 @@ from corten.errors import Internal
 from corten.network.bridge import BridgeDriver, Published
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
-from corten.network.values import PortConflict
-from corten.sys import netlink
+from corten.network.values import PortConflict, Wanted
+from corten.sys import rtnetlink
 from support.netlab import MemoryJournal, MemoryStore, Node, TcpServer, UdpServer, ask_tcp, ask_udp, join
 
 ENGINE = "0123abcd"
@@ -57,7 +57,7 @@ class Lab:
         """Connects and publishes as the engine does at a start."""
 
         def start() -> Published:
-            endpoint = self.driver.connect(name, node.netns_fd, mac=mac)
+            endpoint = self.driver.connect(name, node.netns_fd, wanted=Wanted(mac=mac))
             return self.driver.publish(endpoint, name, parse_bindings([], ports or {}))
 
         published = self.host.call(start)
@@ -186,7 +186,7 @@ def test_a_neighbour_reaches_neither_loopback_ports_nor_the_hosts_loopback(lab: 
         assert ask_tcp(lab.client, "127.0.0.1", 8081, timeout=0.3) == "silence"
         assert ask_tcp(lab.client, "127.0.0.1", 99, timeout=0.3) == "silence"
         # the twin: without the guard the same packets arrive
-        lab.host.run(["nft", "flush chain ip corten-0123abcd guard"])
+        lab.host.run(["nft", "flush chain inet corten-0123abcd guard"])
         assert ask_tcp(lab.client, "127.0.0.1", 8081) == CLIENT
 
 
@@ -197,7 +197,7 @@ def test_a_container_does_not_reach_the_hosts_loopback_over_the_bridge(lab: Lab)
     node.run(["ip", "route", "add", "127.0.0.1/32", "via", GATEWAY, "src", "172.17.0.2"])
     with TcpServer(lab.host, 99, "127.0.0.1"):
         assert ask_tcp(node, "127.0.0.1", 99, timeout=0.3) == "silence"
-        lab.host.run(["nft", "flush chain ip corten-0123abcd guard"])
+        lab.host.run(["nft", "flush chain inet corten-0123abcd guard"])
         assert ask_tcp(node, "127.0.0.1", 99) == "172.17.0.2"
 
 
@@ -229,13 +229,13 @@ def test_what_is_not_ours_is_forwarded_when_the_host_did_that_before() -> None:
 def test_frames_within_another_bridge_of_the_host_pass_under_br_netfilter() -> None:
     with Node("host") as host, Node("one") as one, Node("two") as two:
         host.sysctl("bridge/bridge-nf-call-iptables", "1")
-        host.links.send(netlink.new_bridge("virbr0", "02:00:00:00:00:01"), netlink.set_up("virbr0"))
+        host.links.send(rtnetlink.new_bridge("virbr0", "02:00:00:00:00:01"), rtnetlink.set_up("virbr0"))
         bridge = host.links.link("virbr0")
         assert bridge is not None
         for node, port, address in ((one, "p1", "198.51.100.1/24"), (two, "p2", "198.51.100.2/24")):
             host.links.send(
-                netlink.new_veth(port, "eth0", f"02:00:00:00:01:0{port[1]}", node.netns_fd),
-                netlink.set_up(port, bridge.index),
+                rtnetlink.new_veth(port, "eth0", f"02:00:00:00:01:0{port[1]}", node.netns_fd),
+                rtnetlink.set_up(port, bridge.index),
             )
             node.address("eth0", address)
         engine_host = host.call(Host)
@@ -252,7 +252,7 @@ def test_a_subnet_of_the_hosts_is_avoided() -> None:
         engine_host = host.call(Host)
         driver = BridgeDriver(ENGINE, store=MemoryStore(), journal=MemoryJournal(), host=engine_host)
         host.call(driver.ensure)
-        assert str(driver.bridge.address) == "172.18.0.1/16"
+        assert str(driver.bridge().addresses[0]) == "172.18.0.1/16"
         engine_host.close()
 
 

@@ -20,7 +20,7 @@ from corten.network.bridge import BridgeDriver
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
 from corten.network.store import DatabaseStore
-from corten.sys import netlink
+from corten.sys import rtnetlink
 from support import killpoints, paths, summary
 from support.netkill import BETWEEN, ENGINE
 from support.netlab import Node, TcpServer, UdpServer, ask_tcp, ask_udp, join
@@ -162,7 +162,7 @@ def test_after_somebody_flushed_everything_restore_brings_it_back(world: tuple[N
 def test_after_somebody_deleted_the_bridge_restore_puts_the_links_back(world: tuple[Node, Node, Node, Engine]) -> None:
     host, client, one, engine = world
     with TcpServer(one, 80):
-        host.links.send(netlink.delete_link(BRIDGE))
+        host.links.send(rtnetlink.delete_link(BRIDGE))
         assert ask_tcp(client, HOST, 8080, timeout=0.3) != CLIENT
         host.call(lambda: engine.driver.restore({"one"}))
         assert ask_tcp(client, HOST, 8080, timeout=60) == CLIENT
@@ -171,7 +171,7 @@ def test_after_somebody_deleted_the_bridge_restore_puts_the_links_back(world: tu
 
 def test_connect_makes_a_bridge_again_that_somebody_deleted(world: tuple[Node, Node, Node, Engine]) -> None:
     host, _, _, engine = world
-    host.links.send(netlink.delete_link(BRIDGE))
+    host.links.send(rtnetlink.delete_link(BRIDGE))
     with Node("two") as two:
         host.call(lambda: engine.driver.connect("two", two.netns_fd))
         with TcpServer(two, 80):
@@ -193,7 +193,7 @@ def test_publish_makes_a_table_again_that_somebody_deleted(world: tuple[Node, No
 
 def test_a_port_that_cannot_be_opened_leaves_no_trace(world: tuple[Node, Node, Node, Engine]) -> None:
     host, _, _, engine = world
-    host.run(["nft", f"add element ip corten-{ENGINE} by_port {{ tcp . 8090 : 172.17.0.9 . 99 }}"])
+    host.run(["nft", f"add element inet corten-{ENGINE} by_port {{ tcp . 8090 : 172.17.0.9 . 99 }}"])
     with Node("two") as two:
         endpoint = host.call(lambda: engine.driver.connect("two", two.netns_fd))
         before = engine.journal.entries()
@@ -208,12 +208,12 @@ def test_a_port_that_cannot_be_opened_leaves_no_trace(world: tuple[Node, Node, N
 def test_what_no_record_names_is_found_and_removed(world: tuple[Node, Node, Node, Engine]) -> None:
     host, _, _, engine = world
     with Node("lost") as lost:
-        host.links.send(netlink.new_veth("ct0123deadbeef", "eth0", "02:00:00:00:00:01", lost.netns_fd))
-        host.links.send(netlink.new_veth("other", "eth1", "02:00:00:00:00:02", lost.netns_fd))
-        host.links.send(netlink.set_alias("other", f"corten-{ENGINE} somebody"))
-        host.links.send(netlink.new_veth("ct0123cafecafe", "eth2", "02:00:00:00:00:03", lost.netns_fd))
-        host.links.send(netlink.set_alias("ct0123cafecafe", "corten-01230000 of another engine"))
-        host.run(["nft", f"add element ip corten-{ENGINE} by_port {{ tcp . 99 : 172.17.0.9 . 99 }}"])
+        host.links.send(rtnetlink.new_veth("ct0123deadbeef", "eth0", "02:00:00:00:00:01", lost.netns_fd))
+        host.links.send(rtnetlink.new_veth("other", "eth1", "02:00:00:00:00:02", lost.netns_fd))
+        host.links.send(rtnetlink.set_alias("other", f"corten-{ENGINE} somebody"))
+        host.links.send(rtnetlink.new_veth("ct0123cafecafe", "eth2", "02:00:00:00:00:03", lost.netns_fd))
+        host.links.send(rtnetlink.set_alias("ct0123cafecafe", "corten-01230000 of another engine"))
+        host.run(["nft", f"add element inet corten-{ENGINE} by_port {{ tcp . 99 : 172.17.0.9 . 99 }}"])
         found = {one.name for one in engine.driver.leftovers()}
         assert found == {"ct0123deadbeef", "other", "by_port tcp . 99 : 172.17.0.9 . 99"}
         host.call(lambda: engine.driver.restore({"one"}))
@@ -246,8 +246,8 @@ def test_a_subnet_is_kept_while_a_container_has_an_address_in_it(world: tuple[No
     host, _, _, engine = world
     host.run(["ip", "route", "add", "172.17.8.0/24", "via", CLIENT])
     host.call(lambda: engine.driver.restore({"one"}))
-    assert str(engine.driver.bridge.address) == "172.17.0.1/16"
+    assert str(engine.driver.bridge().addresses[0]) == "172.17.0.1/16"
     host.call(lambda: engine.driver.restore(()))
-    assert str(engine.driver.bridge.address) == "172.18.0.1/16", "nobody would miss it: the route goes first"
+    assert str(engine.driver.bridge().addresses[0]) == "172.18.0.1/16", "nobody would miss it: the route goes first"
     assert "172.18.0.1/16" in [str(one.interface) for one in host.links.addresses()]
     assert "172.17.0.1/16" not in [str(one.interface) for one in host.links.addresses()]

@@ -40,7 +40,7 @@ from corten.network.store import decode as decode_endpoint
 from corten.network.values import Endpoint
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
-from corten.sys import mount, netlink
+from corten.sys import mount, netlink, rtnetlink
 from corten.sys.nft import Nft
 
 LOOK_AGAIN_S: Final = 1.5
@@ -211,7 +211,7 @@ def _cgroups(engine_id: str, records: Records, facts: HostFacts) -> Iterator[Fin
 def _links(engine_id: str, records: Records) -> Iterator[Finding]:
     prefix = alias_of(engine_id, "")
     known = {one.link for one in records.endpoints}
-    socket = netlink.Socket(netlink.NETLINK_ROUTE)
+    socket = rtnetlink.Socket()
     try:
         links = socket.links()
     finally:
@@ -325,9 +325,9 @@ def _remove_cgroup(_: Settings, path: str) -> None:
 
 
 def _delete_link(_: Settings, name: str) -> None:
-    socket = netlink.Socket(netlink.NETLINK_ROUTE)
+    socket = rtnetlink.Socket()
     try:
-        netlink.raise_unless(socket.attempt(netlink.delete_link(name)), errno.ENODEV)
+        netlink.raise_unless(socket.attempt(rtnetlink.delete_link(name)), errno.ENODEV)
     finally:
         socket.close()
 

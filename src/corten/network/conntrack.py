@@ -20,12 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Protocol
 
 from corten.network.values import ANY
 from corten.sys import netlink
 from corten.sys.netlink import Request, attribute, attributes, nested, u8, u32
+from corten.sys.rtnetlink import IPAddress, IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class Forwarded:
     """What decides whether a flow is stale: published UDP ports, our subnets, and the host's own addresses."""
 
     ports: Mapping[tuple[IPv4Address, int], tuple[IPv4Address, int]]  # (host address or 0.0.0.0, port): container's
-    subnets: Sequence[IPv4Network]
-    local: Collection[IPv4Address]
+    subnets: Sequence[IPNetwork]
+    local: Collection[IPAddress]
 
     def is_stale(self, flow: Flow) -> bool:
         """It is answered by another than a new flow would be."""

@@ -1,10 +1,11 @@
-"""The bridge device of an engine, its subnet, and the host's sysctls that go with it.
+"""The bridge devices of an engine, their subnets, and the host's sysctls that go with them.
 
     made in this order           because
-    record of the subnet         a container's address outlives the daemon, and so must its subnet
+    record of the subnets        a container's address outlives the daemon, and so must its subnet
     table (network/firewall.py)  its first chain guards the host's loopback before route_localnet opens it
-    bridge, alias, sysctls       IPv6 is off on the bridge: a container's router advertisement finds no listener
-    up, address
+    bridge, alias, sysctls       without IPv6 it is off on the bridge: a container's router advertisement finds no
+                                 listener; with it, no advertisement is taken either
+    up, addresses
     ip_forward                   last: the table already drops what is not ours
 
 Sources: ip-sysctl.rst; Linux bridge: br_stp_recalculate_bridge_id (why the hardware address is pinned).
@@ -12,33 +13,62 @@ Sources: ip-sysctl.rst; Linux bridge: br_stp_recalculate_bridge_id (why the hard
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from ipaddress import IPv4Interface, IPv4Network
 
 from corten.core.journal import LINK
 from corten.errors import Conflict, NotFound
 from corten.network import pools
 from corten.network.host import Host
-from corten.network.values import Bridge, Journal, Store
-from corten.sys import netlink
-from corten.sys.netlink import Link
+from corten.network.values import (
+    BRIDGE_ICC,
+    BRIDGE_MASQUERADE,
+    BRIDGE_NAME,
+    DEFAULT_NETWORK,
+    Bridge,
+    Journal,
+    Network,
+    Store,
+    Subnet,
+)
+from corten.sys import netlink, rtnetlink
+from corten.sys.rtnetlink import IPNetwork, Link
 
 log = logging.getLogger(__name__)
 
-ADDRESS_SETTING, JOURNAL_SETTING = "network.bridge.address", "network.bridge.journal"
 FORWARDING_SETTING = "network.forwarding"
+BRIDGE = "bridge"
 
 
 def bridge_name(engine_id: str) -> str:
-    """The bridge of an engine."""
+    """The default bridge of an engine."""
     return f"ctn-{engine_id}"
 
 
 def alias_of(engine_id: str, owner: str) -> str:
     """The alias of each of our devices: by it they are found when every record is lost."""
     return f"corten-{engine_id} {owner}"
+
+
+def device_name(engine_id: str, network: Network) -> str:
+    """The name of a network's device."""
+    wanted = network.options.get(BRIDGE_NAME, "")
+    if wanted:
+        return wanted
+    return bridge_name(engine_id) if network.name == DEFAULT_NETWORK else f"br-{network.network_id[:12]}"
+
+
+def bridge_of(engine_id: str, network: Network) -> Bridge:
+    """What a bridge network is for device and firewall."""
+    return Bridge(
+        device_name(engine_id, network),
+        tuple(one.own for one in network.subnets),
+        is_internal=network.internal,
+        has_icc=network.is_on(BRIDGE_ICC),
+        is_hidden=network.is_on(BRIDGE_MASQUERADE),
+    )
 
 
 def forward_policy(host: Host, store: Store) -> str:
@@ -53,101 +83,110 @@ def forward_policy(host: Host, store: Store) -> str:
     return "drop" if store.setting(FORWARDING_SETTING) == here else "accept"
 
 
-class Device:
-    """The default bridge's device."""
+class Devices:
+    """The devices of bridge networks."""
 
-    def __init__(
-        self,
-        engine_id: str,
-        *,
-        store: Store,
-        journal: Journal,
-        host: Host,
-        subnets: Sequence[pools.Pool],
-        avoid: Collection[IPv4Network],
-    ) -> None:
-        self.name = bridge_name(engine_id)
+    def __init__(self, engine_id: str, *, store: Store, journal: Journal, host: Host) -> None:
         self._engine_id = engine_id
         self._store = store
         self._journal = journal
         self._host = host
-        self._pools = subnets
-        self._avoid = tuple(avoid)
-        self.known_index = 0  # of the device as `make` left it
+        self._indexes: dict[str, int] = {}  # of devices as `make` left them, by name
 
-    def index(self) -> int:
-        """Its interface index; raises NotFound."""
-        found = self._host.links.link(self.name)
+    def known_index(self, name: str) -> int:
+        """A device's index as `make` left it; 0 before."""
+        return self._indexes.get(name, 0)
+
+    def index(self, name: str) -> int:
+        """A device's index now; raises NotFound."""
+        found = self._host.links.link(name)
         if found is None:
-            raise NotFound(f"bridge {self.name} is gone")
+            raise NotFound(f"bridge {name} is gone")
         return found.index
 
-    def choose(self, links: Sequence[Link], *, is_used: bool) -> Bridge:
-        """The subnet it had, or the first free one when a route came in its way and no container has an address.
+    def make(self, network: Network, links: Sequence[Link]) -> Network:
+        """Makes a network's device, or brings what is left of it into order; the network with its journal entry.
 
-        The choice is recorded.  Raises FailedPrecondition when every pool is taken.
+        Raises Conflict when the name is another's.
         """
-        own = {link.index for link in links if link.name == self.name}
-        taken = [*self._avoid, *_used(self._host.links.routes(), own)]
-        known = self._store.setting(ADDRESS_SETTING)
-        if known:
-            bridge = Bridge(self.name, IPv4Interface(known))
-            if not any(bridge.subnet.overlaps(other) for other in taken):
-                return bridge
-            if is_used:
-                log.warning("subnet %s of bridge %s overlaps a route of the host", bridge.subnet, self.name)
-                return bridge
-        subnet = pools.choose_subnet(self._pools, taken)
-        chosen = Bridge(self.name, IPv4Interface((pools.first_free(subnet, ()), subnet.prefixlen)))
-        self._store.set_setting(ADDRESS_SETTING, str(chosen.address))
-        return chosen
-
-    def make(self, bridge: Bridge, links: Sequence[Link]) -> None:
-        """Makes the device, or brings what is left of it into order; raises Conflict when the name is another's."""
-        found = next((link for link in links if link.name == self.name), None)
-        if found is not None and found.kind != "bridge":
-            raise Conflict(f"device {self.name} exists and is no bridge")
+        bridge = bridge_of(self._engine_id, network)
+        found = next((link for link in links if link.name == bridge.name), None)
+        if found is not None and not self._is_ours(found, network):
+            raise Conflict(f"device {bridge.name} exists and is not of network {network.name}")
         if found is not None and not self._fits(found, bridge):
-            self._host.links.send(netlink.delete_link(self.name))
+            self._host.links.send(rtnetlink.delete_link(bridge.name))
             found = None
         if found is None:
-            self._announce(bridge)
-            self._host.links.send(netlink.new_bridge(self.name, pools.mac_of(bridge.address.ip)))
-        self._configure(bridge)
+            network = self._announce(network, bridge)
+            mac = pools.mac_of(bridge.addresses[0].ip)
+            self._host.links.send(rtnetlink.new_bridge(bridge.name, mac, network.mtu))
+        self._configure(network, bridge)
+        return network
+
+    def _is_ours(self, found: Link, network: Network) -> bool:
+        """A bridge with the engine's alias, or with none yet: a kill came between the two."""
+        return found.kind == BRIDGE and found.alias in ("", self._alias(network))
+
+    def _alias(self, network: Network) -> str:
+        owner = BRIDGE if network.name == DEFAULT_NETWORK else f"network {network.network_id}"
+        return alias_of(self._engine_id, owner)
 
     def _fits(self, found: Link, bridge: Bridge) -> bool:
-        """It has this address, or none yet."""
-        mine = [one.interface for one in self._host.links.addresses() if one.index == found.index]
-        return not mine or bridge.address in mine
+        """It has these addresses, or none yet."""
+        mine = {
+            one.interface
+            for one in self._host.links.addresses()
+            if one.index == found.index and not one.interface.is_link_local
+        }
+        return mine <= set(bridge.addresses)
 
-    def _announce(self, bridge: Bridge) -> None:
-        if not self.journal_entries():
-            with self._store.transaction():
-                entry = self._journal.begin(LINK, self.name, address=str(bridge.address))
-                self._store.set_setting(JOURNAL_SETTING, str(entry))
-
-    def journal_entries(self) -> list[int]:
-        """The device's entry, while it may exist."""
-        entry = self._store.setting(JOURNAL_SETTING)
-        return [int(entry)] if entry else []
-
-    def _configure(self, bridge: Bridge) -> None:
-        links = self._host.links
-        links.send(netlink.set_alias(self.name, alias_of(self._engine_id, "bridge")))
-        self._host.set_sysctl(f"ipv6/conf/{self.name}/disable_ipv6", "1")
-        self._host.set_sysctl(f"ipv4/conf/{self.name}/route_localnet", "1")
-        self.known_index = self.index()
-        up, address = netlink.set_up(self.name), netlink.new_address(self.known_index, bridge.address)
-        netlink.raise_unless(links.attempt(up, address), errno.EEXIST)
-
-    def destroy(self) -> None:
-        """Removes the device, if it is there, and its records."""
-        netlink.raise_unless(self._host.links.attempt(netlink.delete_link(self.name)), errno.ENODEV)
+    def _announce(self, network: Network, bridge: Bridge) -> Network:
+        if network.journal:
+            return network
         with self._store.transaction():
-            self._journal.done(*self.journal_entries())
-            self._store.set_setting(JOURNAL_SETTING, "")
+            entry = self._journal.begin(LINK, bridge.name, network=network.network_id)
+            network = dataclasses.replace(network, journal=(entry,))
+            self._store.save_network(network)
+        return network
+
+    def _configure(self, network: Network, bridge: Bridge) -> None:
+        links, name = self._host.links, bridge.name
+        links.send(rtnetlink.set_alias(name, self._alias(network)))
+        has_ipv6 = any(one.version == 6 for one in bridge.addresses)
+        if has_ipv6:
+            self._host.set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+        self._host.set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if has_ipv6 else "1")
+        self._host.set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+        index = self._indexes[name] = self.index(name)
+        wanted = [rtnetlink.new_address(index, one) for one in bridge.addresses]
+        netlink.raise_unless(links.attempt(rtnetlink.set_up(name), *wanted), errno.EEXIST)
+
+    def remove(self, network: Network) -> None:
+        """Removes a network's device, if it is there and the engine's."""
+        name = device_name(self._engine_id, network)
+        self._indexes.pop(name, None)
+        found = self._host.links.link(name)
+        if found is not None and network.journal and self._is_ours(found, network):
+            netlink.raise_unless(self._host.links.attempt(rtnetlink.delete_link(name)), errno.ENODEV)
 
 
-def _used(routes: Iterable[netlink.Route], own: Collection[int]) -> list[IPv4Network]:
-    """The networks that the host reaches other than by its default route or by our own bridge."""
-    return [route.destination for route in routes if route.destination.prefixlen and route.index not in own]
+def overlapping(network: Network, taken: Iterable[IPNetwork]) -> Subnet | None:
+    """The first subnet of a network that overlaps one of those."""
+    others = list(taken)
+    for one in network.subnets:
+        if any(one.network.version == other.version and one.network.overlaps(other) for other in others):
+            return one
+    return None
+
+
+def used(routes: Iterable[rtnetlink.Route], own: Collection[int]) -> list[IPNetwork]:
+    """The networks that the host reaches other than by its default route or by our own bridges."""
+    return [
+        route.destination
+        for route in routes
+        if route.destination.prefixlen
+        and route.index not in own
+        and not route.destination.is_link_local
+        and not route.destination.is_multicast
+        and not route.destination.is_loopback
+    ]

@@ -1,11 +1,16 @@
-"""The endpoints on a bridge, found by id, container and address: what a start costs does not grow with their number."""
+"""The endpoints of all networks, by id, container and address: what a start costs does not grow with their number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from typing import TypeVar
 
 from corten.network.values import Endpoint
+
+K = TypeVar("K")
+
+_NONE: frozenset[int] = frozenset()
 
 
 class Endpoints:
@@ -13,8 +18,8 @@ class Endpoints:
 
     def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
         self._by_id: dict[str, Endpoint] = {}
-        self._ids_by_container: dict[str, str] = {}
-        self._ids_by_number: dict[int, str] = {}
+        self._by_container: dict[str, list[str]] = {}
+        self._by_number: dict[str, dict[int, list[str]]] = {}  # network id → address → endpoint ids
         for one in endpoints:
             self.put(one)
 
@@ -29,30 +34,44 @@ class Endpoints:
         """By its id."""
         return self._by_id.get(endpoint_id)
 
-    def of(self, container_id: str) -> Endpoint | None:
+    def of(self, container_id: str) -> tuple[Endpoint, ...]:
         """A container's."""
-        return self._by_id.get(self._ids_by_container.get(container_id, ""))
+        return tuple(self._by_id[one] for one in self._by_container.get(container_id, ()))
 
-    @property
-    def numbers(self) -> AbstractSet[int]:
-        """The taken addresses as numbers; a view that changes with the endpoints."""
-        return self._ids_by_number.keys()
+    def on(self, network_id: str) -> tuple[Endpoint, ...]:
+        """A network's."""
+        return tuple(one for one in self._by_id.values() if one.network_id == network_id)
+
+    def numbers(self, network_id: str) -> AbstractSet[int]:
+        """The taken addresses of a network as numbers; a view that changes with the endpoints."""
+        return self._by_number[network_id].keys() if network_id in self._by_number else _NONE
 
     def put(self, endpoint: Endpoint) -> None:
-        """A new one, or another value of one that is there: its container and address are the same."""
+        """A new one, or another value of one that is there: its container, network and addresses are the same."""
+        known = endpoint.endpoint_id in self._by_id
         self._by_id[endpoint.endpoint_id] = endpoint
-        self._ids_by_container.setdefault(endpoint.container_id, endpoint.endpoint_id)
-        self._ids_by_number.setdefault(int(endpoint.ip), endpoint.endpoint_id)
+        if known:
+            return
+        self._by_container.setdefault(endpoint.container_id, []).append(endpoint.endpoint_id)
+        taken = self._by_number.setdefault(endpoint.network_id, {})
+        for one in endpoint.addresses:
+            taken.setdefault(int(one.ip), []).append(endpoint.endpoint_id)
 
     def discard(self, endpoint_id: str) -> None:
         """One that is gone; unknown ones are fine."""
         gone = self._by_id.pop(endpoint_id, None)
         if gone is None:
             return
-        if self._ids_by_container.get(gone.container_id) == endpoint_id:
-            del self._ids_by_container[gone.container_id]
-        if self._ids_by_number.get(int(gone.ip)) == endpoint_id:
-            del self._ids_by_number[int(gone.ip)]
-        if len(self._by_id) > min(len(self._ids_by_container), len(self._ids_by_number)):
-            for one in self.all():  # a damaged record: two with one container or address
-                self.put(one)
+        _drop(self._by_container, gone.container_id, endpoint_id)
+        taken = self._by_number[gone.network_id]
+        for one in gone.addresses:
+            _drop(taken, int(one.ip), endpoint_id)
+        if not taken:
+            del self._by_number[gone.network_id]
+
+
+def _drop(index: dict[K, list[str]], key: K, endpoint_id: str) -> None:
+    """A damaged database may have two endpoints with one address: the other is found from then on."""
+    index[key].remove(endpoint_id)
+    if not index[key]:
+        del index[key]

@@ -1,7 +1,8 @@
 """The engine's nftables table: NAT to the outside, published ports, and what may be forwarded.
 
-One table of family ip per engine.  `ruleset` writes all of it as one transaction over what is there, so applying it
-again is how it is restored; ports come and go as elements of two maps, in one command each.
+One table of family inet per engine.  `ruleset` writes all of it as one transaction over what is there, so applying it
+again is how it is restored.  The rules are the same however many networks there are: a network is an element of some
+sets, a published port an element of a map, each added and removed in one command.
 
     hook         chain        does
     prerouting   guard        raw priority: drops 127/8 that did not come in by lo, before NAT can touch it.  Without it
@@ -9,9 +10,17 @@ again is how it is restored; ports come and go as elements of two maps, in one c
                               reaches what listens on the host's loopback
     prerouting   prerouting   published ports, for packets from other hosts and from containers
     output       output       published ports, for the host's own packets, also to 127.0.0.1
-    forward      forward      out of a bridge: yes; into a bridge: answers and published ports only; else the policy
+    forward      forward      out of a bridge: yes, unless it is internal; into a bridge: answers, published ports and
+                              its own containers only; else the policy
     postrouting  postrouting  to the outside: the host's address; from 127/8, or from a bridge back into it: the
                               bridge's address, so that answers come back here.  Else the client's address stays
+
+    set          elements
+    ours         every bridge
+    within       bridge . itself, where containers may talk to each other
+    internal     bridges with no way out
+    local4/6     subnet . bridge
+    hidden4/6    subnets that are seen outside as the host's address
 
 The two maps: (address, protocol, port) is looked up first, then (protocol, port) for ports published on all addresses.
 
@@ -23,7 +32,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from corten.errors import Internal
@@ -32,6 +41,7 @@ from corten.sys.nft import NftError
 
 log = logging.getLogger(__name__)
 
+FAMILY = "inet"
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
 
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are written
@@ -39,6 +49,15 @@ PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are 
 MAPS = {
     BY_ADDRESS: "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     BY_PORT: "type inet_proto . inet_service : ipv4_addr . inet_service",
+}
+SETS = {
+    "ours": "type ifname",
+    "within": "type ifname . ifname",
+    "internal": "type ifname",
+    "local4": "type ipv4_addr . ifname; flags interval",
+    "local6": "type ipv6_addr . ifname; flags interval",
+    "hidden4": "type ipv4_addr; flags interval",
+    "hidden6": "type ipv6_addr; flags interval",
 }
 
 HOOKS = {
@@ -51,25 +70,35 @@ HOOKS = {
 
 _PLAIN_NAME = re.compile(r"[\w.:@-]+", re.ASCII)  # a device name may hold what would end a quoted word
 
-GUARD = (
-    'iifname != "lo" ip daddr 127.0.0.0/8 drop',
-    'iifname != "lo" ip saddr 127.0.0.0/8 drop',
-)
 PUBLISHED = (
     f"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @{BY_ADDRESS}",
     f"fib daddr type local dnat ip to meta l4proto . th dport map @{BY_PORT}",
 )
-OF_A_BRIDGE = {
+RULES = {
+    "guard": (
+        'iifname != "lo" ip daddr 127.0.0.0/8 drop',
+        'iifname != "lo" ip saddr 127.0.0.0/8 drop',
+    ),
+    "prerouting": PUBLISHED,
+    "output": PUBLISHED,
     "forward": (
-        'oifname "{name}" ct state established,related accept',
-        'iifname "{name}" accept',
-        'oifname "{name}" ct status dnat accept',
-        'oifname "{name}" drop',
+        "oifname @ours ct state established,related accept",
+        "iifname . oifname @within accept",
+        "iifname @internal drop",
+        "oifname @internal drop",
+        "oifname @ours ct status dnat accept",
+        "iifname @ours oifname @ours drop",
+        "iifname @ours accept",
+        "oifname @ours drop",
     ),
     "postrouting": (
-        'oifname != "{name}" ip saddr {subnet} masquerade',
-        'oifname "{name}" ip saddr 127.0.0.0/8 masquerade',
-        'oifname "{name}" ip saddr {subnet} ct status dnat masquerade',
+        "oifname @ours ip saddr 127.0.0.0/8 masquerade",
+        "ip saddr . oifname @local4 ct status dnat masquerade",
+        "ip6 saddr . oifname @local6 ct status dnat masquerade",
+        "ip saddr . oifname @local4 accept",
+        "ip6 saddr . oifname @local6 accept",
+        "ip saddr @hidden4 masquerade",
+        "ip6 saddr @hidden6 masquerade",
     ),
 }
 
@@ -103,17 +132,19 @@ def _key_of(port: Publication) -> str:
     return f"{address}{port.transport} . {port.host_port}"
 
 
-def rules(chain: str, bridges: Iterable[Bridge]) -> list[str]:
-    """The rules of a chain, in order."""
-    match chain:
-        case "guard":
-            return list(GUARD)
-        case "prerouting" | "output":
-            return list(PUBLISHED)
-        case _:
-            return [
-                rule.format(name=bridge.name, subnet=bridge.subnet) for bridge in bridges for rule in OF_A_BRIDGE[chain]
-            ]
+def members(bridge: Bridge) -> dict[str, list[str]]:
+    """set name: elements, for a bridge."""
+    name = f'"{bridge.name}"'
+    found = {"ours": [name]}
+    if bridge.has_icc:
+        found["within"] = [f"{name} . {name}"]
+    if bridge.is_internal:
+        found["internal"] = [name]
+    for subnet in bridge.subnets:
+        found.setdefault(f"local{subnet.version}", []).append(f"{subnet} . {name}")
+        if bridge.is_hidden and not bridge.is_internal:
+            found.setdefault(f"hidden{subnet.version}", []).append(str(subnet))
+    return found
 
 
 def within(bridges: Iterable[str]) -> list[str]:
@@ -131,28 +162,29 @@ def ruleset(
 
     `policy` (accept or drop) is for what is routed and not ours, `others` are the bridges that are not ours.
 
-    Rules and elements are replaced within chains and maps that stay: where the table itself was deleted and added
-    again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered anew).
+    Rules and elements are replaced within chains, sets and maps that stay: where the table itself was deleted and
+    added again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered
+    anew).
     """
+    at = f"{FAMILY} {table}"
     hooks = {chain: hook.format(policy=policy) for chain, hook in HOOKS.items()}
-    lines = [f"add table ip {table}"]
-    lines += [f"add map ip {table} {name} {{ {kind}; }}" for name, kind in MAPS.items()]
-    lines += [f"add chain ip {table} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
-    lines += [f"flush chain ip {table} {chain}" for chain in hooks]
-    lines += [f"flush map ip {table} {name}" for name in MAPS]
-    lines += [f"add rule ip {table} {chain} {rule}" for chain in hooks for rule in rules(chain, bridges)]
-    lines += [f"add rule ip {table} forward {rule}" for rule in within(others)]
-    return "\n".join(lines) + "\n" + "".join(_add(table, endpoint) for endpoint in endpoints)
+    lines = [f"add table {at}"]
+    lines += [f"add map {at} {name} {{ {kind}; }}" for name, kind in MAPS.items()]
+    lines += [f"add set {at} {name} {{ {kind}; }}" for name, kind in SETS.items()]
+    lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
+    lines += [f"flush chain {at} {chain}" for chain in hooks]
+    lines += [f"flush map {at} {name}" for name in MAPS]
+    lines += [f"flush set {at} {name}" for name in SETS]
+    lines += [f"add rule {at} {chain} {rule}" for chain in hooks for rule in RULES[chain]]
+    lines += [f"add rule {at} forward {rule}" for rule in within(others)]
+    text = "\n".join(lines) + "\n"
+    text += "".join(_change("add", table, members(bridge)) for bridge in bridges)
+    return text + "".join(_change("add", table, elements(endpoint)) for endpoint in endpoints)
 
 
-def _add(table: str, endpoint: Endpoint) -> str:
-    return "".join(f"add element ip {table} {name} {{ {', '.join(of)} }}\n" for name, of in elements(endpoint).items())
-
-
-def _delete(table: str, endpoint: Endpoint) -> str:
-    return "".join(
-        f"delete element ip {table} {name} {{ {', '.join(of)} }}\n" for name, of in elements(endpoint).items()
-    )
+def _change(verb: str, table: str, found: dict[str, list[str]]) -> str:
+    """`add` or `delete` of elements."""
+    return "".join(f"{verb} element {FAMILY} {table} {name} {{ {', '.join(of)} }}\n" for name, of in found.items())
 
 
 class Firewall:
@@ -171,47 +203,56 @@ class Firewall:
             self._nft.run(commands)
         except NftError as error:
             log.warning("nftables table %s cannot be changed (%s): it is made anew", self.table, error)
-            self._run(f"add table ip {self.table}\ndelete table ip {self.table}\n{commands}")
+            self._run(f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n{commands}")
 
     def publish(self, endpoint: Endpoint) -> None:
         """Adds an endpoint's ports (about 70 µs)."""
         if endpoint.publications:
-            self._run(_add(self.table, endpoint))
+            self._run(_change("add", self.table, elements(endpoint)))
 
     def unpublish(self, endpoint: Endpoint) -> None:
-        """Takes an endpoint's ports away.
+        """Takes an endpoint's ports away."""
+        if endpoint.publications:
+            self._take_away(elements(endpoint))
 
-        They are added first: an element that is already gone would fail the delete, and adding what is there is
+    def add(self, bridge: Bridge) -> None:
+        """Lets a bridge through.  Raises Internal."""
+        self._run(_change("add", self.table, members(bridge)))
+
+    def remove(self, bridge: Bridge) -> None:
+        """Forgets a bridge; its device is down or gone already, or nothing passes any more that passed before."""
+        self._take_away(members(bridge))
+
+    def _take_away(self, found: dict[str, list[str]]) -> None:
+        """They are added first: an element that is already gone would fail the delete, and adding what is there is
         nothing.  An element that belongs to somebody else by now makes the whole transaction fail, as it should.
         A table that is gone has taken them along.
         """
-        if not endpoint.publications:
-            return
         try:
-            self._nft.run(_add(self.table, endpoint) + _delete(self.table, endpoint))
+            self._nft.run(_change("add", self.table, found) + _change("delete", self.table, found))
         except NftError as error:
             if self.exists():
                 raise Internal(f"nftables table {self.table}: {error}") from error
 
     def exists(self) -> bool:
         """The table is in the kernel."""
-        tables = json.loads(self._run("list tables ip", json=True))["nftables"]
+        tables = json.loads(self._run(f"list tables {FAMILY}", json=True))["nftables"]
         return any(one.get("table", {}).get("name") == self.table for one in tables)
 
     def destroy(self) -> None:
         """Removes the table, if it is there."""
-        self._run(f"add table ip {self.table}\ndelete table ip {self.table}\n")
+        self._run(f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n")
 
     @staticmethod
     def expected(endpoints: Iterable[Endpoint]) -> set[str]:
-        """Every element that should be in the kernel, written as `published` does."""
+        """Every port's element that should be in the kernel, written as `published` does."""
         return {f"{name} {element}" for one in endpoints for name, of in elements(one).items() for element in of}
 
     def published(self) -> set[str]:
-        """Every element in the kernel, as `map key : address . port`."""
+        """Every port's element in the kernel, as `map key : address . port`."""
         found: set[str] = set()
-        for name in (BY_ADDRESS, BY_PORT):
-            listing = json.loads(self._run(f"list map ip {self.table} {name}", json=True))
+        for name in MAPS:
+            listing = json.loads(self._run(f"list map {FAMILY} {self.table} {name}", json=True))
             found |= {f"{name} {element}" for element in _listed(listing)}
         return found
 
@@ -222,7 +263,7 @@ class Firewall:
             raise Internal(f"nftables table {self.table}: {error}") from error
 
 
-def _listed(listing: dict[str, Any]) -> Iterable[str]:
+def _listed(listing: dict[str, Any]) -> Iterator[str]:
     """The elements in the JSON of `list map` (libnftables-json(5)), written as `elements` does."""
     for item in listing["nftables"]:
         for key, value in item.get("map", {}).get("elem", ()):

@@ -10,11 +10,12 @@ import errno
 import logging
 import os
 import time
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Sequence
 
 from corten.errors import Internal
-from corten.sys import netlink, netns
+from corten.sys import netlink, netns, rtnetlink
 from corten.sys.nft import Nft
+from corten.sys.rtnetlink import IPAddress, IPInterface
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Host:
     """Sockets and contexts that live as long as the engine."""
 
     def __init__(self) -> None:
-        self.links = netlink.Socket(netlink.NETLINK_ROUTE)
+        self.links = rtnetlink.Socket()
         self.tracking = netlink.Socket(netlink.NETLINK_NETFILTER)
         self.nft = Nft()
         self._namespace = _namespace()
@@ -72,16 +73,22 @@ class Host:
                     return
                 time.sleep(0.0005)
 
-    def configure_inside(self, netns_fd: int, interface: str, address: IPv4Interface, gateway: IPv4Address) -> None:
-        """Gives the container's end its address and default route, and brings it up, without IPv6."""
-        with netns.inside(netns_fd, lambda: _enter(interface)) as socket:
+    def configure_inside(
+        self, netns_fd: int, interface: str, addresses: Sequence[IPInterface], gateways: Sequence[IPAddress] = ()
+    ) -> None:
+        """Gives the container's end its addresses, brings it up, and makes `gateways` the namespace's default routes.
+
+        Without an IPv6 address IPv6 is off on it.
+        """
+        has_ipv6 = any(one.version == 6 for one in addresses)
+        with netns.inside(netns_fd, lambda: _enter(interface, has_ipv6=has_ipv6)) as socket:
             link = socket.link(interface)
             if link is None:
                 raise netlink.NetlinkError(errno.ENODEV, f"{interface}: no such device")
             socket.send(
-                netlink.set_up(interface),
-                netlink.new_address(link.index, address),
-                netlink.new_default_route(gateway, link.index),
+                rtnetlink.set_up(interface),
+                *(rtnetlink.new_address(link.index, one) for one in addresses),
+                *(rtnetlink.replace_default_route(one, link.index) for one in gateways),
             )
 
 
@@ -90,12 +97,12 @@ def _namespace() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
-def _enter(interface: str) -> netlink.Socket:
-    """Runs inside: IPv6 off for this interface before it comes up, as Docker does; ::1 on lo stays."""
-    switch = f"ipv6/conf/{interface}/disable_ipv6"
-    if read_sysctl(switch) == "0":
-        write_sysctl(switch, "1")
-    return netlink.Socket()
+def _enter(interface: str, *, has_ipv6: bool) -> rtnetlink.Socket:
+    """Runs inside: IPv6 on or off for this interface before it comes up, as Docker does; ::1 on lo stays."""
+    switch, wanted = f"ipv6/conf/{interface}/disable_ipv6", "0" if has_ipv6 else "1"
+    if read_sysctl(switch) not in ("", wanted):
+        write_sysctl(switch, wanted)
+    return rtnetlink.Socket()
 
 
 def read_sysctl(name: str) -> str:

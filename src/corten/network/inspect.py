@@ -7,28 +7,24 @@ none at all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from corten.network.values import Bridge, Endpoint, Publication
+from corten.network.values import (
+    BRIDGE_DEFAULT,
+    BRIDGE_HOST_IP,
+    BRIDGE_ICC,
+    BRIDGE_MASQUERADE,
+    BRIDGE_NAME,
+    DEFAULT_MTU,
+    MTU,
+    Bridge,
+    Endpoint,
+    Network,
+    Publication,
+    Subnet,
+)
 
 Json = dict[str, Any]
-
-DEFAULT_MTU = 1500
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """One of the three networks that every engine has: `bridge`, `host`, `none`."""
-
-    name: str
-    network_id: str
-    created: str
-
-    @property
-    def driver(self) -> str:
-        """Docker calls the driver of `none` null."""
-        return "null" if self.name == "none" else self.name
 
 
 def ports_map(exposed: Iterable[str], publications: Iterable[Publication]) -> dict[str, list[Json] | None]:
@@ -52,13 +48,21 @@ def endpoint_settings(network_id: str, endpoint: Endpoint | None, endpoint_id: s
         "GwPriority": 0,
         "NetworkID": network_id,
         "EndpointID": endpoint.endpoint_id if endpoint else endpoint_id,
-        "Gateway": str(endpoint.gateway) if endpoint else "",
-        "IPAddress": str(endpoint.ip) if endpoint else "",
-        "IPPrefixLen": endpoint.prefix if endpoint else 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        **_addresses(endpoint),
         "DNSNames": None,
+    }
+
+
+def _addresses(endpoint: Endpoint | None) -> Json:
+    """Empty for a container that does not run."""
+    v4, v6 = (endpoint.address, endpoint.address6) if endpoint else (None, None)
+    return {
+        "Gateway": str(endpoint.gateway or "") if endpoint else "",
+        "IPAddress": str(v4.ip) if v4 else "",
+        "IPPrefixLen": v4.network.prefixlen if v4 else 0,
+        "IPv6Gateway": str(endpoint.gateway6 or "") if endpoint else "",
+        "GlobalIPv6Address": str(v6.ip) if v6 else "",
+        "GlobalIPv6PrefixLen": v6.network.prefixlen if v6 else 0,
     }
 
 
@@ -72,37 +76,47 @@ def default_bridge_settings(endpoint: Endpoint | None) -> Json:
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
         "EndpointID": endpoint.endpoint_id if endpoint else "",
-        "Gateway": str(endpoint.gateway) if endpoint else "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": str(endpoint.ip) if endpoint else "",
-        "IPPrefixLen": endpoint.prefix if endpoint else 0,
-        "IPv6Gateway": "",
+        **_addresses(endpoint),
         "MacAddress": endpoint.mac if endpoint else "",
     }
 
 
 def network_resource(network: Network, bridge: Bridge | None, members: Mapping[str, Json] | None) -> Json:
-    """NetworkInspect; in NetworkList `members` is None and Containers is empty."""
-    config = [{"Subnet": str(bridge.subnet), "Gateway": str(bridge.address.ip)}] if bridge else None
+    """NetworkInspect; in NetworkList `members` is None and Containers is empty.  `bridge`: of the default network."""
+    config = [_subnet(one) for one in network.subnets]
     return {
         "Name": network.name,
         "Id": network.network_id,
         "Created": network.created,
         "Scope": "local",
         "Driver": network.driver,
-        "EnableIPv4": True,
-        "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": config},
-        "Internal": False,
-        "Attachable": False,
+        "EnableIPv4": network.has_ipv4,
+        "EnableIPv6": network.has_ipv6,
+        "IPAM": {
+            "Driver": network.ipam_driver,
+            "Options": dict(network.ipam_options) if network.ipam_options is not None else None,
+            "Config": config or ([] if network.driver not in ("host", "null") else None),
+        },
+        "Internal": network.internal,
+        "Attachable": network.attachable,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
         "Containers": dict(members or {}),
-        "Options": _options(bridge) if bridge else {},
-        "Labels": {},
+        "Options": _options(bridge) if bridge else dict(network.options),
+        "Labels": dict(network.labels),
     }
+
+
+def _subnet(one: Subnet) -> Json:
+    """An entry of IPAM.Config."""
+    out: Json = {"Subnet": str(one.network)}
+    if one.range is not None:
+        out["IPRange"] = str(one.range)
+    out["Gateway"] = str(one.gateway)
+    if one.reserved:
+        out["AuxiliaryAddresses"] = {name: str(address) for name, address in one.reserved}
+    return out
 
 
 def member(name: str, endpoint: Endpoint | None, endpoint_id: str = "") -> Json:
@@ -111,18 +125,18 @@ def member(name: str, endpoint: Endpoint | None, endpoint_id: str = "") -> Json:
         "Name": name,
         "EndpointID": endpoint.endpoint_id if endpoint else endpoint_id,
         "MacAddress": endpoint.mac if endpoint else "",
-        "IPv4Address": str(endpoint.address) if endpoint else "",
-        "IPv6Address": "",
+        "IPv4Address": str(endpoint.address or "") if endpoint else "",
+        "IPv6Address": str(endpoint.address6 or "") if endpoint else "",
     }
 
 
 def _options(bridge: Bridge) -> Json:
-    prefix = "com.docker.network"
+    """Of the network `bridge`, as Docker fills them in."""
     return {
-        f"{prefix}.bridge.default_bridge": "true",
-        f"{prefix}.bridge.enable_icc": "true",
-        f"{prefix}.bridge.enable_ip_masquerade": "true",
-        f"{prefix}.bridge.host_binding_ipv4": "0.0.0.0",
-        f"{prefix}.bridge.name": bridge.name,
-        f"{prefix}.driver.mtu": str(DEFAULT_MTU),
+        BRIDGE_DEFAULT: "true",
+        BRIDGE_ICC: "true",
+        BRIDGE_MASQUERADE: "true",
+        BRIDGE_HOST_IP: "0.0.0.0",
+        BRIDGE_NAME: bridge.name,
+        MTU: str(DEFAULT_MTU),
     }

@@ -1,20 +1,27 @@
-"""Endpoints and settings of the network in the engine's database."""
+"""Networks, endpoints and settings of the network in the engine's database."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
+from typing import Any, Final
 
 import msgspec
 
 from corten.core.metadata import Database
-from corten.network.values import Endpoint
+from corten.errors import Conflict
+from corten.network.values import Endpoint, Network, Subnet
 
 SCHEMA = (
     (
         "CREATE TABLE network_endpoints (endpoint_id TEXT PRIMARY KEY, record BLOB NOT NULL) STRICT",
         "CREATE TABLE network_settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    ),
+    (
+        "CREATE TABLE networks (number INTEGER PRIMARY KEY AUTOINCREMENT, network_id TEXT NOT NULL UNIQUE, "
+        "name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) STRICT",
     ),
 )
 
@@ -29,6 +36,26 @@ class DatabaseStore:
     def transaction(self) -> AbstractContextManager[object]:
         """Calls inside are committed together."""
         return self._database.transaction()
+
+    def networks(self) -> Sequence[Network]:
+        """Every recorded network, in the order in which they were made."""
+        rows = self._database.query("SELECT record FROM networks ORDER BY number")
+        return [decode_network(row[0]) for row in rows]
+
+    def save_network(self, network: Network) -> None:
+        """Records a network, or replaces the record of the same id; raises Conflict when the name is another's."""
+        text = "INSERT INTO networks (network_id, name, record) VALUES (?, ?, ?) "
+        text += "ON CONFLICT (network_id) DO UPDATE SET name = excluded.name, record = excluded.record"
+        try:
+            with self._database.transaction() as tx:
+                tx.execute(text, (network.network_id, network.name, encode(network)))
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"network with name {network.name} already exists") from error
+
+    def remove_network(self, network_id: str) -> None:
+        """Forgets a network."""
+        with self._database.transaction() as tx:
+            tx.execute("DELETE FROM networks WHERE network_id = ?", (network_id,))
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Every recorded endpoint."""
@@ -56,9 +83,12 @@ class DatabaseStore:
             tx.execute("INSERT OR REPLACE INTO network_settings VALUES (?, ?)", (key, value))
 
 
-def encode(endpoint: Endpoint) -> bytes:
-    """An endpoint as JSON."""
-    return msgspec.json.encode(endpoint, enc_hook=str)
+_ADDRESSES: Final = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface)
+
+
+def encode(value: Endpoint | Network) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(value, enc_hook=str)
 
 
 def decode(record: bytes) -> Endpoint:
@@ -66,7 +96,25 @@ def decode(record: bytes) -> Endpoint:
     return msgspec.json.decode(record, type=Endpoint, dec_hook=_address)
 
 
-def _address(kind: type, value: object) -> IPv4Address | IPv4Interface:
-    if kind in (IPv4Address, IPv4Interface):
-        return IPv4Interface(str(value)) if kind is IPv4Interface else IPv4Address(str(value))
-    raise TypeError(f"{kind} in a record of the network")
+def _address(kind: Any, value: object) -> Any:
+    if kind not in _ADDRESSES:
+        raise TypeError(f"{kind} in a record of the network")
+    return kind(str(value))
+
+
+def decode_network(record: bytes) -> Network:
+    """The network in a record."""
+    raw = msgspec.json.decode(record)
+    subnets = tuple(_subnet(one) for one in raw.pop("subnets", ()))
+    return Network(**{**raw, "subnets": subnets, "journal": tuple(raw.get("journal", ()))})
+
+
+def _subnet(raw: dict[str, Any]) -> Subnet:
+    """msgspec reads no union of addresses of two kinds by itself."""
+    return Subnet(
+        network=ip_network(raw["network"]),
+        gateway=ip_address(raw["gateway"]),
+        range=ip_network(raw["range"]) if raw["range"] else None,
+        reserved=tuple((name, ip_address(address)) for name, address in raw["reserved"]),
+        is_chosen=raw["is_chosen"],
+    )

@@ -1,20 +1,31 @@
 """What the network is made of, as values, and what it needs from its caller, as protocols.
 
-Nothing here acts.  Addresses are IPv4: the first form has no other.
+Nothing here acts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Literal, Protocol
 
 from corten.errors import Internal
+from corten.sys.rtnetlink import IPAddress, IPInterface, IPNetwork
 
 Transport = Literal["tcp", "udp"]
 ANY = IPv4Address("0.0.0.0")
+
+DEFAULT_NETWORK = "bridge"
+DEFAULT_MTU = 1500
+OPTION = "com.docker.network"
+BRIDGE_NAME = f"{OPTION}.bridge.name"
+BRIDGE_ICC = f"{OPTION}.bridge.enable_icc"
+BRIDGE_MASQUERADE = f"{OPTION}.bridge.enable_ip_masquerade"
+BRIDGE_HOST_IP = f"{OPTION}.bridge.host_binding_ipv4"
+BRIDGE_DEFAULT = f"{OPTION}.bridge.default_bridge"
+MTU = f"{OPTION}.driver.mtu"
 
 
 class PortConflict(Internal):
@@ -48,46 +59,128 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
+class Subnet:
+    """A range of a network: who asked for nothing was given one (`is_chosen`).
+
+    `range`: where addresses are taken from, when it is less than all of it; `reserved`: names and addresses that nobody
+    gets (AuxiliaryAddresses).
+    """
+
+    network: IPNetwork
+    gateway: IPAddress
+    range: IPNetwork | None = None
+    reserved: tuple[tuple[str, IPAddress], ...] = ()
+    is_chosen: bool = False
+
+    @property
+    def own(self) -> IPInterface:
+        """The gateway's address as the bridge has it."""
+        kind = IPv4Interface if self.network.version == 4 else IPv6Interface
+        return kind((self.gateway, self.network.prefixlen))
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network as it is recorded.  `created`: RFC 3339; `journal`: the entries to end with it."""
+
+    network_id: str
+    name: str
+    driver: str
+    created: str
+    subnets: tuple[Subnet, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ipam_driver: str = "default"
+    ipam_options: Mapping[str, str] | None = None
+    has_ipv4: bool = True
+    has_ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    journal: tuple[int, ...] = ()
+
+    def subnet(self, version: int) -> Subnet | None:
+        """The first one of IPv4 or IPv6."""
+        return next((one for one in self.subnets if one.network.version == version), None)
+
+    def is_on(self, option: str) -> bool:
+        """A driver option that is on unless it says `false`."""
+        return self.options.get(option, "true").lower() not in ("false", "0", "f")
+
+    @property
+    def mtu(self) -> int:
+        """Of its devices; 0 is the kernel's."""
+        return int(self.options.get(MTU) or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a container asks of one network; an empty value leaves the choice."""
+
+    mac: str = ""
+    ip: IPv4Address | None = None
+    ip6: IPv6Address | None = None
+    aliases: tuple[str, ...] = ()
+    interface: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A container's place on a network.
 
-    It is recorded before anything of it exists, so the record is the lease on the address as well.  `link` is the
+    It is recorded before anything of it exists, so the record is the lease on its addresses as well.  `link` is the
     host's end of the veth pair, `interface` the container's; `journal` are the entries to end with it.
     """
 
     endpoint_id: str
     container_id: str
     network_id: str
-    address: IPv4Interface
-    gateway: IPv4Address
+    address: IPv4Interface | None
+    gateway: IPv4Address | None
     mac: str
     link: str
     interface: str = "eth0"
     publications: tuple[Publication, ...] = ()
     journal: tuple[int, ...] = ()
+    address6: IPv6Interface | None = None
+    gateway6: IPv6Address | None = None
 
     @property
     def ip(self) -> IPv4Address:
         """The address without its prefix length."""
+        assert self.address is not None
         return self.address.ip
 
     @property
     def prefix(self) -> int:
         """The subnet's prefix length."""
-        return self.address.network.prefixlen
+        return self.address.network.prefixlen if self.address is not None else 0
+
+    @property
+    def addresses(self) -> tuple[IPInterface, ...]:
+        """Those that it has, IPv4 first."""
+        return tuple(one for one in (self.address, self.address6) if one is not None)
+
+    @property
+    def gateways(self) -> tuple[IPAddress, ...]:
+        """Those that it has, IPv4 first."""
+        return tuple(one for one in (self.gateway, self.gateway6) if one is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge of ours: its device, and its own address in its subnet."""
+    """The device of a bridge network: its addresses and what the firewall lets through."""
 
     name: str
-    address: IPv4Interface
+    addresses: tuple[IPInterface, ...]
+    is_internal: bool = False
+    has_icc: bool = True
+    is_hidden: bool = True  # behind the host's address
 
     @property
-    def subnet(self) -> IPv4Network:
+    def subnets(self) -> tuple[IPNetwork, ...]:
         """Where its containers' addresses come from."""
-        return self.address.network
+        return tuple(one.network for one in self.addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +196,15 @@ class Store(Protocol):
 
     def transaction(self) -> AbstractContextManager[object]:
         """Calls inside, of the journal as well, are committed together."""
+
+    def networks(self) -> Sequence[Network]:
+        """Every recorded network, in the order in which they were made."""
+
+    def save_network(self, network: Network) -> None:
+        """Records a network, or replaces the record of the same id; raises Conflict when the name is another's."""
+
+    def remove_network(self, network_id: str) -> None:
+        """Forgets a network; no error when it is not there."""
 
     def endpoints(self) -> Sequence[Endpoint]:
         """Every recorded endpoint."""

@@ -1,0 +1,185 @@
+"""The bridge networks of an engine: their records, subnets and devices, and what the firewall lets through.
+
+    create      subnets → record → elements of the firewall → device
+    remove      device → elements → record
+
+The caller holds a lock, and looks after the endpoints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Network
+
+from corten.errors import CortenError, FailedPrecondition, Internal, NotFound
+from corten.network import addresses, device, pools
+from corten.network.device import Devices, bridge_of, forward_policy
+from corten.network.endpoints import Endpoints
+from corten.network.firewall import Firewall
+from corten.network.host import Host
+from corten.network.values import DEFAULT_NETWORK, Journal, Network, Store
+from corten.sys.rtnetlink import IPNetwork, Link
+
+log = logging.getLogger(__name__)
+
+NETWORK_ID_SETTING, ADDRESS_SETTING = "network.bridge.id", "network.bridge.address"  # of releases with one network
+_FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+
+
+class Bridges:
+    """Networks with the driver `bridge`, by id."""
+
+    def __init__(
+        self,
+        engine_id: str,
+        firewall: Firewall,
+        *,
+        store: Store,
+        journal: Journal,
+        host: Host,
+        subnets: Sequence[pools.Pool],
+        avoid: Collection[IPv4Network],
+    ) -> None:
+        self._engine_id = engine_id
+        self._firewall = firewall
+        self._store = store
+        self._journal = journal
+        self._host = host
+        self._subnets = subnets
+        self._avoid = tuple(avoid)
+        self._devices = Devices(engine_id, store=store, journal=journal, host=host)
+        self._networks: dict[str, Network] = {}
+
+    def __contains__(self, network_id: str) -> bool:
+        return network_id in self._networks
+
+    def all(self) -> tuple[Network, ...]:
+        """The default one first, then as they were made."""
+        return tuple(self._networks.values())
+
+    def get(self, network_id: str = "") -> Network:
+        """One by its id; the default bridge without.  Raises NotFound, before `ensure` FailedPrecondition."""
+        if not self._networks:
+            raise FailedPrecondition(f"bridge {device.bridge_name(self._engine_id)} is not set up")
+        if not network_id:
+            return next(one for one in self._networks.values() if one.name == DEFAULT_NETWORK)
+        if network_id not in self._networks:
+            raise NotFound(f"network {network_id} not found")
+        return self._networks[network_id]
+
+    def device(self, network_id: str) -> str:
+        """The name of its device; '' when it is gone."""
+        network = self._networks.get(network_id)
+        return device.device_name(self._engine_id, network) if network is not None else ""
+
+    def known_index(self, name: str) -> int:
+        """The index of a device as `ensure` or `create` left it; 0 before."""
+        return self._devices.known_index(name)
+
+    def subnets(self, version: int) -> list[IPNetwork]:
+        """Of all networks."""
+        found = (subnet.network for one in self._networks.values() for subnet in one.subnets)
+        return [one for one in found if one.version == version]
+
+    # --- at a start
+
+    def load(self) -> None:
+        """Reads the records; the default bridge's is made at the first start."""
+        found = {one.network_id: one for one in self._store.networks() if one.driver == device.BRIDGE}
+        if not any(one.name == DEFAULT_NETWORK for one in found.values()):
+            default = self._default()
+            found = {default.network_id: default, **found}
+        self._networks = found
+
+    def _default(self) -> Network:
+        """A release with one network had its id and its address in the settings."""
+        network_id = self._store.setting(NETWORK_ID_SETTING) or secrets.token_hex(32)
+        return addresses.default_network(network_id, self._store.setting(ADDRESS_SETTING))
+
+    def ensure(self, endpoints: Endpoints) -> None:
+        """Makes everything as it should be, with every endpoint's ports."""
+        links = self._host.links.links()
+        for network in self.all():
+            self._settle_subnets(network, links, is_used=bool(endpoints.on(network.network_id)))
+        bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
+        own = {one.name for one in bridges}
+        others = [link.name for link in links if link.kind == device.BRIDGE and link.name not in own]
+        policy = forward_policy(self._host, self._store)
+        self._firewall.apply(bridges, endpoints.all(), policy=policy, others=others)
+        for network in self.all():
+            self._networks[network.network_id] = self._devices.make(network, links)
+        self._forward(*self.all())
+
+    def _settle_subnets(self, network: Network, links: Sequence[Link], *, is_used: bool) -> None:
+        """The default bridge's at its first start; others where nobody uses them and a route of the host came in."""
+        taken = self._taken(links, apart_from=network)
+        hit = device.overlapping(network, taken)
+        if network.subnets and hit is None:
+            return
+        if hit is not None and (not hit.is_chosen or is_used):
+            log.warning("subnet %s of network %s overlaps a route of the host", hit.network, network.name)
+            return
+        bare = dataclasses.replace(network, subnets=tuple(one for one in network.subnets if not one.is_chosen))
+        network = addresses.with_subnets(bare, self._pools(network), taken)
+        self._store.save_network(network)
+        self._networks[network.network_id] = network
+
+    def _pools(self, network: Network) -> Sequence[pools.Pool]:
+        v4 = self._subnets if network.name == DEFAULT_NETWORK else pools.USER_POOLS
+        return (*v4, pools.local_pool(self._engine_id))
+
+    def _taken(self, links: Sequence[Link], *, apart_from: Network | None = None) -> list[IPNetwork]:
+        """What other networks have, and the host."""
+        others = [one for one in self._networks.values() if one is not apart_from]
+        names = {self.device(one) for one in self._networks}
+        own = {link.index for link in links if link.name in names}
+        routes = device.used(self._host.links.routes(), own)
+        return [*self._avoid, *routes, *(subnet.network for one in others for subnet in one.subnets)]
+
+    def _forward(self, *networks: Network) -> None:
+        """Only when it is needed, and after the table drops what is not ours."""
+        for version, switch in _FORWARDING.items():
+            if any(one.subnet(version) is not None for one in networks):
+                self._host.set_sysctl(switch, "1")
+
+    # --- a new one, and its end
+
+    def create(self, network: Network) -> Network:
+        """Raises Conflict, FailedPrecondition, InvalidArgument; Internal when the kernel refuses."""
+        links = self._host.links.links()
+        addresses.check_apart(network, self._networks.values())
+        network = addresses.with_subnets(network, self._pools(network), self._taken(links))
+        self._store.save_network(network)
+        self._networks[network.network_id] = network
+        try:
+            self._firewall.add(bridge_of(self._engine_id, network))
+            network = self._networks[network.network_id] = self._devices.make(network, links)
+        except (OSError, CortenError) as error:
+            made = next((one for one in self._store.networks() if one.network_id == network.network_id), network)
+            self.remove(made)
+            if isinstance(error, CortenError):
+                raise
+            raise Internal(f"network {network.name}: {error}") from error
+        self._forward(network)
+        return network
+
+    def remove(self, network: Network) -> None:
+        """Nobody is on it any more."""
+        self._devices.remove(network)
+        self._firewall.remove(bridge_of(self._engine_id, network))
+        with self._store.transaction():
+            self._store.remove_network(network.network_id)
+            self._journal.done(*network.journal)
+        self._networks.pop(network.network_id, None)
+
+    def destroy(self) -> None:
+        """Everything of the engine."""
+        for network in self.all():
+            self._devices.remove(network)
+        self._firewall.destroy()
+        for network in self._store.networks():
+            self._store.remove_network(network.network_id)
+        self._networks.clear()
