@@ -143,7 +143,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
         bus=stores.bus,
         tasks=Tasks(zygote, stores.journal, stores.facts, settings.exec_root, cgroup_parent=cgroup_parent(engine_id)),
         bridge=stores.bridge,
-        networks=Networks(engine_id, stores.bridge.bridge, stores.bridge.network_id, created),
+        networks=Networks(engine_id, stores.bridge, created),
         retries=Retries(stores.database.probe),
         init_binary=settings.init_path or os.path.join(os.path.dirname(launcher_path()), INIT_PROGRAM),
         started_ns=time.time_ns(),

@@ -1,4 +1,4 @@
-"""The three networks there are: bridge, none and host, as `docker network ls` and `inspect` show them."""
+"""Networks as `docker network ls` and `inspect` show them: the bridges there are, `host` and `none`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, Final
 from corten.engine.container import Container
 from corten.engine.filters import Filters, check_keys, labels_match
 from corten.engine.patterns import Regexps
-from corten.errors import NotFound
-from corten.network.inspect import Network, member, network_resource
-from corten.network.values import Bridge
+from corten.errors import InvalidArgument, NotFound
+from corten.network.bridge import BridgeDriver
+from corten.network.inspect import member, network_resource
+from corten.network.values import DEFAULT_NETWORK, Bridge, Network
 
 Json = dict[str, Any]
 
 _FILTERS: Final = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+FIXED: Final = {"host": "host", "none": "null"}  # name → Docker's name of the driver
+PREDEFINED: Final = frozenset({DEFAULT_NETWORK, *FIXED})
 
 
 def fixed_id(engine_id: str, name: str) -> str:
@@ -26,38 +29,55 @@ def fixed_id(engine_id: str, name: str) -> str:
 class Networks:
     """Answers of NetworkList and NetworkInspect."""
 
-    def __init__(self, engine_id: str, bridge: Bridge, bridge_id: str, created: str) -> None:
-        """`created`: RFC 3339."""
-        self.ids = {"bridge": bridge_id, "host": fixed_id(engine_id, "host"), "none": fixed_id(engine_id, "none")}
-        self._bridge = bridge
-        self._networks = {name: Network(name, id, created) for name, id in self.ids.items()}
+    def __init__(self, engine_id: str, driver: BridgeDriver, created: str) -> None:
+        """`created`: of `host` and `none`, RFC 3339."""
+        self._driver = driver
+        self._fixed = tuple(Network(fixed_id(engine_id, name), name, kind, created) for name, kind in FIXED.items())
+
+    def all(self) -> tuple[Network, ...]:
+        """Every network, the bridges first."""
+        return (*self._driver.networks(), *self._fixed)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Name → id."""
+        return {one.name: one.network_id for one in self.all()}
+
+    def named(self, name: str) -> Network | None:
+        """The network of exactly this name."""
+        return next((one for one in self.all() if one.name == name), None)
 
     def driver_of(self, name: str) -> str:
-        """Docker's name of the driver."""
-        return self._networks[name].driver
+        """Docker's name of the driver; '' when the network is gone."""
+        found = self.named(name)
+        return found.driver if found is not None else ""
 
     def list(self, filters: Filters) -> list[Json]:
         """Those that match, without their containers.  Raises InvalidArgument for an unknown filter."""
         check_keys(filters, _FILTERS)
         patterns = {key: Regexps(key, filters.get(key, ())) for key in ("name", "driver", "scope")}
-        found = (network for network in self._networks.values() if _matches(network, filters, patterns))
+        found = (network for network in self.all() if _matches(network, filters, patterns))
         return [network_resource(network, self._bridge_of(network), None) for network in found]
 
     def _bridge_of(self, network: Network) -> Bridge | None:
-        return self._bridge if network.name == "bridge" else None
+        return self._driver.bridge() if network.name == DEFAULT_NETWORK else None
 
-    def find(self, ref: str) -> str:
-        """The name for a name, id or prefix of an id.  Raises NotFound: `network foo not found`."""
-        if ref in self.ids:
-            return ref
-        found = [name for name, id in self.ids.items() if ref and id.startswith(ref)]
-        if len(found) != 1:
+    def find(self, ref: str) -> Network:
+        """By name, id or prefix of an id.  Raises NotFound: `network foo not found`, InvalidArgument."""
+        every = self.all()
+        exact = [one for one in every if ref in (one.name, one.network_id)]
+        if exact:
+            return exact[0]
+        found = [one for one in every if ref and one.network_id.startswith(ref)]
+        if len(found) > 1:
+            raise InvalidArgument(f"network {ref} is ambiguous ({len(found)} matches found on ID prefix)")
+        if not found:
             raise NotFound(f"network {ref} not found")
         return found[0]
 
     def inspect(self, ref: str, containers: Iterable[Container]) -> Json:
         """One network with the running containers in it."""
-        network = self._networks[self.find(ref)]
+        network = self.find(ref)
         members = {
             one.id: member(one.name, one.endpoint, one.record.place.endpoint_id)
             for one in containers

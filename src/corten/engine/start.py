@@ -53,7 +53,7 @@ from corten.engine.users import User
 from corten.engine.verdict import Failure, failure_of, judge_failure
 from corten.engine.volumemounts import VolumeMounts
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
-from corten.network.values import Publication
+from corten.network.values import Publication, Wanted
 from corten.shim.protocol import NETNS_FD
 from corten.spec.address import mac_address
 from corten.spec.docker import ExecConfig
@@ -232,7 +232,7 @@ class Starter:
         elif mode not in self._parts.networks.ids:
             raise NotFound(f"network {mode} not found")
         for name in run.effective.other_networks:
-            known = self._parts.networks.find(name)
+            known = self._parts.networks.find(name).name
             raise InvalidArgument(f"NetworkingConfig.EndpointsConfig.{known}: a second network is not supported yet")
 
     def _joined(self, mode: str, kind: str) -> str | None:
@@ -297,9 +297,8 @@ class Starter:
         driver = self._parts.bridge
         if driver.endpoint(container.id) is not None:  # the end of its last run could not take it off
             driver.disconnect(container.id)
-        endpoint = driver.connect(
-            container.id, run.netns_fd, mac=mac_address(asked.mac_address) if asked is not None else ""
-        )
+        wanted = Wanted(mac=mac_address(asked.mac_address)) if asked is not None else Wanted()
+        endpoint = driver.connect(container.id, run.netns_fd, wanted=wanted)
         undo.callback(driver.disconnect, container.id)
         bindings = port_bindings(run.effective.config, run.effective.host)
         if bindings:
@@ -324,7 +323,7 @@ class Starter:
             effective,
             self._parts.paths(container.id),
             address=endpoint.ip if endpoint is not None else None,
-            gateway=str(self._parts.bridge.bridge.address.ip),
+            gateway=str(self._parts.bridge.bridge().addresses[0].ip),
             settings=self._parts.settings,
             linked=links.hosts(linked),
         )

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from corten.errors import FailedPrecondition, NotFound, Unavailable
 from corten.runtime.parentsteps import Change
-from corten.sys import netlink, netns
-from corten.sys.netlink import NetlinkError, Request, Socket
+from corten.sys import netlink, netns, rtnetlink
+from corten.sys.netlink import NetlinkError, Request
+from corten.sys.rtnetlink import Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ IFA_F_PERMANENT = 0x80
 # what is set by whoever adds an address: nodad, home address, managed temporary, no prefix route, multicast join
 ASKED_FOR = 0x02 | 0x10 | 0x100 | 0x200 | 0x400
 SCOPE_GLOBAL = 0
-GET_ADDRESSES = Request("addresses", netlink.RTM_GETADDR, netlink.NLM_F_DUMP, netlink.IFADDR.pack(0, 0, 0, 0, 0))
+GET_ADDRESSES = Request("addresses", rtnetlink.RTM_GETADDR, netlink.NLM_F_DUMP, rtnetlink.IFADDR.pack(0, 0, 0, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,13 @@ class Address:
 
     def request(self, index: int) -> Request:
         """Adds it to a device; the kernel adds the route to its subnet."""
-        body = netlink.IFADDR.pack(self.family, self.prefix, self.flags & 0xFF, SCOPE_GLOBAL, index)
-        body += netlink.attribute(netlink.IFA_LOCAL, self.local) + netlink.attribute(netlink.IFA_ADDRESS, self.peer)
+        body = rtnetlink.IFADDR.pack(self.family, self.prefix, self.flags & 0xFF, SCOPE_GLOBAL, index)
+        body += netlink.attribute(rtnetlink.IFA_LOCAL, self.local) + netlink.attribute(rtnetlink.IFA_ADDRESS, self.peer)
         if self.broadcast:
-            body += netlink.attribute(netlink.IFA_BROADCAST, self.broadcast)
+            body += netlink.attribute(rtnetlink.IFA_BROADCAST, self.broadcast)
         body += netlink.u32(IFA_FLAGS, self.flags)
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
-        return Request(f"address {self.local.hex(':')}/{self.prefix}", netlink.RTM_NEWADDR, flags, body)
+        return Request(f"address {self.local.hex(':')}/{self.prefix}", rtnetlink.RTM_NEWADDR, flags, body)
 
     def to_obj(self) -> list[object]:
         """As the record has it."""
@@ -186,15 +187,15 @@ def addresses_of(socket: Socket, index: int) -> tuple[Address, ...]:
     """The permanent addresses of global scope of one device."""
     found = []
     for body in socket.dump(GET_ADDRESSES):
-        family, prefix, flags, scope, owner = netlink.IFADDR.unpack_from(body)
-        known = netlink.attributes(body[netlink.IFADDR.size :])
+        family, prefix, flags, scope, owner = rtnetlink.IFADDR.unpack_from(body)
+        known = netlink.attributes(body[rtnetlink.IFADDR.size :])
         if IFA_FLAGS in known:
             (flags,) = struct.unpack("=I", known[IFA_FLAGS])
         if owner != index or scope != SCOPE_GLOBAL or not flags & IFA_F_PERMANENT:
             continue
-        peer = known[netlink.IFA_ADDRESS]
-        local = known.get(netlink.IFA_LOCAL, peer)
-        broadcast = known.get(netlink.IFA_BROADCAST, b"")
+        peer = known[rtnetlink.IFA_ADDRESS]
+        local = known.get(rtnetlink.IFA_LOCAL, peer)
+        broadcast = known.get(rtnetlink.IFA_BROADCAST, b"")
         found.append(Address(family, prefix, flags & ASKED_FOR, local, peer, broadcast))
     return tuple(found)
 
@@ -207,13 +208,13 @@ def _go(before: Socket, after: Socket, old: str, new: str, netns_fd: int) -> Non
     link = before.link(old)
     if link is None:
         raise NetlinkError(ENODEV, f"{old}: no such device")
-    body = netlink.IFINFO.pack(0, 0, link.index, 0, 0)
-    body += netlink.text(netlink.IFLA_IFNAME, new) + netlink.u32(netlink.IFLA_NET_NS_FD, netns_fd)
-    before.send(Request(f"move {old}", netlink.RTM_SETLINK, 0, body))
+    body = rtnetlink.IFINFO.pack(0, 0, link.index, 0, 0)
+    body += netlink.text(rtnetlink.IFLA_IFNAME, new) + netlink.u32(rtnetlink.IFLA_NET_NS_FD, netns_fd)
+    before.send(Request(f"move {old}", rtnetlink.RTM_SETLINK, 0, body))
 
 
 def _furnish(socket: Socket, name: str, addresses: tuple[Address, ...], *, up: bool) -> None:
     link = socket.link(name)
     if link is None:
         raise NetlinkError(ENODEV, f"{name}: no such device")
-    socket.send(*[address.request(link.index) for address in addresses], *([netlink.set_up(name)] if up else []))
+    socket.send(*[address.request(link.index) for address in addresses], *([rtnetlink.set_up(name)] if up else []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 
@@ -13,7 +13,8 @@ from corten.network.firewall import Firewall
 from corten.network.values import ANY, Bridge, Endpoint, Publication
 from corten.sys.nft import NftError
 
-BRIDGE = Bridge("ctn-0123abcd", IPv4Interface("172.17.0.1/16"))
+BRIDGE = Bridge("ctn-0123abcd", (IPv4Interface("172.17.0.1/16"),))
+INNER = Bridge("br-1", (IPv4Interface("10.0.0.1/24"), IPv6Interface("fd00::1/64")), is_internal=True, has_icc=False)
 
 
 def endpoint(*publications: Publication) -> Endpoint:
@@ -42,7 +43,7 @@ class Recorder:
     ran: list[str] = field(default_factory=list)
 
     def run(self, commands: str, *, json: bool = False) -> str:
-        if commands == "list tables ip":
+        if commands == "list tables inet":
             return (
                 '{"nftables": [{"metainfo": {}}'
                 + "".join(f', {{"table": {{"name": "{t}"}}}}' for t in self.tables)
@@ -63,10 +64,11 @@ def test_a_port_on_all_addresses_is_looked_up_by_port_and_any_other_by_address()
 
 def test_the_table_is_written_over_in_one_transaction_with_every_port() -> None:
     text = firewall.ruleset("corten-0123abcd", [BRIDGE], [endpoint(WEB)], policy="drop")
-    assert text.startswith("add table ip corten-0123abcd\n")
-    assert text.endswith("add element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n")
+    assert text.startswith("add table inet corten-0123abcd\n")
+    assert text.endswith("add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n")
     assert "delete" not in text
-    assert all(f"flush chain ip corten-0123abcd {chain}\n" in text for chain in firewall.HOOKS)
+    assert all(f"flush chain inet corten-0123abcd {chain}\n" in text for chain in firewall.HOOKS)
+    assert all(f"flush set inet corten-0123abcd {name}\n" in text for name in firewall.SETS)
 
 
 def test_a_table_that_cannot_be_written_over_is_made_anew() -> None:
@@ -74,13 +76,13 @@ def test_a_table_that_cannot_be_written_over_is_made_anew() -> None:
     with pytest.raises(Internal, match="File exists"):
         Firewall("0123abcd", nft).apply([BRIDGE], [], policy="accept")
     first, second = nft.ran
-    assert second == f"add table ip corten-0123abcd\ndelete table ip corten-0123abcd\n{first}"
+    assert second == f"add table inet corten-0123abcd\ndelete table inet corten-0123abcd\n{first}"
 
 
 def test_the_loopback_guard_is_in_the_same_transaction_and_before_nat() -> None:
     text = firewall.ruleset("t", [BRIDGE], [], policy="accept")
-    assert "add chain ip t guard { type filter hook prerouting priority raw; policy accept; }" in text
-    assert firewall.rules("guard", [BRIDGE])[0] == 'iifname != "lo" ip daddr 127.0.0.0/8 drop'
+    assert "add chain inet t guard { type filter hook prerouting priority raw; policy accept; }" in text
+    assert firewall.RULES["guard"][0] == 'iifname != "lo" ip daddr 127.0.0.0/8 drop'
 
 
 @pytest.mark.parametrize("policy", ["accept", "drop"])
@@ -91,17 +93,41 @@ def test_the_policy_is_for_forwarded_packets_alone(policy: str) -> None:
 
 
 def test_what_enters_a_bridge_unasked_is_dropped_whatever_the_policy() -> None:
-    assert firewall.rules("forward", [BRIDGE]) == [
-        'oifname "ctn-0123abcd" ct state established,related accept',
-        'iifname "ctn-0123abcd" accept',
-        'oifname "ctn-0123abcd" ct status dnat accept',
-        'oifname "ctn-0123abcd" drop',
-    ]
+    assert firewall.RULES["forward"][-1] == "oifname @ours drop"
+    assert firewall.RULES["forward"].index("iifname @ours oifname @ours drop") < firewall.RULES["forward"].index(
+        "iifname @ours accept"
+    )
+
+
+def test_a_bridge_is_an_element_of_the_sets_that_say_what_it_is() -> None:
+    assert firewall.members(BRIDGE) == {
+        "ours": ['"ctn-0123abcd"'],
+        "within": ['"ctn-0123abcd" . "ctn-0123abcd"'],
+        "local4": ['172.17.0.0/16 . "ctn-0123abcd"'],
+        "hidden4": ["172.17.0.0/16"],
+    }
+    assert firewall.members(INNER) == {
+        "ours": ['"br-1"'],
+        "internal": ['"br-1"'],
+        "local4": ['10.0.0.0/24 . "br-1"'],
+        "local6": ['fd00::/64 . "br-1"'],
+    }
+
+
+def test_bridges_come_and_go_in_one_transaction_each() -> None:
+    nft = Recorder()
+    wall = Firewall("0123abcd", nft)
+    wall.add(INNER)
+    wall.remove(INNER)
+    added, removed = nft.ran
+    assert added.count("add element inet corten-0123abcd") == 4
+    assert removed.startswith(added)
+    assert removed.count("delete element inet corten-0123abcd") == 4
 
 
 def test_frames_within_other_bridges_pass_unless_their_name_is_no_word() -> None:
     text = firewall.ruleset("t", [BRIDGE], [], policy="drop", others=["virbr0", 'x"drop'])
-    assert 'add rule ip t forward iifname "virbr0" oifname "virbr0" accept\n' in text
+    assert 'add rule inet t forward iifname "virbr0" oifname "virbr0" accept\n' in text
     assert firewall.within(['x"drop', "y z"]) == []
 
 
@@ -117,8 +143,8 @@ def test_taking_a_port_away_is_one_transaction_that_may_be_repeated() -> None:
     nft = Recorder()
     Firewall("0123abcd", nft).unpublish(endpoint(WEB))
     assert nft.ran == [
-        "add element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
-        "delete element ip corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
+        "add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
+        "delete element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
     ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface
 
 from corten.network import inspect
-from corten.network.inspect import Network
-from corten.network.values import ANY, Bridge, Endpoint, Publication
+from corten.network.addresses import default_network
+from corten.network.values import ANY, Bridge, Endpoint, Network, Publication
 
 ENDPOINT = Endpoint(
     endpoint_id="e" * 64,
@@ -46,12 +46,11 @@ def test_a_stopped_container_shows_the_same_fields_without_values() -> None:
 
 
 def test_the_default_networks_are_shown_as_docker_shows_them() -> None:
-    bridge = Bridge("ctn-0123abcd", IPv4Interface("172.17.0.1/16"))
-    shown = inspect.network_resource(
-        Network("bridge", "n" * 64, "2026-01-01T00:00:00Z"), bridge, {"c" * 64: inspect.member("web", ENDPOINT)}
-    )
+    bridge = Bridge("ctn-0123abcd", (IPv4Interface("172.17.0.1/16"),))
+    default = default_network("n" * 64, "172.17.0.1/16")
+    shown = inspect.network_resource(default, bridge, {"c" * 64: inspect.member("web", ENDPOINT)})
     assert shown["IPAM"]["Config"] == [{"Subnet": "172.17.0.0/16", "Gateway": "172.17.0.1"}]
     assert shown["Options"]["com.docker.network.bridge.name"] == "ctn-0123abcd"
     assert shown["Containers"]["c" * 64]["IPv4Address"] == "172.17.0.3/16"
-    none = inspect.network_resource(Network("none", "m" * 64, ""), None, None)
+    none = inspect.network_resource(Network("m" * 64, "none", "null", ""), None, None)
     assert (none["Driver"], none["IPAM"]["Config"], none["Containers"], none["Options"]) == ("null", None, {}, {})
