@@ -19,7 +19,7 @@ from corten.engine.restart import Backoff
 from corten.engine.tasks import Task
 from corten.engine.times import rfc3339
 from corten.errors import Conflict, CortenError, InvalidArgument, NotFound, Unavailable
-from corten.network.values import Endpoint
+from corten.network.values import DEFAULT_NETWORK, Endpoint, Publication
 
 ID_LENGTH: Final = 64
 CONDITIONS: Final = ("not-running", "next-exit", "removed")
@@ -53,7 +53,7 @@ class Container:
         self.record = record
         self.lock = asyncio.Lock()
         self.task: Task | None = None
-        self.endpoint: Endpoint | None = None
+        self.endpoints: dict[str, Endpoint] = {}  # of a running one, by network
         self.held_streams: list[Any] = []
         self.exec_ids: list[str] = []
         self.phases: list[dict[str, Any]] = []
@@ -76,6 +76,16 @@ class Container:
     def id(self) -> str:
         """64 hex digits."""
         return self.record.id
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """On the default bridge."""
+        return self.endpoints.get(DEFAULT_NETWORK)
+
+    @property
+    def publications(self) -> list[Publication]:
+        """Its published ports."""
+        return [port for one in self.endpoints.values() for port in one.publications]
 
     @property
     def name(self) -> str:

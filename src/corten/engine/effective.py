@@ -73,7 +73,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
     config: ContainerConfig
     host: HostConfig
     endpoint: EndpointSettings | None = None
-    other_networks: tuple[str, ...] = ()  # of EndpointsConfig, besides the one of NetworkMode
+    networks: dict[str, EndpointSettings] = {}  # of EndpointsConfig, besides the one of NetworkMode
     argv: tuple[str, ...]
     mounts: tuple[MountPoint, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -144,7 +144,7 @@ def decide(
         config=config,
         host=host,
         endpoint=_endpoint(request),
-        other_networks=_other_networks(request, host),
+        networks=_other_networks(request, host),
         argv=command_line(config),
         mounts=mountspec.over_data_root(
             mountspec.parse_all(host, exists, volumes=config.volumes or (), borrowed=borrowed), settings.data_root
@@ -413,7 +413,8 @@ def _check(
 
 def port_bindings(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]:
     """What is to be published, in the order in which ports are taken.  Raises InvalidArgument, NotImplemented."""
-    if host.network_mode != "bridge" or config.network_disabled:
+    mode = host.network_mode
+    if mode in ("host", "none") or mode.startswith("container:") or config.network_disabled:
         return ()
     wanted = {
         key: [(item.host_ip, item.host_port) for item in items or ()] or [("", "")]
@@ -474,6 +475,6 @@ def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
     return found
 
 
-def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> tuple[str, ...]:
-    names = request.networking_config.endpoints_config or {}
-    return tuple(name for name in names if name not in (host.network_mode, "default"))
+def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
+    found = request.networking_config.endpoints_config or {}
+    return {name: settings for name, settings in found.items() if name not in (host.network_mode, "default")}

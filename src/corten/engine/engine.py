@@ -310,7 +310,9 @@ class Engine:
             except CortenError:
                 if container.is_running:
                     raise
-        has_network = self._network_owner(container).record.place.network in ("bridge", "none")
+        has_network = not {"host"} & (names := self._network_owner(container).record.place.networks).keys() and bool(
+            names
+        )
         return stats.sample(container, sample, self._parts.machine, has_network=has_network)
 
     async def _counters(self, container: Container) -> Json:

@@ -187,8 +187,7 @@ class ListQuery:
     def _publishes(self, container: Container) -> bool:
         if self._published is None:
             return True
-        publications = container.endpoint.publications if container.endpoint is not None else ()
-        ports = {f"{one.host_port}/{one.transport}" for one in publications}
+        ports = {f"{one.host_port}/{one.transport}" for one in container.publications}
         return bool(self._published & ports)
 
     def _exposes(self, record: Record) -> bool:
@@ -197,9 +196,9 @@ class ListQuery:
 
     def _is_in(self, record: Record, networks: Sequence[str]) -> bool:
         """By the network's name, or the beginning of its id once the container was started."""
-        mode = record.effective.host.network_mode
-        network_id = self._network_ids.get(mode, "") if record.state.started_ns else ""
-        return any(value == mode or network_id.startswith(value or "-") for value in networks)
+        names = (record.effective.host.network_mode, *record.effective.networks)
+        ids = [self._network_ids.get(name, "") for name in names] if record.state.started_ns else []
+        return any(value in names or any(one.startswith(value or "-") for one in ids) for value in networks)
 
     def _has_mount(self, record: Record) -> bool:
         volumes, networks = self._filters.get("volume", ()), self._filters.get("network", ())

@@ -20,15 +20,15 @@ from msgspec.structs import replace
 from corten.core import asker
 from corten.engine import kernellog, times, witness
 from corten.engine import verdict as verdicts
+from corten.engine.attachments import Attachments, port_name
 from corten.engine.container import EXIT_CONDITIONS, Container
-from corten.engine.events import container_event, die_event, network_event
+from corten.engine.events import container_event, die_event
 from corten.engine.looks import NoAnswer
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.restart import should_restart
 from corten.engine.sending import Sending
 from corten.engine.sharedmemory import SharedMemory
-from corten.engine.start import port_name
 from corten.engine.tasks import Task
 from corten.engine.verdict import Kill, Verdict
 from corten.errors import CortenError, Unavailable
@@ -84,6 +84,7 @@ class Finisher:
     def __init__(self, parts: Parts, shared_memory: SharedMemory) -> None:
         self._parts = parts
         self._shared_memory = shared_memory
+        self._attachments = Attachments(parts)
         self.restarts_wait = False  # while the engine recovers: its policies start what is RESTARTING then
         # given by the services that this is a part of, before the first event
         self.start_again: Callable[[Container], Awaitable[None]]
@@ -166,7 +167,7 @@ class Finisher:
         async with container.lock:
             if container.task is not task or not container.is_running:
                 return None
-            network = container.record.place.network
+            networks = container.record.place.networks
             if not judged:
                 judged.append(await self._judge(container, task, how))
             verdict, watched = judged[0], self.watched(container)
@@ -182,7 +183,7 @@ class Finisher:
             pids, cgroup = watched
             self._parts.senders.forget(*pids, cgroup=cgroup)
             self.container_ended(container)
-            self._tell_network(container, network)
+            self._attachments.tell(container, "disconnect", networks)
             self.tell_volumes(container)
             self._tell(container, how, verdict)
             container.cleanup = self._parts.run_later(self.clean_up(container, task))
@@ -277,26 +278,14 @@ class Finisher:
 
     async def _leave_network(self, container: Container, task: Task) -> None:
         """Ports and address are free before anybody hears of the exit; what fails here does not hide the exit."""
-        name = container.record.place.network
-        if not name:
-            return
         try:
-            if container.endpoint is not None and container.endpoint.publications and task.shim is not None:
+            if container.publications and task.shim is not None:
                 with contextlib.suppress(Unavailable):  # its sockets end with it
-                    await task.shim.release([port_name(one) for one in container.endpoint.publications])
-            if name == "bridge":
-                self._parts.bridge.disconnect(container.id)
+                    await task.shim.release([port_name(one) for one in container.publications])
+            self._attachments.leave(container)
         except (CortenError, OSError):
             log.exception("container %s: network is left to recovery", container.id)
-        container.endpoint = None
-
-    def _tell_network(self, container: Container, name: str) -> None:
-        if not name:
-            return
-        networks = self._parts.networks
-        kind = networks.driver_of(name)
-        event = network_event(networks.ids[name], "disconnect", name=name, kind=kind, container_id=container.id)
-        self._parts.bus.publish(event)
+        container.endpoints.clear()
 
     # Again
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from ipaddress import IPv4Address
 from typing import Final
 
 from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
 from corten.engine.settings import Settings
 from corten.network import files
+from corten.sys.rtnetlink import IPAddress
 
 _HOSTS: Final = "/etc/hosts"
 
@@ -20,14 +20,14 @@ def write(
     effective: Effective,
     paths: Paths,
     *,
-    address: IPv4Address | None,
+    addresses: Sequence[IPAddress],
     gateway: str,
     settings: Settings,
     linked: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write all three; they are those of the container's root.
 
-    address: in the default bridge; gateway: its own address, which host-gateway stands for where daemon.json names
+    addresses: on its networks; gateway: its own address, which host-gateway stands for where daemon.json names
     none; linked: (names, address) of --link.  What daemon.json says of DNS counts as it is at this start (dockerd).
     """
     config, host = effective.config, effective.host
@@ -45,7 +45,6 @@ def write(
         hosts = files.hosts_on_host_network(_read(_HOSTS), extra=extra)
         resolv_conf = files.resolv_conf_on_host_network(of_host, overrides)
     else:
-        addresses = [address] if address is not None else []
         hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
         resolv_conf = files.resolv_conf(of_host, overrides)
     texts = (

@@ -19,6 +19,7 @@ from corten.engine.times import rfc3339
 from corten.engine.verdict import to_json as to_json_verdict
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_port
+from corten.spec.docker import EndpointSettings
 from corten.spec.docker_json import to_json
 
 Json = dict[str, Any]
@@ -157,27 +158,33 @@ def network_settings(container: Container, network_ids: Mapping[str, str]) -> Js
 
 
 def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
-    """`Networks`: one entry, none for `container:ID` and with NetworkDisabled."""
-    record = container.record
-    mode = record.effective.host.network_mode
-    if mode.startswith("container:") or record.effective.config.network_disabled:
+    """`Networks`: an entry each, none for `container:ID` and with NetworkDisabled."""
+    effective = container.record.effective
+    mode = effective.host.network_mode
+    if mode.startswith("container:") or effective.config.network_disabled:
         return {}
-    asked = record.effective.endpoint
-    network_id = network_ids.get(mode, "") if record.state.started_ns else ""
-    entry = endpoint_settings(network_id, container.endpoint, record.place.endpoint_id)
-    entry["IPAMConfig"] = to_json(asked)["IPAMConfig"] if asked is not None else None
-    entry["MacAddress"] = entry["MacAddress"] or (asked.mac_address if asked is not None else "")
-    return {mode: entry}
+    asked = {mode: effective.endpoint, **effective.networks}
+    return {name: _attached(container, name, settings, network_ids) for name, settings in asked.items()}
+
+
+def _attached(container: Container, name: str, asked: EndpointSettings | None, network_ids: Mapping[str, str]) -> Json:
+    """An entry of `Networks`: what was asked for, and what came of it."""
+    record = container.record
+    network_id = network_ids.get(name, "") if record.state.started_ns else ""
+    entry = endpoint_settings(network_id, container.endpoints.get(name), record.place.networks.get(name, ""))
+    if asked is not None:
+        said = to_json(asked)
+        entry |= {key: said[key] for key in ("IPAMConfig", "Aliases", "DriverOpts", "GwPriority")}
+        entry["MacAddress"] = entry["MacAddress"] or asked.mac_address
+    return entry
 
 
 def port_map(container: Container) -> Json:
     """`Ports`: published ones with their bindings, exposed ones with null; empty while it does not run."""
-    if not container.is_running or container.record.effective.network != "bridge":
+    if not container.is_running or not container.endpoints:
         return {}
     specs = container.record.effective.config.exposed_ports or ()
-    return ports_map(
-        map(exposed_port, specs), container.endpoint.publications if container.endpoint is not None else ()
-    )
+    return ports_map(map(exposed_port, specs), container.publications)
 
 
 def summary(container: Container, network_ids: Mapping[str, str], image_name: str, now_ns: int) -> Json:

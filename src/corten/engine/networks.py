@@ -79,9 +79,9 @@ class Networks:
         """One network with the running containers in it."""
         network = self.find(ref)
         members = {
-            one.id: member(one.name, one.endpoint, one.record.place.endpoint_id)
+            one.id: member(one.name, one.endpoints.get(network.name), one.record.place.networks[network.name])
             for one in containers
-            if one.is_running and one.record.place.network == network.name
+            if one.is_running and network.name in one.record.place.networks
         }
         return network_resource(network, self._bridge_of(network), members)
 

@@ -135,13 +135,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's place in its network; what the bridge gave it is the network's own record.
+    """A container's place in its networks; what a bridge gave it is the network's own record.
 
-    The sandbox's names stay after the end, as dockerd shows them.
+    networks: ids of its endpoints by name, that of its mode first.  The sandbox's names stay after the end, as dockerd
+    shows them.
     """
 
-    network: str = ""
-    endpoint_id: str = ""
+    networks: dict[str, str] = {}
     sandbox_id: str = ""
     sandbox_key: str = ""
 

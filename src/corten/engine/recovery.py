@@ -27,6 +27,7 @@ from corten.core.journal import CONTAINER_DIR, TASK_DIR
 from corten.core.metadata import Database
 from corten.core.snapshots import Kind
 from corten.engine import times
+from corten.engine.attachments import Attachments
 from corten.engine.container import Container
 from corten.engine.events import untold_deaths
 from corten.engine.execs import Execs
@@ -86,6 +87,7 @@ class Recovery:
         content: ContentStore,
     ) -> None:
         self._parts = parts
+        self._attachments = Attachments(parts)
         self._finisher = finisher
         self._execs = execs
         self._healths = healths
@@ -205,7 +207,7 @@ class Recovery:
             container.cleanup = self._parts.run_later(self._finisher.clean_up(container, task))
             return
         container.task = task
-        container.endpoint = self._parts.bridge.endpoint(container.id)
+        container.endpoints = self._attachments.known(container)
         if not container.is_running:  # a kill came between its start and the record of it
             fresh = container.record.fresh_health()  # and the start was not stopped, whatever was before it
             container.record = container.record.with_state(health=fresh, stopped_by_user=False, oom_kills=0)
@@ -240,12 +242,11 @@ class Recovery:
         Without a place nobody would take it off the network at its exit.
         """
         mode = record.effective.network
-        if record.place.network or mode not in self._parts.networks.ids:
+        if record.place.networks or mode.startswith("container:"):
             return record
-        endpoint_id = container.endpoint.endpoint_id if container.endpoint is not None else secrets.token_hex(32)
+        endpoints = {name: one.endpoint_id for name, one in container.endpoints.items()}
         place = Place(
-            network=mode,
-            endpoint_id=endpoint_id,
+            networks=endpoints or {mode: secrets.token_hex(32)},
             sandbox_id=secrets.token_hex(32),
             sandbox_key=f"/proc/{record.state.shim_pid}/fd/{NETNS_FD}",
         )
@@ -271,7 +272,7 @@ class Recovery:
             return
         log.warning("container %s: %s", container.id, error)
         container.task = task
-        container.endpoint = self._parts.bridge.endpoint(container.id)
+        container.endpoints = self._attachments.known(container)
         self._watch.unresponsive(container)
         self.adopted(container)
 

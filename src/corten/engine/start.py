@@ -31,11 +31,12 @@ from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
 from corten.engine import blockio, cdi, devices, healthcheck, hostfiles, launcherrors, links, logconfig, mapped, oci
 from corten.engine.accounts import AccountBook, find_user
+from corten.engine.attachments import Attachment, Attachments
 from corten.engine.cdispec import Edits
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
-from corten.engine.effective import Effective, port_bindings
-from corten.engine.events import container_event, network_event
+from corten.engine.effective import Effective
+from corten.engine.events import container_event
 from corten.engine.links import Link
 from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
@@ -52,10 +53,8 @@ from corten.engine.usernamespaces import fd_path
 from corten.engine.users import User
 from corten.engine.verdict import Failure, failure_of, judge_failure
 from corten.engine.volumemounts import VolumeMounts
-from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, NotModified
-from corten.network.values import Publication, Wanted
+from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotModified
 from corten.shim.protocol import NETNS_FD
-from corten.spec.address import mac_address
 from corten.spec.docker import ExecConfig
 
 CONFIG_NAME: Final = "config.json"
@@ -72,7 +71,9 @@ class Run:
         self.container = container
         self.effective: Effective = container.record.effective
         self.phases = Phases()
-        self.sandbox_id, self.endpoint_id = "", ""
+        self.sandbox_id = ""
+        self.attached: tuple[Attachment, ...] = ()
+        self.places: dict[str, str] = {}  # endpoint ids by network
         self.network_pid = 0  # of the container whose network is joined
         self.netns_fd, self.userns_fd = -1, -1
         self.userns = ""  # the path of the user namespace that is joined
@@ -116,6 +117,7 @@ class Starter:
         self._lost = lost
         self.volume_mounts: VolumeMounts  # given by the engine
         self.begun: Callable[[Container], None]  # of a run
+        self._attachments = Attachments(parts)
         self._accounts = AccountBook(f"{parts.settings.exec_root}/empty")
         self._steps: tuple[tuple[str, Step], ...] = (
             ("look", self._look),
@@ -169,7 +171,7 @@ class Starter:
         record = container.record.with_state(error=error.text, exit_code=code, pid=0, shim_pid=0, death=death)
         self._parts.note(container, replace(record, place=record.place.left()))
         container.task = None
-        container.endpoint = None
+        container.endpoints.clear()
         self._streams.drop(container)
         return error
 
@@ -229,11 +231,7 @@ class Starter:
             run.network_pid = other.record.state.pid
             config = replace(run.effective.config, hostname=other.record.effective.config.hostname)
             run.effective = replace(run.effective, config=config)
-        elif mode not in self._parts.networks.ids:
-            raise NotFound(f"network {mode} not found")
-        for name in run.effective.other_networks:
-            known = self._parts.networks.find(name).name
-            raise InvalidArgument(f"NetworkingConfig.EndpointsConfig.{known}: a second network is not supported yet")
+        run.attached = self._attachments.wanted(run.effective)
 
     def _joined(self, mode: str, kind: str) -> str | None:
         prefix, colon, ref = mode.partition(":")
@@ -278,10 +276,13 @@ class Starter:
         mode = run.effective.network
         if mode.startswith("container:"):
             return
-        run.endpoint_id = secrets.token_hex(32)
         run.sandbox_id = secrets.token_hex(32)
-        if mode == "host":
-            return
+        if mode != "host":
+            await self._make_namespaces(run)
+        run.places, ports = self._attachments.join(run.container, run.attached, run.netns_fd, undo)
+        run.held.update(ports)
+
+    async def _make_namespaces(self, run: Run) -> None:
         id_map = run.effective.id_map
         if id_map is None:
             run.netns_fd = await self._parts.tasks.netns()
@@ -289,25 +290,6 @@ class Starter:
             pair = await self._parts.user_namespaces.pair(id_map, joined=run.userns)
             run.userns_fd, run.userns, run.netns_fd = pair.user_fd, fd_path(pair.user_fd), pair.network_fd
         run.held["netns"] = run.netns_fd
-        if mode == "bridge":
-            self._join_bridge(run, undo)
-
-    def _join_bridge(self, run: Run, undo: AsyncExitStack) -> None:
-        container, asked = run.container, run.effective.endpoint
-        driver = self._parts.bridge
-        if driver.endpoint(container.id) is not None:  # the end of its last run could not take it off
-            driver.disconnect(container.id)
-        wanted = Wanted(mac=mac_address(asked.mac_address)) if asked is not None else Wanted()
-        endpoint = driver.connect(container.id, run.netns_fd, wanted=wanted)
-        undo.callback(driver.disconnect, container.id)
-        bindings = port_bindings(run.effective.config, run.effective.host)
-        if bindings:
-            published = driver.publish(endpoint, container.name, bindings)
-            endpoint = published.endpoint
-            for one in published.reservations:
-                run.held[port_name(one.publication)] = one.socket.detach()
-        container.endpoint = endpoint
-        run.endpoint_id = endpoint.endpoint_id
 
     async def _write_files(self, run: Run, undo: AsyncExitStack) -> None:
         if run.network_pid:
@@ -318,11 +300,10 @@ class Starter:
             self._write_files_of(parent, parent.record.effective, links.up(parent, roster))
 
     def _write_files_of(self, container: Container, effective: Effective, linked: Sequence[Link]) -> None:
-        endpoint = container.endpoint
         hostfiles.write(
             effective,
             self._parts.paths(container.id),
-            address=endpoint.ip if endpoint is not None else None,
+            addresses=[one.ip for each in container.endpoints.values() for one in each.addresses],
             gateway=str(self._parts.bridge.bridge().addresses[0].ip),
             settings=self._parts.settings,
             linked=links.hosts(linked),
@@ -423,8 +404,6 @@ class Starter:
 
     async def _record(self, run: Run, undo: AsyncExitStack) -> None:
         container, parts = run.container, self._parts
-        mode = run.effective.network
-        network = mode if mode in parts.networks.ids else ""
         record = container.record.with_state(
             status=advance(container.record.state.status, Move.START),
             pid=int(run.started["pid"]),
@@ -440,21 +419,14 @@ class Starter:
             health=container.record.fresh_health(),
         )
         place = Place(
-            network=network,
-            endpoint_id=run.endpoint_id,
+            networks=run.places,
             sandbox_id=run.sandbox_id,
             sandbox_key=f"/proc/{run.shim.pid}/fd/{NETNS_FD}" if run.sandbox_id else "",
         )
         container.task = run.task
         container.kills = []
         parts.save(container, replace(record, place=place))
-        if network:
-            kind = parts.networks.driver_of(network)
-            parts.bus.publish(
-                network_event(
-                    parts.networks.ids[network], "connect", name=network, kind=kind, container_id=container.id
-                )
-            )
+        self._attachments.tell(container, "connect", run.places)
         self.volume_mounts.tell_mount(container)
         parts.bus.publish(container_event(container.record, "start"))
         self.begun(container)
@@ -480,11 +452,6 @@ def check_startable(container: Container) -> None:
             raise Conflict("container is marked for removal and cannot be started")
         case _:
             return
-
-
-def port_name(publication: Publication) -> str:
-    """The name under which a shim holds the socket of a published port."""
-    return f"port:{publication.key}"
 
 
 async def _settle(fork: asyncio.Task[ShimClient]) -> None:

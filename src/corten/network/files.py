@@ -43,7 +43,7 @@ def hosts(
     hostname: str,
     *,
     domainname: str = "",
-    addresses: Iterable[IPv4Address] = (),
+    addresses: Iterable[IPv4Address | IPv6Address] = (),
     extra: Iterable[tuple[str, str]] = (),
     has_ipv6_loopback: bool = True,
 ) -> str:

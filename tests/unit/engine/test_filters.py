@@ -97,7 +97,7 @@ def test_networks_and_volumes(make: Make) -> None:
 
 def test_published_and_exposed_ports(make: Make) -> None:
     one = make(ExposedPorts={"80/tcp": {}, "53/udp": {}})
-    one.endpoint = Endpoint(
+    one.endpoints["bridge"] = Endpoint(
         endpoint_id="e",
         container_id=one.id,
         network_id="n",

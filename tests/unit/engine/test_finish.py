@@ -22,7 +22,7 @@ from corten.errors import Conflict, Internal, Unavailable
 
 from .conftest import ID
 
-BRIDGE = Place(network="bridge", endpoint_id="e", sandbox_id="s", sandbox_key="k")
+BRIDGE = Place(networks={"bridge": "e"}, sandbox_id="s", sandbox_key="k")
 
 
 class Parts:
@@ -37,7 +37,8 @@ class Parts:
         self.retries = Retries(lambda: None, first_delay_s=0.001)
         self.senders = Senders()
         self.paths = lambda ident: SimpleNamespace(directory="/")
-        self.networks = SimpleNamespace(ids={"bridge": "b"}, driver_of=lambda name: name)
+        known = SimpleNamespace(name="bridge", driver="bridge", network_id="b")
+        self.networks = SimpleNamespace(driver_of=lambda name: name, named=lambda name: known)
 
     def _fail(self, container_id: str) -> None:
         raise Internal("netlink: no")

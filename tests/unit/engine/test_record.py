@@ -50,7 +50,7 @@ def test_what_the_table_does_not_have_is_refused(state: Status, move: Move) -> N
 
 def test_a_record_comes_back_as_it_was(decide: Decide) -> None:
     record = make(decide).with_state(status=Status.RUNNING, pid=7)
-    record = msgspec.structs.replace(record, place=Place(network="bridge", endpoint_id="e"))
+    record = msgspec.structs.replace(record, place=Place(networks={"bridge": "e"}))
     assert records.decode(records.encode(record)) == record
     assert record.labels == {"a": "b"}
 
