@@ -13,7 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from corten import errors
-from corten.docker import archives, containers, copy, images, registries, system, volumes, websocket
+from corten.docker import archives, containers, copy, images, networks, registries, system, volumes, websocket
 from corten.docker.call import Call
 
 Operation = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -26,9 +26,9 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/events", system.events),
     ("GET", "/system/df", system.disk_usage),
     ("POST", "/auth", system.auth),
-    ("GET", "/networks", system.networks),
-    ("GET", "/networks/", system.networks),
-    ("GET", "/networks/{}", system.network),
+    ("GET", "/networks", networks.list_all),
+    ("GET", "/networks/", networks.list_all),
+    ("GET", "/networks/{}", networks.inspect),
     ("GET", "/volumes", volumes.list_all),
     ("GET", "/volumes/{}", volumes.inspect),
     ("POST", "/volumes/create", volumes.create),
@@ -72,7 +72,11 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("POST", "/images/create", images.create),
     ("POST", "/images/load", images.load),
     ("POST", "/images/prune", images.prune),
-    ("POST", "/networks/prune", system.networks_prune),
+    ("POST", "/networks/prune", networks.prune),
+    ("POST", "/networks/create", networks.create),
+    ("POST", "/networks/{}/connect", networks.connect),
+    ("POST", "/networks/{}/disconnect", networks.disconnect),
+    ("DELETE", "/networks/{}", networks.remove),
     ("POST", "/volumes/prune", volumes.prune),
     ("POST", "/build/prune", system.build_prune),
     ("POST", "/images/{}/tag", images.tag),
@@ -95,10 +99,6 @@ UNSUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("POST", "/build/cancel", "build cancel"),
     ("POST", "/session", "build session"),
     ("POST", "/grpc", "build over gRPC"),
-    ("POST", "/networks/create", "network create"),
-    ("POST", "/networks/{}/connect", "network connect"),
-    ("POST", "/networks/{}/disconnect", "network disconnect"),
-    ("DELETE", "/networks/{}", "network remove"),
     ("GET", "/plugins/privileges", "plugin privileges"),
     ("GET", "/plugins/{}/json", "plugin inspect"),
     ("POST", "/plugins/pull", "plugin install"),

@@ -13,7 +13,6 @@ from corten.docker.versions import (
     IMAGE_LIST_RULES,
     INFO_RULES,
     LIST_RULES,
-    NETWORK_RULES,
     adapt_answer,
 )
 from corten.errors import CortenError, InvalidArgument
@@ -95,23 +94,6 @@ async def options(call: Call) -> web.StreamResponse:
 async def auth(call: Call) -> web.StreamResponse:
     """`POST /auth`: whether a registry takes the credentials in the body."""
     return call.answer(await call.engine.login(await call.json(AuthConfig)))
-
-
-async def networks(call: Call) -> web.StreamResponse:
-    found = await call.engine.network_list(call.query.filters())
-    return call.answer([adapt_answer(network, NETWORK_RULES, call.version) for network in found])
-
-
-async def network(call: Call) -> web.StreamResponse:
-    return call.answer(adapt_answer(await call.engine.network_inspect(call.args[0]), NETWORK_RULES, call.version))
-
-
-# Nobody can make a network or a build cache yet, so none of them is unused; the filters are checked.
-
-
-async def networks_prune(call: Call) -> web.StreamResponse:
-    _check_filters(call, frozenset({"label", "label!", "until"}))
-    return call.answer({"NetworksDeleted": None})
 
 
 async def build_prune(call: Call) -> web.StreamResponse:

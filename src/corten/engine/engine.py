@@ -40,6 +40,7 @@ from corten.engine.lifecycle import Lifecycle
 from corten.engine.lifetimes import Lifetimes
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.metrics import Metrics
+from corten.engine.networkops import NetworkOps
 from corten.engine.parts import Parts
 from corten.engine.pulls import Pulls
 from corten.engine.pushes import Pushes
@@ -121,6 +122,15 @@ class Engine:
         self.exec_inspect = execs.inspect
         self._serve_images(parts)
         self._serve_volumes(parts, starter, finisher, removal)
+        self._serve_networks(parts)
+
+    def _serve_networks(self, parts: Parts) -> None:
+        networks, lasting = NetworkOps(parts, self._life), self._lasting.verb
+        self.network_create = lasting(networks.create)
+        self.network_remove = lasting(networks.remove)
+        self.network_connect = lasting(networks.connect)
+        self.network_disconnect = lasting(networks.disconnect)
+        self.network_prune = networks.prune
 
     def _serve_volumes(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal) -> None:
         volumes, mounts = Volumes(parts), VolumeMounts(parts)

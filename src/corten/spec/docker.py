@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 __all__ = [
+    "IPAM",
     "BindOptions",
     "ContainerConfig",
     "ContainerCreateRequest",
@@ -31,9 +32,13 @@ __all__ = [
     "ExecStartConfig",
     "HealthConfig",
     "HostConfig",
+    "IPAMConfig",
     "ImageOptions",
     "LogConfig",
     "Mount",
+    "NetworkConnectRequest",
+    "NetworkCreateRequest",
+    "NetworkDisconnectRequest",
     "NetworkingConfig",
     "PortBinding",
     "Resources",
@@ -59,7 +64,11 @@ _SPELLING = {
     "io_maximum_bandwidth": "IOMaximumBandwidth",
     "io_maximum_iops": "IOMaximumIOps",
     "ip_address": "IPAddress",
+    "enable_ipv4": "EnableIPv4",
+    "enable_ipv6": "EnableIPv6",
     "ip_prefix_len": "IPPrefixLen",
+    "ip_range": "IPRange",
+    "ipam": "IPAM",
     "ipam_config": "IPAMConfig",
     "ipv4_address": "IPv4Address",
     "ipv6_address": "IPv6Address",
@@ -352,6 +361,56 @@ class ContainerUpdateRequest(Resources, frozen=True):
     """`POST /containers/{id}/update`."""
 
     restart_policy: RestartPolicy = RestartPolicy()
+
+
+class IPAMConfig(_Value, frozen=True):
+    """One subnet of a network."""
+
+    subnet: str = ""
+    ip_range: str = ""
+    gateway: str = ""
+    auxiliary_addresses: StringMap = None
+
+
+class IPAM(_Value, frozen=True):
+    """How a network's addresses are given."""
+
+    driver: str = ""
+    options: StringMap = None
+    config: list[IPAMConfig] | None = None
+
+
+class NetworkCreateRequest(_Value, frozen=True):
+    """`POST /networks/create`."""
+
+    name: str = ""
+    check_duplicate: bool = False
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: dict[str, Any] | None = None
+    ipam: IPAM | None = None
+    enable_ipv4: bool | None = None
+    enable_ipv6: bool | None = None
+    options: StringMap = None
+    labels: StringMap = None
+
+
+class NetworkConnectRequest(_Value, frozen=True):
+    """`POST /networks/{id}/connect`."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class NetworkDisconnectRequest(_Value, frozen=True):
+    """`POST /networks/{id}/disconnect`."""
+
+    container: str = ""
+    force: bool = False
 
 
 class VolumeCreateRequest(_Value, frozen=True):
