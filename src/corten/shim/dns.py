@@ -67,7 +67,7 @@ def read(message: bytes) -> Question:
 
 def _name(message: bytes, at: int) -> tuple[str, int]:
     """A name without pointers, and where it ends."""
-    labels = []
+    labels: list[str] = []
     start = at
     while True:
         if at >= len(message):
