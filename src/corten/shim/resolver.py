@@ -9,6 +9,7 @@ anew tells everything again and serves only those containers that are not served
     serve     {"container", "networks": [id…], "servers": [address…]} + descriptors of a UDP and a listening TCP socket
     view      {"container", "networks", "servers"}                  others than before
     forget    {"container"}
+    end       the process ends; `cortend --destroy` says so
 
 What a container may have at once is bounded; what goes beyond is refused, and costs the others nothing.
 """
@@ -16,6 +17,7 @@ What a container may have at once is bounded; what goes beyond is refused, and c
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -31,6 +33,7 @@ from corten.shim.names import NetworkNames, View, local_answer, network_of
 from corten.shim.protocol import Message
 
 SOCKET_NAME: Final = "names.sock"
+LOG_NAME: Final = "names.log"
 FORWARDS: Final = 100  # questions of one container that servers have not answered yet
 STREAMS: Final = 32  # connections of one container
 _BURST: Final = 64  # datagrams read in one turn, so that one container does not hold up the others
@@ -191,6 +194,7 @@ class Resolver:
     def __init__(self, exec_root: str, loop: Loop) -> None:
         self.loop = loop
         self.chance = random.Random()
+        self.is_ended = False
         self._networks: dict[str, NetworkNames] = {}
         self._clients: dict[str, Client] = {}
         self._connections: set[socket.socket] = set()
@@ -212,10 +216,13 @@ class Resolver:
 
     def _accept(self, events: int) -> None:
         with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            self._connections.add(connection)
-            self.loop.add(connection.fileno(), READ, lambda events: self._readable(connection))
+            self.take(self._listener.accept()[0])
+
+    def take(self, connection: socket.socket) -> None:
+        """Serves a connection of cortend's."""
+        connection.setblocking(False)
+        self._connections.add(connection)
+        self.loop.add(connection.fileno(), READ, lambda events: self._readable(connection))
 
     def _readable(self, connection: socket.socket) -> None:
         try:
@@ -252,6 +259,8 @@ class Resolver:
                 self._serve(request, fds)
             case "view":
                 self._look(self._known(request), request)
+            case "end":
+                self.is_ended = True
             case "forget":
                 client = self._clients.pop(str(request["container"]), None)
                 if client is not None:
@@ -288,3 +297,15 @@ class Resolver:
     def _look(self, client: Client, request: Message) -> None:
         client.networks = tuple(map(str, request["networks"]))
         client.servers = tuple(map(str, request["servers"]))
+
+
+def run(exec_root: str, first: socket.socket) -> None:
+    """The life of the resolver in a process just forked from the zygote; ends when it is told to."""
+    log_fd = os.open(f"{exec_root}/{LOG_NAME}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log_fd, 2)
+    os.close(log_fd)
+    loop = Loop()
+    resolver = Resolver(exec_root, loop)
+    resolver.take(first)
+    while not resolver.is_ended:
+        loop.turn()

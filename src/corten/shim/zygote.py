@@ -27,7 +27,7 @@ from types import FrameType
 from corten import errors
 from corten.errors import CortenError, Internal, InvalidArgument, Unavailable
 from corten.runtime import hostfacts
-from corten.shim import protocol, shim
+from corten.shim import protocol, resolver, shim
 from corten.shim.complain import complain
 from corten.shim.keeper import Keeper, confess
 from corten.shim.protocol import Message
@@ -42,6 +42,10 @@ _GO_ON = signal.SIGCONT  # at the parent's death: one that was stopped sees it t
 
 class Born(Exception):
     """Raised in a forked shim, with what `become_shim` wants: the zygote's frames would keep pages of its own."""
+
+
+class BornResolver(Exception):
+    """The same in a forked resolver, with its first connection."""
 
 
 class Zygote:
@@ -162,6 +166,8 @@ class Zygote:
     def _handle(self, request: Request) -> None:
         if request.op == "fork":
             self._fork(request)
+        elif request.op == "names":
+            self._fork_resolver(request)
         elif request.op == "ping":
             self._answer(request.seq, {"ok": {}})
         else:
@@ -178,6 +184,31 @@ class Zygote:
             if pid == 0:
                 raise Born(directory, tenant, id, socket.socket(fileno=theirs.detach()))
             self._answer(request.seq, {"ok": {"pid": pid}}, (ours.fileno(),))
+
+    def _fork_resolver(self, request: Request) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            pid = os.fork()
+            if pid == 0:
+                raise BornResolver(socket.socket(fileno=theirs.detach()))
+            self._answer(request.seq, {"ok": {"pid": pid}}, (ours.fileno(),))
+
+    def become_resolver(self, first: socket.socket) -> None:
+        """In the child; does not return."""
+        status = 1
+        try:
+            self._forget()
+            self._keeper.listener.close()
+            os.close(self._life)
+            os.close(self._life_read)
+            os.setsid()
+            self._title.write("corten-shim names")
+            resolver.run(self._exec_root, first)
+            status = 0
+        except Exception as error:  # the child's outermost loop
+            complain(error)
+        finally:
+            os._exit(status)
 
     def become_shim(self, directory: str, tenant: str, id: str, first: socket.socket) -> None:
         """In the child; does not return."""
@@ -235,6 +266,7 @@ def run(control_fd: int, exec_root: str) -> int:
     os.set_inheritable(control_fd, False)
     zygote = Zygote(control, exec_root)
     life: tuple[str, str, str, socket.socket] | None = None
+    first: socket.socket | None = None
     try:
         zygote.prepare()
         zygote.run()
@@ -242,6 +274,10 @@ def run(control_fd: int, exec_root: str) -> int:
         return 0
     except Born as born:
         life = born.args
+    except BornResolver as born:
+        (first,) = born.args
+    if first is not None:
+        zygote.become_resolver(first)
     if life is not None:
         zygote.become_shim(*life)
     return 0
