@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from dataclasses import dataclass
 
 from corten.shim import dns
 from corten.shim.dns import Address, Question
@@ -20,23 +19,46 @@ from corten.shim.dns import Address, Question
 _KINDS = {dns.A: 4, dns.AAAA: 6}
 
 
-@dataclass(slots=True)
 class NetworkNames:
     """The names on one network, in lower case, and whose the addresses are."""
 
-    name: str
-    by_name: dict[str, list[Address]] = field(default_factory=dict)
-    by_address: dict[Address, str] = field(default_factory=dict)
+    __slots__ = ("_by_address", "_by_name", "_members", "name")
 
-    def put(self, names: Iterable[str], addresses: Sequence[Address]) -> None:
-        """A container's names, its own first."""
-        words = [name.lower() for name in names]
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._members: dict[str, tuple[tuple[str, ...], tuple[Address, ...]]] = {}
+        self._by_name: dict[str, dict[str, None]] = {}  # → members, in the order in which they came
+        self._by_address: dict[Address, str] = {}
+
+    def put(self, member: str, names: Iterable[str], addresses: Iterable[Address]) -> None:
+        """A member with its names, its own first, in place of what it had."""
+        self.drop(member)
+        words = tuple(dict.fromkeys(name.lower() for name in names))
+        mine = self._members[member] = (words, tuple(addresses))
         for word in words:
-            known = self.by_name.setdefault(word, [])
-            known += [one for one in addresses if one not in known]
+            self._by_name.setdefault(word, {})[member] = None
+        for one in mine[1]:
+            self._by_address[one] = member
+
+    def drop(self, member: str) -> None:
+        """One that is gone; unknown ones are fine."""
+        words, addresses = self._members.pop(member, ((), ()))
+        for word in words:
+            del self._by_name[word][member]
+            if not self._by_name[word]:
+                del self._by_name[word]
         for one in addresses:
-            if words:
-                self.by_address.setdefault(one, words[0])
+            if self._by_address.get(one) == member:
+                del self._by_address[one]
+
+    def addresses(self, name: str) -> list[Address]:
+        """Of a name in lower case."""
+        return [one for member in self._by_name.get(name, ()) for one in self._members[member][1]]
+
+    def owner(self, address: Address) -> str:
+        """The first name of whose it is; '' for nobody's."""
+        words = self._members[self._by_address[address]][0] if address in self._by_address else ()
+        return words[0] if words else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +74,13 @@ class View:
         for network in self.networks:
             inner = name.removesuffix(f".{network.name.lower()}")
             for word in {name: None, inner: None}:
-                found += [one for one in network.by_name.get(word, ()) if one not in found]
+                found += [one for one in network.addresses(word) if one not in found]
         return found
 
     def owner(self, address: Address) -> str:
         """`web.backend` of the container that has an address; '' for nobody's."""
         for network in self.networks:
-            name = network.by_address.get(address)
+            name = network.owner(address)
             if name:
                 return f"{name}.{network.name}"
         return ""
@@ -90,11 +112,3 @@ def _pointer(question: Question, view: View, limit: int) -> bytes | None:
     if owner:
         return dns.answer(question, [dns.pointer_record(owner)], limit=limit)
     return None if view.servers else dns.answer(question, code=dns.NXDOMAIN)
-
-
-def network_of(name: str, rows: Iterable[tuple[Sequence[str], Sequence[str]]]) -> NetworkNames:
-    """From (names, addresses) of each container on it."""
-    made = NetworkNames(name)
-    for names, addresses in rows:
-        made.put(names, [ip_address(one) for one in addresses])
-    return made

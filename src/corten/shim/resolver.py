@@ -5,7 +5,9 @@ leads 127.0.0.11:53, and hands them over; it tells the names of each network as 
 anew tells everything again and serves only those containers that are not served yet.
 
     hello                                → {"version", "containers": [id…]}
-    network   {"id", "name", "rows": [[[name…], [address…]]…]}      the names on it from now on; no rows: it is gone
+    network   {"id", "name"}                                 there is one; without a name: it is gone
+    join      {"network", "container", "names": [name…], "addresses": [address…]}    in place of what it had there
+    leave     {"network", "container"}
     serve     {"container", "networks": [id…], "servers": [address…]} + descriptors of a UDP and a listening TCP socket
     view      {"container", "networks", "servers"}                  others than before
     forget    {"container"}
@@ -21,15 +23,18 @@ import os
 import random
 import socket
 import struct
+import time
+from ipaddress import ip_address
 from typing import Any, Final
 
 from corten import errors
 from corten.errors import CortenError, InvalidArgument, NotFound
 from corten.shim import dns, protocol
+from corten.shim.complain import complain
 from corten.shim.dns import Malformed
 from corten.shim.forward import Forward
 from corten.shim.loop import READ, Loop, Timer
-from corten.shim.names import NetworkNames, View, local_answer, network_of
+from corten.shim.names import NetworkNames, View, local_answer
 from corten.shim.protocol import Message
 
 SOCKET_NAME: Final = "names.sock"
@@ -40,6 +45,7 @@ _BURST: Final = 64  # datagrams read in one turn, so that one container does not
 _IDLE_S: Final = 10.0
 _LENGTH: Final = struct.Struct("!H")
 _FDS: Final = 2
+_BREATH_S: Final = 0.05
 
 
 class Client:
@@ -255,6 +261,11 @@ class Resolver:
                 return {"version": protocol.VERSION, "containers": sorted(self._clients)}
             case "network":
                 self._network(request)
+            case "join":
+                addresses = [ip_address(one) for one in request["addresses"]]
+                self._network_of(request).put(str(request["container"]), map(str, request["names"]), addresses)
+            case "leave":
+                self._network_of(request).drop(str(request["container"]))
             case "serve":
                 self._serve(request, fds)
             case "view":
@@ -270,11 +281,17 @@ class Resolver:
         return {}
 
     def _network(self, request: Message) -> None:
-        ident, rows = str(request["id"]), request.get("rows")
-        if rows is None:
+        ident, name = str(request["id"]), str(request.get("name") or "")
+        if not name:
             self._networks.pop(ident, None)
-        else:
-            self._networks[ident] = network_of(str(request["name"]), rows)
+        elif ident not in self._networks:
+            self._networks[ident] = NetworkNames(name)
+
+    def _network_of(self, request: Message) -> NetworkNames:
+        ident = str(request["network"])
+        if ident not in self._networks:
+            raise NotFound(f"network {ident} is not known")
+        return self._networks[ident]
 
     def _serve(self, request: Message, fds: list[int]) -> None:
         if len(fds) != _FDS:
@@ -308,4 +325,8 @@ def run(exec_root: str, first: socket.socket) -> None:
     resolver = Resolver(exec_root, loop)
     resolver.take(first)
     while not resolver.is_ended:
-        loop.turn()
+        try:
+            loop.turn()
+        except Exception as error:  # one client's or server's oddity is not everybody's
+            complain(error)
+            time.sleep(_BREATH_S)

@@ -9,14 +9,25 @@ from ipaddress import ip_address
 import pytest
 
 from corten.shim import dns
-from corten.shim.names import View, local_answer, network_of
+from corten.shim.names import NetworkNames, View, local_answer
 
 from .test_dns import query
 
+
+def network_of(name: str, *rows: tuple[str, tuple[str, ...], tuple[str, ...]]) -> NetworkNames:
+    made = NetworkNames(name)
+    for member, names, addresses in rows:
+        made.put(member, names, map(ip_address, addresses))
+    return made
+
+
 WEB = network_of(
-    "backend", [(("web", "www"), ("10.0.0.2", "fd00::2")), (("db",), ("10.0.0.3",)), (("www",), ("10.0.0.4",))]
+    "backend",
+    ("c1", ("web", "www"), ("10.0.0.2", "fd00::2")),
+    ("c2", ("db",), ("10.0.0.3",)),
+    ("c3", ("www",), ("10.0.0.4",)),
 )
-OTHER = network_of("Front", [(("proxy", "web"), ("10.1.0.9",))])
+OTHER = network_of("Front", ("c4", ("proxy", "web"), ("10.1.0.9",)))
 VIEW = View((WEB, OTHER), ("192.0.2.53",))
 CLOSED = View((WEB,))
 
@@ -79,3 +90,13 @@ def test_an_address_of_nobody_is_a_servers_to_name() -> None:
     told = local_answer(question, CLOSED, limit=512, chance=random.Random(1))
     assert told is not None
     assert dns.HEADER.unpack_from(told)[1] & dns.RCODE == dns.NXDOMAIN
+
+
+def test_a_member_that_joins_again_or_leaves_takes_its_names_along() -> None:
+    network = network_of("n", ("a", ("web",), ("10.0.0.2",)), ("b", ("web",), ("10.0.0.3",)))
+    network.put("a", ["Api"], [ip_address("10.0.0.9")])
+    assert (network.addresses("web"), network.addresses("api")) == ([ip_address("10.0.0.3")], [ip_address("10.0.0.9")])
+    assert network.owner(ip_address("10.0.0.2")) == ""
+    for _ in range(2):
+        network.drop("b")
+    assert (network.addresses("web"), network.owner(ip_address("10.0.0.3"))) == ([], "")

@@ -21,7 +21,7 @@ from corten.shim.resolver import SOCKET_NAME, Resolver
 from .test_dns import query
 
 PATIENCE_S = 60.0
-BACKEND = {"id": "n1", "name": "backend", "rows": [[["web"], ["10.0.0.2"]], [["db"], ["10.0.0.3"]]]}
+ROWS = (("a", "web", "10.0.0.2"), ("b", "db", "10.0.0.3"))
 
 
 class Upstream:
@@ -133,7 +133,9 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     made = Lab(tmp_path)
-    made.tell("network", **BACKEND)
+    made.tell("network", id="n1", name="backend")
+    for container, name, address in ROWS:
+        made.tell("join", network="n1", container=container, names=[name], addresses=[address])
     yield made
     made.close()
 
@@ -163,8 +165,10 @@ def test_names_of_the_networks_are_answered_by_udp_and_tcp(lab: Lab) -> None:
 
 def test_names_change_under_a_container_that_is_served(lab: Lab) -> None:
     lab.serve()
-    lab.tell("network", id="n1", name="backend", rows=[[["web"], ["10.0.0.9"]]])
+    lab.tell("join", network="n1", container="a", names=["web"], addresses=["10.0.0.9"])
     assert addresses(lab.ask("web")) == ["10.0.0.9"]
+    lab.tell("leave", network="n1", container="b")
+    assert code(lab.ask("db")) == dns.NXDOMAIN
     lab.tell("view", container="c", networks=[], servers=[])
     assert code(lab.ask("web")) == dns.NXDOMAIN
     lab.tell("network", id="n1")
@@ -235,9 +239,12 @@ def test_what_is_no_query_is_refused_and_harms_nobody(lab: Lab) -> None:
     assert addresses(lab.ask("web")) == ["10.0.0.2"]
 
 
-@pytest.mark.parametrize(("op", "fields"), [("serve", {"container": "c"}), ("view", {"container": "x"}), ("sing", {})])
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [("serve", {"container": "c"}), ("view", {"container": "x"}), ("leave", {"network": "x"}), ("sing", {})],
+)
 def test_a_wrong_request_is_answered_and_nothing_changes(lab: Lab, op: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(Exception, match=r"descriptors|not served|unknown op"):
+    with pytest.raises(Exception, match=r"descriptors|not served|not known|unknown op"):
         lab.tell(op, **fields)
     assert lab.tell("hello")["containers"] == []
 
