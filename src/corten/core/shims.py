@@ -387,6 +387,11 @@ class Zygote:
         client.pid = int(answer["pid"])
         return client
 
+    async def resolver(self) -> socket.socket:
+        """A new resolver for the engine's exec-root (`corten.shim.resolver`): the first connection to it."""
+        _, fds = await self._request("names", {})
+        return socket.socket(fileno=fds[0])
+
     async def close(self) -> None:
         """End the zygote; shims go on."""
         self._is_closed = True
