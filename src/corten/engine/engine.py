@@ -17,6 +17,7 @@ import msgspec
 
 from corten.core.content import ContentStore
 from corten.core.metadata import Database
+from corten.core.resolver import Resolver
 from corten.engine import events, filters, links, logfiles, plan, stats, top, why
 from corten.engine.archives import Archives
 from corten.engine.callwatch import CallWatch
@@ -40,6 +41,7 @@ from corten.engine.lifecycle import Lifecycle
 from corten.engine.lifetimes import Lifetimes
 from corten.engine.logs import LogOptions, LogStream
 from corten.engine.metrics import Metrics
+from corten.engine.naming import Naming
 from corten.engine.networkops import NetworkOps
 from corten.engine.parts import Parts
 from corten.engine.pulls import Pulls
@@ -122,10 +124,13 @@ class Engine:
         self.exec_inspect = execs.inspect
         self._serve_images(parts)
         self._serve_volumes(parts, starter, finisher, removal)
-        self._serve_networks(parts)
+        self._serve_networks(parts, starter, finisher)
 
-    def _serve_networks(self, parts: Parts) -> None:
-        networks, lasting = NetworkOps(parts, self._life), self._lasting.verb
+    def _serve_networks(self, parts: Parts, starter: Starter, finisher: Finisher) -> None:
+        resolver = Resolver(parts.tasks.zygote, parts.settings.exec_root, lost=self._resolver_lost)
+        self._resolver, self._naming = resolver, Naming(parts, resolver)
+        starter.naming = finisher.naming = self._naming
+        networks, lasting = NetworkOps(parts, self._life, self._naming), self._lasting.verb
         self.network_create = lasting(networks.create)
         self.network_remove = lasting(networks.remove)
         self.network_connect = lasting(networks.connect)
@@ -180,6 +185,16 @@ class Engine:
     async def recover(self) -> None:
         """Adopt and clean up; then the engine can serve."""
         await self._recovery.run()
+        await self._restore_names()
+
+    async def _restore_names(self) -> None:
+        try:
+            await self._naming.restore()
+        except (CortenError, OSError) as error:
+            log.warning("names of containers are not answered until cortend is started again: %s", error)
+
+    def _resolver_lost(self) -> None:
+        self._parts.run_later(self._restore_names())
 
     async def attend(self) -> None:
         """What goes on while the engine serves: restart policies, the trash, the watch over shims.  Until cancelled."""
@@ -195,6 +210,7 @@ class Engine:
         except TimeoutError:
             log.warning("%d pieces of work are left to the next start", len(self._parts.background))
         self._streams.close()
+        self._resolver.close()
         for container in self._parts.roster:
             if container.task is not None and container.task.shim is not None:
                 container.task.shim.close()

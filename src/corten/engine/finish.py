@@ -24,6 +24,7 @@ from corten.engine.attachments import Attachments, port_name
 from corten.engine.container import EXIT_CONDITIONS, Container
 from corten.engine.events import container_event, die_event
 from corten.engine.looks import NoAnswer
+from corten.engine.naming import Naming
 from corten.engine.parts import Parts
 from corten.engine.record import Move, Record, Status, advance
 from corten.engine.restart import should_restart
@@ -85,6 +86,7 @@ class Finisher:
         self._parts = parts
         self._shared_memory = shared_memory
         self._attachments = Attachments(parts)
+        self.naming: Naming | None = None  # given by the engine
         self.restarts_wait = False  # while the engine recovers: its policies start what is RESTARTING then
         # given by the services that this is a part of, before the first event
         self.start_again: Callable[[Container], Awaitable[None]]
@@ -283,6 +285,8 @@ class Finisher:
                 with contextlib.suppress(Unavailable):  # its sockets end with it
                     await task.shim.release([port_name(one) for one in container.publications])
             self._attachments.leave(container)
+            if self.naming is not None:
+                await self.naming.end(container, tuple(container.record.place.networks))
         except (CortenError, OSError):
             log.exception("container %s: network is left to recovery", container.id)
         container.endpoints.clear()

@@ -9,6 +9,7 @@ from typing import Final
 
 from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
+from corten.engine.networks import PREDEFINED
 from corten.engine.settings import Settings
 from corten.network import files
 from corten.sys.rtnetlink import IPAddress
@@ -46,7 +47,9 @@ def write(
         resolv_conf = files.resolv_conf_on_host_network(of_host, overrides)
     else:
         hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
-        resolv_conf = files.resolv_conf(of_host, overrides)
+        has_names = effective.network not in PREDEFINED or bool(effective.networks)
+        make = files.resolv_conf_with_resolver if has_names else files.resolv_conf
+        resolv_conf = make(of_host, overrides)
     texts = (
         (paths.hostname, files.hostname_file(config.hostname)),
         (paths.hosts, hosts),

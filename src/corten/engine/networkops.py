@@ -22,6 +22,7 @@ from corten.engine.attachments import Attachment, Attachments, gateway_of, port_
 from corten.engine.container import Container
 from corten.engine.filters import Filters, check_keys, labels_match
 from corten.engine.lifecycle import Lifecycle
+from corten.engine.naming import Naming
 from corten.engine.networks import FIXED, PREDEFINED
 from corten.engine.parts import Parts
 from corten.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
@@ -41,8 +42,9 @@ _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 class NetworkOps:
     """What clients do with networks."""
 
-    def __init__(self, parts: Parts, life: Lifecycle) -> None:
+    def __init__(self, parts: Parts, life: Lifecycle, naming: Naming) -> None:
         self._parts = parts
+        self._naming = naming
         self._life = life
         self._attachments = Attachments(parts)
 
@@ -96,6 +98,7 @@ class NetworkOps:
                 f"error while removing network: network {network.name} id {network.network_id} has active endpoints"
             )
         self._parts.bridge.remove(network.network_id)
+        await self._naming.forget_network(network)
         self._parts.bus.publish(network_change(network, "destroy"))
 
     async def prune(self, wanted: Filters, dry_run: bool = False) -> Json:
@@ -124,6 +127,8 @@ class NetworkOps:
             effective = container.record.effective
             effective = replace(effective, networks={**effective.networks, network.name: one.settings})
             self._parts.save(container, replace(container.record, effective=effective))
+            if container.is_running:
+                await self._naming.connected(container, one)
         self._attachments.tell(container, "connect", {network.name: ""})
 
     def _check_connect(self, container: Container, network: Network) -> None:
@@ -165,6 +170,8 @@ class NetworkOps:
             effective = container.record.effective
             rest = {name: said for name, said in effective.networks.items() if name != network.name}
             self._parts.save(container, replace(container.record, effective=replace(effective, networks=rest)))
+            if container.is_running:
+                await self._naming.disconnected(container, network)
         self._attachments.tell(container, "disconnect", {network.name: ""})
 
     def _check_disconnect(self, container: Container, network: Network) -> None:

@@ -38,6 +38,7 @@ from corten.engine.container import Container
 from corten.engine.effective import Effective
 from corten.engine.events import container_event
 from corten.engine.links import Link
+from corten.engine.naming import Naming
 from corten.engine.oci import Surroundings
 from corten.engine.parts import Parts
 from corten.engine.phases import Phases
@@ -116,6 +117,7 @@ class Starter:
         self._events = events
         self._lost = lost
         self.volume_mounts: VolumeMounts  # given by the engine
+        self.naming: Naming | None = None  # likewise
         self.begun: Callable[[Container], None]  # of a run
         self._attachments = Attachments(parts)
         self._accounts = AccountBook(f"{parts.settings.exec_root}/empty")
@@ -281,6 +283,9 @@ class Starter:
             await self._make_namespaces(run)
         run.places, ports = self._attachments.join(run.container, run.attached, run.netns_fd, undo)
         run.held.update(ports)
+        if self.naming is not None:
+            undo.push_async_callback(self.naming.end, run.container, tuple(run.places))
+            await self.naming.begin(run.container, run.attached, run.netns_fd)
 
     async def _make_namespaces(self, run: Run) -> None:
         id_map = run.effective.id_map

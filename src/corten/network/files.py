@@ -13,6 +13,7 @@ from corten.errors import InvalidArgument
 from corten.spec.address import is_address
 
 HOST_GATEWAY = "host-gateway"
+RESOLVER = "127.0.0.11"
 RESOLV_CONF = "/etc/resolv.conf"
 SYSTEMD_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
 SYSTEMD_STUB = "127.0.0.53"
@@ -164,6 +165,36 @@ def resolv_conf(host: ResolvConf, overrides: Overrides | None = None, *, has_ipv
     if fallback:
         servers = FALLBACK_NAMESERVERS + (FALLBACK_NAMESERVERS_V6 if has_ipv6 else ())
     return _text(host, wanted, servers, transform="legacy", is_fallback=fallback)
+
+
+def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = None) -> str:
+    """resolv.conf of a container whose questions the engine answers at 127.0.0.11."""
+    wanted = overrides or Overrides()
+    _override(wanted)
+    options = tuple(wanted.options) or host.options
+    has_ndots = any(option.partition(":")[0] == "ndots" for option in options)
+    search = tuple(one for one in wanted.search if one != ".") if wanted.search else host.search
+    lines = [f"nameserver {RESOLVER}\n"]
+    lines += [f"search {' '.join(search)}\n"] if search else []
+    lines += [f"options {' '.join((*options, *(() if has_ndots else ('ndots:0',))))}\n"]
+    lines += [f"{line}\n" for line in host.other]
+    return _HEADER + "".join(lines) + _footer(host, wanted, options, "internal resolver", is_fallback=False)
+
+
+def host_nameservers() -> list[str]:
+    """The host's own servers, those of its loopback too: they are asked from its network."""
+    found = parse_resolv_conf(_read(RESOLV_CONF))
+    if is_systemd_stub(found):
+        found = parse_resolv_conf(_read(SYSTEMD_RESOLV_CONF), SYSTEMD_RESOLV_CONF)
+    return list(found.nameservers)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def resolv_conf_on_host_network(host: ResolvConf, overrides: Overrides | None = None) -> str:
