@@ -102,8 +102,7 @@ class Engine:
         info = Info(parts)
         lasting = self._lasting.verb
 
-        self.version = info.version
-        self.info = info.info
+        self.version, self.info = info.version, info.info
         self.login = parts.registries.login
         self.container_create = lasting(life.create)
         self.container_start = lasting(life.start)
