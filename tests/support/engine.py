@@ -22,7 +22,8 @@ START_SECONDS = 60
 class CortenEngine(DockerClient):
     """cortend under `folder`; a context manager that ends with `destroy`.
 
-    `config` becomes daemon.json; `commands` is where cortend lies, for builds that are not this checkout's.  The
+    `config` becomes daemon.json; `commands` is where cortend lies, for builds that are not this checkout's; `prefix` is
+    what it is always started below.  The
     folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that all its processes can be told
     by their command lines.  `last_check` looks at each engine before its end, unless that is an error.
     """
@@ -38,6 +39,7 @@ class CortenEngine(DockerClient):
         env: Mapping[str, str] | None = None,
         commands: Path = paths.COMMANDS,
         netns: NetNs | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = paths.scratch("engine")
         self.data_root = self.folder / "data"
@@ -49,6 +51,7 @@ class CortenEngine(DockerClient):
         self.config_file.write_text(json.dumps(dict(config or {})))
         self.netns = NetNs() if netns is None else netns
         self._args = list(args)
+        self._prefix = list(prefix)
         self._commands = commands
         self._env = dict(env or {})
         self._daemon: process.Daemon | None = None
@@ -77,7 +80,8 @@ class CortenEngine(DockerClient):
 
     def start(self, prefix: Sequence[str] = ()) -> None:
         """Starts cortend (below `prefix`, for example strace) and waits until it answers; NotReady otherwise."""
-        self._daemon = process.Daemon([*self.netns.enter, *prefix, *self.argv], self.log, self.environment)
+        argv = [*self.netns.enter, *self._prefix, *prefix, *self.argv]
+        self._daemon = process.Daemon(argv, self.log, self.environment)
         self._daemon.wait_until(self.answers, "answer of cortend", timeout=self.patience_s)
 
     @property

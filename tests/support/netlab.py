@@ -12,13 +12,14 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from ipaddress import IPv4Address, IPv4Interface
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
 from typing import TypeVar
 
 from corten.core.journal import JournalEntry
 from corten.network.values import Endpoint, Network
-from corten.sys import rtnetlink
+from corten.sys import netns, rtnetlink
 from corten.sys.namespace import CLONE_NEWNET
 
 T = TypeVar("T")
@@ -30,12 +31,18 @@ def _unshare() -> None:
         raise OSError(ctypes.get_errno(), "unshare")
 
 
-class Node:
-    """A network namespace with lo up.  `call` runs code in it."""
+def _enter(place: Path) -> None:
+    with place.open("rb") as file:
+        netns.setns(file.fileno(), CLONE_NEWNET)
 
-    def __init__(self, name: str) -> None:
+
+class Node:
+    """A network namespace with lo up: a new one, or that of `place`.  `call` runs code in it."""
+
+    def __init__(self, name: str, place: Path | None = None) -> None:
         self.name = name
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_unshare)
+        begin = _unshare if place is None else lambda: _enter(place)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=begin)
         self.netns_fd = self.call(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
         self.links = self.call(rtnetlink.Socket)
         self.links.send(rtnetlink.set_up("lo"))
@@ -64,13 +71,13 @@ class Node:
         """Brings an interface up with an address."""
         link = self.links.link(interface)
         assert link is not None
-        self.links.send(rtnetlink.set_up(interface), rtnetlink.new_address(link.index, IPv4Interface(address)))
+        self.links.send(rtnetlink.set_up(interface), rtnetlink.new_address(link.index, ip_interface(address)))
 
     def route(self, interface: str, gateway: str) -> None:
-        """Sets the default route."""
+        """Sets the default route of the gateway's family."""
         link = self.links.link(interface)
         assert link is not None
-        self.links.send(rtnetlink.new_default_route(IPv4Address(gateway), link.index))
+        self.links.send(rtnetlink.new_default_route(ip_address(gateway), link.index))
 
     def sysctl(self, name: str, value: str) -> None:
         """Writes a sysctl of the namespace."""
@@ -103,12 +110,29 @@ def join(one: Node, one_interface: str, one_address: str, other: Node, interface
 
 # --- talking
 
+SCTP = 132
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _peer(address: str) -> str:
+    """Of a client; one of IPv4 reaches a server at `::` as a mapped address."""
+    return address.removeprefix("::ffff:")
+
 
 class TcpServer:
-    """Accepts in a namespace and answers with the address of who asked."""
+    """Accepts in a namespace and answers with the address of who asked; at `::` it has both families."""
 
-    def __init__(self, node: Node, port: int, address: str = "") -> None:
-        self._socket = node.call(lambda: socket.create_server((address, port), reuse_port=False))
+    def __init__(self, node: Node, port: int, address: str = "", protocol: int = 0) -> None:
+        self._socket = node.call(lambda: socket.socket(_family(address), socket.SOCK_STREAM, protocol))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((address, port))
+        self._socket.listen(128)
+        self._begin()
+
+    def _begin(self) -> None:
         self._socket.settimeout(0.2)
         self._pool = ThreadPoolExecutor(1)
         self._closed = False
@@ -121,7 +145,7 @@ class TcpServer:
             except TimeoutError:
                 continue
             with connection:
-                connection.sendall(peer[0].encode())
+                connection.sendall(_peer(peer[0]).encode())
 
     def close(self) -> None:
         """Stops."""
@@ -140,14 +164,11 @@ class TcpServer:
 class UdpServer(TcpServer):
     """The same for datagrams; `tag` goes before the address."""
 
-    def __init__(self, node: Node, port: int, tag: str = "") -> None:
+    def __init__(self, node: Node, port: int, tag: str = "", address: str = "") -> None:
         self._tag = tag
-        self._socket = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._socket.bind(("", port))
-        self._socket.settimeout(0.2)
-        self._pool = ThreadPoolExecutor(1)
-        self._closed = False
-        self._task = self._pool.submit(self._serve)
+        self._socket = node.call(lambda: socket.socket(_family(address), socket.SOCK_DGRAM))
+        self._socket.bind((address, port))
+        self._begin()
 
     def _serve(self) -> None:
         while not self._closed:
@@ -155,12 +176,13 @@ class UdpServer(TcpServer):
                 _, peer = self._socket.recvfrom(100)
             except TimeoutError:
                 continue
-            self._socket.sendto(f"{self._tag}{peer[0]}".encode(), peer)
+            with suppress(OSError):  # an ICMP error of an earlier answer
+                self._socket.sendto(f"{self._tag}{_peer(peer[0])}".encode(), peer)
 
 
-def ask_tcp(node: Node, address: str, port: int, timeout: float = 60.0) -> str:
+def ask_tcp(node: Node, address: str, port: int, timeout: float = 60.0, *, protocol: int = 0) -> str:
     """Who a server says that we are; 'refused' or 'silence' when it does not."""
-    asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    asker = node.call(lambda: socket.socket(_family(address), socket.SOCK_STREAM, protocol))
     with asker:
         asker.settimeout(timeout)
         try:
@@ -174,7 +196,7 @@ def ask_tcp(node: Node, address: str, port: int, timeout: float = 60.0) -> str:
 
 def ask_udp(node: Node, address: str, port: int, *, source_port: int = 0, timeout: float = 60.0) -> str:
     """As `ask_tcp`, by one datagram."""
-    asker = node.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    asker = node.call(lambda: socket.socket(_family(address), socket.SOCK_DGRAM))
     with asker:
         asker.bind(("", source_port))
         asker.settimeout(timeout)
