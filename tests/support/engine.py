@@ -23,9 +23,9 @@ class CortenEngine(DockerClient):
     """cortend under `folder`; a context manager that ends with `destroy`.
 
     `config` becomes daemon.json; `commands` is where cortend lies, for builds that are not this checkout's; `prefix` is
-    what it is always started below.  The
-    folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine, so that all its processes can be told
-    by their command lines.  `last_check` looks at each engine before its end, unless that is an error.
+    what it is always started below.  The folder's name (`corten-test-<pid>-engine-…`) is in every path of the engine,
+    so that all its processes can be told by their command lines.  `last_check` looks at each engine before its end,
+    unless that is an error.
     """
 
     patience_s: float = START_SECONDS  # until cortend answers

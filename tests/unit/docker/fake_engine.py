@@ -22,6 +22,7 @@ from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json,
 from corten.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, NotModified
 from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
 from unit.docker.fake_images import IMAGE, IMAGE_ID, FakeImages
+from unit.docker.fake_networks import FakeNetworks
 from unit.docker.fake_volumes import FakeVolumes
 
 
@@ -152,7 +153,7 @@ class LogOf:
             await asyncio.sleep(0.005)
 
 
-class FakeEngine(FakeImages, FakeVolumes):
+class FakeEngine(FakeImages, FakeVolumes, FakeNetworks):
     """Implements `corten.docker.engine_api.Engine`."""
 
     def __init__(self) -> None:
@@ -417,11 +418,3 @@ class FakeEngine(FakeImages, FakeVolumes):
     async def exec_inspect(self, exec_id: str) -> Json:
         session = self._exec(exec_id)
         return {"ID": exec_id, "Running": session.status is None, "ExitCode": session.status, "Pid": 1}
-
-    # networks; images are in fake_images
-
-    async def network_list(self, filters: Filters) -> list[Json]:
-        return [{"Name": "bridge"}]
-
-    async def network_inspect(self, ref: str) -> Json:
-        raise NotFound(f"network {ref} not found")
