@@ -11,8 +11,7 @@ from typing import Any, Final
 from corten.core.channel import Channel
 from corten.core.shims import Zygote
 from corten.errors import Unavailable
-from corten.shim.protocol import Message, connect
-from corten.shim.resolver import SOCKET_NAME
+from corten.shim.protocol import NAMES_SOCKET, Message, connect
 
 log = logging.getLogger("corten.core")
 
@@ -71,7 +70,7 @@ class Resolver:
             return await self._zygote.resolver()
 
     def _found(self) -> socket.socket:
-        return connect(self._exec_root, SOCKET_NAME)
+        return connect(self._exec_root, NAMES_SOCKET)
 
     def _joined(self, sock: socket.socket) -> Channel:
         return Channel(sock, name="resolver", on_event=lambda event: None, on_lost=self._lost)

@@ -25,6 +25,7 @@ from corten.sys import unixlistener
 
 VERSION = 1
 SOCKET_NAME = "shim.sock"
+NAMES_SOCKET = "names.sock"  # in the exec-root: the resolver's
 HELPER_SOCKET = "helper.sock"  # in the exec-root, for shims alone
 NETNS_FD = 100  # where a shim keeps its network namespace: /proc/<shim pid>/fd/100
 

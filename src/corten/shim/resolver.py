@@ -37,7 +37,6 @@ from corten.shim.loop import READ, Loop, Timer
 from corten.shim.names import NetworkNames, View, local_answer
 from corten.shim.protocol import Message
 
-SOCKET_NAME: Final = "names.sock"
 LOG_NAME: Final = "names.log"
 FORWARDS: Final = 100  # questions of one container that servers have not answered yet
 STREAMS: Final = 32  # connections of one container
@@ -204,7 +203,7 @@ class Resolver:
         self._networks: dict[str, NetworkNames] = {}
         self._clients: dict[str, Client] = {}
         self._connections: set[socket.socket] = set()
-        self._listener = protocol.bind_listener(exec_root, SOCKET_NAME)
+        self._listener = protocol.bind_listener(exec_root, protocol.NAMES_SOCKET)
         loop.add(self._listener.fileno(), READ, self._accept)
 
     def close(self) -> None:
@@ -327,6 +326,6 @@ def run(exec_root: str, first: socket.socket) -> None:
     while not resolver.is_ended:
         try:
             loop.turn()
-        except Exception as error:  # one client's or server's oddity is not everybody's
+        except Exception as error:  # outermost: one client's or server's oddity is not everybody's
             complain(error)
             time.sleep(_BREATH_S)

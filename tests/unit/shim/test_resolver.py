@@ -16,7 +16,8 @@ import pytest
 from corten.shim import dns, forward, protocol
 from corten.shim import resolver as resolvers
 from corten.shim.loop import Loop
-from corten.shim.resolver import SOCKET_NAME, Resolver
+from corten.shim.protocol import NAMES_SOCKET
+from corten.shim.resolver import Resolver
 
 from .test_dns import query
 
@@ -83,7 +84,7 @@ class Lab:
         self._end = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._control = protocol.connect(str(root), SOCKET_NAME)
+        self._control = protocol.connect(str(root), NAMES_SOCKET)
         self._control.settimeout(PATIENCE_S)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
