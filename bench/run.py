@@ -26,6 +26,7 @@ import daemon  # noqa: E402
 import engines  # noqa: E402  (the path is set above: bench is run, not installed)
 import images as image_rows  # noqa: E402
 import layers  # noqa: E402
+import network  # noqa: E402
 import resources  # noqa: E402
 import runtimes  # noqa: E402
 import warm  # noqa: E402
@@ -35,7 +36,7 @@ from support import images, paths, peers  # noqa: E402
 from support.dockerd import DockerClient, Dockerd  # noqa: E402
 from support.engine import CortenEngine  # noqa: E402
 
-PARTS = "runtimes,warm,layers,engines,resources,daemon,images"
+PARTS = "runtimes,warm,layers,engines,resources,daemon,images,network"
 COMMANDS = ("corten-runtime", "corten-shim", "cortend", "corten")
 LAUNCHER = paths.REPOSITORY / "build" / "launcher" / "corten-launch"
 
@@ -76,6 +77,7 @@ def _rows(parts: list[str], rounds: int, containers: int) -> list[Row]:
             "resources": lambda: resources.rows(found, 2 * containers),
             "daemon": lambda: daemon.rows(found, rounds, containers),
             "images": lambda: image_rows.rows(folder, rounds),
+            "network": lambda: network.rows(folder, rounds),
         }
         for part, make in table.items():
             if part in parts:
@@ -125,7 +127,8 @@ def _report(rows: list[Row]) -> str:
 def _programs() -> list[str]:
     """Every binary that was measured, with the digest of its bytes; for Corten also of all of its source."""
     versions = peers.versions()
-    names = ("runc", "crun", "dockerd-20.10", "containerd-1.6", "containerd-shim-1.6", "podman", "docker-registry")
+    names = ["runc", "crun", "dockerd-20.10", "containerd-1.6", "containerd-shim-1.6", "dockerd-26.1", "podman"]
+    names += ["netavark", "aardvark-dns", "docker-registry", "iperf3"]
     lines = [f"- {name} {versions.get(name, '?')}: sha256 {digest(peers.binary(name))}" for name in names]
     cli = peers.docker_cli()
     version = subprocess.run([cli, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

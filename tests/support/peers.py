@@ -44,6 +44,7 @@ PACKAGES = {
         *("xfsprogs", "btrfs-progs", "squashfs-tools", "erofs-utils", "fuse-overlayfs"),
         *("libinih1", "liburcu8", "liblzo2-2", "libfuse3-3"),
         *("openssh-server", "libwrap0", "libnsl2"),
+        *("iperf3", "libiperf0", "libsctp1"),
         # what completion and man pages are read by
         *("zsh", "zsh-common", "fish", "fish-common", "libpcre2-32-0", "mandoc"),
     ),
@@ -80,6 +81,9 @@ BINARIES = {
     "fish": ("bookworm", "usr/bin/fish", "--version"),
     "sshd": ("bookworm", "usr/sbin/sshd", "-V"),
     "docker-registry": ("bookworm", "usr/bin/docker-registry", "--version"),
+    "netavark": ("bookworm", "usr/lib/podman/netavark", "--version"),
+    "aardvark-dns": ("bookworm", "usr/lib/podman/aardvark-dns", "--version"),
+    "iperf3": ("bookworm", "usr/bin/iperf3", "--version"),
     "docker-compose-2.26": ("trixie", "usr/libexec/docker/cli-plugins/docker-compose", "version"),
     "docker-buildx": ("trixie", "usr/libexec/docker/cli-plugins/docker-buildx", "version"),
 }
