@@ -48,7 +48,7 @@ def run(*argv: str) -> tuple[int, str]:
         (["--storage-driver", "vfs"], "--storage-driver: driver not supported: vfs: overlay2 is the only one"),
         (["--add-runtime", "x"], 'invalid argument "x" for "--add-runtime" flag: invalid runtime argument: x'),
         (["--label", "x"], 'invalid argument "x" for "--label" flag: bad attribute format: x'),
-        (["--bip", "x"], "--bip is not supported yet"),
+        (["--bip", "x"], "--bip: invalid CIDR address: x"),
         (["--metrics-addr", "x"], "--metrics-addr: 'x': give address:port"),
         (
             ["--registry-mirror=x://y"],
@@ -80,7 +80,7 @@ WRONG_FILES = [
     (b'{"labels": ["x"]}', "bad attribute format: x"),
     (b'{"log-driver": "nope"}', 'error looking up logging plugin nope: plugin "nope" not found'),
     (b'{"nonsense": 1}', "the following directives don't match any configuration option: nonsense"),
-    (b'{"bip": "x"}', "bip is not supported yet"),
+    (b'{"bip": "x"}', "bip: invalid CIDR address: x"),
     (b'{"metrics-addr": "x"}', "metrics-addr: 'x': give address:port"),
 ]
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from corten.daemon import flagvalues, keys, legacy, registries, resolving
+from corten.daemon import flagvalues, keys, legacy, networking, registries, resolving
 from corten.daemon.flagvalues import FLAGS
 from corten.engine import logoptions, policyfiles
 from corten.engine.policyfiles import PolicyFile
@@ -37,15 +38,8 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 # What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
 UNSUPPORTED: Final = frozenset(
     {
-        "allow-direct-routing", "authorization-plugins", "bip",
-        "bip6", "bridge", "bridge-accept-fwmark", "builder",
-        "default-address-pools", "default-gateway",
-        "default-gateway-v6", "default-network-opts",
-        "firewall-backend", "fixed-cidr", "fixed-cidr-v6",
-        "icc", "ip", "ip-forward", "ip-forward-no-drop", "ip-masq",
-        "ip6tables", "iptables", "ipv6", "mtu",
-        "network-diagnostic-port",
-        "userland-proxy", "userland-proxy-path",
+        "allow-direct-routing", "authorization-plugins", "builder",
+        "userland-proxy",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
@@ -161,14 +155,22 @@ Parser = Callable[[str, Any], Any]
 KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "allow-nondistributable-artifacts": ("allow_nondistributable_artifacts", _texts),
     "api-cors-header": ("", legacy.cors_header),
+    "bip": ("bip", networking.address4),
+    "bip6": ("bip6", networking.address6),
+    "bridge": ("bridge", networking.bridge),
+    "bridge-accept-fwmark": ("bridge_accept_fwmark", networking.mark),
     "cdi-spec-dirs": ("cdi_spec_dirs", _texts),
     "cgroup-parent": ("cgroup_parent", _text),
     "cpu-rt-period": ("cpu_rt_period", keys.microseconds),
     "cpu-rt-runtime": ("cpu_rt_runtime", keys.microseconds),
     "data-root": ("data_root", _text),
     "debug": ("debug", _boolean),
+    "default-address-pools": ("default_address_pools", networking.address_pools),
     "default-cgroupns-mode": ("default_cgroupns_mode", keys.cgroupns_mode),
+    "default-gateway": ("default_gateway", networking.gateway4),
+    "default-gateway-v6": ("default_gateway_v6", networking.gateway6),
     "default-ipc-mode": ("default_ipc_mode", keys.ipc_mode),
+    "default-network-opts": ("default_network_opts", networking.network_options),
     "default-pids-limit": ("default_pids_limit", _limit),
     "default-runtime": ("default_runtime", _text),
     "default-shm-size": ("default_shm_size", keys.size),
@@ -181,14 +183,25 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "exec-root": ("exec_root", _text),
     "experimental": ("experimental", _boolean),
     "features": ("features", legacy.features),
+    "firewall-backend": ("", networking.backend),
+    "fixed-cidr": ("fixed_cidr", networking.address4),
+    "fixed-cidr-v6": ("fixed_cidr_v6", networking.address6),
     "group": ("group", _text),
     "host-gateway-ips": ("host_gateway_ips", resolving.gateways),
     "hosts": ("hosts", _texts),
     "http-proxy": ("http_proxy", registries.proxy),
     "https-proxy": ("https_proxy", registries.proxy),
+    "icc": ("icc", _boolean),
     "init": ("init", _boolean),
     "init-path": ("init_path", _text),
     "insecure-registries": ("insecure_registries", registries.insecure),
+    "ip": ("ip", networking.host_ip),
+    "ip-forward": ("ip_forward", _boolean),
+    "ip-forward-no-drop": ("ip_forward_no_drop", _boolean),
+    "ip-masq": ("ip_masq", _boolean),
+    "ip6tables": ("", networking.always),
+    "iptables": ("", networking.always),
+    "ipv6": ("ipv6", _boolean),
     "labels": ("labels", _texts),
     "live-restore": ("", _live_restore),
     "log-driver": ("log_driver", _text),
@@ -200,6 +213,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "max-download-attempts": ("max_download_attempts", registries.limit),
     "metrics-addr": ("metrics_addr", _text),
     "min-api-version": ("min_api_version", legacy.min_api_version),
+    "mtu": ("mtu", networking.mtu),
     "no-new-privileges": ("no_new_privileges", _boolean),
     "no-proxy": ("no_proxy", registries.proxy),
     "pidfile": ("pidfile", _text),
@@ -268,7 +282,7 @@ def settings(path: str, file: File, flags: Mapping[str, Any]) -> Settings:
         if KEYS[key][0]:
             values[KEYS[key][0]] = parsed
     origins = dict.fromkeys(file, "daemon.json") | dict.fromkeys(flags, "flag")
-    given = {name: value for name, value in values.items() if value not in ("", (), 0)}
+    given = {name: value for name, value in values.items() if value is False or value not in ("", (), 0)}
     if "min_api_version" not in given and (found := legacy.min_api_version_of()):
         given["min_api_version"] = found
         origins["min-api-version"] = legacy.MIN_API_VARIABLE
@@ -430,11 +444,12 @@ _CHECKS: Final[dict[str, Callable[[Settings], None]]] = {
     "hosts": _check_hosts,
     "labels": _check_labels,
     "metrics-addr": _check_metrics,
+    **{key: partial(networking.check, key) for key in networking.CHECKED},
     "selinux-enabled": legacy.check_selinux,
 }
 
 
-_NAMED: Final = ("hosts", "metrics-addr", "selinux-enabled")  # whose texts do not say the key
+_NAMED: Final = ("hosts", "metrics-addr", "selinux-enabled", *networking.CHECKED)  # whose texts do not say the key
 
 
 def reloaded(before: Settings, after: Settings) -> Settings:
@@ -454,7 +469,7 @@ def event_attributes(made: Settings) -> dict[str, str]:
 
 def shown(made: Settings) -> str:
     """The whole configuration as one line of JSON, with daemon.json's keys."""
-    out: dict[str, Any] = {"live-restore": True}
+    out: dict[str, Any] = {**networking.FIXED, "live-restore": True}
     for key, (attribute, _) in KEYS.items():
         if attribute:
             out[key] = getattr(made, attribute)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from corten.daemon import legacy, resolving
+from corten.daemon import legacy, networking, resolving
 from corten.errors import InvalidArgument
 from corten.spec.process import RLIMITS
 from corten.spec.words import BOOLEANS
@@ -114,12 +114,32 @@ def _flag(key: str, name: str, metavar: str, help: str, form: Callable[[Sequence
 TABLE: Final = (
     _flag("allow-nondistributable-artifacts", "--allow-nondistributable-artifacts", "HOST", "without effect", list),
     _flag("api-cors-header", "--api-cors-header", "HEADERS", "removed by Docker, and refused"),
+    _flag("bip", "--bip", "CIDR", "address of the default bridge"),
+    _flag("bip6", "--bip6", "CIDR", "IPv6 address of the default bridge"),
+    _flag("bridge", "-b --bridge", "NAME", "a bridge to use as the default one"),
+    _flag("bridge-accept-fwmark", "--bridge-accept-fwmark", "MARK", "of packets that are let into networks"),
     _flag("cdi-spec-dirs", "--cdi-spec-dir", "DIR", "of CDI devices (/etc/cdi and /var/run/cdi)", list),
     _flag("cgroup-parent", "--cgroup-parent", "PATH", "of containers that name none"),
     _flag("cpu-rt-period", "--cpu-rt-period", "US", "real-time period of the containers' parent cgroup (v1)"),
     _flag("cpu-rt-runtime", "--cpu-rt-runtime", "US", "real-time of each period for all containers (v1)"),
+    _flag(
+        "default-address-pools",
+        "--default-address-pool",
+        "base=CIDR,size=N",
+        "where subnets of networks come from",
+        networking.pools_of_flag,
+    ),
     _flag("default-cgroupns-mode", "--default-cgroupns-mode", "MODE", "host or private"),
+    _flag("default-gateway", "--default-gateway", "ADDRESS", "of containers on the default bridge"),
+    _flag("default-gateway-v6", "--default-gateway-v6", "ADDRESS", "of containers on the default bridge"),
     _flag("default-ipc-mode", "--default-ipc-mode", "MODE", "shareable or private (private)"),
+    _flag(
+        "default-network-opts",
+        "--default-network-opt",
+        "DRIVER=NAME=VALUE",
+        "option of new networks",
+        networking.options_of_flag,
+    ),
     _flag("default-pids-limit", "--default-pids-limit", "N", "of containers that have none; -1 is no limit (500)"),
     _flag("default-runtime", "--default-runtime", "NAME", "of containers that name none (corten)"),
     _flag("default-shm-size", "--default-shm-size", "SIZE", "of containers that name none (64M)"),
@@ -130,16 +150,28 @@ TABLE: Final = (
     _flag("exec-opts", "--exec-opt", "NAME=VALUE", "native.cgroupdriver=cgroupfs, the only one", list),
     _flag("experimental", "--experimental", "", "shown by info and version"),
     _flag("features", "--feature", "NAME[=BOOL]", "turn one of dockerd's features on or off", legacy.features_of_flag),
+    _flag("firewall-backend", "--firewall-backend", "NAME", "nftables, the only one"),
+    _flag("fixed-cidr", "--fixed-cidr", "CIDR", "where addresses on the default bridge come from"),
+    _flag("fixed-cidr-v6", "--fixed-cidr-v6", "CIDR", "where IPv6 addresses on the default bridge come from"),
     _flag("group", "-G --group", "GROUP", "of unix sockets (docker)"),
     _flag("host-gateway-ips", "--host-gateway-ip", "ADDRESS", "what host-gateway is", resolving.gateway_of_flag),
+    _flag("icc", "--icc", "", "containers on the default bridge reach each other (true)"),
     _flag("init", "--init", "", "an init in every container whose request is silent"),
     _flag("init-path", "--init-path", "FILE", "that init"),
+    _flag("ip", "--ip", "ADDRESS", "where ports are published that name no address"),
+    _flag("ip-forward", "--ip-forward", "", "turn on forwarding where it is needed (true)"),
+    _flag("ip-forward-no-drop", "--ip-forward-no-drop", "", "and let through what is not of a network of ours"),
+    _flag("ip-masq", "--ip-masq", "", "the default bridge has the host's address outside (true)"),
+    _flag("ip6tables", "--ip6tables", "", "true is the only way there is"),
+    _flag("iptables", "--iptables", "", "true is the only way there is"),
+    _flag("ipv6", "--ipv6", "", "IPv6 on the default bridge"),
     _flag("labels", "--label", "NAME=VALUE", "shown by info; may be given several times", _labels),
     _flag("live-restore", "--live-restore", "", "true is the only way there is"),
     _flag("log-driver", "--log-driver", "NAME", "of containers that name none (json-file)"),
     _flag("log-format", "--log-format", "FORMAT", "of cortend's log: text or json (text)"),
     _flag("log-level", "-l --log-level", "LEVEL", "of cortend's log: debug, info, warn, error or fatal (info)"),
     _flag("log-opts", "--log-opt", "NAME=VALUE", "of --log-driver; may be given several times", _options),
+    _flag("mtu", "--mtu", "BYTES", "of the default bridge (1500)"),
     _flag("no-new-privileges", "--no-new-privileges", "", "in every container whose request is silent"),
     _flag("policies", "--policy", "FILE", "asked about every container; may be given several times", list),
     _flag("raw-logs", "--raw-logs", "", "taken: the log has no colours"),
@@ -154,7 +186,7 @@ TABLE: Final = (
         "userns-remap", "--userns-remap", "USER", "containers have the ids of this user's ranges; default: dockremap"
     ),
 )
-_NUMBERS: Final = ("cpu-rt-period", "cpu-rt-runtime", "default-pids-limit", "shutdown-timeout")
+_NUMBERS: Final = ("cpu-rt-period", "cpu-rt-runtime", "default-pids-limit", "mtu", "shutdown-timeout")
 
 # key → its flag
 FLAGS: Final = {

@@ -24,9 +24,11 @@ ABSENT: Final = {
     "containerd-plugins-namespace": _NO_CONTAINERD,
     "cri-containerd": _NO_CONTAINERD,
     "network-control-plane-mtu": _NO_SWARM,
+    "network-diagnostic-port": _NO_SWARM,
     "node-generic-resources": _NO_SWARM,
     "rootless": "cortend runs as root",
     "swarm-default-advertise-addr": _NO_SWARM,
+    "userland-proxy-path": "ports are published without a proxy program",
 }
 CORS_REMOVED: Final = (
     'DEPRECATED: The "api-cors-header" config parameter and the dockerd "--api-cors-header" option have been removed; '

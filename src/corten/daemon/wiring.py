@@ -25,7 +25,7 @@ from corten.core.projects import Projects
 from corten.core.shims import Zygote
 from corten.core.snapshots import Overlay
 from corten.core.volumes import VolumeStore
-from corten.daemon import execroot, shimplace
+from corten.daemon import execroot, networking, shimplace
 from corten.engine import host, senders, storage
 from corten.engine.container import Roster
 from corten.engine.infowarnings import file_system
@@ -108,7 +108,13 @@ def open_stores(settings: Settings) -> Stores:
         images=ImageStore(database, content, snapshots, bus.publish),
         facts=hostfacts.gather(),
         network_host=network_host,
-        bridge=BridgeDriver(root.engine_id, store=DatabaseStore(database), journal=journal, host=network_host),
+        bridge=BridgeDriver(
+            root.engine_id,
+            store=DatabaseStore(database),
+            journal=journal,
+            host=network_host,
+            settings=networking.defaults_of(settings),
+        ),
     )
 
 

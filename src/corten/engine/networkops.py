@@ -10,8 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -21,16 +20,15 @@ from corten.engine import times
 from corten.engine.attachments import Attachment, Attachments, gateway_of, port_name
 from corten.engine.container import Container
 from corten.engine.filters import Filters, check_keys, labels_match
+from corten.engine.ipamrequest import enabled, subnets_of
 from corten.engine.lifecycle import Lifecycle
 from corten.engine.naming import Naming
 from corten.engine.networks import FIXED, PREDEFINED
 from corten.engine.parts import Parts
 from corten.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
-from corten.network import pools
-from corten.network.values import Network, Subnet
+from corten.network.values import Network
 from corten.shim.protocol import NETNS_FD
-from corten.spec.docker import IPAM, EndpointSettings, IPAMConfig, NetworkCreateRequest
-from corten.sys.rtnetlink import IPAddress, IPNetwork
+from corten.spec.docker import IPAM, EndpointSettings, NetworkCreateRequest
 
 Json = dict[str, Any]
 
@@ -70,20 +68,20 @@ class NetworkOps:
         if driver != DRIVER:
             raise NotFound(f'plugin "{driver}" not found')
         ipam = request.ipam or IPAM()
-        subnets = tuple(subnets_of(ipam.config or ()))
-        has_ipv4 = request.enable_ipv4 is not False
+        said = {**self._parts.bridge.settings.options.get(driver, {}), **(request.options or {})}
+        versions = enabled(request, said)
         return Network(
             network_id=secrets.token_hex(32),
             name=name,
             driver=driver,
             created=times.rfc3339(time.time_ns()),
-            subnets=tuple(one for one in subnets if one.network.version == 6 or has_ipv4),
-            options=dict(request.options or {}),
+            subnets=subnets_of(ipam.config or (), versions),
+            options=said,
             labels=dict(request.labels or {}),
             ipam_driver=ipam.driver or "default",
             ipam_options=dict(ipam.options) if ipam.options is not None else None,
-            has_ipv4=has_ipv4,
-            has_ipv6=bool(request.enable_ipv6),
+            has_ipv4=4 in versions,
+            has_ipv6=6 in versions,
             internal=request.internal,
             attachable=request.attachable,
         )
@@ -205,42 +203,3 @@ def _is_wanted(network: Network, wanted: Filters) -> bool:
         return False
     is_labelled = labels_match(network.labels, wanted.get("label", ()))
     return is_labelled and not (wanted.get("label!") and labels_match(network.labels, wanted["label!"]))
-
-
-def subnets_of(configs: Iterable[IPAMConfig]) -> Iterator[Subnet]:
-    """IPAM.Config.  Raises InvalidArgument."""
-    for one in configs:
-        if not one.subnet:
-            raise InvalidArgument("invalid network config:\ninvalid IPAM config: a subnet is required")
-        network = _network(one.subnet)
-        part = _network(one.ip_range) if one.ip_range else None
-        if part is not None and (part.version != network.version or not _contains(network, part)):
-            raise InvalidArgument(f"invalid network config:\ninvalid ip-range {part}: it is not in subnet {network}")
-        reserved = tuple((name, _address(text, network)) for name, text in (one.auxiliary_addresses or {}).items())
-        taken = {int(address) for _, address in reserved}
-        gateway = _address(one.gateway, network) if one.gateway else pools.first_free(network, taken, within=part)
-        yield Subnet(network, gateway, part, reserved)
-
-
-def _contains(network: IPNetwork, part: IPNetwork) -> bool:
-    return int(network[0]) <= int(part[0]) and int(part[-1]) <= int(network[-1])
-
-
-def _network(text: str) -> IPNetwork:
-    try:
-        network = ip_network(text, strict=False)
-    except ValueError as error:
-        raise InvalidArgument(f"invalid network config:\ninvalid subnet {text}: invalid CIDR block notation") from error
-    if str(network) != text and ip_address(text.partition("/")[0]) != network.network_address:
-        raise InvalidArgument(f"invalid network config:\ninvalid subnet {text}: it should be {network}")
-    return network
-
-
-def _address(text: str, network: IPNetwork) -> IPAddress:
-    try:
-        address = ip_address(text)
-    except ValueError as error:
-        raise InvalidArgument(f"invalid network config:\ninvalid address {text}") from error
-    if address not in network:
-        raise InvalidArgument(f"invalid network config:\ninvalid address {text}: it is not in subnet {network}")
-    return address

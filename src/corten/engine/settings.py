@@ -72,6 +72,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     host_gateway_ips: tuple[str, ...] = ()  # of --add-host NAME:host-gateway; empty: the default bridge's address
+    # networks: daemon.networking
+    allow_direct_routing: bool = False
+    bip: str = ""
+    bip6: str = ""
+    bridge: str = ""
+    bridge_accept_fwmark: str = ""
+    default_address_pools: tuple[tuple[str, int], ...] = ()  # (range, length of the prefix of each subnet)
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
+    default_network_opts: dict[str, dict[str, str]] = {}
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    icc: bool = True
+    ip: str = ""
+    ip_forward: bool = True
+    ip_forward_no_drop: bool = False
+    ip_masq: bool = True
+    ipv6: bool = False
+    mtu: int = 0
     cpu_rt_period: int = 0  # microseconds, of the cgroups that containers are below
     cpu_rt_runtime: int = 0
     policies: tuple[str, ...] = ()  # files, in the order in which they are asked: engine.policyfiles

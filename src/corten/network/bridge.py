@@ -20,15 +20,19 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
+from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
 from corten.errors import CortenError, Internal, Unavailable
 from corten.network import addresses, device, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
+from corten.network.defaults import Defaults
 from corten.network.device import alias_of, bridge_of
+from corten.network.endpointoptions import Sysctls, for_interface
+from corten.network.endpointoptions import sysctls as sysctls_of
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
 from corten.network.host import Host
@@ -50,6 +54,8 @@ __all__ = ["BridgeDriver", "Published", "link_name"]
 
 log = logging.getLogger(__name__)
 
+_DEFAULTS: Final = Defaults()
+
 
 def link_name(engine_id: str, endpoint_id: str) -> str:
     """The host's end of an endpoint's veth pair (15 bytes are the limit).
@@ -69,19 +75,20 @@ class BridgeDriver:
         store: Store,
         journal: Journal,
         host: Host,
-        subnets: Sequence[pools.Pool] = pools.DEFAULT_POOLS,
+        settings: Defaults = _DEFAULTS,
         avoid: Collection[IPv4Network] = (),
     ) -> None:
-        """`subnets`: of the default bridge; `avoid`: networks that are used though no route says so, such as the host's
+        """`settings`: daemon.json's; `avoid`: networks that are used though no route says so, such as the host's
         name servers.
         """
         self._engine_id = engine_id
         self._store = store
         self._journal = journal
         self._host = host
-        self._firewall = Firewall(engine_id, host.nft)
+        self._firewall = Firewall(engine_id, host.nft, mark=settings.mark)
+        self.settings = settings
         self._bridges = Bridges(
-            engine_id, self._firewall, store=store, journal=journal, host=host, subnets=subnets, avoid=avoid
+            engine_id, self._firewall, store=store, journal=journal, host=host, settings=settings, avoid=avoid
         )
         self._endpoints = Endpoints()
         self._publisher = Publisher(host, self._firewall, store=store, journal=journal, forwarded=self._forwarded)
@@ -164,13 +171,16 @@ class BridgeDriver:
         """Joins the namespace behind `netns_fd` to a bridge as `interface`; the descriptor stays the caller's.
 
         `is_gateway`: the namespace's default routes lead over this network.
-        Raises FailedPrecondition when no address is free, Conflict when the wanted one is not.
+        Raises FailedPrecondition when no address is free, Conflict when the wanted one is not, InvalidArgument when a
+        sysctl of its interface cannot be set.
         """
         with self._lock:
             network = self._bridges.get(network_id)
-            endpoint = self._record(container_id, network, wanted or Wanted(), interface)
+            asked = wanted or Wanted()
+            sysctls = sysctls_of(asked.options)
+            endpoint = self._record(container_id, network, asked, interface)
             try:
-                self._join(endpoint, network, netns_fd, is_gateway=is_gateway)
+                self._join(endpoint, network, netns_fd, is_gateway=is_gateway, sysctls=sysctls)
             except (OSError, CortenError) as error:
                 self._delete_link(endpoint.link)
                 self._forget(endpoint)
@@ -206,7 +216,7 @@ class BridgeDriver:
         self._endpoints.put(endpoint)
         return endpoint
 
-    def _join(self, endpoint: Endpoint, network: Network, netns_fd: int, *, is_gateway: bool) -> None:
+    def _join(self, endpoint: Endpoint, network: Network, netns_fd: int, *, is_gateway: bool, sysctls: Sysctls) -> None:
         """The part that the kernel does: 1.2 ms."""
         name = self._bridges.device(network.network_id)
         self._host.links.send(
@@ -220,7 +230,13 @@ class BridgeDriver:
             if link is not None:
                 self._host.links.send(rtnetlink.isolate(link.index))
         gateways = endpoint.gateways if is_gateway and not network.internal else ()
-        self._host.configure_inside(netns_fd, endpoint.interface, endpoint.addresses, gateways)
+        self._host.configure_inside(
+            netns_fd,
+            endpoint.interface,
+            endpoint.addresses,
+            gateways,
+            sysctls=for_interface(sysctls, endpoint.interface),
+        )
         self._host.await_running(endpoint.link, name)
         self._forget_neighbour(endpoint, name)
 

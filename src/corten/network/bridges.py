@@ -15,7 +15,8 @@ from collections.abc import Collection, Sequence
 from ipaddress import IPv4Network
 
 from corten.errors import CortenError, FailedPrecondition, Internal, NotFound
-from corten.network import addresses, device, pools
+from corten.network import addresses, defaults, device, options
+from corten.network.defaults import Defaults
 from corten.network.device import Devices, bridge_of, forward_policy
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
@@ -40,7 +41,7 @@ class Bridges:
         store: Store,
         journal: Journal,
         host: Host,
-        subnets: Sequence[pools.Pool],
+        settings: Defaults,
         avoid: Collection[IPv4Network],
     ) -> None:
         self._engine_id = engine_id
@@ -48,7 +49,7 @@ class Bridges:
         self._store = store
         self._journal = journal
         self._host = host
-        self._subnets = subnets
+        self._settings = settings
         self._avoid = tuple(avoid)
         self._devices = Devices(engine_id, store=store, journal=journal, host=host)
         self._networks: dict[str, Network] = {}
@@ -102,34 +103,53 @@ class Bridges:
     def ensure(self, endpoints: Endpoints) -> None:
         """Makes everything as it should be, with every endpoint's ports."""
         links = self._host.links.links()
+        self._apply_settings(is_used=bool(endpoints.on(self.get().network_id)))
         for network in self.all():
             self._settle_subnets(network, links, is_used=bool(endpoints.on(network.network_id)))
         bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
         own = {one.name for one in bridges}
         others = [link.name for link in links if link.kind == device.BRIDGE and link.name not in own]
-        policy = forward_policy(self._host, self._store)
+        policy = forward_policy(self._host, self._store, drops_others=self._settings.drops_others)
         self._firewall.apply(bridges, endpoints.all(), policy=policy, others=others)
         for network in self.all():
             self._networks[network.network_id] = self._devices.make(network, links)
         self._forward(*self.all())
 
+    def _apply_settings(self, *, is_used: bool) -> None:
+        """The default bridge as daemon.json has it now; while containers are on it, it keeps device and subnets."""
+        before = self.get()
+        device_of = self._devices.addresses(self._settings.device) if self._settings.device else ()
+        after = defaults.applied(self._settings, before, device_of)
+        has_moved = self.device(before.network_id) != device.device_name(self._engine_id, after)
+        if is_used and before.subnets and (has_moved or after.subnets != before.subnets):
+            log.warning("network %s keeps device and subnets while containers are on it", before.name)
+            after = _with_place_of(after, before)
+        elif has_moved:
+            self._devices.remove(before)
+            self._journal.done(*before.journal)
+            after = dataclasses.replace(after, journal=())
+        self._keep(after, before)
+
+    def _keep(self, network: Network, before: Network) -> None:
+        if network != before:
+            self._store.save_network(network)
+            self._networks[network.network_id] = network
+
     def _settle_subnets(self, network: Network, links: Sequence[Link], *, is_used: bool) -> None:
         """The default bridge's at its first start; others where nobody uses them and a route of the host came in."""
         taken = self._taken(links, apart_from=network)
         hit = device.overlapping(network, taken)
-        if network.subnets and hit is None:
+        if hit is None and all(network.subnet(version) is not None for version in network.versions):
             return
         if hit is not None and (not hit.is_chosen or is_used):
             log.warning("subnet %s of network %s overlaps a route of the host", hit.network, network.name)
             return
         bare = dataclasses.replace(network, subnets=tuple(one for one in network.subnets if not one.is_chosen))
-        network = addresses.with_subnets(bare, self._pools(network), taken)
-        self._store.save_network(network)
-        self._networks[network.network_id] = network
-
-    def _pools(self, network: Network) -> Sequence[pools.Pool]:
-        v4 = self._subnets if network.name == DEFAULT_NETWORK else pools.USER_POOLS
-        return (*v4, pools.local_pool(self._engine_id))
+        chosen = addresses.with_subnets(bare, self._settings.pools_of(network, self._engine_id), taken)
+        if network.name == DEFAULT_NETWORK:
+            device_of = tuple(one.own for one in chosen.subnets if not one.is_chosen)
+            chosen = defaults.applied(self._settings, chosen, device_of)
+        self._keep(chosen, network)
 
     def _taken(self, links: Sequence[Link], *, apart_from: Network | None = None) -> list[IPNetwork]:
         """What other networks have, and the host."""
@@ -140,18 +160,24 @@ class Bridges:
         return [*self._avoid, *routes, *(subnet.network for one in others for subnet in one.subnets)]
 
     def _forward(self, *networks: Network) -> None:
-        """Only when it is needed, and after the table drops what is not ours."""
+        """Only when it is needed and wanted, and after the table drops what is not ours."""
         for version, switch in _FORWARDING.items():
-            if any(one.subnet(version) is not None for one in networks):
+            if not any(one.subnet(version) is not None for one in networks):
+                continue
+            if self._settings.forwards:
                 self._host.set_sysctl(switch, "1")
+            elif self._host.sysctl(switch) == "0":
+                log.warning("IPv%d forwarding is disabled. Networking will not work.", version)
 
     # --- a new one, and its end
 
     def create(self, network: Network) -> Network:
         """Raises Conflict, FailedPrecondition, InvalidArgument; Internal when the kernel refuses."""
         links = self._host.links.links()
+        options.check(network.options, internal=network.internal, has_ipv6=network.has_ipv6)
         addresses.check_apart(network, self._networks.values())
-        network = addresses.with_subnets(network, self._pools(network), self._taken(links))
+        pools = self._settings.pools_of(network, self._engine_id)
+        network = addresses.with_subnets(network, pools, self._taken(links))
         self._store.save_network(network)
         self._networks[network.network_id] = network
         try:
@@ -183,3 +209,10 @@ class Bridges:
         for network in self._store.networks():
             self._store.remove_network(network.network_id)
         self._networks.clear()
+
+
+def _with_place_of(network: Network, before: Network) -> Network:
+    """A network on the device and in the subnets that it had."""
+    name = {options.NAME: before.options[options.NAME]} if options.NAME in before.options else {}
+    said = {key: value for key, value in network.options.items() if key != options.NAME}
+    return dataclasses.replace(network, subnets=before.subnets, has_ipv6=before.has_ipv6, options={**said, **name})

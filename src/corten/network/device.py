@@ -19,13 +19,11 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 
 from corten.core.journal import LINK
-from corten.errors import Conflict, NotFound
-from corten.network import pools
+from corten.errors import Conflict, NotFound, PermissionDenied
+from corten.network import options, pools
 from corten.network.host import Host
+from corten.network.options import Mode
 from corten.network.values import (
-    BRIDGE_ICC,
-    BRIDGE_MASQUERADE,
-    BRIDGE_NAME,
     DEFAULT_NETWORK,
     Bridge,
     Journal,
@@ -34,11 +32,12 @@ from corten.network.values import (
     Subnet,
 )
 from corten.sys import netlink, rtnetlink
-from corten.sys.rtnetlink import IPNetwork, Link
+from corten.sys.rtnetlink import IPInterface, IPNetwork, Link
 
 log = logging.getLogger(__name__)
 
 FORWARDING_SETTING = "network.forwarding"
+ALIAS = "corten-"
 BRIDGE = "bridge"
 
 
@@ -49,12 +48,12 @@ def bridge_name(engine_id: str) -> str:
 
 def alias_of(engine_id: str, owner: str) -> str:
     """The alias of each of our devices: by it they are found when every record is lost."""
-    return f"corten-{engine_id} {owner}"
+    return f"{ALIAS}{engine_id} {owner}"
 
 
 def device_name(engine_id: str, network: Network) -> str:
     """The name of a network's device."""
-    wanted = network.options.get(BRIDGE_NAME, "")
+    wanted = network.options.get(options.NAME, "")
     if wanted:
         return wanted
     return bridge_name(engine_id) if network.name == DEFAULT_NETWORK else f"br-{network.network_id[:12]}"
@@ -62,21 +61,34 @@ def device_name(engine_id: str, network: Network) -> str:
 
 def bridge_of(engine_id: str, network: Network) -> Bridge:
     """What a bridge network is for device and firewall."""
+    said = options.parse(network.options)
+    inhibited = {4} if said.inhibits_ipv4 else set()
+
+    def families(mode: Mode) -> frozenset[int]:
+        return frozenset(version for version in (4, 6) if said.mode(version) is mode)
+
     return Bridge(
         device_name(engine_id, network),
         tuple(one.own for one in network.subnets),
         is_internal=network.internal,
-        has_icc=network.is_on(BRIDGE_ICC),
-        is_hidden=network.is_on(BRIDGE_MASQUERADE),
+        has_icc=said.has_icc,
+        is_hidden=said.masquerades,
+        bare=families(Mode.ISOLATED) | inhibited,
+        routed=families(Mode.ROUTED),
+        unprotected=families(Mode.UNPROTECTED),
+        trusted=said.trusted,
+        sources=tuple(one for one in (said.source4, said.source6) if one is not None),
     )
 
 
-def forward_policy(host: Host, store: Store) -> str:
+def forward_policy(host: Host, store: Store, *, drops_others: bool = True) -> str:
     """What the table does with packets that are not ours: `drop` when it is us who turned on forwarding.
 
-    The host did not mean to be a router for others then.  The decision is recorded before it is acted on, and holds
-    for this boot and this network namespace.
+    The host did not mean to be a router for others then, unless daemon.json says so.  The decision is recorded before
+    it is acted on, and holds for this boot and this network namespace.
     """
+    if not drops_others:
+        return "accept"
     here = host.identity()
     if host.sysctl("ipv4/ip_forward") == "0":
         store.set_setting(FORWARDING_SETTING, here)
@@ -112,7 +124,9 @@ class Devices:
         bridge = bridge_of(self._engine_id, network)
         found = next((link for link in links if link.name == bridge.name), None)
         if found is not None and not self._is_ours(found, network):
-            raise Conflict(f"device {bridge.name} exists and is not of network {network.name}")
+            self._check_foreign(found, network)
+            self._configure(network, bridge, is_ours=False)
+            return network
         if found is not None and not self._fits(found, bridge):
             self._host.links.send(rtnetlink.delete_link(bridge.name))
             found = None
@@ -125,7 +139,18 @@ class Devices:
 
     def _is_ours(self, found: Link, network: Network) -> bool:
         """A bridge with the engine's alias, or with none yet: a kill came between the two."""
-        return found.kind == BRIDGE and found.alias in ("", self._alias(network))
+        if found.kind != BRIDGE:
+            return False
+        return found.alias == self._alias(network) or (not found.alias and bool(network.journal))
+
+    @staticmethod
+    def _check_foreign(found: Link, network: Network) -> None:
+        """A bridge that somebody made may be used by its name; never deleted.  Raises Conflict, PermissionDenied."""
+        if found.kind != BRIDGE:
+            raise PermissionDenied(f"existing interface {found.name} is not a bridge")
+        is_named = network.options.get(options.NAME) == found.name
+        if not is_named or found.alias.startswith(ALIAS):
+            raise Conflict(f"device {found.name} exists and is not of network {network.name}")
 
     def _alias(self, network: Network) -> str:
         owner = BRIDGE if network.name == DEFAULT_NETWORK else f"network {network.network_id}"
@@ -138,7 +163,7 @@ class Devices:
             for one in self._host.links.addresses()
             if one.index == found.index and not one.interface.is_link_local
         }
-        return mine <= set(bridge.addresses)
+        return mine <= set(bridge.on_device)
 
     def _announce(self, network: Network, bridge: Bridge) -> Network:
         if network.journal:
@@ -149,17 +174,28 @@ class Devices:
             self._store.save_network(network)
         return network
 
-    def _configure(self, network: Network, bridge: Bridge) -> None:
+    def _configure(self, network: Network, bridge: Bridge, *, is_ours: bool = True) -> None:
         links, name = self._host.links, bridge.name
-        links.send(rtnetlink.set_alias(name, self._alias(network)))
-        has_ipv6 = any(one.version == 6 for one in bridge.addresses)
-        if has_ipv6:
-            self._host.set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
-        self._host.set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if has_ipv6 else "1")
+        has_ipv6 = any(one.version == 6 for one in bridge.on_device)
+        if is_ours:
+            links.send(rtnetlink.set_alias(name, self._alias(network)))
+            if has_ipv6:
+                self._host.set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+        if is_ours or has_ipv6:
+            self._host.set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if has_ipv6 else "1")
         self._host.set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
         index = self._indexes[name] = self.index(name)
-        wanted = [rtnetlink.new_address(index, one) for one in bridge.addresses]
+        if is_ours and network.mtu:
+            links.send(rtnetlink.set_mtu(name, network.mtu))
+        wanted = [rtnetlink.new_address(index, one) for one in bridge.on_device]
         netlink.raise_unless(links.attempt(rtnetlink.set_up(name), *wanted), errno.EEXIST)
+
+    def addresses(self, name: str) -> tuple[IPInterface, ...]:
+        """Those of a device; none when there is no such device."""
+        found = self._host.links.link(name)
+        if found is None:
+            return ()
+        return tuple(one.interface for one in self._host.links.addresses() if one.index == found.index)
 
     def remove(self, network: Network) -> None:
         """Removes a network's device, if it is there and the engine's."""

@@ -21,6 +21,12 @@ sets, a published port an element of a map, each added and removed in one comman
     internal     bridges with no way out
     local4/6     subnet . bridge
     hidden4/6    subnets that are seen outside as the host's address
+    direct4/6    bridges whose containers are reached from outside at every port (gateway mode nat-unprotected)
+    opened4/6    address, protocol, port of a container that is reached from outside at its own address (gateway mode
+                 routed, allow-direct-routing)
+
+`within` also has the devices that a network trusts, each with its bridge; map source4/6: subnet → address that it has
+outside in place of that of the way out.
 
 The two maps: (address, protocol, port) is looked up first, then (protocol, port) for ports published on all addresses.
 
@@ -58,6 +64,14 @@ SETS = {
     "local6": "type ipv6_addr . ifname; flags interval",
     "hidden4": "type ipv4_addr; flags interval",
     "hidden6": "type ipv6_addr; flags interval",
+    "direct4": "type ifname",
+    "direct6": "type ifname",
+    "opened4": "type ipv4_addr . inet_proto . inet_service",
+    "opened6": "type ipv6_addr . inet_proto . inet_service",
+}
+SOURCES = {
+    "source4": "type ipv4_addr : ipv4_addr; flags interval",
+    "source6": "type ipv6_addr : ipv6_addr; flags interval",
 }
 
 HOOKS = {
@@ -89,6 +103,10 @@ RULES = {
         "oifname @ours ct status dnat accept",
         "iifname @ours oifname @ours drop",
         "iifname @ours accept",
+        "ip daddr . meta l4proto . th dport @opened4 oifname @ours accept",
+        "ip6 daddr . meta l4proto . th dport @opened6 oifname @ours accept",
+        "meta nfproto ipv4 oifname @direct4 accept",
+        "meta nfproto ipv6 oifname @direct6 accept",
         "oifname @ours drop",
     ),
     "postrouting": (
@@ -97,6 +115,8 @@ RULES = {
         "ip6 saddr . oifname @local6 ct status dnat masquerade",
         "ip saddr . oifname @local4 accept",
         "ip6 saddr . oifname @local6 accept",
+        "snat ip to ip saddr map @source4",
+        "snat ip6 to ip6 saddr map @source6",
         "ip saddr @hidden4 masquerade",
         "ip6 saddr @hidden6 masquerade",
     ),
@@ -138,12 +158,22 @@ def members(bridge: Bridge) -> dict[str, list[str]]:
     found = {"ours": [name]}
     if bridge.has_icc:
         found["within"] = [f"{name} . {name}"]
+    if bridge.trusted and not bridge.is_internal:
+        found["within"] = [*found.get("within", ()), *(f'"{one}" . {name}' for one in bridge.trusted)]
     if bridge.is_internal:
         found["internal"] = [name]
     for subnet in bridge.subnets:
-        found.setdefault(f"local{subnet.version}", []).append(f"{subnet} . {name}")
-        if bridge.is_hidden and not bridge.is_internal:
-            found.setdefault(f"hidden{subnet.version}", []).append(str(subnet))
+        version = subnet.version
+        found.setdefault(f"local{version}", []).append(f"{subnet} . {name}")
+        if bridge.is_internal:
+            continue
+        if version in bridge.unprotected:
+            found[f"direct{version}"] = [name]
+        if bridge.is_hidden and version not in bridge.routed:
+            found.setdefault(f"hidden{version}", []).append(str(subnet))
+            source = next((one for one in bridge.sources if one.version == version), None)
+            if source is not None:
+                found[f"source{version}"] = [f"{subnet} : {source}"]
     return found
 
 
@@ -156,11 +186,18 @@ def within(bridges: Iterable[str]) -> list[str]:
 
 
 def ruleset(
-    table: str, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str, others: Iterable[str] = ()
+    table: str,
+    bridges: Sequence[Bridge],
+    endpoints: Iterable[Endpoint],
+    *,
+    policy: str,
+    others: Iterable[str] = (),
+    mark: tuple[int, int] | None = None,
 ) -> str:
     """The commands that make the table whole, whatever it holds.
 
-    `policy` (accept or drop) is for what is routed and not ours, `others` are the bridges that are not ours.
+    `policy` (accept or drop) is for what is routed and not ours, `others` are the bridges that are not ours, `mark` is
+    the value and mask of packets that somebody else has let in (daemon.json's bridge-accept-fwmark).
 
     Rules and elements are replaced within chains, sets and maps that stay: where the table itself was deleted and
     added again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered
@@ -169,12 +206,14 @@ def ruleset(
     at = f"{FAMILY} {table}"
     hooks = {chain: hook.format(policy=policy) for chain, hook in HOOKS.items()}
     lines = [f"add table {at}"]
-    lines += [f"add map {at} {name} {{ {kind}; }}" for name, kind in MAPS.items()]
+    lines += [f"add map {at} {name} {{ {kind}; }}" for name, kind in (MAPS | SOURCES).items()]
     lines += [f"add set {at} {name} {{ {kind}; }}" for name, kind in SETS.items()]
     lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
     lines += [f"flush chain {at} {chain}" for chain in hooks]
-    lines += [f"flush map {at} {name}" for name in MAPS]
+    lines += [f"flush map {at} {name}" for name in MAPS | SOURCES]
     lines += [f"flush set {at} {name}" for name in SETS]
+    if mark is not None:
+        lines.append(f"add rule {at} forward oifname @ours meta mark & {mark[1]:#x} == {mark[0]:#x} accept")
     lines += [f"add rule {at} {chain} {rule}" for chain in hooks for rule in RULES[chain]]
     lines += [f"add rule {at} forward {rule}" for rule in within(others)]
     text = "\n".join(lines) + "\n"
@@ -190,15 +229,17 @@ def _change(verb: str, table: str, found: dict[str, list[str]]) -> str:
 class Firewall:
     """The table in the kernel.  Every method is one transaction and may be repeated."""
 
-    def __init__(self, engine_id: str, nft: Runner) -> None:
+    def __init__(self, engine_id: str, nft: Runner, *, mark: tuple[int, int] | None = None) -> None:
+        """`mark`: as of `ruleset`."""
         self.table = table_name(engine_id)
         self._nft = nft
+        self._mark = mark
 
     def apply(
         self, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str, others: Iterable[str] = ()
     ) -> None:
         """Makes the table what it should be, whatever it was, without a gap.  Arguments as of `ruleset`."""
-        commands = ruleset(self.table, bridges, list(endpoints), policy=policy, others=others)
+        commands = ruleset(self.table, bridges, list(endpoints), policy=policy, others=others, mark=self._mark)
         try:
             self._nft.run(commands)
         except NftError as error:

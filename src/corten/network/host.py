@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from corten.errors import Internal
+from corten.errors import Internal, InvalidArgument
 from corten.sys import netlink, netns, rtnetlink
 from corten.sys.nft import Nft
 from corten.sys.rtnetlink import IPAddress, IPInterface
@@ -74,14 +74,20 @@ class Host:
                 time.sleep(0.0005)
 
     def configure_inside(
-        self, netns_fd: int, interface: str, addresses: Sequence[IPInterface], gateways: Sequence[IPAddress] = ()
+        self,
+        netns_fd: int,
+        interface: str,
+        addresses: Sequence[IPInterface],
+        gateways: Sequence[IPAddress] = (),
+        *,
+        sysctls: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Gives the container's end its addresses, brings it up, and makes `gateways` the namespace's default routes.
 
-        Without an IPv6 address IPv6 is off on it.
+        Without an IPv6 address IPv6 is off on it.  `sysctls`: files below /proc/sys/net, written before it is up.
         """
         has_ipv6 = any(one.version == 6 for one in addresses)
-        with netns.inside(netns_fd, lambda: _enter(interface, has_ipv6=has_ipv6)) as socket:
+        with netns.inside(netns_fd, lambda: _enter(interface, has_ipv6=has_ipv6, sysctls=sysctls)) as socket:
             link = socket.link(interface)
             if link is None:
                 raise netlink.NetlinkError(errno.ENODEV, f"{interface}: no such device")
@@ -97,11 +103,17 @@ def _namespace() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
-def _enter(interface: str, *, has_ipv6: bool) -> rtnetlink.Socket:
+def _enter(interface: str, *, has_ipv6: bool, sysctls: Sequence[tuple[str, str]]) -> rtnetlink.Socket:
     """Runs inside: IPv6 on or off for this interface before it comes up, as Docker does; ::1 on lo stays."""
     switch, wanted = f"ipv6/conf/{interface}/disable_ipv6", "0" if has_ipv6 else "1"
     if read_sysctl(switch) not in ("", wanted):
         write_sysctl(switch, wanted)
+    for name, value in sysctls:
+        try:
+            write_sysctl(name, value)
+        except OSError as error:
+            shown = f"{name.replace('/', '.')}={value}"
+            raise InvalidArgument(f"sysctl net.{shown}: {(error.strerror or '').lower()}") from error
     return rtnetlink.Socket()
 
 

@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from corten.network.options import NAME
 from corten.network.values import (
-    BRIDGE_DEFAULT,
-    BRIDGE_HOST_IP,
-    BRIDGE_ICC,
-    BRIDGE_MASQUERADE,
-    BRIDGE_NAME,
-    DEFAULT_MTU,
-    MTU,
     Bridge,
     Endpoint,
     Network,
@@ -103,7 +97,7 @@ def network_resource(network: Network, bridge: Bridge | None, members: Mapping[s
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
         "Containers": dict(members or {}),
-        "Options": _options(bridge) if bridge else dict(network.options),
+        "Options": {**network.options, **({NAME: bridge.name} if bridge else {})},
         "Labels": dict(network.labels),
     }
 
@@ -113,7 +107,8 @@ def _subnet(one: Subnet) -> Json:
     out: Json = {"Subnet": str(one.network)}
     if one.range is not None:
         out["IPRange"] = str(one.range)
-    out["Gateway"] = str(one.gateway)
+    if not one.has_free_gateway:
+        out["Gateway"] = str(one.gateway)
     if one.reserved:
         out["AuxiliaryAddresses"] = {name: str(address) for name, address in one.reserved}
     return out
@@ -127,16 +122,4 @@ def member(name: str, endpoint: Endpoint | None, endpoint_id: str = "") -> Json:
         "MacAddress": endpoint.mac if endpoint else "",
         "IPv4Address": str(endpoint.address or "") if endpoint else "",
         "IPv6Address": str(endpoint.address6 or "") if endpoint else "",
-    }
-
-
-def _options(bridge: Bridge) -> Json:
-    """Of the network `bridge`, as Docker fills them in."""
-    return {
-        BRIDGE_DEFAULT: "true",
-        BRIDGE_ICC: "true",
-        BRIDGE_MASQUERADE: "true",
-        BRIDGE_HOST_IP: "0.0.0.0",
-        BRIDGE_NAME: bridge.name,
-        MTU: str(DEFAULT_MTU),
     }

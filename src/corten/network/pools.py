@@ -85,8 +85,9 @@ def first_free(subnet: IPNetwork, taken: Collection[int], *, within: IPNetwork |
     `within`: the part of the subnet that addresses come from.
     """
     place = within or subnet
-    lowest = max(int(place.network_address), int(subnet.network_address) + 1)
-    is_whole = subnet.version == 6 or subnet.prefixlen >= 31
+    is_pair = subnet.version == 4 and subnet.prefixlen >= 31  # RFC 3021: both addresses are hosts'
+    lowest = max(int(place.network_address), int(subnet.network_address) + (0 if is_pair else 1))
+    is_whole = subnet.version == 6 or is_pair
     highest = min(int(place.broadcast_address), int(subnet.broadcast_address) - (0 if is_whole else 1))
     for number in range(lowest, highest + 1):
         if number not in taken:

@@ -117,4 +117,5 @@ def _subnet(raw: dict[str, Any]) -> Subnet:
         range=ip_network(raw["range"]) if raw["range"] else None,
         reserved=tuple((name, ip_address(address)) for name, address in raw["reserved"]),
         is_chosen=raw["is_chosen"],
+        has_free_gateway=raw.get("has_free_gateway", False),
     )

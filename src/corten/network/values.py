@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Literal, Protocol
 
 from corten.errors import Internal
+from corten.network import options as words
 from corten.sys.rtnetlink import IPAddress, IPInterface, IPNetwork
 
 Transport = Literal["tcp", "udp"]
@@ -19,13 +20,6 @@ ANY = IPv4Address("0.0.0.0")
 
 DEFAULT_NETWORK = "bridge"
 DEFAULT_MTU = 1500
-OPTION = "com.docker.network"
-BRIDGE_NAME = f"{OPTION}.bridge.name"
-BRIDGE_ICC = f"{OPTION}.bridge.enable_icc"
-BRIDGE_MASQUERADE = f"{OPTION}.bridge.enable_ip_masquerade"
-BRIDGE_HOST_IP = f"{OPTION}.bridge.host_binding_ipv4"
-BRIDGE_DEFAULT = f"{OPTION}.bridge.default_bridge"
-MTU = f"{OPTION}.driver.mtu"
 
 
 class PortConflict(Internal):
@@ -71,6 +65,17 @@ class Subnet:
     range: IPNetwork | None = None
     reserved: tuple[tuple[str, IPAddress], ...] = ()
     is_chosen: bool = False
+    has_free_gateway: bool = False  # nobody said which address it is
+
+    @property
+    def way_out_name(self) -> str:
+        """The name of the address that containers have as their gateway, when it is not the bridge's (Docker's)."""
+        return f"DefaultGatewayIPv{self.network.version}"
+
+    @property
+    def way_out(self) -> IPAddress:
+        """The gateway of containers."""
+        return dict(self.reserved).get(self.way_out_name, self.gateway)
 
     @property
     def own(self) -> IPInterface:
@@ -102,14 +107,26 @@ class Network:
         """The first one of IPv4 or IPv6."""
         return next((one for one in self.subnets if one.network.version == version), None)
 
-    def is_on(self, option: str) -> bool:
-        """A driver option that is on unless it says `false`."""
-        return self.options.get(option, "true").lower() not in ("false", "0", "f")
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The families that are on."""
+        return tuple(version for version, is_on in ((4, self.has_ipv4), (6, self.has_ipv6)) if is_on)
 
     @property
     def mtu(self) -> int:
         """Of its devices; 0 is the kernel's."""
-        return int(self.options.get(MTU) or 0)
+        return int(self.options.get(words.MTU) or 0)
+
+    @property
+    def host_ip(self) -> IPAddress | None:
+        """Where ports are published that name no address: None is everywhere."""
+        found = words.parse(self.options).host_ip
+        return None if found is None or found.is_unspecified else found
+
+    @property
+    def interface_prefix(self) -> str:
+        """What names of interfaces on it begin with."""
+        return self.options.get(words.PREFIX) or "eth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +186,28 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The device of a bridge network: its addresses and what the firewall lets through."""
+    """The device of a bridge network: its addresses and what the firewall lets through.
+
+    Families are numbers of versions: `bare` ones have no address on the device, those of `routed` keep their addresses
+    outside, at those of `unprotected` every port is reached from outside.  From the devices `trusted` all is let in;
+    `sources` are seen outside in place of the address of the way out.
+    """
 
     name: str
     addresses: tuple[IPInterface, ...]
     is_internal: bool = False
     has_icc: bool = True
     is_hidden: bool = True  # behind the host's address
+    bare: frozenset[int] = frozenset()
+    routed: frozenset[int] = frozenset()
+    unprotected: frozenset[int] = frozenset()
+    trusted: tuple[str, ...] = ()
+    sources: tuple[IPAddress, ...] = ()
+
+    @property
+    def on_device(self) -> tuple[IPInterface, ...]:
+        """The addresses that the device has."""
+        return tuple(one for one in self.addresses if one.version not in self.bare)
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:

@@ -231,6 +231,11 @@ def set_up(name: str, master: int = 0) -> Request:
     return Request(f"set up {name}", RTM_SETLINK, 0, _ifinfo(up=True) + text(IFLA_IFNAME, name) + port)
 
 
+def set_mtu(name: str, mtu: int) -> Request:
+    """The largest packet that a device takes."""
+    return Request(f"mtu of {name}", RTM_SETLINK, 0, _ifinfo() + text(IFLA_IFNAME, name) + u32(IFLA_MTU, mtu))
+
+
 def set_down(name: str) -> Request:
     """Takes a device down."""
     return Request(f"set down {name}", RTM_SETLINK, 0, _ifinfo(up=False) + text(IFLA_IFNAME, name))
