@@ -330,3 +330,27 @@ def test_marked_packets_are_let_in(lab: Lab) -> None:
         mangle = "add table ip m; add chain ip m p { type filter hook prerouting priority mangle; }; "
         lab.host.run(["nft", f"{mangle} add rule ip m p iifname world meta mark set 0x5"])
         assert ask_tcp(lab.client, "172.17.0.2", 99) == CLIENT
+
+
+def test_a_network_that_is_open_to_the_outside_is_closed_to_other_networks(lab: Lab) -> None:
+    opened = {options.MODES[4]: "nat-unprotected", options.TRUSTED: "world"}
+    lab.container("a", lab.network("a", options=opened, subnets=(subnet4("10.9.0.1/24"),)))
+    lab.container("b", lab.network("b", subnets=(subnet4("10.9.1.1/24"),)))
+    with TcpServer(lab.containers["a"], 99):
+        assert ask_tcp(lab.host, "10.9.0.2", 99) == "10.9.0.1"
+        assert ask_tcp(lab.containers["b"], "10.9.0.2", 99, timeout=0.5) == "silence"
+
+
+def test_a_container_on_a_network_of_ipv6_alone_has_no_ipv4(lab: Lab) -> None:
+    endpoint = lab.container("six", lab.network("a", has_ipv4=False, has_ipv6=True))
+    assert (endpoint.address, endpoint.gateway) == (None, None)
+    assert [one.partition("/")[2] for one in addresses(lab.containers["six"], "eth0")] == ["64"]
+
+
+def test_containers_that_run_are_kept_apart_as_soon_as_daemon_json_says_so(lab: Lab) -> None:
+    lab.container("one")
+    lab.container("two")
+    for settings, said in ((Defaults(has_icc=False), "silence"), (Defaults(), "172.17.0.2")):
+        lab.start(settings)
+        with TcpServer(lab.containers["two"], 99):
+            assert ask_tcp(lab.containers["one"], "172.17.0.3", 99, timeout=0.5 if said == "silence" else 60) == said

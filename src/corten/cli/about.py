@@ -186,3 +186,6 @@ def _settings(info: Json, username: str) -> Iterator[str]:
         yield " Registry Mirrors:"
         yield from (f"  {mirror}" for mirror in registries["Mirrors"])
     yield f" Live Restore Enabled: {_boolean(info['LiveRestoreEnabled'])}"
+    if info.get("DefaultAddressPools"):
+        yield " Default Address Pools:"
+        yield from (f"   Base: {one['Base']}, Size: {one['Size']}" for one in info["DefaultAddressPools"])

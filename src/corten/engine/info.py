@@ -169,6 +169,7 @@ class Info:
             "SecurityOptions": _security_options(settings, self._parts.machine.cgroup_mode),
             "FirewallBackend": {"Driver": "nftables"},
             "CDISpecDirs": list(settings.cdi_directories),
+            **_pools(settings),
         }
 
     def _runtimes(self) -> Json:
@@ -222,6 +223,12 @@ _SWARM: Final[Json] = {
 
 def _index(name: str, mirrors: list[str], *, secure: bool) -> Json:
     return {"Name": name, "Mirrors": mirrors, "Secure": secure, "Official": name == "docker.io"}
+
+
+def _pools(settings: Settings) -> Json:
+    """Left out where the settings name none."""
+    found = [{"Base": base, "Size": size} for base, size in settings.default_address_pools]
+    return {"DefaultAddressPools": found} if found else {}
 
 
 def _flag(sysctl: str) -> bool:

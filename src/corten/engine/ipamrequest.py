@@ -31,7 +31,9 @@ def enabled(request: NetworkCreateRequest, said: Mapping[str, str]) -> frozenset
 
 
 def subnets_of(configs: Iterable[IPAMConfig], versions: Iterable[int]) -> tuple[Subnet, ...]:
-    """The subnets; those of families that are not in `versions` are left out, unlooked at.
+    """The subnets, IPv4 first: the docker CLI sends them in any order.
+
+    Those of families that are not in `versions` are left out, unlooked at.
 
     Raises InvalidArgument with one line for each fault, PermissionDenied.
     """
@@ -40,7 +42,7 @@ def subnets_of(configs: Iterable[IPAMConfig], versions: Iterable[int]) -> tuple[
     found = [_checked(one, wanted, faults) for one in configs]
     if faults:
         raise InvalidArgument("\n".join((_TITLE, *faults)))
-    subnets = [one for one in found if one is not None]
+    subnets = sorted((one for one in found if one is not None), key=lambda one: one.network.version)
     if any(sum(one.network.version == version for one in subnets) > 1 for version in (4, 6)):
         raise PermissionDenied("bridge driver doesn't support multiple subnets")
     return tuple(subnets)

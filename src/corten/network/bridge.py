@@ -351,6 +351,7 @@ class BridgeDriver:
                     self._disconnect(endpoint)
             self.ensure()
             self._rejoin()
+            self._part()
             for endpoint in self._endpoints.all():
                 self._publisher.check_flows(endpoint)
             strays = self.leftovers()
@@ -380,6 +381,18 @@ class BridgeDriver:
             self._host.links.send(rtnetlink.set_up(link.name, index), rtnetlink.hairpin_on(link.index))
         if apart:
             self._host.await_running(*(link.name for link in apart), *{masters[link.name] for link in apart})
+
+    def _part(self) -> None:
+        """The ports of a bridge reach each other or not, as its network says now."""
+        indexes = {link.name: link.index for link in self._own_links() if link.master}
+        apart = {one.network_id: not bridge_of(self._engine_id, one).has_icc for one in self._bridges.all()}
+        requests = [
+            (rtnetlink.isolate if apart[one.network_id] else rtnetlink.unite)(indexes[one.link])
+            for one in self._endpoints.all()
+            if one.link in indexes and one.network_id in apart
+        ]
+        if requests:
+            netlink.raise_unless(self._host.links.attempt(*requests), errno.ENODEV)
 
     def leftovers(self) -> list[Leftover]:
         """What carries the engine's id and no record names.  Changes nothing."""

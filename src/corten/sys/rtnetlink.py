@@ -262,6 +262,11 @@ def isolate(index: int) -> Request:
     return set_bridge_port(index, u8(IFLA_BRPORT_ISOLATED, 1))
 
 
+def unite(index: int) -> Request:
+    """Takes that back."""
+    return set_bridge_port(index, u8(IFLA_BRPORT_ISOLATED, 0))
+
+
 def cut_off(index: int) -> Request:
     """Disables a port at once and forgets what was learnt behind it: no grace period, unlike a delete."""
     return set_bridge_port(index, u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED), attribute(IFLA_BRPORT_FLUSH))
@@ -281,16 +286,17 @@ def _family(address: IPAddress | IPNetwork) -> int:
 
 
 def new_address(index: int, interface: IPInterface) -> Request:
-    """Adds an address, of IPv4 with its subnet's broadcast address; the kernel adds the route to the subnet.
+    """Adds an address, of IPv4 with its subnet's broadcast address where it has one (RFC 3021).
 
-    One of IPv6 is not looked for on the link first (no DAD): it is ours by the record, and usable at once.
+    The kernel adds the route to the subnet.  One of IPv6 is not looked for on the link first (no DAD): it is ours
+    by the record, and usable at once.
     """
     local = interface.ip.packed
     body = IFADDR.pack(_family(interface.ip), interface.network.prefixlen, 0, RT_SCOPE_UNIVERSE, index)
     body += attribute(IFA_LOCAL, local) + attribute(IFA_ADDRESS, local)
-    if isinstance(interface, IPv4Interface):
+    if isinstance(interface, IPv4Interface) and interface.network.prefixlen < 31:
         body += attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
-    else:
+    if interface.version == 6:
         body += u32(IFA_FLAGS, IFA_F_NODAD)
     return Request(f"address {interface}", RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 

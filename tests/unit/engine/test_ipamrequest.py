@@ -77,6 +77,7 @@ def test_an_address_that_nobody_can_have_is_refused() -> None:
 def test_one_subnet_of_each_family_and_those_of_a_family_that_is_off_are_left_out() -> None:
     both = [IPAMConfig(subnet="10.0.0.0/24"), IPAMConfig(subnet="fd00::/64")]
     assert [one.network.version for one in subnets_of(both, (4, 6))] == [4, 6]
+    assert [one.network.version for one in subnets_of(both[::-1], (4, 6))] == [4, 6]
     assert [one.network.version for one in subnets_of(both, (4,))] == [4]
     assert subnets_of([IPAMConfig(subnet="fd00::7/64")], (4,)) == ()
     with pytest.raises(PermissionDenied, match="bridge driver doesn't support multiple subnets"):
