@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 from corten.core.channel import Channel
 from corten.core.shims import Zygote
 from corten.errors import Unavailable
-from corten.shim.protocol import NAMES_SOCKET, Message, connect
+from corten.shim.protocol import NAMES_SOCKET, connect
 
 log = logging.getLogger("corten.core")
 
 _TIMEOUT_S: Final = 10.0
+_PEER: Final = struct.Struct("3i")
 
 
 class Resolver:
@@ -26,29 +27,39 @@ class Resolver:
         self._exec_root = exec_root
         self._on_lost = lost
         self._channel: Channel | None = None
-        self._opening = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """There is one, and it is connected."""
+        return self._channel is not None and self._channel.is_open
+
+    def is_there(self) -> bool:
+        """Whether an earlier cortend left one."""
+        try:
+            self._found().close()
+        except OSError:
+            return False
+        return True
 
     async def open(self) -> frozenset[str]:
         """The containers that it serves already; it is forked when none is there.  Raises Unavailable."""
-        found = await self._ask("hello", {}, ())
+        self.close()
+        try:
+            sock = self._found()
+        except OSError:  # there never was one, or it is dead
+            sock = await self._zygote.resolver()
+        self._channel = Channel(sock, name="resolver", on_event=lambda event: None, on_lost=self._lost)
+        found, _ = await self._channel.request("hello", {}, (), _TIMEOUT_S)
         return frozenset(map(str, found.get("containers", ())))
 
     async def tell(self, op: str, *fds: int, **fields: Any) -> None:
-        """One request of the list in `corten.shim.resolver`; the descriptors stay the caller's.  Raises CortenError."""
-        await self._ask(op, fields, fds)
+        """One request of the list in `corten.shim.resolver`; the descriptors stay the caller's.
 
-    async def end(self) -> None:
-        """Ends it, if there is one."""
-        try:
-            sock = self._found()
-        except OSError:
-            return
-        channel = self._joined(sock)
-        try:
-            await channel.request("end", {}, (), _TIMEOUT_S)
-        except Unavailable as error:
-            log.warning("the resolver is not ended: %s", error)
-        channel.close()
+        Raises CortenError; Unavailable when it is gone.
+        """
+        if self._channel is None:
+            raise Unavailable("resolver is gone")
+        await self._channel.request(op, fields, fds, _TIMEOUT_S)
 
     def close(self) -> None:
         """Lets go of it; it goes on."""
@@ -56,26 +67,20 @@ class Resolver:
             self._channel.close()
             self._channel = None
 
-    async def _ask(self, op: str, fields: Message, fds: Sequence[int]) -> Message:
-        async with self._opening:
-            if self._channel is None or not self._channel.is_open:
-                self._channel = self._joined(await self._reach())
-        answer, _ = await self._channel.request(op, fields, fds, _TIMEOUT_S)
-        return answer
-
-    async def _reach(self) -> socket.socket:
-        try:
-            return self._found()
-        except OSError:  # there never was one, or it is dead
-            return await self._zygote.resolver()
-
     def _found(self) -> socket.socket:
         return connect(self._exec_root, NAMES_SOCKET)
-
-    def _joined(self, sock: socket.socket) -> Channel:
-        return Channel(sock, name="resolver", on_event=lambda event: None, on_lost=self._lost)
 
     def _lost(self) -> None:
         log.warning("the resolver is gone: a new one is started")
         self._channel = None
         self._on_lost()
+
+
+def pid_of(exec_root: str) -> int:
+    """The pid of an engine's resolver, answering or not (unix(7), SO_PEERCRED); 0 when there is none."""
+    try:
+        with connect(exec_root, NAMES_SOCKET) as sock:
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    except OSError:
+        return 0
+    return int(_PEER.unpack(raw)[0])

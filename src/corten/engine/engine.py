@@ -193,6 +193,7 @@ class Engine:
             log.warning("names of containers are not answered until cortend is started again: %s", error)
 
     def _resolver_lost(self) -> None:
+        self._naming.lost()
         self._parts.run_later(self._restore_names())
 
     async def attend(self) -> None:

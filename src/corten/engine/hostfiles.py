@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final
 
+from corten.engine import resolvconf
 from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
-from corten.engine.networks import PREDEFINED
 from corten.engine.settings import Settings
 from corten.network import files
 from corten.sys.rtnetlink import IPAddress
@@ -34,22 +33,13 @@ def write(
     config, host = effective.config, effective.host
     gateways = settings.host_gateway_ips or (gateway,)
     extra = (*files.parse_extra_hosts(host.extra_hosts or (), gateways), *linked)
-    overrides = files.Overrides(
-        tuple(host.dns or settings.dns),
-        tuple(host.dns_search or settings.dns_search),
-        tuple(host.dns_options or settings.dns_opts),
-    )
-    of_host = files.parse_resolv_conf(_read(files.RESOLV_CONF))
-    if files.is_systemd_stub(of_host):
-        of_host = files.parse_resolv_conf(_read(files.SYSTEMD_RESOLV_CONF), files.SYSTEMD_RESOLV_CONF)
     if effective.network == "host":
-        hosts = files.hosts_on_host_network(_read(_HOSTS), extra=extra)
-        resolv_conf = files.resolv_conf_on_host_network(of_host, overrides)
+        hosts = files.hosts_on_host_network(resolvconf.read(_HOSTS), extra=extra)
+        overrides = resolvconf.overrides(effective, settings)
+        resolv_conf = files.resolv_conf_on_host_network(resolvconf.of_host(), overrides)
     else:
         hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
-        has_names = effective.network not in PREDEFINED or bool(effective.networks)
-        make = files.resolv_conf_with_resolver if has_names else files.resolv_conf
-        resolv_conf = make(of_host, overrides)
+        resolv_conf = resolvconf.text(effective, settings)
     texts = (
         (paths.hostname, files.hostname_file(config.hostname)),
         (paths.hosts, hosts),
@@ -59,12 +49,7 @@ def write(
         _replace(path, text)
         if effective.id_map is not None:
             os.chown(path, *effective.id_map.root)
-
-
-def _read(path: str) -> str:
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
-    return ""
+    resolvconf.remember(paths.resolv_conf, resolv_conf)
 
 
 def _replace(path: str, text: str) -> None:

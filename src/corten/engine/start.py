@@ -431,6 +431,8 @@ class Starter:
         container.task = run.task
         container.kills = []
         parts.save(container, replace(record, place=place))
+        if self.naming is not None:
+            self.naming.started(container)
         self._attachments.tell(container, "connect", run.places)
         self.volume_mounts.tell_mount(container)
         parts.bus.publish(container_event(container.record, "start"))

@@ -168,9 +168,10 @@ def resolv_conf(host: ResolvConf, overrides: Overrides | None = None, *, has_ipv
 
 
 def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = None) -> str:
-    """resolv.conf of a container whose questions the engine answers at 127.0.0.11."""
+    """resolv.conf of a container whose questions the engine answers at 127.0.0.11.  Raises InvalidArgument."""
     wanted = overrides or Overrides()
-    _override(wanted)
+    own = _override(wanted)
+    servers = own or host.nameservers
     options = tuple(wanted.options) or host.options
     has_ndots = any(option.partition(":")[0] == "ndots" for option in options)
     search = tuple(one for one in wanted.search if one != ".") if wanted.search else host.search
@@ -178,23 +179,20 @@ def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = No
     lines += [f"search {' '.join(search)}\n"] if search else []
     lines += [f"options {' '.join((*options, *(() if has_ndots else ('ndots:0',))))}\n"]
     lines += [f"{line}\n" for line in host.other]
-    return _HEADER + "".join(lines) + _footer(host, wanted, options, "internal resolver", is_fallback=False)
+    footer = _footer(
+        host,
+        wanted,
+        options,
+        "internal resolver",
+        is_fallback=not servers,
+        asked=[_asked(one, is_hosts=not own) for one in servers or FALLBACK_NAMESERVERS],
+    )
+    return _HEADER + "".join(lines) + footer + ("" if has_ndots else "# Option ndots from: internal\n")
 
 
-def host_nameservers() -> list[str]:
-    """The host's own servers, those of its loopback too: they are asked from its network."""
-    found = parse_resolv_conf(_read(RESOLV_CONF))
-    if is_systemd_stub(found):
-        found = parse_resolv_conf(_read(SYSTEMD_RESOLV_CONF), SYSTEMD_RESOLV_CONF)
-    return list(found.nameservers)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
+def _asked(server: str, *, is_hosts: bool) -> str:
+    """The host's loopback servers are asked from its network."""
+    return f"host({server})" if is_hosts and ip_address(server).is_loopback else server
 
 
 def resolv_conf_on_host_network(host: ResolvConf, overrides: Overrides | None = None) -> str:
@@ -225,11 +223,20 @@ def _text(host: ResolvConf, wanted: Overrides, servers: tuple[str, ...], *, tran
     return _HEADER + "".join(lines) + _footer(host, wanted, options, transform, is_fallback=is_fallback)
 
 
-def _footer(host: ResolvConf, wanted: Overrides, options: tuple[str, ...], transform: str, *, is_fallback: bool) -> str:
+def _footer(
+    host: ResolvConf,
+    wanted: Overrides,
+    options: tuple[str, ...],
+    transform: str,
+    *,
+    is_fallback: bool,
+    asked: Sequence[str] = (),
+) -> str:
     """The comment that says where it all came from."""
     named = [name for name in ("nameservers", "search", "options") if getattr(wanted, name)]
     lines = ["", f"# Based on host file: '{host.path}'" + (f" ({transform})" if transform else "")]
     lines += ["# Used default nameservers."] if is_fallback else []
+    lines += [f"# ExtServers: [{' '.join(asked)}]"] if asked else []
     lines += [f"# Invalid nameservers: [{' '.join(host.invalid)}]"] if host.invalid else []
     lines += [f"# Overrides: [{' '.join(named)}]"]
     if any(option.partition(":")[0] == "ndots" for option in options):

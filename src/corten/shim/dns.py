@@ -16,13 +16,15 @@ from ipaddress import IPv4Address, IPv6Address
 A, PTR, OPT, AAAA, ANY = 1, 12, 41, 28, 255
 IN = 1
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
+BADVERS = 16  # told in the OPT record
 
 HEADER = struct.Struct("!HHHHHH")  # id, flags, and how many questions, answers, authorities, others
 QR, AA, TC, RD, RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 OPCODE, RCODE = 0x7800, 0x000F
 
 MAX_NAME, MAX_LABEL = 255, 63
-PLAIN_SIZE, OWN_SIZE = 512, 1232  # an answer by UDP without EDNS; the most that we take (dnsflagday.net/2020)
+PLAIN_SIZE, OWN_SIZE = 512, 1232  # an answer by UDP without EDNS; the most that we send (dnsflagday.net/2020)
+_OPT_RECORD = struct.Struct("!BHHIH")  # the root, OPT, size, what else the code says, no options
 TTL = 600  # seconds, as dockerd's
 
 Address = IPv4Address | IPv6Address
@@ -43,6 +45,7 @@ class Question:
     klass: int
     raw: bytes
     size: int  # of the largest answer by UDP
+    edns: int = -1  # version; -1 without EDNS
 
     @property
     def is_plain(self) -> bool:
@@ -62,7 +65,8 @@ def read(message: bytes) -> Question:
         raise Malformed("a question without type and class")
     kind, klass = struct.unpack_from("!HH", message, end)
     end += 4
-    return Question(ident, flags, name, kind, klass, message[HEADER.size : end], _size(message, end, others))
+    size, edns = _edns(message, end, others)
+    return Question(ident, flags, name, kind, klass, message[HEADER.size : end], size, edns)
 
 
 def _name(message: bytes, at: int) -> tuple[str, int]:
@@ -87,24 +91,29 @@ def _label(raw: bytes) -> str:
     return "".join(chr(byte) if 0x21 <= byte < 0x7F and byte not in b".\\" else f"\\{byte:03d}" for byte in raw.lower())
 
 
-def _size(message: bytes, at: int, others: int) -> int:
-    """What the OPT record behind the question allows; PLAIN_SIZE without one, or when it is not the first."""
-    if not others or len(message) < at + 11 or message[at]:
-        return PLAIN_SIZE
-    kind, size = struct.unpack_from("!HH", message, at + 1)
-    return min(max(size, PLAIN_SIZE), OWN_SIZE) if kind == OPT else PLAIN_SIZE
+def _edns(message: bytes, at: int, others: int) -> tuple[int, int]:
+    """(size, version) that the OPT record behind the question tells; without one, or when it is not the first: none."""
+    if not others or len(message) < at + _OPT_RECORD.size or message[at]:
+        return PLAIN_SIZE, -1
+    _, kind, size, told, _ = _OPT_RECORD.unpack_from(message, at)
+    return (min(max(size, PLAIN_SIZE), OWN_SIZE), told >> 16 & 0xFF) if kind == OPT else (PLAIN_SIZE, -1)
 
 
 def answer(question: Question, records: Sequence[bytes] = (), *, code: int = NOERROR, limit: int = 0) -> bytes:
-    """The answer with these records.  `limit`: bytes, 0 for none; what does not fit is left out and said so (TC)."""
-    flags = QR | RA | (question.flags & (OPCODE | RD)) | code | (AA if records else 0)
-    room = (limit or 1 << 16) - HEADER.size - len(question.raw)
+    """The answer with these records.  `limit`: bytes, 0 for none; what does not fit is left out and said so (TC).
+
+    A question with EDNS gets an OPT record back (RFC 6891 section 6.1.1).
+    """
+    flags = QR | RA | (question.flags & (OPCODE | RD)) | code & RCODE
+    opt = b"" if question.edns < 0 else _OPT_RECORD.pack(0, OPT, OWN_SIZE, code >> 4 << 24, 0)
+    room = (limit or 1 << 16) - HEADER.size - len(question.raw) - len(opt)
     kept = list(records)
     while kept and sum(map(len, kept)) > room:
         kept.pop()
     if len(kept) < len(records):
         flags |= TC
-    return HEADER.pack(question.ident, flags, 1, len(kept), 0, 0) + question.raw + b"".join(kept)
+    header = HEADER.pack(question.ident, flags, 1, len(kept), 0, int(bool(opt)))
+    return header + question.raw + b"".join(kept) + opt
 
 
 def address_record(address: Address) -> bytes:
@@ -165,6 +174,11 @@ def is_answer_to(message: bytes, question: Question, ident: int) -> bool:
     own, flags, questions, *_ = HEADER.unpack_from(message)
     same = message[HEADER.size : end].lower() == question.raw.lower()
     return own == ident and bool(flags & QR) and questions == 1 and same
+
+
+def code_of(message: bytes) -> int:
+    """The code of a message that has a header."""
+    return message[3] & RCODE
 
 
 def with_ident(message: bytes, ident: int) -> bytes:

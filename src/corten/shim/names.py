@@ -1,8 +1,8 @@
 """What a container's resolver knows: the names and addresses on the container's networks.  Pure.
 
-A name is found on every network of the container; behind a dot the network's own name may follow (`web.backend`).  Of
-several addresses each answer begins with another one.  What is not known here is somebody else's to answer, unless the
-container has no way out.
+A name is found on each network of the container, the first that has such an address answers; behind a dot the network's
+own name may follow (`web.backend`).  Of several addresses each answer begins with another one.  What is not known here
+is somebody else's to answer, unless the container has no way out.
 
 Source: libnetwork, resolver.go and sandbox_dns_unix.go as dockerd 26.1 answers.
 """
@@ -10,11 +10,11 @@ Source: libnetwork, resolver.go and sandbox_dns_unix.go as dockerd 26.1 answers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from corten.shim import dns
-from corten.shim.dns import Address, Question
+from corten.shim.dns import Address, Malformed, Question
 
 _KINDS = {dns.A: 4, dns.AAAA: 6}
 
@@ -63,19 +63,31 @@ class NetworkNames:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one container sees.  `servers`: whom the rest is asked; none when it has no way out."""
+    """What one container sees.
+
+    networks: that which leads outside first; its answer counts where several know a name.  links: names of others by
+    names that this container alone has for them.  has_way_out: the rest is asked of servers.  has_ndots: names
+    without a dot are not, the container's own resolver tries them with a domain first.
+    """
 
     networks: tuple[NetworkNames, ...]
-    servers: tuple[str, ...] = ()
+    has_way_out: bool = False
+    has_ndots: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
 
-    def addresses(self, name: str) -> list[Address]:
-        """Of a name on any of its networks, and of `name.network`."""
-        found: list[Address] = []
+    def addresses(self, name: str, kind: int) -> list[Address] | None:
+        """Of a name on its networks, or of `name.network`; None when nobody there has the name."""
+        is_known = False
+        linked = self.links.get(name)
         for network in self.networks:
             inner = name.removesuffix(f".{network.name.lower()}")
-            for word in {name: None, inner: None}:
-                found += [one for one in network.addresses(word) if one not in found]
-        return found
+            for word in (linked,) if linked is not None else {name: None, inner: None}:
+                found = network.addresses(word)
+                is_known = is_known or bool(found)
+                wanted = [one for one in found if kind == dns.ANY or one.version == _KINDS.get(kind)]
+                if wanted:
+                    return wanted
+        return [] if is_known else None
 
     def owner(self, address: Address) -> str:
         """`web.backend` of the container that has an address; '' for nobody's."""
@@ -88,27 +100,32 @@ class View:
 
 def local_answer(question: Question, view: View, *, limit: int, chance: random.Random) -> bytes | None:
     """The answer that needs nobody else; None when a server has to be asked."""
+    if question.edns > 0:
+        return dns.answer(question, code=dns.BADVERS)
     if not question.is_plain:
         return dns.answer(question, code=dns.NOTIMP)
-    if question.kind == dns.PTR:
-        return _pointer(question, view, limit)
-    found = view.addresses(question.name)
-    if found:
-        return _addresses(question, found, limit=limit, chance=chance)
-    return None if view.servers else dns.answer(question, code=dns.NXDOMAIN)
+    known = _pointer(question, view) if question.kind == dns.PTR else _addresses(question, view, chance)
+    if known is not None:
+        return dns.answer(question, known, limit=limit)
+    if view.has_ndots and question.kind in _KINDS and "." not in question.name:
+        return dns.answer(question)
+    return None if view.has_way_out else dns.answer(question, code=dns.SERVFAIL)
 
 
-def _addresses(question: Question, found: Sequence[Address], *, limit: int, chance: random.Random) -> bytes | None:
+def _addresses(question: Question, view: View, chance: random.Random) -> list[bytes] | None:
     """A name of ours has no other records than these: no server is told of it, and none may answer for it."""
-    version = _KINDS.get(question.kind)
-    wanted = [one for one in found if one.version == version]
-    chance.shuffle(wanted)
-    return dns.answer(question, [dns.address_record(one) for one in wanted], limit=limit)
+    found = view.addresses(question.name, question.kind)
+    if found is None:
+        return None
+    chance.shuffle(found)
+    return [dns.address_record(one) for one in found]
 
 
-def _pointer(question: Question, view: View, limit: int) -> bytes | None:
+def _pointer(question: Question, view: View) -> list[bytes] | None:
+    """What no message can say (a label of more than 63 bytes) is not known."""
     address = dns.reversed_address(question.name)
     owner = view.owner(address) if address is not None else ""
-    if owner:
-        return dns.answer(question, [dns.pointer_record(owner)], limit=limit)
-    return None if view.servers else dns.answer(question, code=dns.NXDOMAIN)
+    try:
+        return [dns.pointer_record(owner)] if owner else None
+    except Malformed:
+        return None

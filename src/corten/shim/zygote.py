@@ -202,8 +202,8 @@ class Zygote:
             os.close(self._life)
             os.close(self._life_read)
             os.setsid()
-            self._title.write("corten-shim names")
-            resolver.run(self._exec_root, first)
+            self._title.write(f"{resolver.TITLE} {self._exec_root}")
+            resolver.run(self._exec_root, first, self.rest)
             status = 0
         except Exception as error:  # the child's outermost loop
             complain(error)

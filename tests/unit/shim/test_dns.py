@@ -74,11 +74,21 @@ def test_an_answer_repeats_the_question_and_names_it() -> None:
     raw = dns.answer(question, [dns.address_record(IPv4Address("10.0.0.2"))])
     ident, flags, questions, answers, *_ = dns.HEADER.unpack_from(raw)
     assert (ident, questions, answers) == (7, 1, 1)
-    assert flags == dns.QR | dns.AA | dns.RD | dns.RA
+    assert flags == dns.QR | dns.RD | dns.RA
     assert raw[12 : 12 + len(question.raw)] == question.raw
     name, kind, klass, ttl, length = struct.unpack_from("!HHHIH", raw, 12 + len(question.raw))
     assert (name, kind, klass, ttl, length) == (0xC00C, dns.A, dns.IN, dns.TTL, 4)
     assert raw[-4:] == bytes((10, 0, 0, 2))
+
+
+def test_a_question_with_edns_gets_an_opt_record_back_and_room_for_it() -> None:
+    question = dns.read(query("web", edns=1232))
+    records = [dns.address_record(IPv6Address(number)) for number in range(60)]
+    raw = dns.answer(question, records, limit=question.size)
+    assert len(raw) <= 1232
+    assert dns.HEADER.unpack_from(raw)[5] == 1
+    assert raw[-11:] == b"\0" + struct.pack("!HHIH", dns.OPT, dns.OWN_SIZE, 0, 0)
+    assert dns.answer(question, code=dns.BADVERS)[-6:-2] == bytes((1, 0, 0, 0))
 
 
 def test_what_does_not_fit_is_left_out_and_said() -> None:

@@ -28,7 +28,7 @@ WEB = network_of(
     ("c3", ("www",), ("10.0.0.4",)),
 )
 OTHER = network_of("Front", ("c4", ("proxy", "web"), ("10.1.0.9",)))
-VIEW = View((WEB, OTHER), ("192.0.2.53",))
+VIEW = View((WEB, OTHER), has_way_out=True)
 CLOSED = View((WEB,))
 
 
@@ -47,10 +47,12 @@ def asked(name: str, kind: int = dns.A, view: View = VIEW, seed: int = 1) -> tup
     return flags & dns.RCODE, found
 
 
-def test_names_are_found_on_every_network_whatever_their_case() -> None:
+def test_names_are_found_on_the_first_network_that_has_such_an_address_whatever_their_case() -> None:
     assert asked("DB") == (dns.NOERROR, ["10.0.0.3"])
     code, found = asked("web") or (-1, [])
-    assert (code, sorted(found)) == (dns.NOERROR, ["10.0.0.2", "10.1.0.9"])
+    assert (code, sorted(found)) == (dns.NOERROR, ["10.0.0.2"])
+    assert asked("web", view=View((OTHER, WEB))) == (dns.NOERROR, ["10.1.0.9"])
+    assert asked("web", dns.AAAA, view=View((OTHER, WEB))) == (dns.NOERROR, ["fd00::2"])
 
 
 def test_behind_a_name_its_network_may_stand() -> None:
@@ -62,6 +64,7 @@ def test_a_name_without_such_an_address_is_empty_and_no_server_is_asked() -> Non
     assert asked("web", dns.AAAA) == (dns.NOERROR, ["fd00::2"])
     assert asked("db", dns.AAAA) == (dns.NOERROR, [])
     assert asked("db", 15) == (dns.NOERROR, [])
+    assert sorted((asked("web", dns.ANY) or (0, []))[1]) == ["10.0.0.2", "fd00::2"]
 
 
 def test_each_answer_begins_with_another_of_several() -> None:
@@ -71,7 +74,7 @@ def test_each_answer_begins_with_another_of_several() -> None:
 
 def test_what_is_not_known_is_a_servers_to_answer_where_there_is_one() -> None:
     assert asked("example.com") is None
-    assert asked("example.com", view=CLOSED) == (dns.NXDOMAIN, [])
+    assert asked("example.com", view=CLOSED) == (dns.SERVFAIL, [])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,42 @@ def test_an_address_of_nobody_is_a_servers_to_name() -> None:
     assert local_answer(question, VIEW, limit=512, chance=random.Random(1)) is None
     told = local_answer(question, CLOSED, limit=512, chance=random.Random(1))
     assert told is not None
-    assert dns.HEADER.unpack_from(told)[1] & dns.RCODE == dns.NXDOMAIN
+    assert dns.HEADER.unpack_from(told)[1] & dns.RCODE == dns.SERVFAIL
+
+
+def test_a_link_is_another_name_that_its_container_alone_has() -> None:
+    view = View((WEB, OTHER), has_way_out=True, links={"database": "db", "web": "proxy"})
+    assert asked("database", view=view) == (dns.NOERROR, ["10.0.0.3"])
+    assert asked("web", view=view) == (dns.NOERROR, ["10.1.0.9"])
+    assert asked("database") is None
+
+
+def test_with_ndots_names_without_a_dot_are_left_to_the_search_list() -> None:
+    view = View((WEB,), has_way_out=True, has_ndots=True)
+    assert asked("nothere", view=view) == (dns.NOERROR, [])
+    assert asked("db", view=view) == (dns.NOERROR, ["10.0.0.3"])
+    assert asked("not.here", view=view) is None
+    assert asked("nothere", 16, view=view) is None
+
+
+def test_an_unknown_version_of_edns_and_other_operations_are_refused() -> None:
+    newer = query("db", edns=1232)[:-6] + bytes((0, 1, 0, 0, 0, 0))
+    raw = local_answer(dns.read(newer), VIEW, limit=512, chance=random.Random(1))
+    assert raw is not None
+    assert (raw[3] & dns.RCODE, raw[-6]) == (0, 1)
+    notify = bytearray(query("db"))
+    notify[2] |= 0x20
+    raw = local_answer(dns.read(bytes(notify)), VIEW, limit=512, chance=random.Random(1))
+    assert raw is not None
+    assert raw[3] & dns.RCODE == dns.NOTIMP
+
+
+def test_a_name_that_no_message_can_say_is_nobodys() -> None:
+    view = View((network_of("n", ("a", ("x" * 64,), ("10.0.0.2",))),))
+    question = dns.read(query("2.0.0.10.in-addr.arpa", dns.PTR))
+    raw = local_answer(question, view, limit=512, chance=random.Random(1))
+    assert raw is not None
+    assert raw[3] & dns.RCODE == dns.SERVFAIL
 
 
 def test_a_member_that_joins_again_or_leaves_takes_its_names_along() -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from corten.shim import dns, forward, protocol
-from corten.shim import resolver as resolvers
-from corten.shim.loop import Loop
-from corten.shim.protocol import NAMES_SOCKET
+from corten.shim import asking, dns, forward, protocol, servers
+from corten.shim.loop import Loop, Timer
 from corten.shim.resolver import Resolver
+from corten.shim.servers import HostServers, Place
 
 from .test_dns import query
 
@@ -34,6 +33,7 @@ class Upstream:
         self.port = self.udp.getsockname()[1]
         self.tcp = socket.create_server(("127.0.0.1", self.port))
         self.asked: list[bytes] = []
+        self.ports: list[int] = []
         self.answer: Callable[[bytes], list[bytes]] = lambda message: [address_of(message, "192.0.2.7")]
         self._threads = [threading.Thread(target=work) for work in (self._datagrams, self._streams)]
         for thread in self._threads:
@@ -45,8 +45,12 @@ class Upstream:
             if not message and not peer:  # shut down
                 return
             self.asked.append(message)
+            self.ports.append(peer[1])
             for one in self.answer(message):
-                self.udp.sendto(one, peer)
+                self.reply(one, peer)
+
+    def reply(self, raw: bytes, peer: Any) -> None:
+        self.udp.sendto(raw, peer)
 
     def _streams(self) -> None:
         while True:
@@ -75,16 +79,28 @@ def address_of(message: bytes, text: str) -> bytes:
     return dns.answer(question, [dns.address_record(ip_address(text))])
 
 
+class Here(Place):
+    """A container's network that is this one."""
+
+    def __init__(self, inside: socket.socket) -> None:
+        self._netns_fd = -1
+
+    def socket(self, family: int, kind: int) -> socket.socket:
+        return socket.socket(family, kind)
+
+
 class Lab:
     """A resolver in a thread, and a container whose sockets are on the loopback."""
 
     def __init__(self, root: Path) -> None:
         self.loop = Loop()
-        self.resolver = Resolver(str(root), self.loop)
+        self.resolv_conf = root / "resolv.conf"
+        host = HostServers(str(self.resolv_conf))
+        self.resolver = Resolver(str(root), self.loop, place=Here, host=host)
         self._end = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._control = protocol.connect(str(root), NAMES_SOCKET)
+        self._control = protocol.connect(str(root), protocol.NAMES_SOCKET)
         self._control.settimeout(PATIENCE_S)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.udp.bind(("127.0.0.1", 0))
@@ -103,9 +119,10 @@ class Lab:
         found: dict[str, Any] = answer["ok"]
         return found
 
-    def serve(self, *servers: str, networks: tuple[str, ...] = ("n1",)) -> None:
+    def serve(self, *servers: str, networks: tuple[str, ...] = ("n1",), **more: Any) -> None:
         fds = self.udp.fileno(), self.tcp.fileno()
-        self.tell("serve", *fds, container="c", networks=networks, servers=servers)
+        view: dict[str, Any] = {"networks": networks, "servers": servers, "way_out": bool(servers)}
+        self.tell("serve", *fds, container="c", **{**view, **more})
 
     def ask(self, name: str, kind: int = dns.A, ident: int = 7) -> bytes:
         """By UDP, as a container."""
@@ -169,11 +186,27 @@ def test_names_change_under_a_container_that_is_served(lab: Lab) -> None:
     lab.tell("join", network="n1", container="a", names=["web"], addresses=["10.0.0.9"])
     assert addresses(lab.ask("web")) == ["10.0.0.9"]
     lab.tell("leave", network="n1", container="b")
-    assert code(lab.ask("db")) == dns.NXDOMAIN
-    lab.tell("view", container="c", networks=[], servers=[])
-    assert code(lab.ask("web")) == dns.NXDOMAIN
+    assert code(lab.ask("db")) == dns.SERVFAIL
+    joins = [{"network": "n1", "name": "backend", "container": "b", "names": ["api"], "addresses": ["10.0.0.8"]}]
+    lab.tell("view", container="c", networks=["n1"], joins=joins)
+    assert addresses(lab.ask("api")) == ["10.0.0.8"]
+    lab.tell("view", container="c", networks=[])
+    assert code(lab.ask("web")) == dns.SERVFAIL
     lab.tell("network", id="n1")
     assert lab.tell("hello")["containers"] == ["c"]
+
+
+def test_a_table_takes_the_place_of_all_that_was_told(lab: Lab) -> None:
+    lab.serve()
+    member = {"container": "z", "names": ["late"], "addresses": ["10.0.0.77"]}
+    lab.tell("table", networks=[{"id": "n1", "name": "backend", "members": [member]}])
+    assert (addresses(lab.ask("late.backend")), code(lab.ask("web"))) == (["10.0.0.77"], dns.SERVFAIL)
+
+
+def test_a_container_that_is_forgotten_leaves_its_networks(lab: Lab) -> None:
+    lab.serve()
+    lab.tell("forget", container="a", networks=["n1", "unknown"])
+    assert (addresses(lab.ask("db")), code(lab.ask("web"))) == (["10.0.0.3"], dns.SERVFAIL)
 
 
 def test_what_is_not_known_is_asked_of_a_server_under_another_id(lab: Lab, upstream: Upstream) -> None:
@@ -186,9 +219,71 @@ def test_what_is_not_known_is_asked_of_a_server_under_another_id(lab: Lab, upstr
 
 
 def test_without_a_server_nothing_leaves(lab: Lab, upstream: Upstream) -> None:
-    lab.serve()
-    assert code(lab.ask("example.com")) == dns.NXDOMAIN
+    lab.resolv_conf.write_text("nameserver 127.0.0.1\n")
+    lab.serve("127.0.0.1", way_out=False)
+    assert code(lab.ask("example.com")) == dns.SERVFAIL
+    lab.serve(servers=None, way_out=False)
+    assert code(lab.ask("example.com")) == dns.SERVFAIL
     assert upstream.asked == []
+
+
+def test_the_hosts_servers_are_those_that_its_file_names_now(
+    lab: Lab, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_LOOK_S", 0.0)
+    monkeypatch.setattr(forward, "SERVER_S", PATIENCE_S)
+    lab.resolv_conf.write_text("# nobody\nnameserver\nnameserver bogus\nnameserver 127.0.0.9\n")
+    lab.serve(servers=None, way_out=True)
+    assert code(lab.ask("example.com")) == dns.SERVFAIL
+    lab.resolv_conf.write_text("search x\nnameserver 127.0.0.1\n")
+    assert addresses(lab.ask("example.com")) == ["192.0.2.7"]
+
+
+def test_a_server_that_fails_or_refuses_is_not_the_last_word(lab: Lab, upstream: Upstream) -> None:
+    codes = [dns.SERVFAIL, dns.REFUSED, dns.NXDOMAIN]
+    upstream.answer = lambda message: [dns.answer(dns.read(message), code=codes[len(upstream.asked) - 1])]
+    lab.serve("127.0.0.1", "127.0.0.1", "127.0.0.1")
+    assert code(lab.ask("example.com")) == dns.NXDOMAIN
+    codes[:] = [dns.REFUSED] * 6
+    assert code(lab.ask("example.com")) == dns.SERVFAIL
+
+
+def test_an_answer_that_comes_late_is_taken(lab: Lab, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    delays, later = iter([0.05, PATIENCE_S]), Loop.call_later
+
+    def call_later(loop: Loop, seconds: float, callback: Callable[[], None]) -> Timer:
+        return later(loop, next(delays) if seconds == forward.SERVER_S else seconds, callback)
+
+    monkeypatch.setattr(Loop, "call_later", call_later)
+    held: list[bytes] = []
+
+    def answer(message: bytes) -> list[bytes]:
+        held.append(message)
+        return [address_of(held[0], "192.0.2.7")] if len(held) == 2 else []
+
+    upstream.answer = answer
+    send = upstream.reply
+    monkeypatch.setattr(upstream, "reply", lambda raw, peer: send(raw, ("127.0.0.1", upstream.ports[0])))
+    lab.serve("127.0.0.1")
+    assert addresses(lab.ask("example.com")) == ["192.0.2.7"]
+
+
+def test_who_guesses_ids_does_not_keep_the_try_that_he_guesses_at(
+    lab: Lab, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "SERVER_S", PATIENCE_S)
+
+    def answer(message: bytes) -> list[bytes]:
+        if len(upstream.asked) > 1:
+            return [address_of(message, "192.0.2.7")]
+        ident = dns.HEADER.unpack_from(message)[0]
+        return [dns.with_ident(address_of(message, "203.0.113.66"), ident ^ guess) for guess in range(1, 40)]
+
+    upstream.answer = answer
+    lab.serve("127.0.0.1")
+    assert addresses(lab.ask("example.com")) == ["192.0.2.7"]
+    first, second = (dns.HEADER.unpack_from(one)[0] for one in upstream.asked)
+    assert first != second or upstream.ports[0] != upstream.ports[1]
 
 
 def test_an_answer_with_another_id_or_question_is_not_taken(lab: Lab, upstream: Upstream) -> None:
@@ -206,9 +301,10 @@ def test_an_answer_with_another_id_or_question_is_not_taken(lab: Lab, upstream: 
 def test_the_next_server_is_asked_when_one_is_silent_or_not_there(
     lab: Lab, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "SERVER_S", 0.2)
+    monkeypatch.setattr(forward, "SERVER_S", PATIENCE_S)
     lab.serve("127.0.0.2", "127.0.0.1")
     assert addresses(lab.ask("example.com")) == ["192.0.2.7"]
+    monkeypatch.setattr(forward, "SERVER_S", 0.2)
     upstream.answer = lambda message: []
     assert code(lab.ask("example.com")) == dns.SERVFAIL
 
@@ -216,7 +312,8 @@ def test_the_next_server_is_asked_when_one_is_silent_or_not_there(
 def test_a_container_has_so_many_questions_under_way_and_no_more(
     lab: Lab, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolvers, "FORWARDS", 2)
+    monkeypatch.setattr(asking, "FORWARDS", 2)
+    monkeypatch.setattr(forward, "SERVER_S", PATIENCE_S)
     upstream.answer = lambda message: []
     lab.serve("127.0.0.1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
@@ -255,3 +352,60 @@ def test_who_is_forgotten_is_not_answered(lab: Lab) -> None:
     lab.tell("forget", container="c")
     lab.tell("forget", container="c")
     assert lab.tell("hello") == {"version": protocol.VERSION, "containers": []}
+
+
+def test_while_one_has_many_questions_under_way_another_has_room() -> None:
+    room = asking.Room(64)
+    greedy = 0
+    while room.take(greedy):
+        greedy += 1
+    assert greedy == 13  # a quarter of what is left
+    modest = [room.take(have) for have in range(8)]
+    assert modest == [True] * 8
+    room.give_back(greedy + len(modest))
+    assert room.take(15)
+
+
+def test_large_answers_reach_a_container_that_reads_them_late(lab: Lab, upstream: Upstream) -> None:
+    rest = b"x" * 60_000
+
+    def answer(message: bytes) -> list[bytes]:
+        return [address_of(message, "192.0.2.7") + rest]
+
+    upstream.answer = answer
+    lab.serve("127.0.0.1")
+    with socket.create_connection(lab.tcp.getsockname(), timeout=PATIENCE_S) as asker:
+        raw = query("example.com")
+        asker.sendall((struct.pack("!H", len(raw)) + raw) * 4)
+        while len(upstream.asked) < 4:
+            lab.ask("web")
+        stream = asker.makefile("rb")
+        for _ in range(4):
+            (length,) = struct.unpack("!H", stream.read(2))
+            assert stream.read(length).endswith(rest)
+
+
+def test_many_questions_in_one_go_are_all_answered(lab: Lab) -> None:
+    lab.serve()
+    names = ["web", "db"] * 200
+    assert [addresses(one) for one in lab.ask_by_tcp(*names)] == [["10.0.0.2"], ["10.0.0.3"]] * 200
+
+
+def test_a_question_that_is_too_long_is_malformed_and_not_cut(lab: Lab, upstream: Upstream) -> None:
+    lab.serve("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(PATIENCE_S)
+        asker.connect(lab.udp.getsockname())
+        asker.send(query("example.com") + b"x" * 5000)
+        assert code(asker.recv(4096)) == dns.FORMERR
+    assert upstream.asked == []
+
+
+def test_without_cortend_and_containers_it_ends(tmp_path: Path) -> None:
+    resolver = Resolver(str(tmp_path), Loop(), place=Here)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    resolver.take(theirs)
+    ours.close()
+    while not resolver.is_ended:
+        resolver.loop.turn(PATIENCE_S)
+    resolver.close()
