@@ -4,18 +4,19 @@ One process for all containers.  cortend makes two sockets in a container's netw
 leads 127.0.0.11:53, and hands them over; it tells the names of each network as they change.  A cortend that was started
 anew tells everything again and serves only those containers that are not served yet.
 
-    hello                                → {"version", "pid", "containers": [id…]}
+    hello                                → {"version", "containers": [id…]}
     network   {"id", "name"}                                 there is one; without a name: it is gone
     join      {"network", "container", "names": [name…], "addresses": [address…]}    in place of what it had there
     leave     {"network", "container"}
     table     {"networks": [{"id", "name", "members": [{"container", "names", "addresses"}…]}…]}    all there is
-    serve     VIEW + {"joins": [join and "name" of the network…]} + descriptors of a UDP and a listening TCP socket
+    serve     VIEW, and descriptors of a UDP and a listening TCP socket
     view      VIEW                                           another than before
     forget    {"container", "networks": [id…]}               it is not served, and leaves these
     end       the process ends; `cortend --destroy` says so
 
 VIEW is {"container", "networks": [id…], "servers": [address…] or null for the host's, "way_out", "ndots", "links"}:
-what `corten.shim.names.View` and `corten.shim.servers` say.  Without a way out nobody is asked.
+what `corten.shim.names.View` and `corten.shim.servers` say.  Without a way out nobody is asked.  Its "joins" are such
+messages, each with the "name" of its network, which need not be known.
 
 With cortend gone and nobody to serve it ends by itself.
 """
@@ -144,7 +145,7 @@ class Resolver:
     def _do(self, request: Message, fds: list[int]) -> Message:
         match request.get("op"):
             case "hello":
-                return {"version": protocol.VERSION, "pid": os.getpid(), "containers": sorted(self._clients)}
+                return {"version": protocol.VERSION, "containers": sorted(self._clients)}
             case "network":
                 self._network(request)
             case "join":
@@ -156,7 +157,9 @@ class Resolver:
             case "serve":
                 self._serve(request, fds)
             case "view":
-                _look(self._known(request), request)
+                client = self._known(request)
+                self._take_joins(request)
+                _look(client, request)
             case "end":
                 self.is_ended = True
             case "forget":
@@ -182,8 +185,7 @@ class Resolver:
         if len(fds) != _FDS:
             raise InvalidArgument(f"serve: {len(fds)} descriptors in place of {_FDS}")
         container = str(request["container"])
-        for one in request.get("joins", ()):
-            _join(self._networks.setdefault(str(one["network"]), NetworkNames(str(one["name"]))), one)
+        self._take_joins(request)
         udp, tcp = (socket.socket(fileno=fd) for fd in fds)
         fds.clear()
         before = self._clients.pop(container, None)
@@ -191,6 +193,10 @@ class Resolver:
             before.close()
         client = self._clients[container] = Client(self, udp, tcp, self._place(udp))
         _look(client, request)
+
+    def _take_joins(self, request: Message) -> None:
+        for one in request.get("joins", ()):
+            _join(self._networks.setdefault(str(one["network"]), NetworkNames(str(one["name"]))), one)
 
     def _known(self, request: Message) -> Client:
         container = str(request["container"])

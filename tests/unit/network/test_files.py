@@ -185,3 +185,32 @@ def test_a_bad_server_is_refused() -> None:
 def test_the_stub_of_systemd_is_recognized() -> None:
     assert files.is_systemd_stub(parse_resolv_conf("nameserver 127.0.0.53\noptions edns0\n"))
     assert not files.is_systemd_stub(parse_resolv_conf("nameserver 127.0.0.53\nnameserver 9.9.9.9\n"))
+
+
+# --- with the engine's resolver
+
+
+def with_resolver(host: str, overrides: Overrides | None = None) -> str:
+    text = files.resolv_conf_with_resolver(parse_resolv_conf(host), overrides)
+    assert text.startswith(HEADER)
+    return text.removeprefix(HEADER)
+
+
+def test_with_a_resolver_the_file_says_whom_that_asks_and_from_where() -> None:
+    text = with_resolver("nameserver 127.0.0.53\nnameserver 10.99.0.53\nsearch example.com\n")
+    assert text == (
+        "nameserver 127.0.0.11\nsearch example.com\noptions ndots:0\n\n"
+        "# Based on host file: '/etc/resolv.conf' (internal resolver)\n"
+        "# ExtServers: [host(127.0.0.53) 10.99.0.53]\n# Overrides: []\n# Option ndots from: internal\n"
+    )
+
+
+def test_with_a_resolver_servers_of_the_users_own_are_asked_from_the_container() -> None:
+    wanted = Overrides(["127.0.0.1", "10.99.0.53"], ["foo.com"], ["ndots:1"])
+    text = with_resolver("nameserver 127.0.0.53\nsearch example.com\n", wanted)
+    assert text == (
+        "nameserver 127.0.0.11\nsearch foo.com\noptions ndots:1\n\n"
+        "# Based on host file: '/etc/resolv.conf' (internal resolver)\n"
+        "# ExtServers: [127.0.0.1 10.99.0.53]\n# Overrides: [nameservers search options]\n"
+        "# Option ndots from: override\n"
+    )
