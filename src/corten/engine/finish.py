@@ -286,7 +286,7 @@ class Finisher:
                     await task.shim.release([port_name(one) for one in container.publications])
             self._attachments.leave(container)
             if self.naming is not None:
-                await self.naming.end(container, tuple(container.record.place.networks))
+                await self.naming.end(container)
         except (CortenError, OSError):
             log.exception("container %s: network is left to recovery", container.id)
         container.endpoints.clear()

@@ -151,16 +151,17 @@ class Naming:
         finally:
             os.close(fd)
 
-    async def end(self, container: Container, networks: Iterable[str]) -> None:
-        """Its run is over; `networks`: names.  Of what fails the next resolver is not told at all."""
+    async def end(self, container: Container) -> None:
+        """Its run is over.  Of what fails the next resolver is not told at all."""
+        is_known = container.id in self._served or container.id in self._starting
         self.started(container)
+        if not is_known:
+            return
         self._served.discard(container.id)
-        found = [self._parts.networks.named(name) for name in networks]
-        own = [one.network_id for one in found if one is not None and one.name not in PREDEFINED]
         async with self._telling:  # not while everything is told, and this with it
-            if own and self._resolver.is_open:
+            if self._resolver.is_open:
                 with contextlib.suppress(CortenError):
-                    await self._resolver.tell("forget", container=container.id, networks=own)
+                    await self._resolver.tell("forget", container=container.id)
 
     # --- changes of one that runs
 

@@ -284,7 +284,7 @@ class Starter:
         run.places, ports = self._attachments.join(run.container, run.attached, run.netns_fd, undo)
         run.held.update(ports)
         if self.naming is not None:
-            undo.push_async_callback(self.naming.end, run.container, tuple(run.places))
+            undo.push_async_callback(self.naming.end, run.container)
             await self.naming.begin(run.container, run.attached, run.netns_fd)
 
     async def _make_namespaces(self, run: Run) -> None:

@@ -11,7 +11,7 @@ anew tells everything again and serves only those containers that are not served
     table     {"networks": [{"id", "name", "members": [{"container", "names", "addresses"}…]}…]}    all there is
     serve     VIEW, and descriptors of a UDP and a listening TCP socket
     view      VIEW                                           another than before
-    forget    {"container", "networks": [id…]}               it is not served, and leaves these
+    forget    {"container"}                                  it is not served, and is on no network
     end       the process ends; `cortend --destroy` says so
 
 VIEW is {"container", "networks": [id…], "servers": [address…] or null for the host's, "way_out", "ndots", "links"}:
@@ -206,9 +206,8 @@ class Resolver:
 
     def _forget(self, request: Message) -> None:
         container = str(request["container"])
-        for ident in request.get("networks", ()):
-            if ident in self._networks:
-                self._networks[ident].drop(container)
+        for network in self._networks.values():
+            network.drop(container)
         client = self._clients.pop(container, None)
         if client is not None:
             client.close()

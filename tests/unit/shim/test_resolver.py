@@ -205,7 +205,7 @@ def test_a_table_takes_the_place_of_all_that_was_told(lab: Lab) -> None:
 
 def test_a_container_that_is_forgotten_leaves_its_networks(lab: Lab) -> None:
     lab.serve()
-    lab.tell("forget", container="a", networks=["n1", "unknown"])
+    lab.tell("forget", container="a")
     assert (addresses(lab.ask("db")), code(lab.ask("web"))) == (["10.0.0.3"], dns.SERVFAIL)
 
 
