@@ -162,12 +162,14 @@ def test_nft_table_chain_rule_and_element_are_found(warm_engine: CortenEngine) -
 
 def test_element_in_the_engines_own_map_is_found(warm_engine: CortenEngine) -> None:
     subject = Subject.of(warm_engine)
+    name = ["inet", f"corten-{engine_id(warm_engine)}", "by_port"]
+    warm_engine.kill9()  # a living one takes it away at once
     before = Snapshot.take(subject)
-    name = ["ip", f"corten-{engine_id(warm_engine)}", "by_port"]
     with planted(subject, "nft", "map by_port: element tcp . 4711 : 172.17.0.99 . 80"):
         warm_engine.netns.run(["nft", "add", "element", *name, "{ tcp . 4711 : 172.17.0.99 . 80 }"])
     warm_engine.netns.run(["nft", "delete", "element", *name, "{ tcp . 4711 }"])
     expect_none(before)
+    warm_engine.start()
 
 
 def test_descriptor_in_cortend_is_found(warm_engine: CortenEngine) -> None:

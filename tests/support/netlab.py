@@ -142,7 +142,7 @@ class TcpServer:
         while not self._closed:
             try:
                 connection, peer = self._socket.accept()
-            except TimeoutError:
+            except OSError:
                 continue
             with connection:
                 connection.sendall(_peer(peer[0]).encode())
@@ -150,6 +150,8 @@ class TcpServer:
     def close(self) -> None:
         """Stops."""
         self._closed = True
+        with suppress(OSError):  # of UDP: it is not connected, and who waits for it wakes up all the same
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._task.result()
         self._pool.shutdown()
         self._socket.close()
@@ -174,9 +176,9 @@ class UdpServer(TcpServer):
         while not self._closed:
             try:
                 _, peer = self._socket.recvfrom(100)
-            except TimeoutError:
+            except OSError:
                 continue
-            with suppress(OSError):  # an ICMP error of an earlier answer
+            with suppress(OSError, TypeError):  # an ICMP error of an earlier answer; the end, which has no peer
                 self._socket.sendto(f"{self._tag}{_peer(peer[0])}".encode(), peer)
 
 

@@ -57,6 +57,7 @@ class Strays:
         self.table = f"corten-{self.id}"
         self.element = "tcp . 4 : 172.17.0.99 . 5"
         self.mount = data / "snapshots" / "99999" / "fs"
+        self.bridge = "br-deadbeefdead"
 
     def make(self) -> None:
         for path in self.trees:
@@ -68,7 +69,15 @@ class Strays:
             (path / STRAY).mkdir()
         self.netns.run(["ip", "link", "add", self.link, "type", "veth", "peer", "name", "straypeer"])
         self.netns.run(["ip", "link", "set", self.link, "alias", f"corten-{self.id} nobody"])
-        self.netns.run(["nft", "add", "element", "ip", self.table, "by_port", f"{{ {self.element} }}"])
+        self.netns.run(["ip", "link", "add", self.bridge, "type", "bridge"])
+        self.netns.run(["ip", "link", "set", self.bridge, "alias", f"corten-{self.id} network {STRAY}"])
+
+    def make_in_firewall(self) -> None:
+        """With the engine dead: a living one takes it away at once."""
+        self.netns.run(["nft", "add", "element", "inet", self.table, "by_port", f"{{ {self.element} }}"])
+        self.netns.run(["iptables", "-P", "FORWARD", "ACCEPT"])  # makes the chain
+        self.netns.run(["iptables", "-A", "FORWARD", "-j", "ACCEPT"])
+        self.netns.run(["nft", f'add rule ip filter FORWARD iifname "{self.bridge}" accept comment "{self.table}"'])
 
     def cgroup_parents(self) -> list[Path]:
         return list(process.CGROUPS.glob(f"*/corten-{self.id}")) + list(process.CGROUPS.glob(f"corten-{self.id}"))
@@ -78,7 +87,11 @@ class Strays:
         found += [str(path / STRAY) for path in self.cgroup_parents() if (path / STRAY).exists()]
         if self.link in self.netns.run(["ip", "-br", "link"]):
             found.append(self.link)
-        if self.element in self.netns.run(["nft", "list", "map", "ip", self.table, "by_port"]):
+        if self.bridge in self.netns.run(["ip", "-br", "link"]):
+            found.append(self.bridge)
+        if self.bridge in self.netns.run(["nft", "list", "ruleset"]):
+            found.append(f"rule of {self.bridge}")
+        if self.element in self.netns.run(["nft", "list", "map", "inet", self.table, "by_port"]):
             found.append(self.element)
         return found
 
@@ -91,7 +104,14 @@ class Strays:
             f"mount {self.mount}: nobody mounts there",
             f"cgroup /corten-{self.id}/{STRAY}: no container",
             f"link {self.link}: no endpoint",
+            f"bridge {self.bridge}: no network",
+        }
+
+    @property
+    def findings_in_firewall(self) -> set[str]:
+        return {
             f"nftables table {self.table}, by_port {self.element}: no endpoint publishes it",
+            f"rule of ip filter FORWARD: {self.bridge}: no network",
         }
 
 
@@ -108,8 +128,10 @@ def test_what_is_left_is_told_and_removed_with_the_engine_dead_alone(engine: Cor
     assert set(found) == strays.findings
     assert strays.left() == everything, "nothing is removed beside a living engine"
     engine.kill9()
+    strays.make_in_firewall()
+    everything = strays.left()
     status, found, said = doctor(engine)
-    assert (status, set(found)) == (1, strays.findings)
+    assert (status, set(found)) == (1, strays.findings | strays.findings_in_firewall)
     assert said == f"doctor: {len(found)} findings: --fix removes {len(found)}, a start of cortend mends 0"
     assert strays.left() == everything, "looking changes nothing"
     status, found, said = doctor(engine, "--fix")
@@ -134,13 +156,26 @@ def test_what_is_lost_is_told_and_left_to_the_next_start(engine: CortenEngine) -
 
 def test_a_published_port_that_is_not_in_the_kernel_is_told(engine: CortenEngine) -> None:
     table = f"corten-{(engine.data_root / 'engine-id').read_text().strip()}"
-    engine.netns.run(["nft", "flush", "map", "ip", table, "by_port"])
+    engine.kill9()
+    engine.netns.run(["nft", "flush", "map", "inet", table, "by_port"])
     status, found, _ = doctor(engine)
     assert status == 1
     assert len(found) == 1, found
     assert found[0].startswith(f"nftables table {table}, by_port tcp . ")
     assert found[0].endswith(" . 80: it is published, and not there")
+    engine.start()
+    assert doctor(engine)[:2] == (0, [])
+
+
+def test_rules_and_sets_that_somebody_changed_are_told_by_name(engine: CortenEngine) -> None:
+    table = f"corten-{(engine.data_root / 'engine-id').read_text().strip()}"
     engine.kill9()
+    engine.netns.run(["nft", f"flush chain inet {table} guard; insert rule inet {table} forward accept"])
+    engine.netns.run(["nft", f"flush set inet {table} ours"])
+    what = ("chain forward", "chain guard", "set ours")
+    assert doctor(engine)[:2] == (1, [f"nftables table {table}: {one} is not as it should be" for one in what])
+    engine.netns.run(["nft", "delete", "table", "inet", table])
+    assert f"nftables table {table}: it is gone" in doctor(engine)[1]
     engine.start()
     assert doctor(engine)[:2] == (0, [])
 

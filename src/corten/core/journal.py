@@ -37,6 +37,7 @@ NETNS = "netns"
 LINK = "link"
 ADDRESS = "address"
 NFT_ELEMENT = "nft-element"
+NFT_RULE = "nft-rule"
 
 DISK_KINDS = frozenset({SNAPSHOT_DIR, STAGING_DIR, CONTAINER_DIR, VOLUME_DIR, CONTENT_INGEST})
 """Kinds that outlive the machine; all others are gone after a reboot."""

@@ -26,7 +26,7 @@ from corten.core import dataroot
 from corten.core.journal import CONTAINER_DIR, VOLUME_DIR
 from corten.core.snapshots import STAGING, TRASH
 from corten.core.trees import listed, remove_tree
-from corten.daemon import execroot
+from corten.daemon import execroot, firewallcheck
 from corten.engine import senders
 from corten.engine.parts import cgroup_parent
 from corten.engine.record import Status, decode
@@ -34,10 +34,12 @@ from corten.engine.settings import Settings
 from corten.engine.tasks import listener_pid
 from corten.errors import Conflict, NotFound
 from corten.launch.facts import HostFacts
-from corten.network.device import alias_of
-from corten.network.firewall import Firewall, table_name
+from corten.network.device import BRIDGE, alias_of, device_name
+from corten.network.firewall import FAMILY, Firewall, table_name
+from corten.network.foreign import Foreign
 from corten.network.store import decode as decode_endpoint
-from corten.network.values import Endpoint
+from corten.network.store import decode_network
+from corten.network.values import Endpoint, Network
 from corten.runtime import hostfacts
 from corten.runtime.cgroups import Cgroup, plan_paths
 from corten.sys import mount, netlink, rtnetlink
@@ -69,6 +71,7 @@ class Records:
     """Directory name → key."""
     volumes: frozenset[str]
     endpoints: tuple[Endpoint, ...]
+    networks: tuple[Network, ...]
     journal: tuple[tuple[int, str, str], ...]
     """Id, kind, name."""
 
@@ -124,6 +127,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_cgroups(engine_id, records, facts),
             *_links(engine_id, records),
             *_elements(engine_id, records),
+            *_firewall(engine_id, records),
             *_runs(settings, records),
             *_mounts(settings, records),
             *_journal(settings, records),
@@ -151,6 +155,7 @@ def read_records(path: str) -> Records:
             snapshots={str(number): key for number, key in rows("SELECT id, key FROM snapshots")},
             volumes=frozenset(name for (name,) in rows("SELECT name FROM volumes")),
             endpoints=tuple(decode_endpoint(one) for (one,) in rows("SELECT record FROM network_endpoints")),
+            networks=tuple(decode_network(one) for (one,) in rows("SELECT record FROM networks")),
             journal=tuple(rows("SELECT id, kind, name FROM journal")),
         )
 
@@ -211,6 +216,7 @@ def _cgroups(engine_id: str, records: Records, facts: HostFacts) -> Iterator[Fin
 def _links(engine_id: str, records: Records) -> Iterator[Finding]:
     prefix = alias_of(engine_id, "")
     known = {one.link for one in records.endpoints}
+    bridges = {device_name(engine_id, one) for one in records.networks}
     socket = rtnetlink.Socket()
     try:
         links = socket.links()
@@ -219,6 +225,8 @@ def _links(engine_id: str, records: Records) -> Iterator[Finding]:
     for link in links:
         if link.kind == "veth" and link.alias.startswith(prefix) and link.name not in known:
             yield Finding("link", link.name, f"link {link.name}: no endpoint")
+        if link.kind == BRIDGE and link.alias.startswith(prefix) and link.name not in bridges:
+            yield Finding("link", link.name, f"bridge {link.name}: no network")
 
 
 def _elements(engine_id: str, records: Records) -> Iterator[Finding]:
@@ -236,6 +244,20 @@ def _elements(engine_id: str, records: Records) -> Iterator[Finding]:
         yield Finding("element", f"{table} {name}", f"nftables table {table}, {name}: no endpoint publishes it")
     for name in expected - found:
         yield Finding("lost", name, f"nftables table {table}, {name}: it is published, and not there")
+
+
+def _firewall(engine_id: str, records: Records) -> Iterator[Finding]:
+    """The table as it should be, and rules of ours in tables of others, whose bridges are gone."""
+    for text in firewallcheck.differences(engine_id, records.networks):
+        yield Finding("lost", text, text)
+    bridges = {device_name(engine_id, one) for one in records.networks}
+    try:
+        nft = Nft()
+    except OSError:
+        return
+    with nft:
+        for name in Foreign(engine_id, nft).left(bridges):
+            yield Finding("rule", engine_id, f"rule of {name}: no network")
 
 
 def _runs(settings: Settings, records: Records) -> Iterator[Finding]:
@@ -335,7 +357,13 @@ def _delete_link(_: Settings, name: str) -> None:
 def _delete_element(_: Settings, name: str) -> None:
     table, of, element = name.split(" ", 2)
     with Nft() as nft:
-        nft.run(f"delete element ip {table} {of} {{ {element} }}\n")
+        nft.run(f"delete element {FAMILY} {table} {of} {{ {element} }}\n")
+
+
+def _remove_rules(_: Settings, engine_id: str) -> None:
+    """All of them: the next start writes those that are wanted."""
+    with Nft() as nft:
+        Foreign(engine_id, nft).remove()
 
 
 def _remove_tree(_: Settings, path: str) -> None:
@@ -357,6 +385,7 @@ _FIXES: Final[dict[str, Callable[[Settings, str], None]]] = {
     "cgroup": _remove_cgroup,
     "link": _delete_link,
     "element": _delete_element,
+    "rule": _remove_rules,
     "tree": _remove_tree,
     "journal": _strike_out,
     "senders": _remove_senders,

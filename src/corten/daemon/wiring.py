@@ -71,6 +71,7 @@ class Stores:
 
     def close(self) -> None:
         """Let go of everything; the lock last."""
+        self.bridge.close()
         self.network_host.close()
         self.event_log.close()
         self.database.close()
@@ -127,6 +128,7 @@ def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: 
     joins = partial(shimplace.prepare, stores.facts, engine_id)  # later: a start that is refused makes none
     zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug, joins=joins)
     stores.bridge.ensure()
+    stores.bridge.watch()
     created = stores.database.meta(_CREATED) or rfc3339(time.time_ns())
     stores.database.set_meta(_CREATED, created)
     namespaces = UserNamespaces()

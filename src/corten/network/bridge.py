@@ -35,6 +35,7 @@ from corten.network.endpointoptions import Sysctls, for_interface
 from corten.network.endpointoptions import sysctls as sysctls_of
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
+from corten.network.guard import Guard
 from corten.network.host import Host
 from corten.network.published import Published, Publisher
 from corten.network.values import (
@@ -47,6 +48,7 @@ from corten.network.values import (
     Store,
     Wanted,
 )
+from corten.network.watch import Watch
 from corten.sys import netlink, rtnetlink
 from corten.sys.rtnetlink import Link
 
@@ -77,9 +79,10 @@ class BridgeDriver:
         host: Host,
         settings: Defaults = _DEFAULTS,
         avoid: Collection[IPv4Network] = (),
+        respects_host: bool = False,
     ) -> None:
         """`settings`: daemon.json's; `avoid`: networks that are used though no route says so, such as the host's
-        name servers.
+        name servers; `respects_host`: the host's own firewall has the last word (`host-firewall`).
         """
         self._engine_id = engine_id
         self._store = store
@@ -94,6 +97,15 @@ class BridgeDriver:
         self._publisher = Publisher(host, self._firewall, store=store, journal=journal, forwarded=self._forwarded)
         self._gone: dict[str, Endpoint] = {}  # whose records could not be removed yet
         self._lock = threading.RLock()
+        self._guard = Guard(
+            engine_id,
+            self._bridges,
+            host,
+            journal=journal,
+            lock=self._lock,
+            endpoints=lambda: self._endpoints,
+            respects_host=respects_host,
+        )
 
     # --- what there is
 
@@ -133,6 +145,18 @@ class BridgeDriver:
         with self._lock:
             self._load()
             self._bridges.ensure(self._endpoints)
+            self._guard.settle()
+
+    def watch(self) -> Watch:
+        """From here on what other programs change in the firewall is put right, by a thread that `close` ends.
+
+        Called once, after `ensure`, in a thread of the engine's network namespace.
+        """
+        return self._guard.watch()
+
+    def close(self) -> None:
+        """Ends the watch; network and records stay."""
+        self._guard.close()
 
     def _load(self) -> None:
         self._endpoints = Endpoints(self._store.endpoints())
@@ -146,7 +170,9 @@ class BridgeDriver:
         when one of its own overlaps another network's.
         """
         with self._lock:
-            return self._bridges.create(network)
+            made = self._bridges.create(network)
+            self._guard.follow()
+            return made
 
     def remove(self, network_id: str) -> None:
         """Removes a network; the caller has seen that nobody is on it."""
@@ -155,6 +181,7 @@ class BridgeDriver:
             for endpoint in self._endpoints.on(network_id):  # what a container that is gone has left
                 self._disconnect(endpoint)
             self._bridges.remove(network)
+            self._guard.follow()
 
     # --- endpoints
 
@@ -176,6 +203,7 @@ class BridgeDriver:
         """
         with self._lock:
             network = self._bridges.get(network_id)
+            self._guard.check(network)
             asked = wanted or Wanted()
             sysctls = sysctls_of(asked.options)
             endpoint = self._record(container_id, network, asked, interface)
@@ -424,5 +452,6 @@ class BridgeDriver:
                 self._delete_link(link.name)
             for endpoint in self._endpoints.all():
                 self._forget(endpoint)
+            self._guard.remove()
             self._bridges.destroy()
             self._strike_out()

@@ -17,9 +17,9 @@ from ipaddress import IPv4Network
 from corten.errors import CortenError, FailedPrecondition, Internal, NotFound
 from corten.network import addresses, defaults, device, options
 from corten.network.defaults import Defaults
-from corten.network.device import Devices, bridge_of, forward_policy
+from corten.network.device import FORWARDING, Devices, bridge_of, decide_forwarding, dropped
 from corten.network.endpoints import Endpoints
-from corten.network.firewall import Firewall
+from corten.network.firewall import Firewall, Outside
 from corten.network.host import Host
 from corten.network.values import DEFAULT_NETWORK, Journal, Network, Store
 from corten.sys.rtnetlink import IPNetwork, Link
@@ -27,7 +27,6 @@ from corten.sys.rtnetlink import IPNetwork, Link
 log = logging.getLogger(__name__)
 
 NETWORK_ID_SETTING, ADDRESS_SETTING = "network.bridge.id", "network.bridge.address"  # of releases with one network
-_FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 
 
 class Bridges:
@@ -53,6 +52,7 @@ class Bridges:
         self._avoid = tuple(avoid)
         self._devices = Devices(engine_id, store=store, journal=journal, host=host)
         self._networks: dict[str, Network] = {}
+        self._outside = Outside()
 
     def __contains__(self, network_id: str) -> bool:
         return network_id in self._networks
@@ -106,14 +106,43 @@ class Bridges:
         self._apply_settings(is_used=bool(endpoints.on(self.get().network_id)))
         for network in self.all():
             self._settle_subnets(network, links, is_used=bool(endpoints.on(network.network_id)))
-        bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
-        own = {one.name for one in bridges}
-        others = [link.name for link in links if link.kind == device.BRIDGE and link.name not in own]
-        policy = forward_policy(self._host, self._store, drops_others=self._settings.drops_others)
-        self._firewall.apply(bridges, endpoints.all(), policy=policy, others=others)
+        for version in self._routed(*self.all()) if self._settings.forwards else ():
+            decide_forwarding(self._host, self._store, version)
+        self.look(links)
+        self.write_table(endpoints)
         for network in self.all():
             self._networks[network.network_id] = self._devices.make(network, links)
         self._forward(*self.all())
+
+    @property
+    def table(self) -> str:
+        """The name of the firewall's table."""
+        return self._firewall.table
+
+    @property
+    def outside(self) -> Outside:
+        """What the table says of what is not ours."""
+        return dataclasses.replace(self._outside, drops=self._dropped())
+
+    def _dropped(self) -> frozenset[int]:
+        return dropped(self._host, self._store) if self._settings.drops_others else frozenset()
+
+    def look(self, links: Sequence[Link]) -> bool:
+        """Notes the bridges of others; whether they are not those of before."""
+        own = {self.device(one) for one in self._networks}
+        others = [link for link in links if link.kind == device.BRIDGE and link.name not in own]
+        peers = frozenset(link.name for link in others if link.alias.startswith(device.ALIAS))
+        before, self._outside = self._outside, Outside(frozenset(link.name for link in others) - peers, peers)
+        return self._outside != before
+
+    def write_table(self, endpoints: Endpoints, *, token: str = "") -> None:
+        """Everything of the table anew, from what is in memory; `token` as in `Firewall.apply`."""
+        bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
+        self._firewall.apply(bridges, endpoints.all(), self.outside, token=token)
+
+    def ways_out(self) -> list[str]:
+        """The devices of networks that are not internal."""
+        return [self.device(one.network_id) for one in self._networks.values() if not one.internal]
 
     def _apply_settings(self, *, is_used: bool) -> None:
         """The default bridge as daemon.json has it now; while containers are on it, it keeps device and subnets."""
@@ -159,15 +188,25 @@ class Bridges:
         routes = device.used(self._host.links.routes(), own)
         return [*self._avoid, *routes, *(subnet.network for one in others for subnet in one.subnets)]
 
+    def _routed(self, *networks: Network) -> list[int]:
+        """The IP versions that have to be routed for these networks."""
+        open_ones = [one for one in networks if not one.internal]
+        return [version for version in FORWARDING if any(one.subnet(version) is not None for one in open_ones)]
+
     def _forward(self, *networks: Network) -> None:
         """Only when it is needed and wanted, and after the table drops what is not ours."""
-        for version, switch in _FORWARDING.items():
-            if not any(one.subnet(version) is not None for one in networks):
+        for version in self._routed(*networks):
+            switch = FORWARDING[version]
+            if not self._settings.forwards:
+                if self._host.sysctl(switch) == "0":
+                    log.warning("IPv%d forwarding is disabled. Networking will not work.", version)
                 continue
-            if self._settings.forwards:
-                self._host.set_sysctl(switch, "1")
-            elif self._host.sysctl(switch) == "0":
-                log.warning("IPv%d forwarding is disabled. Networking will not work.", version)
+            is_told = version in self._dropped()
+            if decide_forwarding(self._host, self._store, version) and not is_told and self._settings.drops_others:
+                self._firewall.drop_others(version)
+            if version == 6 and self._host.sysctl(switch) == "0":
+                self._host.keep_advertisements()
+            self._host.set_sysctl(switch, "1")
 
     # --- a new one, and its end
 

@@ -36,7 +36,8 @@ from corten.sys.rtnetlink import IPInterface, IPNetwork, Link
 
 log = logging.getLogger(__name__)
 
-FORWARDING_SETTING = "network.forwarding"
+FORWARDING_SETTINGS = {4: "network.forwarding", 6: "network.forwarding6"}
+FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 ALIAS = "corten-"
 BRIDGE = "bridge"
 
@@ -81,18 +82,22 @@ def bridge_of(engine_id: str, network: Network) -> Bridge:
     )
 
 
-def forward_policy(host: Host, store: Store, *, drops_others: bool = True) -> str:
-    """What the table does with packets that are not ours: `drop` when it is us who turned on forwarding.
+def dropped(host: Host, store: Store) -> frozenset[int]:
+    """The IP versions of which we made the host a router: what is not ours is not routed then.
 
-    The host did not mean to be a router for others then, unless daemon.json says so.  The decision is recorded before
-    it is acted on, and holds for this boot and this network namespace.
+    The host did not mean to be one for others.  `decide_forwarding` has recorded it, for this boot and this network
+    namespace.
     """
-    if not drops_others:
-        return "accept"
     here = host.identity()
-    if host.sysctl("ipv4/ip_forward") == "0":
-        store.set_setting(FORWARDING_SETTING, here)
-    return "drop" if store.setting(FORWARDING_SETTING) == here else "accept"
+    return frozenset(version for version, setting in FORWARDING_SETTINGS.items() if store.setting(setting) == here)
+
+
+def decide_forwarding(host: Host, store: Store, version: int) -> bool:
+    """Before it is turned on: whether it is us who do that."""
+    is_ours = host.sysctl(FORWARDING[version]) == "0"
+    if is_ours:
+        store.set_setting(FORWARDING_SETTINGS[version], host.identity())
+    return is_ours
 
 
 class Devices:

@@ -11,7 +11,7 @@ sets, a published port an element of a map, each added and removed in one comman
     prerouting   prerouting   published ports, for packets from other hosts and from containers
     output       output       published ports, for the host's own packets, also to 127.0.0.1
     forward      forward      out of a bridge: yes, unless it is internal; into a bridge: answers, published ports and
-                              its own containers only; else the policy
+                              its own containers only.  What is not ours passes, unless we made the host a router
     postrouting  postrouting  to the outside: the host's address; from 127/8, or from a bridge back into it: the
                               bridge's address, so that answers come back here.  Else the client's address stays
 
@@ -39,6 +39,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from corten.errors import Internal
@@ -48,6 +49,7 @@ from corten.sys.nft import NftError
 log = logging.getLogger(__name__)
 
 FAMILY = "inet"
+TOKEN = "token-"  # of chains by which our transactions are known: network/watch.py
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
 
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are written
@@ -78,7 +80,7 @@ HOOKS = {
     "guard": "type filter hook prerouting priority raw; policy accept",
     "prerouting": "type nat hook prerouting priority dstnat; policy accept",
     "output": "type nat hook output priority -100; policy accept",
-    "forward": "type filter hook forward priority filter; policy {policy}",
+    "forward": "type filter hook forward priority filter; policy accept",
     "postrouting": "type nat hook postrouting priority srcnat; policy accept",
 }
 
@@ -95,13 +97,16 @@ RULES = {
     ),
     "prerouting": PUBLISHED,
     "output": PUBLISHED,
+    # Who began a flow counts, not that it is established: one that came through while somebody had flushed the table,
+    # into a bridge or between two, ends with the table's return.
     "forward": (
-        "oifname @ours ct state established,related accept",
         "iifname . oifname @within accept",
         "iifname @internal drop",
         "oifname @internal drop",
         "oifname @ours ct status dnat accept",
         "iifname @ours oifname @ours drop",
+        "oifname @ours ct direction reply ct state established,related accept",
+        "oifname @ours ct state related accept",
         "iifname @ours accept",
         "ip daddr . meta l4proto . th dport @opened4 oifname @ours accept",
         "ip6 daddr . meta l4proto . th dport @opened6 oifname @ours accept",
@@ -121,6 +126,22 @@ RULES = {
         "ip6 saddr @hidden6 masquerade",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What is on the host and not ours: bridges, those of other engines, and whether the rest is routed.
+
+    `drops`: the IP versions of which what is routed and not ours is dropped.
+    """
+
+    bridges: frozenset[str] = frozenset()
+    peers: frozenset[str] = frozenset()
+    drops: frozenset[int] = frozenset()
+
+    def rules(self) -> list[str]:
+        """The end of the forward chain."""
+        return [*peers(sorted(self.peers)), *within(sorted(self.bridges)), *map(drop_of, sorted(self.drops))]
 
 
 class Runner(Protocol):
@@ -180,42 +201,50 @@ def members(bridge: Bridge) -> dict[str, list[str]]:
 def within(bridges: Iterable[str]) -> list[str]:
     """Rules that let frames pass between ports of other bridges.
 
-    br_netfilter shows them to the forward hook as if they were routed, and a policy of drop would end them.
+    br_netfilter shows them to the forward hook as if they were routed, and the drop at its end would be theirs.
     """
     return [f'iifname "{name}" oifname "{name}" accept' for name in bridges if _PLAIN_NAME.fullmatch(name)]
+
+
+def peers(bridges: Iterable[str]) -> list[str]:
+    """Rules that leave the bridges of other engines to their own tables."""
+    plain = [name for name in bridges if _PLAIN_NAME.fullmatch(name)]
+    return [f'{end} "{name}" accept' for name in plain for end in ("iifname", "oifname")]
+
+
+def drop_of(version: int) -> str:
+    """The rule that ends what is not ours, of IPv4 or IPv6."""
+    return f"meta nfproto ipv{version} drop"
 
 
 def ruleset(
     table: str,
     bridges: Sequence[Bridge],
     endpoints: Iterable[Endpoint],
+    outside: Outside,
     *,
-    policy: str,
-    others: Iterable[str] = (),
     mark: tuple[int, int] | None = None,
 ) -> str:
     """The commands that make the table whole, whatever it holds.
 
-    `policy` (accept or drop) is for what is routed and not ours, `others` are the bridges that are not ours, `mark` is
-    the value and mask of packets that somebody else has let in (daemon.json's bridge-accept-fwmark).
+    `mark` is the value and mask of packets that somebody else has let in (daemon.json's bridge-accept-fwmark).
 
     Rules and elements are replaced within chains, sets and maps that stay: where the table itself was deleted and
     added again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered
     anew).
     """
     at = f"{FAMILY} {table}"
-    hooks = {chain: hook.format(policy=policy) for chain, hook in HOOKS.items()}
     lines = [f"add table {at}"]
     lines += [f"add map {at} {name} {{ {kind}; }}" for name, kind in (MAPS | SOURCES).items()]
     lines += [f"add set {at} {name} {{ {kind}; }}" for name, kind in SETS.items()]
-    lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
-    lines += [f"flush chain {at} {chain}" for chain in hooks]
+    lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in HOOKS.items()]
+    lines += [f"flush chain {at} {chain}" for chain in HOOKS]
     lines += [f"flush map {at} {name}" for name in MAPS | SOURCES]
     lines += [f"flush set {at} {name}" for name in SETS]
     if mark is not None:
         lines.append(f"add rule {at} forward oifname @ours meta mark & {mark[1]:#x} == {mark[0]:#x} accept")
-    lines += [f"add rule {at} {chain} {rule}" for chain in hooks for rule in RULES[chain]]
-    lines += [f"add rule {at} forward {rule}" for rule in within(others)]
+    lines += [f"add rule {at} {chain} {rule}" for chain in HOOKS for rule in RULES[chain]]
+    lines += [f"add rule {at} forward {rule}" for rule in outside.rules()]
     text = "\n".join(lines) + "\n"
     text += "".join(_change("add", table, members(bridge)) for bridge in bridges)
     return text + "".join(_change("add", table, elements(endpoint)) for endpoint in endpoints)
@@ -236,10 +265,15 @@ class Firewall:
         self._mark = mark
 
     def apply(
-        self, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], *, policy: str, others: Iterable[str] = ()
+        self, bridges: Sequence[Bridge], endpoints: Iterable[Endpoint], outside: Outside, *, token: str = ""
     ) -> None:
-        """Makes the table what it should be, whatever it was, without a gap.  Arguments as of `ruleset`."""
-        commands = ruleset(self.table, bridges, list(endpoints), policy=policy, others=others, mark=self._mark)
+        """Makes the table what it should be, whatever it was, without a gap.
+
+        `token`: a chain that comes and goes in the same transaction, by whose name a listener knows it for ours.
+        """
+        commands = ruleset(self.table, bridges, list(endpoints), outside, mark=self._mark)
+        if token:
+            commands += "".join(f"{verb} chain {FAMILY} {self.table} {token}\n" for verb in ("add", "delete"))
         try:
             self._nft.run(commands)
         except NftError as error:
@@ -274,6 +308,10 @@ class Firewall:
         except NftError as error:
             if self.exists():
                 raise Internal(f"nftables table {self.table}: {error}") from error
+
+    def drop_others(self, version: int) -> None:
+        """From now on what is routed and not ours is dropped; `apply` says so as well."""
+        self._run(f"add rule {FAMILY} {self.table} forward {drop_of(version)}\n")
 
     def exists(self) -> bool:
         """The table is in the kernel."""

@@ -52,6 +52,16 @@ class Host:
             write_sysctl(name, value)
             log.info("sysctl net/%s: %s -> %s", name, before, value)
 
+    def keep_advertisements(self) -> None:
+        """Before the host forwards IPv6: interfaces that take routes from advertisements go on taking them.
+
+        As a router the kernel ignores advertisements where accept_ra is 1, and the host's default route would end with
+        its lifetime (ip-sysctl.rst, accept_ra).
+        """
+        for name in sorted({"default", *(link.name for link in self.links.links())}):
+            if self.sysctl(f"ipv6/conf/{name}/accept_ra") == "1":
+                self.set_sysctl(f"ipv6/conf/{name}/accept_ra", "2")
+
     def identity(self) -> str:
         """Names this boot and this namespace: what was true of its sysctls holds only here."""
         with open("/proc/sys/kernel/random/boot_id") as file:

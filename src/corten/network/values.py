@@ -261,6 +261,10 @@ class JournalEntry(Protocol):
     def id(self) -> int:
         """For `done`."""
 
+    @property
+    def name(self) -> str:
+        """What was announced."""
+
 
 class Journal(Protocol):
     """Where kernel objects are announced before they exist (design.md §5): `corten.core.journal.Journal`."""

@@ -9,7 +9,7 @@ import pytest
 
 from corten.errors import Internal
 from corten.network import firewall
-from corten.network.firewall import Firewall
+from corten.network.firewall import Firewall, Outside
 from corten.network.values import ANY, Bridge, Endpoint, Publication
 from corten.sys.nft import NftError
 
@@ -63,7 +63,7 @@ def test_a_port_on_all_addresses_is_looked_up_by_port_and_any_other_by_address()
 
 
 def test_the_table_is_written_over_in_one_transaction_with_every_port() -> None:
-    text = firewall.ruleset("corten-0123abcd", [BRIDGE], [endpoint(WEB)], policy="drop")
+    text = firewall.ruleset("corten-0123abcd", [BRIDGE], [endpoint(WEB)], Outside())
     assert text.startswith("add table inet corten-0123abcd\n")
     assert text.endswith("add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n")
     assert "delete" not in text
@@ -74,29 +74,56 @@ def test_the_table_is_written_over_in_one_transaction_with_every_port() -> None:
 def test_a_table_that_cannot_be_written_over_is_made_anew() -> None:
     nft = Recorder(refusal="Could not process rule: File exists")
     with pytest.raises(Internal, match="File exists"):
-        Firewall("0123abcd", nft).apply([BRIDGE], [], policy="accept")
+        Firewall("0123abcd", nft).apply([BRIDGE], [], Outside())
     first, second = nft.ran
     assert second == f"add table inet corten-0123abcd\ndelete table inet corten-0123abcd\n{first}"
 
 
 def test_the_loopback_guard_is_in_the_same_transaction_and_before_nat() -> None:
-    text = firewall.ruleset("t", [BRIDGE], [], policy="accept")
+    text = firewall.ruleset("t", [BRIDGE], [], Outside())
     assert "add chain inet t guard { type filter hook prerouting priority raw; policy accept; }" in text
     assert firewall.RULES["guard"][0] == 'iifname != "lo" ip daddr 127.0.0.0/8 drop'
 
 
-@pytest.mark.parametrize("policy", ["accept", "drop"])
-def test_the_policy_is_for_forwarded_packets_alone(policy: str) -> None:
-    text = firewall.ruleset("t", [BRIDGE], [], policy=policy)
-    assert text.count(f"hook forward priority filter; policy {policy};") == 1
-    assert text.count("policy drop") == (policy == "drop")
+def test_what_is_not_ours_is_dropped_at_the_end_and_only_where_we_made_the_host_a_router() -> None:
+    assert "ipv4 drop" not in firewall.ruleset("t", [BRIDGE], [], Outside())
+    rules = [
+        line.removeprefix("add rule inet t forward ")
+        for line in firewall.ruleset("t", [BRIDGE], [], Outside(drops=frozenset({6, 4}))).splitlines()
+        if line.startswith("add rule inet t forward ")
+    ]
+    assert rules[-2:] == ["meta nfproto ipv4 drop", "meta nfproto ipv6 drop"]
+    assert rules[:-2] == list(firewall.RULES["forward"])
 
 
-def test_what_enters_a_bridge_unasked_is_dropped_whatever_the_policy() -> None:
-    assert firewall.RULES["forward"][-1] == "oifname @ours drop"
-    assert firewall.RULES["forward"].index("iifname @ours oifname @ours drop") < firewall.RULES["forward"].index(
-        "iifname @ours accept"
-    )
+def test_what_enters_a_bridge_unasked_is_dropped_before_anything_is_said_of_others() -> None:
+    rules = firewall.RULES["forward"]
+    assert rules[-1] == "oifname @ours drop"
+    assert rules.index("iifname @ours oifname @ours drop") < rules.index("iifname @ours accept")
+
+
+def test_no_flow_passes_between_networks_or_into_one_because_it_is_established() -> None:
+    rules = firewall.RULES["forward"]
+    established = [rule for rule in rules if "established" in rule]
+    assert established == ["oifname @ours ct direction reply ct state established,related accept"]
+    assert rules.index("iifname @ours oifname @ours drop") < rules.index(established[0])
+
+
+def test_the_bridges_of_other_engines_are_left_to_their_tables() -> None:
+    outside = Outside(frozenset({"virbr0"}), frozenset({"ctn-1"}), frozenset({4}))
+    assert outside.rules() == [
+        'iifname "ctn-1" accept',
+        'oifname "ctn-1" accept',
+        'iifname "virbr0" oifname "virbr0" accept',
+        "meta nfproto ipv4 drop",
+    ]
+
+
+def test_a_token_comes_and_goes_in_the_transaction_that_it_stands_for() -> None:
+    nft = Recorder()
+    Firewall("0123abcd", nft).apply([BRIDGE], [], Outside(), token="token-1")
+    (ran,) = nft.ran
+    assert ran.endswith("add chain inet corten-0123abcd token-1\ndelete chain inet corten-0123abcd token-1\n")
 
 
 def test_a_bridge_is_an_element_of_the_sets_that_say_what_it_is() -> None:
@@ -126,7 +153,7 @@ def test_bridges_come_and_go_in_one_transaction_each() -> None:
 
 
 def test_frames_within_other_bridges_pass_unless_their_name_is_no_word() -> None:
-    text = firewall.ruleset("t", [BRIDGE], [], policy="drop", others=["virbr0", 'x"drop'])
+    text = firewall.ruleset("t", [BRIDGE], [], Outside(frozenset({"virbr0", 'x"drop'})))
     assert 'add rule inet t forward iifname "virbr0" oifname "virbr0" accept\n' in text
     assert firewall.within(['x"drop', "y z"]) == []
 
