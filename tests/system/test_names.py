@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dns.message
 import pytest
 
 from corten.core import resolver
+from support import images
 from support.asking import addresses, ask, await_answer, name_of, told
 from support.engine import CortenEngine
 from support.nameserver import NameServer
@@ -189,4 +193,62 @@ def test_one_that_asks_without_end_does_not_keep_others_from_their_answers(world
             flood.send(question)
     assert addresses(asker, "greedy") == [world.address("greedy", "front")]
     assert addresses(asker, "www.example.test") == ["203.0.113.7"]
-    assert world.names.names().count("silent.example.test") <= 2 * 100
+
+
+def test_a_resolver_that_answers_nobody_is_told_by_doctor_and_ended(world: World, engine: CortenEngine) -> None:
+    world.container("--network", "front", name="brief")
+    world.remove("brief")
+    root = str(engine.exec_root)
+    pid = resolver.pid_of(root)
+    with process_of(pid) as pidfd:
+        os.kill(pid, signal.SIGSTOP)  # else it ends by itself
+        engine.kill9()
+        told = doctor(engine)
+        assert (told.returncode, told.stdout) == (1, f"process {pid}, the resolver of {root}: nobody asks it\n")
+        assert doctor(engine, "--fix").returncode == 0
+        assert select.select([pidfd], [], [], 60) == ([pidfd], [], [])
+    assert resolver.pid_of(root) == 0
+    engine.start()
+    late = world.container("--network", "front", "--ip", "10.60.0.71", name="late")
+    assert addresses(late, "late") == ["10.60.0.71"]
+
+
+def test_with_cortend_and_the_last_container_gone_it_ends_by_itself(world: World, engine: CortenEngine) -> None:
+    world.container("--network", "front", name="brief")
+    world.remove("brief")
+    with process_of(resolver.pid_of(str(engine.exec_root))) as pidfd:
+        engine.kill9()
+        assert select.select([pidfd], [], [], 60) == ([pidfd], [], [])
+    engine.start()
+
+
+def test_destroy_ends_it_while_containers_run_and_cortend_is_dead() -> None:
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        engine.docker("network", "create", "front", check=True)
+        engine.docker("run", "-d", "--network", "front", images.BUSYBOX_REF, "sleep", "1000", check=True)
+        with process_of(resolver.pid_of(str(engine.exec_root))) as pidfd:
+            engine.kill9()
+            subprocess.run(
+                [*engine.netns.enter, *engine.argv, "--destroy"],
+                check=True,
+                capture_output=True,
+                env=engine.environment,
+            )
+            assert select.select([pidfd], [], [], 0) == ([pidfd], [], [])
+
+
+@contextmanager
+def process_of(pid: int) -> Iterator[int]:
+    """A descriptor that is readable once the process is dead."""
+    assert pid
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def doctor(engine: CortenEngine, *more: str) -> subprocess.CompletedProcess[str]:
+    argv = [*engine.netns.enter, *engine.argv, "--doctor", *more]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=engine.environment)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import select
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -16,6 +20,7 @@ from corten.shim.protocol import NAMES_SOCKET, connect
 log = logging.getLogger("corten.core")
 
 _TIMEOUT_S: Final = 10.0
+_DEATH_S: Final = 10.0
 _PEER: Final = struct.Struct("3i")
 
 
@@ -74,6 +79,21 @@ class Resolver:
         log.warning("the resolver is gone: a new one is started")
         self._channel = None
         self._on_lost()
+
+
+def kill(exec_root: str) -> None:
+    """Kills an engine's resolver, if there is one; returns when it is dead."""
+    with contextlib.suppress(ProcessLookupError):
+        pid = pid_of(exec_root)
+        if not pid:
+            return
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid_of(exec_root) == pid:  # still: a pid may be used again
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], _DEATH_S)
+        finally:
+            os.close(pidfd)
 
 
 def pid_of(exec_root: str) -> int:

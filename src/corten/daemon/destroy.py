@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from corten.core import dataroot, imagemounts
+from corten.core import dataroot, imagemounts, resolver
 from corten.core.journal import CGROUP
 from corten.core.shims import ShimClient
 from corten.core.trees import listed, remove_tree
@@ -53,6 +53,7 @@ def run(settings: Settings) -> int:
     if has_data:
         _end_daemon(settings.data_root)
     asyncio.run(_end_tasks(settings.exec_root, facts))
+    resolver.kill(settings.exec_root)
     _end_makers(settings.exec_root)
     if has_data:
         stores = wiring.open_stores(settings)

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from corten.core import dataroot
+from corten.core import dataroot, resolver
 from corten.core.journal import CONTAINER_DIR, VOLUME_DIR
 from corten.core.snapshots import STAGING, TRASH
 from corten.core.trees import listed, remove_tree
@@ -132,6 +132,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_mounts(settings, records),
             *_journal(settings, records),
             *_senders(settings),
+            *_resolver(settings, records),
         }
     )
 
@@ -302,6 +303,15 @@ def _senders(settings: Settings) -> Iterator[Finding]:
         yield Finding("senders", settings.exec_root, f"program of {senders.SETTING}: it is not wanted")
 
 
+def _resolver(settings: Settings, records: Records) -> Iterator[Finding]:
+    """One that answers nobody; with cortend alive it waits for the next container."""
+    pid = resolver.pid_of(settings.exec_root)
+    if pid and not records.running and not _holder(settings.data_root):
+        yield Finding(
+            "resolver", settings.exec_root, f"process {pid}, the resolver of {settings.exec_root}: nobody asks it"
+        )
+
+
 def _tree(path: str, why: str) -> Finding:
     return Finding("tree", path, f"{path}: {why}")
 
@@ -374,6 +384,10 @@ def _remove_senders(_: Settings, exec_root: str) -> None:
     senders.remove(exec_root)
 
 
+def _end_resolver(_: Settings, exec_root: str) -> None:
+    resolver.kill(exec_root)
+
+
 def _strike_out(settings: Settings, entry: str) -> None:
     with closing(sqlite3.connect(f"{settings.data_root}/corten.db", timeout=10)) as database, database:
         database.execute("DELETE FROM journal WHERE id = ?", (int(entry),))
@@ -381,6 +395,7 @@ def _strike_out(settings: Settings, entry: str) -> None:
 
 _FIXES: Final[dict[str, Callable[[Settings, str], None]]] = {
     "shim": _end_shim,
+    "resolver": _end_resolver,
     "mount": _unmount,
     "cgroup": _remove_cgroup,
     "link": _delete_link,

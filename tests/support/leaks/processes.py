@@ -187,6 +187,8 @@ def _member(one: Process, processes: Table, subject: Subject) -> Member:
     if one.is_zygote:
         parent = processes.get(one.ppid)
         return Member(one, "child of the zygote" if parent and parent.is_zygote else "zygote", True)
+    if one.is_shim and one.argv[0].startswith("corten-shim names"):
+        return Member(one, "resolver", True)
     container = _CONTAINER.search(" ".join(one.argv) if one.is_shim else one.cgroups)
     if one.is_shim:
         return Member(one, f"shim {container.group()[:12]}" if container else "shim", True)
