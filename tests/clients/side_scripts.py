@@ -276,7 +276,6 @@ KNOWN = (
         is_open=True,
     ),
     Known("create --name link-local *", "*", _NETWORKS),
-    Known("create --name publish-6 *", "*", _NETWORKS),
     Known(
         "create --name pids-none *",
         ".changed.container /pids-none.HostConfig.PidsLimit",

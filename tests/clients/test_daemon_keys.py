@@ -188,6 +188,7 @@ SEEN: dict[str, Row] = {
     "seccomp-profile": Row("unconfined", lambda running: "Seccomp:\t0" in running.said, True),
     "shutdown-timeout": Row(7, lambda running: running.configuration.get("shutdown-timeout"), 7),
     "userns-remap": Row("root", lambda running: running.configuration.get("userns-remap"), "root"),  # nobody's
+    "userland-proxy": Row(False, lambda running: running.configuration.get("userland-proxy"), False),
     "storage-driver": Row("overlay2", lambda running: running.info["Driver"], "overlay2"),
     "storage-opts": Row(
         ["overlay2.size=0"], lambda running: running.configuration.get("storage-opts"), ["overlay2.size=0"]

@@ -56,7 +56,7 @@ def test_containers_outlive_cortend_and_their_exits_are_replayed(engine: CortenE
     engine.start()
     assert state(engine, "goes-on")["Pid"] == pid
     assert inspect(engine, "goes-on")["NetworkSettings"]["Ports"] == {
-        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]
+        "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]
     }
     assert (state(engine, "ends")["Status"], state(engine, "ends")["ExitCode"]) == ("exited", 5)
     until(lambda: engine.docker("inspect", "vanishes").returncode == 1, "the removal of what removes itself")

@@ -9,7 +9,6 @@ Nothing here waits for ever unless told so: a shim that does not answer raises U
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import os
@@ -18,11 +17,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from corten.core.channel import Channel, EventHandler, LostHandler
+from corten.core.shimrequests import Attach, CreateRequest, LogRequest
 from corten.errors import NotFound, Unavailable
 from corten.shim import protocol
 from corten.shim.protocol import Message, connect
@@ -31,9 +30,12 @@ __all__ = ["Attach", "CreateRequest", "EventHandler", "LogRequest", "LostHandler
 
 log = logging.getLogger("corten.core")
 
+Target = tuple[str, int]  # an address and a port
+
 PING_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
 SLOW_TIMEOUT_S = 300.0  # hooks and external runtimes
+_HELD_AT_ONCE = 200  # descriptors in one message: protocol.MAX_FDS
 _ZYGOTE_TIMEOUT_S = 10.0
 _ZYGOTE_HANGS_S = 20.0  # without an answer to a ping after a request without one: it is ended
 _ZYGOTE_START_S = 60.0  # it imports everything and rehearses a start: half a second, but not on every machine
@@ -41,91 +43,6 @@ _ZYGOTE_END_S = 5.0  # from the end of its socket
 _ZYGOTE_SHORT_LIFE_S = 10.0  # who ends by itself before is not started again at once
 _ZYGOTE_PAUSE_S = 1.0  # twice as long each time
 _ZYGOTE_PAUSE_LIMIT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class LogRequest:
-    """Where output is kept.  `max_size` in bytes, -1 for no limit; `attributes` are the labels and env of log-opts.
-
-    `courier`: where it is sent besides, in the words of corten.shim.courier; None for nowhere.
-    """
-
-    path: str = ""
-    driver: str = "json-file"
-    max_size: int = -1
-    max_files: int = 1
-    compress: bool = False
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    courier: Mapping[str, Any] | None = None
-
-    def to_message(self) -> Message:
-        """The field `log` of the op `create`."""
-        return {
-            "path": self.path,
-            "driver": self.driver,
-            "opts": {"max-size": self.max_size, "max-file": self.max_files, "compress": self.compress},
-            "attrs": dict(self.attributes),
-            **({"courier": dict(self.courier)} if self.courier is not None else {}),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
-    """What a shim needs to make its container; config.json lies in its directory already.
-
-    rootfs        the snapshotter's mounts: [{"type", "source", "options"}], empty for `root.path` of the bundle
-    runtime_path  '' for the built-in runtime
-    console_size  (rows, columns), None to leave it
-    health        the check that the shim does, as docs/shim.md has it; empty for none
-    """
-
-    rootfs: Sequence[Mapping[str, Any]] = ()
-    terminal: bool = False
-    stdin_open: bool = False
-    console_size: tuple[int, int] | None = None
-    log: LogRequest = LogRequest(driver="none")
-    runtime_path: str = ""
-    runtime_args: Sequence[str] = ()
-    default_pids_limit: int = 500
-    health: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_message(self) -> Message:
-        """The fields of the op `create`."""
-        return {
-            "rootfs": list(self.rootfs),
-            "terminal": self.terminal,
-            "stdin_open": self.stdin_open,
-            "console_size": list(self.console_size or ()),
-            "log": self.log.to_message(),
-            "runtime": {"path": self.runtime_path, "args": list(self.runtime_args)},
-            "default_pids_limit": self.default_pids_limit,
-            **({"health": dict(self.health)} if self.health else {}),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    """How a client is attached.  `detach_keys` in Docker's notation; `initial_stdin` came with the request's head."""
-
-    stdin: bool = False
-    stdout: bool = True
-    stderr: bool = True
-    multiplexed: bool = False
-    stdin_once: bool = False
-    detach_keys: str = ""
-    initial_stdin: bytes = b""
-
-    def to_message(self) -> Message:
-        """The attach fields of a request."""
-        return {
-            "stdin": self.stdin,
-            "stdout": self.stdout,
-            "stderr": self.stderr,
-            "multiplexed": self.multiplexed,
-            "stdin_once": self.stdin_once,
-            "detach_keys": self.detach_keys,
-            "initial_stdin": base64.b64encode(self.initial_stdin).decode(),
-        }
 
 
 class ShimClient:
@@ -224,10 +141,22 @@ class ShimClient:
 
     # Life
 
-    async def create(self, request: CreateRequest, *, hold: Mapping[str, int] | None = None) -> Message:
-        """{"pid"} of the waiting init.  `hold`: descriptors to keep, `netns` and `port:…`; they stay yours as well."""
-        held = hold or {}
-        fields = request.to_message() | {"held": [*held]}
+    async def create(
+        self,
+        request: CreateRequest,
+        *,
+        hold: Mapping[str, int] | None = None,
+        relays: Mapping[str, Target] | None = None,
+    ) -> Message:
+        """{"pid"} of the waiting init.  `hold`: descriptors to keep, `netns` and `port:…`; they stay yours as well.
+
+        `relays`: as of `hold`.
+        """
+        held, many = hold or {}, relays or {}
+        if len(held) > _HELD_AT_ONCE:
+            await self.hold(held, relays=many)
+            held, many = {}, {}
+        fields = request.to_message() | {"held": [*held], **({"relays": many} if many else {})}
         return await self.request("create", fds=[*held.values()], timeout_s=SLOW_TIMEOUT_S, **fields)
 
     async def start(self) -> Message:
@@ -303,9 +232,19 @@ class ShimClient:
 
     # Descriptors
 
-    async def hold(self, fds: Mapping[str, int]) -> None:
-        """Give the shim descriptors to keep until `release` or `delete`; they stay yours as well."""
-        await self.request("hold", fds=[*fds.values()], held=[*fds])
+    async def hold(self, fds: Mapping[str, int], *, relays: Mapping[str, Target] | None = None) -> None:
+        """Give the shim descriptors to keep until `release` or `delete`; they stay yours as well.
+
+        `relays`: where to pass on what comes to a held socket, one of before as well: (address, port) by name.
+        """
+        left, names = dict(relays or {}), [*fds]
+        for start in range(0, max(1, len(names)), _HELD_AT_ONCE):
+            part = names[start : start + _HELD_AT_ONCE]
+            is_last = start + _HELD_AT_ONCE >= len(names)
+            theirs = {name: left[name] for name in (left if is_last else [one for one in part if one in left])}
+            for name in theirs:
+                del left[name]
+            await self.request("hold", fds=[fds[name] for name in part], held=part, relays=theirs)
 
     async def release(self, names: Sequence[str]) -> None:
         """Let the shim close held descriptors."""

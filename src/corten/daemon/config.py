@@ -39,7 +39,6 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 UNSUPPORTED: Final = frozenset(
     {
         "allow-direct-routing", "authorization-plugins", "builder",
-        "userland-proxy",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
@@ -232,6 +231,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "tlscert": ("tlscert", _text),
     "tlskey": ("tlskey", _text),
     "tlsverify": ("tlsverify", _boolean),
+    "userland-proxy": ("userland_proxy", _boolean),
     "userns-remap": ("userns_remap", _text),
     "validate": ("validate", _boolean),
 }

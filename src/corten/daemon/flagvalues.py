@@ -182,6 +182,7 @@ TABLE: Final = (
     _flag("shutdown-timeout", "--shutdown-timeout", "SECONDS", "taken: containers outlive the daemon"),
     _flag("storage-driver", "-s --storage-driver", "NAME", "overlay2, the only one"),
     _flag("storage-opts", "--storage-opt", "NAME=VALUE", "overlay2.size=SIZE: of containers that name none", list),
+    _flag("userland-proxy", "--userland-proxy", "", "shims relay what NAT cannot lead to a container (true)"),
     _flag(
         "userns-remap", "--userns-remap", "USER", "containers have the ids of this user's ranges; default: dockremap"
     ),

@@ -115,6 +115,7 @@ def open_stores(settings: Settings) -> Stores:
             journal=journal,
             host=network_host,
             settings=networking.defaults_of(settings),
+            has_relay=settings.userland_proxy,
         ),
     )
 

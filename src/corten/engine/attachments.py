@@ -174,3 +174,8 @@ def _v6(text: str) -> IPv6Address:
 def port_name(publication: Publication) -> str:
     """The name under which a shim holds the socket of a published port."""
     return f"port:{publication.key}"
+
+
+def relays_of(*endpoints: Endpoint) -> dict[str, tuple[str, int]]:
+    """What a shim is to pass on: (address, port) inside by the names of the sockets."""
+    return {f"port:{key}": target for one in endpoints for key, target in one.relays.items()}

@@ -71,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[str, ...] = ()  # of resolv.conf, where a container names none
     dns_opts: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    userland_proxy: bool = True  # a shim relays what NAT cannot lead to its container: network.published
     host_gateway_ips: tuple[str, ...] = ()  # of --add-host NAME:host-gateway; empty: the default bridge's address
     # networks: daemon.networking
     allow_direct_routing: bool = False

@@ -31,7 +31,7 @@ from corten.core.shims import CreateRequest, ShimClient
 from corten.core.snapshots import Mount
 from corten.engine import blockio, cdi, devices, healthcheck, hostfiles, launcherrors, links, logconfig, mapped, oci
 from corten.engine.accounts import AccountBook, find_user
-from corten.engine.attachments import Attachment, Attachments
+from corten.engine.attachments import Attachment, Attachments, relays_of
 from corten.engine.cdispec import Edits
 from corten.engine.checks import check_runtime
 from corten.engine.container import Container
@@ -384,7 +384,7 @@ class Starter:
             health=run.health,
         )
         try:
-            made = await run.shim.create(request, hold=run.held)
+            made = await run.shim.create(request, hold=run.held, relays=relays_of(*run.container.endpoints.values()))
         except CortenError as error:
             raise launcherrors.start_error(error)[0] from error
         self._watch(run, int(made.get("pid", 0)), undo)

@@ -25,7 +25,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
-from corten.errors import CortenError, Internal, Unavailable
+from corten.errors import CortenError, Internal, NotFound, Unavailable
 from corten.network import addresses, device, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
@@ -39,12 +39,14 @@ from corten.network.guard import Guard
 from corten.network.host import Host
 from corten.network.published import Published, Publisher
 from corten.network.values import (
+    ANY,
     Bridge,
     Endpoint,
     Journal,
     Leftover,
     Network,
     PortBinding,
+    Publication,
     Store,
     Wanted,
 )
@@ -80,9 +82,11 @@ class BridgeDriver:
         settings: Defaults = _DEFAULTS,
         avoid: Collection[IPv4Network] = (),
         respects_host: bool = False,
+        has_relay: bool = True,
     ) -> None:
         """`settings`: daemon.json's; `avoid`: networks that are used though no route says so, such as the host's
-        name servers; `respects_host`: the host's own firewall has the last word (`host-firewall`).
+        name servers; `respects_host`: the host's own firewall has the last word (`host-firewall`); `has_relay` as of a
+        Publisher.
         """
         self._engine_id = engine_id
         self._store = store
@@ -94,7 +98,9 @@ class BridgeDriver:
             engine_id, self._firewall, store=store, journal=journal, host=host, settings=settings, avoid=avoid
         )
         self._endpoints = Endpoints()
-        self._publisher = Publisher(host, self._firewall, store=store, journal=journal, forwarded=self._forwarded)
+        self._publisher = Publisher(
+            host, self._firewall, store=store, journal=journal, forwarded=self._forwarded, has_relay=has_relay
+        )
         self._gone: dict[str, Endpoint] = {}  # whose records could not be removed yet
         self._lock = threading.RLock()
         self._guard = Guard(
@@ -335,34 +341,54 @@ class BridgeDriver:
     # --- published ports
 
     def publish(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> Published:
-        """Publishes ports for a container called `name`: all of them, or none and PortConflict in Docker's words."""
+        """Publishes ports for a container called `name`: all of them, or none and PortConflict in Docker's words.
+
+        Those that the endpoint has already stay as they are.  Raises NotFound for an endpoint that is gone.
+        """
         with self._lock:
+            if self._endpoints.get(endpoint.endpoint_id) is None:
+                raise NotFound(f"endpoint {endpoint.endpoint_id} not found")
+            default = self._bridges.get(endpoint.network_id).host_ip or ANY
             try:
-                published = self._publisher.publish(endpoint, name, bindings)
+                published = self._publisher.publish(endpoint, name, bindings, default)
             except FileNotFoundError:
                 log.warning("nftables table %s was deleted; made again", self._firewall.table)
                 self.ensure()
-                published = self._publisher.publish(endpoint, name, bindings)
+                published = self._publisher.publish(endpoint, name, bindings, default)
             self._endpoints.put(published.endpoint)
             return published
 
-    def unpublish(self, container_id: str) -> None:
-        """Withdraws every port of a container; its connections stay."""
+    def unpublish(self, endpoint: Endpoint, gone: Collection[Publication]) -> Endpoint:
+        """Withdraws some of an endpoint's ports; its connections stay.  The endpoint without them.
+
+        One that is gone has none.
+        """
         with self._lock:
-            for endpoint in self._endpoints.of(container_id):
-                self._endpoints.put(self._publisher.unpublish(endpoint))
+            if self._endpoints.get(endpoint.endpoint_id) is None:
+                return endpoint
+            narrow = self._publisher.unpublish(endpoint, gone)
+            self._endpoints.put(narrow)
+            return narrow
+
+    def move_ports(self, old: Endpoint, new: Endpoint) -> tuple[Endpoint, Endpoint]:
+        """Leads the ports of one endpoint of a container to another of it: both as they are then."""
+        with self._lock:
+            narrow, wider = self._publisher.move(old, new)
+            self._endpoints.put(narrow)
+            self._endpoints.put(wider)
+            return narrow, wider
 
     def _forwarded(self) -> Forwarded:
         """For the thread that looks for stale flows."""
         with self._lock:
             ports = {
-                (port.host_ip, port.host_port): (one.ip, port.container_port)
+                (port.host_ip, port.host_port): (target, port.container_port)
                 for one in self._endpoints.all()
                 for port in one.publications
-                if port.transport == "udp"
+                if port.transport == "udp" and (target := one.target(port)) is not None
             }
-            local = {one.interface.ip for one in self._host.links.addresses() if one.interface.version == 4}
-            return Forwarded(ports, self._bridges.subnets(4), local)
+            local = {one.interface.ip for one in self._host.links.addresses()}
+            return Forwarded(ports, [*self._bridges.subnets(4), *self._bridges.subnets(6)], local)
 
     def settle(self) -> bool:
         """Waits until stale UDP flows are forgotten; False when that takes longer than 10 s."""

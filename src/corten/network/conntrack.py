@@ -20,10 +20,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Protocol
 
-from corten.network.values import ANY
+from corten.network.values import ANY, ANY6, LOOPBACK6
 from corten.sys import netlink
 from corten.sys.netlink import Request, attribute, attributes, nested, u8, u32
 from corten.sys.rtnetlink import IPAddress, IPNetwork
@@ -34,11 +34,12 @@ NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1, 2
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE, CTA_FILTER = 1, 2, 12, 18, 25
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-CTA_IP_V4_SRC, CTA_IP_V4_DST = 1, 2
+CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST = 1, 2, 3, 4
 CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
 CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
 FILTER_PROTO_NUM, FILTER_PROTO_DST_PORT = 1 << 3, 1 << 5
-NFGENMSG = struct.pack(">BBH", socket.AF_INET, 0, 0)  # family, version NFNETLINK_V0, res_id
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+NFGENMSG, NFGENMSG6 = (struct.pack(">BBH", one, 0, 0) for one in _FAMILIES.values())  # family, version, res_id
 
 
 MAX_SINGLE_DUMPS = 3  # for more ports than this, one dump of every UDP flow
@@ -49,9 +50,9 @@ PATIENCE_S = 0.05  # the start of a container comes first, and what is asked mea
 class Flow:
     """A tracked UDP flow: where it was sent to, and who answers."""
 
-    destination: IPv4Address
+    destination: IPAddress
     port: int
-    answers_from: IPv4Address
+    answers_from: IPAddress
     answers_port: int
     handle: bytes  # the attributes that name it in a delete
 
@@ -60,15 +61,16 @@ class Flow:
 class Forwarded:
     """What decides whether a flow is stale: published UDP ports, our subnets, and the host's own addresses."""
 
-    ports: Mapping[tuple[IPv4Address, int], tuple[IPv4Address, int]]  # (host address or 0.0.0.0, port): container's
+    ports: Mapping[tuple[IPAddress, int], tuple[IPAddress, int]]  # (host address, 0.0.0.0 or [::], port): container's
     subnets: Sequence[IPNetwork]
     local: Collection[IPAddress]
 
     def is_stale(self, flow: Flow) -> bool:
         """It is answered by another than a new flow would be."""
-        if not (flow.destination.is_loopback or flow.destination in self.local):
-            return False
-        goes = self.ports.get((flow.destination, flow.port)) or self.ports.get((ANY, flow.port))
+        if not (flow.destination.is_loopback or flow.destination in self.local) or flow.destination == LOOPBACK6:
+            return False  # ::1 is the relay's
+        every = ANY if flow.destination.version == 4 else ANY6
+        goes = self.ports.get((flow.destination, flow.port)) or self.ports.get((every, flow.port))
         if goes is not None:
             return goes != (flow.answers_from, flow.answers_port)
         return flow.answers_from != flow.destination and any(flow.answers_from in one for one in self.subnets)
@@ -129,7 +131,9 @@ class StaleFlows:
                     self._change.notify_all()
 
     def _forget(self, ports: Collection[int]) -> None:
-        requests = [get_udp(port) for port in ports] if len(ports) <= MAX_SINGLE_DUMPS else [get_udp()]
+        asked = ports if len(ports) <= MAX_SINGLE_DUMPS else (0,)
+        versions = {4, *(one.version for one in self._now().subnets)}
+        requests = [get_udp(port, version) for version in sorted(versions) for port in asked]
         flows = [parse_flow(body) for request in requests for body in self._tracking.dump(request)]
         now = self._now()
         stale = [flow for flow in flows if flow is not None and flow.port in ports and now.is_stale(flow)]
@@ -138,15 +142,15 @@ class StaleFlows:
             netlink.raise_unless(outcome, errno.ENOENT)  # it ended by itself
 
 
-def get_udp(port: int = 0) -> Request:
-    """Asks for IPv4 UDP flows: to one port, where the kernel filters by it, or all."""
+def get_udp(port: int = 0, version: int = 4) -> Request:
+    """Asks for UDP flows of IPv4 or IPv6: to one port, where the kernel filters by it, or all."""
     protocol = u8(CTA_PROTO_NUM, socket.IPPROTO_UDP)
     flags = FILTER_PROTO_NUM
     if port:
         protocol += attribute(CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
         flags |= FILTER_PROTO_DST_PORT
     body = (
-        NFGENMSG
+        (NFGENMSG if version == 4 else NFGENMSG6)
         + nested(CTA_TUPLE_ORIG, nested(CTA_TUPLE_PROTO, protocol))
         + nested(CTA_FILTER, u32(CTA_FILTER_ORIG_FLAGS, flags), u32(CTA_FILTER_REPLY_FLAGS, 0))
     )
@@ -155,23 +159,30 @@ def get_udp(port: int = 0) -> Request:
 
 def delete(flow: Flow) -> Request:
     """Forgets one flow."""
-    return Request("udp flow", NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, 0, NFGENMSG + flow.handle)
+    head = NFGENMSG if flow.destination.version == 4 else NFGENMSG6
+    return Request("udp flow", NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE, 0, head + flow.handle)
 
 
 def parse_flow(body: bytes) -> Flow | None:
-    """A conntrack entry without its netlink header; None when it is not UDP over IPv4."""
+    """A conntrack entry without its netlink header; None when it is not UDP."""
     found = attributes(body[len(NFGENMSG) :])
     original, reply = (attributes(found.get(kind, b"")) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
     there, back = (attributes(one.get(CTA_TUPLE_IP, b"")) for one in (original, reply))
     protocol, answer = (attributes(one.get(CTA_TUPLE_PROTO, b"")) for one in (original, reply))
-    if protocol.get(CTA_PROTO_NUM) != bytes((socket.IPPROTO_UDP,)) or CTA_IP_V4_DST not in there:
+    destination = _address(there, CTA_IP_V4_DST, CTA_IP_V6_DST)
+    source = _address(back, CTA_IP_V4_SRC, CTA_IP_V6_SRC)
+    if protocol.get(CTA_PROTO_NUM) != bytes((socket.IPPROTO_UDP,)) or destination is None or source is None:
         return None
     handle = nested(CTA_TUPLE_ORIG, found[CTA_TUPLE_ORIG])
     handle += b"".join(attribute(kind, found[kind]) for kind in (CTA_ID, CTA_ZONE) if kind in found)
     return Flow(
-        destination=IPv4Address(there[CTA_IP_V4_DST]),
+        destination=destination,
         port=int.from_bytes(protocol[CTA_PROTO_DST_PORT], "big"),
-        answers_from=IPv4Address(back[CTA_IP_V4_SRC]),
+        answers_from=source,
         answers_port=int.from_bytes(answer[CTA_PROTO_SRC_PORT], "big"),
         handle=handle,
     )
+
+
+def _address(found: Mapping[int, bytes], *kinds: int) -> IPAddress | None:
+    return next((ip_address(found[kind]) for kind in kinds if kind in found), None)

@@ -28,7 +28,8 @@ sets, a published port an element of a map, each added and removed in one comman
 `within` also has the devices that a network trusts, each with its bridge; map source4/6: subnet → address that it has
 outside in place of that of the way out.
 
-The two maps: (address, protocol, port) is looked up first, then (protocol, port) for ports published on all addresses.
+The maps, two for IPv4 and two for IPv6: (address, protocol, port) is looked up first, then (protocol, port) for ports
+published on all addresses.  ::1 is not for NAT (there is no route_localnet of IPv6): the shim's relay has it.
 
 Sources: nft(8), ip-sysctl.rst (route_localnet).
 """
@@ -43,7 +44,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from corten.errors import Internal
-from corten.network.values import ANY, Bridge, Endpoint, Publication
+from corten.network.values import ANY, ANY6, Bridge, Endpoint, Publication
 from corten.sys.nft import NftError
 
 log = logging.getLogger(__name__)
@@ -51,12 +52,15 @@ log = logging.getLogger(__name__)
 FAMILY = "inet"
 TOKEN = "token-"  # of chains by which our transactions are known: network/watch.py
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
+BY_ADDRESS6, BY_PORT6 = "by_address6", "by_port6"
 
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are written
 
 MAPS = {
     BY_ADDRESS: "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     BY_PORT: "type inet_proto . inet_service : ipv4_addr . inet_service",
+    BY_ADDRESS6: "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service",
+    BY_PORT6: "type inet_proto . inet_service : ipv6_addr . inet_service",
 }
 SETS = {
     "ours": "type ifname",
@@ -89,6 +93,8 @@ _PLAIN_NAME = re.compile(r"[\w.:@-]+", re.ASCII)  # a device name may hold what 
 PUBLISHED = (
     f"fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @{BY_ADDRESS}",
     f"fib daddr type local dnat ip to meta l4proto . th dport map @{BY_PORT}",
+    f"fib daddr type local ip6 daddr != ::1 dnat ip6 to ip6 daddr . meta l4proto . th dport map @{BY_ADDRESS6}",
+    f"fib daddr type local ip6 daddr != ::1 dnat ip6 to meta l4proto . th dport map @{BY_PORT6}",
 )
 RULES = {
     "guard": (
@@ -156,20 +162,24 @@ def table_name(engine_id: str) -> str:
     return f"corten-{engine_id}"
 
 
-def elements(endpoint: Endpoint) -> dict[str, list[str]]:
-    """map name: elements, for an endpoint's published ports."""
+def elements(endpoint: Endpoint, publications: Iterable[Publication]) -> dict[str, list[str]]:
+    """map name: elements, for published ports of an endpoint."""
     found: dict[str, list[str]] = {}
-    for port in endpoint.publications:
-        found.setdefault(_map_of(port), []).append(f"{_key_of(port)} : {endpoint.ip} . {port.container_port}")
+    for port in publications:
+        target = endpoint.target(port)
+        if target is not None:
+            found.setdefault(_map_of(port), []).append(f"{_key_of(port)} : {target} . {port.container_port}")
     return found
 
 
 def _map_of(port: Publication) -> str:
+    if port.host_ip.version == 6:
+        return BY_PORT6 if port.host_ip == ANY6 else BY_ADDRESS6
     return BY_PORT if port.host_ip == ANY else BY_ADDRESS
 
 
 def _key_of(port: Publication) -> str:
-    address = "" if port.host_ip == ANY else f"{port.host_ip} . "
+    address = "" if port.host_ip in (ANY, ANY6) else f"{port.host_ip} . "
     return f"{address}{port.transport} . {port.host_port}"
 
 
@@ -247,7 +257,7 @@ def ruleset(
     lines += [f"add rule {at} forward {rule}" for rule in outside.rules()]
     text = "\n".join(lines) + "\n"
     text += "".join(_change("add", table, members(bridge)) for bridge in bridges)
-    return text + "".join(_change("add", table, elements(endpoint)) for endpoint in endpoints)
+    return text + "".join(_change("add", table, elements(one, one.publications)) for one in endpoints)
 
 
 def _change(verb: str, table: str, found: dict[str, list[str]]) -> str:
@@ -280,15 +290,22 @@ class Firewall:
             log.warning("nftables table %s cannot be changed (%s): it is made anew", self.table, error)
             self._run(f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n{commands}")
 
-    def publish(self, endpoint: Endpoint) -> None:
-        """Adds an endpoint's ports (about 70 µs)."""
-        if endpoint.publications:
-            self._run(_change("add", self.table, elements(endpoint)))
+    def publish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
+        """Adds ports of an endpoint (about 70 µs)."""
+        if found := elements(endpoint, publications):
+            self._run(_change("add", self.table, found))
 
-    def unpublish(self, endpoint: Endpoint) -> None:
-        """Takes an endpoint's ports away."""
-        if endpoint.publications:
-            self._take_away(elements(endpoint))
+    def unpublish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
+        """Takes ports of an endpoint away."""
+        if found := elements(endpoint, publications):
+            self._take_away(found)
+
+    def replace(self, old: Endpoint, new: Endpoint) -> None:
+        """Leads the ports of one endpoint to another, without a moment in which they lead nowhere."""
+        before, after = elements(old, old.publications), elements(new, new.publications)
+        changes = [("add", before), ("delete", before), ("add", after)]
+        if before or after:
+            self._run("".join(_change(verb, self.table, found) for verb, found in changes))
 
     def add(self, bridge: Bridge) -> None:
         """Lets a bridge through.  Raises Internal."""
@@ -325,7 +342,8 @@ class Firewall:
     @staticmethod
     def expected(endpoints: Iterable[Endpoint]) -> set[str]:
         """Every port's element that should be in the kernel, written as `published` does."""
-        return {f"{name} {element}" for one in endpoints for name, of in elements(one).items() for element in of}
+        found = (elements(one, one.publications).items() for one in endpoints)
+        return {f"{name} {element}" for each in found for name, of in each for element in of}
 
     def published(self) -> set[str]:
         """Every port's element in the kernel, as `map key : address . port`."""

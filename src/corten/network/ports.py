@@ -1,8 +1,9 @@
 """Published ports: what was asked, which host ports are ours, and the sockets that hold them.
 
 A published port is held by a socket that is bound and does not listen, so that another program gets "address already
-in use" as it would from Docker.  Packets never reach it: NAT takes them before.  The shim keeps the socket, so the
-port stays held while no daemon runs.
+in use" as it would from Docker.  Packets do not reach it: NAT takes them before.  The shim keeps the socket, so the
+port stays held while no daemon runs.  What NAT cannot lead to the container (to ::1; to any IPv6 address where the
+container has none) the shim itself takes from the socket and relays (shim/relay.py).
 
 Texts and order are those of dockerd 26.1, except that an unreadable HostIp is refused (dockerd publishes on all
 addresses then) and that a port in PortBindings needs no entry in ExposedPorts (dockerd ignores it without one).
@@ -17,18 +18,32 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv6Address, ip_address
 
-from corten import errors
 from corten.errors import InvalidArgument
-from corten.network.values import ANY, PortBinding, PortConflict, Publication, Transport
+from corten.network.values import (
+    ANY,
+    ANY6,
+    LOOPBACK6,
+    Endpoint,
+    PortBinding,
+    PortConflict,
+    Publication,
+    Transport,
+)
+from corten.sys.rtnetlink import IPAddress
 
 EPHEMERAL = (32768, 60999)  # ip_local_port_range as the kernel sets it; Docker falls back to the same
 SO_ATTACH_FILTER = 26
 DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # one classic BPF instruction: BPF_RET | BPF_K, 0 bytes
 
-_EXPOSED_MAX = 1 << 17  # every port of both protocols
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_EXPOSED_MAX = 1 << 17  # every port of tcp and udp
+_KINDS: Mapping[Transport, tuple[socket.SocketKind, int]] = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_NO_SUCH_SOCKET = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 
 
 # --- what was asked
@@ -40,7 +55,7 @@ def parse_bindings(
     """ExposedPorts and PortBindings ({"80/tcp": [(HostIp, HostPort)]}) in the order in which they are taken.
 
     Ports that were named come before ephemeral ones, so that none of the latter takes one of the former.
-    Raises InvalidArgument, or NotImplemented for what the first form lacks (IPv6, sctp).
+    Raises InvalidArgument.
     """
     found = [_binding(key, *each) for key, wanted in bindings.items() for each in wanted]
     bound = {(one.container_port, one.transport) for one in found}
@@ -95,7 +110,7 @@ def _transport(word: str) -> Transport:
         case "udp":
             return "udp"
         case "sctp":
-            raise errors.NotImplemented("publishing sctp ports is not supported yet")
+            return "sctp"
         case _:
             raise InvalidArgument(f"invalid proto: {word}")
 
@@ -115,19 +130,65 @@ def _number(word: str, text: str) -> int:
     return int(word)
 
 
-def _host_ip(text: str) -> IPv4Address:
+def _host_ip(text: str) -> IPAddress | None:
     if not text:
-        return ANY
+        return None
     try:
         address = ip_address(text)
     except ValueError as error:
         raise InvalidArgument(f'invalid host IP address: "{text}"') from error
-    if not isinstance(address, IPv4Address):
-        raise errors.NotImplemented(f"publishing ports on the IPv6 address {text} is not supported yet")
+    if isinstance(address, IPv6Address):
+        if address.scope_id:
+            raise InvalidArgument(f'invalid host IP address: "{text}"')
+        return address.ipv4_mapped or address  # as net.ParseIP reads it
     return address
 
 
 # --- who has which port
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host's address on which a port is published; `is_relayed` as of a Publication."""
+
+    host_ip: IPAddress
+    is_relayed: bool = False
+
+
+def places(
+    binding: PortBinding, default: IPAddress, has: Endpoint, *, has_relay: bool, is_v6_listenable: bool
+) -> tuple[Place, ...]:
+    """Where a binding is published for a container with the addresses that `has` has; what cannot be is left out.
+
+    libnetwork's bridge driver, allocatePortsInternal: a container without IPv6 is reached by IPv6 as well, over the
+    userland proxy, which is our relay.
+    """
+    if binding.host_ip is not None:
+        wanted: tuple[IPAddress, ...] = (binding.host_ip,)
+    else:
+        wanted = (ANY, ANY6) if default == ANY and is_v6_listenable else (default,)
+    found = (place(one, binding.transport, has, has_relay=has_relay) for one in wanted)
+    return tuple(one for one in found if one is not None)
+
+
+def place(host_ip: IPAddress, transport: Transport, has: Endpoint, *, has_relay: bool) -> Place | None:
+    """Where a port of the host's address is published for a container; None where it cannot be."""
+    if host_ip.version == 4:
+        return Place(host_ip) if has.address is not None else None
+    can_relay = has_relay and transport != "sctp"
+    if has.address6 is None:
+        return Place(host_ip, is_relayed=True) if can_relay else None
+    return Place(host_ip, is_relayed=can_relay and host_ip in (ANY6, LOOPBACK6))
+
+
+def is_v6_listenable() -> bool:
+    """::1 can be had; where it cannot, Docker publishes nothing on IPv6 unasked."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((str(LOOPBACK6), 0))
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +204,8 @@ class PortTable:
 
     def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL) -> None:
         self._ephemeral = ephemeral
-        self._taken: set[tuple[Transport, IPv4Address, int]] = set()
-        self._last: dict[tuple[Transport, IPv4Address, int, int], int] = {}
+        self._taken: set[tuple[Transport, IPAddress, int]] = set()
+        self._last: dict[tuple[Transport, IPAddress, int, int], int] = {}
 
     def take(self, publication: Publication) -> None:
         """Counts a port as taken whose socket a shim holds already."""
@@ -154,40 +215,53 @@ class PortTable:
         """Gives a port back; no error when it was not taken."""
         self._taken.discard((publication.transport, publication.host_ip, publication.host_port))
 
-    def reserve(self, binding: PortBinding) -> Reservation:
-        """Takes a port and binds its socket; raises PortConflict in Docker's words."""
+    def reserve(self, binding: PortBinding, on: Sequence[Place]) -> tuple[Reservation, ...]:
+        """Takes one port on every place and binds its sockets; raises PortConflict in Docker's words."""
+        if not on:
+            return ()
         if binding.first and binding.first == binding.last:
-            if (binding.transport, binding.host_ip, binding.first) in self._taken:
-                raise PortConflict(f"Bind for {binding.host_ip}:{binding.first} failed: port is already allocated")
-            return self._bind(binding, binding.first)
-        return self._first_free(binding)
+            for one in on:
+                if (binding.transport, one.host_ip, binding.first) in self._taken:
+                    raise PortConflict(f"Bind for {one.host_ip}:{binding.first} failed: port is already allocated")
+            return self._bind(binding, on, binding.first)
+        return self._first_free(binding, on)
 
-    def _first_free(self, binding: PortBinding) -> Reservation:
+    def _first_free(self, binding: PortBinding, on: Sequence[Place]) -> tuple[Reservation, ...]:
         refused: PortConflict | None = None
-        for port in self._candidates(binding):
-            if (binding.transport, binding.host_ip, port) in self._taken:
+        for port in self._candidates(binding, on[0].host_ip):
+            if any((binding.transport, one.host_ip, port) in self._taken for one in on):
                 continue
             try:
-                return self._bind(binding, port)
+                return self._bind(binding, on, port)
             except PortConflict as conflict:
                 refused = conflict
         raise refused or PortConflict("all ports are allocated")
 
-    def _candidates(self, binding: PortBinding) -> Iterator[int]:
+    def _candidates(self, binding: PortBinding, host_ip: IPAddress) -> Iterator[int]:
         """The range once around, beginning behind the port that it gave last."""
         first, last = (binding.first, binding.last) if binding.first else self._ephemeral
-        key = (binding.transport, binding.host_ip, first, last)
+        key = (binding.transport, host_ip, first, last)
         begin = self._last.get(key, last) + 1
         for offset in range(last - first + 1):
             port = first + (begin - first + offset) % (last - first + 1)
             self._last[key] = port
             yield port
 
-    def _bind(self, binding: PortBinding, port: int) -> Reservation:
-        publication = Publication(binding.transport, binding.host_ip, port, binding.container_port)
-        held = bind(publication)
-        self.take(publication)
-        return Reservation(publication, held)
+    def _bind(self, binding: PortBinding, on: Sequence[Place], port: int) -> tuple[Reservation, ...]:
+        held: list[Reservation] = []
+        try:
+            for one in on:
+                publication = Publication(
+                    binding.transport, one.host_ip, port, binding.container_port, is_relayed=one.is_relayed
+                )
+                held.append(Reservation(publication, bind(publication)))
+        except (OSError, PortConflict):
+            for reservation in held:
+                reservation.socket.close()
+            raise
+        for reservation in held:
+            self.take(reservation.publication)
+        return tuple(held)
 
 
 # --- the sockets
@@ -196,34 +270,51 @@ class PortTable:
 def bind(publication: Publication) -> socket.socket:
     """The socket that holds a port; raises PortConflict when another program has it."""
     address = (str(publication.host_ip), publication.host_port)
-    held = socket.socket(socket.AF_INET, _KINDS[publication.transport])  # may raise OSError: no descriptor left
+    held: socket.socket | None = None
     try:
-        _hold(held, address)
+        held = _socket(publication)
+        _hold(held, address, swallows=not publication.is_relayed)
     except OSError as error:
-        held.close()
+        if held is not None:
+            held.close()
+        elif error.errno not in _NO_SUCH_SOCKET:  # no descriptor left
+            raise
         reason = os.strerror(error.errno or errno.EADDRINUSE).lower()
-        raise PortConflict(
-            f"Error starting userland proxy: listen {publication.transport}4 {address[0]}:{address[1]}: bind: {reason}"
-        ) from error
+        where = f"{publication.transport}{publication.host_ip.version} {publication.shown}:{publication.host_port}"
+        raise PortConflict(f"Error starting userland proxy: listen {where}: bind: {reason}") from error
     return held
 
 
-def _hold(held: socket.socket, address: tuple[str, int]) -> None:
-    """Binds; of connections that are only in TIME_WAIT, a plain bind says EADDRINUSE, so it is tried again."""
+def _socket(publication: Publication) -> socket.socket:
+    """Sockets of [::] leave 0.0.0.0 to others.  ipv6(7), IPV6_V6ONLY"""
+    is_v6 = publication.host_ip.version == 6
+    kind, protocol = _KINDS[publication.transport]
+    made = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, kind, protocol)
+    if is_v6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
+
+
+def _hold(held: socket.socket, address: tuple[str, int], *, swallows: bool) -> None:
+    """Binds; of connections that are only in TIME_WAIT, a plain bind says EADDRINUSE, so it is tried again.
+
+    `swallows`: what comes to a UDP socket all the same is dropped.
+    """
     if held.type == socket.SOCK_DGRAM:
-        _swallow_nothing(held)
+        if swallows:
+            _swallow(held)
         held.bind(address)
         return
     try:
         held.bind(address)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+        if error.errno != errno.EADDRINUSE or held.proto == socket.IPPROTO_SCTP:
             raise
         _hold_over_time_wait(held, address)
 
 
-def _swallow_nothing(held: socket.socket) -> None:
-    """Drops what reaches a UDP socket all the same, so that nothing piles up in it.  socket(7), SO_ATTACH_FILTER"""
+def _swallow(held: socket.socket) -> None:
+    """Drops what reaches a UDP socket, so that nothing piles up in it.  socket(7), SO_ATTACH_FILTER"""
     code = ctypes.create_string_buffer(DROP_ALL, len(DROP_ALL))
     program = struct.pack("@HP", 1, ctypes.addressof(code))  # struct sock_fprog
     held.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from corten.core.journal import NFT_ELEMENT
 from corten.errors import CortenError, Internal
+from corten.network import ports
 from corten.network.conntrack import Forwarded, StaleFlows
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
 from corten.network.host import Host
 from corten.network.ports import EPHEMERAL, PortTable, Reservation
-from corten.network.values import Endpoint, Journal, PortBinding, PortConflict, Publication, Store
+from corten.network.values import ANY, Endpoint, Journal, PortBinding, PortConflict, Publication, Store
 from corten.sys import rtnetlink
+from corten.sys.rtnetlink import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,23 @@ class Publisher:
     """The ports of one engine.  Its caller holds a lock."""
 
     def __init__(
-        self, host: Host, firewall: Firewall, *, store: Store, journal: Journal, forwarded: Callable[[], Forwarded]
+        self,
+        host: Host,
+        firewall: Firewall,
+        *,
+        store: Store,
+        journal: Journal,
+        forwarded: Callable[[], Forwarded],
+        has_relay: bool = True,
     ) -> None:
+        """`has_relay`: what NAT cannot lead to a container, its shim does (daemon.json `userland-proxy`)."""
         self._host = host
         self._firewall = firewall
         self._store = store
         self._journal = journal
         self._flows = StaleFlows(host.tracking, forwarded)
         self._ports = PortTable(_ephemeral(host))
+        self._has_relay = has_relay
 
     def take(self, endpoints: Endpoints) -> None:
         """Counts their ports as taken: shims hold the sockets."""
@@ -59,31 +70,39 @@ class Publisher:
             for publication in endpoint.publications:
                 self._ports.take(publication)
 
-    def publish(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> Published:
-        """All of them, or none and PortConflict in Docker's words.
+    def publish(
+        self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding], default: IPAddress = ANY
+    ) -> Published:
+        """All of them, beside those that it has, or none and PortConflict in Docker's words.
 
+        `default`: the host's address of those that name none.
         Raises FileNotFoundError when the firewall's table is gone.
         """
-        reservations = self._reserve(endpoint, name, bindings)
+        reservations = self._reserve(endpoint, name, bindings, default)
         if not reservations:
             return Published(endpoint, ())
-        wider = endpoint
+        added, wider = tuple(one.publication for one in reservations), endpoint
         try:
-            wider = self._widen(endpoint, tuple(one.publication for one in reservations))
-            self._open(wider)
+            wider = self._record(endpoint, (*endpoint.publications, *added))
+            self._open(wider, added)
         except (OSError, CortenError) as error:
             self._give_back(reservations)
-            self._narrow(wider)  # nothing of the elements' transaction is in the kernel
+            if wider is not endpoint:
+                self._record(wider, endpoint.publications)  # nothing of the elements' transaction is in the kernel
             if isinstance(error, FileNotFoundError | CortenError):
                 raise
             raise Internal(f"ports of {name}: {error}") from error
         return Published(wider, reservations)
 
-    def _reserve(self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding]) -> tuple[Reservation, ...]:
+    def _reserve(
+        self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding], default: IPAddress
+    ) -> tuple[Reservation, ...]:
         held: list[Reservation] = []
+        can_listen = ports.is_v6_listenable()
         try:
             for binding in bindings:
-                held.append(self._ports.reserve(binding))
+                on = ports.places(binding, default, endpoint, has_relay=self._has_relay, is_v6_listenable=can_listen)
+                held += self._ports.reserve(binding, on)
         except OSError as error:  # no descriptor left
             self._give_back(held)
             raise Internal(f"ports of {name}: {error.strerror}") from error
@@ -98,56 +117,84 @@ class Publisher:
             one.socket.close()
             self._ports.release(one.publication)
 
-    def _widen(self, endpoint: Endpoint, publications: tuple[Publication, ...]) -> Endpoint:
-        with self._store.transaction():
-            ports = [one.key for one in publications]
-            entry = self._journal.begin(NFT_ELEMENT, endpoint.endpoint_id, ports=ports)
-            wider = dataclasses.replace(endpoint, publications=publications, journal=(*endpoint.journal, entry))
-            self._store.save(wider)
-        return wider
+    def _record(self, endpoint: Endpoint, publications: tuple[Publication, ...]) -> Endpoint:
+        """The endpoint with these ports, recorded; the journal's entry of its elements lives as long as there are any.
 
-    def _narrow(self, endpoint: Endpoint) -> Endpoint:
-        """The record without ports, and without the journal entry that is theirs."""
-        if not endpoint.publications:
-            return endpoint
-        narrow = dataclasses.replace(endpoint, publications=(), journal=endpoint.journal[:1])
+        `endpoint`: as it was recorded last.
+        """
+        link, old = endpoint.journal[:1], endpoint.journal[1:]
         with self._store.transaction():
-            self._store.save(narrow)
-            self._journal.done(*endpoint.journal[1:])
-        return narrow
+            begun = [one.key for one in publications]
+            entry = (self._journal.begin(NFT_ELEMENT, endpoint.endpoint_id, ports=begun),) if begun else ()
+            changed = dataclasses.replace(endpoint, publications=publications, journal=(*link, *entry))
+            self._store.save(changed)
+            self._journal.done(*old)
+        return changed
 
-    def _open(self, endpoint: Endpoint) -> None:
+    def _open(self, endpoint: Endpoint, added: tuple[Publication, ...]) -> None:
         link = self._host.links.link(endpoint.link)
         if link is not None:
             self._host.links.send(rtnetlink.hairpin_on(link.index))
         try:
-            self._firewall.publish(endpoint)
+            self._firewall.publish(endpoint, added)
         except Internal as error:
             if self._firewall.exists():
                 raise
             raise FileNotFoundError(self._firewall.table) from error
-        self.check_flows(endpoint)
+        self._flows.check(udp_ports(added))
 
-    def unpublish(self, endpoint: Endpoint) -> Endpoint:
-        """Withdraws every port; the connection stays.  The endpoint without them."""
-        self.withdraw(endpoint)
-        narrow = self._narrow(endpoint)
-        self.check_flows(endpoint)
+    def unpublish(self, endpoint: Endpoint, gone: Collection[Publication]) -> Endpoint:
+        """Withdraws some of its ports, or all; the connection stays.  The endpoint without them."""
+        self._firewall.unpublish(endpoint, gone)
+        rest = tuple(one for one in endpoint.publications if one not in gone)
+        narrow = self._record(endpoint, rest)
+        for publication in gone:
+            self._ports.release(publication)
+        self._flows.check(udp_ports(gone))
         return narrow
 
     def withdraw(self, endpoint: Endpoint) -> None:
         """Out of the firewall, and free for others; the record says nothing of it yet."""
-        self._firewall.unpublish(endpoint)
+        self._firewall.unpublish(endpoint, endpoint.publications)
         for publication in endpoint.publications:
             self._ports.release(publication)
 
+    def move(self, old: Endpoint, new: Endpoint) -> tuple[Endpoint, Endpoint]:
+        """The ports of one endpoint of a container to another of it: both as they are then.
+
+        One transaction of the firewall, so that a port is never closed; the shim holds the sockets all the while.  What
+        can be relayed, or need not be any more, is what the new one's addresses say.
+        """
+        kept = tuple(self._moved(old.publications, new))
+        with self._store.transaction():
+            wider = self._record(new, (*new.publications, *kept))
+            narrow = self._record(old, ())
+        self._firewall.replace(old, wider)
+        if (link := self._host.links.link(new.link)) is not None:
+            self._host.links.send(rtnetlink.hairpin_on(link.index))
+        for gone in {one.key: one for one in old.publications}.keys() - {one.key for one in kept}:
+            self._ports.release(next(one for one in old.publications if one.key == gone))
+        self._flows.check(udp_ports(old.publications))
+        return narrow, wider
+
+    def _moved(self, publications: Iterable[Publication], new: Endpoint) -> Iterator[Publication]:
+        for one in publications:
+            place = ports.place(one.host_ip, one.transport, new, has_relay=self._has_relay)
+            if place is not None:
+                yield dataclasses.replace(one, is_relayed=place.is_relayed)
+
     def check_flows(self, endpoint: Endpoint) -> None:
         """Has UDP flows to its ports looked at soon: NAT decides once per flow."""
-        self._flows.check({one.host_port for one in endpoint.publications if one.transport == "udp"})
+        self._flows.check(udp_ports(endpoint.publications))
 
     def settle(self) -> bool:
         """Waits until stale UDP flows are forgotten; False when that takes longer than 10 s."""
         return self._flows.settle()
+
+
+def udp_ports(publications: Iterable[Publication]) -> set[int]:
+    """The host's ports of those that are UDP."""
+    return {one.host_port for one in publications if one.transport == "udp"}
 
 
 def _ephemeral(host: Host) -> tuple[int, int]:

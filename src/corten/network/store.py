@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_network
 from typing import Any, Final
@@ -12,7 +12,7 @@ import msgspec
 
 from corten.core.metadata import Database
 from corten.errors import Conflict
-from corten.network.values import Endpoint, Network, Subnet
+from corten.network.values import Endpoint, Network, Publication, Subnet
 
 SCHEMA = (
     (
@@ -83,23 +83,32 @@ class DatabaseStore:
             tx.execute("INSERT OR REPLACE INTO network_settings VALUES (?, ?)", (key, value))
 
 
-_ADDRESSES: Final = (IPv4Address, IPv6Address, IPv4Interface, IPv6Interface)
-
-
 def encode(value: Endpoint | Network) -> bytes:
     """As JSON."""
     return msgspec.json.encode(value, enc_hook=str)
 
 
+# msgspec reads no union of addresses of two kinds by itself
+_READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "address": IPv4Interface,
+    "gateway": IPv4Address,
+    "address6": IPv6Interface,
+    "gateway6": IPv6Address,
+    "journal": tuple,
+    "publications": lambda found: tuple(_publication(one) for one in found),
+}
+
+
 def decode(record: bytes) -> Endpoint:
     """The endpoint in a record."""
-    return msgspec.json.decode(record, type=Endpoint, dec_hook=_address)
+    raw = msgspec.json.decode(record)
+    return Endpoint(
+        **{key: _READ[key](value) if key in _READ and value is not None else value for key, value in raw.items()}
+    )
 
 
-def _address(kind: Any, value: object) -> Any:
-    if kind not in _ADDRESSES:
-        raise TypeError(f"{kind} in a record of the network")
-    return kind(str(value))
+def _publication(raw: dict[str, Any]) -> Publication:
+    return Publication(**{**raw, "host_ip": ip_address(raw["host_ip"])})
 
 
 def decode_network(record: bytes) -> Network:
@@ -110,7 +119,6 @@ def decode_network(record: bytes) -> Network:
 
 
 def _subnet(raw: dict[str, Any]) -> Subnet:
-    """msgspec reads no union of addresses of two kinds by itself."""
     return Subnet(
         network=ip_network(raw["network"]),
         gateway=ip_address(raw["gateway"]),

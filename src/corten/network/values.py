@@ -15,8 +15,9 @@ from corten.errors import Internal
 from corten.network import options as words
 from corten.sys.rtnetlink import IPAddress, IPInterface, IPNetwork
 
-Transport = Literal["tcp", "udp"]
-ANY = IPv4Address("0.0.0.0")
+Transport = Literal["tcp", "udp", "sctp"]
+ANY, ANY6 = IPv4Address("0.0.0.0"), IPv6Address("::")
+LOOPBACK6 = IPv6Address("::1")
 
 DEFAULT_NETWORK = "bridge"
 DEFAULT_MTU = 1500
@@ -28,28 +29,41 @@ class PortConflict(Internal):
 
 @dataclass(frozen=True, slots=True)
 class PortBinding:
-    """A request to publish: any free port of `first`..`last` (both 0: an ephemeral one) on `host_ip`."""
+    """A request to publish: any free port of `first`..`last` (both 0: an ephemeral one) on `host_ip`.
+
+    Without one it is the network's address for that, or every IPv4 and every IPv6 address, with one number.
+    """
 
     transport: Transport
     container_port: int
-    host_ip: IPv4Address = ANY
+    host_ip: IPAddress | None = None
     first: int = 0
     last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A published port."""
+    """A published port.
+
+    `is_relayed`: the shim listens on its socket and passes on what NAT leaves: what comes to an IPv6 address, where the
+    container has none, and to ::1, which no NAT leads elsewhere.
+    """
 
     transport: Transport
-    host_ip: IPv4Address
+    host_ip: IPAddress
     host_port: int
     container_port: int
+    is_relayed: bool = False
 
     @property
     def key(self) -> str:
         """`tcp:0.0.0.0:8080`: one name per reserved socket."""
-        return f"{self.transport}:{self.host_ip}:{self.host_port}"
+        return f"{self.transport}:{self.shown}:{self.host_port}"
+
+    @property
+    def shown(self) -> str:
+        """The host's address as it stands before a port."""
+        return f"[{self.host_ip}]" if self.host_ip.version == 6 else str(self.host_ip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +186,19 @@ class Endpoint:
     def prefix(self) -> int:
         """The subnet's prefix length."""
         return self.address.network.prefixlen if self.address is not None else 0
+
+    def target(self, publication: Publication) -> IPAddress | None:
+        """Where NAT leads a published port; None where it does not."""
+        found = self.address if publication.host_ip.version == 4 else self.address6
+        return found.ip if found is not None and publication.host_ip != LOOPBACK6 else None
+
+    @property
+    def relays(self) -> dict[str, tuple[str, int]]:
+        """Where the shim passes on what comes to a published port: (address, port) by the port's key."""
+        inside = self.address6 or self.address
+        if inside is None:
+            return {}
+        return {one.key: (str(inside.ip), one.container_port) for one in self.publications if one.is_relayed}
 
     @property
     def addresses(self) -> tuple[IPInterface, ...]:

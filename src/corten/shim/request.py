@@ -73,6 +73,13 @@ class Request:
         rows, cols = values
         return (rows, cols) if rows and cols else None
 
+    def target(self, key: str) -> tuple[str, int]:
+        """[address, port] of a socket to connect to."""
+        values = self._get(key, list, [])
+        if len(values) != 2 or not isinstance(values[0], str) or type(values[1]) is not int:
+            raise InvalidArgument(f"{key}: not a pair of address and port")
+        return values[0], values[1]
+
     def _get(self, key: str, kind: type[_T], default: _T) -> _T:
         value = self.message.get(key)
         if value is None:

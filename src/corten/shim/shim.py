@@ -26,6 +26,7 @@ from corten.shim.log import open_log
 from corten.shim.loop import Loop
 from corten.shim.orphans import OrphanReaper
 from corten.shim.protocol import NETNS_FD, Message
+from corten.shim.relay import Relays
 from corten.shim.request import Request, attach_options
 from corten.shim.rest import Rest
 from corten.shim.rootfs import RootMount
@@ -44,7 +45,7 @@ class Shim:
     """
 
     __slots__ = (
-        "_directory", "_facts", "_held", "_helper_directory", "_id", "_loop", "_reaper", "_server",
+        "_directory", "_facts", "_held", "_helper_directory", "_id", "_loop", "_reaper", "_relays", "_server",
         "_shutting_down", "_socket_inode", "_task", "_tenant",
     )  # fmt: skip
 
@@ -68,6 +69,7 @@ class Shim:
         self._server = Server(self._loop, self)
         self._task = Task(directory, self._loop, self._server.broadcast)
         self._held: dict[str, int] = {}
+        self._relays: Relays | None = None
         self._reaper: OrphanReaper | None = None
         self._shutting_down = False
         self._socket_inode = 0
@@ -305,8 +307,21 @@ class Shim:
                 os.close(fd)
                 fd = NETNS_FD
             self._held[name] = fd
+        self._relay(request.nested("relays"))
+
+    def _relay(self, wanted: Request) -> None:
+        """Pass on what comes to held sockets: {name: [address, port]}, also of those that were held before."""
+        for name in wanted.message.keys() - {"op"}:
+            address, port = wanted.target(name)
+            if name not in self._held:
+                raise InvalidArgument(f"relays: {name!r} is not held")
+            if self._relays is None:
+                self._relays = Relays(self._loop)
+            self._relays.serve(name, self._held[name], (address, port))
 
     def _drop(self, name: str) -> None:
+        if self._relays is not None:
+            self._relays.end(name)
         fd = self._held.pop(name, -1)
         if fd == NETNS_FD:
             reserve_netns_fd()

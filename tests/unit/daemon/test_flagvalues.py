@@ -94,6 +94,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--signal-senders"], {"signal-senders": True}),
     (["--shutdown-timeout", "7"], {"shutdown-timeout": 7}),
     (["-s", "overlay2"], {"storage-driver": "overlay2"}),
+    (["--userland-proxy=false"], {"userland-proxy": False}),
     (["--userns-remap", "default"], {"userns-remap": "default"}),
     (["--storage-opt", "overlay2.size=1g"], {"storage-opts": ["overlay2.size=1g"]}),
 ]

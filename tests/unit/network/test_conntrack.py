@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
 from corten.network import conntrack
 from corten.network.conntrack import Flow, Forwarded, StaleFlows
-from corten.network.values import ANY
+from corten.network.values import ANY, ANY6, LOOPBACK6
 from corten.sys import netlink
 from corten.sys.netlink import Request, attribute, nested, u8, u32
+from corten.sys.rtnetlink import IPAddress
 
 HOST, CONTAINER, OTHER = (IPv4Address(text) for text in ("192.0.2.1", "172.17.0.2", "172.17.0.3"))
 
@@ -45,6 +46,31 @@ def test_a_flow_is_read() -> None:
     assert flow is not None
     assert (flow.destination, flow.port, flow.answers_from, flow.answers_port) == (HOST, 53, CONTAINER, 5353)
     assert netlink.attributes(flow.handle).keys() == {conntrack.CTA_TUPLE_ORIG, conntrack.CTA_ID}
+
+
+def test_a_flow_of_ipv6_is_read_and_forgotten_as_such() -> None:
+    def addresses(kind: int, source: str, target: str, port: int) -> bytes:
+        both = attribute(conntrack.CTA_IP_V6_SRC, IPv6Address(source).packed)
+        both += attribute(conntrack.CTA_IP_V6_DST, IPv6Address(target).packed)
+        transport = u8(conntrack.CTA_PROTO_NUM, 17)
+        transport += attribute(conntrack.CTA_PROTO_SRC_PORT, port.to_bytes(2, "big"))
+        transport += attribute(conntrack.CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
+        return nested(kind, nested(conntrack.CTA_TUPLE_IP, both), nested(conntrack.CTA_TUPLE_PROTO, transport))
+
+    body = conntrack.NFGENMSG6 + addresses(conntrack.CTA_TUPLE_ORIG, "2001:db8::9", "2001:db8::1", 53)
+    flow = conntrack.parse_flow(body + addresses(conntrack.CTA_TUPLE_REPLY, "fd00::2", "2001:db8::9", 5353))
+    assert flow is not None
+    assert (flow.destination, flow.answers_from) == (IPv6Address("2001:db8::1"), IPv6Address("fd00::2"))
+    assert conntrack.delete(flow).body.startswith(conntrack.NFGENMSG6)
+    there = Forwarded({(ANY6, 53): (IPv6Address("fd00::2"), 5353)}, [], {IPv6Address("2001:db8::1")})
+    assert not there.is_stale(flow)
+    assert Forwarded({}, [IPv6Network("fd00::/64")], there.local).is_stale(flow)
+
+
+def test_what_goes_to_the_relay_is_nobodys_business() -> None:
+    ports: dict[tuple[IPAddress, int], tuple[IPAddress, int]] = {(ANY6, 53): (IPv6Address("fd00::2"), 53)}
+    local = Flow(LOOPBACK6, 53, LOOPBACK6, 53, b"")
+    assert not Forwarded(ports, [IPv6Network("fd00::/64")], {LOOPBACK6}).is_stale(local)
 
 
 def test_what_is_not_udp_is_passed_over() -> None:

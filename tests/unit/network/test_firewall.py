@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
 
@@ -56,10 +57,35 @@ class Recorder:
 
 
 def test_a_port_on_all_addresses_is_looked_up_by_port_and_any_other_by_address() -> None:
-    assert firewall.elements(endpoint(WEB, LOCAL_DNS)) == {
+    assert firewall.elements(endpoint(), (WEB, LOCAL_DNS)) == {
         "by_port": ["tcp . 8080 : 172.17.0.2 . 80"],
         "by_address": ["127.0.0.1 . udp . 53 : 172.17.0.2 . 5353"],
     }
+
+
+def test_ipv6_ports_lead_to_the_ipv6_address_and_those_of_the_relay_alone_nowhere() -> None:
+    both = dataclasses.replace(endpoint(), address6=IPv6Interface("fd00::2/64"))
+    everywhere, there, local = (
+        Publication("tcp", IPv6Address(one), 8080, 80, is_relayed=one != "2001:db8::1")
+        for one in ("::", "2001:db8::1", "::1")
+    )
+    assert firewall.elements(both, (WEB, everywhere, there, local)) == {
+        "by_port": ["tcp . 8080 : 172.17.0.2 . 80"],
+        "by_port6": ["tcp . 8080 : fd00::2 . 80"],
+        "by_address6": ["2001:db8::1 . tcp . 8080 : fd00::2 . 80"],
+    }
+    assert firewall.elements(endpoint(), (everywhere,)) == {}
+
+
+def test_ports_move_from_one_endpoint_to_another_in_one_transaction() -> None:
+    nft, new = Recorder(), dataclasses.replace(endpoint(WEB), address=IPv4Interface("10.0.0.2/24"))
+    Firewall("0123abcd", nft).replace(endpoint(WEB), new)
+    (commands,) = nft.ran
+    assert commands.splitlines() == [
+        "add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }",
+        "delete element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }",
+        "add element inet corten-0123abcd by_port { tcp . 8080 : 10.0.0.2 . 80 }",
+    ]
 
 
 def test_the_table_is_written_over_in_one_transaction_with_every_port() -> None:
@@ -161,14 +187,14 @@ def test_frames_within_other_bridges_pass_unless_their_name_is_no_word() -> None
 def test_an_endpoint_without_ports_runs_nothing() -> None:
     nft = Recorder()
     wall = Firewall("0123abcd", nft)
-    wall.publish(endpoint())
-    wall.unpublish(endpoint())
+    wall.publish(endpoint(), ())
+    wall.unpublish(endpoint(), ())
     assert nft.ran == []
 
 
 def test_taking_a_port_away_is_one_transaction_that_may_be_repeated() -> None:
     nft = Recorder()
-    Firewall("0123abcd", nft).unpublish(endpoint(WEB))
+    Firewall("0123abcd", nft).unpublish(endpoint(), (WEB,))
     assert nft.ran == [
         "add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
         "delete element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
@@ -176,13 +202,13 @@ def test_taking_a_port_away_is_one_transaction_that_may_be_repeated() -> None:
 
 
 def test_a_table_that_is_gone_has_taken_its_ports_along() -> None:
-    Firewall("0123abcd", Recorder(refusal="No such file or directory")).unpublish(endpoint(WEB))
+    Firewall("0123abcd", Recorder(refusal="No such file or directory")).unpublish(endpoint(), (WEB,))
 
 
 def test_a_port_that_has_become_anothers_is_not_taken_away() -> None:
     nft = Recorder(tables=("corten-0123abcd",), refusal="Could not process rule: File exists")
     with pytest.raises(Internal, match="nftables table corten-0123abcd: Could not process rule: File exists"):
-        Firewall("0123abcd", nft).unpublish(endpoint(WEB))
+        Firewall("0123abcd", nft).unpublish(endpoint(), (WEB,))
 
 
 @pytest.mark.parametrize("protocol", ["tcp", 6])

@@ -60,6 +60,18 @@ def test_a_record_of_a_release_with_one_address_is_read() -> None:
     assert decode(json.dumps(raw).encode()) == ENDPOINT
 
 
+def test_ports_of_both_kinds_of_addresses_come_back_as_they_went() -> None:
+    ports = (Publication("tcp", ANY, 80, 80), Publication("sctp", IPv6Address("::1"), 81, 82, is_relayed=True))
+    assert decode(encode(replace(ENDPOINT, publications=ports))).publications == ports
+
+
+def test_a_port_of_an_earlier_release_is_not_relayed() -> None:
+    raw = json.loads(encode(ENDPOINT))
+    for one in raw["publications"]:
+        del one["is_relayed"]
+    assert decode(json.dumps(raw).encode()) == ENDPOINT
+
+
 def test_a_network_comes_back_as_it_went() -> None:
     assert decode_network(encode(NETWORK)) == NETWORK
 
