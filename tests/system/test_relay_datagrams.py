@@ -30,7 +30,7 @@ class Lab:
         self._node = node
         self._loop = Loop()
         self._relays = Relays(self._loop)
-        self.held = self.socket(socket.AF_INET6)
+        self.held = self.open(socket.AF_INET6)
         self.held.bind(("::", 0))
         self.server = self.listen()
         self.serve(self.server)
@@ -41,7 +41,7 @@ class Lab:
         self._relays.end(NAME)
         self.turn()
 
-    def socket(self, family: int = socket.AF_INET) -> socket.socket:
+    def open(self, family: int = socket.AF_INET) -> socket.socket:
         """One of the namespace."""
         made = self._node.call(lambda: socket.socket(family, socket.SOCK_DGRAM))
         self._undo.enter_context(made).settimeout(PATIENCE_S)
@@ -49,7 +49,7 @@ class Lab:
 
     def listen(self) -> socket.socket:
         """A server to lead to."""
-        made = self.socket()
+        made = self.open()
         made.bind(("127.0.0.1", 0))
         return made
 
@@ -59,7 +59,7 @@ class Lab:
 
     def asker(self) -> socket.socket:
         """Somebody who asks ::1."""
-        made = self.socket(socket.AF_INET6)
+        made = self.open(socket.AF_INET6)
         made.connect(("::1", self.held.getsockname()[1]))
         return made
 
@@ -73,7 +73,8 @@ class Lab:
         while not select.select([sock], [], [], 0)[0]:
             assert time.monotonic() < end
             self.turn()
-        return sock.recvfrom(100)
+        data, address = sock.recvfrom(100)
+        return data, address
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_where_nobody_listens_datagrams_are_lost_and_later_ones_are_not(lab: Lab
     asker.send(b"lost")
     for _ in range(3):
         lab.turn()
-    again = lab.socket()
+    again = lab.open()
     again.bind(address)
     for _ in range(3):  # the first one may meet the error of the lost one
         asker.send(b"there")

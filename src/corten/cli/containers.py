@@ -12,12 +12,14 @@ from corten import errors
 from corten.cli import stream
 from corten.cli.command import Command, Failure, confirmed, daemon_error, each, operands
 from corten.cli.flags import Integer, OldName, go_integer
+from corten.cli.ports import parse_ports
 from corten.cli.pruning import dry_query, dry_run_flag, write_pruned
 from corten.cli.session import Session, pass_session
 from corten.cli.table import align, filter_flag, filters
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _MANY = "CONTAINER [CONTAINER...]"
+_PORT_CHANGES = {"add": "Add", "rm": "Remove"}
 _MOMENT = '(e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)'
 _SINCE = f"Show logs since timestamp {_MOMENT}"
 _UNTIL = f"Show logs before a timestamp {_MOMENT}"
@@ -216,9 +218,19 @@ def _moment(flag: str, text: str) -> str:
         raise Failure(f'invalid value for "{flag}": {error.text}') from None
 
 
+class _PortCommand(Command):
+    """`port add web 8080:80` has three words and more; Docker's own form has two at most."""
+
+    def _check_count(self, ctx: click.Context, given: int) -> None:
+        if given < 3 or ctx.params["operands"][0] not in _PORT_CHANGES:
+            super()._check_count(ctx, given)
+
+
 @click.command(
     "port",
-    cls=Command,
+    cls=_PortCommand,
+    epilog="port add CONTAINER [[IP:]HOSTPORT:]PORT[/PROTOCOL]... publishes more ports of a container, which may run; "
+    "port rm CONTAINER [[IP:]HOSTPORT:]PORT[/PROTOCOL]... publishes them no more.",
     operands="CONTAINER [PRIVATE_PORT[/PROTO]]",
     at_least=1,
     at_most=2,
@@ -228,6 +240,14 @@ def _moment(flag: str, text: str) -> str:
 @pass_session
 def port(session: Session, /, operands: tuple[str, ...]) -> None:
     """Lists published ports."""
+    if len(operands) > 2:
+        try:
+            _, bindings = parse_ports(operands[2:])
+        except errors.InvalidArgument as error:
+            raise Failure(error.text) from None
+        body = {_PORT_CHANGES[operands[0]]: bindings}
+        session.client.json("POST", f"/containers/{operands[1]}/corten/ports", body=body)
+        return
     ports = session.client.json("GET", f"/containers/{operands[0]}/json")["NetworkSettings"]["Ports"] or {}
     wanted = operands[1] if len(operands) > 1 else ""
     if wanted:

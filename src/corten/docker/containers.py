@@ -16,7 +16,7 @@ from corten.docker.query import integer
 from corten.docker.streams import close, json_line
 from corten.docker.versions import INSPECT_RULES, LIST_RULES, adapt_answer, adapt_create
 from corten.errors import CortenError, Internal, InvalidArgument, NotFound, NotModified, Unavailable, from_kind
-from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig, PortsRequest
 from corten.spec.docker_parse import parse_create
 
 STATS_PERIOD_S = 1.0
@@ -52,6 +52,11 @@ async def trace(call: Call) -> web.StreamResponse:
 async def why(call: Call) -> web.StreamResponse:
     """Ours: how the last run ended, with the evidence."""
     return call.answer(await call.engine.container_why(call.args[0]))
+
+
+async def ports(call: Call) -> web.StreamResponse:
+    """Ours: other published ports for a container that exists."""
+    return call.answer(await call.engine.container_ports(call.args[0], await call.json(PortsRequest)))
 
 
 async def start(call: Call) -> web.StreamResponse:

@@ -49,6 +49,7 @@ SERVED: tuple[tuple[str, str, Operation], ...] = (
     ("GET", "/containers/{}/changes", archives.changes),
     ("GET", "/containers/{}/corten/trace", containers.trace),
     ("GET", "/containers/{}/corten/why", containers.why),
+    ("POST", "/containers/{}/corten/ports", containers.ports),
     ("POST", "/corten/explain", containers.explain),
     ("POST", "/containers/create", containers.create),
     ("POST", "/containers/prune", containers.prune),

@@ -128,6 +128,16 @@ class Decider:
             changed = policyvalues.told(policyvalues.carried(after, changed), changed, counts, function)
         return changed
 
+    async def allow(self, container: Container, changed: Effective) -> None:
+        """Asks whether a container may become that.  What policies would change of it waits for its next update.
+
+        Raises PermissionDenied where a policy refuses.
+        """
+        policies = self._parts.policies
+        for function in policies.functions:
+            shown = self._view(changed, verb="update", name=container.name, image_id=container.record.image_id)
+            policyvalues.checked(await policies.ask(function, shown), function)
+
     async def _existing(self, host: HostConfig) -> frozenset[str]:
         needed = [mount.source for mount in host.mounts or () if mountspec.needs_source(mount)]
         return frozenset({source for source in needed if await self._exists(source)})

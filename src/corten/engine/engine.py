@@ -44,6 +44,7 @@ from corten.engine.metrics import Metrics
 from corten.engine.naming import Naming
 from corten.engine.networkops import NetworkOps
 from corten.engine.parts import Parts
+from corten.engine.publishing import Publishing
 from corten.engine.pulls import Pulls
 from corten.engine.pushes import Pushes
 from corten.engine.recovery import Recovery
@@ -135,6 +136,7 @@ class Engine:
         self.network_connect = lasting(networks.connect)
         self.network_disconnect = lasting(networks.disconnect)
         self.network_prune = networks.prune
+        self.container_ports = lasting(Publishing(parts, self._life).change)
 
     def _serve_volumes(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal) -> None:
         volumes, mounts = Volumes(parts), VolumeMounts(parts)

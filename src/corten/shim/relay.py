@@ -120,6 +120,8 @@ class _Tcp:
         self._loop = loop
         self._relays = relays
         self._pairs: set[_Pair] = set()
+        # past TIME_WAIT of what was accepted here before, and those of this one will let others; a listener lets nobody
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.listen(_BACKLOG)
         loop.add(listener.fileno(), READ, self._ready)
 

@@ -41,6 +41,7 @@ __all__ = [
     "NetworkDisconnectRequest",
     "NetworkingConfig",
     "PortBinding",
+    "PortsRequest",
     "Resources",
     "RestartPolicy",
     "ThrottleDevice",
@@ -185,6 +186,13 @@ class PortBinding(_Value, frozen=True):
 
     host_ip: str = ""
     host_port: str = ""
+
+
+class PortsRequest(_Value, frozen=True):
+    """`POST /containers/{id}/corten/ports`: ports to publish, and to publish no more; the latter go first."""
+
+    add: dict[str, list[PortBinding] | None] | None = None
+    remove: dict[str, list[PortBinding] | None] | None = None
 
 
 class BindOptions(_Value, frozen=True):

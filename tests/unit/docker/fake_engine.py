@@ -20,7 +20,7 @@ import msgspec
 
 from corten.docker.engine_api import AttachOptions, ClientStream, Filters, Json, LogOptions
 from corten.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, NotModified
-from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig
+from corten.spec.docker import ContainerCreateRequest, ContainerUpdateRequest, ExecConfig, PortsRequest
 from unit.docker.fake_images import IMAGE, IMAGE_ID, FakeImages
 from unit.docker.fake_networks import FakeNetworks
 from unit.docker.fake_volumes import FakeVolumes
@@ -225,6 +225,10 @@ class FakeEngine(FakeImages, FakeVolumes, FakeNetworks):
 
     async def container_trace(self, ref: str) -> Json:
         return {"steps": [], "phases": [], "id": self.find(ref).id}
+
+    async def container_ports(self, ref: str, request: PortsRequest) -> Json:
+        self.calls.append(("ports", self.find(ref).id, request))
+        return {"Ports": {}}
 
     async def container_why(self, ref: str) -> Json:
         return {"Id": self.find(ref).id, "Verdict": None}

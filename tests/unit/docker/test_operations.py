@@ -88,7 +88,6 @@ async def test_unknown_paths_and_methods_are_not_found(client: Client, method: s
 @pytest.mark.parametrize(
     ("method", "path", "message"),
     [
-        ("POST", "/v1.51/networks/create", "network create is not supported yet"),
         ("POST", "/swarm/init", "swarm init is not supported yet"),
         ("POST", "/build", "image build is not supported yet"),
         ("GET", "/images/search", "image search is not supported yet"),
