@@ -15,8 +15,22 @@ refused(
     {"bridge": {"IPAMConfig": {"IPv6Address": "fd00::9"}}},
     "user specified IP address",
 )
-refused(f"{ENDPOINT}.IPAMConfig.LinkLocalIPs", {"bridge": {"IPAMConfig": {"LinkLocalIPs": ["169.254.3.4"]}}})
-refused(f"{ENDPOINT}.Links", {"bridge": {"Links": ["other"]}})
+NOT_IN_CONFIG = "nothing in config.json: the link is the engine's"
+NETWORK = "NetworkSettings/Networks/bridge"
+seen(
+    f"{ENDPOINT}.IPAMConfig.LinkLocalIPs",
+    {"bridge": {"IPAMConfig": {"LinkLocalIPs": ["169.254.3.4"]}}},
+    inspect=(f"{NETWORK}/IPAMConfig/LinkLocalIPs", ["169.254.3.4"]),
+    script="ip -o addr show dev eth0",
+    expect=has("169.254.3.4/16"),
+    why=NOT_IN_CONFIG,
+)
+seen(
+    f"{ENDPOINT}.Links",
+    {"bridge": {"Links": ["other:alias"]}},
+    inspect=(f"{NETWORK}/Links", ["other:alias"]),
+    why="it is a name on networks of the user's own alone",
+)
 seen(
     f"{ENDPOINT}.MacAddress",
     {"bridge": {"MacAddress": "02:42:ac:11:77:02"}},
@@ -26,8 +40,21 @@ seen(
     why="nothing in config.json: the link is the engine's",
 )
 refused(f"{ENDPOINT}.Aliases", {"bridge": {"Aliases": ["other"]}}, "network-scoped alias")
-refused(f"{ENDPOINT}.DriverOpts", {"bridge": {"DriverOpts": {"a": "b"}}})
-refused(f"{ENDPOINT}.GwPriority", {"bridge": {"GwPriority": 5}})
+IFNAME = {"com.docker.network.endpoint.ifname": "wire7"}
+seen(
+    f"{ENDPOINT}.DriverOpts",
+    {"bridge": {"DriverOpts": IFNAME}},
+    inspect=(f"{NETWORK}/DriverOpts", IFNAME),
+    script="ls /sys/class/net",
+    expect=has("wire7"),
+    why=NOT_IN_CONFIG,
+)
+seen(
+    f"{ENDPOINT}.GwPriority",
+    {"bridge": {"GwPriority": 5}},
+    inspect=(f"{NETWORK}/GwPriority", 5),
+    why="one network is the gateway whatever its priority",
+)
 for name, value in (
     ("NetworkID", "ab" * 32),
     ("EndpointID", "cd" * 32),

@@ -220,11 +220,9 @@ def test_trace_shows_phases_and_steps(box: CortenEngine) -> None:
     assert re.search(r"\d+\.\d\d ms in \d+ steps", text)
 
 
-def test_field_that_is_not_supported_is_named(box: CortenEngine) -> None:
-    done = box.corten("run", "--rm", "--link-local-ip", "169.254.1.1", IMAGE, "true")
-    assert done.returncode == 125
-    assert "LinkLocalIPs" in done.stderr
-    assert "not supported yet" in done.stderr
+def test_a_link_local_address_is_on_the_interface(box: CortenEngine) -> None:
+    done = box.corten("run", "--rm", "--link-local-ip", "169.254.1.1", IMAGE, "ip", "-o", "addr", "show", "eth0")
+    assert "inet 169.254.1.1/16" in done.stdout, done.stderr
 
 
 def test_engine_that_does_not_answer_is_named() -> None:

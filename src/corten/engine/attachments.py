@@ -1,31 +1,41 @@
 """The networks that a container is on: those of its configuration, in the kernel while it runs.
 
-At a start it joins the network of its mode first, as eth0, then the others as eth1 and on.  One of them leads to the
-outside: that with the greatest priority as a gateway, then one that is not internal, then by name (libnetwork,
-Endpoint.Less).  Published ports are those of that one.
+At a start it joins all of them, in the order of `by_rank`, as eth0, eth1 and on; what a running one joins later gets
+the first number that is free.  One network leads to the outside, for IPv4 and IPv6 each: the first of them that is not
+internal and has the version.  Published ports are those of the first network.
+
+by_rank: what is not internal, then the greatest priority as a gateway, then what has IPv6, then by name (libnetwork,
+Endpoint.Less).
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Final, Protocol
 
 from corten.core.events import EventBus
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import network_event
-from corten.engine.networks import FIXED, Networks
-from corten.errors import InvalidArgument
+from corten.engine.networks import Networks
+from corten.errors import Conflict, InvalidArgument
 from corten.network.bridge import BridgeDriver
-from corten.network.values import Endpoint, Network, Publication, Wanted
+from corten.network.values import FIXED, Endpoint, Network, Publication, Wanted
 from corten.spec.address import mac_address
 from corten.spec.docker import EndpointSettings
+from corten.sys.rtnetlink import IPAddress, IPInterface
 
+SHARED: Final = (
+    "container sharing network namespace with another container or host cannot be connected to any other network"
+)
 INTERFACE: Final = "eth"
+INTERFACE_OPTION: Final = "com.docker.network.endpoint.ifname"
+_INTERFACE_NAME: Final = re.compile(r"[!-.0-9;-~]{1,15}")  # no blank, slash or colon: dev_valid_name of the kernel
 _FIXED_DRIVERS: Final = frozenset(FIXED.values())
 
 
@@ -60,16 +70,23 @@ class Attachments:
         self._parts = parts
 
     def wanted(self, effective: Effective) -> tuple[Attachment, ...]:
-        """The networks of a configuration, that of its mode first; none with `container:ID`.  Raises NotFound."""
-        mode = effective.network
-        if mode.startswith("container:"):
-            return ()
+        """The networks of a configuration, by rank; none with `container:ID`.  Raises NotFound, InvalidArgument."""
+        if effective.network == "host":  # what else it asks for would be the host's own
+            others = effective.asked_networks.keys() - {"host"}
+            if others:
+                raise InvalidArgument(SHARED)
         find = self._parts.networks.find
         found: dict[str, Attachment] = {}
-        for name, settings in ((mode, effective.endpoint), *effective.networks.items()):
+        for name, settings in effective.asked_networks.items():
             network = find(name)
-            found.setdefault(network.network_id, Attachment(network, settings or EndpointSettings()))
-        return tuple(found.values())
+            found.setdefault(network.network_id, Attachment(network, settings))
+        return by_rank(found.values())
+
+    def current(self, container: Container) -> tuple[Attachment, ...]:
+        """Those of its networks that a running container has an interface on, by rank."""
+        asked, named = container.record.effective.asked_networks, self._parts.networks.named
+        found = ((named(name), asked.get(name) or EndpointSettings()) for name in container.endpoints)
+        return by_rank(Attachment(network, settings) for network, settings in found if network is not None)
 
     def join(
         self, container: Container, attached: Sequence[Attachment], netns_fd: int, undo: AsyncExitStack
@@ -83,29 +100,36 @@ class Attachments:
             driver.disconnect(container.id)
         undo.callback(driver.disconnect, container.id)
         places: dict[str, str] = {}
-        gateway = gateway_of(attached)
-        for number, one in enumerate(attached):
+        for one in attached:
             if one.is_connected:
-                endpoint = self.connect(container, one, netns_fd, number, is_gateway=one is gateway)
+                endpoint = self.connect(container, one, netns_fd, is_gateway=one is attached[0])
                 places[one.network.name] = endpoint.endpoint_id
             else:
                 places[one.network.name] = secrets.token_hex(32)
-        return places, self._publish(container, gateway)
+        if len(attached) > 1:
+            self.lead_out(container, netns_fd)
+        return places, self._publish(container, gateway_of(attached))
 
-    def connect(
-        self, container: Container, one: Attachment, netns_fd: int, number: int, *, is_gateway: bool
-    ) -> Endpoint:
-        """Joins one network as interface `eth<number>`."""
+    def connect(self, container: Container, one: Attachment, netns_fd: int, *, is_gateway: bool = False) -> Endpoint:
+        """Joins one network as the interface that was asked for, or the first `eth…` that is free."""
         endpoint = self._parts.bridge.connect(
             container.id,
             netns_fd,
             network_id=one.network.network_id,
             wanted=wanted_of(one.settings),
-            interface=f"{INTERFACE}{number}",
+            interface=interface_of(one.settings, {each.interface for each in container.endpoints.values()}),
             is_gateway=is_gateway,
         )
         container.endpoints[one.network.name] = endpoint
+        link_local = link_local_of(one.settings)
+        if link_local:
+            self._parts.bridge.add_addresses(netns_fd, endpoint.interface, link_local)
         return endpoint
+
+    def lead_out(self, container: Container, netns_fd: int) -> None:
+        """Makes the default routes lead over the networks that they should, after one came or went."""
+        leading = leading_of(self.current(container), container.endpoints)
+        self._parts.bridge.lead_out(netns_fd, leading)
 
     def _publish(self, container: Container, gateway: Attachment | None) -> dict[str, int]:
         effective = container.record.effective
@@ -119,8 +143,7 @@ class Attachments:
 
     def leave(self, container: Container) -> None:
         """Off all networks; its namespace is going."""
-        if any(self._parts.networks.driver_of(name) not in _FIXED_DRIVERS for name in container.record.place.networks):
-            self._parts.bridge.disconnect(container.id)
+        self._parts.bridge.disconnect(container.id)
 
     def known(self, container: Container) -> dict[str, Endpoint]:
         """A running container's endpoints by network, from the records."""
@@ -137,12 +160,42 @@ class Attachments:
                 self._parts.bus.publish(network_event(ident, action, name=name, kind=kind, container_id=container.id))
 
 
-def gateway_of(attached: Sequence[Attachment]) -> Attachment | None:
+def by_rank(attached: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    """In the order in which they are to be the gateway."""
+    return tuple(sorted(attached, key=_rank))
+
+
+def _rank(one: Attachment) -> tuple[bool, int, bool, str]:
+    network = one.network
+    return network.internal, -one.settings.gw_priority, not network.has_ipv6, network.name
+
+
+def gateway_of(attached: Iterable[Attachment]) -> Attachment | None:
     """The one whose network leads to the outside; None when there is none."""
-    connected = [one for one in attached if one.is_connected]
-    if not connected:
-        return None
-    return min(connected, key=lambda one: (-one.settings.gw_priority, one.network.internal, one.network.name))
+    return next((one for one in attached if one.is_connected), None)
+
+
+def leading_of(attached: Iterable[Attachment], endpoints: Mapping[str, Endpoint]) -> list[tuple[str, IPAddress]]:
+    """(interface, gateway) of the default route of IPv4 and of that of IPv6, where there is one."""
+    found: dict[int, tuple[str, IPAddress]] = {}
+    for one in attached:
+        endpoint = endpoints[one.network.name]
+        if not one.network.internal:
+            for gateway in endpoint.gateways:
+                found.setdefault(gateway.version, (endpoint.interface, gateway))
+    return list(found.values())
+
+
+def interface_of(settings: EndpointSettings, taken: Collection[str]) -> str:
+    """The name of an interface: the client's, or the first `eth…`.  Raises InvalidArgument, Conflict."""
+    wanted = (settings.driver_opts or {}).get(INTERFACE_OPTION, "")
+    if not wanted:
+        return next(name for number in range(len(taken) + 1) if (name := f"{INTERFACE}{number}") not in taken)
+    if not _INTERFACE_NAME.fullmatch(wanted) or wanted in (".", "..", "lo"):
+        raise InvalidArgument(f"invalid interface name: {wanted}")
+    if wanted in taken:
+        raise Conflict(f"interface name {wanted} is in use")
+    return wanted
 
 
 def wanted_of(settings: EndpointSettings) -> Wanted:
@@ -155,6 +208,12 @@ def wanted_of(settings: EndpointSettings) -> Wanted:
         aliases=tuple(settings.aliases or ()),
         options=dict(settings.driver_opts or {}),
     )
+
+
+def link_local_of(settings: EndpointSettings) -> list[IPInterface]:
+    """LinkLocalIPs as an interface has them.  Raises InvalidArgument."""
+    texts = (settings.ipam_config.link_local_ips if settings.ipam_config is not None else None) or ()
+    return [IPv6Interface((_v6(text), 64)) if ":" in text else IPv4Interface((_v4(text), 16)) for text in texts]
 
 
 def _v4(text: str) -> IPv4Address:

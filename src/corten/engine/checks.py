@@ -6,14 +6,15 @@ refused; `WITHOUT_EFFECT` those that dockerd keeps and does nothing with on Linu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from corten.engine import defaults, storage
+from corten.engine import defaults, endpointchecks, storage
 from corten.engine.host import Host, parse_list
 from corten.engine.settings import Settings
 from corten.errors import Internal, InvalidArgument
 from corten.network.files import HOST_GATEWAY, parse_extra_hosts
+from corten.network.values import Network
 from corten.spec.address import is_address, mac_address
 from corten.spec.docker import ContainerConfig, ContainerCreateRequest, HostConfig, Resources, RestartPolicy
 from corten.spec.docker_json import nonzero_fields
@@ -25,7 +26,6 @@ WITHOUT_EFFECT: Final = {
     "KernelMemoryTCP": "runtimes ignore limits of the kernel's memory",
     "UsernsMode": "this engine maps no users",
 }
-ENDPOINT_UNSUPPORTED: Final = frozenset({"Links", "DriverOpts", "GwPriority", "IPAMConfig.LinkLocalIPs"})
 NO_PERCENT: Final = "linux does not support CPU percent. Percent discarded."
 _EMPTY_KEY: Final = "the empty string is not permitted as an annotation key"
 _IPC_MODES: Final = frozenset({"", "private", "shareable", "none", "host"})
@@ -37,10 +37,6 @@ def refuse_unsupported(request: ContainerCreateRequest) -> None:
     for path, _ in nonzero_fields(request.host_config, "HostConfig"):
         if path in UNSUPPORTED:
             raise _unsupported(path)
-    for name, endpoint in (request.networking_config.endpoints_config or {}).items():
-        for path, _ in nonzero_fields(endpoint):
-            if path in ENDPOINT_UNSUPPORTED:
-                raise _unsupported(f"NetworkingConfig.EndpointsConfig.{name}.{path}")
 
 
 def _unsupported(path: str) -> InvalidArgument:
@@ -291,27 +287,13 @@ def _check_dns(address: str) -> None:
         raise InvalidArgument(f'bad nameserver address {address}: ParseAddr("{address}"): unable to parse IP')
 
 
-def check_network(request: ContainerCreateRequest) -> None:
-    """NetworkingConfig on the networks of now: bridge, none, host; Docker's refusals for the default bridge."""
+def check_network(request: ContainerCreateRequest, find: Callable[[str], Network | None]) -> None:
+    """NetworkingConfig in Docker's words; of networks that are not there, or not yet, less can be told."""
     if request.config.mac_address and not mac_address(request.config.mac_address):
         raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {request.config.mac_address}")
-    for name, endpoint in (request.networking_config.endpoints_config or {}).items():
-        if name not in ("bridge", "default"):
-            continue
-        problems = []
-        ipam = endpoint.ipam_config
-        if ipam is not None and (ipam.ipv4_address or ipam.ipv6_address):
-            problems.append("* user specified IP address is supported on user defined networks only")
-            problems.append(
-                "* user specified IP address is supported only when connecting to networks with user configured subnets"
-            )
-        if endpoint.mac_address and not mac_address(endpoint.mac_address):
-            raise InvalidArgument(f"invalid config for network bridge: invalid MAC address {endpoint.mac_address}")
-        if endpoint.aliases:
-            problems.append("network-scoped alias is supported only for containers in user defined networks")
-        if problems:
-            text = "\n".join(problems)
-            raise InvalidArgument(f"invalid config for network bridge: invalid endpoint settings:\n{text}")
+    for ref, settings in (request.networking_config.endpoints_config or {}).items():
+        name = "bridge" if ref == "default" else ref
+        endpointchecks.check_asked(name, find(name), settings)
 
 
 def check_runtime(name: str, settings: Settings) -> None:

@@ -103,6 +103,7 @@ class Decider:
             exists=wanted.existing.__contains__,
             borrowed=self._borrowed(request.host_config),
             linked=links.resolved(request.host_config, parts.roster.find),
+            find_network=parts.networks.sought,
         )
         return image, decided, warnings
 

@@ -25,7 +25,7 @@ from corten.engine.settings import Settings
 from corten.engine.signals import parse_signal
 from corten.errors import InvalidArgument
 from corten.network.ports import parse_bindings
-from corten.network.values import PortBinding
+from corten.network.values import Network, PortBinding
 from corten.runtime import effective as node_words
 from corten.runtime.effective import Node
 from corten.spec.docker import (
@@ -72,8 +72,7 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
 
     config: ContainerConfig
     host: HostConfig
-    endpoint: EndpointSettings | None = None
-    networks: dict[str, EndpointSettings] = {}  # of EndpointsConfig, besides the one of NetworkMode
+    endpoints: dict[str, EndpointSettings] = {}  # what it asks of its networks, by name: that of its mode first
     argv: tuple[str, ...]
     mounts: tuple[MountPoint, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -98,6 +97,13 @@ class Effective(msgspec.Struct, frozen=True, kw_only=True):
         return "none" if self.config.network_disabled else self.host.network_mode
 
     @property
+    def asked_networks(self) -> dict[str, EndpointSettings]:
+        """What it asks of its networks, by name; none once it was taken off all."""
+        if self.host.network_mode.startswith("container:"):
+            return {}
+        return {"none": EndpointSettings()} if self.config.network_disabled else self.endpoints
+
+    @property
     def is_private_network(self) -> bool:
         """Whether it has a network namespace of its own (also with `none`)."""
         return self.network != "host" and not self.network.startswith("container:")
@@ -114,10 +120,12 @@ def decide(
     exists: Callable[[str], bool] = os.path.exists,
     borrowed: Sequence[MountPoint] = (),
     linked: Sequence[str] = (),
+    find_network: Callable[[str], Network | None] = lambda ref: None,
 ) -> tuple[Effective, list[str]]:
     """The effective configuration and dockerd's warnings.
 
     `resolve` maps the names in `container:NAME` modes to full ids (unknown ones stay as they are, start fails).
+    `find_network` is asked for the network that a name, an id, or its beginning, means.
     `exists` is asked for the sources of `--mount` binds; `borrowed` are the mounts that --volumes-from names.
     Raises InvalidArgument (Internal where dockerd answers 500) with Docker's texts, or naming a field that is
     not supported yet.
@@ -129,7 +137,7 @@ def decide(
     host, warnings = _host_defaults(request.host_config, settings, machine, origins)
     host = _with_ids(host, resolve or {}, linked)
     config = _names(config, host, machine, container_id, origins)
-    _check(config, host, request, settings, machine)
+    _check(config, host, request, settings, machine, find_network)
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
     secure = security.parse_security_opt(
@@ -143,8 +151,7 @@ def decide(
     effective = Effective(
         config=config,
         host=host,
-        endpoint=_endpoint(request),
-        networks=_other_networks(request, host),
+        endpoints=_endpoints(request, host, find_network),
         argv=command_line(config),
         mounts=mountspec.over_data_root(
             mountspec.parse_all(host, exists, volumes=config.volumes or (), borrowed=borrowed), settings.data_root
@@ -396,7 +403,12 @@ def _names(
 
 
 def _check(
-    config: ContainerConfig, host: HostConfig, request: ContainerCreateRequest, settings: Settings, machine: Host
+    config: ContainerConfig,
+    host: HostConfig,
+    request: ContainerCreateRequest,
+    settings: Settings,
+    machine: Host,
+    find_network: Callable[[str], Network | None],
 ) -> None:
     checks.check_config(config)
     healthcheck.check(config)
@@ -407,7 +419,7 @@ def _check(
     checks.check_host(host, machine)
     checks.check_runtime(host.runtime, settings)
     logoptions.check(host.log_config.type, host.log_config.config or {})
-    checks.check_network(request)
+    checks.check_network(request, find_network)
     port_bindings(config, replace(host, network_mode="bridge"))
 
 
@@ -465,16 +477,25 @@ def _with_masks(host: HostConfig, node: node_words.Origins, origins: Origins) ->
     return replace(host, masked_paths=[*(host.masked_paths or ()), *paths])
 
 
-def _endpoint(request: ContainerCreateRequest) -> EndpointSettings | None:
-    """The settings for the network the container is in; an address of the old form (Config.MacAddress) joins."""
-    endpoints = request.networking_config.endpoints_config or {}
-    mode = request.host_config.network_mode
-    found = endpoints.get(mode if mode not in ("", "default") else "bridge") or endpoints.get("default")
-    if request.config.mac_address:
-        found = replace(found or EndpointSettings(), mac_address=request.config.mac_address)
-    return found
+def _endpoints(
+    request: ContainerCreateRequest, host: HostConfig, find_network: Callable[[str], Network | None]
+) -> dict[str, EndpointSettings]:
+    """What is asked of each network; of that of the mode alone when no other is named.
 
+    An address of the old form (Config.MacAddress) is of the mode's.
+    """
+    if host.network_mode.startswith("container:"):
+        return {}
 
-def _other_networks(request: ContainerCreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    found = request.networking_config.endpoints_config or {}
-    return {name: settings for name, settings in found.items() if name not in (host.network_mode, "default")}
+    def name_of(ref: str) -> str:
+        found = find_network(host.network_mode if ref == "default" else ref)
+        return found.name if found is not None else ref
+
+    main = name_of(host.network_mode)
+    given = request.networking_config.endpoints_config or {}
+    named = {main if ref == "default" else name_of(ref): one for ref, one in given.items()}
+    mac = request.config.mac_address
+    if mac:
+        named[main] = replace(named.get(main) or EndpointSettings(), mac_address=mac)
+    first = {main: named[main]} if main in named else {}
+    return {**first, **named} or {main: EndpointSettings()}

@@ -22,6 +22,7 @@ from corten.engine import events, filters, links, logfiles, plan, stats, top, wh
 from corten.engine.archives import Archives
 from corten.engine.callwatch import CallWatch
 from corten.engine.commits import Commits
+from corten.engine.connections import Connections
 from corten.engine.container import Container
 from corten.engine.copies import Copies
 from corten.engine.copyups import CopyUps
@@ -130,11 +131,13 @@ class Engine:
         resolver = Resolver(parts.tasks.zygote, parts.settings.exec_root, lost=self._resolver_lost)
         self._resolver, self._naming = resolver, Naming(parts, resolver)
         starter.naming = finisher.naming = self._naming
-        networks, lasting = NetworkOps(parts, self._life, self._naming), self._lasting.verb
+        networks, lasting = NetworkOps(parts, self._naming), self._lasting.verb
+        connections = Connections(parts, self._life.find, self._naming)
+        self._life.renamed, self._recovery.settle = self._naming.renamed, connections.settle
         self.network_create = lasting(networks.create)
         self.network_remove = lasting(networks.remove)
-        self.network_connect = lasting(networks.connect)
-        self.network_disconnect = lasting(networks.disconnect)
+        self.network_connect = lasting(connections.connect)
+        self.network_disconnect = lasting(connections.disconnect)
         self.network_prune = networks.prune
         self.container_ports = lasting(Publishing(parts, self._life).change)
 

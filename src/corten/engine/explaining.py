@@ -20,12 +20,11 @@ def explain(effective: Effective) -> list[dict[str, Any]]:
         for part in path.split("."):
             value = value[part]
         out.append({"field": path, "value": value, "origin": effective.origins.get(path, BUILT_IN)})
-    if effective.endpoint is not None:
-        network = f"EndpointsConfig.{effective.host.network_mode}"
-        out += [
-            {"field": path, "value": msgspec.to_builtins(value), "origin": FLAG}
-            for path, value in nonzero_fields(effective.endpoint, network)
-        ]
+    out += [
+        {"field": path, "value": msgspec.to_builtins(value), "origin": FLAG}
+        for name, asked in effective.endpoints.items()
+        for path, value in nonzero_fields(asked, f"EndpointsConfig.{name}")
+    ]
     if effective.host.pids_limit is None:
         origin = effective.origins.get("HostConfig.PidsLimit", BUILT_IN)
         out.append({"field": "HostConfig.PidsLimit", "value": effective.pids_limit, "origin": origin})

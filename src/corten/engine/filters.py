@@ -196,7 +196,7 @@ class ListQuery:
 
     def _is_in(self, record: Record, networks: Sequence[str]) -> bool:
         """By the network's name, or the beginning of its id once the container was started."""
-        names = (record.effective.host.network_mode, *record.effective.networks)
+        names = record.effective.asked_networks
         ids = [self._network_ids.get(name, "") for name in names] if record.state.started_ns else []
         return any(value in names or any(one.startswith(value or "-") for one in ids) for value in networks)
 

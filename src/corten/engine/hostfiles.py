@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from corten.engine import resolvconf
+from corten.engine.container import Container
 from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
 from corten.engine.settings import Settings
 from corten.network import files
+from corten.network.values import PREDEFINED
 from corten.sys.rtnetlink import IPAddress
 
 _HOSTS: Final = "/etc/hosts"
+_MOST: Final = 1 << 20  # bytes of a container's own hosts file that are read
 
 
 def write(
@@ -56,3 +60,29 @@ def _replace(path: str, text: str) -> None:
     """In place: a container that still has the file bound sees the new text."""
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def connected(container: Container, path: str, addresses: Iterable[IPAddress]) -> None:
+    """Its own name behind the addresses on a network that a running container has joined; what else it has stays."""
+    with contextlib.suppress(FileNotFoundError), open(path, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        gap = b"\n" if file.read() not in (b"", b"\n") else b""
+        file.write(gap + b"".join(_own_lines(container, addresses)))
+
+
+def disconnected(container: Container, path: str, addresses: Iterable[IPAddress]) -> None:
+    """These lines are taken out again, as far as the container has not changed them, or made the file huge."""
+    gone = _own_lines(container, addresses)
+    with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+        text = file.read(_MOST + 1)
+        kept = b"".join(line for line in text.splitlines(keepends=True) if line not in gone)
+        if len(kept) < len(text) <= _MOST:
+            file.seek(0)
+            file.write(kept)
+            file.truncate()
+
+
+def _own_lines(container: Container, addresses: Iterable[IPAddress]) -> list[bytes]:
+    config = container.record.effective.config
+    return [line.encode() for line in files.own_lines(config.hostname, config.domainname, addresses)]

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.engine.container import Container
-from corten.engine.effective import NODE_KEY, Effective
+from corten.engine.effective import NODE_KEY, SHORT_ID, Effective
 from corten.engine.explaining import node_object, of_policies, origins
 from corten.engine.filters import status_text
 from corten.engine.mountspec import MountPoint
@@ -19,6 +19,7 @@ from corten.engine.times import rfc3339
 from corten.engine.verdict import to_json as to_json_verdict
 from corten.network.inspect import default_bridge_settings, endpoint_settings, ports_map
 from corten.network.ports import exposed_port
+from corten.network.values import DEFAULT_NETWORK, PREDEFINED
 from corten.spec.docker import EndpointSettings
 from corten.spec.docker_json import to_json
 
@@ -91,8 +92,9 @@ def inspect(
 
 def _config(effective: Effective) -> Json:
     """`Config`; the address asked for stands there as well, where clients before API 1.44 look for it."""
-    asked = effective.endpoint.mac_address if effective.endpoint is not None else ""
-    return to_json(replace(effective.config, mac_address=effective.config.mac_address or asked))
+    asked = effective.endpoints.get(effective.network)
+    mac = asked.mac_address if asked is not None else ""
+    return to_json(replace(effective.config, mac_address=effective.config.mac_address or mac))
 
 
 def state(record: Record) -> Json:
@@ -146,7 +148,7 @@ def mount_point(point: MountPoint) -> Json:
 def network_settings(container: Container, network_ids: Mapping[str, str]) -> Json:
     """`NetworkSettings`; the flat fields are those of the default bridge."""
     record, endpoint = container.record, container.endpoint
-    place, asked = record.place, record.effective.endpoint
+    place, asked = record.place, record.effective.endpoints.get(DEFAULT_NETWORK)
     return {
         "SandboxID": place.sandbox_id,
         "SandboxKey": place.sandbox_key,
@@ -160,23 +162,27 @@ def network_settings(container: Container, network_ids: Mapping[str, str]) -> Js
 def networks(container: Container, network_ids: Mapping[str, str]) -> Json:
     """`Networks`: an entry each, none for `container:ID` and with NetworkDisabled."""
     effective = container.record.effective
-    mode = effective.host.network_mode
-    if mode.startswith("container:") or effective.config.network_disabled:
+    if effective.config.network_disabled:
         return {}
-    asked = {mode: effective.endpoint, **effective.networks}
-    return {name: _attached(container, name, settings, network_ids) for name, settings in asked.items()}
+    return {name: _attached(container, name, asked, network_ids) for name, asked in effective.endpoints.items()}
 
 
-def _attached(container: Container, name: str, asked: EndpointSettings | None, network_ids: Mapping[str, str]) -> Json:
+def _attached(container: Container, name: str, asked: EndpointSettings, network_ids: Mapping[str, str]) -> Json:
     """An entry of `Networks`: what was asked for, and what came of it."""
-    record = container.record
+    record, said = container.record, to_json(asked)
     network_id = network_ids.get(name, "") if record.state.started_ns else ""
     entry = endpoint_settings(network_id, container.endpoints.get(name), record.place.networks.get(name, ""))
-    if asked is not None:
-        said = to_json(asked)
-        entry |= {key: said[key] for key in ("IPAMConfig", "Aliases", "DriverOpts", "GwPriority")}
-        entry["MacAddress"] = entry["MacAddress"] or asked.mac_address
+    entry |= {key: said[key] for key in ("IPAMConfig", "Links", "Aliases", "DriverOpts", "GwPriority")}
+    entry["MacAddress"] = entry["MacAddress"] or asked.mac_address
+    if name not in PREDEFINED and record.state.started_ns:
+        entry["DNSNames"] = names_of(container, asked)
     return entry
+
+
+def names_of(container: Container, asked: EndpointSettings) -> list[str]:
+    """What a container is called on a network, its own name first (dockerd's DNSNames)."""
+    hostname = container.record.effective.config.hostname
+    return list(dict.fromkeys([container.name, *(asked.aliases or ()), container.id[:SHORT_ID], hostname]))
 
 
 def port_map(container: Container) -> Json:

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -68,6 +68,7 @@ class Lifecycle:
         self._decider = Decider(parts)
         self.volumes: Volumes  # given by the engine
         self.copy_ups: CopyUps
+        self.renamed: Callable[[Container], Awaitable[None]] = _nobody_asks
 
     def find(self, ref: str) -> Container:
         """By id, name or prefix.  Raises NotFound."""
@@ -375,6 +376,7 @@ class Lifecycle:
         async with container.lock:
             _check_other_name(container, bare)  # another client may have renamed it meanwhile
             self._rename(container, bare)
+            await self.renamed(container)
 
     def _rename(self, container: Container, bare: str) -> None:
         roster, before = self._parts.roster, container.name
@@ -422,6 +424,10 @@ class Lifecycle:
                 await shim.update(oci.update_resources(changed))
         except Conflict as error:
             log.debug("container %s ended before its update: %s", container.id, error)
+
+
+async def _nobody_asks(container: Container) -> None:
+    """Where nobody answers names."""
 
 
 def _check_other_name(container: Container, bare: str) -> None:

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 
 from corten.engine.container import Container, Roster
 from corten.errors import CortenError, Internal, InvalidArgument, NotFound
+from corten.network.values import PREDEFINED
 from corten.spec.docker import HostConfig
 
 SHORT_ID: Final = 12
+_WITH_LINKS: Final = frozenset({"", "default", *PREDEFINED})
 _NOT_LENT: Final = frozenset({"HOME", "PATH"})  # variables that are each container's own
 
 
@@ -48,8 +50,13 @@ def parse(text: str) -> tuple[str, str]:
 
 
 def resolved(host: HostConfig, find: Callable[[str], Container]) -> list[str]:
-    """The links of a request as a record keeps them.  Raises InvalidArgument when one leads nowhere."""
-    found = []
+    """The links of a request as a record keeps them; of one on networks of its own they are those of its endpoints.
+
+    Raises InvalidArgument when one leads nowhere.
+    """
+    found: list[str] = []
+    if not _has_links(host):
+        return found
     for text in host.links or ():
         name, alias = parse(text)
         try:
@@ -63,8 +70,14 @@ def resolved(host: HostConfig, find: Callable[[str], Container]) -> list[str]:
     return found
 
 
+def _has_links(host: HostConfig) -> bool:
+    return host.network_mode in _WITH_LINKS or host.network_mode.startswith("container:")
+
+
 def _others(container: Container, roster: Roster) -> Iterator[tuple[Container, str]]:
     """Linked containers that are still there."""
+    if not _has_links(container.record.effective.host):
+        return
     for text in container.record.effective.host.links or ():
         other_id, _, alias = text.partition(":")
         other = roster.get(other_id)

@@ -18,11 +18,10 @@ from corten.core.resolver import Resolver
 from corten.engine import resolvconf
 from corten.engine.attachments import Attachment, Attachments
 from corten.engine.container import Container
-from corten.engine.networks import PREDEFINED
 from corten.engine.parts import Parts
 from corten.errors import CortenError, Unavailable
 from corten.network import redirect
-from corten.network.values import Network
+from corten.network.values import PREDEFINED, Network
 from corten.shim.protocol import NETNS_FD
 
 log = logging.getLogger("corten.engine")

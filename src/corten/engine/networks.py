@@ -12,13 +12,11 @@ from corten.engine.patterns import Regexps
 from corten.errors import InvalidArgument, NotFound
 from corten.network.bridge import BridgeDriver
 from corten.network.inspect import member, network_resource
-from corten.network.values import DEFAULT_NETWORK, Bridge, Network
+from corten.network.values import DEFAULT_NETWORK, FIXED, Bridge, Network
 
 Json = dict[str, Any]
 
 _FILTERS: Final = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
-FIXED: Final = {"host": "host", "none": "null"}  # name → Docker's name of the driver
-PREDEFINED: Final = frozenset({DEFAULT_NETWORK, *FIXED})
 
 
 def fixed_id(engine_id: str, name: str) -> str:
@@ -51,6 +49,13 @@ class Networks:
         """Docker's name of the driver; '' when the network is gone."""
         found = self.named(name)
         return found.driver if found is not None else ""
+
+    def sought(self, ref: str) -> Network | None:
+        """By name, id or prefix; None when there is none, or more than one."""
+        try:
+            return self.find(ref)
+        except (NotFound, InvalidArgument):
+            return None
 
     def list(self, filters: Filters) -> list[Json]:
         """Those that match, without their containers.  Raises InvalidArgument for an unknown filter."""

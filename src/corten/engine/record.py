@@ -25,6 +25,7 @@ from corten.engine.effective import Effective
 from corten.engine.loggedcalls import LoggedCall
 from corten.engine.verdict import Verdict
 from corten.errors import FailedPrecondition
+from corten.spec.docker import EndpointSettings
 
 
 class Status(enum.StrEnum):
@@ -204,4 +205,23 @@ def encode(record: Record) -> bytes:
 
 def decode(data: bytes) -> Record:
     """The inverse; raises msgspec.DecodeError for what no release wrote."""
-    return _decoder.decode(data)
+    record = _decoder.decode(data)
+    return record if b'"endpoints":' in data else _with_one_network(record, data)
+
+
+class _OneNetwork(msgspec.Struct):
+    endpoint: EndpointSettings | None = None
+
+
+class _OfOneNetwork(msgspec.Struct):
+    effective: _OneNetwork
+
+
+def _with_one_network(record: Record, data: bytes) -> Record:
+    """Of a release in which a container had the network of its mode alone."""
+    mode = record.effective.host.network_mode
+    if mode.startswith("container:"):
+        return record
+    asked = msgspec.json.decode(data, type=_OfOneNetwork).effective.endpoint or EndpointSettings()
+    effective = msgspec.structs.replace(record.effective, endpoints={mode: asked})
+    return msgspec.structs.replace(record, effective=effective)

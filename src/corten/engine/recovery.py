@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -95,6 +95,7 @@ class Recovery:
         watch.adopt = self._adopt
         self.volume_mounts: VolumeMounts  # given by the engine
         self.adopted: Callable[[Container], None]
+        self.settle: Callable[[Container], Awaitable[None]]
         self._database = database
         self._content = content
         self._entries = {entry.name: entry for entry in parts.journal.entries(TASK_DIR)}
@@ -112,6 +113,9 @@ class Recovery:
         self.volume_mounts.know_holders()
         await self._adopt_all()
         self._restore_network()
+        for container in self._parts.roster:
+            if container.is_running:
+                await self.settle(container)
         await self._remove_transient()
         await self._end_strays()
         await self._parts.settle()
@@ -241,12 +245,12 @@ class Recovery:
 
         Without a place nobody would take it off the network at its exit.
         """
-        mode = record.effective.network
-        if record.place.networks or mode.startswith("container:"):
+        asked = record.effective.asked_networks
+        if container.is_running or not asked:
             return record
         endpoints = {name: one.endpoint_id for name, one in container.endpoints.items()}
         place = Place(
-            networks=endpoints or {mode: secrets.token_hex(32)},
+            networks=endpoints or {name: secrets.token_hex(32) for name in asked},
             sandbox_id=secrets.token_hex(32),
             sandbox_key=f"/proc/{record.state.shim_pid}/fd/{NETNS_FD}",
         )

@@ -11,10 +11,10 @@ import hashlib
 from typing import Final
 
 from corten.engine.effective import Effective
-from corten.engine.networks import PREDEFINED
 from corten.engine.settings import Settings
 from corten.network import files
 from corten.network.files import Overrides, ResolvConf
+from corten.network.values import PREDEFINED
 
 HASH_SUFFIX: Final = ".hash"
 
@@ -45,7 +45,7 @@ def has_ndots(effective: Effective, settings: Settings) -> bool:
 
 def text(effective: Effective, settings: Settings) -> str:
     """The file of a container with a network of its own, or none.  Raises InvalidArgument for a bad `--dns`."""
-    has_names = effective.network not in PREDEFINED or bool(effective.networks)
+    has_names = any(name not in PREDEFINED for name in effective.asked_networks)
     make = files.resolv_conf_with_resolver if has_names else files.resolv_conf
     return make(of_host(), overrides(effective, settings))
 

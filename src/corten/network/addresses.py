@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_interface
 from typing import Final
 
-from corten.errors import Conflict, FailedPrecondition, InvalidArgument, PermissionDenied
+from corten.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from corten.network import pools
 from corten.network.options import DEFAULT
 from corten.network.values import DEFAULT_NETWORK, Network, Subnet
@@ -98,7 +98,7 @@ def contains(network: IPNetwork, part: IPNetwork) -> bool:
 def lease(network: Network, version: int, wanted: IPAddress | None, taken: Collection[int]) -> Lease | None:
     """An address of a network; None when it has no subnet of this version.
 
-    Raises InvalidArgument, Conflict, FailedPrecondition.
+    Raises InvalidArgument, PermissionDenied, FailedPrecondition.
     """
     subnets = [one for one in network.subnets if one.network.version == version]
     if wanted is not None:
@@ -141,7 +141,7 @@ def _wanted(subnets: Sequence[Subnet], wanted: IPAddress, taken: Collection[int]
         raise InvalidArgument(f"no configured subnet contains IP address {wanted}")
     held = {subnet.gateway, *(address for _, address in subnet.reserved), *unusable(subnet.network)}
     if wanted in held or int(wanted) in taken:
-        raise Conflict(_IN_USE)
+        raise PermissionDenied(_IN_USE)
     return Lease(_interface(wanted, subnet), subnet.way_out)
 
 

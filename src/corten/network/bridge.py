@@ -20,7 +20,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import Final
 
@@ -52,7 +52,7 @@ from corten.network.values import (
 )
 from corten.network.watch import Watch
 from corten.sys import netlink, rtnetlink
-from corten.sys.rtnetlink import Link
+from corten.sys.rtnetlink import IPAddress, IPInterface, Link
 
 __all__ = ["BridgeDriver", "Published", "link_name"]
 
@@ -273,6 +273,23 @@ class BridgeDriver:
         )
         self._host.await_running(endpoint.link, name)
         self._forget_neighbour(endpoint, name)
+
+    def lead_out(self, netns_fd: int, gateways: Sequence[tuple[str, IPAddress]]) -> None:
+        """Makes the default routes of a namespace lead over these gateways behind these interfaces.
+
+        Raises Internal.
+        """
+        try:
+            self._host.lead_out(netns_fd, gateways)
+        except OSError as error:
+            raise Internal(f"default routes: {error}") from error
+
+    def add_addresses(self, netns_fd: int, interface: str, addresses: Sequence[IPInterface]) -> None:
+        """More addresses for a container's end, of no lease.  Raises Internal."""
+        try:
+            self._host.add_addresses(netns_fd, interface, addresses)
+        except OSError as error:
+            raise Internal(f"addresses of {interface}: {error}") from error
 
     def _attach(self, link: str, name: str) -> None:
         """Makes a link a port of a bridge, and the bridge itself when somebody has deleted it."""

@@ -54,8 +54,12 @@ def hosts(
     """
     lines = [_LOCALHOST, _LOCALHOST_V6 if has_ipv6_loopback else ""]
     lines += [f"{address}\t{name}\n" for name, address in extra]
-    lines += [f"{address}\t{_names(hostname, domainname)}\n" for address in addresses]
-    return "".join(lines)
+    return "".join([*lines, *own_lines(hostname, domainname, addresses)])
+
+
+def own_lines(hostname: str, domainname: str, addresses: Iterable[IPv4Address | IPv6Address]) -> list[str]:
+    """The lines of a container's own name, one per address."""
+    return [f"{address}\t{_names(hostname, domainname)}\n" for address in addresses]
 
 
 def _names(hostname: str, domainname: str) -> str:

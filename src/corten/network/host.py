@@ -98,14 +98,31 @@ class Host:
         """
         has_ipv6 = any(one.version == 6 for one in addresses)
         with netns.inside(netns_fd, lambda: _enter(interface, has_ipv6=has_ipv6, sysctls=sysctls)) as socket:
-            link = socket.link(interface)
-            if link is None:
-                raise netlink.NetlinkError(errno.ENODEV, f"{interface}: no such device")
+            link = _link(socket, interface)
             socket.send(
                 rtnetlink.set_up(interface),
                 *(rtnetlink.new_address(link.index, one) for one in addresses),
                 *(rtnetlink.replace_default_route(one, link.index) for one in gateways),
             )
+
+    def add_addresses(self, netns_fd: int, interface: str, addresses: Sequence[IPInterface]) -> None:
+        """Gives an interface of a namespace more addresses."""
+        with netns.inside(netns_fd, rtnetlink.Socket) as socket:
+            link = _link(socket, interface)
+            socket.send(*(rtnetlink.new_address(link.index, one) for one in addresses))
+
+    def lead_out(self, netns_fd: int, gateways: Sequence[tuple[str, IPAddress]]) -> None:
+        """Makes these (interface, gateway) the namespace's default routes, each in place of another of its version."""
+        with netns.inside(netns_fd, rtnetlink.Socket) as socket:
+            for interface, gateway in gateways:
+                socket.send(rtnetlink.replace_default_route(gateway, _link(socket, interface).index))
+
+
+def _link(socket: rtnetlink.Socket, interface: str) -> rtnetlink.Link:
+    link = socket.link(interface)
+    if link is None:
+        raise netlink.NetlinkError(errno.ENODEV, f"{interface}: no such device")
+    return link
 
 
 def _namespace() -> int:

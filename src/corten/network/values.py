@@ -20,6 +20,8 @@ ANY, ANY6 = IPv4Address("0.0.0.0"), IPv6Address("::")
 LOOPBACK6 = IPv6Address("::1")
 
 DEFAULT_NETWORK = "bridge"
+FIXED = {"host": "host", "none": "null"}  # networks that are there in name: their drivers
+PREDEFINED = frozenset({DEFAULT_NETWORK, *FIXED})
 DEFAULT_MTU = 1500
 
 

@@ -197,13 +197,7 @@ def test_a_wrong_host_configuration_is_refused_in_dockers_words(
 
 @pytest.mark.parametrize(
     ("body", "field"),
-    [
-        ({"HostConfig": {"KernelMemory": 1}}, "HostConfig.KernelMemory"),
-        (
-            {"NetworkingConfig": {"EndpointsConfig": {"bridge": {"DriverOpts": {"a": "b"}}}}},
-            "NetworkingConfig.EndpointsConfig.bridge.DriverOpts",
-        ),
-    ],
+    [({"HostConfig": {"KernelMemory": 1}}, "HostConfig.KernelMemory")],
 )
 def test_what_is_not_supported_yet_is_refused_by_name(decide: Decide, body: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

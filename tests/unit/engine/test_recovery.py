@@ -132,7 +132,7 @@ class Adoption:
             loop=asyncio.get_running_loop(),
             journal=SimpleNamespace(entries=lambda kind: ()),
             tasks=SimpleNamespace(directory=lambda _: str(tmp_path), adopt=self._adopt, kill=self._kill),
-            bridge=SimpleNamespace(endpoint=lambda _: None),
+            bridge=SimpleNamespace(networks=lambda: (), endpoints_of=lambda _: ()),
             networks=SimpleNamespace(ids={}),
             save=lambda container, record: setattr(container, "record", record),
         )
