@@ -13,7 +13,6 @@ from corten.engine.effective import Effective
 from corten.engine.inspect import Paths
 from corten.engine.settings import Settings
 from corten.network import files
-from corten.network.values import PREDEFINED
 from corten.sys.rtnetlink import IPAddress
 
 _HOSTS: Final = "/etc/hosts"
