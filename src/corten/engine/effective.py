@@ -17,7 +17,17 @@ import msgspec
 from msgspec.structs import replace
 
 from corten.core.owners import IdMap
-from corten.engine import blockio, checks, defaults, healthcheck, logoptions, mountspec, security, storage
+from corten.engine import (
+    blockio,
+    checks,
+    defaults,
+    endpointchecks,
+    healthcheck,
+    logoptions,
+    mountspec,
+    security,
+    storage,
+)
 from corten.engine.host import Host
 from corten.engine.mountspec import MountPoint
 from corten.engine.security import Security
@@ -151,7 +161,7 @@ def decide(
     effective = Effective(
         config=config,
         host=host,
-        endpoints=_endpoints(request, host, find_network),
+        endpoints=endpointchecks.endpoints(request, host, find_network),
         argv=command_line(config),
         mounts=mountspec.over_data_root(
             mountspec.parse_all(host, exists, volumes=config.volumes or (), borrowed=borrowed), settings.data_root
@@ -475,27 +485,3 @@ def _with_masks(host: HostConfig, node: node_words.Origins, origins: Origins) ->
         return host
     origins["HostConfig.MaskedPaths"] = f"{BUILT_IN}, {node['maskedPaths'][0]['origin']}"
     return replace(host, masked_paths=[*(host.masked_paths or ()), *paths])
-
-
-def _endpoints(
-    request: ContainerCreateRequest, host: HostConfig, find_network: Callable[[str], Network | None]
-) -> dict[str, EndpointSettings]:
-    """What is asked of each network; of that of the mode alone when no other is named.
-
-    An address of the old form (Config.MacAddress) is of the mode's.
-    """
-    if host.network_mode.startswith("container:"):
-        return {}
-
-    def name_of(ref: str) -> str:
-        found = find_network(host.network_mode if ref == "default" else ref)
-        return found.name if found is not None else ref
-
-    main = name_of(host.network_mode)
-    given = request.networking_config.endpoints_config or {}
-    named = {main if ref == "default" else name_of(ref): one for ref, one in given.items()}
-    mac = request.config.mac_address
-    if mac:
-        named[main] = replace(named.get(main) or EndpointSettings(), mac_address=mac)
-    first = {main: named[main]} if main in named else {}
-    return {**first, **named} or {main: EndpointSettings()}

@@ -5,13 +5,15 @@ Sources: moby daemon/container_operations.go (validateEndpointSettings) and api/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from msgspec.structs import replace
 
 from corten.errors import InvalidArgument
 from corten.network.values import PREDEFINED, Network
 from corten.spec.address import mac_address
-from corten.spec.docker import EndpointIPAMConfig, EndpointSettings
+from corten.spec.docker import ContainerCreateRequest, EndpointIPAMConfig, EndpointSettings, HostConfig
 
 _NO_ADDRESS = "user specified IP address is supported on user defined networks only"
 _NO_SUBNET = "user specified IP address is supported only when connecting to networks with user configured subnets"
@@ -76,3 +78,27 @@ def _is_address(text: str, version: int) -> bool:
         return not kind(text).is_unspecified
     except ValueError:
         return False
+
+
+def endpoints(
+    request: ContainerCreateRequest, host: HostConfig, find_network: Callable[[str], Network | None]
+) -> dict[str, EndpointSettings]:
+    """What is asked of each network; of that of the mode alone when no other is named.
+
+    An address of the old form (Config.MacAddress) is of the mode's.
+    """
+    if host.network_mode.startswith("container:"):
+        return {}
+
+    def name_of(ref: str) -> str:
+        found = find_network(host.network_mode if ref == "default" else ref)
+        return found.name if found is not None else ref
+
+    main = name_of(host.network_mode)
+    given = request.networking_config.endpoints_config or {}
+    named = {main if ref == "default" else name_of(ref): one for ref, one in given.items()}
+    mac = request.config.mac_address
+    if mac:
+        named[main] = replace(named.get(main) or EndpointSettings(), mac_address=mac)
+    first = {main: named[main]} if main in named else {}
+    return {**first, **named} or {main: EndpointSettings()}
