@@ -475,3 +475,18 @@ def test_a_path_given_twice_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(argv, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "data-root: (from flag: /b, from file: /a)" in done.stderr
+
+
+def test_without_a_default_bridge_containers_have_no_network_unless_they_name_one() -> None:
+    with CortenEngine(config={"bridge": "none"}) as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        names = engine.docker("network", "ls", "--format", "{{.Name}}", check=True).stdout.split()
+        assert names == ["host", "none"]
+        for network in ((), ("--network", "bridge"), ("--network", "default")):
+            done = engine.docker("run", "--rm", *network, images.BUSYBOX_REF, "ip", "-o", "-4", "addr", check=True)
+            assert [line.split()[1] for line in done.stdout.splitlines()] == ["lo"]
+        engine.docker("network", "create", "own", check=True)
+        done = engine.docker("run", "--rm", "--network", "own", images.BUSYBOX_REF, "ip", "route", check=True)
+        assert "default via 172.18.0.1" in done.stdout
+        failed = engine.docker("run", "--rm", "--add-host", "a:host-gateway", images.BUSYBOX_REF, "true")
+        assert "unable to derive the IP value for host-gateway" in failed.stderr

@@ -48,10 +48,10 @@ MORE = [
     "--subnet 10.231.0.0/31",
     "--subnet 10.231.0.0/24 --ipv6 --subnet fd00:231::/64",
     "--subnet 10.231.0.0/24 --internal",
-    "--subnet 10.231.0.0/24 -o com.docker.network.driver.mtu=1400 -o com.docker.network.container_iface_prefix=eth",
+    "--subnet 10.231.0.0/24 -o com.docker.network.driver.mtu=1400 -o com.docker.network.container_iface_prefix=lan",
     "--subnet 10.231.0.0/24 -o com.docker.network.bridge.inhibit_ipv4=true",
 ]
-LOOK = "ip -o addr; ip route; ip -6 route; ip link; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6"
+LOOK = "ip -o addr; ip route; ip -6 route; ip link; cat /proc/sys/net/ipv6/conf/*0/disable_ipv6"
 
 
 @pytest.fixture(scope="module")

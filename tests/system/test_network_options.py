@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corten.errors import Conflict, CortenError, FailedPrecondition, InvalidArgument
+from corten.errors import CortenError, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from corten.network import endpointoptions, options
 from corten.network.bridge import BridgeDriver
 from corten.network.defaults import Defaults, Family
@@ -167,7 +167,7 @@ def test_a_static_address_is_had_alone_and_named_ones_by_nobody(lab: Lab) -> Non
     network = lab.network("a", subnets=(subnet,))
     assert str(lab.container("one", network, Wanted(ip=IPv4Address("10.9.0.9"))).address) == "10.9.0.9/24"
     for taken in ("10.9.0.9", "10.9.0.1", "10.9.0.7", "10.9.0.255", "10.9.0.0"):
-        with pytest.raises(Conflict, match="Address already in use"):
+        with pytest.raises(PermissionDenied, match="Address already in use"):
             lab.container("two", network, Wanted(ip=IPv4Address(taken)))
     lab.container("two", network, Wanted(mac="02:00:00:00:00:07"))
     link = lab.containers["two"].links.link("eth0")
@@ -354,3 +354,22 @@ def test_containers_that_run_are_kept_apart_as_soon_as_daemon_json_says_so(lab: 
         lab.start(settings)
         with TcpServer(lab.containers["two"], 99):
             assert ask_tcp(lab.containers["one"], "172.17.0.3", 99, timeout=0.5 if said == "silence" else 60) == said
+
+
+def test_without_a_default_bridge_there_is_no_device_and_it_comes_back_with_its_id_and_subnet(lab: Lab) -> None:
+    before, name = lab.driver.network(), f"ctn-{ENGINE}"
+    lab.container("one")
+    lab.start(Defaults(device="none"))
+    assert lab.host.links.link(name) is not None  # a container is on it
+    lab.call(lambda: lab.driver.disconnect("one"))
+    lab.containers.pop("one").close()
+    lab.start(Defaults(device="none"))
+    assert (lab.driver.networks(), lab.driver.own_address) == ((), "")
+    with pytest.raises(NotFound, match="network bridge not found"):
+        lab.driver.network()
+    assert lab.host.links.link(name) is None
+    assert not lab.journal.entries()
+    lab.container("own", lab.network("a"))
+    lab.start()
+    assert (lab.driver.network().network_id, lab.driver.network().subnets) == (before.network_id, before.subnets)
+    assert addresses(lab.host, name) == ["172.17.0.1/16"]

@@ -98,10 +98,8 @@ def mtu(key: str, value: Any) -> int:
 
 
 def bridge(key: str, value: Any) -> str:
-    """The name of a bridge that is there."""
+    """The name of a bridge that is there, or `none`."""
     text = _text(key, value)
-    if text == defaults.NO_BRIDGE:
-        raise InvalidArgument(f"{key}: {text} is not supported yet: use --network none")
     try:
         options.parse({options.NAME: text})
     except InvalidArgument as error:

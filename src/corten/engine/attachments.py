@@ -117,7 +117,9 @@ class Attachments:
             netns_fd,
             network_id=one.network.network_id,
             wanted=wanted_of(one.settings),
-            interface=interface_of(one.settings, {each.interface for each in container.endpoints.values()}),
+            interface=interface_of(
+                one.settings, {each.interface for each in container.endpoints.values()}, one.network.interface_prefix
+            ),
             is_gateway=is_gateway,
         )
         container.endpoints[one.network.name] = endpoint
@@ -186,11 +188,14 @@ def leading_of(attached: Iterable[Attachment], endpoints: Mapping[str, Endpoint]
     return list(found.values())
 
 
-def interface_of(settings: EndpointSettings, taken: Collection[str]) -> str:
-    """The name of an interface: the client's, or the first `eth…`.  Raises InvalidArgument, Conflict."""
+def interface_of(settings: EndpointSettings, taken: Collection[str], prefix: str = INTERFACE) -> str:
+    """The name of an interface: the client's, or the first free one of the network's prefix.
+
+    Raises InvalidArgument, Conflict.
+    """
     wanted = (settings.driver_opts or {}).get(INTERFACE_OPTION, "")
     if not wanted:
-        return next(name for number in range(len(taken) + 1) if (name := f"{INTERFACE}{number}") not in taken)
+        return next(name for number in range(len(taken) + 1) if (name := f"{prefix}{number}") not in taken)
     if not _INTERFACE_NAME.fullmatch(wanted) or wanted in (".", "..", "lo"):
         raise InvalidArgument(f"invalid interface name: {wanted}")
     if wanted in taken:

@@ -34,6 +34,7 @@ from corten.engine.security import Security
 from corten.engine.settings import Settings
 from corten.engine.signals import parse_signal
 from corten.errors import InvalidArgument
+from corten.network.defaults import NO_BRIDGE
 from corten.network.ports import parse_bindings
 from corten.network.values import Network, PortBinding
 from corten.runtime import effective as node_words
@@ -285,15 +286,16 @@ def _host_defaults(
     default("shm_size", "ShmSize", settings.default_shm_size, settings.origin("default-shm-size"))
     default("ipc_mode", "IpcMode", settings.default_ipc_mode, settings.origin("default-ipc-mode"))
     default("cgroup_parent", "CgroupParent", settings.cgroup_parent, settings.origin("cgroup-parent"))
-    default("network_mode", "NetworkMode", "bridge")
+    usual, origin = ("none", settings.origin("bridge")) if settings.bridge == NO_BRIDGE else ("bridge", BUILT_IN)
+    default("network_mode", "NetworkMode", usual, origin)
     if all(key.lower() != storage.SIZE for key in host.storage_opt or ()) and settings.storage_opts:
         _default_size(host, settings, change, origins)
     default("cgroupns_mode", "CgroupnsMode", *_cgroupns_mode(host, settings, machine))
     default("runtime", "Runtime", settings.default_runtime, settings.origin("default-runtime"))
     default("memory_swap", "MemorySwap", _twice(host.memory) if host.memory > 0 else 0)
-    if host.network_mode == "default":
-        change["network_mode"] = "bridge"
-        origins["HostConfig.NetworkMode"] = BUILT_IN
+    if host.network_mode == "default" or (host.network_mode == "bridge" and usual != "bridge"):
+        change["network_mode"] = usual
+        origins["HostConfig.NetworkMode"] = origin
     if host.restart_policy.name == "":
         change["restart_policy"] = replace(host.restart_policy, name="no")
     change["log_config"] = _log_config(host.log_config, settings, origins)

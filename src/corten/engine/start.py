@@ -309,7 +309,7 @@ class Starter:
             effective,
             self._parts.paths(container.id),
             addresses=[one.ip for each in container.endpoints.values() for one in each.addresses],
-            gateway=str(self._parts.bridge.bridge().addresses[0].ip),
+            gateway=self._parts.bridge.own_address,
             settings=self._parts.settings,
             linked=links.hosts(linked),
         )

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import re
 import secrets
 import threading
 from collections.abc import Collection, Iterable, Sequence
@@ -26,7 +25,7 @@ from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
 from corten.errors import CortenError, Internal, NotFound, Unavailable
-from corten.network import addresses, device, pools
+from corten.network import addresses, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
 from corten.network.defaults import Defaults
@@ -34,6 +33,7 @@ from corten.network.device import alias_of, bridge_of
 from corten.network.endpointoptions import Sysctls, for_interface
 from corten.network.endpointoptions import sysctls as sysctls_of
 from corten.network.endpoints import Endpoints
+from corten.network.ends import Ends
 from corten.network.firewall import Firewall
 from corten.network.guard import Guard
 from corten.network.host import Host
@@ -52,7 +52,7 @@ from corten.network.values import (
 )
 from corten.network.watch import Watch
 from corten.sys import netlink, rtnetlink
-from corten.sys.rtnetlink import IPAddress, IPInterface, Link
+from corten.sys.rtnetlink import IPAddress, IPInterface
 
 __all__ = ["BridgeDriver", "Published", "link_name"]
 
@@ -97,6 +97,7 @@ class BridgeDriver:
         self._bridges = Bridges(
             engine_id, self._firewall, store=store, journal=journal, host=host, settings=settings, avoid=avoid
         )
+        self._ends = Ends(engine_id, self._bridges, host=host)
         self._endpoints = Endpoints()
         self._publisher = Publisher(
             host, self._firewall, store=store, journal=journal, forwarded=self._forwarded, has_relay=has_relay
@@ -128,6 +129,13 @@ class BridgeDriver:
     def bridge(self, network_id: str = "") -> Bridge:
         """A network's device; raises as `network`."""
         return bridge_of(self._engine_id, self.network(network_id))
+
+    @property
+    def own_address(self) -> str:
+        """The default bridge's first one, which host-gateway stands for; '' where there is no such bridge."""
+        with self._lock:
+            default = self._bridges.default
+            return str(default.subnets[0].gateway) if default is not None and default.subnets else ""
 
     def endpoints(self, network_id: str = "") -> tuple[Endpoint, ...]:
         """Every endpoint, or those of one network."""
@@ -421,8 +429,8 @@ class BridgeDriver:
                 if endpoint.container_id not in alive or endpoint.network_id not in self._bridges:
                     self._disconnect(endpoint)
             self.ensure()
-            self._rejoin()
-            self._part()
+            self._ends.rejoin(self._endpoints.all())
+            self._ends.part(self._endpoints.all())
             for endpoint in self._endpoints.all():
                 self._publisher.check_flows(endpoint)
             strays = self.leftovers()
@@ -439,59 +447,22 @@ class BridgeDriver:
         begun = [entry.id for kind in (LINK, NFT_ELEMENT) for entry in self._journal.entries(kind)]
         self._journal.done(*(entry for entry in begun if entry not in known))
 
-    def _rejoin(self) -> None:
-        """Makes recorded links ports of their bridge again, when it was made anew."""
-        masters = {one.link: self._bridges.device(one.network_id) for one in self._endpoints.all()}
-        apart = [
-            link
-            for link in self._own_links()
-            if link.name in masters and link.master != self._bridges.known_index(masters[link.name])
-        ]
-        for link in apart:
-            index = self._bridges.known_index(masters[link.name])
-            self._host.links.send(rtnetlink.set_up(link.name, index), rtnetlink.hairpin_on(link.index))
-        if apart:
-            self._host.await_running(*(link.name for link in apart), *{masters[link.name] for link in apart})
-
-    def _part(self) -> None:
-        """The ports of a bridge reach each other or not, as its network says now."""
-        indexes = {link.name: link.index for link in self._own_links() if link.master}
-        apart = {one.network_id: not bridge_of(self._engine_id, one).has_icc for one in self._bridges.all()}
-        requests = [
-            (rtnetlink.isolate if apart[one.network_id] else rtnetlink.unite)(indexes[one.link])
-            for one in self._endpoints.all()
-            if one.link in indexes and one.network_id in apart
-        ]
-        if requests:
-            netlink.raise_unless(self._host.links.attempt(*requests), errno.ENODEV)
-
     def leftovers(self) -> list[Leftover]:
         """What carries the engine's id and no record names.  Changes nothing."""
         with self._lock:
             known = {one.link for one in self._endpoints.all()}
             known |= {self._bridges.device(one.network_id) for one in self._bridges.all()}
-            found = [Leftover("link", link.name) for link in self._own_links() if link.name not in known]
+            found = [Leftover("link", link.name) for link in self._ends.own() if link.name not in known]
             if self._firewall.exists():
                 strays = self._firewall.published() - self._firewall.expected(self._endpoints.all())
                 found += [Leftover("nft-element", one) for one in sorted(strays)]
             return found
 
-    def _own_links(self) -> list[Link]:
-        """Our bridges and the host's ends of our veth pairs: by alias, or by name when a kill came before the alias."""
-        named = re.compile(rf"ct{self._engine_id[:4]}[0-9a-f]{{8}}|ctn-{self._engine_id}")
-        prefix = alias_of(self._engine_id, "")
-        return [
-            link
-            for link in self._host.links.links()
-            if link.kind in ("veth", device.BRIDGE)
-            and (link.alias.startswith(prefix) or (not link.alias and named.fullmatch(link.name)))
-        ]
-
     def destroy(self) -> None:
         """Removes everything of this engine from kernel and records.  The host's sysctls stay as they are."""
         with self._lock:
             self._load()
-            for link in self._own_links():
+            for link in self._ends.own():
                 self._delete_link(link.name)
             for endpoint in self._endpoints.all():
                 self._forget(endpoint)

@@ -63,13 +63,17 @@ class Bridges:
 
     def get(self, network_id: str = "") -> Network:
         """One by its id; the default bridge without.  Raises NotFound, before `ensure` FailedPrecondition."""
-        if not self._networks:
+        found = self._networks.get(network_id) if network_id else self.default
+        if found is not None:
+            return found
+        if not self._networks and not self._settings.has_no_bridge:
             raise FailedPrecondition(f"bridge {device.bridge_name(self._engine_id)} is not set up")
-        if not network_id:
-            return next(one for one in self._networks.values() if one.name == DEFAULT_NETWORK)
-        if network_id not in self._networks:
-            raise NotFound(f"network {network_id} not found")
-        return self._networks[network_id]
+        raise NotFound(f"network {network_id or DEFAULT_NETWORK} not found")
+
+    @property
+    def default(self) -> Network | None:
+        """The network `bridge`; None where daemon.json wants none."""
+        return next((one for one in self._networks.values() if one.name == DEFAULT_NETWORK), None)
 
     def device(self, network_id: str) -> str:
         """The name of its device; '' when it is gone."""
@@ -103,7 +107,9 @@ class Bridges:
     def ensure(self, endpoints: Endpoints) -> None:
         """Makes everything as it should be, with every endpoint's ports."""
         links = self._host.links.links()
-        self._apply_settings(is_used=bool(endpoints.on(self.get().network_id)))
+        default = self.default
+        if default is not None:
+            self._apply_settings(default, is_used=bool(endpoints.on(default.network_id)))
         for network in self.all():
             self._settle_subnets(network, links, is_used=bool(endpoints.on(network.network_id)))
         for version in self._routed(*self.all()) if self._settings.forwards else ():
@@ -144,9 +150,14 @@ class Bridges:
         """The devices of networks that are not internal."""
         return [self.device(one.network_id) for one in self._networks.values() if not one.internal]
 
-    def _apply_settings(self, *, is_used: bool) -> None:
+    def _apply_settings(self, before: Network, *, is_used: bool) -> None:
         """The default bridge as daemon.json has it now; while containers are on it, it keeps device and subnets."""
-        before = self.get()
+        if self._settings.has_no_bridge:
+            if is_used:
+                log.warning("network %s stays while containers are on it", before.name)
+            else:
+                self._turn_off(before)
+            return
         device_of = self._devices.addresses(self._settings.device) if self._settings.device else ()
         after = defaults.applied(self._settings, before, device_of)
         has_moved = self.device(before.network_id) != device.device_name(self._engine_id, after)
@@ -158,6 +169,15 @@ class Bridges:
             self._journal.done(*before.journal)
             after = dataclasses.replace(after, journal=())
         self._keep(after, before)
+
+    def _turn_off(self, network: Network) -> None:
+        """No device any more; the record is for the start that wants it back."""
+        self._devices.remove(network)
+        if network.journal:
+            with self._store.transaction():
+                self._store.save_network(dataclasses.replace(network, journal=()))
+                self._journal.done(*network.journal)
+        del self._networks[network.network_id]
 
     def _keep(self, network: Network, before: Network) -> None:
         if network != before:

@@ -39,8 +39,8 @@ class Family:
 class Defaults:
     """The settings.  `pools`: empty for the built-in ones; `options`: driver → options of new networks.
 
-    `device`: the bridge to use in place of one of our own; `mark`: (value, mask) of packets that are forwarded into a
-    bridge like answers are.
+    `device`: the bridge to use in place of one of our own, or NO_BRIDGE; `mark`: (value, mask) of packets that are
+    forwarded into a bridge like answers are.
     """
 
     pools: tuple[Pool, ...] = ()
@@ -57,6 +57,11 @@ class Defaults:
     drops_others: bool = True
     is_direct: bool = False
     mark: tuple[int, int] | None = None
+
+    @property
+    def has_no_bridge(self) -> bool:
+        """There is no network `bridge`."""
+        return self.device == NO_BRIDGE
 
     def family(self, version: int) -> Family:
         """IPv4's or IPv6's."""

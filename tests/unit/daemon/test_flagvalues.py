@@ -159,7 +159,6 @@ def test_every_flag_of_the_table_is_compared() -> None:
         (["--bip6", "10.0.0.1/8"], "--bip6: 10.0.0.1/8 is not of IPv6"),
         (["--bip", "10.0.0.1/8", "--fixed-cidr", "11.0.0.0/24"], "--fixed-cidr: 11.0.0.0/24 is not in bip's 10.0.0"),
         (["--bip", "10.0.0.1/8", "-b", "br0"], "--bridge: You specified -b & --bip, mutually exclusive options."),
-        (["--bridge", "none"], "--bridge: none is not supported yet"),
         (["--bridge", "a/b"], "--bridge: 'a/b' is not the name of a device"),
         (["--iptables=false"], "--iptables: false is not supported: an nftables table of Corten's own"),
         (["--firewall-backend", "iptables"], "--firewall-backend: iptables is not supported: an nftables table"),

@@ -67,6 +67,7 @@ def test_an_interface_has_the_first_number_that_is_free() -> None:
     assert attachments.interface_of(bare, ()) == "eth0"
     assert attachments.interface_of(bare, {"eth0", "eth2"}) == "eth1"
     assert attachments.interface_of(bare, {"wan", "eth0"}) == "eth1"
+    assert attachments.interface_of(bare, {"eth0", "lan0"}, "lan") == "lan1"
 
 
 def test_an_interface_has_the_name_that_the_client_gives() -> None:
