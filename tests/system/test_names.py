@@ -100,13 +100,17 @@ def test_nothing_leaves_an_internal_network_alone(world: World, engine: CortenEn
     assert len(world.names.asked) == 1
 
 
-def test_names_follow_connect_disconnect_and_end(world: World, engine: CortenEngine) -> None:
+def test_names_follow_connect_rename_disconnect_and_end(world: World, engine: CortenEngine) -> None:
     asker = world.container("--network", "front", name="asker")
     moved = world.container(name="moved")
     assert resolv_conf(engine, "moved") == [f"nameserver {RESOLVER}"]
     engine.docker("network", "connect", "--alias", "other", "--ip", "10.60.0.31", "front", "moved", check=True)
     assert resolv_conf(engine, "moved") == ["nameserver 127.0.0.11", "options ndots:0"]
     assert addresses(asker, "other") == addresses(asker, "moved") == addresses(moved, "moved") == ["10.60.0.31"]
+    engine.docker("rename", "moved", "renamed", check=True)
+    assert (addresses(asker, "moved"), addresses(asker, "renamed")) == (["NXDOMAIN"], ["10.60.0.31"])
+    engine.docker("rename", "renamed", "moved", check=True)
+    assert addresses(asker, "moved") == ["10.60.0.31"]
     engine.docker("network", "disconnect", "front", "moved", check=True)
     assert addresses(asker, "other") == ["NXDOMAIN"]
     world.container("--network", "front", "--network-alias", "other", "--ip", "10.60.0.32", name="brief")
@@ -181,6 +185,14 @@ def test_a_killed_resolver_is_followed_by_one_that_knows_everything(world: World
     await_answer(asker, "other", ["10.60.0.51"])
     late = world.container("--network", "front", name="late")
     assert addresses(late, "other") == ["10.60.0.51"]
+
+
+def test_a_link_is_a_name_that_its_container_alone_has(world: World) -> None:
+    world.container("--network", "front", "--ip", "10.60.0.61", name="database")
+    linked = world.container("--network", "front", "--link", "database:db", name="linked")
+    assert addresses(linked, "db") == ["10.60.0.61"]
+    other = world.container("--network", "front", name="other")
+    assert addresses(other, "db") == ["NXDOMAIN"]
 
 
 def test_one_that_asks_without_end_does_not_keep_others_from_their_answers(world: World) -> None:

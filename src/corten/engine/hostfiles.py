@@ -42,7 +42,7 @@ def write(
         resolv_conf = files.resolv_conf_on_host_network(resolvconf.of_host(), overrides)
     else:
         hosts = files.hosts(config.hostname, domainname=config.domainname, addresses=addresses, extra=extra)
-        resolv_conf = resolvconf.text(effective, settings)
+        resolv_conf = resolvconf.text(effective, settings, addresses=addresses)
     texts = (
         (paths.hostname, files.hostname_file(config.hostname)),
         (paths.hosts, hosts),

@@ -173,7 +173,10 @@ class Naming:
             return
         await self._begin(container, self._own(container))
         resolvconf.lead_to_resolver(
-            container.record.effective, self._parts.paths(container.id).resolv_conf, self._parts.settings
+            container.record.effective,
+            self._parts.paths(container.id).resolv_conf,
+            self._parts.settings,
+            addresses=[each.ip for endpoint in container.endpoints.values() for each in endpoint.addresses],
         )
 
     async def disconnected(self, container: Container, network: Network) -> None:

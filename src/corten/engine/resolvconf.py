@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from typing import Final
 
 from corten.engine.effective import Effective
@@ -15,6 +16,7 @@ from corten.engine.settings import Settings
 from corten.network import files
 from corten.network.files import Overrides, ResolvConf
 from corten.network.values import PREDEFINED
+from corten.sys.rtnetlink import IPAddress
 
 HASH_SUFFIX: Final = ".hash"
 
@@ -43,11 +45,19 @@ def has_ndots(effective: Effective, settings: Settings) -> bool:
     return any(one.partition(":")[0] == "ndots" for one in options)
 
 
-def text(effective: Effective, settings: Settings) -> str:
-    """The file of a container with a network of its own, or none.  Raises InvalidArgument for a bad `--dns`."""
+def text(effective: Effective, settings: Settings, *, addresses: Iterable[IPAddress]) -> str:
+    """The file of a container with a network of its own, or none.  Raises InvalidArgument for a bad `--dns`.
+
+    addresses: its own.
+    """
     has_names = any(name not in PREDEFINED for name in effective.asked_networks)
     make = files.resolv_conf_with_resolver if has_names else files.resolv_conf
-    return make(of_host(), overrides(effective, settings))
+    return make(of_host(), overrides(effective, settings), has_ipv6=has_ipv6(addresses))
+
+
+def has_ipv6(addresses: Iterable[IPAddress]) -> bool:
+    """Whether one of them is such."""
+    return any(one.version == 6 for one in addresses)
 
 
 def remember(path: str, written: str) -> None:
@@ -56,11 +66,12 @@ def remember(path: str, written: str) -> None:
         file.write(_hash(written))
 
 
-def lead_to_resolver(effective: Effective, path: str, settings: Settings) -> None:
+def lead_to_resolver(effective: Effective, path: str, settings: Settings, *, addresses: Iterable[IPAddress]) -> None:
     """For a running container that is on its first network with names: in place, unless somebody edited the file."""
     if read(path + HASH_SUFFIX) != _hash(read(path)):
         return
-    written = files.resolv_conf_with_resolver(of_host(), overrides(effective, settings))
+    wanted = overrides(effective, settings)
+    written = files.resolv_conf_with_resolver(of_host(), wanted, has_ipv6=has_ipv6(addresses))
     with open(path, "w", encoding="utf-8") as file:
         file.write(written)
     remember(path, written)

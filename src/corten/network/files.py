@@ -171,11 +171,12 @@ def resolv_conf(host: ResolvConf, overrides: Overrides | None = None, *, has_ipv
     return _text(host, wanted, servers, transform="legacy", is_fallback=fallback)
 
 
-def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = None) -> str:
+def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = None, *, has_ipv6: bool = False) -> str:
     """resolv.conf of a container whose questions the engine answers at 127.0.0.11.  Raises InvalidArgument."""
     wanted = overrides or Overrides()
     own = _override(wanted)
     servers = own or host.nameservers
+    fallback = FALLBACK_NAMESERVERS + (FALLBACK_NAMESERVERS_V6 if has_ipv6 else ())
     options = tuple(wanted.options) or host.options
     has_ndots = any(option.partition(":")[0] == "ndots" for option in options)
     search = tuple(one for one in wanted.search if one != ".") if wanted.search else host.search
@@ -189,7 +190,7 @@ def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = No
         options,
         "internal resolver",
         is_fallback=not servers,
-        asked=[_asked(one, is_hosts=not own) for one in servers or FALLBACK_NAMESERVERS],
+        asked=[_asked(one, is_hosts=not own) for one in servers or fallback],
     )
     return _HEADER + "".join(lines) + footer + ("" if has_ndots else "# Option ndots from: internal\n")
 

@@ -20,7 +20,7 @@ from corten.sys.libc import fail, function
 
 RESOLV_CONF = "/etc/resolv.conf"
 SYSTEMD_RESOLV_CONF, SYSTEMD_STUB = "/run/systemd/resolve/resolv.conf", "127.0.0.53"  # the stub's own servers
-FALLBACK = ("8.8.8.8", "8.8.4.4")  # of a host that names none, as dockerd's
+FALLBACK = ("8.8.8.8", "8.8.4.4", "2001:4860:4860::8888")  # of a host that names none, as dockerd's
 OWN = "127.0.0.11"  # would be asked for ever
 _LOOK_S = 1.0
 _SIZE = 65536  # of a file that is read

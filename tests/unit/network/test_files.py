@@ -214,3 +214,12 @@ def test_with_a_resolver_servers_of_the_users_own_are_asked_from_the_container()
         "# ExtServers: [127.0.0.1 10.99.0.53]\n# Overrides: [nameservers search options]\n"
         "# Option ndots from: override\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("has_ipv6", "asked"),
+    [(False, "8.8.8.8 8.8.4.4"), (True, "8.8.8.8 8.8.4.4 2001:4860:4860::8888 2001:4860:4860::8844")],
+)
+def test_with_a_resolver_and_no_server_of_the_hosts_public_ones_are_asked(has_ipv6: bool, asked: str) -> None:
+    text = files.resolv_conf_with_resolver(parse_resolv_conf("# nobody\n"), has_ipv6=has_ipv6)
+    assert f"(internal resolver)\n# Used default nameservers.\n# ExtServers: [{asked}]\n# Overrides: []\n" in text
