@@ -11,15 +11,19 @@ ends with its descriptor; the helper launches for it as for every shim, a proces
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from corten.launch.facts import HostFacts
 from corten.runtime import cgroup_stats, fast  # noqa: F401  # loaded here, used in shims
 from corten.shim import protocol, shim
+from corten.shim.loop import Loop
 from corten.shim.protocol import Message
+from corten.shim.relay import Relays
 from corten.sys import mount
 
 ROUNDS = 12  # CPython 3.11 specializes a function after 8 calls
@@ -40,6 +44,7 @@ class Rehearsal:
         """All rounds; some 100 ms.  The play is over when the helper dies."""
         self.listener.close()  # the helper's alone: its death is the end of every session
         for _ in range(ROUNDS):
+            _play_relays()
             if not _play_life(self.directory, self._facts):
                 return
 
@@ -80,6 +85,39 @@ def _play_life(stage: str, facts: HostFacts) -> bool:
         player.run()
     os.unlink(f"{stage}/log")
     return goes_on
+
+
+def _play_relays() -> None:
+    """A published port of TCP and one of UDP, on loopback; what a machine has not is left out."""
+    loop = Loop()
+    relays = Relays(loop)
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        kind = socket.SOCK_STREAM if family == socket.AF_INET else socket.SOCK_DGRAM
+        with contextlib.suppress(OSError), ExitStack() as undo:
+            held, server, client = (undo.enter_context(socket.socket(family, kind)) for _ in range(3))
+            for one in (held, server):
+                one.bind((address, 0))
+            if family == socket.AF_INET:
+                server.listen()
+            relays.serve(address, held.fileno(), server.getsockname()[:2])
+            undo.callback(relays.end, address)
+            client.connect(held.getsockname())
+            client.send(b"x")
+            _turn(loop)
+            if family == socket.AF_INET:
+                server.settimeout(_PROBE_S)
+                with server.accept()[0] as inside:
+                    inside.send(b"y")
+                    _turn(loop)
+            client.close()
+            _turn(loop)
+    _turn(loop)
+
+
+def _turn(loop: Loop) -> None:
+    """Loopback is as fast as the turns."""
+    for _ in range(3):
+        loop.turn(0)
 
 
 _UNKNOWN = "no such op"

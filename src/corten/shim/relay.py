@@ -14,11 +14,11 @@ Sources: splice(2), udp(7), ipv6(7) (IPV6_RECVPKTINFO).
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import fcntl
 import os
 import select
-import socket
 import struct
 import time
 from typing import Any
@@ -40,7 +40,7 @@ _SO_DETACH_FILTER = 27
 
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET = struct.pack("ii", 1, 0)  # struct linger: close(2) sends RST
-_PKTINFO_SPACE = socket.CMSG_SPACE(20)  # struct in6_pktinfo
+_PKTINFO_SPACE = _socket.CMSG_SPACE(20)  # struct in6_pktinfo
 
 Target = tuple[str, int]
 Address = tuple[Any, ...]
@@ -67,10 +67,10 @@ class Relays:
         if known is not None:
             known.target = target
             return
-        listener = socket.socket(fileno=fd)
+        listener = _socket.socket(fileno=fd)
         try:
             listener.setblocking(False)
-            kind = _Udp if listener.type == socket.SOCK_DGRAM else _Tcp
+            kind = _Udp if listener.type == _socket.SOCK_DGRAM else _Tcp
             self._by_name[name] = kind(listener, target, self._loop, self)
         except OSError:
             listener.detach()
@@ -114,14 +114,14 @@ class _Tcp:
 
     __slots__ = ("_listener", "_loop", "_pairs", "_relays", "target")
 
-    def __init__(self, listener: socket.socket, target: Target, loop: Loop, relays: Relays) -> None:
+    def __init__(self, listener: _socket.socket, target: Target, loop: Loop, relays: Relays) -> None:
         self.target = target
         self._listener = listener
         self._loop = loop
         self._relays = relays
         self._pairs: set[_Pair] = set()
         # past TIME_WAIT of what was accepted here before, and those of this one will let others; a listener lets nobody
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         listener.listen(_BACKLOG)
         loop.add(listener.fileno(), READ, self._ready)
 
@@ -138,7 +138,7 @@ class _Tcp:
                 self._loop.change(self._listener.fileno(), 0)
                 return
             try:
-                client, _ = self._listener.accept()
+                fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # as socket.socket.accept does
             except BlockingIOError:
                 return
             except ConnectionError:  # gone already
@@ -147,9 +147,9 @@ class _Tcp:
                 self._loop.change(self._listener.fileno(), 0)
                 self._loop.call_later(_PAUSE_S, self.go_on)
                 return
-            self._pair(client)
+            self._pair(_socket.socket(fileno=fd))
 
-    def _pair(self, client: socket.socket) -> None:
+    def _pair(self, client: _socket.socket) -> None:
         try:
             pair = _Pair(client, self, self._loop, self._relays)
         except OSError:
@@ -181,7 +181,7 @@ class _Flow:
 
     __slots__ = ("_pending", "_pipe", "_relays", "_source", "_target", "is_done")
 
-    def __init__(self, source: socket.socket, target: socket.socket, relays: Relays) -> None:
+    def __init__(self, source: _socket.socket, target: _socket.socket, relays: Relays) -> None:
         self.is_done = False
         self._source = source
         self._target = target
@@ -219,7 +219,7 @@ class _Flow:
         if self._pending:
             return True
         self.is_done = True
-        self._target.shutdown(socket.SHUT_WR)
+        self._target.shutdown(_socket.SHUT_WR)
         return False
 
     def let_go(self) -> None:
@@ -234,18 +234,18 @@ class _Pair:
 
     __slots__ = ("_back", "_client", "_inside", "_is_connected", "_loop", "_tcp", "_there")
 
-    def __init__(self, client: socket.socket, tcp: _Tcp, loop: Loop, relays: Relays) -> None:
+    def __init__(self, client: _socket.socket, tcp: _Tcp, loop: Loop, relays: Relays) -> None:
         """Takes `client`, unless it raises OSError."""
         self._client = client
         self._tcp = tcp
         self._loop = loop
         self._is_connected = False
-        self._inside = socket.socket(_family(tcp.target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._inside = _socket.socket(_family(tcp.target), _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
         try:
             for one in (client, self._inside):
                 one.setblocking(False)
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                one.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+                one.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
             self._connect(tcp.target)
             loop.add(self._inside.fileno(), WRITE, self._inside_ready)
             loop.add(client.fileno(), 0, self._client_ready)
@@ -271,7 +271,7 @@ class _Pair:
     def _inside_ready(self, events: int) -> None:
         if self._is_connected:
             self._turn(self._back, self._there, 0, events)
-        elif self._inside.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        elif self._inside.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
             self.abort()
         else:
             self._is_connected = True
@@ -297,7 +297,7 @@ class _Pair:
         if self._client.fileno() >= 0:
             self._watch_one(self._inside, self._back, self._there, inside_events)
 
-    def _watch_one(self, sock: socket.socket, from_it: _Flow, to_it: _Flow, events: int) -> None:
+    def _watch_one(self, sock: _socket.socket, from_it: _Flow, to_it: _Flow, events: int) -> None:
         mask = (READ if from_it.wants_to_read else 0) | (WRITE if to_it.wants_to_write else 0)
         if not mask and events & select.EPOLLERR:
             self.abort()
@@ -312,7 +312,7 @@ class _Pair:
     def abort(self) -> None:
         """End both sides with a reset."""
         for one in (self._client, self._inside):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            one.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET)
         self._close()
 
     def _close(self) -> None:
@@ -325,11 +325,11 @@ class _Pair:
 
 
 def _family(target: Target) -> int:
-    return socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+    return _socket.AF_INET6 if ":" in target[0] else _socket.AF_INET
 
 
-def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+def _reset(sock: _socket.socket) -> None:
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET)
     sock.close()
 
 
@@ -338,7 +338,7 @@ class _Asker:
 
     __slots__ = ("address", "last", "local", "sock")
 
-    def __init__(self, sock: socket.socket, address: Address, local: bytes) -> None:
+    def __init__(self, sock: _socket.socket, address: Address, local: bytes) -> None:
         self.sock = sock
         self.address = address
         self.local = local  # struct in6_pktinfo of the address that it asked
@@ -350,15 +350,15 @@ class _Udp:
 
     __slots__ = ("_askers", "_is_sweeping", "_listener", "_loop", "_target", "target")
 
-    def __init__(self, listener: socket.socket, target: Target, loop: Loop, relays: Relays) -> None:
+    def __init__(self, listener: _socket.socket, target: Target, loop: Loop, relays: Relays) -> None:
         self.target = self._target = target
         self._listener = listener
         self._loop = loop
         self._askers: dict[tuple[Address, bytes], _Asker] = {}  # the one that spoke last comes last
         self._is_sweeping = False
         with contextlib.suppress(OSError):  # as ENOENT: there is none; one that was not relayed before has one
-            listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            listener.setsockopt(_socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        listener.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
         loop.add(listener.fileno(), READ, self._ready)
 
     def _ready(self, events: int) -> None:
@@ -390,7 +390,7 @@ class _Udp:
         if len(self._askers) >= MAX_ASKERS:
             self._forget(next(iter(self._askers)))
         try:
-            sock = socket.socket(_family(self.target), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            sock = _socket.socket(_family(self.target), _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
         except OSError:
             return None
         try:
@@ -414,7 +414,7 @@ class _Udp:
             except OSError:  # ICMP: nobody listens
                 continue
             asker.last = time.monotonic()
-            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, asker.local)] if asker.local else []
+            ancillary = [(_socket.IPPROTO_IPV6, _socket.IPV6_PKTINFO, asker.local)] if asker.local else []
             try:
                 self._listener.sendmsg([data], ancillary, 0, asker.address)
             except OSError:  # it is gone, or its queue is full
