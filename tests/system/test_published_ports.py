@@ -32,8 +32,7 @@ def engine(world: World) -> Iterator[CortenEngine]:
     yield world.engine
     for name in world.engine.docker("ps", "-a", "--format", "{{.Names}}", check=True).stdout.split():
         world.remove(name)
-    for name in world.engine.docker("network", "ls", "-q", "--filter", "type=custom", check=True).stdout.split():
-        world.engine.docker("network", "rm", name, check=True)
+    world.engine.docker("network", "prune", "-f", check=True)
 
 
 def ports(world: World, name: str) -> Any:
@@ -221,3 +220,63 @@ def test_added_ports_outlive_cortend(world: World, engine: CortenEngine) -> None
     assert reached(world, node, 8081) == [CLIENT, GATEWAY]
     engine.corten("port", "rm", "web", "80", check=True)
     assert reached(world, node, 8081) == ["refused", "refused"]
+
+
+# --- several networks
+
+
+def both_networks(engine: CortenEngine) -> None:
+    """`one` before `two` by name."""
+    for name, subnet in (("one", "10.91.0.0/24"), ("two", "10.92.0.0/24")):
+        engine.docker("network", "create", "--subnet", subnet, name, check=True)
+
+
+def inside(world: World, node: Node, address: str, number: int) -> list[str]:
+    """As `reached`, where the container listens on one of its addresses alone."""
+    with TcpServer(node, 80, address):
+        return [ask_tcp(world.client, HOST, number), ask_tcp(world.host, "::1", number)]
+
+
+def test_ports_follow_the_gateway_when_a_network_comes_or_goes(world: World, engine: CortenEngine) -> None:
+    both_networks(engine)
+    node = world.container("--network", "two", "-p", "8080:80", "-p", "80", name="web")
+    before, two = ports(world, "web"), world.address("web", "two")
+    assert inside(world, node, two, 8080) == [CLIENT, "10.92.0.1"]
+    engine.docker("network", "connect", "one", "web", check=True)
+    one = world.address("web", "one")
+    assert inside(world, node, one, 8080) == [CLIENT, "10.91.0.1"]
+    assert "refused" in inside(world, node, two, 8080)
+    engine.docker("network", "disconnect", "one", "web", check=True)
+    assert inside(world, node, two, 8080) == [CLIENT, "10.92.0.1"]
+    assert ports(world, "web") == before, "with the numbers that they had"
+    engine.docker("network", "disconnect", "two", "web", check=True)
+    assert not held(world, 8080)
+    engine.docker("network", "connect", "one", "web", check=True)
+    assert reached(world, node, 8080) == [CLIENT, "10.91.0.1"]
+
+
+def test_an_internal_network_takes_no_ports(world: World, engine: CortenEngine) -> None:
+    both_networks(engine)
+    engine.docker("network", "create", "--internal", "alone", check=True)
+    node = world.container("--network", "two", "-p", "8080:80", name="web")
+    engine.docker("network", "connect", "alone", "web", check=True)
+    assert reached(world, node, 8080) == [CLIENT, "10.92.0.1"]
+    engine.docker("network", "disconnect", "two", "web", check=True)
+    assert ports(world, "web") in ({}, {"80/tcp": None})
+    done = engine.corten("port", "add", "web", "8081:80")
+    assert "is on no network that leads to the outside" in done.stderr
+    engine.docker("network", "connect", "two", "web", check=True)
+    assert reached(world, node, 8080) == [CLIENT, "10.92.0.1"]
+
+
+def test_moved_ports_outlive_cortend_and_end_with_the_container(world: World, engine: CortenEngine) -> None:
+    both_networks(engine)
+    node = world.container("--network", "two", "-p", "8080:80", name="web")
+    engine.docker("network", "connect", "one", "web", check=True)
+    engine.kill9()
+    assert reached(world, node, 8080) == [CLIENT, "10.91.0.1"]
+    engine.start()
+    engine.docker("network", "disconnect", "one", "web", check=True)
+    assert reached(world, node, 8080) == [CLIENT, "10.92.0.1"]
+    world.remove("web")
+    assert not held(world, 8080)

@@ -1,7 +1,7 @@
 """Containers joined to networks, and taken off them, after they were made.
 
-    connect     settings checked → running: interface, routes, names, /etc/hosts → record
-    disconnect  record → running: routes over what stays, names, /etc/hosts, interface
+    connect     settings checked → running: interface, routes, ports, names, /etc/hosts → record
+    disconnect  record → running: routes over what stays, ports to it, names, /etc/hosts, interface
 
 The record decides: what a kill leaves of either is a running container with an endpoint that its record does not name,
 and `settle` takes it off.
@@ -22,11 +22,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from corten.engine import hostfiles
-from corten.engine.attachments import SHARED, Attachment, Attachments, port_name
+from corten.engine.attachments import SHARED, Attachment, Attachments
 from corten.engine.container import Container
 from corten.engine.endpointchecks import check_settings
 from corten.engine.naming import Naming
 from corten.engine.parts import Parts
+from corten.engine.publishing import Publishing
 from corten.engine.record import Record, Status
 from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, PermissionDenied
 from corten.network.values import Network
@@ -42,8 +43,9 @@ _PRIVATE: Final = "container cannot be connected to multiple networks with one o
 class Connections:
     """The verbs.  Each holds the container's lock."""
 
-    def __init__(self, parts: Parts, find: Callable[[str], Container], naming: Naming) -> None:
+    def __init__(self, parts: Parts, find: Callable[[str], Container], naming: Naming, publishing: Publishing) -> None:
         self._parts = parts
+        self._publishing = publishing
         self._find = find
         self._naming = naming
         self._attachments = Attachments(parts)
@@ -137,6 +139,7 @@ class Connections:
             places = {**record.place.networks, one.network.name: endpoint.endpoint_id}
             container.record = replace(record, place=replace(record.place, networks=places))
             self._attachments.lead_out(container, netns_fd)
+        await self._publishing.follow(container)
         await self._naming.connected(container, one)
         hostfiles.connected(container, self._hosts(container), [one.ip for one in endpoint.addresses])
 
@@ -158,8 +161,8 @@ class Connections:
             return
         with contextlib.suppress(Conflict), self._namespace(container) as netns_fd:  # it ends: there are no routes
             self._attachments.lead_out(container, netns_fd)
-        if endpoint.publications and container.task is not None and container.task.shim is not None:
-            await container.task.shim.release([port_name(one) for one in endpoint.publications])
+        with contextlib.suppress(Conflict):  # likewise
+            await self._publishing.follow(container, endpoint)
         hostfiles.disconnected(container, self._hosts(container), [one.ip for one in endpoint.addresses])
         self._parts.bridge.disconnect(container.id, network.network_id, lives_on=True)
         await self._naming.disconnected(container, network)

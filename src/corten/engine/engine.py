@@ -132,14 +132,15 @@ class Engine:
         self._resolver, self._naming = resolver, Naming(parts, resolver)
         starter.naming = finisher.naming = self._naming
         networks, lasting = NetworkOps(parts, self._naming), self._lasting.verb
-        connections = Connections(parts, self._life.find, self._naming)
+        publishing = Publishing(parts, self._life.find)
+        connections = Connections(parts, self._life.find, self._naming, publishing)
         self._life.renamed, self._recovery.settle = self._naming.renamed, connections.settle
         self.network_create = lasting(networks.create)
         self.network_remove = lasting(networks.remove)
         self.network_connect = lasting(connections.connect)
         self.network_disconnect = lasting(connections.disconnect)
         self.network_prune = networks.prune
-        self.container_ports = lasting(Publishing(parts, self._life).change)
+        self.container_ports = lasting(publishing.change)
 
     def _serve_volumes(self, parts: Parts, starter: Starter, finisher: Finisher, removal: Removal) -> None:
         volumes, mounts = Volumes(parts), VolumeMounts(parts)

@@ -6,23 +6,22 @@ for, so its next start has it as well; what runs gets it at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
-from corten.engine.attachments import Attachment, Attachments, gateway_of, port_name, relays_of
+from corten.engine.attachments import Attachments, gateway_of, port_name, relays_of
 from corten.engine.container import Container
 from corten.engine.deciding import Decider
-from corten.engine.effective import Effective, port_bindings
+from corten.engine.effective import port_bindings
 from corten.engine.events import container_event
 from corten.engine.inspect import port_map
-from corten.engine.lifecycle import Lifecycle
 from corten.engine.parts import Parts
 from corten.engine.portchanges import Asked, parsed, with_added, without
 from corten.engine.record import Status
 from corten.errors import Conflict
-from corten.network.values import PortBinding, Publication
+from corten.network.values import Endpoint, PortBinding, Publication
 from corten.spec.docker import PortsRequest
 
 Json = dict[str, Any]
@@ -31,9 +30,9 @@ Json = dict[str, Any]
 class Publishing:
     """Changes ports.  The caller of `follow` holds the container's lock."""
 
-    def __init__(self, parts: Parts, life: Lifecycle) -> None:
+    def __init__(self, parts: Parts, find: Callable[[str], Container]) -> None:
         self._parts = parts
-        self._life = life
+        self._find = find
         self._decider = Decider(parts)
         self._attachments = Attachments(parts)
 
@@ -42,7 +41,7 @@ class Publishing:
 
         Raises InvalidArgument, NotFound, Conflict, PortConflict; PermissionDenied where a policy refuses.
         """
-        container = self._life.find(ref)
+        container = self._find(ref)
         async with container.lock:
             _check(container)
             effective, gone = without(container.record.effective, request.remove or {}, container.publications)
@@ -56,7 +55,7 @@ class Publishing:
 
     async def _apply(self, container: Container, gone: Sequence[Publication], added: Asked) -> None:
         bindings = parsed(added)
-        network = self._outward(container, container.record.effective)
+        network = self._outward(container)
         if bindings and network is None:
             raise Conflict(f"container {container.id} is on no network that leads to the outside")
         if gone:
@@ -64,10 +63,10 @@ class Publishing:
         if network is not None and bindings:
             await self._publish(container, network, bindings)
 
-    def _outward(self, container: Container, effective: Effective) -> str | None:
+    def _outward(self, container: Container) -> str | None:
         """The network whose endpoint has the ports; None where nothing leads to the outside."""
-        gateway = gateway_of(self._attachments.wanted(effective))
-        return _name(container, gateway)
+        gateway = gateway_of(self._attachments.current(container))
+        return None if gateway is None or gateway.network.internal else gateway.network.name
 
     async def _publish(self, container: Container, network: str, bindings: Sequence[PortBinding]) -> None:
         before = {one.key for one in container.endpoints[network].publications}
@@ -85,48 +84,57 @@ class Publishing:
                 raise
 
     async def _withdraw(self, container: Container, gone: Sequence[Publication]) -> None:
-        for network, endpoint in [*container.endpoints.items()]:
+        for endpoint in [*container.endpoints.values()]:
             mine = [one for one in endpoint.publications if one in gone]
             if mine:
-                container.endpoints[network] = self._parts.bridge.unpublish(endpoint, mine)
-                with container.asked() as shim:
-                    await shim.release([port_name(one) for one in mine])
+                await self._release(container, endpoint, mine)
 
-    async def follow(self, container: Container, gateway: Attachment | None) -> None:
+    async def _release(self, container: Container, endpoint: Endpoint, gone: Sequence[Publication]) -> None:
+        _put(container, self._parts.bridge.unpublish(endpoint, gone))
+        with container.asked() as shim:
+            await shim.release([port_name(one) for one in gone])
+
+    async def follow(self, container: Container, leaving: Endpoint | None = None) -> None:
         """Leads a running container's ports to the network that is its way out now: host ports and sockets stay.
 
-        Those that it could not have before are published, and where there is no way out any more, none is.
+        Those that it could not have before are published, and where there is no way out any more, none is.  `leaving`:
+        of the network that it is taken off, which is not among its endpoints any more.
         """
-        network = _name(container, gateway)
-        holder = next((name for name, one in container.endpoints.items() if one.publications), None)
-        if network == holder:
-            return
-        if holder is None:
+        network = self._outward(container)
+        old = leaving if leaving is not None and leaving.publications else _holder(container)
+        if old is None:
             effective = container.record.effective
             bindings = port_bindings(effective.config, effective.host)
             if network is not None and bindings:
                 await self._publish(container, network, bindings)
         elif network is None:
-            await self._withdraw(container, container.endpoints[holder].publications)
-        else:
-            await self._move(container, holder, network)
+            await self._release(container, old, old.publications)
+        elif container.endpoints[network].endpoint_id != old.endpoint_id:
+            await self._move(container, old, network)
 
-    async def _move(self, container: Container, holder: str, network: str) -> None:
-        old, new = container.endpoints[holder], container.endpoints[network]
-        narrow, wider = self._parts.bridge.move_ports(old, new)
-        container.endpoints[holder], container.endpoints[network] = narrow, wider
+    async def _move(self, container: Container, old: Endpoint, network: str) -> None:
+        narrow, wider = self._parts.bridge.move_ports(old, container.endpoints[network])
+        _put(container, narrow)
+        _put(container, wider)
         still = {one.key for one in wider.publications}
+        lost = [port_name(one) for one in old.publications if one.key not in still]
         with container.asked() as shim:
-            if lost := [port_name(one) for one in old.publications if one.key not in still]:
+            if lost:
                 await shim.release(lost)
             if relays := relays_of(wider):
                 await shim.hold({}, relays=relays)
 
 
-def _name(container: Container, gateway: Attachment | None) -> str | None:
-    if gateway is None or gateway.network.internal or gateway.network.name not in container.endpoints:
-        return None
-    return gateway.network.name
+def _holder(container: Container) -> Endpoint | None:
+    return next((one for one in container.endpoints.values() if one.publications), None)
+
+
+def _put(container: Container, endpoint: Endpoint) -> None:
+    """In place of what it was, unless the container is being taken off it."""
+    for name, one in container.endpoints.items():
+        if one.endpoint_id == endpoint.endpoint_id:
+            container.endpoints[name] = endpoint
+            return
 
 
 def _check(container: Container) -> None:

@@ -57,7 +57,8 @@ async def make(decide: Decide, machine: Any, tmp_path: Path) -> Make:
         if not runs:
             stage.end()
         naming: Any = SimpleNamespace()
-        return stage, Connections(stage.parts, stage.roster.find, naming)
+        publishing: Any = SimpleNamespace()
+        return stage, Connections(stage.parts, stage.roster.find, naming, publishing)
 
     return made
 
