@@ -1,0 +1,44 @@
+"""kill -9 of cortend at its writes and messages while networks are made, joined, left and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from faults.test_kill_cortend import LIFE_TIMEOUT_S, Group, NamedCalls, Writes, campaign, whole_life
+from support import images
+from support.engine import CortenEngine
+from support.networklife import NetworkLife
+
+GATE_SAMPLE = 2
+GROUPS: tuple[Group, ...] = (
+    Writes("cortend, journal writes for networks", life=NetworkLife),
+    NamedCalls(
+        "cortend, messages to shims, zygote and resolver for networks",
+        r"(send|receive) (?!.*\bping$)",
+        life=NetworkLife,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[CortenEngine]:
+    """An engine that has seen a whole life of networks."""
+    with CortenEngine() as engine:
+        engine.docker("load", "-i", str(images.busybox()), check=True)
+        whole_life(engine, kind=NetworkLife)
+        yield engine
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_cortend_killed_at_a_sample_of_its_points(warm: CortenEngine, group: Group) -> None:
+    campaign(warm, group, GATE_SAMPLE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIFE_TIMEOUT_S)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.name)
+def test_cortend_killed_at_every_point(warm: CortenEngine, group: Group) -> None:
+    campaign(warm, group, None)
