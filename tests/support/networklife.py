@@ -16,7 +16,7 @@ from support.faultlife import PORT, SCRIPT, Life
 
 
 class NetworkLife(Life):
-    """`network create` twice, a start on the first, `connect` to the second, `disconnect` from the first, `network rm`."""
+    """Two networks made, a start on the first, `connect` to the second, `disconnect` from the first, both removed."""
 
     STEPS = (
         *("make_networks", "create", "start", "connect", "disconnect", "kill", "wait", "remove"),
@@ -84,7 +84,7 @@ class NetworkLife(Life):
     def _judge_interfaces(self, pid: int, networks: dict[str, Any], ports: Any) -> None:
         told = {f"{one['IPAddress']}/{one['IPPrefixLen']}" for one in networks.values()}
         links = inside(pid, "-4", "addr", "show", "scope", "global")
-        there = {f"{one['local']}/{one['prefixlen']}" for link in links for one in link["addr_info"]}
+        there = {f"{one['local']}/{one['prefixlen']}" for link in links for one in link["addr_info"] if one}
         assert there == told, f"interfaces {there}, inspect {told}"
         (route,) = inside(pid, "route", "show", "default")
         assert route["gateway"] in {one["Gateway"] for one in networks.values()}, route
