@@ -205,6 +205,11 @@ SEEN: dict[str, Row] = {
         lambda running: "registry.example:5000" in running.info["RegistryConfig"]["IndexConfigs"],
         True,
     ),
+    "host-firewall": Row(
+        "respect",
+        lambda running: "chain input" in running.engine.netns.run(["nft", "list", "ruleset"]),
+        True,
+    ),
     "http-proxy": Row(
         "http://user:secret@proxy.example:3128",
         lambda running: running.info["HttpProxy"],
@@ -281,7 +286,7 @@ def test_every_key_of_dockerd_is_refused_by_name_or_has_a_row(tmp_path: Path) ->
 
 
 def test_every_row_is_of_a_key_that_dockerd_knows_but_for_our_own(tmp_path: Path) -> None:
-    own = {"default-pids-limit", "policies", "signal-senders", "min-api-version"}
+    own = {"default-pids-limit", "policies", "host-firewall", "signal-senders", "min-api-version"}
     assert set(SEEN) - set(known_keys(tmp_path)) == own
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from corten.errors import FailedPrecondition
 from corten.network import watch as watching
 from corten.network.bridge import BridgeDriver, Published
+from corten.network.defaults import Defaults
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
 from corten.network.watch import Watch
@@ -39,6 +41,7 @@ class Guarded:
     host: Node
     client: Node
     server: Node
+    engine_host: Host
     driver: BridgeDriver
     journal: MemoryJournal
     watch: Watch
@@ -71,16 +74,20 @@ def _looks_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def guarded() -> Iterator[Guarded]:
-    yield from made_guarded()
+    with guarding() as made:
+        yield made
 
 
-def made_guarded(*, prepare: Callable[[Node], None] = lambda host: None, respects: bool = False) -> Iterator[Guarded]:
+@contextmanager
+def guarding(*, prepare: Callable[[Node], None] = lambda host: None, respects: bool = False) -> Iterator[Guarded]:
     with Node("host") as host, Node("client") as client, Node("server") as server:
         host.sysctl("ipv4/ip_forward", "0")
         join(host, "world", f"{HOST}/24", client, "eth0", f"{CLIENT}/24")
         prepare(host)
         engine_host, journal = host.call(Host), MemoryJournal()
-        driver = BridgeDriver(ENGINE, store=MemoryStore(), journal=journal, host=engine_host, respects_host=respects)
+        driver = BridgeDriver(
+            ENGINE, store=MemoryStore(), journal=journal, host=engine_host, settings=Defaults(respects_host=respects)
+        )
         host.call(driver.ensure)
         watch = host.call(driver.watch)
         try:
@@ -88,7 +95,7 @@ def made_guarded(*, prepare: Callable[[Node], None] = lambda host: None, respect
             bindings = parse_bindings([], {"80/tcp": [("", "8080")], "80/udp": [("", "8080")]})
             published = host.call(lambda: driver.publish(endpoint, "server", bindings))
             with published, TcpServer(server, 80), UdpServer(server, 80):
-                yield Guarded(host, client, server, driver, journal, watch, published)
+                yield Guarded(host, client, server, engine_host, driver, journal, watch, published)
         finally:
             driver.close()
             driver.settle()
@@ -231,7 +238,7 @@ def test_where_iptables_drops_an_accept_is_put_and_taken_out_again(prepare: Call
         prepare(host)
         states.append(host.run(["iptables", "-S"]))
 
-    for guarded in made_guarded(prepare=prepared):
+    with guarding(prepare=prepared) as guarded:
         reaches_all(guarded)
         said = guarded.host.run(["iptables", "-S", chain])
         assert f"-A {chain} -i {BRIDGE} -m comment --comment corten-{ENGINE} -j ACCEPT" in said
@@ -243,20 +250,19 @@ def test_where_iptables_drops_an_accept_is_put_and_taken_out_again(prepare: Call
 
 
 def test_what_goes_to_dockers_bridge_is_left_to_docker() -> None:
-    for guarded in made_guarded(prepare=docker_drops):
-        with Node("docker") as docker:
-            bridge = guarded.host.links.link("docker0")
-            assert bridge is not None
-            guarded.host.links.send(
-                rtnetlink.new_veth("port", "eth0", "02:00:00:00:02:01", docker.netns_fd),
-                rtnetlink.set_up("port", bridge.index),
-            )
-            guarded.host.address("docker0", "198.51.100.1/24")
-            docker.address("eth0", "198.51.100.2/24")
-            docker.route("eth0", "198.51.100.1")
-            with TcpServer(docker, 80):
-                assert ask_tcp(guarded.server, "198.51.100.2", 80, timeout=0.3) == "silence"
-                assert ask_tcp(guarded.host, "198.51.100.2", 80) == "198.51.100.1"
+    with guarding(prepare=docker_drops) as guarded, Node("docker") as docker:
+        bridge = guarded.host.links.link("docker0")
+        assert bridge is not None
+        guarded.host.links.send(
+            rtnetlink.new_veth("port", "eth0", "02:00:00:00:02:01", docker.netns_fd),
+            rtnetlink.set_up("port", bridge.index),
+        )
+        guarded.host.address("docker0", "198.51.100.1/24")
+        docker.address("eth0", "198.51.100.2/24")
+        docker.route("eth0", "198.51.100.1")
+        with TcpServer(docker, 80):
+            assert ask_tcp(guarded.server, "198.51.100.2", 80, timeout=0.3) == "silence"
+            assert ask_tcp(guarded.host, "198.51.100.2", 80) == "198.51.100.1"
 
 
 def test_a_policy_that_is_turned_while_the_engine_runs_is_seen(guarded: Guarded) -> None:
@@ -272,8 +278,9 @@ def test_a_policy_that_is_turned_while_the_engine_runs_is_seen(guarded: Guarded)
 
 @pytest.mark.parametrize(("prepare", "chain"), [(wall_drops, "inet wall fw"), (rejecting, "inet fire fw")])
 def test_where_nothing_is_meant_for_others_the_chain_is_named(prepare: Callable[[Node], None], chain: str) -> None:
-    with pytest.raises(FailedPrecondition, match=f"network bridge: chain {chain} of the host's firewall drops"):
-        next(made_guarded(prepare=prepare))
+    named = f"network bridge: chain {chain} of the host's firewall drops"
+    with pytest.raises(FailedPrecondition, match=named), guarding(prepare=prepare):
+        pass
 
 
 def test_a_chain_that_names_the_bridges_is_believed() -> None:
@@ -282,11 +289,50 @@ def test_a_chain_that_names_the_bridges_is_believed() -> None:
         for end in ("iifname", "oifname"):
             host.run(["nft", f'add rule inet wall fw {end} "ctn-*" accept'])
 
-    for guarded in made_guarded(prepare=prepare):
+    with guarding(prepare=prepare) as guarded:
         reaches_all(guarded)
 
 
-def test_with_respect_the_chains_of_the_host_have_the_last_word() -> None:
-    for guarded in made_guarded(prepare=iptables_drops, respects=True):
-        assert BRIDGE not in guarded.host.run(["iptables", "-S"])
+# --- host-firewall: respect
+
+
+def input_drops(host: Node) -> None:
+    """A host that lets nobody in but by one port, as ufw does."""
+    host.run(["iptables", "-P", "INPUT", "DROP"])
+    host.run(["iptables", "-A", "INPUT", "-m", "state", "--state", "ESTABLISHED", "-j", "ACCEPT"])
+
+
+def test_without_respect_a_published_port_is_open_whatever_the_input_chains_say() -> None:
+    with guarding(prepare=input_drops) as guarded:
+        assert ask_tcp(guarded.client, HOST, 8080) == CLIENT
+
+
+def test_with_respect_the_input_chains_decide_who_reaches_a_published_port() -> None:
+    with guarding(prepare=input_drops, respects=True) as guarded:
         assert ask_tcp(guarded.client, HOST, 8080, timeout=0.3) == "silence"
+        assert ask_tcp(guarded.host, HOST, 8080) == HOST, "the host itself is not asked"
+        assert ask_tcp(guarded.server, HOST, 8080) == "172.17.0.1", "nor is a container"
+        guarded.host.run(["iptables", "-A", "INPUT", "-p", "tcp", "--dport", "8080", "-j", "ACCEPT"])
+        assert ask_tcp(guarded.client, HOST, 8080) == CLIENT, "its own address, and the second packet comes through"
+        assert ask_udp(guarded.client, HOST, 8080, timeout=0.3) == "silence", "udp was not let in"
+        guarded.host.run(["iptables", "-A", "INPUT", "-p", "udp", "--dport", "8080", "-j", "ACCEPT"])
+        wait_until(lambda: ask_udp(guarded.client, HOST, 8080, timeout=0.2) == CLIENT)
+
+
+def test_with_respect_a_client_is_asked_for_again_when_the_hosts_rules_change() -> None:
+    with guarding(respects=True) as guarded:
+        assert ask_tcp(guarded.client, HOST, 8080) == CLIENT
+        guarded.host.run(["iptables", "-A", "INPUT", "-p", "tcp", "--dport", "8080", "-j", "REJECT"])
+        wait_until(lambda: ask_tcp(guarded.client, HOST, 8080) == "refused")
+        guarded.host.run(["iptables", "-F", "INPUT"])
+        with TcpServer(guarded.host, 99):
+            assert ask_tcp(guarded.client, HOST, 99) == CLIENT, "what the host listens on itself is not delayed"
+
+
+def test_an_engine_that_respects_no_more_leaves_nothing_of_it_in_the_table() -> None:
+    with guarding(respects=True) as guarded:
+        assert "chain input" in guarded.listed()
+        guarded.driver.close()
+        plain = BridgeDriver(ENGINE, store=MemoryStore(), journal=MemoryJournal(), host=guarded.engine_host)
+        guarded.host.call(plain.ensure)
+        assert "chain input" not in guarded.listed()

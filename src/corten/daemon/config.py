@@ -186,6 +186,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "fixed-cidr": ("fixed_cidr", networking.address4),
     "fixed-cidr-v6": ("fixed_cidr_v6", networking.address6),
     "group": ("group", _text),
+    "host-firewall": ("host_firewall", networking.host_firewall),
     "host-gateway-ips": ("host_gateway_ips", resolving.gateways),
     "hosts": ("hosts", _texts),
     "http-proxy": ("http_proxy", registries.proxy),

@@ -26,7 +26,7 @@ from corten.core import dataroot, resolver
 from corten.core.journal import CONTAINER_DIR, VOLUME_DIR
 from corten.core.snapshots import STAGING, TRASH
 from corten.core.trees import listed, remove_tree
-from corten.daemon import execroot, firewallcheck
+from corten.daemon import execroot, firewallcheck, networking
 from corten.engine import senders
 from corten.engine.parts import cgroup_parent
 from corten.engine.record import Status, decode
@@ -127,7 +127,7 @@ def examine(settings: Settings) -> list[Finding]:
             *_cgroups(engine_id, records, facts),
             *_links(engine_id, records),
             *_elements(engine_id, records),
-            *_firewall(engine_id, records),
+            *_firewall(settings, engine_id, records),
             *_runs(settings, records),
             *_mounts(settings, records),
             *_journal(settings, records),
@@ -247,9 +247,9 @@ def _elements(engine_id: str, records: Records) -> Iterator[Finding]:
         yield Finding("lost", name, f"nftables table {table}, {name}: it is published, and not there")
 
 
-def _firewall(engine_id: str, records: Records) -> Iterator[Finding]:
+def _firewall(settings: Settings, engine_id: str, records: Records) -> Iterator[Finding]:
     """The table as it should be, and rules of ours in tables of others, whose bridges are gone."""
-    for text in firewallcheck.differences(engine_id, records.networks):
+    for text in firewallcheck.differences(engine_id, records.networks, networking.defaults_of(settings)):
         yield Finding("lost", text, text)
     bridges = {device_name(engine_id, one) for one in records.networks}
     try:

@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from corten.network import device, firewall
+from corten.network import admission, device, firewall
+from corten.network.defaults import Defaults
 from corten.network.firewall import FAMILY, MAPS, Outside, table_name
 from corten.network.values import Network
 from corten.sys import netns
@@ -21,13 +22,16 @@ from corten.sys.nft import Nft, NftError
 _HOOK: Final = ("type", "hook", "prio", "policy")
 
 
-def differences(engine_id: str, networks: Iterable[Network]) -> list[str]:
+def differences(engine_id: str, networks: Iterable[Network], settings: Defaults) -> list[str]:
     """What is not as it should be, one sentence each; [] also where libnftables is missing."""
     table = table_name(engine_id)
     bridges = [device.bridge_of(engine_id, one) for one in networks if one.driver == device.BRIDGE]
     try:
         found = _listed(table)
-        wanted = _scratch(table, firewall.ruleset(table, bridges, [], Outside()))
+        commands = firewall.ruleset(
+            table, bridges, [], Outside(), mark=settings.mark, respects_host=settings.respects_host
+        )
+        wanted = _scratch(table, commands)
     except OSError:
         return []
     if found is None or wanted is None:
@@ -35,8 +39,12 @@ def differences(engine_id: str, networks: Iterable[Network]) -> list[str]:
     return [
         f"nftables table {table}: {kind} {name} is not as it should be"
         for (kind, name), content in sorted(wanted.items())
-        if name not in MAPS and not _agrees(name, found.get((kind, name), []), content)
+        if not _is_of_ports(name) and not _agrees(name, found.get((kind, name), []), content)
     ]
+
+
+def _is_of_ports(name: str) -> bool:
+    return name in (*MAPS, *admission.ADMITTED) or name.removesuffix(admission.KEYS) in MAPS
 
 
 def _agrees(name: str, found: Sequence[str], wanted: Sequence[str]) -> bool:

@@ -154,6 +154,7 @@ TABLE: Final = (
     _flag("fixed-cidr", "--fixed-cidr", "CIDR", "where addresses on the default bridge come from"),
     _flag("fixed-cidr-v6", "--fixed-cidr-v6", "CIDR", "where IPv6 addresses on the default bridge come from"),
     _flag("group", "-G --group", "GROUP", "of unix sockets (docker)"),
+    _flag("host-firewall", "--host-firewall", "WORD", "respect: the host's input chains guard published ports"),
     _flag("host-gateway-ips", "--host-gateway-ip", "ADDRESS", "what host-gateway is", resolving.gateway_of_flag),
     _flag("icc", "--icc", "", "containers on the default bridge reach each other (true)"),
     _flag("init", "--init", "", "an init in every container whose request is silent"),

@@ -22,6 +22,7 @@ from corten.sys.rtnetlink import IPAddress, IPInterface, IPNetwork
 DRIVERS: Final = ("bridge", "ipvlan", "macvlan")
 FIXED: Final = {"firewall-backend": "nftables", "ip6tables": True, "iptables": True}  # what there is one way of
 CHECKED: Final = ("bridge", *defaults.KEYS[4], *defaults.KEYS[6])
+RESPECT: Final = "respect"
 _U32: Final = (1 << 32) - 1
 _WITHOUT: Final = "is not supported: an nftables table of Corten's own keeps networks apart and publishes ports"
 
@@ -119,6 +120,14 @@ def backend(key: str, value: Any) -> None:
     """`firewall-backend`: nftables is the only one."""
     if _text(key, value) not in ("", "nftables"):
         raise InvalidArgument(f"{key}: {value} {_WITHOUT}")
+
+
+def host_firewall(key: str, value: Any) -> str:
+    """`host-firewall`: `respect`, where the host's input chains say who reaches published ports (of Corten)."""
+    text = _text(key, value)
+    if text not in ("", RESPECT):
+        raise InvalidArgument(f'{key}: {text!r} is not "{RESPECT}"')
+    return text
 
 
 def mark(key: str, value: Any) -> str:
@@ -243,6 +252,7 @@ def defaults_of(made: Settings) -> Defaults:
         drops_others=not made.ip_forward_no_drop,
         is_direct=made.allow_direct_routing,
         mark=_mark("bridge-accept-fwmark", made.bridge_accept_fwmark),
+        respects_host=made.host_firewall == RESPECT,
     )
     return replace(found, v6=found.v6 if made.ipv6 else Family())
 

@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_network_opts: dict[str, dict[str, str]] = {}
     fixed_cidr: str = ""
     fixed_cidr_v6: str = ""
+    host_firewall: str = ""  # "respect": network.admission
     icc: bool = True
     ip: str = ""
     ip_forward: bool = True

@@ -81,18 +81,17 @@ class BridgeDriver:
         host: Host,
         settings: Defaults = _DEFAULTS,
         avoid: Collection[IPv4Network] = (),
-        respects_host: bool = False,
         has_relay: bool = True,
     ) -> None:
         """`settings`: daemon.json's; `avoid`: networks that are used though no route says so, such as the host's
-        name servers; `respects_host`: the host's own firewall has the last word (`host-firewall`); `has_relay` as of a
+        name servers; `has_relay` as of a
         Publisher.
         """
         self._engine_id = engine_id
         self._store = store
         self._journal = journal
         self._host = host
-        self._firewall = Firewall(engine_id, host.nft, mark=settings.mark)
+        self._firewall = Firewall(engine_id, host.nft, mark=settings.mark, respects_host=settings.respects_host)
         self.settings = settings
         self._bridges = Bridges(
             engine_id, self._firewall, store=store, journal=journal, host=host, settings=settings, avoid=avoid
@@ -111,7 +110,6 @@ class BridgeDriver:
             journal=journal,
             lock=self._lock,
             endpoints=lambda: self._endpoints,
-            respects_host=respects_host,
         )
 
     # --- what there is

@@ -146,6 +146,10 @@ class Bridges:
         bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
         self._firewall.apply(bridges, endpoints.all(), self.outside, token=token)
 
+    def ask_again(self) -> None:
+        """The host's own firewall has changed, perhaps: whoever it admitted is to ask again."""
+        self._firewall.ask_again()
+
     def ways_out(self) -> list[str]:
         """The devices of networks that are not internal."""
         return [self.device(one.network_id) for one in self._networks.values() if not one.internal]

@@ -40,7 +40,8 @@ class Defaults:
     """The settings.  `pools`: empty for the built-in ones; `options`: driver → options of new networks.
 
     `device`: the bridge to use in place of one of our own, or NO_BRIDGE; `mark`: (value, mask) of packets that are
-    forwarded into a bridge like answers are.
+    forwarded into a bridge like answers are; `respects_host`: who reaches published ports is for the host's input
+    chains to say.
     """
 
     pools: tuple[Pool, ...] = ()
@@ -57,6 +58,7 @@ class Defaults:
     drops_others: bool = True
     is_direct: bool = False
     mark: tuple[int, int] | None = None
+    respects_host: bool = False
 
     @property
     def has_no_bridge(self) -> bool:

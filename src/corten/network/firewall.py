@@ -40,10 +40,12 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from corten.errors import Internal
+from corten.network import admission
 from corten.network.values import ANY, ANY6, Bridge, Endpoint, Publication
 from corten.sys.nft import NftError
 
@@ -234,30 +236,42 @@ def ruleset(
     outside: Outside,
     *,
     mark: tuple[int, int] | None = None,
+    respects_host: bool = False,
 ) -> str:
     """The commands that make the table whole, whatever it holds.
 
     `mark` is the value and mask of packets that somebody else has let in (daemon.json's bridge-accept-fwmark).
+    `respects_host`: with what network/admission.py says.
 
     Rules and elements are replaced within chains, sets and maps that stay: where the table itself was deleted and
     added again in one transaction, one of 500 times a new connection found the port closed (its hooks are registered
     anew).
     """
     at = f"{FAMILY} {table}"
+    hooks, sets, chains = (HOOKS, SETS, RULES) if not respects_host else _respecting()
     lines = [f"add table {at}"]
     lines += [f"add map {at} {name} {{ {kind}; }}" for name, kind in (MAPS | SOURCES).items()]
-    lines += [f"add set {at} {name} {{ {kind}; }}" for name, kind in SETS.items()]
-    lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in HOOKS.items()]
-    lines += [f"flush chain {at} {chain}" for chain in HOOKS]
+    lines += [f"add set {at} {name} {{ {kind}; }}" for name, kind in sets.items()]
+    lines += [f"add chain {at} {chain} {{ {hook}; }}" for chain, hook in hooks.items()]
+    lines += [f"flush chain {at} {chain}" for chain in hooks]
     lines += [f"flush map {at} {name}" for name in MAPS | SOURCES]
-    lines += [f"flush set {at} {name}" for name in SETS]
+    lines += [f"flush set {at} {name}" for name in sets]
     if mark is not None:
         lines.append(f"add rule {at} forward oifname @ours meta mark & {mark[1]:#x} == {mark[0]:#x} accept")
-    lines += [f"add rule {at} {chain} {rule}" for chain in HOOKS for rule in RULES[chain]]
+    lines += [f"add rule {at} {chain} {rule}" for chain in hooks for rule in chains[chain]]
     lines += [f"add rule {at} forward {rule}" for rule in outside.rules()]
     text = "\n".join(lines) + "\n"
     text += "".join(_change("add", table, members(bridge)) for bridge in bridges)
-    return text + "".join(_change("add", table, elements(one, one.publications)) for one in endpoints)
+    found = (elements(one, one.publications) for one in endpoints)
+    ports = (admission.with_keys(one, MAPS) if respects_host else one for one in found)
+    return text + "".join(_change("add", table, one) for one in ports)
+
+
+def _respecting() -> tuple[dict[str, str], dict[str, str], dict[str, tuple[str, ...]]]:
+    """Hooks, sets and rules where the host's input chains are asked."""
+    keys = {f"{name}{admission.KEYS}": admission.keys_type(kind) for name, kind in MAPS.items()}
+    asked = {"prerouting": (*admission.BEFORE, *PUBLISHED), "input": admission.rules(MAPS)}
+    return HOOKS | admission.HOOKS, SETS | admission.SETS | keys, RULES | asked
 
 
 def _change(verb: str, table: str, found: dict[str, list[str]]) -> str:
@@ -268,8 +282,12 @@ def _change(verb: str, table: str, found: dict[str, list[str]]) -> str:
 class Firewall:
     """The table in the kernel.  Every method is one transaction and may be repeated."""
 
-    def __init__(self, engine_id: str, nft: Runner, *, mark: tuple[int, int] | None = None) -> None:
-        """`mark`: as of `ruleset`."""
+    def __init__(
+        self, engine_id: str, nft: Runner, *, mark: tuple[int, int] | None = None, respects_host: bool = False
+    ) -> None:
+        """`mark`, `respects_host`: as of `ruleset`."""
+        self._respects_host = respects_host
+        self._is_clean = respects_host  # nothing is there of a start with another setting
         self.table = table_name(engine_id)
         self._nft = nft
         self._mark = mark
@@ -281,7 +299,10 @@ class Firewall:
 
         `token`: a chain that comes and goes in the same transaction, by whose name a listener knows it for ours.
         """
-        commands = ruleset(self.table, bridges, list(endpoints), outside, mark=self._mark)
+        self._clean()
+        commands = ruleset(
+            self.table, bridges, list(endpoints), outside, mark=self._mark, respects_host=self._respects_host
+        )
         if token:
             commands += "".join(f"{verb} chain {FAMILY} {self.table} {token}\n" for verb in ("add", "delete"))
         try:
@@ -290,19 +311,37 @@ class Firewall:
             log.warning("nftables table %s cannot be changed (%s): it is made anew", self.table, error)
             self._run(f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n{commands}")
 
+    def _clean(self) -> None:
+        """Without the host's input chains being asked any more, once."""
+        if self._is_clean:
+            return
+        self._is_clean = True
+        words = [f"{verb} chain {FAMILY} {self.table} input\n" for verb in ("flush", "delete")]
+        with suppress(NftError):  # there is none
+            self._nft.run("".join(words))
+
+    def ask_again(self) -> None:
+        """Forgets whom the host's input chains have admitted: they have changed, perhaps."""
+        if self._respects_host:
+            self._run("".join(f"flush set {FAMILY} {self.table} {name}\n" for name in admission.ADMITTED))
+
+    def _ports(self, endpoint: Endpoint, publications: Iterable[Publication]) -> dict[str, list[str]]:
+        found = elements(endpoint, publications)
+        return admission.with_keys(found, MAPS) if self._respects_host else found
+
     def publish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
         """Adds ports of an endpoint (about 70 µs)."""
-        if found := elements(endpoint, publications):
+        if found := self._ports(endpoint, publications):
             self._run(_change("add", self.table, found))
 
     def unpublish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
         """Takes ports of an endpoint away."""
-        if found := elements(endpoint, publications):
+        if found := self._ports(endpoint, publications):
             self._take_away(found)
 
     def replace(self, old: Endpoint, new: Endpoint) -> None:
         """Leads the ports of one endpoint to another, without a moment in which they lead nowhere."""
-        before, after = elements(old, old.publications), elements(new, new.publications)
+        before, after = self._ports(old, old.publications), self._ports(new, new.publications)
         changes = [("add", before), ("delete", before), ("add", after)]
         if before or after:
             self._run("".join(_change(verb, self.table, found) for verb, found in changes))

@@ -81,12 +81,11 @@ def rules(bridges: Iterable[str], others: Collection[str]) -> list[Rule]:
 class Foreign:
     """What other tables say of one engine's bridges.  Its caller holds a lock."""
 
-    def __init__(self, engine_id: str, nft: Runner, journal: Journal | None = None, *, is_silent: bool = False) -> None:
+    def __init__(self, engine_id: str, nft: Runner, journal: Journal | None = None) -> None:
         """Without a journal it can only look and remove."""
         self._comment = f"corten-{engine_id}"
         self._nft = nft
         self._journal = journal
-        self._is_silent = is_silent
         self._walls: tuple[Chain, ...] = ()  # that drop, and have no place for others
         self._places: tuple[Chain, ...] = ()
 
@@ -100,7 +99,7 @@ class Foreign:
 
         `bridges`: those of ours with a way out; `others`: of other programs.
         """
-        chains = [] if self._is_silent else list(self._chains())
+        chains = list(self._chains())
         found = [one for one in chains if self._drops(one)]
         names = {_named(one) for one in chains}
         places = {place for one in found if (place := _place_of(_named(one), names)) is not None}

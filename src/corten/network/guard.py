@@ -32,13 +32,12 @@ class Guard:
         journal: Journal,
         lock: threading.RLock,
         endpoints: Callable[[], Endpoints],
-        respects_host: bool,
     ) -> None:
         self._bridges = bridges
         self._host = host
         self._lock = lock
         self._endpoints = endpoints
-        self._foreign = Foreign(engine_id, host.nft, journal, is_silent=respects_host)
+        self._foreign = Foreign(engine_id, host.nft, journal)
         self._watch: Watch | None = None
 
     def watch(self) -> Watch:
@@ -63,6 +62,7 @@ class Guard:
         with self._lock:
             if self._bridges.look(self._host.links.links()):
                 self._bridges.write_table(self._endpoints())
+            self._bridges.ask_again()
             self.settle()
 
     def settle(self) -> None:

@@ -40,6 +40,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--bip6", "2001:db8::1/64"], {"bip6": "2001:db8::1/64"}),
     (["-b", "br0"], {"bridge": "br0"}),
     (["--bridge-accept-fwmark", "0x1/0x3"], {"bridge-accept-fwmark": "0x1/0x3"}),
+    (["--host-firewall", "respect"], {"host-firewall": "respect"}),
     (
         ["--default-address-pool", "base=10.0.0.0/8,size=24", "--default-address-pool=size=64,base=fd00::/48"],
         {"default-address-pools": [{"base": "10.0.0.0/8", "size": 24}, {"base": "fd00::/48", "size": 64}]},
@@ -164,6 +165,7 @@ def test_every_flag_of_the_table_is_compared() -> None:
         (["--firewall-backend", "iptables"], "--firewall-backend: iptables is not supported: an nftables table"),
         (["--mtu", "5"], "--mtu: invalid default MTU: 5"),
         (["--ip", "x"], "--ip: invalid IP address: x"),
+        (["--host-firewall", "x"], "--host-firewall: 'x' is not \"respect\""),
         (["--bridge-accept-fwmark", "x"], "--bridge-accept-fwmark: invalid firewall mark 'x'"),
         (
             ["--default-address-pool", "base=10.0.0.0/8"],

@@ -101,7 +101,8 @@ def test_a_table_that_cannot_be_written_over_is_made_anew() -> None:
     nft = Recorder(refusal="Could not process rule: File exists")
     with pytest.raises(Internal, match="File exists"):
         Firewall("0123abcd", nft).apply([BRIDGE], [], Outside())
-    first, second = nft.ran
+    cleaned, first, second = nft.ran
+    assert cleaned == "flush chain inet corten-0123abcd input\ndelete chain inet corten-0123abcd input\n"
     assert second == f"add table inet corten-0123abcd\ndelete table inet corten-0123abcd\n{first}"
 
 
@@ -148,7 +149,7 @@ def test_the_bridges_of_other_engines_are_left_to_their_tables() -> None:
 def test_a_token_comes_and_goes_in_the_transaction_that_it_stands_for() -> None:
     nft = Recorder()
     Firewall("0123abcd", nft).apply([BRIDGE], [], Outside(), token="token-1")
-    (ran,) = nft.ran
+    ran = nft.ran[-1]
     assert ran.endswith("add chain inet corten-0123abcd token-1\ndelete chain inet corten-0123abcd token-1\n")
 
 
@@ -220,3 +221,26 @@ def test_what_is_expected_is_written_as_what_is_listed(protocol: str | int) -> N
         ]
     }
     assert Firewall.expected([endpoint(WEB)]) == {f"by_port {one}" for one in firewall._listed(listing)}
+
+
+def test_where_the_hosts_input_chains_are_asked_a_port_is_a_key_in_a_set_as_well() -> None:
+    nft = Recorder()
+    wall = Firewall("0123abcd", nft, respects_host=True)
+    wall.publish(endpoint(WEB), [WEB])
+    wall.ask_again()
+    assert nft.ran == [
+        "add element inet corten-0123abcd by_port { tcp . 8080 : 172.17.0.2 . 80 }\n"
+        "add element inet corten-0123abcd by_port_keys { tcp . 8080 }\n",
+        "flush set inet corten-0123abcd admitted4\nflush set inet corten-0123abcd admitted6\n",
+    ]
+    text = firewall.ruleset("t", [BRIDGE], [endpoint(WEB)], Outside(), respects_host=True)
+    assert "add element inet t by_port_keys { tcp . 8080 }\n" in text
+    rules = [line for line in text.splitlines() if line.startswith("add rule inet t prerouting ")]
+    assert ["accept" in rule for rule in rules] == [True, True, False, False, False, False], "asked before NAT"
+    assert text.count("add rule inet t input ") == 7
+
+
+def test_where_they_are_not_asked_nothing_is_said_of_it() -> None:
+    text = firewall.ruleset("t", [BRIDGE], [endpoint(WEB)], Outside())
+    assert "admitted" not in text
+    assert "_keys" not in text
