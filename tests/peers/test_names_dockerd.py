@@ -48,6 +48,7 @@ HOSTS = (
     "nameserver 198.51.100.53\nsearch example.test\n",
     "nameserver 127.0.0.1\nnameserver 198.51.100.53\noptions ndots:1 timeout:3\nsortlist 1.2.3.0\n",
     "# nobody\n",
+    "nameserver 2001:db8:2::53\n",
 )
 ASKED = (
     *(("plain", name, kind) for name in ("other", "ALIAS", "alias.front", "otherhost") for kind in ("A", "AAAA", "MX")),
@@ -114,7 +115,7 @@ def moved(world: World) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("host", HOSTS, ids=("server", "loopback", "none"))
+@pytest.mark.parametrize("host", HOSTS, ids=("server", "loopback", "none", "ipv6"))
 def test_files_and_answers_are_dockerds(host: str) -> None:
     ours, theirs = both_of(host, look)
     different = []

@@ -19,7 +19,7 @@ from support import images
 from support.asking import addresses, ask, await_answer, name_of, told
 from support.engine import CortenEngine
 from support.nameserver import NameServer
-from support.networld import HOST_AT_RESOLVER, RESOLVER, World
+from support.networld import HOST6_AT_RESOLVER, HOST_AT_RESOLVER, RESOLVER, RESOLVER6, World
 
 FRONT, BACK, INNER = "10.60.0.0/24", "10.61.0.0/24", "10.62.0.0/24"
 
@@ -126,19 +126,25 @@ def test_a_resolv_conf_that_somebody_edited_stays(world: World, engine: CortenEn
     assert resolv_conf(engine, "edited") == ["nameserver 192.0.2.1"]
 
 
-def test_the_hosts_servers_are_asked_as_they_are_now_and_its_loopback_ones_from_there(world: World) -> None:
+def test_the_hosts_servers_are_asked_as_they_are_now_and_from_where_they_are_reached(world: World) -> None:
     asker = world.container("--network", "front")
     before = world.resolv_conf.read_text()
     try:
         with NameServer(world.host) as stub:
-            world.resolv_conf.write_text("nameserver 127.0.0.1\n")
-            time.sleep(1.1)  # the file is looked at once a second
+            rename_servers(world, "nameserver 127.0.0.1\n")
             assert addresses(asker, "www.example.test") == ["203.0.113.7"]
-            assert [one.client for one in stub.asked] == ["127.0.0.1"]
-            assert world.names.asked == []
+            assert ([one.client for one in stub.asked], world.names.asked) == (["127.0.0.1"], [])
+        rename_servers(world, f"nameserver {RESOLVER6}\n")
+        assert addresses(asker, "www.example.test") == ["203.0.113.7"]
+        assert [one.client for one in world.names.asked] == [HOST6_AT_RESOLVER]
     finally:
-        world.resolv_conf.write_text(before)
-        time.sleep(1.1)
+        rename_servers(world, before)
+
+
+def rename_servers(world: World, text: str) -> None:
+    """The host's file is looked at once a second."""
+    world.resolv_conf.write_text(text)
+    time.sleep(1.1)
 
 
 def test_a_container_may_have_port_53_itself_and_be_its_own_server(world: World) -> None:

@@ -23,6 +23,7 @@ from corten.errors import CortenError, Unavailable
 from corten.network import redirect
 from corten.network.values import PREDEFINED, Network
 from corten.shim.protocol import NETNS_FD
+from corten.sys.rtnetlink import IPAddress
 
 log = logging.getLogger("corten.engine")
 
@@ -64,9 +65,9 @@ class Naming:
 
     async def _tell_all(self) -> None:
         found = await self._resolver.open()
-        concerned = dict(self._concerned())
+        concerned = list(self._concerned())
         await self._resolver.tell("table", networks=self._table(concerned))
-        for container, own in concerned.items():
+        for container, own in concerned:
             try:
                 if container.id in found:
                     await self._resolver.tell("view", **self._view(container, own))
@@ -76,7 +77,7 @@ class Naming:
                 raise
             except (CortenError, OSError) as error:
                 log.warning("container %s: names are not answered: %s", container.id, error)
-        self._served = {one.id for one in concerned}
+        self._served = {one.id for one, _ in concerned}
         for stale in found - self._served:
             await self._resolver.tell("forget", container=stale)
 
@@ -86,9 +87,9 @@ class Naming:
             if own:
                 yield one, own
 
-    def _table(self, concerned: dict[Container, tuple[Attachment, ...]]) -> list[Fields]:
+    def _table(self, concerned: Iterable[tuple[Container, Sequence[Attachment]]]) -> list[Fields]:
         networks: dict[str, Fields] = {}
-        for container, own in concerned.items():
+        for container, own in concerned:
             for join in self._joins(container, own):
                 row = {"id": join["network"], "name": join["name"], "members": []}
                 networks.setdefault(join["network"], row)["members"].append(join)
@@ -176,7 +177,7 @@ class Naming:
             container.record.effective,
             self._parts.paths(container.id).resolv_conf,
             self._parts.settings,
-            addresses=[each.ip for endpoint in container.endpoints.values() for each in endpoint.addresses],
+            addresses=addresses_of(container),
         )
 
     async def disconnected(self, container: Container, network: Network) -> None:
@@ -236,6 +237,7 @@ class Naming:
             "networks": [one.network.network_id for one in sorted(own, key=_rank)],
             "servers": list(said) or None,
             "way_out": any(one.is_connected and not one.network.internal for one in attached),
+            "ipv6": resolvconf.has_ipv6(addresses_of(container)),
             "ndots": resolvconf.has_ndots(effective, settings),
             "links": links_of(own),
         }
@@ -255,6 +257,11 @@ def names_of(container: Container, one: Attachment) -> list[str]:
     """What a container is called on a network, its own name first (dockerd's DNSNames)."""
     hostname = container.record.effective.config.hostname
     return list(dict.fromkeys([container.name, *(one.settings.aliases or ()), container.id[:_SHORT_ID], hostname]))
+
+
+def addresses_of(container: Container) -> list[IPAddress]:
+    """On all its networks."""
+    return [one.ip for endpoint in container.endpoints.values() for one in endpoint.addresses]
 
 
 def links_of(own: Iterable[Attachment]) -> dict[str, str]:

@@ -190,14 +190,16 @@ def resolv_conf_with_resolver(host: ResolvConf, overrides: Overrides | None = No
         options,
         "internal resolver",
         is_fallback=not servers,
-        asked=[_asked(one, is_hosts=not own) for one in servers or fallback],
+        asked=[_asked(one, is_hosts=not own, has_ipv6=has_ipv6) for one in servers or fallback],
     )
     return _HEADER + "".join(lines) + footer + ("" if has_ndots else "# Option ndots from: internal\n")
 
 
-def _asked(server: str, *, is_hosts: bool) -> str:
-    """The host's loopback servers are asked from its network."""
-    return f"host({server})" if is_hosts and ip_address(server).is_loopback else server
+def _asked(server: str, *, is_hosts: bool, has_ipv6: bool) -> str:
+    """The host's loopback servers are asked from its network, and those that the container has no IPv6 for."""
+    address = ip_address(server)
+    is_host_alone = address.is_loopback or (address.version == 6 and not has_ipv6)
+    return f"host({server})" if is_hosts and is_host_alone else server
 
 
 def resolv_conf_on_host_network(host: ResolvConf, overrides: Overrides | None = None) -> str:

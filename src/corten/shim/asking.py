@@ -76,7 +76,7 @@ class Client:
         self.place = place
         self.networks: tuple[str, ...] = ()
         self.named: tuple[str, ...] | None = None
-        self.has_way_out = self.has_ndots = False
+        self.has_way_out = self.has_ndots = self.has_ipv6 = False
         self.links: dict[str, str] = {}
         self._udp, self._tcp = udp, tcp
         self._forwards: set[Forward] = set()

@@ -14,9 +14,9 @@ anew tells everything again and serves only those containers that are not served
     forget    {"container"}                                  it is not served, and is on no network
     end       the process ends; `cortend --destroy` says so
 
-VIEW is {"container", "networks": [id…], "servers": [address…] or null for the host's, "way_out", "ndots", "links"}:
-what `corten.shim.names.View` and `corten.shim.servers` say.  Without a way out nobody is asked.  Its "joins" are such
-messages, each with the "name" of its network, which need not be known.
+VIEW is {"container", "networks": [id…], "servers": [address…] or null for the host's, "way_out", "ndots", "ipv6",
+"links", "joins"}: what `corten.shim.names.View` and `corten.shim.servers` say.  Without a way out nobody is asked.  The
+joins are such messages, each with the "name" of its network, which need not be known.
 
 With cortend gone and nobody to serve it ends by itself.
 """
@@ -96,7 +96,7 @@ class Resolver:
         """Whom to ask for a container."""
         if client.named is not None:
             return servers.of_user(client.named, client.place)
-        return servers.of_host(self._host.now(), client.place)
+        return servers.of_host(self._host.now(), client.place, has_ipv6=client.has_ipv6)
 
     def _accept(self, events: int) -> None:
         with contextlib.suppress(OSError):
@@ -232,6 +232,7 @@ def _look(client: Client, request: Message) -> None:
     client.networks = tuple(map(str, request["networks"]))
     client.named = None if said is None else tuple(map(str, said))
     client.has_way_out = bool(request.get("way_out"))
+    client.has_ipv6 = bool(request.get("ipv6"))
     client.has_ndots = bool(request.get("ndots"))
     client.links = {str(alias).lower(): str(name).lower() for alias, name in (request.get("links") or {}).items()}
 

@@ -1,8 +1,8 @@
 """Whom a container's resolver asks: servers of the user's own, or the host's as its resolv.conf(5) has them now.
 
-The host's loopback servers are asked from the host's network, all others from the container's: what the firewall says
-of the container holds for its questions too.  Servers of the user's own are always asked from the container's network,
-so that `--dns 127.0.0.1` is a server in it.
+The host's loopback servers are asked from the host's network, as are its IPv6 ones for a container without IPv6; all
+others from the container's: what the firewall says of the container holds for its questions too.  Servers of the user's
+own are always asked from the container's network, so that `--dns 127.0.0.1` is a server in it.
 
 Source: libnetwork, resolver.go and internal/resolvconf as dockerd 26.1 has them.
 """
@@ -159,10 +159,10 @@ def of_user(addresses: Sequence[str], place: Place) -> list[Server]:
     return [Server(one, place) for one in addresses if one != OWN]
 
 
-def of_host(addresses: Sequence[str], place: Place) -> list[Server]:
+def of_host(addresses: Sequence[str], place: Place, *, has_ipv6: bool) -> list[Server]:
     """The host's: those that only the host reaches are asked from there."""
-    return [Server(one, None if _is_hosts_alone(one) else place) for one in addresses]
+    return [Server(one, None if _is_hosts_alone(one, has_ipv6=has_ipv6) else place) for one in addresses]
 
 
-def _is_hosts_alone(address: str) -> bool:
-    return "%" in address or ip_address(address).is_loopback
+def _is_hosts_alone(address: str, *, has_ipv6: bool) -> bool:
+    return "%" in address or ip_address(address).is_loopback or (":" in address and not has_ipv6)
