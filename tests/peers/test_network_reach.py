@@ -33,6 +33,9 @@ web                               self    one   self   self   -
 other                             -       two   -      -      self
 host                              self    self  self   self   self
 client                            self    self  host   host   host
+published                         self    self  one|-  one|-  one|-
+published,_by_the_gateway_of_one  self    one   one    one    one|-
+published,_by_loopback            .       one   .      .      .
 """
 # dockerd lets in, for everybody, what is sent to a published port's address in the container, though it be published
 # on 127.0.0.1 alone (moby#45610); here a neighbour reaches published ports where they are published
@@ -43,12 +46,14 @@ DIRECT = {
 }
 # dockerd's proxy answers a datagram from an address that was not asked
 HAIRPIN = {
-    Cell(source, target, "udp", 4): "gateway of one"
+    Cell(source, target, "udp", version): "gateway of one"
     for target, sources in (
         ("published", ("web", "peer", "other", "plain", "mate")),
         ("published, by the gateway of one", ("other", "plain", "mate")),
     )
     for source in sources
+    for version in (4, 6)
+    if version == 4 or source not in ("plain", "mate")
 }
 OTHERWISE = DIRECT | HAIRPIN
 
