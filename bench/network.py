@@ -134,24 +134,41 @@ def _measured(
 
 
 def stream_rows(engines: Sequence[Contender], found: Tools, rounds: int) -> list[Row]:
-    """One TCP stream of iperf3 to the published port from the client and from localhost, and between containers."""
+    """One TCP stream of iperf3 to the published port from the client and from localhost, and between containers.
+
+    Beside each what it takes of the processors, at both ends: other programs on the machine change that least.
+    """
     argv = ("iperf3", "-J", "-t", STREAM_S, "-c")
-    paths: dict[str, tuple[Measured, str]] = {
+    paths: dict[str, tuple[Callable[[Contender], str], str]] = {
         "stream from another host to a published port": (
-            lambda one: stream_rate(found.run(one.client, *_streamed(found, HOST[4]))),
+            lambda one: found.run(one.client, *_streamed(found, HOST[4])),
             words([*argv, HOST[4], "-p", str(STREAM_PUBLISHED)]),
         ),
         "stream from localhost to a published port": (
-            lambda one: stream_rate(found.run(one.host, *_streamed(found, "127.0.0.1"))),
+            lambda one: found.run(one.host, *_streamed(found, "127.0.0.1")),
             words([*argv, "127.0.0.1", "-p", str(STREAM_PUBLISHED)]),
         ),
         "stream between containers": (
-            lambda one: stream_rate(one.run("exec", PEER, *argv, SERVER, "-p", str(STREAM_PORT))),
+            lambda one: one.run("exec", PEER, *argv, SERVER, "-p", str(STREAM_PORT)),
             words(["exec", PEER, *argv, SERVER, "-p", str(STREAM_PORT)]),
         ),
     }
-    limit = (*DOCKERDS, NO_PROXY)
-    return [_measured(name, "MB/s", engines, rounds, call, text, limit) for name, (call, text) in paths.items()]
+    return [row for name, (call, text) in paths.items() for row in _stream_rows(name, engines, rounds, call, text)]
+
+
+def _stream_rows(
+    name: str, engines: Sequence[Contender], rounds: int, call: Callable[[Contender], str], text: str
+) -> list[Row]:
+    costs: dict[str, list[float]] = {one.name: [] for one in engines}
+
+    def measure(one: Contender) -> float:
+        report = call(one)
+        costs[one.name].append(stream_cost(report))
+        return stream_rate(report)
+
+    made = _measured(name, "MB/s", engines, rounds, measure, text, (*DOCKERDS, NO_PROXY))
+    taken = {label: Sample(tuple(values[1:])) for label, values in costs.items()}
+    return [made, Row("  beside it: CPU for each GB", "ms", taken, (), {"": f"{text}, cpu_utilization_percent"})]
 
 
 def _streamed(found: Tools, address: str) -> tuple[str, ...]:
@@ -161,6 +178,14 @@ def _streamed(found: Tools, address: str) -> tuple[str, ...]:
 def stream_rate(report: str) -> float:
     """MB/s in a report of iperf3 -J, as the receiver counted."""
     return float(json.loads(report)["end"]["sum_received"]["bits_per_second"]) / _MEGA
+
+
+def stream_cost(report: str) -> float:
+    """Milliseconds of processor for each GB in a report of iperf3 -J, of the two ends together (kernel included)."""
+    end = json.loads(report)["end"]
+    percent = end["cpu_utilization_percent"]["host_total"] + end["cpu_utilization_percent"]["remote_total"]
+    received = end["sum_received"]
+    return float(percent * received["seconds"] * 10 / (received["bytes"] / 1e9))
 
 
 def connection_rows(engines: Sequence[Contender], found: Tools, rounds: int) -> list[Row]:

@@ -29,6 +29,12 @@ def test_a_stream_is_judged_by_what_the_receiver_counted() -> None:
     assert network.stream_rate(json.dumps({"end": said})) == 1000.0
 
 
+def test_a_stream_costs_what_both_ends_take_of_the_processors_for_each_gigabyte() -> None:
+    percent = {"host_total": 40.0, "remote_total": 60.0}
+    end = {"cpu_utilization_percent": percent, "sum_received": {"seconds": 2.0, "bytes": 4_000_000_000}}
+    assert network.stream_cost(json.dumps({"end": end})) == 500.0
+
+
 def test_connections_are_counted_per_second_and_none_may_have_failed() -> None:
     assert network.connection_rate("500 0\n") == 500 / float(network.CONNECT_S)
     with pytest.raises(RuntimeError, match="2 of 12 connections failed"):
