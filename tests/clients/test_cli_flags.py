@@ -33,6 +33,7 @@ VERBS: list[tuple[str, ...]] = [
     *(("container", verb) for verb in CONTAINER),
     *(("image", verb) for verb in IMAGES),
     *(("system", verb) for verb in ("df", "events", "info", "prune")),
+    *(("network", verb) for verb in ("connect", "create", "disconnect", "inspect", "ls", "prune", "rm")),
     *(("volume", verb) for verb in ("create", "inspect", "ls", "prune", "rm", "update")),
     *(("context", verb) for verb in ("create", "export", "import", "inspect", "ls", "rm", "show", "update", "use")),
 ]
@@ -48,6 +49,7 @@ EXPLAINED = {
     ("image prune", "--unused-for"): "Corten's own: by last use",
     ("image prune", "--dry-run"): "Corten's own: what would go",
     ("container prune", "--dry-run"): "Corten's own: what would go",
+    ("network prune", "--dry-run"): "Corten's own: what would go",
     ("volume prune", "--dry-run"): "Corten's own: what would go",
     ("system prune", "--dry-run"): "Corten's own: what would go",
     ("*", "--health-on-failure"): "Corten's own: what is done to an unhealthy container",
@@ -93,8 +95,17 @@ def test_verb_has_the_flags_of_dockers(verb: tuple[str, ...], used: set[tuple[st
 def test_every_verb_of_docker_is_there_or_is_refused_by_name() -> None:
     """Also those of the groups; groups of swarm and plugins count as verbs."""
     silent = []
-    for group in ((), ("container",), ("context",), ("image",), ("system",), ("volume",)):
-        for verb in verbs(group) - {"buildx", "compose", "container", "context", "image", "system", "volume"}:
+    for group in ((), ("container",), ("context",), ("image",), ("network",), ("system",), ("volume",)):
+        for verb in verbs(group) - {
+            "buildx",
+            "compose",
+            "container",
+            "context",
+            "image",
+            "network",
+            "system",
+            "volume",
+        }:
             done = subprocess.run([CORTEN, *group, verb, "--help"], check=False, capture_output=True, text=True)
             path = " ".join(("corten", *group, verb))
             is_refused = done.returncode == 1 and done.stderr == f"corten: '{path}' is not supported yet\n"
@@ -117,7 +128,6 @@ REFUSED = [
     ("--io-maxiops=1", "--io-maxiops"),
     ("--isolation=hyperv", "Invalid isolation"),
     ("--link=x:y", "could not get container for x"),
-    ("--link-local-ip=169.254.1.1", "LinkLocalIPs"),
     ("--storage-opt=size=1g", "--storage-opt is supported only for overlay over xfs"),
     ("--use-api-socket", "--use-api-socket is not supported yet"),
     ("--volumes-from=x", "No such container: x"),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import same_answers, same_copies, same_seeing
+from clients import same_answers, same_copies, same_networks, same_seeing
 from clients.api import Api
 from clients.wording import worded_anew
 from support import images, paths, peers, summary
@@ -46,6 +46,9 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CortenEngine]:
         engine.docker("create", "--name", "cli-new", "-v", "/tmp:/x", IMAGE, *ODD, check=True)
         engine.docker("run", "-d", "--name", "cli-paused", IMAGE, "sleep", "10000", check=True)
         engine.docker("pause", "cli-paused", check=True)
+        engine.docker("network", "create", "--label", "a=b", "cli-net", check=True)
+        engine.docker("network", "create", "--subnet", "10.99.9.0/24", "--internal", "cli-net9", check=True)
+        engine.docker("network", "connect", "--alias", "box", "cli-net", "cli-box", check=True)
         yield engine
 
 
@@ -129,6 +132,48 @@ def test_run_and_create(box: CortenEngine, folder: Path, command: str) -> None:
 def test_lists_and_tables(box: CortenEngine, folder: Path, command: str) -> None:
     theirs, ours = both(box, command, folder, at_once=True)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("command", lines(same_networks.SEEN))
+def test_networks_that_are_looked_at(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder, at_once=True)
+    assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", lines(same_networks.WRONG + same_networks.RUN))
+def test_networks_of_containers_and_wrong_words(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("command", lines(same_networks.CHANGED))
+def test_networks_that_are_changed(box: CortenEngine, folder: Path, command: str) -> None:
+    theirs, ours = both(box, command, folder)
+    assert ours == theirs
+
+
+def test_one_makes_what_the_other_removes(box: CortenEngine, folder: Path) -> None:
+    """Networks and connections of corten's making are docker's, and the other way round."""
+    programs = (peers.docker_cli(), paths.COMMANDS / "corten")
+    for makes, ends in (programs, programs[::-1]):
+        for program, line in (
+            (
+                makes,
+                "network create -d bridge --ipv6 --internal --label x=y -o com.docker.network.driver.mtu=1400 made",
+            ),
+            (makes, "network connect --alias named --gw-priority -7 made cli-new"),
+        ):
+            assert end(begin(program, box, shlex.split(line)))[0] == 0
+        found = Api(box.socket).ok("GET", "/networks/made")
+        assert (found["EnableIPv6"], found["Internal"], found["Labels"]) == (True, True, {"x": "y"})
+        assert found["Options"] == {"com.docker.network.driver.mtu": "1400"}
+        settings = Api(box.socket).ok("GET", "/containers/cli-new/json")["NetworkSettings"]["Networks"]["made"]
+        assert (settings["Aliases"], settings["GwPriority"]) == (["named"], -7)
+        assert end(begin(ends, box, ["network", "disconnect", "made", "cli-new"])) == (0, "", "")
+        assert end(begin(ends, box, ["network", "prune", "-f", "--filter", "label=x=y"])) == (
+            *(0, "Deleted Networks:\nmade\n\n", ""),
+        )
 
 
 @pytest.mark.parametrize("command", lines(same_copies.COPIES))

@@ -15,7 +15,7 @@ import click
 from corten.cli.flags import OldName
 
 Ask = Callable[[str], Sequence[str]]
-"""Names of a kind: "container", "running", "image", "volume"."""
+"""Names of a kind: "container", "running", "image", "network", "volume"."""
 
 # What one of few words may be.
 _VALUES: dict[str, tuple[str, ...]] = {
@@ -23,7 +23,6 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "--health-on-failure": ("none", "restart", "stop", "kill"),
     "--ipc": ("host", "none", "private", "shareable"),
     "--log-level": ("debug", "info", "warn", "error", "fatal"),
-    "--network": ("bridge", "host", "none"),
     "--pid": ("host",),
     "--pull": ("always", "missing", "never"),
     "--restart": ("no", "always", "on-failure", "unless-stopped"),
@@ -31,10 +30,13 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "--userns": ("host",),
     "--uts": ("host",),
 }
-_FROM_ENGINE = {"--volumes-from": "container"}
+_FROM_ENGINE = {"--network": "network", "--volumes-from": "container"}
 # Verbs that are of use for what runs alone.
 _RUNNING = frozenset(("attach", "exec", "kill", "pause", "port", "stats", "stop", "top"))
-_KINDS = (("CONTAINER", "container"), ("IMAGE", "image"), ("REPOSITORY", "image"), ("VOLUME", "volume"))
+_KINDS = (
+    *(("CONTAINER", "container"), ("IMAGE", "image"), ("NETWORK", "network")),
+    *(("REPOSITORY", "image"), ("VOLUME", "volume")),
+)
 
 
 @dataclass(frozen=True, slots=True)

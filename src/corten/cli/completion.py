@@ -119,7 +119,7 @@ def _names(group: click.Group, words: Sequence[str], kind: str) -> list[str]:
     try:
         client = _client(group, words)
         if kind == "any":
-            return [name for one in ("container", "image", "volume") for name in _of(client, one)]
+            return [name for one in ("container", "image", "network", "volume") for name in _of(client, one)]
         return _of(client, kind)
     except (errors.CortenError, click.ClickException, Failure, OSError, ValueError):
         return []
@@ -144,6 +144,8 @@ def _of(client: Client, kind: str) -> list[str]:
         ]
     if kind == "volume":
         return [one["Name"] for one in client.json("GET", "/volumes")["Volumes"] or ()]
+    if kind == "network":
+        return [one["Name"] for one in client.json("GET", "/networks")]
     query = {"filters": json.dumps({"status": ["running", "paused"]})} if kind == "running" else {"all": True}
     return [
         name.removeprefix("/") for one in client.json("GET", "/containers/json", query=query) for name in one["Names"]

@@ -22,6 +22,7 @@ from corten.cli.transport import check_host, default_host
 _C, _R, _I, _S = "corten.cli.containers", "corten.cli.run", "corten.cli.images", "corten.cli.system"
 _D, _M = "corten.cli.disk", "corten.cli.imagemount"
 _A, _V, _X = "corten.cli.archives", "corten.cli.volumes", "corten.cli.context"
+_N = "corten.cli.networks"
 
 # verb → (module, attribute)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -113,6 +114,17 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
         "umount": (_M, "unmount"),
         "unmount": (_M, "unmount"),
     },
+    "network": {
+        "connect": (_N, "connect"),
+        "create": (_N, "create"),
+        "disconnect": (_N, "disconnect"),
+        "inspect": (_S, "inspect_network"),
+        "list": (_N, "ls"),
+        "ls": (_N, "ls"),
+        "prune": (_N, "prune"),
+        "remove": (_N, "rm"),
+        "rm": (_N, "rm"),
+    },
     "volume": {
         "create": (_V, "create"),
         "inspect": (_S, "inspect_volume"),
@@ -137,7 +149,7 @@ GROUPS: dict[str, dict[str, str | tuple[str, str]]] = {
 UNSUPPORTED = frozenset(
     {
         *("build", "builder", "checkpoint", "config"),
-        *("manifest", "network", "node", "plugin", "search", "secret", "service", "stack"),
+        *("manifest", "node", "plugin", "search", "secret", "service", "stack"),
         *("swarm", "trust"),
         "image build",
     }

@@ -17,6 +17,7 @@ from corten import errors
 from corten.cli import envfile, values
 from corten.cli.flags import Integer, OldName, Switch, Value, quoted
 from corten.cli.mounts import parse_mount, parse_volume
+from corten.cli.networkflag import check_mac, networking, parse_network
 from corten.cli.ports import parse_exposed, parse_ports
 from corten.cli.units import parse_bytes, parse_duration_ns, parse_swap
 from corten.cli.values import CHECKS, LISTS
@@ -93,7 +94,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--mount",), "mounts", "Attach a filesystem mount to the container"),
     (("--name",), "str", "Assign a name to the container"),
     (("--network", "--net"), "list", "Connect a container to a network"),
-    (("--network-alias",), "list", "Add network-scoped alias for the container"),
+    (("--network-alias", "--net-alias"), "list", "Add network-scoped alias for the container"),
     (("--no-healthcheck",), "bool", "Disable any container-specified HEALTHCHECK"),
     (("--oom-kill-disable",), "bool", "Disable OOM Killer"),
     (("--oom-score-adj",), "int", "Tune host's OOM preferences (-1000 to 1000)"),
@@ -138,6 +139,8 @@ _CLICK_KINDS: dict[str, dict[str, Any]] = {
     "mounts": {"multiple": True, "type": Value(parse_mount)},
     **{kind: {"multiple": kind in LISTS, "type": Value(check)} for kind, check in CHECKS.items()},
 }
+# names of before → those of click's values
+OLD_NAMES = {"--net": "network", "--net-alias": "network_alias"}
 # Docker's CLI refuses them unless the engine is Windows'.
 _WINDOWS = ("cpu_count", "cpu_percent", "io_maxbandwidth", "io_maxiops")
 
@@ -149,8 +152,9 @@ def create_flags(extra: Sequence[tuple[tuple[str, ...], str, str]] = ()) -> list
 
 def make_option(names: tuple[str, ...], kind: str, text: str) -> click.Option:
     """click's option of a row of a table such as `FLAGS`."""
-    if names == ("--network", "--net"):
-        return OldName([*names, "network"], help=text, multiple=True)
+    if names[-1] in OLD_NAMES:
+        check = Value(parse_network) if names[0] == "--network" else None
+        return OldName([*names, OLD_NAMES[names[-1]]], help=text, multiple=True, type=check)
     settings = dict(_CLICK_KINDS[kind])
     cls: type[click.Option] = settings.pop("cls", click.Option)
     return cls(list(names), help=text, **settings)
@@ -164,8 +168,8 @@ def create_request(given: Mapping[str, Any], image: str, command: Sequence[str])
     exposed |= {port: {} for text in given["expose"] for port in parse_exposed(text)}
     _put(config, "ExposedPorts", exposed)
     _put(host, "PortBindings", bindings)
-    networks = _networking(given, host)
-    return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": networks}}
+    host["NetworkMode"], endpoints = networking(given)
+    return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": endpoints}}
 
 
 def _refuse_combinations(given: Mapping[str, Any]) -> None:
@@ -182,8 +186,7 @@ def _refuse_combinations(given: Mapping[str, Any]) -> None:
     if swappiness is not None and not -1 <= swappiness <= 100:
         raise errors.InvalidArgument(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
     _check_modes(given)
-    if given["mac_address"] and not re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", given["mac_address"]):
-        raise errors.InvalidArgument(f"{given['mac_address']} is not a valid mac address")
+    check_mac(given["mac_address"] or "")
     for option in given["storage_opt"]:
         if "=" not in option:
             raise errors.InvalidArgument("invalid storage option")
@@ -359,26 +362,6 @@ def _host_config(given: Mapping[str, Any]) -> dict[str, Any]:
     if of_cdi:
         host["DeviceRequests"] = [*host.get("DeviceRequests", ()), {"Driver": "cdi", "DeviceIDs": of_cdi}]
     return host
-
-
-def _networking(given: Mapping[str, Any], host: dict[str, Any]) -> dict[str, Any]:
-    networks = list(given["network"])
-    if "" in networks:
-        raise errors.InvalidArgument("no name set for network")
-    host["NetworkMode"] = networks[0] if networks else "default"
-    endpoint: dict[str, Any] = {}
-    if given["network_alias"] and host["NetworkMode"] in ("default", "bridge", "host", "none"):
-        raise errors.InvalidArgument("network-scoped aliases are only supported for user-defined networks")
-    _put(endpoint, "Aliases", list(given["network_alias"]))
-    _put(endpoint, "MacAddress", given["mac_address"])
-    addresses = {
-        "IPv4Address": given["ip"],
-        "IPv6Address": given["ip6"],
-        "LinkLocalIPs": list(given["link_local_ip"]),
-    }
-    _put(endpoint, "IPAMConfig", {key: value for key, value in addresses.items() if value})
-    wanted: dict[str, Any] = {name: {} for name in networks[1:]}
-    return ({host["NetworkMode"]: endpoint} if endpoint or wanted else {}) | wanted
 
 
 def environment(given: Iterable[str], files: Iterable[str]) -> list[str]:

@@ -164,13 +164,19 @@ def _find(client: Client, name: str, kinds: Sequence[str], query: Mapping[str, A
     for kind in kinds:
         path = (_KINDS | _MORE_KINDS)[kind].format(name)
         try:
-            return kind, client.json("GET", path, query=query if kind in ("container", "image") else None)
+            return kind, client.json("GET", path, query=_query_of(kind, query))
         except errors.NotFound as error:
             if len(kinds) == 1:
                 raise daemon_error(error) from None
         except errors.CortenError as error:
             raise daemon_error(error) from None
     raise Failure(f"Error: No such object: {name}")
+
+
+def _query_of(kind: str, query: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if kind == "network":
+        return {"verbose": True} if query["verbose"] else None
+    return {key: query[key] for key in ("size", "platform")} if kind in ("container", "image") else None
 
 
 def _inspect(client: Client, names: Sequence[str], kinds: Sequence[str], form: str, query: Mapping[str, Any]) -> None:
@@ -205,7 +211,11 @@ def _inspect_command(name: str, kinds: tuple[str, ...], help_: str, *flags: clic
             raise Failure(f"type is empty: must be one of {known}")
         if wanted and wanted not in _KINDS | _MORE_KINDS:
             raise Failure(f'unknown type: "{wanted}": must be one of {known}')
-        query = {"size": given.get("size", False), "platform": platform_query(given.get("platform", ""))}
+        query = {
+            "size": given.get("size", False),
+            "platform": platform_query(given.get("platform", "")),
+            "verbose": given.get("verbose", False),
+        }
         _inspect(session.client, operands, (wanted,) if wanted else kinds, form, query)
 
     return _command_with_flags(name, callback, help_, flags)
@@ -224,6 +234,7 @@ def _command_with_flags(name: str, callback: Callable[..., Any], help_: str, fla
             "inspect": "[OPTIONS] NAME|ID [NAME|ID...]",
             "container inspect": "[OPTIONS] CONTAINER [CONTAINER...]",
             "image inspect": "[OPTIONS] IMAGE [IMAGE...]",
+            "network inspect": "[OPTIONS] NETWORK [NETWORK...]",
             "volume inspect": "[OPTIONS] VOLUME [VOLUME...]",
         }[name],
         at_least=1,
@@ -247,6 +258,12 @@ inspect_container = _inspect_command(
     ("container",),
     "Display detailed information on one or more containers",
     _size_flag(),
+)
+inspect_network = _inspect_command(
+    "network inspect",
+    ("network",),
+    "Display detailed information on one or more networks",
+    click.Option(["-v", "--verbose"], is_flag=True, help="Verbose output for diagnostics"),
 )
 inspect_volume = _inspect_command(
     "volume inspect",
