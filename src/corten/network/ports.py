@@ -34,6 +34,7 @@ from corten.network.values import (
 from corten.sys.rtnetlink import IPAddress
 
 EPHEMERAL = (32768, 60999)  # ip_local_port_range as the kernel sets it; Docker falls back to the same
+WITH_PROXY = "Error starting userland proxy: "  # so dockerd calls what holds its ports, unless it has none
 SO_ATTACH_FILTER = 26
 DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # one classic BPF instruction: BPF_RET | BPF_K, 0 bytes
 
@@ -202,8 +203,10 @@ class Reservation:
 class PortTable:
     """The host ports of this engine.  Not for several threads at once."""
 
-    def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL) -> None:
+    def __init__(self, ephemeral: tuple[int, int] = EPHEMERAL, *, prefix: str = WITH_PROXY) -> None:
+        """`prefix` of what is told of a port that another program has."""
         self._ephemeral = ephemeral
+        self._prefix = prefix
         self._taken: set[tuple[Transport, IPAddress, int]] = set()
         self._last: dict[tuple[Transport, IPAddress, int, int], int] = {}
 
@@ -254,7 +257,7 @@ class PortTable:
                 publication = Publication(
                     binding.transport, one.host_ip, port, binding.container_port, is_relayed=one.is_relayed
                 )
-                held.append(Reservation(publication, bind(publication)))
+                held.append(Reservation(publication, bind(publication, self._prefix)))
         except (OSError, PortConflict):
             for reservation in held:
                 reservation.socket.close()
@@ -267,7 +270,7 @@ class PortTable:
 # --- the sockets
 
 
-def bind(publication: Publication) -> socket.socket:
+def bind(publication: Publication, prefix: str = WITH_PROXY) -> socket.socket:
     """The socket that holds a port; raises PortConflict when another program has it."""
     address = (str(publication.host_ip), publication.host_port)
     held: socket.socket | None = None
@@ -280,9 +283,16 @@ def bind(publication: Publication) -> socket.socket:
         elif error.errno not in _NO_SUCH_SOCKET:  # no descriptor left
             raise
         reason = os.strerror(error.errno or errno.EADDRINUSE).lower()
-        where = f"{publication.transport}{publication.host_ip.version} {publication.shown}:{publication.host_port}"
-        raise PortConflict(f"Error starting userland proxy: listen {where}: bind: {reason}") from error
+        raise PortConflict(f"{prefix}{_listen(publication)}{reason}") from error
     return held
+
+
+def _listen(publication: Publication) -> str:
+    """What Go's net says before a reason; of sctp dockerd's library says nothing."""
+    if publication.transport == "sctp":
+        return ""
+    version = publication.host_ip.version
+    return f"listen {publication.transport}{version} {publication.shown}:{publication.host_port}: bind: "
 
 
 def _socket(publication: Publication) -> socket.socket:

@@ -61,7 +61,7 @@ class Publisher:
         self._store = store
         self._journal = journal
         self._flows = StaleFlows(host.tracking, forwarded)
-        self._ports = PortTable(_ephemeral(host))
+        self._ports = PortTable(_ephemeral(host), prefix=ports.WITH_PROXY if has_relay else "")
         self._has_relay = has_relay
 
     def take(self, endpoints: Endpoints) -> None:
