@@ -77,6 +77,8 @@ def test_a_container_with_ipv6_sees_who_asks_by_ipv6(world: World, engine: Corte
     engine.docker("network", "create", "--ipv6", "--subnet", "fd00:1::/64", "both", check=True)
     node = world.container("--network", "both", *WEB, name="web")
     own = world.address("web", "both", version=6)
+    assert "fd00:1::1" in (addresses := world.host.run(["ip", "-6", "address"]))
+    assert "tentative" not in addresses, "neighbours would be asked 2 s later"
     with TcpServer(node, 80, "::"), UdpServer(node, 53, address="::"):
         assert ask_tcp(world.client, HOST6, 8080) == CLIENT6
         assert ask_udp(world.client, HOST6, 5353) == CLIENT6
@@ -211,6 +213,7 @@ def test_a_container_without_a_network_of_its_own_has_no_ports_to_add(world: Wor
     assert "has no ports of its own to publish: its network is host" in done.stderr
 
 
+@pytest.mark.slow
 def test_added_ports_outlive_cortend(world: World, engine: CortenEngine) -> None:
     node = world.container(name="web")
     engine.corten("port", "add", "web", "8081:80", check=True)

@@ -186,6 +186,8 @@ class Devices:
             links.send(rtnetlink.set_alias(name, self._alias(network)))
             if has_ipv6:
                 self._host.set_sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+                # its link-local address at once: until it has one, what comes from elsewhere waits 2 s for a neighbour
+                self._host.set_sysctl(f"ipv6/conf/{name}/accept_dad", "0")
         if is_ours or has_ipv6:
             self._host.set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "0" if has_ipv6 else "1")
         self._host.set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
