@@ -10,15 +10,16 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clients.api import Api
+from clients.network_keys import NETWORKS, Row, Running
 from corten.daemon import config
 from corten.errors import InvalidArgument
 from support import images, paths, peers, process
@@ -48,29 +49,6 @@ YOUNGER_KEYS = (
 FLAGS_ONLY = {"add-runtime", "config-file", "help", "insecure-registry", "version"}
 UNKNOWN = re.compile(r"don't match any configuration option: (.*)")
 
-Look = Callable[["Running"], Any]
-
-
-@dataclass(frozen=True)
-class Running:
-    """An engine with all keys set, a container that it started, and what a reload says of the whole configuration."""
-
-    engine: CortenEngine
-    info: Any
-    inspect: Any
-    said: str
-    configuration: Any
-
-
-@dataclass(frozen=True)
-class Row:
-    """A supported key: a value that is not the default, and what shows it."""
-
-    value: Any
-    look: Look
-    expect: Any
-
-
 # The keys that CortenEngine gives as flags (data-root, exec-root, hosts, pidfile, debug) have a test of their own.
 PARENT = f"/{paths.mark()}keys"
 CARD = ([{"Source": "cdi", "ID": "v.example/card=card"}], True)
@@ -81,72 +59,6 @@ devices:
   - name: card
     containerEdits: {env: [CARD=yes]}
 """
-
-
-def bridge(running: Running) -> Any:
-    """The network `bridge`."""
-    return Api(running.engine.socket).ok("GET", "/networks/bridge")
-
-
-def option(name: str) -> Look:
-    """A driver option of it."""
-    return lambda running: bridge(running)["Options"].get(f"com.docker.network.{name}")
-
-
-def subnets(running: Running) -> list[Any]:
-    return list(bridge(running)["IPAM"]["Config"])
-
-
-def forward(running: Running) -> str:
-    """What the firewall says of forwarding."""
-    done = running.engine.netns.run(["nft", "list", "ruleset"])
-    return done.partition("chain forward")[2]
-
-
-def made(running: Running) -> Any:
-    """A network that daemon.json's pools and options are for."""
-    api = Api(running.engine.socket)
-    found = api.ok("POST", "/networks/create", {"Name": "made"})["Id"]
-    try:
-        return api.ok("GET", f"/networks/{found}")
-    finally:
-        api.ok("DELETE", f"/networks/{found}")
-
-
-NETWORKS: dict[str, Row] = {
-    "bip": Row("10.199.0.1/16", lambda running: subnets(running)[0]["Gateway"], "10.199.0.1"),
-    "bip6": Row("fd00:199::1/64", lambda running: [one["Gateway"] for one in subnets(running)[1:]], ["fd00:199::1"]),
-    "bridge": Row("", lambda running: option("bridge.name")(running)[:4], "ctn-"),  # one of the host's: below
-    "bridge-accept-fwmark": Row("0x1/0x3", lambda running: "mark & 0x00000003 == 0x00000001" in forward(running), True),
-    "default-address-pools": Row(
-        [{"base": "10.198.0.0/16", "size": 26}],
-        lambda running: made(running)["IPAM"]["Config"][0]["Subnet"][:7],
-        "10.198.",
-    ),
-    "default-gateway": Row("10.199.0.9", lambda running: "default via 10.199.0.9 dev eth0" in running.said, True),
-    "default-gateway-v6": Row(
-        "fd00:199::9",
-        lambda running: [one.get("AuxiliaryAddresses") for one in subnets(running)[1:]],
-        [{"DefaultGatewayIPv6": "fd00:199::9"}],
-    ),
-    "default-network-opts": Row(
-        {"bridge": {"com.docker.network.enable_ipv6": "true"}}, lambda running: made(running)["EnableIPv6"], True
-    ),
-    "firewall-backend": Row("nftables", lambda running: running.configuration.get("firewall-backend"), "nftables"),
-    "fixed-cidr": Row("10.199.7.0/24", lambda running: "inet 10.199.7.0/16" in running.said, True),
-    "fixed-cidr-v6": Row(
-        "fd00:199::7:0/112", lambda running: [one.get("IPRange") for one in subnets(running)[1:]], ["fd00:199::7:0/112"]
-    ),
-    "icc": Row(False, option("bridge.enable_icc"), "false"),
-    "ip": Row("127.0.0.1", option("bridge.host_binding_ipv4"), "127.0.0.1"),
-    "ip-forward": Row(True, lambda running: running.configuration.get("ip-forward"), True),
-    "ip-forward-no-drop": Row(True, lambda running: running.configuration.get("ip-forward-no-drop"), True),
-    "ip-masq": Row(False, option("bridge.enable_ip_masquerade"), "false"),
-    "ip6tables": Row(True, lambda running: running.configuration.get("ip6tables"), True),
-    "iptables": Row(True, lambda running: running.configuration.get("iptables"), True),
-    "ipv6": Row(True, lambda running: bridge(running)["EnableIPv6"], True),
-    "mtu": Row(1400, lambda running: " mtu 1400 " in running.said, True),
-}
 SEEN: dict[str, Row] = {
     **NETWORKS,
     "cgroup-parent": Row(PARENT, lambda running: running.inspect["HostConfig"]["CgroupParent"], PARENT),
@@ -428,7 +340,7 @@ def test_paths_and_debug_may_stand_in_the_file() -> None:
     with NetNs() as netns:
         daemon = process.Daemon([*netns.enter, *argv], folder / "log")
         try:
-            daemon.wait_until(lambda: (folder / "two").exists() and (folder / "pid").exists(), "sockets")
+            daemon.wait_until(lambda: accepts(folder / "two") and (folder / "pid").exists(), "sockets")
             for name in ("one", "two"):
                 info = Api(folder / name).ok("GET", "/info")
                 assert (info["Debug"], info["DockerRootDir"]) == (True, str(folder / "data"))
@@ -441,6 +353,12 @@ def test_paths_and_debug_may_stand_in_the_file() -> None:
     assert done.returncode == 0, done.stderr
     process.unmount_below(folder)
     subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def accepts(path: Path) -> bool:
+    """Somebody listens there: the socket is in its place before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def test_sighup_takes_the_level_of_the_log_over() -> None:
@@ -457,7 +375,7 @@ def test_sighup_takes_the_level_of_the_log_over() -> None:
     with NetNs() as netns:
         daemon = process.Daemon([*netns.enter, *argv], log)
         try:
-            daemon.wait_until((folder / "exec/corten.sock").exists, "socket")
+            daemon.wait_until(lambda: accepts(folder / "exec/corten.sock"), "socket")
             process.wait_for(shows, "silence")
             file.write_text('{"log-level": "info"}')
             os.kill(daemon.pid, signal.SIGHUP)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
@@ -15,7 +17,9 @@ from corten.network import endpointoptions, options
 from corten.network.bridge import BridgeDriver
 from corten.network.defaults import Defaults, Family
 from corten.network.host import Host
+from corten.network.inspect import ports_map
 from corten.network.pools import Pool
+from corten.network.ports import parse_bindings
 from corten.network.values import Endpoint, Network, Subnet, Wanted
 from corten.sys import rtnetlink
 from support.netlab import MemoryJournal, MemoryStore, Node, TcpServer, ask_tcp, join
@@ -271,6 +275,64 @@ def test_from_outside_a_container_is_reached_only_where_its_network_is_unprotect
                 assert ask_tcp(lab.client, f"10.9.{number}.2", 99) == CLIENT, name
                 continue
             assert ask_tcp(lab.client, f"10.9.{number}.2", 99, timeout=0.5) == "silence", name
+
+
+def publish(lab: Lab, endpoint: Endpoint, ports: dict[str, list[tuple[str, str]]]) -> Endpoint:
+    """Publishes ports; the sockets are closed, for they only keep the port from others."""
+    asked = parse_bindings([], ports)
+    published = lab.host.call(lambda: lab.driver.publish(endpoint, "name", asked))
+    published.close()
+    return published.endpoint
+
+
+def pinged(node: Node, address: str) -> str:
+    """Who answers an echo request (RFC 792)."""
+
+    def ask() -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+            raw.settimeout(60)
+            raw.sendto(struct.pack("!BBHHH", 8, 0, 0xFFFF - 0x0800 - 1 - 1, 1, 1), (address, 0))
+            while True:
+                answer, peer = raw.recvfrom(1500)
+                if answer[20] == 0:
+                    return str(peer[0])
+
+    return node.call(ask)
+
+
+def test_a_port_of_a_routed_network_is_reached_at_the_containers_address_and_takes_none_of_the_hosts(lab: Lab) -> None:
+    lab.client.route("eth0", HOST)
+    network = lab.network("a", options={options.MODES[4]: "routed"}, subnets=(subnet4("10.9.0.1/24"),))
+    endpoint = publish(lab, lab.container("one", network), {"99/tcp": [("", "8099"), ("", "8098")]})
+    assert [(one.host_port, one.container_port) for one in endpoint.publications] == [(0, 99)]
+    assert ports_map([], endpoint.publications) == {"99/tcp": None}
+    assert pinged(lab.client, "10.9.0.2") == "10.9.0.2"
+    with TcpServer(lab.containers["one"], 99), TcpServer(lab.containers["one"], 98):
+        assert ask_tcp(lab.client, "10.9.0.2", 99) == CLIENT
+        assert ask_tcp(lab.client, HOST, 8099) == "refused"
+        lab.start()
+        assert ask_tcp(lab.client, "10.9.0.2", 99) == CLIENT
+        assert ask_tcp(lab.client, "10.9.0.2", 98, timeout=0.5) == "silence"
+        (found,) = lab.driver.endpoints()
+        lab.call(lambda: lab.driver.unpublish(found, found.publications))
+        assert ask_tcp(lab.client, "10.9.0.2", 99, timeout=0.5) == "silence"
+
+
+def test_published_ports_are_reached_directly_where_daemon_json_says_so(lab: Lab) -> None:
+    lab.client.route("eth0", HOST)
+    lab.start(Defaults(is_direct=True))
+    endpoint = publish(lab, lab.container("one"), {"99/tcp": [("", "8099"), ("", "8098")], "98/tcp": [("", "8097")]})
+    with TcpServer(lab.containers["one"], 99), TcpServer(lab.containers["one"], 97):
+        assert ask_tcp(lab.client, "172.17.0.2", 99) == ask_tcp(lab.client, HOST, 8099) == CLIENT
+        assert ask_tcp(lab.client, "172.17.0.2", 97, timeout=0.5) == "silence"
+        gone = [one for one in endpoint.publications if one.host_port == 8099]
+        lab.call(lambda: lab.driver.unpublish(endpoint, gone))
+        assert ask_tcp(lab.client, "172.17.0.2", 99) == CLIENT  # it is published on 8098 still
+        (rest,) = lab.driver.endpoints()
+        lab.call(lambda: lab.driver.unpublish(rest, [one for one in rest.publications if one.container_port == 99]))
+        assert ask_tcp(lab.client, "172.17.0.2", 99, timeout=0.5) == "silence"
+    lab.call(lambda: lab.driver.disconnect("one"))
+    assert "elements" not in lab.host.run(["nft", "list", "set", "inet", f"corten-{ENGINE}", "opened4"])
 
 
 # --- daemon.json

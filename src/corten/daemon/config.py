@@ -38,7 +38,7 @@ DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 # What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
 UNSUPPORTED: Final = frozenset(
     {
-        "allow-direct-routing", "authorization-plugins", "builder",
+        "authorization-plugins", "builder",
     }
 )  # fmt: skip
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
@@ -153,6 +153,7 @@ Parser = Callable[[str, Any], Any]
 # key → (attribute of Settings, parser); an empty attribute: checked, and nothing else
 KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "allow-nondistributable-artifacts": ("allow_nondistributable_artifacts", _texts),
+    "allow-direct-routing": ("allow_direct_routing", _boolean),
     "api-cors-header": ("", legacy.cors_header),
     "bip": ("bip", networking.address4),
     "bip6": ("bip6", networking.address6),

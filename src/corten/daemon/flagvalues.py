@@ -112,6 +112,7 @@ def _flag(key: str, name: str, metavar: str, help: str, form: Callable[[Sequence
 
 # Those whose values `arguments` does not make by itself.
 TABLE: Final = (
+    _flag("allow-direct-routing", "--allow-direct-routing", "", "published ports at containers' own addresses too"),
     _flag("allow-nondistributable-artifacts", "--allow-nondistributable-artifacts", "HOST", "without effect", list),
     _flag("api-cors-header", "--api-cors-header", "HEADERS", "removed by Docker, and refused"),
     _flag("bip", "--bip", "CIDR", "address of the default bridge"),

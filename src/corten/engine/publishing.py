@@ -69,10 +69,11 @@ class Publishing:
         return None if gateway is None or gateway.network.internal else gateway.network.name
 
     async def _publish(self, container: Container, network: str, bindings: Sequence[PortBinding]) -> None:
-        before = {one.key for one in container.endpoints[network].publications}
+        known = container.endpoints[network].publications
+        before = {one.key for one in known}
         published = self._parts.bridge.publish(container.endpoints[network], container.name, bindings)
         container.endpoints[network] = published.endpoint
-        new = [one.publication for one in published.reservations]
+        new = [one for one in published.endpoint.publications if one not in known]
         with published:
             held = {port_name(one.publication): one.socket.fileno() for one in published.reservations}
             relays = {name: to for name, to in relays_of(published.endpoint).items() if name[5:] not in before}

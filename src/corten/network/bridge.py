@@ -91,7 +91,13 @@ class BridgeDriver:
         self._store = store
         self._journal = journal
         self._host = host
-        self._firewall = Firewall(engine_id, host.nft, mark=settings.mark, respects_host=settings.respects_host)
+        self._firewall = Firewall(
+            engine_id,
+            host.nft,
+            mark=settings.mark,
+            respects_host=settings.respects_host,
+            is_direct=settings.is_direct,
+        )
         self.settings = settings
         self._bridges = Bridges(
             engine_id, self._firewall, store=store, journal=journal, host=host, settings=settings, avoid=avoid
@@ -371,13 +377,15 @@ class BridgeDriver:
         with self._lock:
             if self._endpoints.get(endpoint.endpoint_id) is None:
                 raise NotFound(f"endpoint {endpoint.endpoint_id} not found")
-            default = self._bridges.get(endpoint.network_id).host_ip or ANY
+            network = self._bridges.get(endpoint.network_id)
+            default, routed = network.host_ip or ANY, bridge_of(self._engine_id, network).routed
+            asked = list(bindings)
             try:
-                published = self._publisher.publish(endpoint, name, bindings, default)
+                published = self._publisher.publish(endpoint, name, asked, default, routed=routed)
             except FileNotFoundError:
                 log.warning("nftables table %s was deleted; made again", self._firewall.table)
                 self.ensure()
-                published = self._publisher.publish(endpoint, name, bindings, default)
+                published = self._publisher.publish(endpoint, name, asked, default, routed=routed)
             self._endpoints.put(published.endpoint)
             return published
 

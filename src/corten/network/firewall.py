@@ -21,6 +21,7 @@ sets, a published port an element of a map, each added and removed in one comman
     internal     bridges with no way out
     local4/6     subnet . bridge
     hidden4/6    subnets that are seen outside as the host's address
+    routed4/6    bridges whose containers answer a ping from outside (gateway mode routed)
     direct4/6    bridges whose containers are reached from outside at every port (gateway mode nat-unprotected)
     opened4/6    address, protocol, port of a container that is reached from outside at its own address (gateway mode
                  routed, allow-direct-routing)
@@ -74,6 +75,8 @@ SETS = {
     "hidden6": "type ipv6_addr; flags interval",
     "direct4": "type ifname",
     "direct6": "type ifname",
+    "routed4": "type ifname",
+    "routed6": "type ifname",
     "opened4": "type ipv4_addr . inet_proto . inet_service",
     "opened6": "type ipv6_addr . inet_proto . inet_service",
 }
@@ -116,6 +119,8 @@ RULES = {
         "oifname @ours ct direction reply ct state established,related accept",
         "oifname @ours ct state related accept",
         "iifname @ours accept",
+        "meta l4proto icmp oifname @routed4 accept",
+        "meta l4proto ipv6-icmp oifname @routed6 accept",
         "ip daddr . meta l4proto . th dport @opened4 oifname @ours accept",
         "ip6 daddr . meta l4proto . th dport @opened6 oifname @ours accept",
         "meta nfproto ipv4 oifname @direct4 accept",
@@ -169,9 +174,23 @@ def elements(endpoint: Endpoint, publications: Iterable[Publication]) -> dict[st
     found: dict[str, list[str]] = {}
     for port in publications:
         target = endpoint.target(port)
-        if target is not None:
+        if target is not None and port.host_port:
             found.setdefault(_map_of(port), []).append(f"{_key_of(port)} : {target} . {port.container_port}")
     return found
+
+
+def opened(endpoint: Endpoint, publications: Iterable[Publication], *, is_direct: bool) -> dict[str, list[str]]:
+    """set name: elements, for ports that are reached at the container's own address, each once.
+
+    `is_direct`: all that are published (daemon.json's allow-direct-routing).
+    """
+    found: dict[str, dict[str, None]] = {}
+    for port in publications:
+        target = endpoint.target(port)
+        if target is not None and (is_direct or not port.host_port):
+            element = f"{target} . {port.transport} . {port.container_port}"
+            found.setdefault(f"opened{target.version}", {})[element] = None
+    return {name: list(of) for name, of in found.items()}
 
 
 def _map_of(port: Publication) -> str:
@@ -202,6 +221,8 @@ def members(bridge: Bridge) -> dict[str, list[str]]:
             continue
         if version in bridge.unprotected:
             found[f"direct{version}"] = [name]
+        if version in bridge.routed:
+            found[f"routed{version}"] = [name]
         if bridge.is_hidden and version not in bridge.routed:
             found.setdefault(f"hidden{version}", []).append(str(subnet))
             source = next((one for one in bridge.sources if one.version == version), None)
@@ -283,11 +304,18 @@ class Firewall:
     """The table in the kernel.  Every method is one transaction and may be repeated."""
 
     def __init__(
-        self, engine_id: str, nft: Runner, *, mark: tuple[int, int] | None = None, respects_host: bool = False
+        self,
+        engine_id: str,
+        nft: Runner,
+        *,
+        mark: tuple[int, int] | None = None,
+        respects_host: bool = False,
+        is_direct: bool = False,
     ) -> None:
-        """`mark`, `respects_host`: as of `ruleset`."""
+        """`mark`, `respects_host`: as of `ruleset`; `is_direct`: as of `opened`."""
         self._respects_host = respects_host
         self._is_clean = respects_host  # nothing is there of a start with another setting
+        self._is_direct = is_direct
         self.table = table_name(engine_id)
         self._nft = nft
         self._mark = mark
@@ -300,9 +328,9 @@ class Firewall:
         `token`: a chain that comes and goes in the same transaction, by whose name a listener knows it for ours.
         """
         self._clean()
-        commands = ruleset(
-            self.table, bridges, list(endpoints), outside, mark=self._mark, respects_host=self._respects_host
-        )
+        every = list(endpoints)
+        commands = ruleset(self.table, bridges, every, outside, mark=self._mark, respects_host=self._respects_host)
+        commands += "".join(_change("add", self.table, self._opened(one, one.publications)) for one in every)
         if token:
             commands += "".join(f"{verb} chain {FAMILY} {self.table} {token}\n" for verb in ("add", "delete"))
         try:
@@ -326,17 +354,27 @@ class Firewall:
             self._run("".join(f"flush set {FAMILY} {self.table} {name}\n" for name in admission.ADMITTED))
 
     def _ports(self, endpoint: Endpoint, publications: Iterable[Publication]) -> dict[str, list[str]]:
-        found = elements(endpoint, publications)
-        return admission.with_keys(found, MAPS) if self._respects_host else found
+        those = list(publications)
+        found = elements(endpoint, those)
+        found = admission.with_keys(found, MAPS) if self._respects_host else found
+        return found | self._opened(endpoint, those)
 
     def publish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
         """Adds ports of an endpoint (about 70 µs)."""
         if found := self._ports(endpoint, publications):
             self._run(_change("add", self.table, found))
 
+    def _opened(self, endpoint: Endpoint, publications: Iterable[Publication]) -> dict[str, list[str]]:
+        return opened(endpoint, publications, is_direct=self._is_direct)
+
     def unpublish(self, endpoint: Endpoint, publications: Iterable[Publication]) -> None:
         """Takes ports of an endpoint away."""
-        if found := self._ports(endpoint, publications):
+        gone = list(publications)
+        kept = self._opened(endpoint, (one for one in endpoint.publications if one not in gone))
+        found = self._ports(endpoint, gone)
+        for name, of in kept.items():
+            found[name] = [one for one in found.get(name, ()) if one not in of]
+        if found := {name: of for name, of in found.items() if of}:
             self._take_away(found)
 
     def replace(self, old: Endpoint, new: Endpoint) -> None:

@@ -22,10 +22,13 @@ Json = dict[str, Any]
 
 
 def ports_map(exposed: Iterable[str], publications: Iterable[Publication]) -> dict[str, list[Json] | None]:
-    """NetworkSettings.Ports of a running container; an exposed port that is not published is null."""
+    """NetworkSettings.Ports of a running container; one that has no port of the host is null."""
     found: dict[str, list[Json] | None] = dict.fromkeys(exposed)
     for one in publications:
         key = f"{one.container_port}/{one.transport}"
+        if not one.host_port:
+            found.setdefault(key)
+            continue
         pair = {"HostIp": str(one.host_ip), "HostPort": str(one.host_port)}
         found[key] = [*(found.get(key) or ()), pair]
     return dict(sorted(found.items()))

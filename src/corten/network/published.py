@@ -15,8 +15,8 @@ from corten.network.conntrack import Forwarded, StaleFlows
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall
 from corten.network.host import Host
-from corten.network.ports import EPHEMERAL, PortTable, Reservation
-from corten.network.values import ANY, Endpoint, Journal, PortBinding, PortConflict, Publication, Store
+from corten.network.ports import EPHEMERAL, Place, PortTable, Reservation
+from corten.network.values import ANY, ANY6, Endpoint, Journal, PortBinding, PortConflict, Publication, Store
 from corten.sys import rtnetlink
 from corten.sys.rtnetlink import IPAddress
 
@@ -71,17 +71,26 @@ class Publisher:
                 self._ports.take(publication)
 
     def publish(
-        self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding], default: IPAddress = ANY
+        self,
+        endpoint: Endpoint,
+        name: str,
+        bindings: Iterable[PortBinding],
+        default: IPAddress = ANY,
+        *,
+        routed: frozenset[int] = frozenset(),
     ) -> Published:
         """All of them, beside those that it has, or none and PortConflict in Docker's words.
 
-        `default`: the host's address of those that name none.
+        `default`: the host's address of those that name none; `routed`: the families in which the container's own
+        address is what is reached, and no port of the host's.
         Raises FileNotFoundError when the firewall's table is gone.
         """
-        reservations = self._reserve(endpoint, name, bindings, default)
-        if not reservations:
+        asked = list(bindings)
+        reservations = self._reserve(endpoint, name, asked, default, routed)
+        added = tuple(one.publication for one in reservations) + opened_ports(endpoint, asked, routed)
+        if not added:
             return Published(endpoint, ())
-        added, wider = tuple(one.publication for one in reservations), endpoint
+        wider = endpoint
         try:
             wider = self._record(endpoint, (*endpoint.publications, *added))
             self._open(wider, added)
@@ -95,14 +104,19 @@ class Publisher:
         return Published(wider, reservations)
 
     def _reserve(
-        self, endpoint: Endpoint, name: str, bindings: Iterable[PortBinding], default: IPAddress
+        self,
+        endpoint: Endpoint,
+        name: str,
+        bindings: Iterable[PortBinding],
+        default: IPAddress,
+        routed: frozenset[int],
     ) -> tuple[Reservation, ...]:
         held: list[Reservation] = []
         can_listen = ports.is_v6_listenable()
         try:
             for binding in bindings:
                 on = ports.places(binding, default, endpoint, has_relay=self._has_relay, is_v6_listenable=can_listen)
-                held += self._ports.reserve(binding, on)
+                held += self._ports.reserve(binding, [one for one in on if _family(one, endpoint) not in routed])
         except OSError as error:  # no descriptor left
             self._give_back(held)
             raise Internal(f"ports of {name}: {error.strerror}") from error
@@ -179,6 +193,8 @@ class Publisher:
 
     def _moved(self, publications: Iterable[Publication], new: Endpoint) -> Iterator[Publication]:
         for one in publications:
+            if not one.host_port:  # of a routed network: it has no port of the host's
+                continue
             place = ports.place(one.host_ip, one.transport, new, has_relay=self._has_relay)
             if place is not None:
                 yield dataclasses.replace(one, is_relayed=place.is_relayed)
@@ -192,9 +208,28 @@ class Publisher:
         return self._flows.settle()
 
 
+def _family(place: Place, has: Endpoint) -> int:
+    """The family in which the container is reached from a place."""
+    return 4 if place.is_relayed and has.address6 is None else place.host_ip.version
+
+
+def opened_ports(
+    endpoint: Endpoint, bindings: Iterable[PortBinding], routed: frozenset[int]
+) -> tuple[Publication, ...]:
+    """The ports that are reached at the endpoint's own addresses of these families."""
+    versions = [one.version for one in endpoint.addresses if one.version in routed]
+    found = {
+        Publication(one.transport, ANY if version == 4 else ANY6, 0, one.container_port)
+        for one in bindings
+        for version in versions
+    }
+    known = set(endpoint.publications)
+    return tuple(sorted(found - known, key=lambda one: (one.container_port, one.transport, one.host_ip.version)))
+
+
 def udp_ports(publications: Iterable[Publication]) -> set[int]:
     """The host's ports of those that are UDP."""
-    return {one.host_port for one in publications if one.transport == "udp"}
+    return {one.host_port for one in publications if one.transport == "udp" and one.host_port}
 
 
 def _ephemeral(host: Host) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class Publication:
 
     transport: Transport
     host_ip: IPAddress
-    host_port: int
+    host_port: int  # 0: reached at the container's address alone (gateway mode routed)
     container_port: int
     is_relayed: bool = False
 

@@ -34,6 +34,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
         },
     ),
     (["--exec-opt", "native.cgroupdriver=cgroupfs"], {"exec-opts": ["native.cgroupdriver=cgroupfs"]}),
+    (["--allow-direct-routing"], {"allow-direct-routing": True}),
     (["--allow-nondistributable-artifacts", "a.example"], {"allow-nondistributable-artifacts": ["a.example"]}),
     (["--api-cors-header", ""], {"api-cors-header": ""}),
     (["--bip", "10.1.0.1/16"], {"bip": "10.1.0.1/16"}),
