@@ -21,10 +21,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from corten.errors import CortenError
 from corten.network.firewall import TOKEN
-from corten.sys.nfevents import NFPROTO_INET, Commit, Events, Lost
+from corten.sys.nfevents import NFPROTO_INET, Commit, Lost
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,25 @@ class Repaired:
     """From the announcement of the last change to the table as it should be."""
 
 
+class Announcements(Protocol):
+    """`corten.sys.nfevents.Events`."""
+
+    def wait(self, timeout_s: float | None = None) -> list[Commit]:
+        """The transactions that ended meanwhile; raises Lost."""
+
+    def wake(self) -> None:
+        """Ends a wait."""
+
+    def close(self) -> None:
+        """Closes the sockets."""
+
+
 class Watch:
     """The thread, from `start` to `stop`."""
 
-    def __init__(self, table: str, events: Events, *, repair: Callable[[str], None], look: Callable[[], None]) -> None:
+    def __init__(
+        self, table: str, events: Announcements, *, repair: Callable[[str], None], look: Callable[[], None]
+    ) -> None:
         """`repair`: writes the table over, with that token; `look`: looks at the rest of the host."""
         self._table = (NFPROTO_INET, table)
         self._events = events
@@ -130,7 +146,7 @@ class Watch:
         self._recent = [*(one for one in self._recent if one > ended - _RECENT_S), ended]
         time.sleep(PAUSE_S if len(self._recent) < _RECENT_MOST else _LONG_PAUSE_S)
 
-    def _tried(self, work: Callable[[], None]) -> bool:
+    def _tried(self, work: Callable[[], object]) -> bool:
         try:
             work()
         except (CortenError, OSError):

@@ -49,6 +49,32 @@ class Lost(Exception):
     """Events were lost: anything may have changed."""
 
 
+class Reader:
+    """Puts the messages of a transaction together."""
+
+    def __init__(self) -> None:
+        self._tables: set[tuple[int, str]] = set()
+        self._chains: set[str] = set()
+
+    def taken(self, datagram: bytes) -> Iterator[Commit]:
+        """The transactions that end in this datagram."""
+        for kind, port, payload in _messages(datagram):
+            if kind >> 8 != NFNL_SUBSYS_NFTABLES:
+                continue
+            found = attributes(payload[_NFGENMSG_BYTES:])
+            if kind & 0xFF == NFT_MSG_NEWGEN:
+                yield Commit(port, string(found, NFTA_GEN_PROC_NAME), frozenset(self._tables), frozenset(self._chains))
+                self.forget()
+                continue
+            self._tables.add((payload[0], string(found, NFTA_TABLE)))
+            if kind & 0xFF == NFT_MSG_NEWCHAIN:
+                self._chains.add(string(found, NFTA_CHAIN_NAME))
+
+    def forget(self) -> None:
+        """What came so far is no whole transaction."""
+        self._tables, self._chains = set(), set()
+
+
 class Events:
     """A socket of the calling thread's network namespace; `wake` ends a wait from another thread."""
 
@@ -62,8 +88,7 @@ class Events:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._poll.register(self._wake_fd, select.POLLIN)
-        self._tables: set[tuple[int, str]] = set()
-        self._chains: set[str] = set()
+        self._reader = Reader()
 
     def wait(self, timeout_s: float | None = None) -> list[Commit]:
         """The transactions that ended meanwhile; [] when the time is over or somebody called `wake`.  Raises Lost."""
@@ -76,24 +101,10 @@ class Events:
                 return found
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    self._tables.clear()
-                    self._chains.clear()
+                    self._reader.forget()
                     raise Lost from error
                 raise
-            found += self._taken(datagram)
-
-    def _taken(self, datagram: bytes) -> Iterator[Commit]:
-        for kind, port, payload in _messages(datagram):
-            if kind >> 8 != NFNL_SUBSYS_NFTABLES:
-                continue
-            found = attributes(payload[_NFGENMSG_BYTES:])
-            if kind & 0xFF == NFT_MSG_NEWGEN:
-                yield Commit(port, string(found, NFTA_GEN_PROC_NAME), frozenset(self._tables), frozenset(self._chains))
-                self._tables, self._chains = set(), set()
-                continue
-            self._tables.add((payload[0], string(found, NFTA_TABLE)))
-            if kind & 0xFF == NFT_MSG_NEWCHAIN:
-                self._chains.add(string(found, NFTA_CHAIN_NAME))
+            found += self._reader.taken(datagram)
 
     def wake(self) -> None:
         """Ends a wait, now and for ever."""
