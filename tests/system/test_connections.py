@@ -204,3 +204,16 @@ def test_containers_are_found_by_the_network_they_are_on(box: Box) -> None:
         assert done.stdout.strip() == found
     done = box.engine.docker("network", "rm", "a2")
     assert "has active endpoints" in done.stderr
+
+
+def test_a_prune_of_everything_takes_networks_that_nobody_runs_on(box: Box) -> None:
+    docker = box.engine.docker
+    docker("network", "create", "unused", check=True)
+    docker("network", "create", "kept", check=True)
+    docker("create", "--name", "off", "--network", "unused", IMAGE, "true", check=True)
+    box.connect("kept")
+    told = docker("system", "prune", "-f", check=True).stdout
+    left = docker("network", "ls", "--format", "{{.Name}}", check=True).stdout.split()
+    assert ("unused" in told, "unused" in left, "kept" in left, "n1" in left) == (True, False, True, True)
+    for name in set(NETWORKS) - set(left):
+        docker("network", "create", *NETWORKS[name], name, check=True)

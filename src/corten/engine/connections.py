@@ -29,7 +29,15 @@ from corten.engine.naming import Naming
 from corten.engine.parts import Parts
 from corten.engine.publishing import Publishing
 from corten.engine.record import Record, Status
-from corten.errors import Conflict, CortenError, Internal, InvalidArgument, NotFound, PermissionDenied
+from corten.errors import (
+    Conflict,
+    CortenError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from corten.network.values import Network
 from corten.shim.protocol import NETNS_FD
 from corten.spec.docker import EndpointSettings
@@ -161,7 +169,7 @@ class Connections:
             return
         with contextlib.suppress(Conflict), self._namespace(container) as netns_fd:  # it ends: there are no routes
             self._attachments.lead_out(container, netns_fd)
-        with contextlib.suppress(Conflict):  # likewise
+        with contextlib.suppress(Conflict, Unavailable):  # likewise; or its shim hangs, and keeps the sockets
             await self._publishing.follow(container, endpoint)
         hostfiles.disconnected(container, self._hosts(container), [one.ip for one in endpoint.addresses])
         self._parts.bridge.disconnect(container.id, network.network_id, lives_on=True)
@@ -172,12 +180,14 @@ class Connections:
         asked = container.record.effective.endpoints
         for name in [one for one in container.endpoints if one not in asked]:
             network = self._parts.networks.named(name)
-            if network is not None:
-                log.info(
-                    "container %s is taken off network %s: a connect or disconnect was cut off", container.id, name
-                )
+            if network is None:
+                continue
+            log.info("container %s is taken off network %s: a connect or disconnect was cut off", container.id, name)
+            try:
                 await self._leave(container, network)
                 await self._naming.drop(container, network)
+            except (CortenError, OSError) as error:  # no reason not to serve: its end takes it off
+                log.warning("container %s stays on network %s: %s", container.id, name, error)
 
     @contextlib.contextmanager
     def _namespace(self, container: Container) -> Iterator[int]:

@@ -33,6 +33,7 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed(r"file, under exec-root: tasks/moby/", "the folder of the tenant, made for its first task"),
     Allowed(r"descriptor, cortend: net namespace", "one spare namespace, ready for the next container"),
     Allowed(r"network namespace, network namespace held by cortend: it exists", "the spare one itself"),
+    Allowed(r"descriptor, resolver: unix seqpacket socket, .*/names\.sock\.new", "a cortend that found its resolver"),
     Allowed(r"link, network namespace held by cortend: lo", "what the kernel puts into the spare one"),
 )
 

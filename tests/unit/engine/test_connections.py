@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from corten.engine.connections import Connections
 from corten.engine.hostfiles import connected, disconnected
-from corten.errors import Internal, InvalidArgument, NotFound, PermissionDenied
-from corten.network.values import Network
+from corten.errors import Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from corten.network.values import Endpoint, Network
 from corten.spec.docker import EndpointSettings
 
 from .conftest import Decide
@@ -192,3 +192,15 @@ async def test_a_hosts_file_that_a_container_made_huge_is_not_read(make: Make, t
     size = path.stat().st_size
     disconnected(stage.container, str(path), [ip_address("10.0.0.9")])
     assert path.stat().st_size == size
+
+
+async def test_a_container_that_cannot_be_settled_keeps_nobody_from_being_served(make: Make) -> None:
+    stage, verbs = make(runs=True)
+    stage.container.endpoints["n1"] = Endpoint("e", stage.container.id, "n1", None, None, "", "")
+
+    async def fail(*_: Any) -> None:
+        raise Unavailable("shim does not respond")
+
+    verbs._leave = fail  # type: ignore[method-assign, assignment]
+    await verbs.settle(stage.container)
+    assert "n1" in stage.container.endpoints
