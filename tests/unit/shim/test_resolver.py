@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import threading
@@ -11,10 +12,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import dns.message as judge
 import pytest
+from dns import opcode
 
 from corten.shim import asking, dns, forward, protocol, servers
 from corten.shim.loop import Loop, Timer
+from corten.shim.names import NetworkNames, View
 from corten.shim.resolver import Resolver
 from corten.shim.servers import HostServers, Place
 
@@ -409,3 +413,79 @@ def test_without_cortend_and_containers_it_ends(tmp_path: Path) -> None:
     while not resolver.is_ended:
         resolver.loop.turn(PATIENCE_S)
     resolver.close()
+
+
+def test_a_container_has_so_many_connections_and_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "STREAMS", 2)
+    lab.serve()
+    opened = [socket.create_connection(lab.tcp.getsockname(), timeout=PATIENCE_S) for _ in range(3)]
+    try:
+        assert opened[2].recv(1) == b""
+        raw = query("web")
+        opened[1].sendall(struct.pack("!H", len(raw)) + raw)
+        assert addresses(opened[1].recv(4096)[2:]) == ["10.0.0.2"]
+    finally:
+        for one in opened:
+            one.close()
+
+
+class House:
+    """A resolver without servers, for messages of any kind."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.chance = random.Random(1)
+        self.room = asking.Room()
+        network = NetworkNames("backend")
+        for container, name, address in ROWS:
+            network.put(container, [name], [ip_address(address)])
+        self.found = View((network,), has_way_out=True, links={"link": "web"})
+
+    def view(self, client: asking.Client) -> View:
+        return self.found
+
+    def servers(self, client: asking.Client) -> list[servers.Server]:
+        return []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_container_sends_it_gets_one_answer_or_none_and_nothing_is_left(seed: int) -> None:
+    chance, house = random.Random(seed), House()
+    udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+    client = asking.Client(house, udp, tcp, Here(udp))
+    seeds = [query("web.backend", edns=1200), query("2.0.0.10.in-addr.arpa", dns.PTR), query("link"), query("x" * 63)]
+    for _ in range(1500):
+        raw = bytearray(chance.choice(seeds))
+        for _ in range(chance.randrange(6)):
+            raw[chance.randrange(len(raw))] = chance.randrange(256)
+        message = bytes(raw[: chance.randrange(len(raw) + 1)] if chance.random() < 0.3 else raw)
+        answers: list[bytes] = []
+        client.ask(message, answers.append, by_tcp=chance.random() < 0.5)
+        assert len(answers) <= 1
+        for one in answers:
+            assert one[:2] == message[:2]
+            assert one[2] & 0x80
+            if one[2] >> 3 & 0xF != opcode.UPDATE:  # whose question is a zone
+                judge.from_wire(one)
+    assert house.room.take(asking.FORWARDS - 1), "questions are left under way"
+    client.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_a_server_sends_only_the_answer_is_taken(lab: Lab, upstream: Upstream, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def answer(message: bytes) -> list[bytes]:
+        true = address_of(message, "192.0.2.7")
+        lies = []
+        for _ in range(20):
+            raw = bytearray(true)
+            raw[chance.randrange(12 + len(query("example.com")) - 12)] ^= 1 << chance.randrange(8)
+            lies.append(bytes(raw[: chance.randrange(12, len(raw) + 1)]))
+        question, ident = dns.read(message), dns.HEADER.unpack_from(message)[0]
+        return [one for one in lies if not dns.is_answer_to(one, question, ident)] + [true]
+
+    upstream.answer = answer
+    lab.serve("127.0.0.1")
+    for number in range(30):
+        assert addresses(lab.ask("example.com", ident=number)) == ["192.0.2.7"]
