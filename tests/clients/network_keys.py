@@ -70,8 +70,8 @@ NETWORKS: dict[str, Row] = {
     "bridge-accept-fwmark": Row("0x1/0x3", lambda running: "mark & 0x00000003 == 0x00000001" in forward(running), True),
     "default-address-pools": Row(
         [{"base": "10.198.0.0/16", "size": 26}],
-        lambda running: made(running)["IPAM"]["Config"][0]["Subnet"][:7],
-        "10.198.",
+        lambda running: (made(running)["IPAM"]["Config"][0]["Subnet"][:7], running.info.get("DefaultAddressPools")),
+        ("10.198.", [{"Base": "10.198.0.0/16", "Size": 26}]),
     ),
     "default-gateway": Row("10.199.0.9", lambda running: "default via 10.199.0.9 dev eth0" in running.said, True),
     "default-gateway-v6": Row(

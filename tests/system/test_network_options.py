@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
@@ -435,3 +435,39 @@ def test_without_a_default_bridge_there_is_no_device_and_it_comes_back_with_its_
     lab.start()
     assert (lab.driver.network().network_id, lab.driver.network().subnets) == (before.network_id, before.subnets)
     assert addresses(lab.host, name) == ["172.17.0.1/16"]
+
+
+def test_a_network_whose_device_another_has_now_is_none_for_the_others(lab: Lab) -> None:
+    lab.network("a", options={options.NAME: "mine"}, subnets=(subnet4("10.9.0.1/24"),))
+    lab.host.links.send(rtnetlink.delete_link("mine"))
+    lab.host.links.send(rtnetlink.new_veth("mine", "eth9", "02:00:00:00:00:08", lab.client.netns_fd))
+    lab.start()
+    lab.container("one")
+    with pytest.raises(FailedPrecondition, match="bridge mine is not there"):
+        lab.container("two", lab.driver.network("af".ljust(64, "0")))
+    assert [one.container_id for one in lab.store.endpoints()] == ["one"]
+
+
+IPV6_MODES = [
+    ({}, "fd00:9::1", "silence"),
+    ({options.SOURCES[6]: "fd00:9::77"}, "fd00:9::77", "silence"),
+    ({options.MODES[6]: "routed"}, "fd00:1::2", "silence"),
+    ({options.MODES[6]: "nat-unprotected"}, "fd00:9::1", "fd00:9::9"),
+]
+
+
+@pytest.mark.parametrize(("said", "seen", "answer"), IPV6_MODES, ids=["nat", "source", "routed", "unprotected"])
+def test_ipv6_has_gateway_modes_and_addresses_of_its_own(
+    lab: Lab, said: dict[str, str], seen: str, answer: str
+) -> None:
+    lab.host.address("world", "fd00:9::1/64")
+    if said.get(options.SOURCES[6]):
+        lab.host.address("world", "fd00:9::77/64")
+    lab.client.address("eth0", "fd00:9::9/64")
+    lab.client.route("eth0", "fd00:9::1")
+    subnet = Subnet(IPv6Network("fd00:1::/64"), IPv6Address("fd00:1::1"))
+    lab.container("one", lab.network("a", options=said, has_ipv6=True, subnets=(subnet,)))
+    with TcpServer(lab.client, 99, "::"):
+        assert ask_tcp(lab.containers["one"], "fd00:9::9", 99) == seen
+    with TcpServer(lab.containers["one"], 98, "::"):
+        assert ask_tcp(lab.client, "fd00:1::2", 98, timeout=0.5 if answer == "silence" else 60) == answer

@@ -9,13 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Final
 
-from corten.errors import InvalidArgument, PermissionDenied
+from corten.errors import InvalidArgument, NotFound, PermissionDenied
 from corten.network import addresses, options, pools
 from corten.network.values import Subnet
 from corten.spec.docker import IPAMConfig, NetworkCreateRequest
 from corten.sys.rtnetlink import IPAddress, IPNetwork
 
 _TITLE: Final = "invalid network config:"
+
+
+def check_driver(name: str) -> None:
+    """There is one that gives addresses.  Raises NotFound; InvalidArgument for that which gives none."""
+    if name == "null":
+        raise InvalidArgument("ipv4 pool is empty")
+    if name not in ("", "default"):
+        raise NotFound(f'plugin "{name}" not found')
 
 
 def enabled(request: NetworkCreateRequest, said: Mapping[str, str]) -> frozenset[int]:

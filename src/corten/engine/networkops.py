@@ -14,7 +14,7 @@ from typing import Any, Final
 from corten.core.events import Event
 from corten.engine import times
 from corten.engine.filters import Filters, check_keys, labels_match
-from corten.engine.ipamrequest import enabled, subnets_of
+from corten.engine.ipamrequest import check_driver, enabled, subnets_of
 from corten.engine.naming import Naming
 from corten.engine.parts import Parts
 from corten.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
@@ -57,6 +57,7 @@ class NetworkOps:
         if driver != DRIVER:
             raise NotFound(f'plugin "{driver}" not found')
         ipam = request.ipam or IPAM()
+        check_driver(ipam.driver)
         said = {**self._parts.bridge.settings.options.get(driver, {}), **(request.options or {})}
         versions = enabled(request, said)
         return Network(

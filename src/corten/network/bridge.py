@@ -24,7 +24,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface
 from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
-from corten.errors import CortenError, Internal, NotFound, Unavailable
+from corten.errors import CortenError, FailedPrecondition, Internal, NotFound, Unavailable
 from corten.network import addresses, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
@@ -305,7 +305,10 @@ class BridgeDriver:
 
     def _attach(self, link: str, name: str) -> None:
         """Makes a link a port of a bridge, and the bridge itself when somebody has deleted it."""
-        (error,) = self._host.links.attempt(rtnetlink.set_up(link, self._bridges.known_index(name)))
+        index = self._bridges.known_index(name)
+        if not index:
+            raise FailedPrecondition(f"bridge {name} is not there")
+        (error,) = self._host.links.attempt(rtnetlink.set_up(link, index))
         if error is None:
             return
         if error.errno not in (errno.ENODEV, errno.EINVAL):

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Network
 
-from corten.errors import CortenError, FailedPrecondition, Internal, NotFound
+from corten.errors import CortenError, FailedPrecondition, Internal, NotFound, PermissionDenied
 from corten.network import addresses, defaults, device, options
 from corten.network.defaults import Defaults
 from corten.network.device import FORWARDING, Devices, bridge_of, decide_forwarding, dropped
@@ -117,8 +117,17 @@ class Bridges:
         self.look(links)
         self.write_table(endpoints)
         for network in self.all():
-            self._networks[network.network_id] = self._devices.make(network, links)
+            self._make(network, links)
         self._forward(*self.all())
+
+    def _make(self, network: Network, links: Sequence[Link]) -> None:
+        """A network whose device cannot be had, because another has its name now, is none for the others."""
+        try:
+            self._networks[network.network_id] = self._devices.make(network, links)
+        except (OSError, CortenError) as error:
+            if network.name == DEFAULT_NETWORK:
+                raise
+            log.warning("network %s has no device: %s", network.name, error)
 
     @property
     def table(self) -> str:
@@ -170,9 +179,11 @@ class Bridges:
             after = _with_place_of(after, before)
         elif has_moved:
             self._devices.remove(before)
-            self._journal.done(*before.journal)
             after = dataclasses.replace(after, journal=())
-        self._keep(after, before)
+            with self._store.transaction():
+                self._journal.done(*before.journal)
+                self._keep(after, before)
+        self._keep(after, self.get())
 
     def _turn_off(self, network: Network) -> None:
         """No device any more; the record is for the start that wants it back."""
@@ -235,8 +246,9 @@ class Bridges:
     # --- a new one, and its end
 
     def create(self, network: Network) -> Network:
-        """Raises Conflict, FailedPrecondition, InvalidArgument; Internal when the kernel refuses."""
+        """Raises Conflict, FailedPrecondition, InvalidArgument, PermissionDenied; Internal when the kernel refuses."""
         links = self._host.links.links()
+        self._check_device(network)
         options.check(network.options, internal=network.internal, has_ipv6=network.has_ipv6)
         addresses.check_apart(network, self._networks.values())
         pools = self._settings.pools_of(network, self._engine_id)
@@ -254,6 +266,14 @@ class Bridges:
             raise Internal(f"network {network.name}: {error}") from error
         self._forward(network)
         return network
+
+    def _check_device(self, network: Network) -> None:
+        """Each network has a device of its own.  Raises PermissionDenied."""
+        name = device.device_name(self._engine_id, network)
+        for ident in self._networks:
+            if self.device(ident) == name:
+                both = f"cannot create network {network.network_id} ({name}): conflicts with network {ident} ({name})"
+                raise PermissionDenied(f"{both}: networks have same bridge name")
 
     def remove(self, network: Network) -> None:
         """Nobody is on it any more."""

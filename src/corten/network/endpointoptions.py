@@ -13,7 +13,9 @@ from typing import Final
 from corten.errors import InvalidArgument
 
 SYSCTLS: Final = "com.docker.network.endpoint.sysctls"
-_NAME: Final = re.compile(r"net\.(ipv4|ipv6|mpls)\.(conf|neigh)\.IFNAME\.([a-z0-9_]+)", re.ASCII)
+_NAME: Final = re.compile(
+    r"net\.(ipv4|ipv6|mpls)\.(conf|neigh)\.(?:IFNAME|ifname)\.([a-z0-9_]+)", re.ASCII
+)  # docker CLI 28.2 sends small letters
 _VALUE: Final = re.compile(r"[\w .:/+-]*", re.ASCII)
 
 Sysctls = tuple[tuple[str, str], ...]
