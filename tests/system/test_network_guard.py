@@ -210,6 +210,16 @@ def docker_drops(host: Node) -> None:
         host.run(["iptables", *argv.split()])
 
 
+def legacy_drops(host: Node) -> None:
+    """The same in the tables that nft does not show."""
+    host.run(["iptables-legacy", "-P", "FORWARD", "DROP"])
+
+
+def legacy_docker_drops(host: Node) -> None:
+    for argv in ("-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-I FORWARD -j DOCKER-USER", "-P FORWARD DROP"):
+        host.run(["iptables-legacy", *argv.split()])
+
+
 def wall_drops(host: Node) -> None:
     """A table of the administrator's own."""
     host.run(
@@ -246,6 +256,27 @@ def test_where_iptables_drops_an_accept_is_put_and_taken_out_again(prepare: Call
         guarded.driver.close()
         guarded.host.call(guarded.driver.destroy)
         assert guarded.host.run(["iptables", "-S"]) == states[0]
+        assert guarded.journal.entries() == []
+
+
+@pytest.mark.parametrize(("prepare", "chain"), [(legacy_drops, "FORWARD"), (legacy_docker_drops, "DOCKER-USER")])
+def test_where_legacy_iptables_drops_it_is_the_same(prepare: Callable[[Node], None], chain: str) -> None:
+    states: list[str] = []
+
+    def prepared(host: Node) -> None:
+        prepare(host)
+        states.append(host.run(["iptables-legacy", "-S"]))
+
+    with guarding(prepare=prepared) as guarded:
+        reaches_all(guarded)
+        guarded.host.call(guarded.driver.ensure)
+        ways = [f"-A {chain} {end} {BRIDGE} -m comment --comment corten-{ENGINE} -j ACCEPT" for end in ("-i", "-o")]
+        said = guarded.host.run(["iptables-legacy", "-S", chain]).splitlines()
+        assert [line for line in said if ENGINE in line] == ways
+        assert [one.name for one in guarded.journal.entries("nft-rule")] == [f"iptables-legacy {chain}"]
+        guarded.driver.close()
+        guarded.host.call(guarded.driver.destroy)
+        assert guarded.host.run(["iptables-legacy", "-S"]) == states[0]
         assert guarded.journal.entries() == []
 
 

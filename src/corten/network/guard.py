@@ -1,7 +1,7 @@
 """What keeps the engine's networks as they should be while other programs change the host's firewall.
 
     watch.py     the table of our own, written over when somebody changed it
-    foreign.py   what other tables' chains say of our traffic
+    foreign.py   what other tables' chains say of our traffic; legacy.py, those that nftables does not show
 
 The caller holds the driver's lock; the watch's thread takes it by itself.
 """
@@ -15,6 +15,7 @@ from corten.network.bridges import Bridges
 from corten.network.endpoints import Endpoints
 from corten.network.foreign import Foreign
 from corten.network.host import Host
+from corten.network.legacy import Legacy
 from corten.network.values import Journal, Network
 from corten.network.watch import Watch
 from corten.sys.nfevents import Events
@@ -38,6 +39,7 @@ class Guard:
         self._lock = lock
         self._endpoints = endpoints
         self._foreign = Foreign(engine_id, host.nft, journal)
+        self._legacy = Legacy(engine_id, journal)
         self._watch: Watch | None = None
 
     def watch(self) -> Watch:
@@ -67,12 +69,16 @@ class Guard:
 
     def settle(self) -> None:
         """Looks at the chains of other tables, and has them let our traffic through."""
-        self._foreign.settle(self._bridges.ways_out(), self._bridges.outside.bridges)
+        ways_out, others = self._bridges.ways_out(), self._bridges.outside.bridges
+        self._foreign.settle(ways_out, others)
+        self._legacy.settle(ways_out, others)
 
     def follow(self) -> None:
         """A network came or went: as `settle`, where there was something to do before."""
         if self._foreign.is_needed:
             self.settle()
+        else:
+            self._legacy.settle(self._bridges.ways_out(), self._bridges.outside.bridges)
 
     def check(self, network: Network) -> None:
         """Raises FailedPrecondition where a chain drops what a container of this network sends."""
@@ -81,4 +87,5 @@ class Guard:
 
     def remove(self) -> None:
         """Takes our rules out of other tables."""
+        self._legacy.remove()
         self._foreign.remove()

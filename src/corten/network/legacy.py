@@ -1,0 +1,99 @@
+"""The tables of iptables-legacy, which nftables does not show: what `foreign.py` does, by that program.
+
+A kernel asks both kinds of tables, so a drop in either ends a packet.  It names the legacy tables of a namespace that
+are in use; where `filter` is not among them, nothing is run.  Changes there are announced to nobody: they are looked at
+with each start, each new network, and whenever nftables change.
+
+Source: iptables(8); net/ipv4/netfilter/ip_tables.c (ip_tables_names).
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from corten.core.journal import NFT_RULE
+from corten.network.foreign import DOCKER_USER, Rule, rules
+from corten.network.values import Journal
+
+log = logging.getLogger(__name__)
+
+PROGRAMS: Final = {"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"}
+_FORWARD: Final = "FORWARD"
+_PLACES: Final = (DOCKER_USER, _FORWARD)
+_TIMEOUT_S: Final = 10.0
+
+
+class Legacy:
+    """What legacy tables say of one engine's bridges.  Its caller holds a lock, in a thread of the host's namespace."""
+
+    def __init__(self, engine_id: str, journal: Journal | None = None) -> None:
+        self._comment = f"corten-{engine_id}"
+        self._journal = journal
+
+    def settle(self, bridges: Sequence[str], others: Collection[str]) -> None:
+        """Writes our rules where the policy of FORWARD drops, and removes them where it does not any more."""
+        for program, names in PROGRAMS.items():
+            if _has_filter(names):
+                self._settle(program, rules(bridges, others))
+
+    def _settle(self, program: str, wanted: Sequence[Rule]) -> None:
+        listed = _run(program, "-S").splitlines()
+        is_closed = f"-P {_FORWARD} DROP" in listed
+        place = DOCKER_USER if f"-N {DOCKER_USER}" in listed else _FORWARD
+        for chain in _PLACES:
+            if f"-N {chain}" in listed or chain == _FORWARD:
+                self._write(program, chain, listed, wanted if is_closed and chain == place else ())
+
+    def _write(self, program: str, chain: str, listed: Sequence[str], wanted: Sequence[Rule]) -> None:
+        found = [shlex.split(line)[2:] for line in listed if line.startswith(f"-A {chain} ")]
+        own = [one for one in found if self._comment in one]
+        lines = [self._words(one) for one in wanted]
+        if own == lines and found[: len(own)] == own:
+            return
+        place = f"{program} {chain}"
+        entries = [one.id for one in self._journal.entries(NFT_RULE) if one.name == place] if self._journal else []
+        if lines and self._journal and not entries:
+            self._journal.begin(NFT_RULE, place)
+        for words in own:
+            _run(program, "-D", chain, *words)
+        for number, words in enumerate(lines, 1):
+            _run(program, "-I", chain, str(number), *words)
+        if self._journal and not lines:
+            self._journal.done(*entries)
+        log.info("chain %s: %d rules of ours", place, len(lines))
+
+    def _words(self, rule: Rule) -> list[str]:
+        """As `-S` shows it."""
+        ends = [*(("-i", rule.iif) if rule.iif else ()), *(("-o", rule.oif) if rule.oif else ())]
+        return [*ends, "-m", "comment", "--comment", self._comment, "-j", rule.verdict.upper()]
+
+    def remove(self) -> None:
+        """Takes every rule of ours out again."""
+        for program, names in PROGRAMS.items():
+            if _has_filter(names):
+                self._settle(program, ())
+
+
+def _has_filter(names: str) -> bool:
+    """The table is in use in this thread's namespace."""
+    with suppress(OSError), open(f"/proc/thread-self/net/{names}") as file:
+        return "filter\n" in file.readlines()
+    return False
+
+
+def _run(program: str, *words: str) -> str:
+    """What it prints; '' where it is missing or refuses, which the log says."""
+    try:
+        done = subprocess.run(
+            [program, "-w", "5", *words], check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+        log.warning("%s %s: %s", program, " ".join(words), said)
+        return ""
+    return done.stdout
