@@ -231,6 +231,18 @@ def test_a_resolver_that_answers_nobody_is_told_by_doctor_and_ended(world: World
     assert addresses(late, "late") == ["10.60.0.71"]
 
 
+@pytest.mark.slow
+def test_a_resolver_that_hangs_is_followed_by_another(world: World, engine: CortenEngine) -> None:
+    asker = world.container("--network", "front", name="asker")
+    pid = resolver.pid_of(str(engine.exec_root))
+    with process_of(pid) as pidfd:
+        os.kill(pid, signal.SIGSTOP)
+        late = world.container("--network", "front", name="late")  # after two times 10 s
+        assert select.select([pidfd], [], [], 0) == ([pidfd], [], [])
+    assert addresses(asker, "late") == [world.address("late", "front")]
+    assert addresses(late, "asker") == [world.address("asker", "front")]
+
+
 def test_with_cortend_and_the_last_container_gone_it_ends_by_itself(world: World, engine: CortenEngine) -> None:
     world.container("--network", "front", name="brief")
     world.remove("brief")

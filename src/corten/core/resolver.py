@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -21,6 +22,7 @@ log = logging.getLogger("corten.core")
 
 _TIMEOUT_S: Final = 10.0
 _DEATH_S: Final = 10.0
+_TITLE: Final = b"corten-shim names"
 _PEER: Final = struct.Struct("3i")
 
 
@@ -47,14 +49,24 @@ class Resolver:
         return True
 
     async def open(self) -> frozenset[str]:
-        """The containers that it serves already; it is forked when none is there.  Raises Unavailable."""
+        """The containers that it serves already; it is forked when none is there, or none answers.
+
+        Raises Unavailable.
+        """
         self.close()
         try:
-            sock = self._found()
+            return await self._greeted(self._found())
         except OSError:  # there never was one, or it is dead
-            sock = await self._zygote.resolver()
-        self._channel = Channel(sock, name="resolver", on_event=lambda event: None, on_lost=self._lost)
-        found, _ = await self._channel.request("hello", {}, (), _TIMEOUT_S)
+            return await self._greeted(await self._zygote.resolver())
+        except Unavailable as error:
+            log.warning("%s: another takes its place", error)
+            await asyncio.to_thread(kill, self._exec_root)
+            return await self._greeted(await self._zygote.resolver())
+
+    async def _greeted(self, sock: socket.socket) -> frozenset[str]:
+        self.close()
+        self._channel = channel = Channel(sock, name="resolver", on_event=lambda event: None, on_lost=self._lost)
+        found, _ = await channel.request("hello", {}, (), _TIMEOUT_S)
         return frozenset(map(str, found.get("containers", ())))
 
     async def tell(self, op: str, *fds: int, **fields: Any) -> None:
@@ -89,7 +101,7 @@ def kill(exec_root: str) -> None:
             return
         pidfd = os.pidfd_open(pid)
         try:
-            if pid_of(exec_root) == pid:  # still: a pid may be used again
+            if pid_of(exec_root) == pid and _is_resolver(pid):  # still: a pid may be used again
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 select.select([pidfd], [], [], _DEATH_S)
         finally:
@@ -104,3 +116,11 @@ def pid_of(exec_root: str) -> int:
     except OSError:
         return 0
     return int(_PEER.unpack(raw)[0])
+
+
+def _is_resolver(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().startswith(_TITLE)
+    except OSError:
+        return False
