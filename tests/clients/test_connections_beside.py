@@ -187,7 +187,25 @@ def ports_follow(side: Side) -> None:
     side.docker("rm", "-f", "q1")
 
 
-SCRIPTS = (connected_and_disconnected, every_mode, settings_that_are_refused, created_with_several, ports_follow)
+def older_versions(side: Side) -> None:
+    """What inspect says of names before they had a field."""
+    side.sleeper("v1", "--network", "n1", "--hostname", "hh", "--network-alias", "al")
+    side.docker("network", "connect", "bridge", "v1")
+    for version in ("1.43", "1.44", "1.45"):
+        found = Api(side.engine.socket, version).ok("GET", "/containers/v1/json")["NetworkSettings"]["Networks"]
+        rows = {name: one["Aliases"] for name, one in found.items()}
+        side.note(version, json.dumps(rows, sort_keys=True))
+    side.docker("rm", "-f", "v1")
+
+
+SCRIPTS = (
+    connected_and_disconnected,
+    every_mode,
+    settings_that_are_refused,
+    created_with_several,
+    ports_follow,
+    older_versions,
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
     python -m support.netkill DATABASE N NETNS1 NETNS2      (in the host's namespace; N = 0 lives and prints)
 
-What it does: set up, connect and publish for one container, take it off, connect and publish for a second, move on.
+What it does: set up, connect and publish for one container, take it off, connect and publish for a second, make a
+network, connect the second to it as well, take it off again, remove the network, move on.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from corten.network import ports
 from corten.network.bridge import BridgeDriver
 from corten.network.host import Host
 from corten.network.store import DatabaseStore
+from corten.network.values import Network
 from corten.sys import netlink
 
 ENGINE = "0123abcd"
+CREATED = "2026-01-01T00:00:00Z"
 BETWEEN = "the second container begins"
 FIRST = {"80/tcp": [("", "8080")], "53/udp": [("", "53")]}
 SECOND = {"80/tcp": [("", "8080"), ("127.0.0.1", "8081")]}
@@ -93,6 +96,10 @@ def main(path: str, last: int, one: str, two: str) -> None:
         if container == "first":
             driver.disconnect(container)
             print(BETWEEN, flush=True)
+    network = driver.create(Network("f" * 64, "net", "bridge", CREATED, has_ipv6=True))
+    driver.connect("second", os.open(two, os.O_RDONLY), network_id=network.network_id, interface="eth1")
+    driver.disconnect("second", network.network_id, lives_on=True)
+    driver.remove(network.network_id)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Engine:
 
 def ours(host: Node) -> set[str]:
     """Every device and table of the engine in a namespace."""
-    devices = {link.name for link in host.links.links() if link.name.startswith(("ct0123", "ctn-"))}
+    devices = {link.name for link in host.links.links() if link.name.startswith(("ct0123", "ctn-", "br-"))}
     tables = json.loads(host.run(["nft", "-j", "list", "tables"]))["nftables"]
     return devices | {one["table"]["name"] for one in tables if "table" in one}
 
@@ -105,10 +105,11 @@ def survive(database: Path, point: int, name: str, alive: tuple[str, ...]) -> No
             assert host.call(lambda: engine.driver.restore(alive)) == [], name
             known = {one.link for one in engine.store.endpoints()}
             assert {one.container_id for one in engine.store.endpoints()} <= set(alive), name
-            assert {BRIDGE, f"corten-{ENGINE}"} <= ours(host) <= {BRIDGE, f"corten-{ENGINE}", *known}, name
+            bridges = {engine.driver.bridge(one.network_id).name for one in engine.store.networks()}
+            assert bridges | {f"corten-{ENGINE}"} <= ours(host) <= bridges | {f"corten-{ENGINE}", *known}, name
             assert engine.driver.leftovers() == [], name
             announced = {one.name for one in engine.journal.entries() if one.kind == "link"}
-            assert announced == {BRIDGE, *known}, name
+            assert announced == bridges | known, name
             works(engine, host, late)
             host.call(engine.driver.destroy)
             host.call(engine.driver.destroy)

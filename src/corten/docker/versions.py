@@ -216,10 +216,11 @@ def _without_gw_priority(answer: Json) -> None:
         endpoint.pop("GwPriority", None)
 
 
-def _aliases_with_short_id(answer: Json) -> None:
+def _aliases_with_own_names(answer: Json) -> None:
+    own = (answer["Id"][:12], answer.get("Config", {}).get("Hostname") or answer["Id"][:12])
     for name, endpoint in _endpoints(answer).items():
         if name not in ("bridge", "host", "none"):
-            names = [*(endpoint.get("Aliases") or []), answer["Id"][:12]]
+            names = [*(endpoint.get("Aliases") or []), *own]
             endpoint["Aliases"] = list(dict.fromkeys(names))
 
 
@@ -231,7 +232,7 @@ def _endpoints(answer: Json) -> Json:
 INSPECT_RULES: tuple[Rule, ...] = (
     ((1, 48), _without("ImageManifestDescriptor")),
     ((1, 48), _without_gw_priority),
-    ((1, 45), _aliases_with_short_id),
+    ((1, 45), _aliases_with_own_names),
     ((1, 44), _without_dns_names),
     ((1, 43), _drop_annotations),
 )
