@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from support import images
+from support import images, process
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
 from support.netlab import Node, TcpServer, ask_tcp
@@ -39,6 +39,29 @@ def test_both_engines_serve_and_neither_reaches_the_others_containers() -> None:
         assert world.host.run(["iptables", "-S"]) == before, "nothing of ours is left in docker's chains"
         world.engine = dockerd
         assert dockerd.docker("run", "--rm", images.BUSYBOX_REF, "true").returncode == 0
+
+
+def test_a_dockerd_that_starts_later_serves_as_well() -> None:
+    """It finds a host that forwards already, and our drop of what is not ours: its bridges are its own to route."""
+    with World() as world, world.corten():
+        web = world.container("-p", "8080:80", name="web")
+        corten = world.engine
+        with world.dockerd():
+            docker = world.container("-p", "9090:80", name="docker")
+            process.wait_for(lambda: "docker0" in ours(world), "rules for docker's bridge")
+            serves(world, {"web": (web, 8080), "docker": (docker, 9090)})
+            inside = address(world.engine, "docker")
+            world.client.route("eth0", HOST)
+            with TcpServer(docker, 81):
+                assert ask_tcp(world.client, inside, 81, SILENT_S) == "silence", "from outside, published ports only"
+                assert ask_tcp(world.host, inside, 81) != "refused"
+            world.remove("docker")
+        world.engine = corten
+
+
+def ours(world: World) -> str:
+    """The end of our forward chain."""
+    return world.host.run(["nft", "list", "ruleset", "inet"])
 
 
 def serves(world: World, containers: dict[str, tuple[Node, int]]) -> None:

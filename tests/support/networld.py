@@ -35,12 +35,24 @@ RESOLV_CONF_SCRIPT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 FOREVER = ("sleep", "1000000")
 
 
+class _Shared(NetNs):
+    """Engines close the namespace that they are given; this one is the world's, and stays for the next engine."""
+
+    def close(self) -> None:
+        """Nothing: see `end`."""
+
+    def end(self) -> None:
+        """Deletes the name."""
+        super().close()
+
+
 class World:
     """The namespaces with their cables; `engine` is there while `corten` or `dockerd` holds."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self.netns = self._stack.enter_context(NetNs())
+        self.netns = _Shared()
+        self._stack.callback(self.netns.end)
         self.host = self._stack.enter_context(Node("host", self.netns.path))
         self.client = self._stack.enter_context(Node("client"))
         self.resolver = self._stack.enter_context(Node("resolver"))
@@ -55,6 +67,7 @@ class World:
         self._stack.callback(self.folder.rmdir)
         self._stack.callback(self.resolv_conf.unlink)
         self._containers: dict[str, Node] = {}
+        self._engines: dict[str, CortenEngine | Dockerd] = {}
         self.engine: CortenEngine | Dockerd
 
     def _join(self, node: Node, interface: str, host: tuple[str, str], other: tuple[str, str]) -> None:
@@ -70,7 +83,7 @@ class World:
         prefix = (*WITH_RESOLV_CONF, RESOLV_CONF_SCRIPT, str(self.resolv_conf))
         with CortenEngine(config=config, args=args, netns=self.netns, prefix=prefix) as engine:
             yield self._ready(engine)
-            self._end_containers()
+            self._end_containers(engine)
 
     @contextmanager
     def dockerd(self, version: str = "26.1", args: Sequence[str] = ()) -> Iterator[Dockerd]:
@@ -78,7 +91,7 @@ class World:
         prepare = f"mount --bind {self.resolv_conf} /etc/resolv.conf"
         with Dockerd(version, args=args, netns=self.netns, prepare=prepare) as engine:
             yield self._ready(engine)
-            self._end_containers()
+            self._end_containers(engine)
 
     def _ready(self, engine: Any) -> Any:
         self.engine = engine
@@ -99,13 +112,14 @@ class World:
         if name in self._containers:
             self._containers.pop(name).close()
         node = self._containers[name] = Node(name, Path(f"/proc/{pid}/ns/net"))
+        self._engines[name] = self.engine
         return node
 
     def remove(self, name: str) -> None:
         """`docker rm -f`, and lets go of its namespace."""
         if name in self._containers:
             self._containers.pop(name).close()
-        self.engine.docker("rm", "-f", name, check=True)
+        self._engines.pop(name, self.engine).docker("rm", "-f", name, check=True)
 
     def inspect(self, name: str) -> Any:
         """Of a container or a network."""
@@ -116,8 +130,9 @@ class World:
         key = "IPAddress" if version == 4 else "GlobalIPv6Address"
         return str(self.inspect(name)["NetworkSettings"]["Networks"][network][key])
 
-    def _end_containers(self) -> None:
-        for name in list(self._containers):
+    def _end_containers(self, engine: CortenEngine | Dockerd | None = None) -> None:
+        engine = engine or self.engine
+        for name in [name for name in self._containers if self._engines.get(name) is engine]:
             self.remove(name)
 
     # --- the end

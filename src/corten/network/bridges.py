@@ -147,7 +147,13 @@ class Bridges:
         own = {self.device(one) for one in self._networks}
         others = [link for link in links if link.kind == device.BRIDGE and link.name not in own]
         peers = frozenset(link.name for link in others if link.alias.startswith(device.ALIAS))
-        before, self._outside = self._outside, Outside(frozenset(link.name for link in others) - peers, peers)
+        bridges = frozenset(link.name for link in others) - peers
+        before, self._outside = self._outside, Outside(bridges, peers, self._outside.routed & bridges)
+        return self._outside != before
+
+    def note_routed(self, routed: frozenset[str]) -> bool:
+        """Notes the bridges of others that another program routes; whether they are not those of before."""
+        before, self._outside = self._outside, dataclasses.replace(self._outside, routed=routed)
         return self._outside != before
 
     def write_table(self, endpoints: Endpoints, *, token: str = "") -> None:

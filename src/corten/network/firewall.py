@@ -145,16 +145,19 @@ RULES = {
 class Outside:
     """What is on the host and not ours: bridges, those of other engines, and whether the rest is routed.
 
-    `drops`: the IP versions of which what is routed and not ours is dropped.
+    `routed`: those of the bridges that another program routes; `drops`: the IP versions of which what is routed and not
+    ours is dropped.
     """
 
     bridges: frozenset[str] = frozenset()
     peers: frozenset[str] = frozenset()
+    routed: frozenset[str] = frozenset()
     drops: frozenset[int] = frozenset()
 
     def rules(self) -> list[str]:
         """The end of the forward chain."""
-        return [*peers(sorted(self.peers)), *within(sorted(self.bridges)), *map(drop_of, sorted(self.drops))]
+        others = [*peers(sorted(self.peers)), *within(sorted(self.bridges)), *routed(sorted(self.routed))]
+        return [*others, *map(drop_of, sorted(self.drops))]
 
 
 class Runner(Protocol):
@@ -243,6 +246,20 @@ def peers(bridges: Iterable[str]) -> list[str]:
     """Rules that leave the bridges of other engines to their own tables."""
     plain = [name for name in bridges if _PLAIN_NAME.fullmatch(name)]
     return [f'{end} "{name}" accept' for name in plain for end in ("iifname", "oifname")]
+
+
+def routed(bridges: Iterable[str]) -> list[str]:
+    """Rules for bridges that another program routes: out, back, and to ports that it publishes; not in from outside.
+
+    That program's own chains are asked as well, and have the last word.
+    """
+    plain = [name for name in bridges if _PLAIN_NAME.fullmatch(name)]
+    into = ("ct direction reply ct state established,related", "ct state related", "ct status dnat")
+    return [
+        rule
+        for name in plain
+        for rule in (f'iifname "{name}" accept', *(f'oifname "{name}" {one} accept' for one in into))
+    ]
 
 
 def drop_of(version: int) -> str:

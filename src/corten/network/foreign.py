@@ -112,6 +112,22 @@ class Foreign:
         if self._journal is not None:
             self._journal.done(*(entry for place, entry in known.items() if place not in places))
 
+    def named_elsewhere(self, bridges: Collection[str]) -> frozenset[str]:
+        """Those of which another program's rules for forwarded packets speak: that program routes them.
+
+        Raises Internal.
+        """
+        tables = {(one["family"], one["table"]) for one in self._chains() if one.get("hook") == FORWARD}
+        found: set[str] = set()
+        for family, table in sorted(tables) if bridges else ():
+            found |= set(bridges) & self._texts(family, table)
+        return frozenset(found)
+
+    def _texts(self, family: str, table: str) -> set[str]:
+        """Every text in the rules and sets of a table."""
+        items = self._listed(f"list table {family} {table}")
+        return {value for item in items for value in _strings(item.get("rule", item.get("set", {})))}
+
     def _chains(self) -> Iterator[Json]:
         for item in self._listed("list chains"):
             chain = item.get("chain")
@@ -184,10 +200,9 @@ class Foreign:
     def _names(self, chain: Chain, bridge: str) -> bool:
         """Somebody has written a rule for this bridge into the table, or for all whose names begin like its."""
         try:
-            items = self._listed(f"list table {chain.family} {chain.table}")
+            texts = self._texts(chain.family, chain.table)
         except Internal:
             return True
-        texts = {value for item in items for value in _strings(item.get("rule", item.get("set", {})))}
         return any(text == bridge or (text.endswith("*") and bridge.startswith(text[:-1])) for text in texts)
 
     def remove(self) -> None:

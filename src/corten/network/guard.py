@@ -68,9 +68,11 @@ class Guard:
             self.settle()
 
     def settle(self) -> None:
-        """Looks at the chains of other tables, and has them let our traffic through."""
+        """Looks at the chains of other tables, and has them let our traffic through, and ours the traffic of theirs."""
         ways_out, others = self._bridges.ways_out(), self._bridges.outside.bridges
         self._foreign.settle(ways_out, others)
+        if self._bridges.outside.drops and self._bridges.note_routed(self._foreign.named_elsewhere(others)):
+            self._bridges.write_table(self._endpoints())
         self._legacy.settle(ways_out, others)
 
     def follow(self) -> None:

@@ -137,11 +137,15 @@ def test_no_flow_passes_between_networks_or_into_one_because_it_is_established()
 
 
 def test_the_bridges_of_other_engines_are_left_to_their_tables() -> None:
-    outside = Outside(frozenset({"virbr0"}), frozenset({"ctn-1"}), frozenset({4}))
+    outside = Outside(frozenset({"virbr0"}), frozenset({"ctn-1"}), frozenset({"virbr0"}), frozenset({4}))
     assert outside.rules() == [
         'iifname "ctn-1" accept',
         'oifname "ctn-1" accept',
         'iifname "virbr0" oifname "virbr0" accept',
+        'iifname "virbr0" accept',
+        'oifname "virbr0" ct direction reply ct state established,related accept',
+        'oifname "virbr0" ct state related accept',
+        'oifname "virbr0" ct status dnat accept',
         "meta nfproto ipv4 drop",
     ]
 

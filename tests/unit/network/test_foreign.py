@@ -164,3 +164,11 @@ def test_what_is_left_of_bridges_that_are_gone_is_found_and_removed_without_a_jo
 
 def test_a_chain_has_a_name_in_three_words() -> None:
     assert str(Chain("ip6", "filter", "FORWARD")) == "ip6 filter FORWARD"
+
+
+def test_a_bridge_that_another_programs_rules_speak_of_is_routed_by_that_program() -> None:
+    said = {"ip filter FORWARD": [listed(Rule("docker0", "", "accept"), 1, "other")]}
+    foreign = Foreign(ENGINE, Nft(FORWARD | {"policy": "accept"}, rules=said))
+    assert foreign.named_elsewhere(["docker0", "virbr0"]) == {"docker0"}
+    assert foreign.named_elsewhere([]) == frozenset()
+    assert Foreign(ENGINE, Nft(WALL | {"hook": "input"}, rules=said)).named_elsewhere(["docker0"]) == frozenset()
