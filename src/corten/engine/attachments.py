@@ -34,6 +34,7 @@ SHARED: Final = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
 )
 INTERFACE: Final = "eth"
+PORT: Final = "port:"
 INTERFACE_OPTION: Final = "com.docker.network.endpoint.ifname"
 _INTERFACE_NAME: Final = re.compile(r"[!-.0-9;-~]{1,15}")  # no blank, slash or colon: dev_valid_name of the kernel
 _FIXED_DRIVERS: Final = frozenset(FIXED.values())
@@ -237,9 +238,9 @@ def _v6(text: str) -> IPv6Address:
 
 def port_name(publication: Publication) -> str:
     """The name under which a shim holds the socket of a published port."""
-    return f"port:{publication.key}"
+    return f"{PORT}{publication.key}"
 
 
 def relays_of(*endpoints: Endpoint) -> dict[str, tuple[str, int]]:
     """What a shim is to pass on: (address, port) inside by the names of the sockets."""
-    return {f"port:{key}": target for one in endpoints for key, target in one.relays.items()}
+    return {f"{PORT}{key}": target for one in endpoints for key, target in one.relays.items()}

@@ -188,6 +188,7 @@ class Connections:
                 await self._naming.drop(container, network)
             except (CortenError, OSError) as error:  # no reason not to serve: its end takes it off
                 log.warning("container %s stays on network %s: %s", container.id, name, error)
+        await self._publishing.settle(container)
 
     @contextlib.contextmanager
     def _namespace(self, container: Container) -> Iterator[int]:

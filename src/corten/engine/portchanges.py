@@ -56,7 +56,7 @@ def without(before: Effective, asked: Asked, there: Sequence[Publication]) -> tu
     gone: list[Publication] = []
     for key, of in asked.items():
         for wanted in parsed({key: of}):
-            hit = [one for one in there if _covers(wanted, one)]
+            hit = [one for one in there if covers(wanted, one)]
             left = [one for one in there if one not in hit and one not in gone]
             if not _strike(known, wanted, hit, left):
                 raise NotFound(f"no public port '{_told(wanted)}' is published")
@@ -73,17 +73,17 @@ def _strike(known: Asked, wanted: PortBinding, hit: Sequence[Publication], left:
     rest, free = [], list(left)
     for words in mine:
         (binding,) = parsed({key: [words]})
-        asked_for = [one for one in free if _covers(binding, one)]
+        asked_for = [one for one in free if covers(binding, one)]
         if asked_for:  # one number, on one address or on all
             free = [one for one in free if one not in asked_for or one.host_port != asked_for[0].host_port]
             rest.append(words)
-        elif not (_is_asked(wanted, binding) or any(_covers(binding, one) for one in hit)):
+        elif not (_is_asked(wanted, binding) or any(covers(binding, one) for one in hit)):
             rest.append(words)
     known[key] = rest
     return len(rest) < len(mine)
 
 
-def _covers(wanted: PortBinding, port: Publication) -> bool:
+def covers(wanted: PortBinding, port: Publication) -> bool:
     """A published port is one that these words ask for."""
     is_it = (wanted.transport, wanted.container_port) == (port.transport, port.container_port)
     in_range = not wanted.first or wanted.first <= port.host_port <= wanted.last

@@ -6,23 +6,26 @@ for, so its next start has it as well; what runs gets it at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
-from corten.engine.attachments import Attachments, gateway_of, port_name, relays_of
+from corten.engine.attachments import PORT, Attachments, gateway_of, port_name, relays_of
 from corten.engine.container import Container
 from corten.engine.deciding import Decider
 from corten.engine.effective import port_bindings
 from corten.engine.events import container_event
 from corten.engine.inspect import port_map
 from corten.engine.parts import Parts
-from corten.engine.portchanges import Asked, parsed, with_added, without
+from corten.engine.portchanges import Asked, covers, parsed, with_added, without
 from corten.engine.record import Status
-from corten.errors import Conflict
+from corten.errors import Conflict, CortenError
 from corten.network.values import Endpoint, PortBinding, Publication
 from corten.spec.docker import PortsRequest
+
+log = logging.getLogger("corten.engine")
 
 Json = dict[str, Any]
 
@@ -76,7 +79,7 @@ class Publishing:
         new = [one for one in published.endpoint.publications if one not in known]
         with published:
             held = {port_name(one.publication): one.socket.fileno() for one in published.reservations}
-            relays = {name: to for name, to in relays_of(published.endpoint).items() if name[5:] not in before}
+            relays = {name: to for name, to in relays_of(published.endpoint).items() if name not in before}
             try:
                 with container.asked() as shim:
                     await shim.hold(held, relays=relays)
@@ -91,9 +94,10 @@ class Publishing:
                 await self._release(container, endpoint, mine)
 
     async def _release(self, container: Container, endpoint: Endpoint, gone: Sequence[Publication]) -> None:
-        _put(container, self._parts.bridge.unpublish(endpoint, gone))
+        """The sockets first: what a kill leaves is a port that no shim holds, which `settle` sees."""
         with container.asked() as shim:
             await shim.release([port_name(one) for one in gone])
+        _put(container, self._parts.bridge.unpublish(endpoint, gone))
 
     async def follow(self, container: Container, leaving: Endpoint | None = None) -> None:
         """Leads a running container's ports to the network that is its way out now: host ports and sockets stay.
@@ -112,6 +116,46 @@ class Publishing:
             await self._release(container, old, old.publications)
         elif container.endpoints[network].endpoint_id != old.endpoint_id:
             await self._move(container, old, network)
+
+    async def settle(self, container: Container) -> None:
+        """After a start of cortend: a running container's ports are those that its record asks for, held by its shim.
+
+        A change of ports or networks may have been cut off at any point.
+        """
+        effective = container.record.effective
+        bindings = port_bindings(effective.config, effective.host)
+        if not bindings and not container.publications:
+            return
+        try:
+            with container.asked() as shim:
+                held = {name for name in (await shim.hello()).get("held", ()) if name.startswith(PORT)}
+            await self._cut(container, bindings, held)
+            await self.follow(container)
+            await self._complete(container, bindings)
+        except (CortenError, OSError) as error:
+            log.warning("container %s: ports are not those that it asks for: %s", container.id, error)
+
+    async def _cut(self, container: Container, bindings: Sequence[PortBinding], held: Collection[str]) -> None:
+        """Away with what nobody asks for, and what is half there."""
+        for endpoint in [*container.endpoints.values()]:
+            wanted = [one for one in endpoint.publications if any(covers(each, one) for each in bindings)]
+            gone = [one for one in endpoint.publications if one not in wanted or port_name(one) not in held]
+            if gone:
+                await self._release(container, endpoint, gone)
+        known = {port_name(one) for one in container.publications}
+        if strays := [name for name in held if name not in known]:
+            with container.asked() as shim:
+                await shim.release(strays)
+
+    async def _complete(self, container: Container, bindings: Sequence[PortBinding]) -> None:
+        network, there = self._outward(container), container.publications
+        missing = [one for one in bindings if not any(covers(one, port) for port in there)]
+        if network is not None and missing:
+            log.info("container %s: %d ports are published again", container.id, len(missing))
+            await self._publish(container, network, missing)
+        if relays := relays_of(*container.endpoints.values()):
+            with container.asked() as shim:
+                await shim.hold({}, relays=relays)
 
     async def _move(self, container: Container, old: Endpoint, network: str) -> None:
         narrow, wider = self._parts.bridge.move_ports(old, container.endpoints[network])

@@ -46,6 +46,10 @@ class Networks:
 Make = Callable[..., tuple[Stage, Connections]]
 
 
+async def _nothing(*_: object) -> None:
+    """No ports to lead anywhere."""
+
+
 @pytest.fixture
 async def make(decide: Decide, machine: Any, tmp_path: Path) -> Make:
     """A container, running or (by default) not, and the verbs."""
@@ -57,7 +61,7 @@ async def make(decide: Decide, machine: Any, tmp_path: Path) -> Make:
         if not runs:
             stage.end()
         naming: Any = SimpleNamespace()
-        publishing: Any = SimpleNamespace()
+        publishing: Any = SimpleNamespace(settle=_nothing, follow=_nothing)
         return stage, Connections(stage.parts, stage.roster.find, naming, publishing)
 
     return made
