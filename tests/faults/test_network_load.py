@@ -125,20 +125,22 @@ def each(
     errors: list[BaseException] = []
 
     def client() -> None:
-        while not errors:
-            try:
+        try:
+            while not errors:
                 number = left.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                work(Api(engine.socket), number)
-                done.append(number)
-            except (OSError, http.client.HTTPException):
-                left.put(number)
-                process.wait_for(engine.answers, "cortend")
-            except BaseException as error:  # told by the test, which waits for no event then
-                errors.append(error)
-            if at_half is not None and (errors or 2 * len(done) >= len(numbers)):
+                try:
+                    work(Api(engine.socket), number)
+                    done.append(number)
+                except (OSError, http.client.HTTPException):
+                    left.put(number)
+                    process.wait_for(engine.answers, "cortend")
+                if at_half is not None and 2 * len(done) >= len(numbers):
+                    at_half.set()
+        except queue.Empty:
+            return
+        except BaseException as error:  # outermost of this thread: raised again in the test's
+            errors.append(error)
+            if at_half is not None:
                 at_half.set()
 
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]

@@ -39,7 +39,7 @@ NO_ANSWER = "-"  # refused, unreachable or silent: which of them, the engines di
 
 # {id, kind, address, port, timeout} a line; the answer is {id, said}
 _AGENT = """
-import json, socket, struct, sys, threading
+import json, socket, sys, threading, time
 def plain(address):
     return address.removeprefix("::ffff:")
 def tcp(server):
@@ -58,14 +58,24 @@ def udp(server):
 def ask(kind, address, port, timeout):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as asker:
-        asker.settimeout(timeout)
         try:
-            asker.connect((address, port))
             if kind == "udp":
-                asker.send(b"?")
+                asker.settimeout(1)
+                asker.connect((address, port))
+                return ask_again(asker, time.monotonic() + timeout)
+            asker.settimeout(timeout)
+            asker.connect((address, port))
             return asker.recv(100).decode()
         except OSError as error:
             return f"- {error}"
+def ask_again(asker, end):
+    while True:  # a datagram may be lost
+        asker.send(b"?")
+        try:
+            return asker.recv(100).decode()
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise
 def one(wanted):
     said = ask(wanted["kind"], wanted["address"], wanted["port"], wanted["timeout"])
     print(json.dumps({"id": wanted["id"], "said": said}), flush=True)
