@@ -100,7 +100,7 @@ def _play_relays() -> None:
             if family == socket.AF_INET:
                 server.listen()
             relays.serve(address, held.fileno(), server.getsockname()[:2])
-            undo.callback(relays.end, address)
+            undo.callback(relays.close)
             client.connect(held.getsockname())
             client.send(b"x")
             _turn(loop)

@@ -82,6 +82,13 @@ class Relays:
         if relay is not None:
             relay.close()
 
+    def close(self) -> None:
+        """The end of all; the sockets stay the caller's."""
+        for name in list(self._by_name):
+            self.end(name)
+        while self._pipes:
+            self.give_pipe(self._pipes.pop(), is_empty=False)
+
     def take_pipe(self) -> tuple[int, int]:
         """An empty one."""
         if self._pipes:

@@ -71,7 +71,7 @@ def readable(sock: socket.socket) -> bool:
 def lab() -> Iterator[Lab]:
     with ExitStack() as undo:
         made = Lab(undo)
-        undo.callback(made.relays.end, NAME)
+        undo.callback(made.relays.close)
         yield made
 
 
@@ -183,3 +183,16 @@ def test_an_idle_connection_wakes_nobody(lab: Lab) -> None:
         lab.loop.turn(0.1)
         turns += 1
     assert turns <= 4
+
+
+def test_nothing_is_open_when_all_is_closed() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with ExitStack() as undo:
+        made = Lab(undo)
+        client, inside = made.client(), made.accept()
+        client.sendall(b"x")
+        assert made.read(inside) == b"x"
+        made.relays.close()
+        made.relays.close()
+    del made.loop, made.relays
+    assert set(os.listdir("/proc/self/fd")) - before == set()
