@@ -104,6 +104,8 @@ def test_sysctls_of_an_endpoint_come_from_the_command_line(shared_engine: Corten
     words = (images.BUSYBOX_REF, "cat", "/proc/sys/net/ipv4/conf/eth0/log_martians")
     done = shared_engine.docker("run", "--rm", "--network", f"{option}log_martians=1", *words, check=True)
     assert done.stdout == "1\n"
+    failed = shared_engine.docker("create", "--network", option.replace("IFNAME", "all"), *words)
+    assert "invalid config for network bridge: invalid endpoint settings:\ninvalid sysctl 'net.ipv4" in failed.stderr
     failed = shared_engine.docker("run", "--rm", "--network", f"{option}nonsense=1", *words)
     assert "sysctl net.ipv4.conf.eth0.nonsense=1: no such file or directory" in failed.stderr
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from msgspec.structs import replace
 
 from corten.errors import InvalidArgument
+from corten.network import endpointoptions
 from corten.network.values import PREDEFINED, Network
 from corten.spec.address import mac_address
 from corten.spec.docker import ContainerCreateRequest, EndpointIPAMConfig, EndpointSettings, HostConfig
@@ -37,7 +38,12 @@ def _check(name: str, network: Network | None, settings: EndpointSettings) -> No
     if settings.mac_address and not mac_address(settings.mac_address):
         raise InvalidArgument(f"invalid MAC address {settings.mac_address}")
     ipam = settings.ipam_config or EndpointIPAMConfig()
-    problems = [*_of_name(name, settings, ipam), *_of_values(ipam), *_of_subnets(name, network, ipam)]
+    problems = [
+        *_of_name(name, settings, ipam),
+        *_of_values(ipam),
+        *_of_subnets(name, network, ipam),
+        *_of_options(settings),
+    ]
     if problems:
         joined = problems[0] if len(problems) == 1 else "\n".join(f"* {one}" for one in problems)
         raise InvalidArgument(f"invalid endpoint settings:\n{joined}")
@@ -70,6 +76,13 @@ def _of_subnets(name: str, network: Network | None, ipam: EndpointIPAMConfig) ->
             yield _NO_SUBNET
         elif text and not (_is_address(text, version) and any(ip_address(text) in one for one in own)):
             yield f"no configured subnet or ip-range contain the IP address {text}"
+
+
+def _of_options(settings: EndpointSettings) -> Iterator[str]:
+    try:
+        endpointoptions.sysctls(settings.driver_opts or {})
+    except InvalidArgument as error:
+        yield error.text
 
 
 def _is_address(text: str, version: int) -> bool:

@@ -29,7 +29,7 @@ from corten.network import addresses, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
 from corten.network.defaults import Defaults
-from corten.network.device import alias_of, bridge_of
+from corten.network.device import alias_of
 from corten.network.endpointoptions import Sysctls, for_interface
 from corten.network.endpointoptions import sysctls as sysctls_of
 from corten.network.endpoints import Endpoints
@@ -132,7 +132,7 @@ class BridgeDriver:
 
     def bridge(self, network_id: str = "") -> Bridge:
         """A network's device; raises as `network`."""
-        return bridge_of(self._engine_id, self.network(network_id))
+        return self._bridges.bridge(self.network(network_id))
 
     @property
     def own_address(self) -> str:
@@ -271,7 +271,7 @@ class BridgeDriver:
             rtnetlink.set_no_ipv6(endpoint.link),
         )
         self._attach(endpoint.link, name)
-        if not bridge_of(self._engine_id, network).has_icc:
+        if not self._bridges.bridge(network).has_icc:
             link = self._host.links.link(endpoint.link)
             if link is not None:
                 self._host.links.send(rtnetlink.isolate(link.index))
@@ -381,7 +381,7 @@ class BridgeDriver:
             if self._endpoints.get(endpoint.endpoint_id) is None:
                 raise NotFound(f"endpoint {endpoint.endpoint_id} not found")
             network = self._bridges.get(endpoint.network_id)
-            default, routed = network.host_ip or ANY, bridge_of(self._engine_id, network).routed
+            default, routed = network.host_ip or ANY, self._bridges.bridge(network).routed
             asked = list(bindings)
             try:
                 published = self._publisher.publish(endpoint, name, asked, default, routed=routed)

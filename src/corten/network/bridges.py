@@ -21,7 +21,7 @@ from corten.network.device import FORWARDING, Devices, bridge_of, decide_forward
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall, Outside
 from corten.network.host import Host
-from corten.network.values import DEFAULT_NETWORK, Journal, Network, Store
+from corten.network.values import DEFAULT_NETWORK, Bridge, Journal, Network, Store
 from corten.sys.rtnetlink import IPNetwork, Link
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Bridges:
         self._avoid = tuple(avoid)
         self._devices = Devices(engine_id, store=store, journal=journal, host=host)
         self._networks: dict[str, Network] = {}
+        self._bridges: dict[str, tuple[Network, Bridge]] = {}
         self._outside = Outside()
 
     def __contains__(self, network_id: str) -> bool:
@@ -79,6 +80,13 @@ class Bridges:
         """The name of its device; '' when it is gone."""
         network = self._networks.get(network_id)
         return device.device_name(self._engine_id, network) if network is not None else ""
+
+    def bridge(self, network: Network) -> Bridge:
+        """What a network is for device and firewall; made once, for each start asks."""
+        known = self._bridges.get(network.network_id)
+        if known is None or known[0] is not network:
+            known = self._bridges[network.network_id] = (network, bridge_of(self._engine_id, network))
+        return known[1]
 
     def known_index(self, name: str) -> int:
         """The index of a device as `ensure` or `create` left it; 0 before."""
@@ -158,7 +166,7 @@ class Bridges:
 
     def write_table(self, endpoints: Endpoints, *, token: str = "") -> None:
         """Everything of the table anew, from what is in memory; `token` as in `Firewall.apply`."""
-        bridges = [bridge_of(self._engine_id, one) for one in self._networks.values()]
+        bridges = [self.bridge(one) for one in self._networks.values()]
         self._firewall.apply(bridges, endpoints.all(), self.outside, token=token)
 
     def ask_again(self) -> None:
@@ -262,7 +270,7 @@ class Bridges:
         self._store.save_network(network)
         self._networks[network.network_id] = network
         try:
-            self._firewall.add(bridge_of(self._engine_id, network))
+            self._firewall.add(self.bridge(network))
             network = self._networks[network.network_id] = self._devices.make(network, links)
         except (OSError, CortenError) as error:
             made = next((one for one in self._store.networks() if one.network_id == network.network_id), network)
@@ -284,11 +292,12 @@ class Bridges:
     def remove(self, network: Network) -> None:
         """Nobody is on it any more."""
         self._devices.remove(network)
-        self._firewall.remove(bridge_of(self._engine_id, network))
+        self._firewall.remove(self.bridge(network))
         with self._store.transaction():
             self._store.remove_network(network.network_id)
             self._journal.done(*network.journal)
         self._networks.pop(network.network_id, None)
+        self._bridges.pop(network.network_id, None)
 
     def destroy(self) -> None:
         """Everything of the engine."""

@@ -136,6 +136,8 @@ class Network:
     @property
     def host_ip(self) -> IPAddress | None:
         """Where ports are published that name no address: None is everywhere."""
+        if self.options.get(words.HOST_IP, "") in ("", "0.0.0.0"):  # the usual: each start asks
+            return None
         found = words.parse(self.options).host_ip
         return None if found is None or found.is_unspecified else found
 
