@@ -213,12 +213,13 @@ class Side:
         return DockerPy(base_url=f"unix://{self.socket}", version=API, timeout=int(self.patience))
 
     def clear(self) -> None:
-        """Removes every container and volume, and every image but the one that all checks use, which is loaded when
-        it is gone."""
+        """Removes every container, volume and network, and every image but the one that all checks use, which is
+        loaded when it is gone."""
         for row in self.api("GET", "/containers/json", all="1")["body"]:
             self.api("DELETE", f"/containers/{row['Id']}", force="1", v="1")
         for row in self.api("GET", "/volumes")["body"]["Volumes"] or ():
             self.api("DELETE", f"/volumes/{row['Name']}", force="1")
+        self.api("POST", "/networks/prune")
         for row in self.api("GET", "/images/json")["body"]:
             for tag in row["RepoTags"] or [row["Id"]]:
                 if tag != IMAGE:

@@ -1,9 +1,9 @@
 """The same script of docker CLI commands against dockerd and Corten, and everything in which the two differ.
 
 A script is lines of `docker` arguments.  After each line the whole engine is looked at through the API: inspect of
-every container and volume, the images.  Status, output and what changed in the look are normalized (`normal`) and
-compared; each difference has a command, a place and two values.  One that a row of `KNOWN` explains is counted for that
-row, all others are failures, and so is a row that explains nothing any more.
+every container, volume and network, the images.  Status, output and what changed in the look are normalized (`normal`)
+and compared; each difference has a command, a place and two values.  One that a row of `KNOWN` explains is counted for
+that row, all others are failures, and so is a row that explains nothing any more.
 """
 
 from __future__ import annotations
@@ -113,8 +113,15 @@ def look(side: Side, before: dict[str, Json], command: str) -> dict[str, Json]:
         found[f"row {whole['Name']}"] = aged(settled)
     for row in side.api("GET", "/volumes")["body"].get("Volumes") or ():
         found[f"volume {row['Name']}"] = row
+    for row in self_made(side):
+        found[f"network {row['Name']}"] = side.api("GET", f"/networks/{row['Id']}")["body"]
     found["images"] = sorted(sorted(row["RepoTags"]) for row in side.api("GET", "/images/json")["body"])
     return found
+
+
+def self_made(side: Side) -> list[Json]:
+    """Networks that somebody made: the others say what is another for each engine, and differ with each container."""
+    return [row for row in side.api("GET", "/networks")["body"] if row["Name"] not in ("bridge", "host", "none")]
 
 
 def aged(row: Json) -> Json:

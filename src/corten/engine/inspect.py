@@ -26,6 +26,7 @@ from corten.spec.docker_json import to_json
 Json = dict[str, Any]
 
 DRIVER: Final = "overlay2"
+_NOT_LISTED: Final = ("Links", "Aliases", "DriverOpts", "DNSNames")
 
 
 class Paths:
@@ -179,6 +180,16 @@ def _attached(container: Container, name: str, asked: EndpointSettings, network_
     return entry
 
 
+def _listed(entries: Json) -> Json:
+    """`Networks` in a list, where dockerd leaves out what was asked for but addresses."""
+    return {name: entry | dict.fromkeys(_NOT_LISTED) | _fixed_of(entry) for name, entry in entries.items()}
+
+
+def _fixed_of(entry: Json) -> Json:
+    ipam = entry["IPAMConfig"]
+    return {"IPAMConfig": ipam and {key: value for key, value in ipam.items() if key != "LinkLocalIPs"}}
+
+
 def names_of(container: Container, asked: EndpointSettings) -> list[str]:
     """What a container is called on a network, its own name first (dockerd's DNSNames)."""
     hostname = container.record.effective.config.hostname
@@ -212,7 +223,7 @@ def summary(container: Container, network_ids: Mapping[str, str], image_name: st
             "NetworkMode": host.network_mode,
             **({"Annotations": host.annotations} if host.annotations else {}),
         },
-        "NetworkSettings": {"Networks": networks(container, network_ids)},
+        "NetworkSettings": {"Networks": _listed(networks(container, network_ids))},
         "Mounts": [mount_point(point) for point in record.effective.mounts if not point.from_tmpfs_map],
     }
 

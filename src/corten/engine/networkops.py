@@ -5,7 +5,6 @@ Sources: NetworkCreate, NetworkDelete and NetworkPrune of the Engine API; the te
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ from corten.spec.docker import IPAM, NetworkCreateRequest
 Json = dict[str, Any]
 
 DRIVER: Final = "bridge"
-_NAME: Final = re.compile(r"[a-zA-Z0-9][\w.-]*")
 _PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
 
 
@@ -50,8 +48,8 @@ class NetworkOps:
         name, driver = request.name, request.driver or DRIVER
         if name in PREDEFINED:
             raise PermissionDenied(f"operation is not permitted on predefined {name} network ")
-        if not _NAME.fullmatch(name):
-            raise InvalidArgument(f"invalid network name: {name or 'name is empty'}")
+        if not name.strip() or not name.isprintable():
+            raise InvalidArgument(f"invalid name: {name!r}" if name.strip() else "invalid name:")
         if driver in FIXED.values():
             raise PermissionDenied(f'only one instance of "{driver}" network is allowed')
         if driver != DRIVER:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from corten.engine.container import Container
-from corten.engine.filters import Filters, check_keys, labels_match
+from corten.engine.filters import Filters, check_keys, flags, labels_match
 from corten.engine.patterns import Regexps
 from corten.errors import InvalidArgument, NotFound
 from corten.network.bridge import BridgeDriver
 from corten.network.inspect import member, network_resource
-from corten.network.values import DEFAULT_NETWORK, FIXED, Bridge, Network
+from corten.network.values import DEFAULT_NETWORK, FIXED, PREDEFINED, Bridge, Network
 
 Json = dict[str, Any]
 
@@ -61,7 +61,14 @@ class Networks:
         """Those that match, without their containers.  Raises InvalidArgument for an unknown filter."""
         check_keys(filters, _FILTERS)
         patterns = {key: Regexps(key, filters.get(key, ())) for key in ("name", "driver", "scope")}
-        found = (network for network in self.all() if _matches(network, filters, patterns))
+        kinds, dangling = _kinds(filters.get("type", ())), flags("dangling", filters)
+        found = (
+            network
+            for network in self.all()
+            if (network.name not in PREDEFINED) in kinds
+            and dangling in (None, network.name not in PREDEFINED)
+            and _matches(network, filters, patterns)
+        )
         return [network_resource(network, self._bridge_of(network), None) for network in found]
 
     def _bridge_of(self, network: Network) -> Bridge | None:
@@ -91,6 +98,15 @@ class Networks:
         return network_resource(network, self._bridge_of(network), members)
 
 
+def _kinds(wanted: Iterable[str]) -> set[bool]:
+    """Of the filter `type`, whether networks that somebody made are shown, and others.  Raises InvalidArgument."""
+    known = {"custom": True, "builtin": False}
+    for one in wanted:
+        if one not in known:
+            raise InvalidArgument(f"invalid filter: 'type'='{one}'")
+    return {known[one] for one in wanted} or {True, False}
+
+
 def _matches(network: Network, filters: Filters, patterns: Mapping[str, Regexps]) -> bool:
     ids = filters.get("id", ())
     return (
@@ -98,7 +114,5 @@ def _matches(network: Network, filters: Filters, patterns: Mapping[str, Regexps]
         and (not ids or any(network.network_id.startswith(value) for value in ids))
         and patterns["driver"].match(network.driver)
         and patterns["scope"].match("local")
-        and labels_match({}, filters.get("label", ()))
-        and "custom" not in filters.get("type", ())
-        and not {"true", "1"} & set(filters.get("dangling", ()))
+        and labels_match(network.labels, filters.get("label", ()))
     )

@@ -250,13 +250,13 @@ class BridgeDriver:
                 container_id=container_id,
                 network_id=network.network_id,
                 address=v4.address if v4 and isinstance(v4.address, IPv4Interface) else None,
-                gateway=v4.gateway if v4 else None,  # type: ignore[arg-type]  # of the same version
+                gateway=v4.gateway if v4 and not network.internal else None,  # type: ignore[arg-type]  # of the same version
                 mac=wanted.mac or pools.mac_of(first.address.ip),
                 link=link,
                 interface=interface,
                 journal=(entry,),
                 address6=v6.address if v6 and isinstance(v6.address, IPv6Interface) else None,
-                gateway6=v6.gateway if v6 else None,  # type: ignore[arg-type]  # of the same version
+                gateway6=v6.gateway if v6 and not network.internal else None,  # type: ignore[arg-type]  # of the same version
             )
             self._store.save(endpoint)
         self._endpoints.put(endpoint)
