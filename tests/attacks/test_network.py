@@ -100,6 +100,7 @@ def test_neighbours_and_other_networks_are_kept_out_with_the_daemon_and_without(
     assert silent(alive := attempts()), alive
     scene.engine.kill9()
     assert silent(dead := attempts()), dead
+    assert ask_tcp(scene.world.client, HOST, 8080) == CLIENT, "a published port needs no daemon"
     scene.world.host.run(["nft", "flush", "ruleset"])
     twins = attempts(PATIENCE_S)
     assert not any("silence" in one for one in twins.values()), "without the rules the same packets arrive"

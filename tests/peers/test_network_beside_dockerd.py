@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from support import images, process
 from support.dockerd import Dockerd
 from support.engine import CortenEngine
@@ -41,6 +43,7 @@ def test_both_engines_serve_and_neither_reaches_the_others_containers() -> None:
         assert dockerd.docker("run", "--rm", images.BUSYBOX_REF, "true").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_dockerd_that_starts_later_serves_as_well() -> None:
     """It finds a host that forwards already, and our drop of what is not ours: its bridges are its own to route."""
     with World() as world, world.corten():
