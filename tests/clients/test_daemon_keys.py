@@ -401,7 +401,7 @@ def test_a_path_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_default_bridge_containers_have_no_network_unless_they_name_one() -> None:
-    with CortenEngine(config={"bridge": "none"}) as engine:
+    with CortenEngine(config={"bridge": "none", "ip-forward": False}) as engine:
         engine.docker("load", "-i", str(images.busybox()), check=True)
         names = engine.docker("network", "ls", "--format", "{{.Name}}", check=True).stdout.split()
         assert names == ["host", "none"]
@@ -411,5 +411,9 @@ def test_without_a_default_bridge_containers_have_no_network_unless_they_name_on
         engine.docker("network", "create", "own", check=True)
         done = engine.docker("run", "--rm", "--network", "own", images.BUSYBOX_REF, "ip", "route", check=True)
         assert "default via 172.18.0.1" in done.stdout
+        engine.netns.run(["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])
+        done = engine.docker("create", "--network", "own", images.BUSYBOX_REF, "true", check=True)
+        assert done.stderr == "WARNING: IPv4 forwarding is disabled. Networking will not work.\n"
+        engine.docker("rm", done.stdout.strip(), check=True)
         failed = engine.docker("run", "--rm", "--add-host", "a:host-gateway", images.BUSYBOX_REF, "true")
         assert "unable to derive the IP value for host-gateway" in failed.stderr

@@ -105,6 +105,8 @@ class Decider:
             linked=links.resolved(request.host_config, parts.roster.find),
             find_network=parts.networks.sought,
         )
+        if decided.network not in ("host", "none") and not parts.bridge.forwards:
+            warnings.append("IPv4 forwarding is disabled. Networking will not work.")
         return image, decided, warnings
 
     async def update(self, container: Container, request: ContainerUpdateRequest) -> Effective:

@@ -135,6 +135,11 @@ class BridgeDriver:
         return self._bridges.bridge(self.network(network_id))
 
     @property
+    def forwards(self) -> bool:
+        """IPv4 is routed; looked up where daemon.json leaves it alone, else each start has turned it on."""
+        return self.settings.forwards or self._host.sysctl("ipv4/ip_forward") != "0"
+
+    @property
     def own_address(self) -> str:
         """The default bridge's first one, which host-gateway stands for; '' where there is no such bridge."""
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 import pytest
@@ -248,3 +248,51 @@ def test_where_they_are_not_asked_nothing_is_said_of_it() -> None:
     text = firewall.ruleset("t", [BRIDGE], [endpoint(WEB)], Outside())
     assert "admitted" not in text
     assert "_keys" not in text
+
+
+OPEN = Bridge(
+    "br-2",
+    (IPv4Interface("10.1.0.1/24"), IPv6Interface("fd00:1::1/64")),
+    routed=frozenset({6}),
+    unprotected=frozenset({4}),
+    trusted=("wg0",),
+    sources=(IPv4Address("192.0.2.5"), IPv6Address("2001:db8::5")),
+)
+
+
+def test_gateway_modes_trusted_devices_and_host_addresses_are_elements_of_their_sets() -> None:
+    assert firewall.members(OPEN) == {
+        "ours": ['"br-2"'],
+        "within": ['"br-2" . "br-2"', '"wg0" . "br-2"'],
+        "local4": ['10.1.0.0/24 . "br-2"'],
+        "direct4": ['"br-2"'],
+        "hidden4": ["10.1.0.0/24"],
+        "source4": ["10.1.0.0/24 : 192.0.2.5"],
+        "local6": ['fd00:1::/64 . "br-2"'],
+        "routed6": ['"br-2"'],
+    }
+
+
+def test_an_internal_network_is_open_to_nobody_whatever_its_options_say() -> None:
+    found = firewall.members(replace(OPEN, is_internal=True))
+    assert set(found) == {"ours", "within", "internal", "local4", "local6"}
+    assert found["within"] == ['"br-2" . "br-2"']
+
+
+def test_a_port_without_one_of_the_hosts_is_opened_at_the_containers_address_and_so_is_each_once_where_all_are() -> (
+    None
+):
+    routed, again = Publication("tcp", ANY, 0, 80), Publication("tcp", ANY, 8081, 80)
+    assert firewall.elements(endpoint(routed), [routed]) == {}
+    assert firewall.opened(endpoint(), [routed, WEB], is_direct=False) == {"opened4": ["172.17.0.2 . tcp . 80"]}
+    assert firewall.opened(endpoint(), [WEB, again], is_direct=True) == {"opened4": ["172.17.0.2 . tcp . 80"]}
+
+
+def test_a_port_stays_open_while_another_publication_of_it_is_there() -> None:
+    nft = Recorder()
+    found = Firewall("0123abcd", nft, is_direct=True)
+    again = Publication("tcp", ANY, 8081, 80)
+    found.unpublish(endpoint(WEB, again), [WEB])
+    assert "opened4" not in nft.ran[-1]
+    found.unpublish(endpoint(again), [again])
+    assert "delete element inet corten-0123abcd opened4 { 172.17.0.2 . tcp . 80 }" in nft.ran[-1]
