@@ -87,6 +87,7 @@ def links(engine: CortenEngine) -> list[Any]:
     return [one for one in json.loads(found or "[]") if one]
 
 
+@pytest.mark.slow  # a zygote that stands still for 10 s is given up
 def test_a_network_that_a_container_is_about_to_start_on_stays(warm: CortenEngine) -> None:
     api = Api(warm.socket)
     with networks(api, "one", "two"):
@@ -119,11 +120,11 @@ def clients_at_once(engine: CortenEngine, rounds: int) -> None:
             make(api, "box", "one")
             api.ok("POST", "/containers/box/start")
             verbs: tuple[tuple[str, str, Any, set[int]], ...] = (
-                ("POST", "/networks/two/connect", {"Container": "box"}, {200, 403, 404}),
-                ("POST", "/networks/two/connect", {"Container": "box"}, {200, 403, 404}),
-                ("POST", "/networks/two/disconnect", {"Container": "box"}, {200, 404, 500}),
-                ("POST", "/containers/box/restart?t=0", None, {204, 404, 409}),
-                ("POST", "/containers/box/rename?name=box", None, {400, 404}),
+                ("POST", "/networks/two/connect", {"Container": "box"}, {200, 403, 409}),
+                ("POST", "/networks/two/connect", {"Container": "box"}, {200, 403, 409}),
+                ("POST", "/networks/two/disconnect", {"Container": "box"}, {200, 500}),
+                ("POST", "/containers/box/restart?t=0", None, {204}),
+                ("POST", "/containers/box/rename?name=box", None, {400}),
             )
             asked = [(one, Asked(api, *one[:3])) for one in verbs]
             for one, request in asked:
@@ -134,7 +135,7 @@ def clients_at_once(engine: CortenEngine, rounds: int) -> None:
             last = [Asked(api, "DELETE", "/containers/box?force=1"), *(Asked(api, *one[:3]) for one in verbs[:3])]
             for request in last:
                 status, answer = request.answer()
-                assert status in (200, 204, 403, 404, 500), answer
+                assert status in (200, 204, 403, 404, 409, 500), answer
                 assert status != 500 or "is not connected to" in answer["message"], answer
         expect_none(before)
 
