@@ -25,7 +25,7 @@ from typing import Any
 
 from corten.shim.loop import HANGUP, READ, WRITE, Loop
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 1024 * 1024  # fcntl(2), F_SETPIPE_SZ: as much as everybody may
 IDLE_S = 90.0
 MAX_ASKERS = 1024  # of one UDP port
 _BACKLOG = 4096  # as far as net.core.somaxconn lets it
@@ -33,7 +33,7 @@ _ROUNDS = 8  # of a direction, then the others have their turn
 _BATCH = 64  # connections or datagrams, likewise
 _KEPT_PIPES = 8
 _SPARE_FDS = 256  # of the limit of descriptors: for attach, exec and log
-_MIN_PAIRS = 64
+_MIN_PAIRS, _MAX_PAIRS = 64, 8192  # of a shim; 3 kB each
 _PAUSE_S = 0.1
 _DATAGRAM_BYTES = 65535
 _SO_DETACH_FILTER = 27
@@ -53,7 +53,7 @@ class Relays:
 
     def __init__(self, loop: Loop) -> None:
         self.pairs = 0
-        self.pairs_limit = max(_MIN_PAIRS, (os.sysconf("SC_OPEN_MAX") - _SPARE_FDS) // 2)
+        self.pairs_limit = min(_MAX_PAIRS, max(_MIN_PAIRS, (os.sysconf("SC_OPEN_MAX") - _SPARE_FDS) // 2))
         self._loop = loop
         self._by_name: dict[str, _Tcp | _Udp] = {}
         self._pipes: list[tuple[int, int]] = []
