@@ -120,7 +120,7 @@ RULES = {
         "oifname @ours ct state related accept",
         "iifname @ours accept",
         "meta l4proto icmp oifname @routed4 accept",
-        "meta l4proto ipv6-icmp oifname @routed6 accept",
+        "meta l4proto icmpv6 oifname @routed6 accept",
         "ip daddr . meta l4proto . th dport @opened4 oifname @ours accept",
         "ip6 daddr . meta l4proto . th dport @opened6 oifname @ours accept",
         "meta nfproto ipv4 oifname @direct4 accept",
