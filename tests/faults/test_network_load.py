@@ -21,6 +21,7 @@ from support.steadyload import ANSWER, SteadyLoad
 CLIENTS = 8
 SERVICE_PORT = 18080
 FIRST_PORT = 20000
+OWN = "own"
 _SERVE = f"mkdir /www && echo {ANSWER} >/www/index.html && exec httpd -f -p 80 -h /www"
 
 
@@ -44,22 +45,29 @@ def test_no_request_fails_beside_two_hundred_containers(engine: CortenEngine) ->
 
 
 def judge(engine: CortenEngine, count: int) -> None:
-    """`count` containers with ports come and go; cortend is killed when half of them run, and again when all do."""
+    """`count` containers with ports come and go, on two networks.
+
+    cortend is killed while they start, when half of them run, and again when all do; then it is stopped and started.
+    """
+    engine.docker("network", "create", OWN, check=True)
     with ExitStack() as stack:
         loads = serve(engine, stack)
         half = threading.Event()
         pool = stack.enter_context(ThreadPoolExecutor(1))
         starting = pool.submit(each, engine, range(count), start, at_half=half)
         assert half.wait(600)
-        outage(engine, loads)
+        outage(engine, loads, engine.kill9)
         starting.result()
-        outage(engine, loads)
+        for end in (engine.kill9, engine.stop):
+            outage(engine, loads, end)
         each(engine, range(count), stop)
         for load in loads:
             load.go_on()
             done, failures, failed = load.seen()
             assert not failures, failed
-            line = f"beside {count} containers, cortend killed twice: {load.name} {done} answered, 0 failed"
+            line = (
+                f"beside {count} containers, cortend killed twice and restarted: {load.name} {done} answered, 0 failed"
+            )
             summary.add("requests to a published service", line)
 
 
@@ -83,9 +91,9 @@ def _succeeds(argv: Sequence[str]) -> bool:
     return subprocess.run(argv, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def outage(engine: CortenEngine, loads: list[SteadyLoad]) -> None:
-    """kill -9, and a start; the clients are served all the while."""
-    engine.kill9()
+def outage(engine: CortenEngine, loads: list[SteadyLoad], end: Callable[[], object]) -> None:
+    """An end of cortend, and a start; the clients are served all the while."""
+    end()
     for load in loads:
         load.go_on()
     engine.start()
@@ -98,7 +106,7 @@ def start(api: Api, number: int) -> None:
     name, port = f"load-{number}", str(FIRST_PORT + number)
     api.remove(name)
     bindings = {"80/tcp": [{"HostPort": port}], "53/udp": [{"HostPort": port}]}
-    host = {"PortBindings": bindings, "NetworkMode": "bridge"}
+    host = {"PortBindings": bindings, "NetworkMode": ("bridge", OWN)[number % 2]}
     body = {"Image": images.BUSYBOX_REF, "Cmd": ["sleep", "10000"], "ExposedPorts": {key: {} for key in bindings}}
     api.ok("POST", f"/containers/create?name={name}", {**body, "HostConfig": host}, timeout=120)
     api.ok("POST", f"/containers/{name}/start", timeout=120)
