@@ -10,6 +10,8 @@ Endpoint.Less).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,10 +24,12 @@ from corten.core.events import EventBus
 from corten.engine.container import Container
 from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import network_event
+from corten.engine.networkkinds import check_joinable
 from corten.engine.networks import Networks
 from corten.errors import Conflict, InvalidArgument
 from corten.network.bridge import BridgeDriver
 from corten.network.values import FIXED, Endpoint, Network, Publication, Wanted
+from corten.shim.protocol import NETNS_FD
 from corten.spec.address import mac_address
 from corten.spec.docker import EndpointSettings
 from corten.sys.rtnetlink import IPAddress, IPInterface
@@ -80,6 +84,7 @@ class Attachments:
         found: dict[str, Attachment] = {}
         for name, settings in effective.asked_networks.items():
             network = find(name)
+            check_joinable(network)
             found.setdefault(network.network_id, Attachment(network, settings))
         return by_rank(found.values())
 
@@ -147,6 +152,17 @@ class Attachments:
     def leave(self, container: Container) -> None:
         """Off all networks; its namespace is going."""
         self._parts.bridge.disconnect(container.id)
+
+    def adopt(self, container: Container) -> None:
+        """One that an earlier cortend connected: what is in its namespace alone goes at its end."""
+        if all(one.link for one in container.endpoints.values()):
+            return
+        with contextlib.suppress(OSError):  # its shim is ending, and so is its namespace
+            fd = os.open(f"/proc/{container.record.state.shim_pid}/fd/{NETNS_FD}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._parts.bridge.adopt(container.id, fd)
+            finally:
+                os.close(fd)
 
     def known(self, container: Container) -> dict[str, Endpoint]:
         """A running container's endpoints by network, from the records."""

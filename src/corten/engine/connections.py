@@ -26,6 +26,7 @@ from corten.engine.attachments import SHARED, Attachment, Attachments
 from corten.engine.container import Container
 from corten.engine.endpointchecks import check_settings
 from corten.engine.naming import Naming
+from corten.engine.networkkinds import check_joinable
 from corten.engine.parts import Parts
 from corten.engine.publishing import Publishing
 from corten.engine.record import Record, Status
@@ -117,6 +118,7 @@ class Connections:
         effective = container.record.effective
         if container.is_running and effective.network.startswith("container:"):
             raise InvalidArgument(SHARED)
+        check_joinable(network)
         check_settings(network, asked)
         if network.name in effective.endpoints:
             if container.is_running:
@@ -172,7 +174,11 @@ class Connections:
         with contextlib.suppress(Conflict, Unavailable):  # likewise; or its shim hangs, and keeps the sockets
             await self._publishing.follow(container, endpoint)
         hostfiles.disconnected(container, self._hosts(container), [one.ip for one in endpoint.addresses])
-        self._parts.bridge.disconnect(container.id, network.network_id, lives_on=True)
+        with contextlib.ExitStack() as stack:
+            inside: int | None = None
+            with contextlib.suppress(Conflict):  # likewise
+                inside = stack.enter_context(self._namespace(container))
+            self._parts.bridge.disconnect(container.id, network.network_id, lives_on=True, netns_fd=inside)
         await self._naming.disconnected(container, network)
 
     async def settle(self, container: Container) -> None:

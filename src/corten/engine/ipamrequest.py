@@ -38,11 +38,12 @@ def enabled(request: NetworkCreateRequest, said: Mapping[str, str]) -> frozenset
     return found
 
 
-def subnets_of(configs: Iterable[IPAMConfig], versions: Iterable[int]) -> tuple[Subnet, ...]:
+def subnets_of(configs: Iterable[IPAMConfig], versions: Iterable[int], *, is_single: bool = True) -> tuple[Subnet, ...]:
     """The subnets, IPv4 first: the docker CLI sends them in any order.
 
     Those of families that are not in `versions` are left out, unlooked at.
 
+    `is_single`: the driver takes one of a family.
     Raises InvalidArgument with one line for each fault, PermissionDenied.
     """
     wanted = frozenset(versions)
@@ -51,7 +52,7 @@ def subnets_of(configs: Iterable[IPAMConfig], versions: Iterable[int]) -> tuple[
     if faults:
         raise InvalidArgument("\n".join((_TITLE, *faults)))
     subnets = sorted((one for one in found if one is not None), key=lambda one: one.network.version)
-    if any(sum(one.network.version == version for one in subnets) > 1 for version in (4, 6)):
+    if is_single and any(sum(one.network.version == version for one in subnets) > 1 for version in (4, 6)):
         raise PermissionDenied("bridge driver doesn't support multiple subnets")
     return tuple(subnets)
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from corten.core.events import Event
-from corten.engine import times
+from corten.engine import networkkinds, times
 from corten.engine.filters import Filters, check_keys, labels_match
 from corten.engine.ipamrequest import check_driver, enabled, subnets_of
 from corten.engine.naming import Naming
 from corten.engine.parts import Parts
-from corten.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
-from corten.network.values import FIXED, PREDEFINED, Network
+from corten.errors import Conflict, InvalidArgument, PermissionDenied
+from corten.network.values import PREDEFINED, Network
 from corten.spec.docker import IPAM, NetworkCreateRequest
 
 Json = dict[str, Any]
@@ -50,20 +50,18 @@ class NetworkOps:
             raise PermissionDenied(f"operation is not permitted on predefined {name} network ")
         if not name.strip() or not name.isprintable():
             raise InvalidArgument(f"invalid name: {name!r}" if name.strip() else "invalid name:")
-        if driver in FIXED.values():
-            raise PermissionDenied(f'only one instance of "{driver}" network is allowed')
-        if driver != DRIVER:
-            raise NotFound(f'plugin "{driver}" not found')
+        networkkinds.check(request, driver)
         ipam = request.ipam or IPAM()
         check_driver(ipam.driver)
-        said = {**self._parts.bridge.settings.options.get(driver, {}), **(request.options or {})}
+        defaults = {} if networkkinds.source_of(request) else self._parts.bridge.settings.options.get(driver, {})
+        said = {**defaults, **(request.options or {})}
         versions = enabled(request, said)
-        return Network(
+        made = Network(
             network_id=secrets.token_hex(32),
             name=name,
-            driver=driver,
+            driver=networkkinds.CONFIG_DRIVER if request.config_only else driver,
             created=times.rfc3339(time.time_ns()),
-            subnets=subnets_of(ipam.config or (), versions),
+            subnets=subnets_of(ipam.config or (), versions, is_single=driver == DRIVER),
             options=said,
             labels=dict(request.labels or {}),
             ipam_driver=ipam.driver or "default",
@@ -72,7 +70,9 @@ class NetworkOps:
             has_ipv6=6 in versions,
             internal=request.internal,
             attachable=request.attachable,
+            config_only=request.config_only,
         )
+        return networkkinds.configured(made, request, self._parts.networks.all())
 
     async def remove(self, ref: str) -> None:
         """Raises NotFound, PermissionDenied while containers are on it."""
@@ -83,8 +83,11 @@ class NetworkOps:
             raise PermissionDenied(
                 f"error while removing network: network {network.name} id {network.network_id} has active endpoints"
             )
+        networkkinds.check_unused(network, self._parts.networks.all())
         self._parts.bridge.remove(network.network_id)
         await self._naming.forget_network(network)
+        if network.config_only:
+            return
         self._parts.bus.publish(network_change(network, "destroy"))
 
     async def prune(self, wanted: Filters, dry_run: bool = False) -> Json:
@@ -99,7 +102,8 @@ class NetworkOps:
 
     def _unused(self) -> Iterator[Network]:
         used = {name for one in self._parts.roster for name in one.endpoints}
-        return (one for one in self._parts.bridge.networks() if one.name not in used | PREDEFINED)
+        free = (one for one in self._parts.bridge.networks() if not one.config_only)
+        return (one for one in free if one.name not in used | PREDEFINED)
 
 
 def network_change(network: Network, action: str) -> Event:

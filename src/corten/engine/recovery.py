@@ -218,6 +218,7 @@ class Recovery:
         self._healths.adopt(container, status.get("health"))
         self._parts.save(container, self._placed(container, _running(container.record, task, status)))
         self._execs.adopt(container, status.get("execs") or {})
+        self._attachments.adopt(container)
         self._finisher.tell_oom(container, int((exited or status).get("oom_kill_count", 0)))
         await self._end_hold(container, task)
         self.adopted(container)

@@ -27,7 +27,7 @@ class Lease:
     """An address of a container and the way out."""
 
     address: IPInterface
-    gateway: IPAddress
+    gateway: IPAddress | None
 
 
 def default_network(network_id: str, address: str = "") -> Network:

@@ -25,7 +25,7 @@ from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
 from corten.errors import CortenError, FailedPrecondition, Internal, NotFound, Unavailable
-from corten.network import addresses, pools
+from corten.network import addresses, parents, pools
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
 from corten.network.defaults import Defaults
@@ -233,7 +233,7 @@ class BridgeDriver:
             try:
                 self._join(endpoint, network, netns_fd, is_gateway=is_gateway, sysctls=sysctls)
             except (OSError, CortenError) as error:
-                self._delete_link(endpoint.link)
+                self._take_off(endpoint, lives_on=True)
                 self._forget(endpoint)
                 if isinstance(error, CortenError):
                     raise
@@ -242,12 +242,13 @@ class BridgeDriver:
 
     def _record(self, container_id: str, network: Network, wanted: Wanted, interface: str) -> Endpoint:
         taken = self._endpoints.numbers(network.network_id)
-        v4 = addresses.lease(network, 4, wanted.ip, taken)
-        v6 = addresses.lease(network, 6, wanted.ip6, taken)
+        v4 = parents.led(network, addresses.lease(network, 4, wanted.ip, taken))
+        v6 = parents.led(network, addresses.lease(network, 6, wanted.ip6, taken))
         endpoint_id = secrets.token_hex(32)
         link = link_name(self._engine_id, endpoint_id)
         first = v4 or v6
         assert first is not None
+        is_bridged = not parents.is_over_parent(network)
         with self._store.transaction():
             entry = self._journal.begin(LINK, link, container=container_id, address=str(first.address.ip))
             endpoint = Endpoint(
@@ -255,9 +256,9 @@ class BridgeDriver:
                 container_id=container_id,
                 network_id=network.network_id,
                 address=v4.address if v4 and isinstance(v4.address, IPv4Interface) else None,
-                gateway=v4.gateway if v4 and not network.internal else None,  # type: ignore[arg-type]  # of the same version
-                mac=wanted.mac or pools.mac_of(first.address.ip),
-                link=link,
+                gateway=v4.gateway if v4 else None,  # type: ignore[arg-type]  # of the same version
+                mac=self._bridges.parents.mac(network, wanted, first.address.ip),
+                link=link if is_bridged else "",
                 interface=interface,
                 journal=(entry,),
                 address6=v6.address if v6 and isinstance(v6.address, IPv6Interface) else None,
@@ -269,6 +270,10 @@ class BridgeDriver:
 
     def _join(self, endpoint: Endpoint, network: Network, netns_fd: int, *, is_gateway: bool, sysctls: Sysctls) -> None:
         """The part that the kernel does: 1.2 ms."""
+        if not endpoint.link:
+            found = for_interface(sysctls, endpoint.interface)
+            self._bridges.parents.join(endpoint, network, netns_fd, is_gateway=is_gateway, sysctls=found)
+            return
         name = self._bridges.device(network.network_id)
         self._host.links.send(
             rtnetlink.new_veth(endpoint.link, endpoint.interface, endpoint.mac, netns_fd, network.mtu),
@@ -280,7 +285,7 @@ class BridgeDriver:
             link = self._host.links.link(endpoint.link)
             if link is not None:
                 self._host.links.send(rtnetlink.isolate(link.index))
-        gateways = endpoint.gateways if is_gateway and not network.internal else ()
+        gateways = endpoint.gateways if is_gateway else ()
         self._host.configure_inside(
             netns_fd,
             endpoint.interface,
@@ -331,31 +336,43 @@ class BridgeDriver:
             requests = [rtnetlink.delete_neighbour(bridge.index, one.ip) for one in endpoint.addresses]
             netlink.raise_unless(self._host.links.attempt(*requests), errno.ENOENT)
 
-    def disconnect(self, container_id: str, network_id: str = "", *, lives_on: bool = False) -> None:
+    def disconnect(
+        self, container_id: str, network_id: str = "", *, lives_on: bool = False, netns_fd: int | None = None
+    ) -> None:
         """Takes a container off a network, or off all.  No error when it is on none.
 
-        `lives_on`: its namespace stays, so its end of the pair is deleted.
+        `lives_on`: its namespace stays, so its end of the pair is deleted.  `netns_fd`: its namespace, which helps to
+        delete a device that an earlier cortend made; it stays the caller's.
         """
         with self._lock:
+            if netns_fd is not None:
+                self.adopt(container_id, netns_fd)
             for endpoint in self._endpoints.of(container_id):
                 if network_id in ("", endpoint.network_id):
                     self._disconnect(endpoint, lives_on=lives_on)
 
+    def adopt(self, container_id: str, netns_fd: int) -> None:
+        """A container that an earlier cortend connected: what is in its namespace alone can be deleted at its end."""
+        with self._lock:
+            for endpoint in self._endpoints.of(container_id):
+                if not endpoint.link:
+                    self._bridges.parents.adopt(endpoint, netns_fd)
+
     def _disconnect(self, endpoint: Endpoint, *, lives_on: bool = False) -> None:
         self._publisher.withdraw(endpoint)
-        if lives_on:
-            self._delete_link(endpoint.link)
-        else:
-            self._cut_off(endpoint.link)
-        self._forget_neighbour(endpoint, self._bridges.device(endpoint.network_id))
+        self._take_off(endpoint, lives_on=lives_on)
         self._forget(endpoint)
         self._publisher.check_flows(endpoint)
 
-    def _cut_off(self, name: str) -> None:
-        link = self._host.links.link(name)
-        if link is not None:
-            outcome = self._host.links.attempt(rtnetlink.cut_off(link.index))
-            netlink.raise_unless(outcome, errno.ENODEV, errno.ENETDOWN, errno.EOPNOTSUPP)
+    def _take_off(self, endpoint: Endpoint, *, lives_on: bool) -> None:
+        if not endpoint.link:
+            self._bridges.parents.leave(endpoint, lives_on=lives_on)
+            return
+        if lives_on:
+            self._delete_link(endpoint.link)
+        else:
+            self._ends.cut_off(endpoint.link)
+        self._forget_neighbour(endpoint, self._bridges.device(endpoint.network_id))
 
     def _delete_link(self, name: str) -> None:
         """Deletes a device at once; slow, so not on the ordinary way."""
@@ -382,6 +399,9 @@ class BridgeDriver:
 
         Those that the endpoint has already stay as they are.  Raises NotFound for an endpoint that is gone.
         """
+        if not endpoint.link:  # dockerd ignores them too: its addresses are reached directly
+            log.warning("container %s: nothing is published on a network without a bridge", name)
+            return Published(endpoint, ())
         with self._lock:
             if self._endpoints.get(endpoint.endpoint_id) is None:
                 raise NotFound(f"endpoint {endpoint.endpoint_id} not found")

@@ -1,7 +1,10 @@
-"""The bridge networks of an engine: their records, subnets and devices, and what the firewall lets through.
+"""The networks of an engine: their records, subnets and devices, and what the firewall lets through.
 
     create      subnets → record → elements of the firewall → device
     remove      device → elements → record
+
+The devices of macvlan and ipvlan networks are in `network/parents.py`; the firewall does not see them.  A network that
+is configuration only is a record.
 
 The caller holds a lock, and looks after the endpoints.
 """
@@ -15,12 +18,13 @@ from collections.abc import Collection, Sequence
 from ipaddress import IPv4Network
 
 from corten.errors import CortenError, FailedPrecondition, Internal, NotFound, PermissionDenied
-from corten.network import addresses, defaults, device, options
+from corten.network import addresses, defaults, device, options, parents
 from corten.network.defaults import Defaults
 from corten.network.device import FORWARDING, Devices, bridge_of, decide_forwarding, dropped
 from corten.network.endpoints import Endpoints
 from corten.network.firewall import Firewall, Outside
 from corten.network.host import Host
+from corten.network.parents import Parents
 from corten.network.values import DEFAULT_NETWORK, Bridge, Journal, Network, Store
 from corten.sys.rtnetlink import IPNetwork, Link
 
@@ -30,7 +34,7 @@ NETWORK_ID_SETTING, ADDRESS_SETTING = "network.bridge.id", "network.bridge.addre
 
 
 class Bridges:
-    """Networks with the driver `bridge`, by id."""
+    """Networks by id."""
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Bridges:
         self._settings = settings
         self._avoid = tuple(avoid)
         self._devices = Devices(engine_id, store=store, journal=journal, host=host)
+        self.parents = Parents(engine_id, store=store, journal=journal, host=host)
         self._networks: dict[str, Network] = {}
         self._bridges: dict[str, tuple[Network, Bridge]] = {}
         self._outside = Outside()
@@ -79,7 +84,11 @@ class Bridges:
     def device(self, network_id: str) -> str:
         """The name of its device; '' when it is gone."""
         network = self._networks.get(network_id)
-        return device.device_name(self._engine_id, network) if network is not None else ""
+        if network is None or network.config_only:
+            return ""
+        if parents.is_over_parent(network):
+            return parents.parent_name(network)
+        return device.device_name(self._engine_id, network)
 
     def bridge(self, network: Network) -> Bridge:
         """What a network is for device and firewall; made once, for each start asks."""
@@ -101,7 +110,7 @@ class Bridges:
 
     def load(self) -> None:
         """Reads the records; the default bridge's is made at the first start."""
-        found = {one.network_id: one for one in self._store.networks() if one.driver == device.BRIDGE}
+        found = {one.network_id: one for one in self._store.networks()}
         if not any(one.name == DEFAULT_NETWORK for one in found.values()):
             default = self._default()
             found = {default.network_id: default, **found}
@@ -120,18 +129,34 @@ class Bridges:
             self._apply_settings(default, is_used=bool(endpoints.on(default.network_id)))
         for network in self.all():
             self._settle_subnets(network, links, is_used=bool(endpoints.on(network.network_id)))
-        for version in self._routed(*self.all()) if self._settings.forwards else ():
+        for version in self._routed(*self.bridged()) if self._settings.forwards else ():
             decide_forwarding(self._host, self._store, version)
         self.look(links)
         self.write_table(endpoints)
         for network in self.all():
-            self._make(network, links)
-        self._forward(*self.all())
+            self._restore(network, links)
+        self._forward(*self.bridged())
 
-    def _make(self, network: Network, links: Sequence[Link]) -> None:
-        """A network whose device cannot be had, because another has its name now, is none for the others."""
+    def bridged(self) -> list[Network]:
+        """Those with a bridge."""
+        return [one for one in self._networks.values() if one.driver == device.BRIDGE]
+
+    def _leased(self) -> list[Network]:
+        """Those whose subnets are in use."""
+        return [one for one in self._networks.values() if not one.config_only]
+
+    def _make(self, network: Network, links: Sequence[Link]) -> Network:
+        if parents.is_over_parent(network):
+            return self.parents.make(network, links)
+        return self._devices.make(network, links) if not network.config_only else network
+
+    def _restore(self, network: Network, links: Sequence[Link]) -> None:
+        """A network whose device cannot be had is none for the others.
+
+        Another has its name now; or what is below a parent comes later than the engine, and its next container looks.
+        """
         try:
-            self._networks[network.network_id] = self._devices.make(network, links)
+            self._networks[network.network_id] = self._make(network, links)
         except (OSError, CortenError) as error:
             if network.name == DEFAULT_NETWORK:
                 raise
@@ -152,7 +177,7 @@ class Bridges:
 
     def look(self, links: Sequence[Link]) -> bool:
         """Notes the bridges of others; whether they are not those of before."""
-        own = {self.device(one) for one in self._networks}
+        own = {self.device(one.network_id) for one in self.bridged()}
         others = [link for link in links if link.kind == device.BRIDGE and link.name not in own]
         peers = frozenset(link.name for link in others if link.alias.startswith(device.ALIAS))
         bridges = frozenset(link.name for link in others) - peers
@@ -166,7 +191,7 @@ class Bridges:
 
     def write_table(self, endpoints: Endpoints, *, token: str = "") -> None:
         """Everything of the table anew, from what is in memory; `token` as in `Firewall.apply`."""
-        bridges = [self.bridge(one) for one in self._networks.values()]
+        bridges = [self.bridge(one) for one in self.bridged()]
         self._firewall.apply(bridges, endpoints.all(), self.outside, token=token)
 
     def ask_again(self) -> None:
@@ -175,7 +200,7 @@ class Bridges:
 
     def ways_out(self) -> list[str]:
         """The devices of networks that are not internal."""
-        return [self.device(one.network_id) for one in self._networks.values() if not one.internal]
+        return [self.device(one.network_id) for one in self.bridged() if not one.internal]
 
     def _apply_settings(self, before: Network, *, is_used: bool) -> None:
         """The default bridge as daemon.json has it now; while containers are on it, it keeps device and subnets."""
@@ -215,6 +240,8 @@ class Bridges:
 
     def _settle_subnets(self, network: Network, links: Sequence[Link], *, is_used: bool) -> None:
         """The default bridge's at its first start; others where nobody uses them and a route of the host came in."""
+        if network.driver != device.BRIDGE:  # on the host's own subnet as often as not
+            return
         taken = self._taken(links, apart_from=network)
         hit = device.overlapping(network, taken)
         if hit is None and all(network.subnet(version) is not None for version in network.versions):
@@ -232,7 +259,7 @@ class Bridges:
     def _taken(self, links: Sequence[Link], *, apart_from: Network | None = None) -> list[IPNetwork]:
         """What other networks have, and the host."""
         others = [one for one in self._networks.values() if one is not apart_from]
-        names = {self.device(one) for one in self._networks}
+        names = {self.device(one.network_id) for one in self.bridged()}
         own = {link.index for link in links if link.name in names}
         routes = device.used(self._host.links.routes(), own)
         return [*self._avoid, *routes, *(subnet.network for one in others for subnet in one.subnets)]
@@ -262,24 +289,36 @@ class Bridges:
     def create(self, network: Network) -> Network:
         """Raises Conflict, FailedPrecondition, InvalidArgument, PermissionDenied; Internal when the kernel refuses."""
         links = self._host.links.links()
-        self._check_device(network)
-        options.check(network.options, internal=network.internal, has_ipv6=network.has_ipv6)
+        if network.config_only:
+            self._store.save_network(network)
+            self._networks[network.network_id] = network
+            return network
+        self._check(network)
         addresses.check_apart(network, self._networks.values())
         pools = self._settings.pools_of(network, self._engine_id)
         network = addresses.with_subnets(network, pools, self._taken(links))
         self._store.save_network(network)
         self._networks[network.network_id] = network
         try:
-            self._firewall.add(self.bridge(network))
-            network = self._networks[network.network_id] = self._devices.make(network, links)
+            if network.driver == device.BRIDGE:
+                self._firewall.add(self.bridge(network))
+            network = self._networks[network.network_id] = self._make(network, links)
         except (OSError, CortenError) as error:
             made = next((one for one in self._store.networks() if one.network_id == network.network_id), network)
             self.remove(made)
             if isinstance(error, CortenError):
                 raise
             raise Internal(f"network {network.name}: {error}") from error
-        self._forward(network)
+        if network.driver == device.BRIDGE:
+            self._forward(network)
         return network
+
+    def _check(self, network: Network) -> None:
+        if parents.is_over_parent(network):
+            parents.check(network, self._networks.values())
+            return
+        self._check_device(network)
+        options.check(network.options, internal=network.internal, has_ipv6=network.has_ipv6)
 
     def _check_device(self, network: Network) -> None:
         """Each network has a device of its own.  Raises PermissionDenied."""
@@ -289,10 +328,17 @@ class Bridges:
                 both = f"cannot create network {network.network_id} ({name}): conflicts with network {ident} ({name})"
                 raise PermissionDenied(f"{both}: networks have same bridge name")
 
+    def _unmake(self, network: Network) -> None:
+        if parents.is_over_parent(network):
+            self.parents.remove(network)
+        elif network.driver == device.BRIDGE:
+            self._devices.remove(network)
+
     def remove(self, network: Network) -> None:
         """Nobody is on it any more."""
-        self._devices.remove(network)
-        self._firewall.remove(self.bridge(network))
+        self._unmake(network)
+        if network.driver == device.BRIDGE:
+            self._firewall.remove(self.bridge(network))
         with self._store.transaction():
             self._store.remove_network(network.network_id)
             self._journal.done(*network.journal)
@@ -302,7 +348,7 @@ class Bridges:
     def destroy(self) -> None:
         """Everything of the engine."""
         for network in self.all():
-            self._devices.remove(network)
+            self._unmake(network)
         self._firewall.destroy()
         for network in self._store.networks():
             self._store.remove_network(network.network_id)

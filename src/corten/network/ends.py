@@ -24,19 +24,19 @@ class Ends:
         self._host = host
 
     def own(self) -> list[Link]:
-        """Our bridges and the host's ends of our veth pairs: by alias, or by name when a kill came before the alias."""
+        """Our devices on the host: by alias, or by name when a kill came before the alias."""
         named = re.compile(rf"ct{self._engine_id[:4]}[0-9a-f]{{8}}|ctn-{self._engine_id}")
         prefix = alias_of(self._engine_id, "")
         return [
             link
             for link in self._host.links.links()
-            if link.kind in ("veth", device.BRIDGE)
+            if link.kind in ("veth", "vlan", "dummy", device.BRIDGE)
             and (link.alias.startswith(prefix) or (not link.alias and named.fullmatch(link.name)))
         ]
 
     def rejoin(self, endpoints: Sequence[Endpoint]) -> None:
         """Makes recorded links ports of their bridge again, when it was made anew."""
-        masters = {one.link: self._bridges.device(one.network_id) for one in endpoints}
+        masters = {one.link: self._bridges.device(one.network_id) for one in endpoints if one.link}
         apart = [
             link
             for link in self.own()
@@ -48,10 +48,17 @@ class Ends:
         if apart:
             self._host.await_running(*(link.name for link in apart), *{masters[link.name] for link in apart})
 
+    def cut_off(self, name: str) -> None:
+        """Nothing goes through a link any more."""
+        link = self._host.links.link(name)
+        if link is not None:
+            outcome = self._host.links.attempt(rtnetlink.cut_off(link.index))
+            netlink.raise_unless(outcome, errno.ENODEV, errno.ENETDOWN, errno.EOPNOTSUPP)
+
     def part(self, endpoints: Sequence[Endpoint]) -> None:
         """The ports of a bridge reach each other or not, as its network says now."""
         indexes = {link.name: link.index for link in self.own() if link.master}
-        apart = {one.network_id: not bridge_of(self._engine_id, one).has_icc for one in self._bridges.all()}
+        apart = {one.network_id: not bridge_of(self._engine_id, one).has_icc for one in self._bridges.bridged()}
         requests = [
             (rtnetlink.isolate if apart[one.network_id] else rtnetlink.unite)(indexes[one.link])
             for one in endpoints

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from corten.network.bridges import Bridges
+from corten.network.device import BRIDGE
 from corten.network.endpoints import Endpoints
 from corten.network.foreign import Foreign
 from corten.network.host import Host
@@ -84,7 +85,7 @@ class Guard:
 
     def check(self, network: Network) -> None:
         """Raises FailedPrecondition where a chain drops what a container of this network sends."""
-        if not network.internal:
+        if not network.internal and network.driver == BRIDGE:
             self._foreign.check(network.name, self._bridges.device(network.network_id))
 
     def remove(self) -> None:

@@ -17,6 +17,7 @@ from corten.network.values import (
     Publication,
     Subnet,
 )
+from corten.sys.rtnetlink import IPAddress
 
 Json = dict[str, Any]
 
@@ -54,13 +55,18 @@ def _addresses(endpoint: Endpoint | None) -> Json:
     """Empty for a container that does not run."""
     v4, v6 = (endpoint.address, endpoint.address6) if endpoint else (None, None)
     return {
-        "Gateway": str(endpoint.gateway or "") if endpoint else "",
+        "Gateway": _gateway(endpoint.gateway) if endpoint else "",
         "IPAddress": str(v4.ip) if v4 else "",
         "IPPrefixLen": v4.network.prefixlen if v4 else 0,
-        "IPv6Gateway": str(endpoint.gateway6 or "") if endpoint else "",
+        "IPv6Gateway": _gateway(endpoint.gateway6) if endpoint else "",
         "GlobalIPv6Address": str(v6.ip) if v6 else "",
         "GlobalIPv6PrefixLen": v6.network.prefixlen if v6 else 0,
     }
+
+
+def _gateway(address: IPAddress | None) -> str:
+    """Empty where the device is the way out."""
+    return "" if address is None or address.is_unspecified else str(address)
 
 
 def default_bridge_settings(endpoint: Endpoint | None) -> Json:
@@ -97,8 +103,8 @@ def network_resource(network: Network, bridge: Bridge | None, members: Mapping[s
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": False,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
+        "ConfigFrom": {"Network": network.config_from},
+        "ConfigOnly": network.config_only,
         "Containers": dict(members or {}),
         "Options": {**network.options, **({NAME: bridge.name} if bridge else {})},
         "Labels": dict(network.labels),

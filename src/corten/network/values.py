@@ -117,6 +117,8 @@ class Network:
     has_ipv6: bool = False
     internal: bool = False
     attachable: bool = False
+    config_only: bool = False  # others are made from it, and nobody joins it
+    config_from: str = ""  # the name of that network
     journal: tuple[int, ...] = ()
 
     def subnet(self, version: int) -> Subnet | None:
@@ -164,7 +166,9 @@ class Endpoint:
     """A container's place on a network.
 
     It is recorded before anything of it exists, so the record is the lease on its addresses as well.  `link` is the
-    host's end of the veth pair, `interface` the container's; `journal` are the entries to end with it.
+    host's end of the veth pair ('' on a network without a bridge), `interface` the container's; `journal` are the
+    entries to end with it.  A gateway of 0.0.0.0 or :: is
+    the device itself.
     """
 
     endpoint_id: str

@@ -323,8 +323,8 @@ def new_default_route(gateway: IPAddress, index: int) -> Request:
 
 
 def replace_default_route(gateway: IPAddress, index: int) -> Request:
-    """Makes this the default route, whichever it was."""
-    made = new_default_route(gateway, index)
+    """Makes this the default route, whichever it was; with 0.0.0.0 or :: it is the device without a gateway."""
+    made = new_route(_everything(gateway), index) if gateway.is_unspecified else new_default_route(gateway, index)
     return Request(made.title, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, made.body)
 
 
