@@ -26,7 +26,8 @@ from corten.engine.effective import Effective, port_bindings
 from corten.engine.events import network_event
 from corten.engine.networkkinds import check_joinable
 from corten.engine.networks import Networks
-from corten.errors import Conflict, InvalidArgument
+from corten.errors import Conflict, Internal, InvalidArgument
+from corten.network import parents
 from corten.network.bridge import BridgeDriver
 from corten.network.values import FIXED, Endpoint, Network, Publication, Wanted
 from corten.shim.protocol import NETNS_FD
@@ -118,6 +119,9 @@ class Attachments:
 
     def connect(self, container: Container, one: Attachment, netns_fd: int, *, is_gateway: bool = False) -> Endpoint:
         """Joins one network as the interface that was asked for, or the first `eth…` that is free."""
+        if one.network.driver == parents.IPVLAN and one.settings.mac_address:
+            where = f"failed to create endpoint {container.name} on network {one.network.name}"
+            raise Internal(f"{where}: ipvlan interfaces do not support custom mac address assignment")
         endpoint = self._parts.bridge.connect(
             container.id,
             netns_fd,

@@ -197,8 +197,11 @@ def names_of(container: Container, asked: EndpointSettings) -> list[str]:
 
 
 def port_map(container: Container) -> Json:
-    """`Ports`: published ones with their bindings, exposed ones with null; empty while it does not run."""
-    if not container.is_running or not container.endpoints:
+    """`Ports`: published ones with their bindings, exposed ones with null; empty while it does not run.
+
+    On networks without a bridge there are none.
+    """
+    if not container.is_running or not any(one.link for one in container.endpoints.values()):
         return {}
     specs = container.record.effective.config.exposed_ports or ()
     return ports_map(map(exposed_port, specs), container.publications)

@@ -258,7 +258,7 @@ class Bridges:
 
     def _taken(self, links: Sequence[Link], *, apart_from: Network | None = None) -> list[IPNetwork]:
         """What other networks have, and the host."""
-        others = [one for one in self._networks.values() if one is not apart_from]
+        others = [one for one in self._leased() if one is not apart_from]
         names = {self.device(one.network_id) for one in self.bridged()}
         own = {link.index for link in links if link.name in names}
         routes = device.used(self._host.links.routes(), own)
@@ -294,7 +294,7 @@ class Bridges:
             self._networks[network.network_id] = network
             return network
         self._check(network)
-        addresses.check_apart(network, self._networks.values())
+        addresses.check_apart(network, self._leased())
         pools = self._settings.pools_of(network, self._engine_id)
         network = addresses.with_subnets(network, pools, self._taken(links))
         self._store.save_network(network)

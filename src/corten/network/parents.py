@@ -194,8 +194,6 @@ class Parents:
     def mac(self, network: Network, wanted: Wanted, ip: rtnetlink.IPAddress) -> str:
         """The hardware address of a new endpoint, of any network; '' when it has none of its own.  Raises Internal."""
         if network.driver == IPVLAN:
-            if wanted.mac:
-                raise Internal("ipvlan interfaces do not support custom mac address assignment")
             return ""
         if network.options.get(MACVLAN_MODE) == PASSTHRU and not wanted.mac:
             return self._parent(network).mac  # the device has its parent's
