@@ -419,7 +419,7 @@ KNOWN = (
     Known(
         "info -f '{{json .Plugins}}*",
         ".answer.stdout",
-        "networks of one's own come with issue 6, some log drivers are not served; containers always outlive the "
+        "there is no overlay network, some log drivers are not served; containers always outlive the "
         "daemon (LiveRestoreEnabled)",
     ),
     Known("info -f '{{json .RegistryConfig}}'", ".answer.stdout", "::1 is a local registry as well, as for Docker 28"),

@@ -79,7 +79,7 @@ class Info:
             ],
             "Plugins": {
                 "Volume": [LOCAL],
-                "Network": ["bridge", "host", "null"],
+                "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
                 "Authorization": None,
                 "Log": list(logoptions.DRIVERS),
             },
