@@ -262,7 +262,7 @@ class BridgeDriver:
                 interface=interface,
                 journal=(entry,),
                 address6=v6.address if v6 and isinstance(v6.address, IPv6Interface) else None,
-                gateway6=v6.gateway if v6 and not network.internal else None,  # type: ignore[arg-type]  # of the same version
+                gateway6=v6.gateway if v6 else None,  # type: ignore[arg-type]  # of the same version
             )
             self._store.save(endpoint)
         self._endpoints.put(endpoint)
