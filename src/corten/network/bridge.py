@@ -25,7 +25,7 @@ from typing import Final
 
 from corten.core.journal import LINK, NFT_ELEMENT
 from corten.errors import CortenError, FailedPrecondition, Internal, NotFound, Unavailable
-from corten.network import addresses, parents, pools
+from corten.network import addresses, parents
 from corten.network.bridges import Bridges
 from corten.network.conntrack import Forwarded
 from corten.network.defaults import Defaults
@@ -294,7 +294,7 @@ class BridgeDriver:
             sysctls=for_interface(sysctls, endpoint.interface),
         )
         self._host.await_running(endpoint.link, name)
-        self._forget_neighbour(endpoint, name)
+        self._ends.forget_neighbour(endpoint, name)
 
     def lead_out(self, netns_fd: int, gateways: Sequence[tuple[str, IPAddress]]) -> None:
         """Makes the default routes of a namespace lead over these gateways behind these interfaces.
@@ -326,15 +326,6 @@ class BridgeDriver:
         log.warning("bridge %s was deleted; made again", name)
         self.ensure()
         self._host.links.send(rtnetlink.set_up(link, self._bridges.known_index(name)))
-
-    def _forget_neighbour(self, endpoint: Endpoint, name: str) -> None:
-        """A hardware address of the user's own does not follow from the address: somebody may remember another."""
-        if endpoint.mac == pools.mac_of(endpoint.addresses[0].ip):
-            return
-        bridge = self._host.links.link(name)
-        if bridge is not None:
-            requests = [rtnetlink.delete_neighbour(bridge.index, one.ip) for one in endpoint.addresses]
-            netlink.raise_unless(self._host.links.attempt(*requests), errno.ENOENT)
 
     def disconnect(
         self, container_id: str, network_id: str = "", *, lives_on: bool = False, netns_fd: int | None = None
@@ -372,7 +363,7 @@ class BridgeDriver:
             self._delete_link(endpoint.link)
         else:
             self._ends.cut_off(endpoint.link)
-        self._forget_neighbour(endpoint, self._bridges.device(endpoint.network_id))
+        self._ends.forget_neighbour(endpoint, self._bridges.device(endpoint.network_id))
 
     def _delete_link(self, name: str) -> None:
         """Deletes a device at once; slow, so not on the ordinary way."""

@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Sequence
 
-from corten.network import device
+from corten.network import device, pools
 from corten.network.bridges import Bridges
 from corten.network.device import alias_of, bridge_of
 from corten.network.host import Host
@@ -54,6 +54,15 @@ class Ends:
         if link is not None:
             outcome = self._host.links.attempt(rtnetlink.cut_off(link.index))
             netlink.raise_unless(outcome, errno.ENODEV, errno.ENETDOWN, errno.EOPNOTSUPP)
+
+    def forget_neighbour(self, endpoint: Endpoint, name: str) -> None:
+        """A hardware address of the user's own does not follow from the address: somebody may remember another."""
+        if endpoint.mac == pools.mac_of(endpoint.addresses[0].ip):
+            return
+        bridge = self._host.links.link(name)
+        if bridge is not None:
+            requests = [rtnetlink.delete_neighbour(bridge.index, one.ip) for one in endpoint.addresses]
+            netlink.raise_unless(self._host.links.attempt(*requests), errno.ENOENT)
 
     def part(self, endpoints: Sequence[Endpoint]) -> None:
         """The ports of a bridge reach each other or not, as its network says now."""
