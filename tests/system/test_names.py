@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,6 +230,46 @@ def test_a_resolver_that_answers_nobody_is_told_by_doctor_and_ended(world: World
     engine.start()
     late = world.container("--network", "front", "--ip", "10.60.0.71", name="late")
     assert addresses(late, "late") == ["10.60.0.71"]
+
+
+FLOOD = """
+import socket, sys
+wire, kind = bytes.fromhex(sys.argv[1]), sys.argv[2]
+print("begun", flush=True)
+while True:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.11", 53))
+            for _ in range(1000):
+                sock.send(wire if kind == "udp" else len(wire).to_bytes(2, "big") + wire)
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("greedy", "udp"), ("silent.example.test", "udp"), ("greedy", "tcp")])
+def test_beside_a_flood_that_does_not_end_every_question_is_answered(world: World, name: str, kind: str) -> None:
+    asker = world.container("--network", "front", "--ip", "10.60.0.81", name="asker")
+    greedy = world.container("--network", "front", name="greedy")
+    wire = dns.message.make_query(name, "A").to_wire().hex()
+    flood = greedy.spawn([sys.executable, "-c", FLOOD, wire, kind], stdout=subprocess.PIPE)
+    try:
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == b"begun\n"
+        taken = []
+        for number in range(300):
+            began = time.monotonic()
+            outside = number % 10 == 0
+            expected = "203.0.113.7" if outside else "10.60.0.81"
+            assert addresses(asker, "www.example.test" if outside else "asker") == [expected]
+            taken.append(time.monotonic() - began)
+        assert flood.poll() is None
+    finally:
+        flood.kill()
+        flood.communicate()
+    taken.sort()
+    print(f"{kind} {name}: median {taken[150] * 1000:.1f} ms, p99 {taken[297] * 1000:.1f} ms")
 
 
 @pytest.mark.slow
