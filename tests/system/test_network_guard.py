@@ -280,6 +280,31 @@ def test_where_legacy_iptables_drops_it_is_the_same(prepare: Callable[[Node], No
         assert guarded.journal.entries() == []
 
 
+@pytest.mark.parametrize("prepare", [iptables_drops, legacy_drops])
+def test_two_engines_beside_a_drop_come_to_rest(prepare: Callable[[Node], None]) -> None:
+    """Each has its rules at the head, and hears of what the other does."""
+    with guarding(prepare=prepare, respects=True) as guarded:
+        second_host = guarded.host.call(Host)
+        settings = Defaults(respects_host=True)
+        second = BridgeDriver(
+            "89abcdef", store=MemoryStore(), journal=MemoryJournal(), host=second_host, settings=settings
+        )
+        guarded.host.call(second.ensure)
+        guarded.host.call(second.watch)
+        with TcpServer(guarded.client, 99):
+            assert ask_tcp(guarded.server, CLIENT, 99) == HOST
+        wait_until(lambda: handles(guarded) == handles(guarded, after_s=0.3))
+        second.close()
+        guarded.host.call(second.destroy)
+        second_host.close()
+
+
+def handles(guarded: Guarded, after_s: float = 0.0) -> str:
+    """Every rule with its number, which a rule that comes again has not."""
+    time.sleep(after_s)
+    return guarded.host.run(["nft", "-a", "list", "ruleset"]) + guarded.host.run(["iptables-legacy", "-S"])
+
+
 def test_what_goes_to_dockers_bridge_is_left_to_docker() -> None:
     with guarding(prepare=docker_drops) as guarded, Node("docker") as docker:
         bridge = guarded.host.links.link("docker0")

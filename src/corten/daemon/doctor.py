@@ -37,6 +37,7 @@ from corten.launch.facts import HostFacts
 from corten.network.device import BRIDGE, alias_of, device_name
 from corten.network.firewall import FAMILY, Firewall, table_name
 from corten.network.foreign import Foreign
+from corten.network.legacy import Legacy
 from corten.network.store import decode as decode_endpoint
 from corten.network.store import decode_network
 from corten.network.values import Endpoint, Network
@@ -259,6 +260,8 @@ def _firewall(settings: Settings, engine_id: str, records: Records) -> Iterator[
     with nft:
         for name in Foreign(engine_id, nft).left(bridges):
             yield Finding("rule", engine_id, f"rule of {name}: no network")
+    for name in Legacy(engine_id).left(bridges):
+        yield Finding("rule", engine_id, f"rule of {name}: no network")
 
 
 def _runs(settings: Settings, records: Records) -> Iterator[Finding]:
@@ -372,6 +375,7 @@ def _delete_element(_: Settings, name: str) -> None:
 
 def _remove_rules(_: Settings, engine_id: str) -> None:
     """All of them: the next start writes those that are wanted."""
+    Legacy(engine_id).remove()
     with Nft() as nft:
         Foreign(engine_id, nft).remove()
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FORWARD: Final = "forward"
 DOCKER_USER: Final = "DOCKER-USER"
+ENGINES: Final = "corten-"  # tables and comments of engines
 _IPTABLES: Final = ("filter", "FORWARD")
 _FAMILIES: Final = ("ip", "ip6", "inet")
 _PLACES: Final = tuple((family, "filter", chain) for family in ("ip", "ip6") for chain in (DOCKER_USER, "FORWARD"))
@@ -131,7 +132,7 @@ class Foreign:
     def _chains(self) -> Iterator[Json]:
         for item in self._listed("list chains"):
             chain = item.get("chain")
-            if chain and chain["family"] in _FAMILIES and not chain["table"].startswith("corten-"):
+            if chain and chain["family"] in _FAMILIES and not chain["table"].startswith(ENGINES):
                 yield chain
 
     def _drops(self, chain: Json) -> bool:
@@ -176,7 +177,8 @@ class Foreign:
         except Internal:  # the table is gone, and our rules with it
             return
         own = [item["rule"] for item in found if item["rule"].get("comment") == self._comment]
-        is_first = [item["rule"] for item in found[: len(own)]] == own
+        before = [item["rule"] for item in found[: found.index({"rule": own[-1]})]] if own else []
+        is_first = all(str(one.get("comment", "")).startswith(ENGINES) for one in before)  # others of us may be there
         if [_said(one) for one in own] == list(wanted) and is_first:
             return
         commands = [f"delete rule {place} handle {one['handle']}" for one in own]

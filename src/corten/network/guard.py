@@ -61,11 +61,12 @@ class Guard:
         with self._lock:
             self._bridges.write_table(self._endpoints(), token=token)
 
-    def _look(self) -> None:
+    def _look(self, is_of_others: bool) -> None:
         with self._lock:
             if self._bridges.look(self._host.links.links()):
                 self._bridges.write_table(self._endpoints())
-            self._bridges.ask_again()
+            if is_of_others:  # else two engines would have each other ask for ever
+                self._bridges.ask_again()
             self.settle()
 
     def settle(self) -> None:

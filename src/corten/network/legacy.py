@@ -9,6 +9,7 @@ Source: iptables(8); net/ipv4/netfilter/ip_tables.c (ip_tables_names).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from corten.core.journal import NFT_RULE
-from corten.network.foreign import DOCKER_USER, Rule, rules
+from corten.network.foreign import DOCKER_USER, ENGINES, Rule, rules
 from corten.network.values import Journal
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class Legacy:
         found = [shlex.split(line)[2:] for line in listed if line.startswith(f"-A {chain} ")]
         own = [one for one in found if self._comment in one]
         lines = [self._words(one) for one in wanted]
-        if own == lines and found[: len(own)] == own:
+        before = found[: found.index(own[-1])] if own else []
+        if own == lines and all(_is_of_engines(one) for one in before):
             return
         place = f"{program} {chain}"
         entries = [one.id for one in self._journal.entries(NFT_RULE) if one.name == place] if self._journal else []
@@ -72,11 +74,25 @@ class Legacy:
         ends = [*(("-i", rule.iif) if rule.iif else ()), *(("-o", rule.oif) if rule.oif else ())]
         return [*ends, "-m", "comment", "--comment", self._comment, "-j", rule.verdict.upper()]
 
+    def left(self, bridges: Collection[str]) -> list[str]:
+        """Rules of ours for bridges that are not there: `chain: bridge`."""
+        found: set[str] = set()
+        for program, names in PROGRAMS.items():
+            for line in _run(program, "-S").splitlines() if _has_filter(names) else ():
+                words = shlex.split(line)
+                if self._comment in words and not set(words) & set(bridges):
+                    found.add(f"{program} {words[1]}: {words[3]}")
+        return sorted(found)
+
     def remove(self) -> None:
         """Takes every rule of ours out again."""
         for program, names in PROGRAMS.items():
             if _has_filter(names):
                 self._settle(program, ())
+
+
+def _is_of_engines(words: Sequence[str]) -> bool:
+    return any(before == "--comment" and word.startswith(ENGINES) for before, word in itertools.pairwise(words))
 
 
 def _has_filter(names: str) -> bool:

@@ -21,10 +21,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from corten.errors import CortenError
 from corten.network.firewall import TOKEN
+from corten.network.foreign import ENGINES
 from corten.sys.nfevents import NFPROTO_INET, Commit, Lost
 
 log = logging.getLogger(__name__)
@@ -61,9 +63,11 @@ class Watch:
     """The thread, from `start` to `stop`."""
 
     def __init__(
-        self, table: str, events: Announcements, *, repair: Callable[[str], None], look: Callable[[], None]
+        self, table: str, events: Announcements, *, repair: Callable[[str], None], look: Callable[[bool], object]
     ) -> None:
-        """`repair`: writes the table over, with that token; `look`: looks at the rest of the host."""
+        """`repair`: writes the table over, with that token; `look`: looks at the rest of the host, where other
+        programs than engines have changed something (True), or engines alone.
+        """
         self._table = (NFPROTO_INET, table)
         self._events = events
         self._repair = repair
@@ -72,6 +76,7 @@ class Watch:
         self._own_port = -1
         self._recent: list[float] = []
         self._look_at: float | None = None
+        self._is_of_others = False
         self._is_owed = False  # a repair that failed
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="firewall-watch", daemon=True)
@@ -100,7 +105,7 @@ class Watch:
                 self._heard(self._events.wait(self._patience()))
             except Lost:
                 self._put_right("an unknown program")
-                self._look_later()
+                self._look_later(is_of_others=True)
             except OSError:
                 log.exception("the firewall is not watched any more")
                 return
@@ -108,7 +113,8 @@ class Watch:
                 self._look_at = None
                 if self._is_owed:
                     self._put_right("another program")
-                self._tried(self._look)
+                is_of_others, self._is_of_others = self._is_of_others, False
+                self._tried(partial(self._look, is_of_others))
 
     def _patience(self) -> float | None:
         return None if self._look_at is None else max(0.0, self._look_at - time.monotonic())
@@ -120,8 +126,8 @@ class Watch:
                 continue
             if self._table in one.tables:
                 culprit = one.program or "another program"
-            if any(touched != self._table for touched in one.tables):
-                self._look_later()
+            if elsewhere := one.tables - {self._table}:
+                self._look_later(is_of_others=any(not name.startswith(ENGINES) for _, name in elsewhere))
         if culprit:
             self._put_right(culprit)
 
@@ -130,7 +136,8 @@ class Watch:
             self._own_port, self._token = one.port, ""
         return one.port == self._own_port
 
-    def _look_later(self) -> None:
+    def _look_later(self, *, is_of_others: bool) -> None:
+        self._is_of_others = self._is_of_others or is_of_others
         if self._look_at is None:
             self._look_at = time.monotonic() + LOOK_EVERY_S
 
@@ -151,6 +158,6 @@ class Watch:
             work()
         except (CortenError, OSError):
             log.exception("nftables table %s: not put right", self._table[1])
-            self._look_later()
+            self._look_later(is_of_others=True)
             return False
         return True

@@ -105,6 +105,14 @@ def test_rules_that_somebody_put_others_before_go_to_the_head_again() -> None:
     assert len(nft.ran) == 1
 
 
+def test_two_engines_do_not_push_each_other_from_the_head() -> None:
+    own = [listed(one, number) for number, one in enumerate(rules(["br-1"], []), 1)]
+    peer = [listed(Rule("x", "", "accept"), 9, "corten-99999999")]
+    nft = Nft(FORWARD, rules={"ip filter FORWARD": [*peer, *own]})
+    Foreign(ENGINE, nft, MemoryJournal()).settle(["br-1"], [])
+    assert nft.ran == []
+
+
 def test_when_the_drop_is_gone_the_rules_and_the_entry_go() -> None:
     own = [listed(one, number) for number, one in enumerate(rules(["br-1"], []), 1)]
     nft, journal = Nft(FORWARD | {"policy": "accept"}, rules={"ip filter FORWARD": own}), MemoryJournal()

@@ -58,9 +58,12 @@ class Watched:
         self.events = Played()
         self.did: list[str] = []
         self.fails = 0
-        self.watch = Watch(TABLE, self.events, repair=self._repair, look=lambda: self.did.append("look"))
+        self.watch = Watch(TABLE, self.events, repair=self._repair, look=self._look)
         self.events.say(commit(OWN, TABLE, chains=(self.watch.new_token(),)))
         self.watch.start()
+
+    def _look(self, is_of_others: bool) -> None:
+        self.did.append("look" if is_of_others else "look at engines")
 
     def _repair(self, token: str) -> None:
         if self.fails:
@@ -122,3 +125,10 @@ def test_many_changes_elsewhere_are_one_look(watched: Watched, monkeypatch: pyte
     monkeypatch.setattr(watching, "LOOK_EVERY_S", 0.2)
     watched.events.say(*(commit(OTHER, "x") for _ in range(100)))
     watched.until(lambda: watched.did == ["look"])
+
+
+def test_what_another_engine_changes_in_its_own_table_is_told_apart(watched: Watched) -> None:
+    watched.events.say(commit(OTHER, "corten-99999999"))
+    watched.until(lambda: watched.did == ["look at engines"])
+    watched.events.say(commit(OTHER, "corten-99999999"), commit(OTHER, "filter"))
+    watched.until(lambda: watched.did == ["look at engines", "look"])
