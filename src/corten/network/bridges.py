@@ -57,6 +57,7 @@ class Bridges:
         self._devices = Devices(engine_id, store=store, journal=journal, host=host)
         self.parents = Parents(engine_id, store=store, journal=journal, host=host)
         self._networks: dict[str, Network] = {}
+        self._told: set[str] = set()
         self._bridges: dict[str, tuple[Network, Bridge]] = {}
         self._outside = Outside()
 
@@ -206,7 +207,7 @@ class Bridges:
         """The default bridge as daemon.json has it now; while containers are on it, it keeps device and subnets."""
         if self._settings.has_no_bridge:
             if is_used:
-                log.warning("network %s stays while containers are on it", before.name)
+                self._tell_once(f"network {before.name} stays while containers are on it")
             else:
                 self._turn_off(before)
             return
@@ -214,7 +215,7 @@ class Bridges:
         after = defaults.applied(self._settings, before, device_of)
         has_moved = self.device(before.network_id) != device.device_name(self._engine_id, after)
         if is_used and before.subnets and (has_moved or after.subnets != before.subnets):
-            log.warning("network %s keeps device and subnets while containers are on it", before.name)
+            self._tell_once(f"network {before.name} keeps device and subnets while containers are on it")
             after = _with_place_of(after, before)
         elif has_moved:
             self._devices.remove(before)
@@ -223,6 +224,12 @@ class Bridges:
                 self._journal.done(*before.journal)
                 self._keep(after, before)
         self._keep(after, self.get())
+
+    def _tell_once(self, text: str) -> None:
+        """A start looks twice: before and after it knows which containers are alive."""
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
 
     def _turn_off(self, network: Network) -> None:
         """No device any more; the record is for the start that wants it back."""
