@@ -142,9 +142,9 @@ class Connections:
     # In the kernel
 
     async def _join(self, container: Container, one: Attachment, undo: AsyncExitStack) -> None:
+        undo.push_async_callback(self._take_back, container, one.network)
         with self._namespace(container) as netns_fd:
             endpoint = self._attachments.connect(container, one, netns_fd)
-            undo.push_async_callback(self._take_back, container, one.network)
             record = _with(container.record, one.network.name, one.settings)
             places = {**record.place.networks, one.network.name: endpoint.endpoint_id}
             container.record = replace(record, place=replace(record.place, networks=places))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,3 +209,92 @@ async def test_a_container_that_cannot_be_settled_keeps_nobody_from_being_served
     verbs._leave = fail  # type: ignore[method-assign, assignment]
     await verbs.settle(stage.container)
     assert "n1" in stage.container.endpoints
+
+
+class Wires:
+    """What is told to kernel, resolver and ports, in order."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        self.told: list[str] = []
+
+    def connect(self, container: Any, one: Any, netns_fd: int) -> Endpoint:
+        self.told.append(f"connect {one.network.name}")
+        made = Endpoint("e", container.id, one.network.network_id, None, None, "", "")
+        container.endpoints[one.network.name] = made
+        self.add_addresses()
+        return made
+
+    def add_addresses(self) -> None:
+        """Those of no lease."""
+
+    def disconnect(self, container_id: str, network_id: str, **_: Any) -> None:
+        self.told.append("disconnect")
+
+    def lead_out(self, *_: Any) -> None:
+        self.told.append("routes")
+
+    def tell(self, container: Any, action: str, networks: Any) -> None:
+        self.told.append(f"event {action}")
+
+    async def follow(self, *_: Any) -> None:
+        self.told.append("ports")
+
+    async def connected(self, *_: Any) -> None:
+        self.told.append("names")
+
+    async def disconnected(self, *_: Any) -> None:
+        self.told.append("no names")
+
+
+@pytest.fixture
+async def wires(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, Connections, Wires]:
+    """A running container, and everything that a connection is made of."""
+    stage, verbs = make(runs=True)
+    wires: Any = Wires(stage.container)
+    stage.parts.bridge = wires
+    stage.parts.paths = lambda ident: SimpleNamespace(hosts=str(tmp_path / "hosts"))
+    verbs._attachments = verbs._naming = verbs._publishing = wires
+    monkeypatch.setattr(verbs, "_namespace", lambda container: nullcontext(7))
+    return stage, verbs, wires
+
+
+async def test_a_connect_is_recorded_when_all_of_it_is_there(wires: tuple[Stage, Connections, Wires]) -> None:
+    stage, verbs, seen = wires
+    await verbs.connect("n1", "n", None)
+    assert seen.told == ["connect n1", "routes", "ports", "names", "event connect"]
+    assert (asked(stage), stage.container.record.place.networks) == (["bridge", "n1"], {"n1": "e"})
+
+
+@pytest.mark.parametrize("failing", ["add_addresses", "lead_out", "follow", "connected", "save"])
+async def test_a_connect_that_fails_at_any_step_is_taken_back(
+    wires: tuple[Stage, Connections, Wires], failing: str
+) -> None:
+    stage, verbs, seen = wires
+
+    def fail(*_: Any) -> None:
+        setattr(owner, failing, before)
+        raise Unavailable("no space left on device")
+
+    owner: Any = stage.parts if failing == "save" else seen
+    before = getattr(owner, failing)
+    setattr(owner, failing, fail)
+    with pytest.raises(Unavailable):
+        await verbs.connect("n1", "n", None)
+    assert seen.told[-2:] == ["disconnect", "no names"]
+    assert (asked(stage), stage.container.record.place.networks) == (["bridge"], {})
+    assert stage.container.endpoints == {}
+
+
+async def test_a_disconnect_that_cannot_be_recorded_changes_nothing(wires: tuple[Stage, Connections, Wires]) -> None:
+    stage, verbs, seen = wires
+    await verbs.connect("n1", "n", None)
+    seen.told.clear()
+
+    def fail(*_: Any) -> None:
+        raise Unavailable("no space left on device")
+
+    stage.parts.save = fail
+    with pytest.raises(Unavailable):
+        await verbs.disconnect("n1", "n")
+    assert (asked(stage), seen.told) == (["bridge", "n1"], [])
