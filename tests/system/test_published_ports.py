@@ -90,6 +90,21 @@ def test_a_container_with_ipv6_sees_who_asks_by_ipv6(world: World, engine: Corte
         assert ask_tcp(world.client, own, 80, timeout=0.3) != CLIENT6, "the address itself is not published"
 
 
+def test_a_udp_flow_of_ipv6_follows_the_port_to_its_next_container(world: World, engine: CortenEngine) -> None:
+    """As a DNS forwarder does, from one port all the time: NAT decides at the first datagram of a flow."""
+    engine.docker("network", "create", "--ipv6", "--subnet", "fd00:1::/64", "both", check=True)
+    for name in ("first", "second"):
+        node = world.container("--network", "both", "-p", "5353:53/udp", name=name)
+        with UdpServer(node, 53, f"{name} ", "::"):
+            for _ in range(300):
+                answer = ask_udp(world.client, HOST6, 5353, source_port=4000, timeout=0.2)
+                if answer.startswith(name):
+                    break
+            assert answer == f"{name} {CLIENT6}"
+        world.remove(name)
+        world.container("--network", "both", name=f"after-{name}")  # takes the address
+
+
 def test_a_port_on_one_address_is_on_no_other(world: World, engine: CortenEngine) -> None:
     node = world.container("-p", "[::1]:8080:80", "-p", f"[{HOST6}]:8081:80", "-p", "0.0.0.0:8082:80", name="web")
     assert ports(world, "web") == {
