@@ -34,6 +34,7 @@ from corten.engine.settings import Settings
 from corten.engine.tasks import listener_pid
 from corten.errors import Conflict, NotFound
 from corten.launch.facts import HostFacts
+from corten.network import parents
 from corten.network.device import BRIDGE, alias_of, device_name
 from corten.network.firewall import FAMILY, Firewall, table_name
 from corten.network.foreign import Foreign
@@ -219,6 +220,7 @@ def _links(engine_id: str, records: Records) -> Iterator[Finding]:
     prefix = alias_of(engine_id, "")
     known = {one.link for one in records.endpoints}
     bridges = {device_name(engine_id, one) for one in records.networks}
+    below = {parents.parent_name(one) for one in records.networks if parents.is_over_parent(one)}
     socket = rtnetlink.Socket()
     try:
         links = socket.links()
@@ -229,6 +231,8 @@ def _links(engine_id: str, records: Records) -> Iterator[Finding]:
             yield Finding("link", link.name, f"link {link.name}: no endpoint")
         if link.kind == BRIDGE and link.alias.startswith(prefix) and link.name not in bridges:
             yield Finding("link", link.name, f"bridge {link.name}: no network")
+        if link.kind in parents.KINDS and link.alias.startswith(prefix) and link.name not in below:
+            yield Finding("link", link.name, f"{link.kind} device {link.name}: no network")
 
 
 def _elements(engine_id: str, records: Records) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import errno
 import re
 from collections.abc import Sequence
 
-from corten.network import device, pools
+from corten.network import device, parents, pools
 from corten.network.bridges import Bridges
 from corten.network.device import alias_of, bridge_of
 from corten.network.host import Host
@@ -30,7 +30,7 @@ class Ends:
         return [
             link
             for link in self._host.links.links()
-            if link.kind in ("veth", "vlan", "dummy", device.BRIDGE)
+            if link.kind in ("veth", device.BRIDGE, *parents.KINDS)
             and (link.alias.startswith(prefix) or (not link.alias and named.fullmatch(link.name)))
         ]
 

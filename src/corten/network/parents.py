@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 MACVLAN, IPVLAN = "macvlan", "ipvlan"
 DRIVERS: Final = frozenset({MACVLAN, IPVLAN})
 PARENT, MACVLAN_MODE, IPVLAN_MODE, IPVLAN_FLAG = "parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"
+KINDS: Final = frozenset({"vlan", "dummy"})  # of parents that are made here
 PASSTHRU: Final = "passthru"
 
 _DUMMY: Final = "dm-"
