@@ -48,6 +48,10 @@ def odd(c):
                     pass
         case "dies":
             os._exit(0)
+        case "local ports":
+            bindings = [one for of in (c.host["PortBindings"] or {{}}).values() for one in of]
+            if any(one["HostIp"] != "127.0.0.1" for one in bindings):
+                raise Refused("ports of 127.0.0.1 alone")
 
 @create
 def jobs(c):
@@ -151,6 +155,16 @@ def test_an_update_cannot_get_round_a_maximum(policed: Policed, remove: Callable
         assert limit == "50\n"
     policed.engine.docker("update", "--pids-limit", "30", name, check=True)
     assert policed.inspect(name)["HostConfig"]["PidsLimit"] == 30
+
+
+def test_added_ports_are_judged_as_those_of_a_create_are(policed: Policed, remove: Callable[[str], str]) -> None:
+    engine, name = policed.engine, remove("local-ports")
+    engine.docker("run", "-d", "--name", name, "--label", "odd=local ports", IMAGE, "sleep", "1000", check=True)
+    refused = engine.corten("port", "add", name, "8080:80")
+    assert f"authorization denied by {policed.named('odd')}: ports of 127.0.0.1 alone" in refused.stderr
+    assert engine.docker("port", name, check=True).stdout == ""
+    engine.corten("port", "add", name, "127.0.0.1:8080:80", check=True)
+    assert engine.docker("port", name, check=True).stdout == "80/tcp -> 127.0.0.1:8080\n"
 
 
 def test_a_client_and_an_image_choose_no_policy(policed: Policed, remove: Callable[[str], str]) -> None:
