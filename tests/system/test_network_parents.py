@@ -231,6 +231,12 @@ def test_a_parent_is_of_one_network_of_a_driver_alone(lab: Lab) -> None:
         lab.create(other)
 
 
+def test_an_option_of_another_driver_means_nothing(lab: Lab) -> None:
+    bridged = Network("b" * 64, "web", "bridge", NETWORK.created, options={"macvlan_mode": "passthru", "parent": "lo"})
+    lab.create(bridged)
+    assert lab.connect("one", network=bridged).mac.startswith("02:42:")
+
+
 def test_a_mac_of_the_users_own_is_the_devices(lab: Lab) -> None:
     lab.create()
     endpoint = lab.connect("one", Wanted(mac="02:00:00:00:00:77", ip=IPv4Address("192.0.2.100")))

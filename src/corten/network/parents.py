@@ -52,6 +52,7 @@ PASSTHRU: Final = "passthru"
 _DUMMY: Final = "dm-"
 _NAME_BYTES: Final = 15
 _VLANS: Final = range(1, 4095)
+_MOST_DIGITS: Final = 18  # of a number, for Go
 _END_S: Final = 1.0  # how long a start waits for devices that are being deleted
 _RUNNING_S: Final = 0.2
 _LOOK_S: Final = 0.001
@@ -118,7 +119,7 @@ def vlan_of(name: str, links: Sequence[Link]) -> tuple[Link, int]:
     if len(rest) > 1:
         wanted = "required interface name format is: name.vlan_id, ex. eth0.10 for vlan 10"
         raise Internal(f"{wanted}, instead received {name}")
-    if not (rest[0].isascii() and rest[0].isdecimal()):
+    if not (rest[0].isascii() and rest[0].isdecimal()) or len(rest[0]) > _MOST_DIGITS:
         raise Internal(f"unable to parse a valid vlan id from: {rest[0]} (ex. eth0.10 for vlan 10)")
     found = next((link for link in links if link.name == base), None)
     if found is None:
@@ -196,7 +197,7 @@ class Parents:
         """The hardware address of a new endpoint, of any network; '' when it has none of its own.  Raises Internal."""
         if network.driver == IPVLAN:
             return ""
-        if network.options.get(MACVLAN_MODE) == PASSTHRU and not wanted.mac:
+        if network.driver == MACVLAN and network.options.get(MACVLAN_MODE) == PASSTHRU and not wanted.mac:
             return self._parent(network).mac  # the device has its parent's
         return wanted.mac or pools.mac_of(ip)
 

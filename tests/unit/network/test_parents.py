@@ -61,6 +61,7 @@ def test_a_parent_has_one_network_of_each_driver() -> None:
             "required interface name format is: name.vlan_id, ex. eth0.10 for vlan 10, instead received eth0.1.2",
         ),
         ("eth0.x", "unable to parse a valid vlan id from: x (ex. eth0.10 for vlan 10)"),
+        (f"eth0.{'9' * 20}", f"unable to parse a valid vlan id from: {'9' * 20} (ex. eth0.10 for vlan 10)"),
         ("eth1.5", "-o parent interface was not found on the host: eth1"),
         ("eth0.4095", "vlan id must be between 1-4094, received: 4095"),
         ("eth0.0", "vlan id must be between 1-4094, received: 0"),
