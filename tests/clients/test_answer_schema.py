@@ -36,6 +36,8 @@ KNOWN = (
     ("GET /events", ".id: not described", "as dockerd does"),
     ("GET /events", ".from: not described", "as dockerd does"),
     ("POST /volumes/create", "status 400*", "as dockerd does"),
+    ("POST /networks/create", "status 409*", "as dockerd does"),
+    ("POST /networks/{id}/disconnect", "status 400*", "as dockerd does where no container is named"),
     ("GET /system/df", "*.SizeLog: not described", "ours: what logs take"),
     ("GET /system/df", ".ContentSize: not described", "ours: what packed layers take"),
     ("GET /containers/{id}/stats", ".corten: not described", "ours: pressure, throttling, peaks"),
@@ -92,6 +94,7 @@ def talk(shared_engine: CortenEngine) -> Iterator[Talk]:
     for name in ("schema-full", "schema-plain", "schema-other"):
         made.api.remove(name)
     made.api.call("DELETE", "/images/schema%2Fmade:1?force=1")
+    made.api.call("DELETE", "/networks/schema-network")
 
 
 FULL = {
@@ -125,6 +128,7 @@ def test_answers_of_every_operation_are_of_their_schema(talk: Talk) -> None:
     execs(talk)
     lists(talk)
     what_changes(talk)
+    networks(talk)
     endings(talk)
     nothing_wrong(talk)
 
@@ -185,6 +189,26 @@ def events(talk: Talk) -> None:
     talk.asked.add("GET /events")
     found = [f"GET /events 200 {text}" for line in lines for text in problems(schema, json.loads(line))]
     talk.wrong += sorted({line for line in found if not is_known(line)})
+
+
+def networks(talk: Talk) -> None:
+    """A network of one's own, with a container that joins and leaves."""
+    subnets = [
+        {"Subnet": "10.233.0.0/24", "IPRange": "10.233.0.128/25", "AuxiliaryAddresses": {"a": "10.233.0.200"}},
+        {"Subnet": "fd00:233::/64", "Gateway": "fd00:233::9"},
+    ]
+    body = {"Name": "schema-network", "EnableIPv6": True, "IPAM": {"Config": subnets}, "Labels": {"k": "v"}}
+    talk("POST", "/networks/create", body)
+    talk("POST", "/networks/create", body)
+    joined = {"Container": "schema-full", "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.233.0.7"}}}
+    talk("POST", "/networks/{id}/connect", joined, id="schema-network")
+    talk("GET", "/networks/{id}", id="schema-network")
+    talk("GET", "/networks")
+    talk("GET", "/containers/{id}/json", id="schema-full")
+    talk("GET", "/containers/json", None, "?all=1")
+    talk("DELETE", "/networks/{id}", id="schema-network")
+    talk("POST", "/networks/{id}/disconnect", {"Container": "schema-full"}, id="schema-network")
+    talk("DELETE", "/networks/{id}", id="schema-network")
 
 
 def what_changes(talk: Talk) -> None:

@@ -47,9 +47,7 @@ OWN = "user specified configurations are not supported if the network depends on
         ),
         (NetworkCreateRequest(config_from={"Network": "conf"}, labels={"a": "b"}), PermissionDenied, OWN),
         (
-            NetworkCreateRequest(
-                config_from={"Network": "conf"}, ipam=IPAM(config=[IPAMConfig(subnet="10.9.0.0/24")])
-            ),
+            NetworkCreateRequest(config_from={"Network": "conf"}, ipam=IPAM(config=[IPAMConfig(subnet="10.9.0.0/24")])),
             PermissionDenied,
             OWN,
         ),
