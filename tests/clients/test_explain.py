@@ -90,7 +90,7 @@ GIVEN: dict[str, tuple[str, set[str] | None]] = {
     "--label": ("x=1", {C + "Labels"}),
     "--label-file": ("{folder}/env", {C + "Labels"}),
     "--link": ("a:b", None),
-    "--link-local-ip": ("169.254.1.1", None),
+    "--link-local-ip": ("169.254.1.1", {"EndpointsConfig.bridge.IPAMConfig.LinkLocalIPs"}),
     "--log-driver": ("none", {H + "LogConfig.Type"}),
     "--log-opt": ("max-size=1m", {H + "LogConfig.Config"}),
     "--mac-address": ("02:42:ac:11:00:09", {"EndpointsConfig.bridge.MacAddress"}),
