@@ -16,16 +16,17 @@ PING = ("ping", "-c", "1", "-W", "60")
 
 @pytest.fixture
 def beyond() -> Iterator[None]:
-    """A neighbour at 192.0.2.2, and at 198.51.100.2 in VLAN 7; routes for 203.0.113.0/24 lead back to this machine."""
+    """A neighbour at 192.0.2.2, and at 198.51.100.2 in VLAN 7; it reaches 203.0.113.0/24 by this machine, 192.0.2.1."""
     run("ip", "netns", "add", "beyond")
     run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", "beyond")
     run("ip", "link", "set", "wire", "up")
+    run("ip", "address", "add", "192.0.2.1/24", "dev", "wire")
     for words in (("address", "add", "192.0.2.2/24", "dev", "eth0"), ("link", "set", "eth0", "up")):
         run("ip", "-n", "beyond", *words)
     run(*VLAN)
     for words in (("address", "add", "198.51.100.2/24", "dev", "eth0.7"), ("link", "set", "eth0.7", "up")):
         run("ip", "-n", "beyond", *words)
-    run("ip", "-n", "beyond", "route", "add", "203.0.113.0/24", "dev", "eth0")
+    run("ip", "-n", "beyond", "route", "add", "203.0.113.0/24", "via", "192.0.2.1")
     yield
     run("ip", "netns", "delete", "beyond")
     subprocess.run(["ip", "link", "delete", "wire"], check=False, capture_output=True)
@@ -46,16 +47,17 @@ def network(engine: CortenEngine, name: str, driver: str, *words: str) -> None:
 def test_an_ipvlan_reaches_the_neighbour_with_the_parents_hardware_address(
     engine: CortenEngine, beyond: None, mode: str
 ) -> None:
-    subnet = "192.0.2.0/24" if mode == "l2" else "203.0.113.0/24"
-    network(engine, "ipv", "ipvlan", "parent=wire", f"ipvlan_mode={mode}", f"--subnet={subnet}")
+    on_wire = ("--subnet=192.0.2.0/24", "--ip-range=192.0.2.64/26", "--gateway=192.0.2.2")
+    flags = on_wire if mode == "l2" else ("--subnet=203.0.113.0/24",)
+    network(engine, "ipv", "ipvlan", "parent=wire", f"ipvlan_mode={mode}", *flags)
     engine.docker("run", "-d", "--name", "one", "--network", "ipv", IMAGE, "sleep", "1000", check=True)
     try:
         engine.docker("exec", "one", *PING, "192.0.2.2", check=True)
         routes = engine.docker("exec", "one", "ip", "route", check=True).stdout
-        expected = f"default via {subnet.rpartition('.')[0]}.1 dev eth0" if mode == "l2" else "default dev eth0"
+        expected = "default via 192.0.2.2 dev eth0" if mode == "l2" else "default dev eth0"
         assert expected in routes
         found = inspect(engine, "one")["NetworkSettings"]["Networks"]["ipv"]
-        assert (found["MacAddress"], found["Gateway"]) == ("", "192.0.2.1" if mode == "l2" else "")
+        assert (found["MacAddress"], found["Gateway"]) == ("", "192.0.2.2" if mode == "l2" else "")
         two = engine.docker("run", "--rm", "--network", "ipv", IMAGE, *PING, found["IPAddress"])
         assert two.returncode == 0, two
         own = run("cat", "/sys/class/net/wire/address").strip()
@@ -83,6 +85,7 @@ def test_a_vlan_device_is_made_made_again_and_removed(engine: CortenEngine, beyo
 
 @pytest.mark.slow
 def test_without_a_parent_containers_reach_each_other_alone(engine: CortenEngine) -> None:
+    run("modprobe", "dummy")  # whose first load makes a dummy0
     before = links()
     network(engine, "alone", "macvlan", "--subnet=10.77.0.0/24")
     (made,) = links() - before
