@@ -12,20 +12,20 @@ from support import peers, pullimages
 from support.engine import CortenEngine
 from support.leaks import no_leaks
 from support.process import wait_for
-from support.warmup import load, warm_up
+from support.warmup import load, warm_up, warm_up_names
 
-# Networks of one's own are not served yet: redis and its workers share a network by `service:`.
+# Two networks: what stores is on the inner one alone, the web server on the project's own as well.
 PROJECT = """\
 services:
   redis:
     image: corten-test/redis
-    network_mode: bridge
+    networks: {inner: {aliases: [store]}}
     command: ["redis-server", "--appendonly", "yes", "--dir", "/data", "--protected-mode", "no"]
     volumes: ["data:/data"]
     healthcheck: {test: ["CMD", "redis-cli", "ping"], interval: 200ms, timeout: 10s, retries: 100}
   web:
     image: corten-test/nginx
-    network_mode: bridge
+    networks: [default, inner]
     ports: ["127.0.0.1:8123:80"]
     volumes: ["./site:/var/www/html:ro"]
     environment: {GENERATION: "${GENERATION:-first}"}
@@ -35,10 +35,12 @@ services:
     restart: unless-stopped
   worker:
     image: corten-test/redis
-    network_mode: "service:redis"
-    command: ["sh", "-c", "trap exit TERM; while :; do redis-cli incr jobs; sleep 0.2 & wait; done"]
+    networks: [inner]
+    command: ["sh", "-c", "trap exit TERM; while :; do redis-cli -h store incr jobs; sleep 0.2 & wait; done"]
     depends_on: {redis: {condition: service_healthy}}
     mem_limit: 64m
+networks:
+  inner: {internal: true, labels: {corten.tier: back}}
 volumes:
   data: {}
 """
@@ -59,10 +61,12 @@ def compose(request: pytest.FixtureRequest, engine: CortenEngine, tmp_path: Path
         head = 'version: "2.4"\n'
     (tmp_path / "compose.yaml").write_text(head + PROJECT)
     warm_up(engine)
+    warm_up_names(engine)
     with no_leaks(engine):
         made_of = Compose(argv, environment, tmp_path, engine)
         yield made_of
         made_of("down", "-v")
+        assert "project_" not in engine.docker("network", "ls", "--format", "{{.Name}}", check=True).stdout
 
 
 def jobs(compose: Compose) -> int:
@@ -81,10 +85,19 @@ def test_nginx_redis_and_workers_live_a_whole_life(compose: Compose) -> None:
     compose("up", "-d")
     wait_for(lambda: compose.get() == "a page of nginx\n", "nginx")
     counts_on(compose, 2)
+    named(compose)
     scaled(compose)
     logged(compose)
     updated(compose)
     restarted(compose)
+
+
+def named(compose: Compose) -> None:
+    """Workers find redis by its service and by its alias; the inner network is one."""
+    for name in ("redis", "store"):
+        assert compose("exec", "-T", "worker", "redis-cli", "-h", name, "ping") == "PONG\n"
+    networks = compose.engine.docker("network", "ls", "--format", "{{.Name}} {{.Internal}}", check=True).stdout
+    assert {"project_default false", "project_inner true"} <= set(networks.splitlines())
 
 
 def scaled(compose: Compose) -> None:

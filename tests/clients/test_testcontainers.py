@@ -20,7 +20,7 @@ from support.dockerd import client_environment
 from support.engine import CortenEngine
 from support.leaks import no_leaks
 from support.process import wait_for
-from support.warmup import load, warm_up
+from support.warmup import load, warm_up, warm_up_names
 
 PROGRAM = Path(__file__).with_name("testcontainers_use.py")
 REAPER = Path(__file__).with_name("reaper")
@@ -46,6 +46,7 @@ def ready(engine: CortenEngine) -> CortenEngine:
     engine.docker("cp", str(PROGRAM), "first:/", check=True)  # the launcher's copy, made at first use
     engine.docker("rm", "-f", "first", check=True)
     warm_up(engine)
+    warm_up_names(engine)
     return engine
 
 

@@ -12,6 +12,7 @@ import time
 import docker
 from testcontainers.core.container import DockerContainer  # type: ignore[import-not-found]
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID  # type: ignore[import-not-found]
+from testcontainers.core.network import Network  # type: ignore[import-not-found]
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # type: ignore[import-not-found]
 from testcontainers.redis import RedisContainer  # type: ignore[import-not-found]
 
@@ -37,6 +38,12 @@ def use(image: str) -> None:
         assert server.get_exposed_port(80) > 1024
         server.get_wrapped_container().kill()
         assert server.wait() == 137
+    with Network() as network:
+        server = DockerContainer(image).with_command(SERVER).with_network(network).with_network_aliases("pages")
+        with server.waiting_for(ready):
+            client = DockerContainer(image).with_command(["sleep", "600"]).with_network(network)
+            with client as asking:
+                assert asking.exec(["wget", "-qO-", "http://pages/"]).output == b"page\n"
     print("USED", SESSION_ID, flush=True)
 
 

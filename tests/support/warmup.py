@@ -20,3 +20,10 @@ def warm_up(engine: CortenEngine) -> None:
     """One life with a bridge, one without."""
     engine.docker("run", "--rm", "-p", "8099:80", images.BUSYBOX_REF, "true", check=True)
     engine.docker("run", "--rm", "--network", "none", images.BUSYBOX_REF, "true", check=True)
+
+
+def warm_up_names(engine: CortenEngine) -> None:
+    """One life on a network of its own: the resolver stays."""
+    engine.docker("network", "create", "warm", check=True)
+    engine.docker("run", "--rm", "--network", "warm", images.BUSYBOX_REF, "true", check=True)
+    engine.docker("network", "rm", "warm", check=True)
