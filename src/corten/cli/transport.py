@@ -147,8 +147,8 @@ def raise_for_status(status: int, body: bytes) -> None:
     if status < 300:
         return
     try:
-        text = json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):
+        text = json.loads(body)["message"].strip()  # as docker's client does
+    except (ValueError, KeyError, TypeError, AttributeError):
         text = body.decode("utf-8", "replace").strip() or http.client.responses.get(status, str(status))
     raise STATUS_KINDS.get(status, Internal)(text)
 
