@@ -36,17 +36,12 @@ SOCKET_NAME: Final = "corten.sock"
 DOCKER_CERTS_DIR: Final = "/etc/docker/certs.d"
 
 # What dockerd 28 has (docs of dockerd, "Daemon configuration file") and we do not.
-UNSUPPORTED: Final = frozenset(
-    {
-        "authorization-plugins", "builder",
-    }
-)  # fmt: skip
+UNSUPPORTED: Final = frozenset({"builder"})
 # What a SIGHUP takes over; the rest needs a restart, as with dockerd.
 RELOADABLE: Final = (
-    "debug", "default-pids-limit", "default-runtime", "features", "insecure-registries", "labels", "log-level",
-    "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "policies", "registry-mirrors",
-    "runtimes",
-    "tlscacert", "tlscert", "tlskey",
+    "authorization-plugins", "debug", "default-pids-limit", "default-runtime", "features", "insecure-registries",
+    "labels", "log-level", "max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts", "policies",
+    "registry-mirrors", "runtimes", "tlscacert", "tlscert", "tlskey",
 )  # fmt: skip
 
 _IN_EVENTS: Final = (
@@ -159,6 +154,7 @@ KEYS: Final[dict[str, tuple[str, Parser]]] = {
     "bip6": ("bip6", networking.address6),
     "bridge": ("bridge", networking.bridge),
     "bridge-accept-fwmark": ("bridge_accept_fwmark", networking.mark),
+    "authorization-plugins": ("authorization_plugins", _texts),
     "cdi-spec-dirs": ("cdi_spec_dirs", _texts),
     "cgroup-parent": ("cgroup_parent", _text),
     "cpu-rt-period": ("cpu_rt_period", keys.microseconds),

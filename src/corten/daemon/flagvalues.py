@@ -115,6 +115,7 @@ TABLE: Final = (
     _flag("allow-direct-routing", "--allow-direct-routing", "", "published ports at containers' own addresses too"),
     _flag("allow-nondistributable-artifacts", "--allow-nondistributable-artifacts", "HOST", "without effect", list),
     _flag("api-cors-header", "--api-cors-header", "HEADERS", "removed by Docker, and refused"),
+    _flag("authorization-plugins", "--authorization-plugin", "NAME", "asked about every request", list),
     _flag("bip", "--bip", "CIDR", "address of the default bridge"),
     _flag("bip6", "--bip6", "CIDR", "IPv6 address of the default bridge"),
     _flag("bridge", "-b --bridge", "NAME", "a bridge to use as the default one"),

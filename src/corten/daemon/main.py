@@ -34,6 +34,7 @@ from corten.daemon import (
     told,
     wiring,
 )
+from corten.docker.authz import Authorization
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
 from corten.docker.versions import version_of
@@ -126,6 +127,7 @@ class Daemon:
         self._handed = activation.take()
         self._manager = activation.Notifier()
         self._secured: ssl.SSLContext | None = None  # of tcp:// sockets
+        self._authorization = Authorization()
 
     async def run(self, secured: ssl.SSLContext | None, files: Sequence[PolicyFile] = ()) -> None:
         """Until SIGTERM or SIGINT.  Containers go on.  `secured` is for tcp:// sockets."""
@@ -136,6 +138,7 @@ class Daemon:
         pool = leaving.set_up_pool()
         asked = Policies(files, exec_root=self._settings.exec_root)
         await asked.load()
+        await self._authorization.load(self._settings.authorization_plugins)
         stores = wiring.open_stores(self._settings)
         try:
             with self._pidfile():
@@ -161,6 +164,7 @@ class Daemon:
             is_cgroup2=parts.machine.cgroup_mode == "v2",
             is_experimental=self._settings.experimental,
             oldest=version_of(self._settings.min_api_version),
+            authorization=self._authorization,
         )
         for one in listening:
             await (door.serve(one) if one.family == socket.AF_UNIX else door.serve(one, tls=lambda: self._secured))
@@ -185,6 +189,7 @@ class Daemon:
                 await door.close()
                 await engine.close()
                 parts.policies.close()
+                await self._authorization.close()
                 parts.user_namespaces.close()
                 await parts.tasks.close()
         except TimeoutError:
@@ -230,6 +235,7 @@ class Daemon:
             secured = tls.context_of(settings)
             asked = Policies(config.policy_files(settings), exec_root=settings.exec_root)
             await asked.load()
+            await self._authorization.load(settings.authorization_plugins)
         except CortenError as error:
             log.warning("configuration not reloaded: %s", error)
             return

@@ -23,7 +23,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Call:
     """A request on its way to its operation; `version` and `args`, the variable parts of the path, are found first."""
 
-    __slots__ = ("_is_invited", "args", "engine", "headers", "is_cgroup2", "is_started", "query", "request", "version")
+    __slots__ = (
+        "_held",
+        "_is_invited",
+        "args",
+        "engine",
+        "headers",
+        "is_cgroup2",
+        "is_started",
+        "query",
+        "request",
+        "version",
+    )
 
     def __init__(
         self,
@@ -43,12 +54,25 @@ class Call:
         self.is_cgroup2 = is_cgroup2
         self.is_started = False  # the head of a stream is out
         self._is_invited = False
+        self._held = b""  # of the body, read ahead
 
     # the body
+
+    async def hold(self, limit: int) -> bytes:
+        """The whole body, read ahead of the operation, which gets it all the same.  Raises OverflowError."""
+        held = bytearray()
+        async for piece in self.body():
+            held += piece
+            if len(held) > limit:
+                raise OverflowError
+        self._held = bytes(held)
+        return self._held
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body piece by piece; asks for it first when the client waits to be asked (Expect)."""
         self.invite()
+        if self._held:
+            yield self._held
         async for piece in self.request.content.iter_any():
             yield piece
 

@@ -31,6 +31,7 @@ from typing import Protocol, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from corten.docker.authz import Peer
 from corten.docker.hangup import HangupWatch, is_hung_up
 from corten.docker.head import (
     HEAD_END,
@@ -83,9 +84,9 @@ class Owner(Protocol):
 class Handler(RequestHandler):
     """aiohttp's side of a connection, which tells the front when an answer is out."""
 
-    __slots__ = ("_answered", "_owner")
+    __slots__ = ("_answered", "_owner", "peer")
 
-    def __init__(self, owner: Owner, answered: Callable[[], None]) -> None:
+    def __init__(self, owner: Owner, answered: Callable[[], None], peer: Peer | None = None) -> None:
         super().__init__(
             owner.web_server,
             loop=owner.loop,
@@ -100,6 +101,7 @@ class Handler(RequestHandler):
         )
         self._answered = answered
         self._owner = owner
+        self.peer = peer
 
     def handle_error(
         self,
@@ -144,11 +146,14 @@ class Front(asyncio.Protocol):
         "_state",
         "_task",
         "_watch",
+        "peer",
         "transport",
     )
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, peer: Peer | None = None) -> None:
+        """`peer`: who speaks, when a certificate says so."""
         self._owner = owner
+        self.peer = peer
         self._state = _State.HEAD
         self._handler: Handler | None = None
         self._pending = b""
@@ -268,7 +273,7 @@ class Front(asyncio.Protocol):
         self._state = _State.BODY
         if self._handler is None:
             assert self.transport is not None
-            self._handler = Handler(self._owner, self._answered)
+            self._handler = Handler(self._owner, self._answered, self.peer)
             self._handler.connection_made(self.transport)
         if head.is_websocket:
             self._state = _State.TUNNEL

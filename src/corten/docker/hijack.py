@@ -6,7 +6,7 @@ hands the socket itself to the shim; from then on no byte passes through this pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote
 
 from corten.docker.call import check_content_type
@@ -76,10 +76,14 @@ class Hijacker:
         self._version: Version = (0, 0)
         self._path = path
 
-    async def serve(self, body: bytes) -> None:
-        """Ends with the connection handed over, answered or closed.  Raises nothing that is the client's doing."""
+    async def serve(self, body: bytes, permit: Callable[[], Awaitable[None]]) -> None:
+        """Ends with the connection handed over, answered or closed.  Raises nothing that is the client's doing.
+
+        `permit` is awaited before anything is done; it raises CortenError for who is not to.
+        """
         await self._front.flushed()
         try:
+            await permit()
             text, path = split_version(unquote(self._path))
             self._version = negotiate(text, self._oldest)
             if path.startswith("/exec/"):

@@ -21,8 +21,10 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
+from corten.docker.authz import Peer
 from corten.docker.hangup import HangupWatch
 
 log = logging.getLogger("corten.docker")
@@ -35,10 +37,23 @@ _PLAIN_ANSWER: Final = (
 )
 
 
-class TlsConnection(asyncio.Protocol):
-    """The client's side.  `make_front` makes the protocol of the door's end of the pair, once the handshake is done."""
+def peer_of(tls: ssl.SSLObject) -> Peer | None:
+    """The client by its certificate, where that was asked for and checked."""
+    found, encoded = tls.getpeercert(), tls.getpeercert(binary_form=True)
+    if not found or encoded is None:
+        return None
+    subject = cast(tuple[tuple[tuple[str, str], ...], ...], found.get("subject", ()))
+    names = [value for pairs in subject for key, value in pairs if key == "commonName"]
+    return Peer(names[0] if names else "", ssl.DER_cert_to_PEM_cert(encoded))
 
-    def __init__(self, context: ssl.SSLContext, make_front: Callable[[], asyncio.Protocol]) -> None:
+
+class TlsConnection(asyncio.Protocol):
+    """The client's side.
+
+    `make_front` makes the protocol of the door's end of the pair, once the handshake is done and who speaks is known.
+    """
+
+    def __init__(self, context: ssl.SSLContext, make_front: Callable[[Peer | None], asyncio.Protocol]) -> None:
         self._loop = asyncio.get_running_loop()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -108,7 +123,7 @@ class TlsConnection(asyncio.Protocol):
             return
         door_end.setblocking(False)
         own_end.setblocking(False)
-        await self._loop.connect_accepted_socket(self._make_front, door_end)
+        await self._loop.connect_accepted_socket(partial(self._make_front, peer_of(self._tls)), door_end)
         _, self._inner = await self._loop.connect_accepted_socket(lambda: _Inner(self), own_end)
         if self._transport is None:
             self._inner.close()

@@ -80,7 +80,7 @@ class Info:
             "Plugins": {
                 "Volume": [LOCAL],
                 "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
-                "Authorization": None,
+                "Authorization": list(self._parts.settings.authorization_plugins) or None,
                 "Log": list(logoptions.DRIVERS),
             },
             **(kernel := self._kernel()),

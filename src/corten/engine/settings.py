@@ -95,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int = 0
     cpu_rt_period: int = 0  # microseconds, of the cgroups that containers are below
     cpu_rt_runtime: int = 0
+    authorization_plugins: tuple[str, ...] = ()  # asked about every request: docker.authz
     policies: tuple[str, ...] = ()  # files, in the order in which they are asked: engine.policyfiles
     userns_remap: str = ""
     id_map: IdMap | None = None  # what it means: corten.daemon.remap
