@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socketserver
 import threading
 import uuid
@@ -33,12 +32,24 @@ class Plugin:
         self.implements = implements
         self.name = f"{paths.mark()}{uuid.uuid4().hex[:8]}"
         self.path = PLUGINS / f"{self.name}.sock"
+        self._folder = paths.scratch("authz")
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self._server: _Server | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens; `path` leads there."""
+        return self._folder / "s"
+
+    @property
+    def announce(self) -> str:
+        """The shell command that makes it known where /run is another one."""
+        return f"mkdir -p {PLUGINS} && ln -s {self.socket} {self.path}"
 
     def start(self) -> None:
         """Listens."""
         PLUGINS.mkdir(parents=True, exist_ok=True)
+        self.path.symlink_to(self.socket)
         self._server = _Server(self)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -48,6 +59,7 @@ class Plugin:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+            self.socket.unlink()
             self.path.unlink()
             with suppress(OSError):  # somebody else has a plugin there
                 PLUGINS.rmdir()
@@ -70,6 +82,7 @@ class Plugin:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._folder.rmdir()
 
 
 def body(message: dict[str, Any], field: str = "RequestBody") -> Any:
@@ -83,8 +96,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def __init__(self, plugin: Plugin) -> None:
         self.plugin = plugin
-        super().__init__(str(plugin.path), _Handler)
-        os.chmod(plugin.path, 0o600)
+        super().__init__(str(plugin.socket), _Handler)
+        plugin.socket.chmod(0o600)
 
 
 class _Handler(BaseHTTPRequestHandler):

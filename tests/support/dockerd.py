@@ -25,7 +25,7 @@ SUITES = {"20.10": "bookworm", "26.1": "trixie"}
 PRIVATE = ("unshare", "--mount", "--propagation", "slave", "sh", "-c")
 PRIVATE_SCRIPT = (
     "mount -t tmpfs tmpfs /run && cp -a /etc /run/etc && rm -rf /run/etc/docker && mkdir /run/etc/docker"
-    ' && mount --bind /run/etc /etc && exec "$0" "$@"'
+    " && mount --bind /run/etc /etc"
 )
 
 
@@ -100,7 +100,7 @@ class Dockerd(DockerClient):
 
     It runs in a mount namespace of its own: what it mounts is gone with it.  Its containers are in cgroups below
     `/corten-test-…`.  `runtimes` are further ones: name to path.  `prepare` is a shell command that runs in the mount
-    namespace first.
+    namespace first, `inside` one that runs when it has a /run and /etc of its own.
     """
 
     def __init__(
@@ -110,10 +110,11 @@ class Dockerd(DockerClient):
         runtimes: dict[str, Path] | None = None,
         args: Sequence[str] = (),
         prepare: str = "true",
+        inside: str = "true",
         netns: NetNs | None = None,
     ) -> None:
         self.version = version
-        self._prepare = prepare
+        self._prepare, self._inside = prepare, inside
         self.folder = paths.scratch("dockerd")
         self.socket = self.folder / "s"
         self.netns = NetNs() if netns is None else netns
@@ -132,7 +133,7 @@ class Dockerd(DockerClient):
         folder = self.folder
         return [
             *self.netns.enter,
-            *(*PRIVATE, f"{self._prepare}; {PRIVATE_SCRIPT}"),
+            *(*PRIVATE, f'{self._prepare}; {PRIVATE_SCRIPT} && {self._inside} && exec "$0" "$@"'),
             str(peers.binary(f"dockerd-{self.version}")),
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"),
             *("--host", f"unix://{self.socket}", "--group", "root"),

@@ -34,6 +34,7 @@ from corten.daemon import (
     told,
     wiring,
 )
+from corten.docker import authz
 from corten.docker.authz import Authorization
 from corten.docker.metricsdoor import MetricsDoor
 from corten.docker.server import Door
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
             return destroy.run(settings)
         if given.doctor:
             return doctor.run(told.heard(settings, path), fix=given.fix)
+        if settings.authorization_plugins:
+            asyncio.run(authz.check(settings.authorization_plugins))
         preflight.check(settings)
         for text in legacy.warnings(settings):
             log.warning("%s", text)

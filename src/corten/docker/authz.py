@@ -227,6 +227,13 @@ def _context(secured: Mapping[str, Any]) -> ssl.SSLContext:
     return made
 
 
+async def check(names: Iterable[str]) -> None:
+    """Whether all of them are there.  Raises InvalidArgument."""
+    trial = Authorization()
+    await trial.load(names)
+    await trial.close()
+
+
 @dataclass(slots=True)
 class Authorization:
     """All plugins of the engine."""
