@@ -15,7 +15,7 @@ import pytest
 
 from corten.core.shims import TIMEOUT_S
 from corten.daemon.config import KEYS
-from support import images, peers
+from support import images, peers, process
 from support.engine import CortenEngine
 from support.process import is_alive
 from support.process import wait_for as until
@@ -210,12 +210,14 @@ def test_destroy_finds_everything_without_a_daemon(make_engine: Callable[..., Co
     engine.docker("load", "-i", str(images.busybox()), check=True)
     engine.docker("run", "-d", "--network", "none", IMAGE, "sleep", "100", check=True)
     engine.kill9()
+    (place,) = process.engines_below(engine.data_root)
     if not keeps_data:
         shutil.rmtree(engine.data_root)
     command = [*engine.netns.enter, *engine.argv, "--destroy"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=engine.environment)
     assert done.returncode == 0, done.stderr
     assert not engine.exec_root.exists()
+    assert not process.cgroups_named(place)
 
 
 @pytest.mark.parametrize("kind", ["--zygote --exec-root", "helper"])

@@ -70,6 +70,9 @@ def run(settings: Settings) -> int:
         finally:
             stores.close()
         _unmount_below(f"{settings.data_root}/volumes")
+    elif engine_id := execroot.engine_of(settings.exec_root):  # whose data are gone
+        _end_cgroups(engine_id, facts)
+        shimplace.remove(facts, engine_id)
     senders.remove(settings.exec_root)
     execroot.remove(settings.exec_root)
     for host in settings.hosts:

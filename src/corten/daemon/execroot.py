@@ -7,24 +7,38 @@ binds elsewhere still propagate (design.md §3).
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from corten.sys import mount
 
 TASKS: Final = "tasks"
 EMPTY: Final = "empty"
+ENGINE_ID: Final = "engine-id"
 
 
-def prepare(exec_root: str) -> None:
-    """Make the directories, and the mount unless it is there."""
+def prepare(exec_root: str, engine_id: str) -> None:
+    """Make the directories, and the mount unless it is there; note whose they are."""
     os.makedirs(exec_root, 0o711, exist_ok=True)
     os.chmod(exec_root, 0o711)
     for name, mode in ((TASKS, 0o711), (EMPTY, 0o700)):
         os.makedirs(f"{exec_root}/{name}", mode, exist_ok=True)
+    with open(f"{exec_root}/{ENGINE_ID}", "w", encoding="ascii") as file:
+        file.write(engine_id)
     tasks = os.path.realpath(f"{exec_root}/{TASKS}")
     if tasks not in mount.mount_points():
         mount.mount(tasks, tasks, None, mount.MS_BIND)
     mount.mount("none", tasks, None, mount.MS_PRIVATE)
+
+
+def engine_of(exec_root: str) -> str:
+    """The id of the engine whose it was; "" when that is not known."""
+    try:
+        with open(f"{exec_root}/{ENGINE_ID}", encoding="ascii", errors="replace") as file:
+            text = file.read(64)
+    except OSError:
+        return ""
+    return text if re.fullmatch("[0-9a-f]{8}", text) else ""
 
 
 def remove(exec_root: str) -> None:

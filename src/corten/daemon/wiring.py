@@ -123,9 +123,9 @@ def open_stores(settings: Settings) -> Stores:
 def make_parts(settings: Settings, stores: Stores, program: str, *, open_files: int = -1) -> Parts:
     """The engine's parts; `program` is cortend's own path, with corten-shim beside it; `open_files` as for Zygote."""
     _check_storage(settings, has_quotas=stores.snapshots.can_limit)
-    execroot.prepare(settings.exec_root)
-    shim = find_program(program, SHIM_PROGRAM)
     engine_id = stores.root.engine_id
+    execroot.prepare(settings.exec_root, engine_id)
+    shim = find_program(program, SHIM_PROGRAM)
     joins = partial(shimplace.prepare, stores.facts, engine_id)  # later: a start that is refused makes none
     zygote = Zygote(shim, settings.exec_root, open_files=open_files, debug=settings.debug, joins=joins)
     stores.bridge.ensure()
