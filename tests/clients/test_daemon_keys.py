@@ -151,7 +151,7 @@ SEEN: dict[str, Row] = {
     "runtimes": Row({"crun": {"path": str}}, lambda running: "crun" in running.info["Runtimes"], True),
 }
 SEEN_WITH_TLS = ("tls", "tlscacert", "tlscert", "tlskey", "tlsverify")  # test_tls.py
-BY_ITSELF = ("validate", "host-gateway-ip")  # tests below
+BY_ITSELF = ("validate", "host-gateway-ip", "authorization-plugins")  # tests below; test_authorization.py
 GIVEN_AS_FLAGS = ("data-root", "exec-root", "hosts", "pidfile", "debug")
 
 

@@ -37,6 +37,7 @@ SAME: list[tuple[list[str], dict[str, Any]]] = [
     (["--allow-direct-routing"], {"allow-direct-routing": True}),
     (["--allow-nondistributable-artifacts", "a.example"], {"allow-nondistributable-artifacts": ["a.example"]}),
     (["--api-cors-header", ""], {"api-cors-header": ""}),
+    (["--authorization-plugin", "a", "--authorization-plugin=b"], {"authorization-plugins": ["a", "b"]}),
     (["--bip", "10.1.0.1/16"], {"bip": "10.1.0.1/16"}),
     (["--bip6", "2001:db8::1/64"], {"bip6": "2001:db8::1/64"}),
     (["-b", "br0"], {"bridge": "br0"}),
