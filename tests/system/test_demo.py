@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_the_launch_plan_has_the_time_of_each_step(shown: Shown) -> None:
 def test_nothing_is_left(shown: Shown) -> None:
     part = shown.part("Clean-up")
     assert "cortend --destroy: nothing of this engine is left" in part
-    (folder,) = set(re.findall(r"/tmp/corten-demo-[^/ ]+", shown.output))
+    (folder,) = set(re.findall(rf"{tempfile.gettempdir()}/corten-demo-[^/ ]+", shown.output))
     assert not Path(folder).exists()
     assert not (namespaces.RUN / Path(folder).name).exists()
     assert not list(process.processes(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import struct
@@ -28,14 +29,25 @@ PATIENCE_S = 60.0
 ROWS = (("a", "web", "10.0.0.2"), ("b", "db", "10.0.0.3"))
 
 
+def both() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket with one number, which another program may have for one of them."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, socket.create_server(udp.getsockname())
+        except OSError as error:
+            udp.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 class Upstream:
     """A server by UDP and TCP; `answer` makes what it sends of what came (nothing: it keeps silent)."""
 
     def __init__(self) -> None:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
-        self.port = self.udp.getsockname()[1]
-        self.tcp = socket.create_server(("127.0.0.1", self.port))
+        self.udp, self.tcp = both()
+        self.port: int = self.udp.getsockname()[1]
         self.asked: list[bytes] = []
         self.ports: list[int] = []
         self.answer: Callable[[bytes], list[bytes]] = lambda message: [address_of(message, "192.0.2.7")]
