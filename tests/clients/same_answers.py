@@ -483,6 +483,5 @@ DIFFERENT = {
     "run --rm -p nonsense=80,target=80 {image} true": "docker takes a key that it does not know in silence",
     "run --rm -p ::1:80:80 {image} true": "corten says how to write an IPv6 address",
     "run --rm --security-opt seccomp=/etc/passwd {image} true": "the JSON reader's own words",
-    "run --rm --use-api-socket {image} true": "not supported yet",
     "run --rm --disable-content-trust=false {image} true": "not supported yet",
 }

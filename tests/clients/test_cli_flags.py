@@ -129,7 +129,6 @@ REFUSED = [
     ("--isolation=hyperv", "Invalid isolation"),
     ("--link=x:y", "could not get container for x"),
     ("--storage-opt=size=1g", "--storage-opt is supported only for overlay over xfs"),
-    ("--use-api-socket", "--use-api-socket is not supported yet"),
     ("--volumes-from=x", "No such container: x"),
 ]
 

@@ -116,7 +116,7 @@ def test_push_shows_what_the_engine_tells_and_fails_with_its_error(door: DoorThr
 
 def test_what_is_not_supported_yet_says_so(door: DoorThread) -> None:
     for command, text in (
-        (("network", "create", "n"), "network create is not supported yet"),
+        (("search", "n"), "image search is not supported yet"),
         (("swarm", "init"), "swarm init is not supported yet"),
     ):
         done = door.docker(*command)

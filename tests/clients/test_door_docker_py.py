@@ -56,8 +56,8 @@ def test_errors_carry_the_message(client: Any) -> None:
         client.containers.get("nobody")
     assert caught.value.explanation == "No such container: nobody"
     with pytest.raises(docker.errors.APIError) as refused:
-        client.networks.create("n")
-    assert (refused.value.status_code, refused.value.explanation) == (501, "network create is not supported yet")
+        client.images.search("n")
+    assert (refused.value.status_code, refused.value.explanation) == (501, "image search is not supported yet")
 
 
 def test_exec_with_separate_streams(client: Any) -> None:

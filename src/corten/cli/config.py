@@ -75,6 +75,19 @@ class Config:
         """The user's name at `server` as the file has it: no helper is asked."""
         return self._of_file(server).username
 
+    def all_entries(self) -> dict[str, dict[str, str]]:
+        """server → what `auths` of a file without helpers would have.  Raises a CortenError when a helper fails."""
+        store = str(self._values.get("credsStore") or "")
+        if store:
+            found = {server: _from_helper(store, server) for server in _listed_by(store)}
+        else:
+            found = {server: _login_of(entry) for server, entry in self._auths().items()}
+        helpers = self._values.get("credHelpers")
+        for server, helper in helpers.items() if isinstance(helpers, dict) else ():
+            found[server] = _from_helper(str(helper), server)
+        entries = {server: _entry(login) for server, login in found.items()}
+        return {server: {key: text for key, text in entry.items() if text} for server, entry in entries.items()}
+
     @property
     def current_context(self) -> str:
         """The context that `context use` chose; empty for none."""
@@ -275,6 +288,17 @@ def _from_helper(helper: str, server: str) -> Login:
     except (ValueError, KeyError, TypeError):
         raise errors.Internal(f"docker-credential-{helper}: its answer cannot be read") from None
     return Login(identity_token=secret) if username == _TOKEN_USER else Login(username, secret)
+
+
+def _listed_by(helper: str) -> list[str]:
+    """The servers of which it knows somebody."""
+    try:
+        found = json.loads(_call(helper, "list", "unused"))
+        return [str(server) for server in found]
+    except errors.NotFound:
+        return []
+    except (ValueError, TypeError):
+        raise errors.Internal(f"docker-credential-{helper}: its answer cannot be read") from None
 
 
 def _to_helper(helper: str, server: str, login: Login) -> None:

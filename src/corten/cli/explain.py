@@ -51,6 +51,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "sysctl": ("HostConfig.Sysctls",),
     "tmpfs": ("HostConfig.Tmpfs",),
     "tty": ("Config.Tty",),
+    "use_api_socket": ("HostConfig.Mounts",),
     "user": ("Config.User",),
     "workdir": ("Config.WorkingDir",),
     **dict.fromkeys(

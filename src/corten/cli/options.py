@@ -119,7 +119,7 @@ FLAGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--tmpfs",), "list", "Mount a tmpfs directory"),
     (("-t", "--tty"), "bool", "Allocate a pseudo-TTY"),
     (("--ulimit",), "ulimits", "Ulimit options"),
-    (("--use-api-socket",), "bool", "Bind mount the API socket and its credentials (not supported yet)"),
+    (("--use-api-socket",), "bool", "Bind mount the API socket and its credentials"),
     (("-u", "--user"), "str", "Username or UID (format: <name|uid>[:<group|gid>])"),
     (("--userns",), "str", "User namespace to use"),
     (("--uts",), "str", "UTS namespace to use"),
@@ -174,8 +174,6 @@ def create_request(given: Mapping[str, Any], image: str, command: Sequence[str])
 
 def _refuse_combinations(given: Mapping[str, Any]) -> None:
     """What Docker's CLI refuses by itself."""
-    if given["use_api_socket"]:
-        raise errors.InvalidArgument("--use-api-socket is not supported yet")
     if not given["disable_content_trust"]:
         raise errors.InvalidArgument("--disable-content-trust=false is not supported yet")
     if given["pull"] not in (None, "", "always", "missing", "never"):

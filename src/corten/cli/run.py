@@ -85,11 +85,24 @@ def _run_failure(verb: str, error: errors.CortenError) -> Failure:
     return Failure(text, code)
 
 
-def _create(session: Session, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _create(session: Session, body: Mapping[str, Any], given: Mapping[str, Any], secrets: bytes) -> str:
     with _cidfile(given["cidfile"]) as write_id:
         container_id = _created(session, body, given)
         write_id(container_id)
+        if secrets:
+            from corten.cli import apisocket
+
+            apisocket.put(session, container_id, secrets)
         return container_id
+
+
+def _add_socket(session: Session, body: dict[str, Any], given: Mapping[str, Any]) -> bytes:
+    """What --use-api-socket adds to the request; the archive of credentials for the container, or nothing."""
+    if not given["use_api_socket"]:
+        return b""
+    from corten.cli import apisocket
+
+    return apisocket.prepare(session, body)
 
 
 def _created(session: Session, body: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -154,7 +167,7 @@ def _with_proxies(session: Session, given: Mapping[str, Any]) -> dict[str, Any]:
 def _create_callback(session: Session, /, **given: Any) -> None:
     body = _request("create", _with_proxies(session, {**given, "detach": False}))
     try:
-        print(_create(session, body, given))
+        print(_create(session, body, given, _add_socket(session, body, given)))
     except errors.CortenError as error:
         raise daemon_error(error) from None
 
@@ -164,11 +177,12 @@ def _run_callback(session: Session, /, **given: Any) -> int:
     body = _request("run", _with_proxies(session, given))
     client = session.client
     try:
+        secrets = _add_socket(session, body, given)
         if given["explain"]:
             return _explain(client, body, given)
         if not given["detach"]:
             _refuse_no_terminal(body)
-        container_id = _create(session, body, given)
+        container_id = _create(session, body, given, secrets)
         if given["detach"]:
             client.json("POST", f"/containers/{container_id}/start")
             print(container_id)

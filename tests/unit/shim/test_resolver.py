@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import socket
 import struct
@@ -36,10 +35,8 @@ def both() -> tuple[socket.socket, socket.socket]:
         udp.bind(("127.0.0.1", 0))
         try:
             return udp, socket.create_server(udp.getsockname())
-        except OSError as error:
+        except OSError:
             udp.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
 
 
 class Upstream:
