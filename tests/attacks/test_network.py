@@ -219,4 +219,4 @@ def test_a_flush_beside_the_daemon_leaves_no_way_in(scene: Scene) -> None:
     process.wait_for(is_back, "return of the rules")
     assert scene.reached(scene.world.client, one, 80) == {"silence"}
     assert ask_tcp(scene.world.client, HOST, 8080) == CLIENT
-    assert "was changed by nft: put right" in scene.engine.log_tail()
+    process.wait_for(lambda: "was changed by nft: put right" in scene.engine.log.read_text(), "the log's word of it")

@@ -63,7 +63,7 @@ class Node:
     def run(self, argv: Sequence[str]) -> str:
         """Runs a program in the namespace; its output."""
         process = self.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
         return output.decode()
 

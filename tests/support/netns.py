@@ -35,7 +35,7 @@ class NetNs:
         """What to put before an argv."""
         return ["nsenter", f"--net={self.path}", "--"]
 
-    def run(self, argv: Sequence[str], *, timeout: float = 30) -> str:
+    def run(self, argv: Sequence[str], *, timeout: float = 60) -> str:
         """Runs a command inside, returns its stdout; raises CalledProcessError."""
         done = subprocess.run([*self.enter, *argv], check=True, stdout=subprocess.PIPE, text=True, timeout=timeout)
         return done.stdout

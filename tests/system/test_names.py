@@ -172,7 +172,7 @@ def test_names_are_answered_while_cortend_is_dead_and_by_the_same_resolver_after
     engine.start()
     assert resolver.pid_of(str(engine.exec_root)) == pid
     assert addresses(asker, "stays") == ["10.60.0.41"]
-    assert addresses(asker, "ends") == ["NXDOMAIN"]
+    await_answer(asker, "ends", ["NXDOMAIN"])  # its shim may tell of the end after cortend has begun to answer
     late = world.container("--network", "front", "--ip", "10.60.0.43", name="late")
     assert (addresses(asker, "late"), addresses(late, "asker")) == (["10.60.0.43"], [world.address("asker", "front")])
 
@@ -181,13 +181,13 @@ def test_a_killed_resolver_is_followed_by_one_that_knows_everything(world: World
     asker = world.container("--network", "front", name="asker")
     world.container("--network", "front", "--ip", "10.60.0.51", "--network-alias", "other", name="stays")
     pid = resolver.pid_of(str(engine.exec_root))
-    os.kill(pid, signal.SIGKILL)
+    resolver.kill(str(engine.exec_root))
     seconds = await_answer(asker, "other", ["10.60.0.51"])
     print(f"answered {seconds:.2f} s after the kill")
     assert resolver.pid_of(str(engine.exec_root)) not in (0, pid)
     assert told(ask(asker, "stays", by_tcp=True)) == ["10.60.0.51"]
     engine.kill9()
-    os.kill(resolver.pid_of(str(engine.exec_root)), signal.SIGKILL)
+    resolver.kill(str(engine.exec_root))
     engine.start()
     await_answer(asker, "other", ["10.60.0.51"])
     late = world.container("--network", "front", name="late")

@@ -44,7 +44,7 @@ def victim(host: Node, database: Path, point: int, one: Node, two: Node) -> subp
     )
     argv = [sys.executable, "-c", code, str(database), str(point), netns(one), netns(two)]
     process = host.spawn(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=60)
     return subprocess.CompletedProcess(argv, process.returncode, output, errors)
 
 
@@ -155,7 +155,7 @@ def test_after_somebody_flushed_everything_restore_brings_it_back(world: tuple[N
     host, client, one, engine = world
     with TcpServer(one, 80), UdpServer(one, 53):
         host.run(["nft", "flush", "ruleset"])
-        assert ask_tcp(client, HOST, 8080, timeout=0.3) == "refused"
+        assert ask_tcp(client, HOST, 8080) == "refused"
         host.call(lambda: engine.driver.restore({"one"}))
         assert (ask_tcp(client, HOST, 8080), ask_udp(client, HOST, 53)) == (CLIENT, CLIENT)
 
@@ -228,7 +228,7 @@ def test_restore_forgets_the_containers_that_are_gone(world: tuple[Node, Node, N
     assert engine.store.endpoints() == []
     assert [one.name for one in engine.journal.entries()] == [BRIDGE]
     with TcpServer(one, 80):
-        assert ask_tcp(client, HOST, 8080, timeout=0.3) == "refused"
+        assert ask_tcp(client, HOST, 8080) == "refused"
 
 
 def test_restoring_without_a_pause_loses_no_connection(world: tuple[Node, Node, Node, Engine]) -> None:
