@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final
 
-from corten.sys import mount
+from corten.sys import files, mount
 
 TASKS: Final = "tasks"
 EMPTY: Final = "empty"
@@ -23,8 +23,7 @@ def prepare(exec_root: str, engine_id: str) -> None:
     os.chmod(exec_root, 0o711)
     for name, mode in ((TASKS, 0o711), (EMPTY, 0o700)):
         os.makedirs(f"{exec_root}/{name}", mode, exist_ok=True)
-    with open(f"{exec_root}/{ENGINE_ID}", "w", encoding="ascii") as file:
-        file.write(engine_id)
+    files.replace(f"{exec_root}/{ENGINE_ID}", engine_id.encode())
     tasks = os.path.realpath(f"{exec_root}/{TASKS}")
     if tasks not in mount.mount_points():
         mount.mount(tasks, tasks, None, mount.MS_BIND)
