@@ -38,7 +38,9 @@ _IPTABLES: Final = ("filter", "FORWARD")
 _FAMILIES: Final = ("ip", "ip6", "inet")
 _PLACES: Final = tuple((family, "filter", chain) for family in ("ip", "ip6") for chain in (DOCKER_USER, "FORWARD"))
 _ENDS: Final = frozenset({"drop", "reject"})
-_STATELESS: Final = frozenset({"counter", "log"})  # statements that ask nothing of a packet
+_STATELESS: Final = frozenset({"counter", "log", "comment"})  # statements that ask nothing of a packet
+
+_NAMING: Final = ("rule", "set", "map")  # what in a table may name a device
 
 Json = dict[str, Any]
 
@@ -127,7 +129,7 @@ class Foreign:
     def _texts(self, family: str, table: str) -> set[str]:
         """Every text in the rules and sets of a table."""
         items = self._listed(f"list table {family} {table}")
-        return {value for item in items for value in _strings(item.get("rule", item.get("set", {})))}
+        return {value for item in items for kind in _NAMING for value in _strings(item.get(kind))}
 
     def _chains(self) -> Iterator[Json]:
         for item in self._listed("list chains"):
@@ -142,7 +144,7 @@ class Foreign:
         if chain.get("policy") == "drop":
             return True
         last = [item["rule"]["expr"] for item in self._rules_of(_named(chain))][-1:]
-        said = [next(iter(statement)) for expression in last for statement in expression]
+        said = [_word(statement) for expression in last for statement in expression]
         return bool(said) and said[-1] in _ENDS and set(said[:-1]) <= _STATELESS
 
     def _rules_of(self, chain: Chain) -> list[Json]:
@@ -229,6 +231,12 @@ class Foreign:
 
 def _named(chain: Json) -> Chain:
     return Chain(chain["family"], chain["table"], chain["name"])
+
+
+def _word(statement: Json) -> str:
+    """What a statement is; those of iptables that nftables has no own form of (REJECT, LOG) by iptables' name."""
+    name = next(iter(statement))
+    return str((statement[name] or {}).get("name", name)).lower() if name == "xt" else name
 
 
 def _place_of(chain: Chain, names: Collection[Chain]) -> Chain | None:

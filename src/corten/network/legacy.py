@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PROGRAMS: Final = {"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"}
 _FORWARD: Final = "FORWARD"
 _PLACES: Final = (DOCKER_USER, _FORWARD)
+_ENDS: Final = ("DROP", "REJECT")
 _TIMEOUT_S: Final = 10.0
 
 
@@ -37,14 +38,14 @@ class Legacy:
         self._journal = journal
 
     def settle(self, bridges: Sequence[str], others: Collection[str]) -> None:
-        """Writes our rules where the policy of FORWARD drops, and removes them where it does not any more."""
+        """Writes our rules where FORWARD ends in a drop, and removes them where it does not any more."""
         for program, names in PROGRAMS.items():
             if _has_filter(names):
                 self._settle(program, rules(bridges, others))
 
     def _settle(self, program: str, wanted: Sequence[Rule]) -> None:
         listed = _run(program, "-S").splitlines()
-        is_closed = f"-P {_FORWARD} DROP" in listed
+        is_closed = _is_closed(listed)
         place = DOCKER_USER if f"-N {DOCKER_USER}" in listed else _FORWARD
         for chain in _PLACES:
             if f"-N {chain}" in listed or chain == _FORWARD:
@@ -89,6 +90,15 @@ class Legacy:
         for program, names in PROGRAMS.items():
             if _has_filter(names):
                 self._settle(program, ())
+
+
+def _is_closed(listed: Sequence[str]) -> bool:
+    """The policy of FORWARD drops, or its last rule ends what no rule before let pass."""
+    if f"-P {_FORWARD} DROP" in listed:
+        return True
+    last = next((shlex.split(line)[2:] for line in reversed(listed) if line.startswith(f"-A {_FORWARD} ")), [])
+    words = last[4:] if last[:3] == ["-m", "comment", "--comment"] else last
+    return words[:1] == ["-j"] and words[1] in _ENDS
 
 
 def _is_of_engines(words: Sequence[str]) -> bool:

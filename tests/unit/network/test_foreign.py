@@ -25,6 +25,7 @@ class Nft:
     def __init__(self, *chains: dict[str, str], rules: dict[str, list[dict[str, Any]]] | None = None) -> None:
         self.chains = chains
         self.rules = rules or {}
+        self.others: list[dict[str, Any]] = []  # what tables have beside rules
         self.ran: list[str] = []
 
     def run(self, commands: str, *, json: bool = False) -> str:
@@ -36,7 +37,7 @@ class Nft:
                 raise NftError("No such file or directory")
             return self._text([{"rule": one} for one in self.rules.get(name, ())])
         if commands.startswith("list table "):
-            return self._text([{"rule": one} for of in self.rules.values() for one in of])
+            return self._text([*({"rule": one} for of in self.rules.values() for one in of), *self.others])
         self.ran.append(commands)
         return ""
 
@@ -134,6 +135,8 @@ def test_a_table_that_is_nobodys_place_is_named_until_it_names_the_bridge() -> N
     for said in ("br-1", "br-*"):
         nft.rules = {"inet wall fw": [listed(Rule(said, "", "accept"), 1)]}
         foreign.check("net", "br-1")
+    nft.rules, nft.others = {}, [{"map": {"name": "zones", "map": "verdict", "elem": [["br-1", {"accept": None}]]}}]
+    foreign.check("net", "br-1")
     assert nft.ran == []
 
 
@@ -144,6 +147,11 @@ def test_a_table_that_is_nobodys_place_is_named_until_it_names_the_bridge() -> N
         ([{"counter": {}}, {"drop": None}], True),
         ([{"match": {}}, {"drop": None}], False),
         ([{"accept": None}], False),
+        ([{"counter": {}}, {"xt": {"type": "target", "name": "REJECT"}}], True),
+        ([{"xt": {"type": "match", "name": "comment"}}, {"xt": {"type": "target", "name": "REJECT"}}], True),
+        ([{"xt": {"type": "match", "name": "state"}}, {"xt": {"type": "target", "name": "REJECT"}}], False),
+        ([{"counter": {}}, {"xt": {"type": "target", "name": "LOG"}}], False),
+        ([{"xt": None}], False),
     ],
 )
 def test_a_last_rule_that_ends_everything_is_as_good_as_a_policy(last: list[dict[str, Any]], is_wall: bool) -> None:
