@@ -39,7 +39,10 @@ BEFORE: Final = tuple(
 
 
 def rules(maps: Mapping[str, str]) -> tuple[str, ...]:
-    """Of the input chain.  `maps`: those of published ports, with their types."""
+    """Of the input chain.  `maps`: those of published ports, with their types.
+
+    Where there is no room for another note the first of the two rules ends before its drop.
+    """
     found = ['iifname "lo" accept', "iifname @ours accept", "ct state != new accept"]
     for name, kind in maps.items():
         version = 6 if "ipv6_addr" in kind else 4
@@ -48,7 +51,8 @@ def rules(maps: Mapping[str, str]) -> tuple[str, ...]:
         if keys_type(kind).count(" . ") == 2:
             key = f"{'ip6' if version == 6 else 'ip'} daddr . {key}"
         family = f"meta nfproto ipv{version}"
-        found.append(f"{family} fib daddr type local {key} @{name}{KEYS} add @admitted{version} {{ {client} }} drop")
+        published = f"{family} fib daddr type local {key} @{name}{KEYS}"
+        found += [f"{published} add @admitted{version} {{ {client} }} drop", f"{published} drop"]
     return tuple(found)
 
 

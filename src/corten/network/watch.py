@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from corten.errors import CortenError
 from corten.network.firewall import TOKEN
 from corten.network.foreign import ENGINES
 from corten.sys.nfevents import NFPROTO_INET, Commit, Lost
@@ -156,7 +155,7 @@ class Watch:
     def _tried(self, work: Callable[[], object]) -> bool:
         try:
             work()
-        except (CortenError, OSError):
+        except Exception:  # outermost of the thread: whatever a table of others holds, the watch goes on
             log.exception("nftables table %s: not put right", self._table[1])
             self._look_later(is_of_others=True)
             return False

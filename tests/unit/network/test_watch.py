@@ -57,12 +57,15 @@ class Watched:
     def __init__(self) -> None:
         self.events = Played()
         self.did: list[str] = []
-        self.fails = 0
+        self.fails = self.breaks = 0
         self.watch = Watch(TABLE, self.events, repair=self._repair, look=self._look)
         self.events.say(commit(OWN, TABLE, chains=(self.watch.new_token(),)))
         self.watch.start()
 
     def _look(self, is_of_others: bool) -> None:
+        if self.breaks:
+            self.breaks -= 1
+            raise KeyError("expr")
         self.did.append("look" if is_of_others else "look at engines")
 
     def _repair(self, token: str) -> None:
@@ -119,6 +122,15 @@ def test_a_repair_that_fails_is_tried_again(watched: Watched) -> None:
     watched.events.say(commit(OTHER, TABLE))
     watched.until(lambda: watched.watch.repaired.times == 1)
     assert watched.did.count("repair") == 1
+
+
+def test_a_look_that_fails_in_a_way_that_nobody_thought_of_does_not_end_the_watch(watched: Watched) -> None:
+    """Other programs' tables are read there, whatever they hold."""
+    watched.breaks = 1
+    watched.events.say(commit(OTHER, "x"))
+    watched.until(lambda: watched.did == ["look"])
+    watched.events.say(commit(OTHER, TABLE))
+    watched.until(lambda: watched.watch.repaired.times == 1)
 
 
 def test_many_changes_elsewhere_are_one_look(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
