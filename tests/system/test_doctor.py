@@ -78,6 +78,8 @@ class Strays:
         self.netns.run(["iptables", "-P", "FORWARD", "ACCEPT"])  # makes the chain
         self.netns.run(["iptables", "-A", "FORWARD", "-j", "ACCEPT"])
         self.netns.run(["nft", f'add rule ip filter FORWARD iifname "{self.bridge}" accept comment "{self.table}"'])
+        ours = ("-m", "comment", "--comment", self.table, "-j", "ACCEPT")
+        self.netns.run(["iptables-legacy", "-A", "FORWARD", "-i", self.bridge, *ours])
 
     def cgroup_parents(self) -> list[Path]:
         return list(process.CGROUPS.glob(f"*/corten-{self.id}")) + list(process.CGROUPS.glob(f"corten-{self.id}"))
@@ -91,6 +93,8 @@ class Strays:
             found.append(self.bridge)
         if self.bridge in self.netns.run(["nft", "list", "ruleset"]):
             found.append(f"rule of {self.bridge}")
+        if self.bridge in self.netns.run(["iptables-legacy", "-S"]):
+            found.append(f"legacy rule of {self.bridge}")
         if self.element in self.netns.run(["nft", "list", "map", "inet", self.table, "by_port"]):
             found.append(self.element)
         return found
@@ -112,6 +116,7 @@ class Strays:
         return {
             f"nftables table {self.table}, by_port {self.element}: no endpoint publishes it",
             f"rule of ip filter FORWARD: {self.bridge}: no network",
+            f"rule of iptables-legacy FORWARD: {self.bridge}: no network",
         }
 
 

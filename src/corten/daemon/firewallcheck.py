@@ -15,7 +15,7 @@ from typing import Final
 from corten.network import admission, device, firewall
 from corten.network.defaults import Defaults
 from corten.network.firewall import FAMILY, MAPS, Outside, table_name
-from corten.network.values import Network
+from corten.network.values import DEFAULT_NETWORK, Network
 from corten.sys import netns
 from corten.sys.nft import Nft, NftError
 
@@ -25,7 +25,7 @@ _HOOK: Final = ("type", "hook", "prio", "policy")
 def differences(engine_id: str, networks: Iterable[Network], settings: Defaults) -> list[str]:
     """What is not as it should be, one sentence each; [] also where libnftables is missing."""
     table = table_name(engine_id)
-    bridges = [device.bridge_of(engine_id, one) for one in networks if one.driver == device.BRIDGE]
+    bridges = [device.bridge_of(engine_id, one) for one in networks if _is_there(one, settings)]
     try:
         found = _listed(table)
         commands = firewall.ruleset(
@@ -43,8 +43,14 @@ def differences(engine_id: str, networks: Iterable[Network], settings: Defaults)
     ]
 
 
+def _is_there(network: Network, settings: Defaults) -> bool:
+    """It has a bridge; where daemon.json wants none, the default network is a record without journal entry."""
+    is_off = settings.has_no_bridge and network.name == DEFAULT_NETWORK and not network.journal
+    return network.driver == device.BRIDGE and not is_off
+
+
 def _is_of_ports(name: str) -> bool:
-    return name in (*MAPS, *admission.ADMITTED) or name.removesuffix(admission.KEYS) in MAPS
+    return name in (*MAPS, *firewall.OPENED, *admission.ADMITTED) or name.removesuffix(admission.KEYS) in MAPS
 
 
 def _agrees(name: str, found: Sequence[str], wanted: Sequence[str]) -> bool:

@@ -56,6 +56,7 @@ FAMILY = "inet"
 TOKEN = "token-"  # of chains by which our transactions are known: network/watch.py
 BY_ADDRESS, BY_PORT = "by_address", "by_port"
 BY_ADDRESS6, BY_PORT6 = "by_address6", "by_port6"
+OPENED = ("opened4", "opened6")
 
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}  # numbers are listed, names are written
 
