@@ -15,12 +15,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from corten.daemon import firewallcheck
 from corten.errors import FailedPrecondition
+from corten.network import admission
 from corten.network import watch as watching
 from corten.network.bridge import BridgeDriver, Published
 from corten.network.defaults import Defaults
 from corten.network.host import Host
 from corten.network.ports import parse_bindings
+from corten.network.values import Network
 from corten.network.watch import Watch
 from corten.sys import rtnetlink
 from support import summary
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces ne
 ENGINE = "0123abcd"
 TABLE, BRIDGE = f"inet corten-{ENGINE}", f"ctn-{ENGINE}"
 HOST, CLIENT, SERVER = "192.0.2.1", "192.0.2.9", "172.17.0.2"
+HOST6, CLIENT6 = "2001:db8:1::1", "2001:db8:1::9"
 PATIENCE_S = 60.0
 LEGACY = ("iptables-legacy", "-w")  # one lock for the whole machine: others, and the watch, have it by turns
 
@@ -80,15 +84,16 @@ def guarded() -> Iterator[Guarded]:
 
 
 @contextmanager
-def guarding(*, prepare: Callable[[Node], None] = lambda host: None, respects: bool = False) -> Iterator[Guarded]:
+def guarding(
+    *, prepare: Callable[[Node], None] = lambda host: None, respects: bool = False, is_direct: bool = False
+) -> Iterator[Guarded]:
     with Node("host") as host, Node("client") as client, Node("server") as server:
         host.sysctl("ipv4/ip_forward", "0")
         join(host, "world", f"{HOST}/24", client, "eth0", f"{CLIENT}/24")
         prepare(host)
         engine_host, journal = host.call(Host), MemoryJournal()
-        driver = BridgeDriver(
-            ENGINE, store=MemoryStore(), journal=journal, host=engine_host, settings=Defaults(respects_host=respects)
-        )
+        settings = Defaults(respects_host=respects, is_direct=is_direct)
+        driver = BridgeDriver(ENGINE, store=MemoryStore(), journal=journal, host=engine_host, settings=settings)
         host.call(driver.ensure)
         watch = host.call(driver.watch)
         try:
@@ -204,6 +209,11 @@ def iptables_drops(host: Node) -> None:
     host.run(["iptables", "-P", "FORWARD", "DROP"])
 
 
+def iptables_rejects(host: Node) -> None:
+    """As Red Hat's default rules end, whose policy accepts."""
+    host.run(["iptables", "-A", "FORWARD", "-j", "REJECT", "--reject-with", "icmp-host-prohibited"])
+
+
 def docker_drops(host: Node) -> None:
     """What dockerd leaves: its bridge, its chain for others, a policy of drop."""
     host.links.send(rtnetlink.new_bridge("docker0", "02:00:00:00:00:01"), rtnetlink.set_up("docker0"))
@@ -214,6 +224,11 @@ def docker_drops(host: Node) -> None:
 def legacy_drops(host: Node) -> None:
     """The same in the tables that nft does not show."""
     host.run([*LEGACY, "-P", "FORWARD", "DROP"])
+
+
+def legacy_rejects(host: Node) -> None:
+    comment = ("-m", "comment", "--comment", "the rest")
+    host.run(["iptables-legacy", "-A", "FORWARD", *comment, "-j", "REJECT", "--reject-with", "icmp-host-prohibited"])
 
 
 def legacy_docker_drops(host: Node) -> None:
@@ -241,7 +256,10 @@ def reaches_all(guarded: Guarded) -> None:
     assert ask_udp(guarded.client, HOST, 8080) == CLIENT
 
 
-@pytest.mark.parametrize(("prepare", "chain"), [(iptables_drops, "FORWARD"), (docker_drops, "DOCKER-USER")])
+@pytest.mark.parametrize(
+    ("prepare", "chain"),
+    [(iptables_drops, "FORWARD"), (iptables_rejects, "FORWARD"), (docker_drops, "DOCKER-USER")],
+)
 def test_where_iptables_drops_an_accept_is_put_and_taken_out_again(prepare: Callable[[Node], None], chain: str) -> None:
     states: list[str] = []
 
@@ -260,7 +278,10 @@ def test_where_iptables_drops_an_accept_is_put_and_taken_out_again(prepare: Call
         assert guarded.journal.entries() == []
 
 
-@pytest.mark.parametrize(("prepare", "chain"), [(legacy_drops, "FORWARD"), (legacy_docker_drops, "DOCKER-USER")])
+@pytest.mark.parametrize(
+    ("prepare", "chain"),
+    [(legacy_drops, "FORWARD"), (legacy_rejects, "FORWARD"), (legacy_docker_drops, "DOCKER-USER")],
+)
 def test_where_legacy_iptables_drops_it_is_the_same(prepare: Callable[[Node], None], chain: str) -> None:
     states: list[str] = []
 
@@ -384,6 +405,77 @@ def test_with_respect_a_client_is_asked_for_again_when_the_hosts_rules_change() 
         guarded.host.run(["iptables", "-F", "INPUT"])
         with TcpServer(guarded.host, 99):
             assert ask_tcp(guarded.client, HOST, 99) == CLIENT, "what the host listens on itself is not delayed"
+
+
+def input6_drops(host: Node) -> None:
+    """As `input_drops`, by IPv6, where neighbours are to find each other."""
+    host.run(["ip6tables", "-P", "INPUT", "DROP"])
+    host.run(["ip6tables", "-A", "INPUT", "-p", "ipv6-icmp", "-j", "ACCEPT"])
+    host.run(["ip6tables", "-A", "INPUT", "-m", "state", "--state", "ESTABLISHED", "-j", "ACCEPT"])
+
+
+@contextmanager
+def reached_by_ipv6(guarded: Guarded) -> Iterator[Node]:
+    """A container of a second network, with port 80 at the host's 8086."""
+    guarded.host.address("world", f"{HOST6}/64")
+    guarded.client.address("eth0", f"{CLIENT6}/64")
+    wide = Network(network_id="6" * 64, name="wide", driver="bridge", created="2026-01-01T00:00:00Z", has_ipv6=True)
+    with Node("six") as six:
+        guarded.host.call(lambda: guarded.driver.create(wide))
+        endpoint = guarded.host.call(lambda: guarded.driver.connect("six", six.netns_fd, network_id=wide.network_id))
+        bindings = parse_bindings([], {"80/tcp": [("", "8086")], "80/udp": [("", "8086")]})
+        published = guarded.host.call(lambda: guarded.driver.publish(endpoint, "six", bindings))
+        with published, TcpServer(six, 80, "::"), UdpServer(six, 80, address="::"):
+            yield six
+
+
+def test_with_respect_the_input_chains_decide_by_ipv6_too() -> None:
+    with guarding(prepare=input6_drops, respects=True) as guarded, reached_by_ipv6(guarded) as six:
+        assert ask_tcp(guarded.client, HOST6, 8086, timeout=0.3) == "silence"
+        assert ask_udp(guarded.client, HOST6, 8086, timeout=0.3) == "silence"
+        assert ask_tcp(guarded.host, HOST6, 8086) == HOST6, "the host itself is not asked"
+        assert ask_tcp(six, HOST6, 8086) not in ("silence", "refused"), "nor is a container"
+        guarded.host.run(["ip6tables", "-A", "INPUT", "-p", "tcp", "--dport", "8086", "-j", "ACCEPT"])
+        assert ask_tcp(guarded.client, HOST6, 8086) == CLIENT6
+        assert ask_udp(guarded.client, HOST6, 8086, timeout=0.3) == "silence", "udp was not let in"
+        guarded.host.run(["ip6tables", "-A", "INPUT", "-p", "udp", "--dport", "8086", "-j", "ACCEPT"])
+        wait_until(lambda: ask_udp(guarded.client, HOST6, 8086, timeout=0.2) == CLIENT6)
+
+
+def test_with_respect_a_client_for_whom_there_is_no_room_is_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a flood of forged senders comes to: nobody is let past the input chains, and nobody is sent away."""
+    small = {name: text.replace(f"size {admission.MOST}", "size 1") for name, text in admission.SETS.items()}
+    monkeypatch.setattr(admission, "SETS", small)
+    with guarding(respects=True) as guarded:
+        wait_until(lambda: ask_udp(guarded.client, HOST, 8080, timeout=0.2) == CLIENT)
+        assert ask_tcp(guarded.client, HOST, 8080, timeout=0.3) == "silence"
+        guarded.nft(f"flush set {TABLE} admitted4")
+        assert ask_tcp(guarded.client, HOST, 8080) == CLIENT
+
+
+# --- what the doctor says of the table
+
+
+@pytest.mark.parametrize(("respects", "is_direct"), [(True, False), (False, True)])
+def test_the_doctor_has_nothing_to_tell_of_a_table_that_is_as_it_should_be(respects: bool, is_direct: bool) -> None:
+    with guarding(respects=respects, is_direct=is_direct) as guarded:
+        networks = guarded.driver.networks()
+        look = lambda: firewallcheck.differences(ENGINE, networks, guarded.driver.settings)  # noqa: E731
+        assert guarded.host.call(look) == []
+        guarded.driver.close()
+        guarded.nft(f"flush chain {TABLE} guard")
+        assert guarded.host.call(look) == [f"nftables table corten-{ENGINE}: chain guard is not as it should be"]
+
+
+def test_the_doctor_does_not_miss_the_bridge_that_daemon_json_wants_not() -> None:
+    with Node("host") as host:
+        engine_host, store, journal = host.call(Host), MemoryStore(), MemoryJournal()
+        for settings in (Defaults(), Defaults(device="none")):
+            driver = BridgeDriver(ENGINE, store=store, journal=journal, host=engine_host, settings=settings)
+            host.call(driver.ensure)
+            found = host.call(lambda s=settings: firewallcheck.differences(ENGINE, store.networks(), s))  # type: ignore[misc]
+            assert found == []
+        engine_host.close()
 
 
 def test_an_engine_that_respects_no_more_leaves_nothing_of_it_in_the_table() -> None:
